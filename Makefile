@@ -1,0 +1,131 @@
+# Makefile
+#
+# The extension is built by PGXS, for the PostgreSQL of PG_CONFIG.  `make demo`
+# and `make test` bring their own set-up and so work before PGXS is installed:
+# nothing outside the last section needs it.  `make help` lists the targets.
+
+EXTENSION = onside_attribution
+MODULE_big = onside_attribution
+PGFILEDESC = "onside_attribution - reports committed purchases to the Onside attribution API"
+
+DATA = $(sort $(wildcard onside_attribution--*.sql))
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
+
+# `make installcheck` has to pass on any running server, preloaded or not, so
+# it runs these alone.  The specs need workers: check-isolation.
+REGRESS = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
+SPECS = $(patsubst test/specs/%.spec,%,$(sort $(wildcard test/specs/*.spec)))
+TAP = $(sort $(wildcard test/t/*.pl))
+
+PG_CPPFLAGS = -I$(srcdir)/src
+SHLIB_LINK = -lcurl -luuid
+
+# The ones that are off again are for what PostgreSQL's API and headers are
+# like: callbacks with arguments not everyone needs, {0} initializers, and
+# comparisons of int with Size in its macros.
+PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers \
+	-Wno-sign-compare
+ifdef WERROR
+PG_CFLAGS += -Werror
+endif
+# pg_config hands out the flags of the compiler that built PostgreSQL.
+PG_CFLAGS += $(if $(findstring clang,$(CC)),-Wno-unknown-warning-option \
+	-Wno-ignored-optimization-argument -Wno-unused-command-line-argument)
+
+EXTRA_CLEAN = $(OBJS:.o=.bc) test/unit/build output_iso tmp_check tmp_check_iso \
+	test/sandbox/__pycache__ test/demo/__pycache__
+
+PG_CONFIG ?= pg_config
+PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
+
+.DEFAULT_GOAL := all
+
+# ---------------------------------------------------------------------------
+# The two commands, and what they consist of
+# ---------------------------------------------------------------------------
+
+.PHONY: help demo test check-unit check-sandbox check-isolation check-tap
+
+help:
+	@echo 'make                  build the extension'
+	@echo 'make install          install it into PostgreSQL (DESTDIR=... to stage it)'
+	@echo 'make demo             see it work: a throwaway server, the sandbox API, purchases'
+	@echo 'make test             build and run every test, on throwaway servers'
+	@echo 'make installcheck     the SQL tests, on a running server that has it installed'
+	@echo 'make check-unit       the tests of the pure parts, without a server'
+	@echo 'make check-sandbox    the tests of the sandbox API'
+	@echo 'make check-isolation  the isolation specs, on a running server that preloads it'
+	@echo 'make check-tap        the TAP tests, with it installed; not as root'
+	@echo 'make clean            remove what was built'
+	@echo
+	@echo 'PG_CONFIG=...         the PostgreSQL to build for and test with (15 or later)'
+	@echo 'WERROR=1              warnings are errors'
+	@echo 'make test STEPS="unit tap" TAP=test/t/010_name.pl  just these'
+	@echo 'make test KEEP=1      keep the directory with the logs'
+
+# What the command line or the environment says is for these scripts too; the
+# default of PG_CONFIG is not, they look for a PostgreSQL themselves.
+demo:
+	@test/setup/prepare demo
+	@test/setup/throwaway test/demo/demo
+
+test:
+	@test/setup/prepare test
+	@test/setup/throwaway test/run
+
+check-unit:
+	$(MAKE) -C test/unit check PG_CONFIG='$(PG_CONFIG)'
+
+check-sandbox:
+	cd test/sandbox && python3 -B -m unittest
+
+# ---------------------------------------------------------------------------
+# With PGXS
+# ---------------------------------------------------------------------------
+
+ifneq ($(PGXS),)
+
+# Debian's PostgreSQL wants bitcode from its own clang.  Without that clang,
+# do without the bitcode.
+PGXS_CLANG := $(shell sed -n 's/^CLANG *= *//p' '$(dir $(PGXS))../Makefile.global')
+ifeq ($(shell command -v '$(PGXS_CLANG)' 2>/dev/null),)
+override with_llvm = no
+endif
+
+include $(PGXS)
+
+# PGXS on Debian does not track headers.
+$(OBJS) $(OBJS:.o=.bc): $(wildcard $(srcdir)/src/*.h)
+
+pgxs_test = $(abspath $(dir $(PGXS))../test)
+
+check-isolation:
+	$(pg_isolation_regress_installcheck) --inputdir='$(srcdir)/test' \
+		--dbname=onside_isolation $(ISOLATION_OPTS) $(SPECS)
+
+# The environment that PostgreSQL::Test::Cluster asks for, in the spelling of
+# 15 and in that of 16 and later.
+check-tap:
+	@test -n '$(TAP)' || { echo 'there is no TAP test'; exit 1; }
+	rm -rf tmp_check
+	mkdir -p tmp_check/log
+	PATH="$(bindir):$$PATH" PG_CONFIG='$(PG_CONFIG)' \
+	PG_REGRESS='$(pgxs_test)/regress/pg_regress' \
+	TESTDIR='$(CURDIR)' TESTDATADIR='$(CURDIR)/tmp_check' \
+	TESTLOGDIR='$(CURDIR)/tmp_check/log' PG_TEST_PORT_DIR='$(CURDIR)/tmp_check' \
+	prove -I '$(pgxs_test)/perl' -I test/perl $(PROVE_FLAGS) $(TAP)
+
+else
+
+.PHONY: all install uninstall installcheck clean
+
+all install uninstall installcheck check-isolation check-tap:
+	@echo >&2 'PostgreSQL with its development files is needed: $(PG_CONFIG) --pgxs names none.'
+	@echo >&2 'On Debian and Ubuntu it is postgresql-server-dev-NN, besides libcurl4-openssl-dev'
+	@echo >&2 'and uuid-dev; "test/setup/prepare demo" installs them, and "make demo" too.'
+	@exit 1
+
+clean:
+	rm -rf onside_attribution.so $(OBJS) results regression.diffs regression.out $(EXTRA_CLEAN)
+
+endif

@@ -1,0 +1,561 @@
+/*-------------------------------------------------------------------------
+ *
+ * attach.c
+ *		attach and detach: making the triggers that report a table's rows.
+ *
+ * What is made is a plain trigger that calls track_row, so that pg_dump, psql
+ * and DROP TRIGGER treat it as one.  It is statement level where that sees
+ * every row (it is cheaper by far): not for a condition on rows, for more than
+ * one event, or where rows come in through another table (partitions,
+ * inheritance).
+ *
+ * attach requires the TRIGGER privilege on the table, as CREATE TRIGGER does.
+ * EXECUTE on attach stands for EXECUTE on track_row: the trigger is made with
+ * the rights of track_row's owner, by calling CreateTrigger() itself, so that
+ * no event trigger or other code of a user's runs with them.  The condition is
+ * looked at with the caller's own rights first.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "common/hashfn.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "parser/parse_clause.h"
+#include "parser/parse_collate.h"
+#include "parser/parse_func.h"
+#include "parser/parse_relation.h"
+#include "parser/parser.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+#include "column.h"
+#include "compat.h"
+#include "event.h"
+#include "mapping.h"
+#include "outbox.h"
+
+PG_FUNCTION_INFO_V1(onside_attach);
+PG_FUNCTION_INFO_V1(onside_detach);
+PG_FUNCTION_INFO_V1(onside_trigger_mapping);
+
+#define TRIGGER_PREFIX	"onside_"
+
+static Oid
+track_row_oid(void)
+{
+	return LookupFuncName(list_make2(makeString(ONSIDE_SCHEMA),
+									 makeString("track_row")),
+						  0, NULL, false);
+}
+
+/* ----------
+ * attach's arguments
+ * ----------
+ */
+
+static void
+throw_missing(const char *arg)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+			 errmsg("attach: %s must not be null", arg),
+			 errhint("Only event_datetime, event_id and condition may be left out.")));
+}
+
+static void
+throw_bad(const char *message, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("attach: %s", message), errhint("%s", hint)));
+}
+
+static void
+read_payload(Jsonb *payload, OnsideMapping *mapping)
+{
+	JsonbIterator *it;
+	JsonbValue	key;
+	JsonbValue	v;
+
+	if (!JB_ROOT_IS_OBJECT(payload))
+		throw_bad("payload must be a JSON object",
+				  "It maps keys to column names, e.g. {\"amount\": \"total\"}.");
+
+	mapping->payload = palloc(Max(JB_ROOT_COUNT(payload), 1) *
+							  sizeof(OnsidePayloadKey));
+	it = JsonbIteratorInit(&payload->root);
+	(void) JsonbIteratorNext(&it, &key, true);
+	while (JsonbIteratorNext(&it, &key, true) == WJB_KEY)
+	{
+		OnsidePayloadKey *entry = &mapping->payload[mapping->npayload++];
+
+		(void) JsonbIteratorNext(&it, &v, true);
+		if (v.type != jbvString || v.val.string.len == 0)
+			throw_bad("payload must map each key to a column name",
+					  "For example {\"amount\": \"total\"}.");
+		entry->key = pnstrdup(key.val.string.val, key.val.string.len);
+		entry->column = pnstrdup(v.val.string.val, v.val.string.len);
+		if (strchr(entry->key, '=') != NULL)
+			throw_bad("a key of payload must not contain \"=\"",
+					  "It separates key and column in the trigger's arguments.");
+	}
+}
+
+static OnsideMapping *
+read_mapping(FunctionCallInfo fcinfo)
+{
+	OnsideMapping *mapping = palloc0(sizeof(OnsideMapping));
+
+	if (PG_ARGISNULL(1))
+		throw_missing("event_name");
+	if (PG_ARGISNULL(2))
+		throw_missing("installation_id");
+	if (PG_ARGISNULL(3))
+		throw_missing("payload");
+
+	mapping->event_name = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	mapping->installation_id = pstrdup(NameStr(*PG_GETARG_NAME(2)));
+	read_payload(PG_GETARG_JSONB_P(3), mapping);
+	if (!PG_ARGISNULL(4))
+		mapping->event_datetime = pstrdup(NameStr(*PG_GETARG_NAME(4)));
+	if (!PG_ARGISNULL(5))
+		mapping->event_id = pstrdup(NameStr(*PG_GETARG_NAME(5)));
+	return mapping;
+}
+
+/* TRIGGER_TYPE_* bits of "INSERT", "UPDATE", "INSERT OR UPDATE". */
+static int16
+read_operation(text *operation)
+{
+	char	   *str = text_to_cstring(operation);
+
+	if (pg_strcasecmp(str, "INSERT") == 0)
+		return TRIGGER_TYPE_INSERT;
+	if (pg_strcasecmp(str, "UPDATE") == 0)
+		return TRIGGER_TYPE_UPDATE;
+	if (pg_strcasecmp(str, "INSERT OR UPDATE") == 0)
+		return TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE;
+	throw_bad(psprintf("operation \"%s\" is not known", str),
+			  "It is INSERT, UPDATE or INSERT OR UPDATE.");
+	return 0;
+}
+
+/*
+ * Parses the condition, and nothing but one expression: it must not be able to
+ * close its parentheses and go on with something else.
+ */
+static Node *
+parse_condition(const char *condition)
+{
+	char	   *query = psprintf("SELECT (%s\n)", condition);
+	List	   *parsed = raw_parser(query, RAW_PARSE_DEFAULT);
+	SelectStmt *select;
+	ResTarget  *target;
+
+	if (list_length(parsed) == 1 &&
+		IsA(linitial_node(RawStmt, parsed)->stmt, SelectStmt))
+	{
+		select = (SelectStmt *) linitial_node(RawStmt, parsed)->stmt;
+		if (list_length(select->targetList) == 1 &&
+			select->distinctClause == NIL && select->intoClause == NULL &&
+			select->fromClause == NIL && select->whereClause == NULL &&
+			select->groupClause == NIL && select->havingClause == NULL &&
+			select->windowClause == NIL && select->valuesLists == NIL &&
+			select->sortClause == NIL && select->limitOffset == NULL &&
+			select->limitCount == NULL && select->lockingClause == NIL &&
+			select->withClause == NULL && select->op == SETOP_NONE)
+		{
+			target = linitial_node(ResTarget, select->targetList);
+			if (target->name == NULL && target->indirection == NIL)
+				return target->val;
+		}
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_SYNTAX_ERROR),
+			 errmsg("attach: condition is not an expression"),
+			 errhint("It is a trigger's WHEN clause, e.g. NEW.status = 'paid'.")));
+}
+
+/*
+ * Has the condition's names looked up with the caller's rights, as CREATE
+ * TRIGGER would.
+ */
+static void
+check_condition(Relation rel, Node *condition)
+{
+	ParseState *pstate = make_parsestate(NULL);
+	ParseNamespaceItem *nsitem;
+	Node	   *when;
+
+	nsitem = addRangeTableEntryForRelation(pstate, rel, AccessShareLock,
+										   makeAlias("old", NIL), false, false);
+	addNSItemToQuery(pstate, nsitem, false, true, true);
+	nsitem = addRangeTableEntryForRelation(pstate, rel, AccessShareLock,
+										   makeAlias("new", NIL), false, false);
+	addNSItemToQuery(pstate, nsitem, false, true, true);
+
+	when = transformWhereClause(pstate, copyObject(condition),
+								EXPR_KIND_TRIGGER_WHEN, "WHEN");
+	assign_expr_collations(pstate, when);
+	free_parsestate(pstate);
+}
+
+/* ----------
+ * attach
+ * ----------
+ */
+
+/* A name for the trigger, the same for the same event. */
+static char *
+trigger_name(const char *event_name)
+{
+	char	   *name = psprintf(TRIGGER_PREFIX "%s", event_name);
+
+	if (strlen(name) >= NAMEDATALEN)
+	{
+		uint32		hash = hash_bytes((const unsigned char *) event_name,
+									  strlen(event_name));
+		int			keep = pg_mbcliplen(name, strlen(name), NAMEDATALEN - 10);
+
+		name = psprintf("%.*s_%08x", keep, name, hash);
+	}
+	return name;
+}
+
+static void
+check_event_name(const char *event_name)
+{
+	OnsideEvent event = {0};
+	OnsideEventError error;
+
+	/* The name is looked at first, so another error is none of its. */
+	event.event_name = cstring_to_text(event_name);
+	if (!onside_event_check(&event, &error) &&
+		strcmp(error.field, "event_name") == 0)
+		onside_event_throw(&error);
+}
+
+static void
+check_columns(Relation rel, const OnsideMapping *mapping)
+{
+	TupleDesc	tupdesc = RelationGetDescr(rel);
+	const char *relname = RelationGetRelationName(rel);
+	OnsideColumn column;
+
+	onside_column_resolve(&column, "installation_id", tupdesc, relname,
+						  mapping->installation_id);
+	for (int i = 0; i < mapping->npayload; i++)
+		onside_column_resolve(&column, "payload", tupdesc, relname,
+							  mapping->payload[i].column);
+	if (mapping->event_datetime != NULL)
+		onside_column_resolve(&column, "event_datetime", tupdesc, relname,
+							  mapping->event_datetime);
+	if (mapping->event_id != NULL)
+		onside_column_resolve(&column, "event_id", tupdesc, relname,
+							  mapping->event_id);
+}
+
+static void
+check_source(Relation rel)
+{
+	AclResult	acl;
+
+	if (rel->rd_rel->relkind != RELKIND_RELATION &&
+		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("attach: \"%s\" is not a table",
+						RelationGetRelationName(rel)),
+				 errhint("Attach the table in which the rows are stored.")));
+
+	acl = pg_class_aclcheck(RelationGetRelid(rel), GetUserId(), ACL_TRIGGER);
+	if (acl != ACLCHECK_OK)
+		aclcheck_error(acl, OBJECT_TABLE, RelationGetRelationName(rel));
+}
+
+/* Do all rows pass through statements on this very table? */
+static bool
+all_rows_come_in_here(Relation rel)
+{
+	return rel->rd_rel->relkind == RELKIND_RELATION &&
+		!rel->rd_rel->relispartition &&
+		!has_superclass(RelationGetRelid(rel)) &&
+		!has_subclass(RelationGetRelid(rel));
+}
+
+static CreateTrigStmt *
+make_statement(Relation rel, const OnsideMapping *mapping, int16 events,
+			   Node *condition)
+{
+	CreateTrigStmt *stmt = makeNode(CreateTrigStmt);
+	ListCell   *lc;
+
+	stmt->trigname = trigger_name(mapping->event_name);
+	stmt->relation = makeRangeVar(get_namespace_name(RelationGetNamespace(rel)),
+								  pstrdup(RelationGetRelationName(rel)), -1);
+	stmt->funcname = list_make2(makeString(ONSIDE_SCHEMA),
+								makeString("track_row"));
+	foreach(lc, onside_mapping_args(mapping))
+		stmt->args = lappend(stmt->args, makeString((char *) lfirst(lc)));
+	stmt->timing = TRIGGER_TYPE_AFTER;
+	stmt->events = events;
+	stmt->whenClause = condition;
+
+	stmt->row = condition != NULL || !all_rows_come_in_here(rel) ||
+		(events != TRIGGER_TYPE_INSERT && events != TRIGGER_TYPE_UPDATE);
+	if (!stmt->row)
+	{
+		TriggerTransition *transition = makeNode(TriggerTransition);
+
+		transition->name = "new_rows";
+		transition->isNew = true;
+		transition->isTable = true;
+		stmt->transitionRels = list_make1(transition);
+	}
+	return stmt;
+}
+
+static Oid
+owner_of_function(Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", function);
+	owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/* Makes the trigger with the rights of track_row's owner. */
+static void
+create_trigger(CreateTrigStmt *stmt, Oid relid)
+{
+	Oid			function = track_row_oid();
+	Oid			user;
+	int			context;
+
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(owner_of_function(function),
+						   context | SECURITY_LOCAL_USERID_CHANGE);
+	(void) CreateTrigger(stmt, "attach", relid, InvalidOid, InvalidOid,
+						 InvalidOid, function, InvalidOid, NULL, false, false);
+	SetUserIdAndSecContext(user, context);
+	CommandCounterIncrement();
+}
+
+/* attach(source, event_name, installation_id, payload, ...) */
+Datum
+onside_attach(PG_FUNCTION_ARGS)
+{
+	OnsideMapping *mapping;
+	Relation	rel;
+	CreateTrigStmt *stmt;
+	Node	   *condition = NULL;
+	int16		events;
+
+	if (PG_ARGISNULL(0))
+		throw_missing("source");
+	if (PG_ARGISNULL(6))
+		throw_missing("operation");
+	PreventCommandIfReadOnly("attach()");
+	mapping = read_mapping(fcinfo);
+	check_event_name(mapping->event_name);
+	events = read_operation(PG_GETARG_TEXT_PP(6));
+
+	/* The lock that CREATE TRIGGER takes, too. */
+	rel = table_open(PG_GETARG_OID(0), ShareRowExclusiveLock);
+	check_source(rel);
+	check_columns(rel, mapping);
+	if (!PG_ARGISNULL(7))
+	{
+		condition = parse_condition(text_to_cstring(PG_GETARG_TEXT_PP(7)));
+		check_condition(rel, condition);
+	}
+	stmt = make_statement(rel, mapping, events, condition);
+	table_close(rel, NoLock);
+
+	create_trigger(stmt, PG_GETARG_OID(0));
+
+	PG_RETURN_DATUM(DirectFunctionCall1(namein,
+										CStringGetDatum(stmt->trigname)));
+}
+
+/* ----------
+ * detach
+ * ----------
+ */
+
+/* Names of the table's own triggers that report this event. */
+static List *
+find_triggers(Relation rel, const char *event_name)
+{
+	List	   *names = NIL;
+	TriggerDesc *desc = rel->trigdesc;
+	Oid			function = track_row_oid();
+
+	for (int i = 0; desc != NULL && i < desc->numtriggers; i++)
+	{
+		Trigger    *trigger = &desc->triggers[i];
+		OnsideMapping *mapping;
+
+		if (trigger->tgfoid != function || trigger->tgisinternal ||
+			trigger->tgisclone)
+			continue;
+		mapping = onside_mapping_parse(trigger->tgnargs, trigger->tgargs);
+		if (strcmp(mapping->event_name, event_name) == 0)
+			names = lappend(names, pstrdup(trigger->tgname));
+	}
+	return names;
+}
+
+/* detach(source, event_name): as the caller, who must own the table */
+Datum
+onside_detach(PG_FUNCTION_ARGS)
+{
+	Relation	rel;
+	char	   *qualified;
+	List	   *names;
+	ListCell   *lc;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("detach: %s must not be null",
+						PG_ARGISNULL(0) ? "source" : "event_name"),
+				 errhint("See the view onside_attribution.attached.")));
+
+	rel = relation_open(PG_GETARG_OID(0), AccessShareLock);
+	names = find_triggers(rel, text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	qualified = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+										   RelationGetRelationName(rel));
+	relation_close(rel, AccessShareLock);
+
+	SPI_connect();
+	foreach(lc, names)
+	{
+		char	   *command = psprintf("DROP TRIGGER %s ON %s",
+									   quote_identifier(lfirst(lc)), qualified);
+
+		if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
+			elog(ERROR, "could not execute \"%s\"", command);
+	}
+	SPI_finish();
+
+	PG_RETURN_BOOL(names != NIL);
+}
+
+/* ----------
+ * attached
+ * ----------
+ */
+
+static Datum
+payload_mapping(const OnsideMapping *mapping)
+{
+	OnsideJsonbBuilder builder = {0};
+	JsonbValue	v;
+
+	onside_jsonb_push(&builder, WJB_BEGIN_OBJECT, NULL);
+	for (int i = 0; i < mapping->npayload; i++)
+	{
+		v.type = jbvString;
+		v.val.string.val = mapping->payload[i].key;
+		v.val.string.len = strlen(mapping->payload[i].key);
+		onside_jsonb_push(&builder, WJB_KEY, &v);
+		v.val.string.val = mapping->payload[i].column;
+		v.val.string.len = strlen(mapping->payload[i].column);
+		onside_jsonb_push(&builder, WJB_VALUE, &v);
+	}
+	onside_jsonb_push(&builder, WJB_END_OBJECT, NULL);
+	return JsonbPGetDatum(JsonbValueToJsonb(builder.result));
+}
+
+/* The arguments of the trigger with this OID; false if there is none. */
+static bool
+read_trigger_args(Oid trigger, int *nargs, char ***args)
+{
+	Relation	rel = table_open(TriggerRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		found;
+
+	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(trigger));
+	scan = systable_beginscan(rel, TriggerOidIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	found = HeapTupleIsValid(tuple);
+	if (found)
+	{
+		bool		isnull;
+		Datum		datum = heap_getattr(tuple, Anum_pg_trigger_tgargs,
+										 RelationGetDescr(rel), &isnull);
+		char	   *p = VARDATA_ANY(DatumGetByteaPCopy(datum));
+
+		*nargs = ((Form_pg_trigger) GETSTRUCT(tuple))->tgnargs;
+		*args = palloc(Max(*nargs, 1) * sizeof(char *));
+		for (int i = 0; i < *nargs; i++)
+		{
+			(*args)[i] = p;
+			p += strlen(p) + 1;
+		}
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
+/* trigger_mapping(trigger oid) */
+Datum
+onside_trigger_mapping(PG_FUNCTION_ARGS)
+{
+	TupleDesc	tupdesc;
+	OnsideMapping *mapping;
+	Datum		values[5];
+	bool		nulls[5] = {0};
+	char	  **args;
+	int			nargs;
+
+	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	if (!read_trigger_args(PG_GETARG_OID(0), &nargs, &args))
+		PG_RETURN_NULL();
+
+	mapping = onside_mapping_parse(nargs, args);
+	values[0] = CStringGetTextDatum(mapping->event_name);
+	values[1] = CStringGetTextDatum(mapping->installation_id);
+	values[2] = payload_mapping(mapping);
+	nulls[3] = mapping->event_datetime == NULL;
+	if (!nulls[3])
+		values[3] = CStringGetTextDatum(mapping->event_datetime);
+	nulls[4] = mapping->event_id == NULL;
+	if (!nulls[4])
+		values[4] = CStringGetTextDatum(mapping->event_id);
+
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc),
+													  values, nulls)));
+}

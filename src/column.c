@@ -1,0 +1,459 @@
+/*-------------------------------------------------------------------------
+ *
+ * column.c
+ *		A source table's column as a field of an event.
+ *
+ * Money must arrive as it was charged, so numeric is a string with its exact
+ * digits and scale.  Times are ISO 8601 in UTC; a timestamp without time zone
+ * is taken to be in UTC, since the session's TimeZone must not decide.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "common/shortest_dec.h"
+#include "fmgr.h"
+#include "utils/builtins.h"
+#include "utils/date.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/numeric.h"
+#include "utils/resowner.h"
+
+#include "column.h"
+
+static OnsideColumnKind
+kind_of_type(Oid type)
+{
+	switch (getBaseType(type))
+	{
+		case INT2OID:
+			return ONSIDE_COLUMN_INT2;
+		case INT4OID:
+			return ONSIDE_COLUMN_INT4;
+		case INT8OID:
+			return ONSIDE_COLUMN_INT8;
+		case BOOLOID:
+			return ONSIDE_COLUMN_BOOL;
+		case NUMERICOID:
+			return ONSIDE_COLUMN_NUMERIC;
+		case FLOAT4OID:
+			return ONSIDE_COLUMN_FLOAT4;
+		case FLOAT8OID:
+			return ONSIDE_COLUMN_FLOAT8;
+		case TEXTOID:
+		case VARCHAROID:
+			return ONSIDE_COLUMN_TEXT;
+		case BPCHAROID:
+			return ONSIDE_COLUMN_BPCHAR;
+		case TIMESTAMPTZOID:
+			return ONSIDE_COLUMN_TIMESTAMPTZ;
+		case TIMESTAMPOID:
+			return ONSIDE_COLUMN_TIMESTAMP;
+		case DATEOID:
+			return ONSIDE_COLUMN_DATE;
+		case UUIDOID:
+			return ONSIDE_COLUMN_UUID;
+		case JSONOID:
+			return ONSIDE_COLUMN_JSON;
+		case JSONBOID:
+			return ONSIDE_COLUMN_JSONB;
+		default:
+			return ONSIDE_COLUMN_OTHER;
+	}
+}
+
+static bool
+kind_fits_field(OnsideColumnKind kind, const char *field)
+{
+	if (strcmp(field, "event_id") == 0 || strcmp(field, "installation_id") == 0)
+		return kind == ONSIDE_COLUMN_UUID || kind == ONSIDE_COLUMN_TEXT ||
+			kind == ONSIDE_COLUMN_BPCHAR;
+	if (strcmp(field, "event_datetime") == 0)
+		return kind == ONSIDE_COLUMN_TIMESTAMPTZ ||
+			kind == ONSIDE_COLUMN_TIMESTAMP || kind == ONSIDE_COLUMN_DATE ||
+			kind == ONSIDE_COLUMN_TEXT;
+	return true;
+}
+
+void
+onside_column_resolve(OnsideColumn *column, const char *field,
+					  TupleDesc tupdesc, const char *relname,
+					  const char *name)
+{
+	Form_pg_attribute att = NULL;
+
+	for (int i = 0; i < tupdesc->natts && att == NULL; i++)
+	{
+		Form_pg_attribute candidate = TupleDescAttr(tupdesc, i);
+
+		if (!candidate->attisdropped &&
+			strcmp(NameStr(candidate->attname), name) == 0)
+			att = candidate;
+	}
+	if (att == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column \"%s\" of relation \"%s\", mapped to %s, does not exist",
+						name, relname, field),
+				 errhint("Was it renamed? Detach the event and attach it again with the column's new name.")));
+
+	column->field = field;
+	column->attnum = att->attnum;
+	column->kind = kind_of_type(att->atttypid);
+	if (!kind_fits_field(column->kind, field))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("column \"%s\" of relation \"%s\" has type %s, which cannot be %s",
+						name, relname, format_type_be(att->atttypid), field),
+				 strcmp(field, "event_datetime") == 0 ?
+				 errhint("Map a column of type timestamp with time zone.") :
+				 errhint("Map a column of type uuid.")));
+
+	if (column->kind == ONSIDE_COLUMN_OTHER)
+	{
+		Oid			output;
+		bool		is_varlena;
+
+		getTypeOutputInfo(att->atttypid, &output, &is_varlena);
+		fmgr_info(output, &column->output);
+	}
+}
+
+bool
+onside_column_needs_settings(const OnsideColumn *column)
+{
+	return column->kind == ONSIDE_COLUMN_OTHER;
+}
+
+int
+onside_column_fix_settings(void)
+{
+	static const char *const fixed[][2] = {
+		{"datestyle", "ISO, YMD"},
+		{"timezone", "UTC"},
+		{"intervalstyle", "postgres"},
+		{"extra_float_digits", "1"},
+		{"bytea_output", "hex"},
+		{"lc_monetary", "C"},
+		{"xmlbinary", "base64"},
+		{"quote_all_identifiers", "off"},
+		{"search_path", "pg_catalog"},
+	};
+	int			nestlevel = NewGUCNestLevel();
+
+	for (int i = 0; i < (int) lengthof(fixed); i++)
+		(void) set_config_option(fixed[i][0], fixed[i][1], PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
+	return nestlevel;
+}
+
+void
+onside_column_restore_settings(int nestlevel)
+{
+	AtEOXact_GUC(true, nestlevel);
+}
+
+static void
+set_string(JsonbValue *value, char *str)
+{
+	value->type = jbvString;
+	value->val.string.val = str;
+	value->val.string.len = strlen(str);
+}
+
+static void
+set_numeric(JsonbValue *value, Numeric num)
+{
+	value->type = jbvNumeric;
+	value->val.numeric = num;
+}
+
+static bool
+invalid_value(const OnsideColumn *column, OnsideEventError *error,
+			  const char *problem, const char *hint)
+{
+	error->field = column->field;
+	error->sqlstate = ERRCODE_INVALID_PARAMETER_VALUE;
+	error->message = psprintf("%s %s", column->field, problem);
+	error->hint = pstrdup(hint);
+	return false;
+}
+
+static bool
+not_finite(const OnsideColumn *column, OnsideEventError *error)
+{
+	return invalid_value(column, error, "must not be NaN or infinite",
+						 "JSON has no such number.");
+}
+
+static bool
+float_to_json(OnsideColumn *column, bool finite, char *str, JsonbValue *value,
+			  OnsideEventError *error)
+{
+	if (!finite)
+	{
+		set_string(value, str);
+		return not_finite(column, error);
+	}
+	set_numeric(value,
+				DatumGetNumeric(DirectFunctionCall3(numeric_in,
+													CStringGetDatum(str),
+													ObjectIdGetDatum(InvalidOid),
+													Int32GetDatum(-1))));
+	return true;
+}
+
+static bool
+time_to_json(OnsideColumn *column, TimestampTz t, JsonbValue *value,
+			 OnsideEventError *error)
+{
+	StringInfoData buf;
+
+	if (!onside_datetime_in_range(t))
+	{
+		set_string(value,
+				   DatumGetCString(DirectFunctionCall1(timestamp_out,
+													   TimestampGetDatum(t))));
+		return invalid_value(column, error,
+							 "must be finite and in years 1 to 9999",
+							 "ISO 8601 can express no other time.");
+	}
+	initStringInfo(&buf);
+	onside_append_datetime(&buf, t);
+	if (column->kind == ONSIDE_COLUMN_DATE)
+		buf.data[10] = '\0';	/* no time of day is known */
+	set_string(value, buf.data);
+	return true;
+}
+
+/* A date's midnight; infinities stay what they are. */
+static TimestampTz
+date_to_time(DateADT date)
+{
+	if (DATE_IS_NOBEGIN(date))
+		return DT_NOBEGIN;
+	if (DATE_IS_NOEND(date) ||
+		date >= (TIMESTAMP_END_JULIAN - POSTGRES_EPOCH_JDATE))
+		return DT_NOEND;
+	return date * USECS_PER_DAY;
+}
+
+/*
+ * json allows what jsonb does not (\u0000, numbers without end), and before
+ * 16 asking jsonb_in cannot be done without an error.
+ */
+static bool
+json_to_json(OnsideColumn *column, Datum datum, JsonbValue *value,
+			 OnsideEventError *error)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	char	   *str = TextDatumGetCString(datum);
+	volatile bool ok = true;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		Jsonb	   *jsonb = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+															   CStringGetDatum(str)));
+
+		JsonbToJsonbValue(jsonb, value);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *edata;
+
+		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+
+		/* Only the value's own fault is the event's. */
+		if (ERRCODE_TO_CATEGORY(edata->sqlerrcode) != ERRCODE_DATA_EXCEPTION &&
+			ERRCODE_TO_CATEGORY(edata->sqlerrcode) != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		set_string(value, str);
+		(void) invalid_value(column, error,
+							 psprintf("cannot be sent as JSON: %s",
+									  edata->message),
+							 "Store it as jsonb to have it checked earlier.");
+		ok = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return ok;
+}
+
+bool
+onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
+					  JsonbValue *value, OnsideEventError *error)
+{
+	bool		isnull;
+	Datum		datum = slot_getattr(row, column->attnum, &isnull);
+
+	if (isnull)
+	{
+		value->type = jbvNull;
+		return true;
+	}
+
+	switch (column->kind)
+	{
+		case ONSIDE_COLUMN_INT2:
+			set_numeric(value, int64_to_numeric(DatumGetInt16(datum)));
+			return true;
+		case ONSIDE_COLUMN_INT4:
+			set_numeric(value, int64_to_numeric(DatumGetInt32(datum)));
+			return true;
+		case ONSIDE_COLUMN_INT8:
+			set_numeric(value, int64_to_numeric(DatumGetInt64(datum)));
+			return true;
+
+		case ONSIDE_COLUMN_BOOL:
+			value->type = jbvBool;
+			value->val.boolean = DatumGetBool(datum);
+			return true;
+
+		case ONSIDE_COLUMN_NUMERIC:
+			{
+				Numeric		num = DatumGetNumeric(datum);
+
+				set_string(value,
+						   DatumGetCString(DirectFunctionCall1(numeric_out,
+															   NumericGetDatum(num))));
+				if (numeric_is_nan(num) || numeric_is_inf(num))
+					return not_finite(column, error);
+				return true;
+			}
+
+		case ONSIDE_COLUMN_FLOAT4:
+			{
+				float4		f = DatumGetFloat4(datum);
+				char	   *str = palloc(FLOAT_SHORTEST_DECIMAL_LEN);
+
+				float_to_shortest_decimal_buf(f, str);
+				return float_to_json(column, isfinite(f), str, value, error);
+			}
+		case ONSIDE_COLUMN_FLOAT8:
+			{
+				float8		f = DatumGetFloat8(datum);
+				char	   *str = palloc(DOUBLE_SHORTEST_DECIMAL_LEN);
+
+				double_to_shortest_decimal_buf(f, str);
+				return float_to_json(column, isfinite(f), str, value, error);
+			}
+
+		case ONSIDE_COLUMN_TEXT:
+			set_string(value, TextDatumGetCString(datum));
+			return true;
+		case ONSIDE_COLUMN_BPCHAR:
+			{
+				/* The blanks that pad char(n) mean nothing. */
+				char	   *str = TextDatumGetCString(datum);
+
+				str[bpchartruelen(str, strlen(str))] = '\0';
+				set_string(value, str);
+				return true;
+			}
+
+		case ONSIDE_COLUMN_TIMESTAMPTZ:
+		case ONSIDE_COLUMN_TIMESTAMP:
+			return time_to_json(column, DatumGetTimestampTz(datum), value,
+								error);
+		case ONSIDE_COLUMN_DATE:
+			return time_to_json(column, date_to_time(DatumGetDateADT(datum)),
+								value, error);
+
+		case ONSIDE_COLUMN_UUID:
+			set_string(value,
+					   DatumGetCString(DirectFunctionCall1(uuid_out, datum)));
+			return true;
+
+		case ONSIDE_COLUMN_JSON:
+			return json_to_json(column, datum, value, error);
+		case ONSIDE_COLUMN_JSONB:
+			JsonbToJsonbValue(DatumGetJsonbP(datum), value);
+			return true;
+
+		case ONSIDE_COLUMN_OTHER:
+			set_string(value, OutputFunctionCall(&column->output, datum));
+			return true;
+	}
+	pg_unreachable();
+}
+
+/* The text in a TEXT or BPCHAR column. */
+static char *
+column_text(OnsideColumn *column, Datum datum)
+{
+	char	   *str = TextDatumGetCString(datum);
+
+	if (column->kind == ONSIDE_COLUMN_BPCHAR)
+		str[bpchartruelen(str, strlen(str))] = '\0';
+	return str;
+}
+
+bool
+onside_column_to_uuid(OnsideColumn *column, TupleTableSlot *row,
+					  pg_uuid_t *uuid, bool *has, OnsideEventError *error)
+{
+	bool		isnull;
+	Datum		datum = slot_getattr(row, column->attnum, &isnull);
+
+	*has = !isnull;
+	if (isnull)
+		return true;
+
+	if (column->kind == ONSIDE_COLUMN_UUID)
+	{
+		*uuid = *DatumGetUUIDP(datum);
+		return true;
+	}
+
+	*has = onside_parse_uuid(column_text(column, datum), uuid);
+	if (!*has)
+		return invalid_value(column, error, "must be a UUID",
+							 "It has 8-4-4-4-12 hexadecimal digits.");
+	return true;
+}
+
+bool
+onside_column_to_datetime(OnsideColumn *column, TupleTableSlot *row,
+						  TimestampTz *t, bool *has, OnsideEventError *error)
+{
+	bool		isnull;
+	Datum		datum = slot_getattr(row, column->attnum, &isnull);
+
+	*has = !isnull;
+	if (isnull)
+		return true;
+
+	switch (column->kind)
+	{
+		case ONSIDE_COLUMN_TIMESTAMPTZ:
+		case ONSIDE_COLUMN_TIMESTAMP:
+			*t = DatumGetTimestampTz(datum);
+			return true;
+		case ONSIDE_COLUMN_DATE:
+			*t = date_to_time(DatumGetDateADT(datum));
+			return true;
+		default:
+			*has = onside_parse_datetime(column_text(column, datum), t);
+			if (!*has)
+				return invalid_value(column, error,
+									 "must be an ISO 8601 date and time with a UTC offset",
+									 "For example 2026-05-05T12:00:00Z.");
+			return true;
+	}
+}

@@ -1,0 +1,82 @@
+/*-------------------------------------------------------------------------
+ *
+ * column.h
+ *		A source table's column as a field of an event.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_COLUMN_H
+#define ONSIDE_COLUMN_H
+
+#include "postgres.h"
+
+#include "access/tupdesc.h"
+#include "executor/tuptable.h"
+#include "utils/jsonb.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+
+#include "event.h"
+
+/* How a column's values are rendered; by its type, domains looked through. */
+typedef enum OnsideColumnKind
+{
+	ONSIDE_COLUMN_INT2,
+	ONSIDE_COLUMN_INT4,
+	ONSIDE_COLUMN_INT8,
+	ONSIDE_COLUMN_BOOL,
+	ONSIDE_COLUMN_NUMERIC,
+	ONSIDE_COLUMN_FLOAT4,
+	ONSIDE_COLUMN_FLOAT8,
+	ONSIDE_COLUMN_TEXT,
+	ONSIDE_COLUMN_BPCHAR,
+	ONSIDE_COLUMN_TIMESTAMPTZ,
+	ONSIDE_COLUMN_TIMESTAMP,
+	ONSIDE_COLUMN_DATE,
+	ONSIDE_COLUMN_UUID,
+	ONSIDE_COLUMN_JSON,
+	ONSIDE_COLUMN_JSONB,
+	ONSIDE_COLUMN_OTHER,		/* by its output function */
+} OnsideColumnKind;
+
+typedef struct OnsideColumn
+{
+	const char *field;			/* of the event, for messages */
+	AttrNumber	attnum;
+	OnsideColumnKind kind;
+	FmgrInfo	output;			/* for ONSIDE_COLUMN_OTHER */
+} OnsideColumn;
+
+/*
+ * Looks a column up; raises 42703 if the table has none of that name, 42804 if
+ * its type cannot become the field (event_id and installation_id: uuid or
+ * text; event_datetime: timestamptz, timestamp, date or text).  "relname" is
+ * for the message.
+ */
+extern void onside_column_resolve(OnsideColumn *column, const char *field,
+								  TupleDesc tupdesc, const char *relname,
+								  const char *name);
+
+/* Does rendering it depend on the session's settings, if nobody fixes them? */
+extern bool onside_column_needs_settings(const OnsideColumn *column);
+
+/* Fixes those settings; onside_column_restore_settings takes the result. */
+extern int	onside_column_fix_settings(void);
+extern void onside_column_restore_settings(int nestlevel);
+
+/*
+ * A row's value, in the current memory context.  On false *error says why the
+ * value cannot be told to the API; *value is then its text form, for a human.
+ */
+extern bool onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
+								  JsonbValue *value, OnsideEventError *error);
+
+/* These leave *has false where the column is null. */
+extern bool onside_column_to_uuid(OnsideColumn *column, TupleTableSlot *row,
+								  pg_uuid_t *uuid, bool *has,
+								  OnsideEventError *error);
+extern bool onside_column_to_datetime(OnsideColumn *column,
+									  TupleTableSlot *row, TimestampTz *t,
+									  bool *has, OnsideEventError *error);
+
+#endif							/* ONSIDE_COLUMN_H */

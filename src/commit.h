@@ -1,0 +1,31 @@
+/*-------------------------------------------------------------------------
+ *
+ * commit.h
+ *		What a backend does once its transaction has committed.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_COMMIT_H
+#define ONSIDE_COMMIT_H
+
+#include "postgres.h"
+
+/* Registers the transaction callbacks; once, from _PG_init. */
+extern void onside_commit_init(void);
+
+/* n events were recorded in the current subtransaction. */
+extern void onside_commit_count(int64 n);
+
+/* At commit, wake this database's worker with these ONSIDE_WAKE_* bits. */
+extern void onside_commit_wake(uint32 why);
+
+/* At commit, have a worker started for this database. */
+extern void onside_commit_want_worker(void);
+
+/*
+ * At commit, have the launcher look at the list of databases; forget as in
+ * onside_launcher_wake.
+ */
+extern void onside_commit_wake_launcher(bool forget);
+
+#endif							/* ONSIDE_COMMIT_H */

@@ -1,0 +1,120 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *		What differs between the PostgreSQL versions that we build against.
+ *
+ * This is the only file that looks at PG_VERSION_NUM.  Everything else is
+ * written against the newest spelling, and this file gives older servers that
+ * spelling.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_COMPAT_H
+#define ONSIDE_COMPAT_H
+
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/tableam.h"
+#include "access/transam.h"
+#include "catalog/pg_database.h"
+#include "commands/tablecmds.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "storage/proc.h"
+#include "utils/acl.h"
+#include "utils/jsonb.h"
+#include "utils/wait_event.h"
+
+#if PG_VERSION_NUM < 150000
+#error "onside_attribution needs PostgreSQL 15 or later"
+#endif
+
+/* 17 replaced PGPROC's pgprocno by a global, and ProcNumber got a type. */
+#if PG_VERSION_NUM >= 170000
+#define ONSIDE_MY_PROCNO		((int) MyProcNumber)
+#else
+#define ONSIDE_MY_PROCNO		(MyProc->pgprocno)
+#endif
+
+/* 17 renamed ShmemVariableCache. */
+#if PG_VERSION_NUM >= 170000
+#define onside_oldest_clog_xid() (TransamVariables->oldestClogXid)
+#else
+#define onside_oldest_clog_xid() (ShmemVariableCache->oldestClogXid)
+#endif
+
+/* 18 added the instrumentation argument, 19 the flags. */
+#if PG_VERSION_NUM >= 190000
+#define onside_index_beginscan(heap, index, snapshot, nkeys) \
+	index_beginscan(heap, index, snapshot, NULL, nkeys, 0, 0)
+#elif PG_VERSION_NUM >= 180000
+#define onside_index_beginscan(heap, index, snapshot, nkeys) \
+	index_beginscan(heap, index, snapshot, NULL, nkeys, 0)
+#else
+#define onside_index_beginscan(heap, index, snapshot, nkeys) \
+	index_beginscan(heap, index, snapshot, nkeys, 0)
+#endif
+
+/* 16 added onlySummarizing, 19 turned the booleans into flags. */
+#if PG_VERSION_NUM >= 190000
+#define onside_insert_index_entries(rri, slot, estate) \
+	ExecInsertIndexTuples(rri, estate, 0, slot, NIL, NULL)
+#elif PG_VERSION_NUM >= 160000
+#define onside_insert_index_entries(rri, slot, estate) \
+	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
+#else
+#define onside_insert_index_entries(rri, slot, estate) \
+	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
+#endif
+
+/* 16 added run_as_table_owner. */
+#if PG_VERSION_NUM >= 160000
+#define onside_truncate(rels, relids) \
+	ExecuteTruncateGuts(rels, relids, NIL, DROP_RESTRICT, false, false)
+#else
+#define onside_truncate(rels, relids) \
+	ExecuteTruncateGuts(rels, relids, NIL, DROP_RESTRICT, false)
+#endif
+
+/* 16 merged the ownership checks into one. */
+#if PG_VERSION_NUM >= 160000
+#define onside_owns_database(oid) \
+	object_ownercheck(DatabaseRelationId, oid, GetUserId())
+#else
+#define onside_owns_database(oid) pg_database_ownercheck(oid, GetUserId())
+#endif
+
+/* 17 lets extensions name their wait events. */
+#if PG_VERSION_NUM >= 170000
+#define onside_wait_event(name) WaitEventExtensionNew(name)
+#else
+#define onside_wait_event(name) PG_WAIT_EXTENSION
+#endif
+
+/* 17 gave CreateWaitEventSet a resource owner in place of a context. */
+#if PG_VERSION_NUM >= 170000
+#define onside_create_wait_event_set(n) CreateWaitEventSet(NULL, n)
+#else
+#define onside_create_wait_event_set(n) \
+	CreateWaitEventSet(TopMemoryContext, n)
+#endif
+
+/* 19 merged the parse state and the result of building a jsonb value. */
+#if PG_VERSION_NUM >= 190000
+typedef JsonbInState OnsideJsonbBuilder;
+
+#define onside_jsonb_push(builder, token, value) \
+	pushJsonbValue(builder, token, value)
+#else
+typedef struct OnsideJsonbBuilder
+{
+	JsonbParseState *parseState;
+	JsonbValue *result;
+} OnsideJsonbBuilder;
+
+#define onside_jsonb_push(builder, token, value) \
+	((builder)->result = pushJsonbValue(&(builder)->parseState, token, value))
+#endif
+
+#endif							/* ONSIDE_COMPAT_H */

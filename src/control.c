@@ -1,0 +1,175 @@
+/*-------------------------------------------------------------------------
+ *
+ * control.c
+ *		pause, resume and flush.
+ *
+ * pause and resume write the table "control", so that the decision survives a
+ * restart, and have the worker look there once they have committed.  They are
+ * SECURITY DEFINER: EXECUTE on them is the privilege.
+ *
+ * flush takes a snapshot and waits until the cursor covers it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "commit.h"
+#include "compat.h"
+#include "delivery.h"
+#include "shmem.h"
+#include "window.h"
+
+PG_FUNCTION_INFO_V1(onside_pause);
+PG_FUNCTION_INFO_V1(onside_resume);
+PG_FUNCTION_INFO_V1(onside_flush);
+
+/* Without a worker nobody announces that the cursor moved; ms. */
+#define FLUSH_POLL		1000
+
+static void
+set_paused(bool paused, Datum reason, bool no_reason)
+{
+	Oid			types[2] = {BOOLOID, TEXTOID};
+	Datum		values[2] = {BoolGetDatum(paused), reason};
+	char		nulls[2] = {' ', no_reason ? 'n' : ' '};
+
+	SPI_connect();
+	if (SPI_execute_with_args("UPDATE onside_attribution.control"
+							  " SET paused = $1, pause_reason = $2,"
+							  " paused_at = CASE WHEN $1 THEN pg_catalog.now() END",
+							  2, types, values, nulls, false,
+							  0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not update control");
+	SPI_finish();
+}
+
+/* pause(reason text) */
+Datum
+onside_pause(PG_FUNCTION_ARGS)
+{
+	bool		no_reason = PG_ARGISNULL(0);
+
+	set_paused(true, no_reason ? (Datum) 0 : PG_GETARG_DATUM(0), no_reason);
+	onside_commit_wake(ONSIDE_WAKE_CONTROL);
+	PG_RETURN_VOID();
+}
+
+/* resume() */
+Datum
+onside_resume(PG_FUNCTION_ARGS)
+{
+	set_paused(false, (Datum) 0, true);
+	onside_commit_wake(ONSIDE_WAKE_CONTROL | ONSIDE_WAKE_RESUME);
+	PG_RETURN_VOID();
+}
+
+/* Does the cursor cover everything that was over in this snapshot? */
+static bool
+is_settled(const OnsideSnapshot *until)
+{
+	OnsideDelivery delivery = {0};
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	bool		result;
+
+	/* The caller's own snapshot may be as old as its transaction. */
+	onside_delivery_load(&delivery, snapshot);
+	UnregisterSnapshot(snapshot);
+	result = onside_snapshot_covers(delivery.settled.done, until);
+	onside_cursor_release(&delivery.settled);
+	return result;
+}
+
+static void
+stop_waiting(int code, Datum arg)
+{
+	OnsideSlot *slot = (OnsideSlot *) DatumGetPointer(arg);
+
+	pg_atomic_fetch_sub_u32(&slot->flush_waiters, 1);
+}
+
+static bool
+wait_until_settled(const OnsideSnapshot *until, OnsideSlot *slot,
+				   TimestampTz deadline)
+{
+	bool		settled;
+
+	if (slot != NULL)
+	{
+		onside_slot_wake(slot, ONSIDE_WAKE_FLUSH);
+		ConditionVariablePrepareToSleep(&slot->settled_cv);
+	}
+	while (!(settled = is_settled(until)))
+	{
+		TimestampTz now = GetCurrentTimestamp();
+		long		left = TimestampDifferenceMilliseconds(now, deadline);
+
+		CHECK_FOR_INTERRUPTS();
+		if (now >= deadline)
+			break;
+		left = Min(left, FLUSH_POLL);
+		if (slot != NULL)
+			(void) ConditionVariableTimedSleep(&slot->settled_cv, left,
+											   onside_wait_event("OnsideAttributionFlush"));
+		else
+		{
+			(void) WaitLatch(MyLatch,
+							 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+							 left, onside_wait_event("OnsideAttributionFlush"));
+			ResetLatch(MyLatch);
+		}
+	}
+	if (slot != NULL)
+		ConditionVariableCancelSleep();
+	return settled;
+}
+
+/* flush(timeout interval) */
+Datum
+onside_flush(PG_FUNCTION_ARGS)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz deadline =
+		DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+												TimestampTzGetDatum(now),
+												PG_GETARG_DATUM(0)));
+	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
+	OnsideSnapshot *until;
+	bool		settled;
+
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("flush() cannot be executed during recovery"),
+				 errhint("Events are sent by the primary.")));
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	until = onside_snapshot_take();
+	PopActiveSnapshot();
+
+	if (slot == NULL)
+		settled = wait_until_settled(until, NULL, deadline);
+	else
+	{
+		pg_atomic_fetch_add_u32(&slot->flush_waiters, 1);
+		PG_ENSURE_ERROR_CLEANUP(stop_waiting, PointerGetDatum(slot));
+		{
+			settled = wait_until_settled(until, slot, deadline);
+		}
+		PG_END_ENSURE_ERROR_CLEANUP(stop_waiting, PointerGetDatum(slot));
+		stop_waiting(0, PointerGetDatum(slot));
+	}
+	onside_snapshot_release(until);
+	PG_RETURN_BOOL(settled);
+}

@@ -1,0 +1,37 @@
+/*-------------------------------------------------------------------------
+ *
+ * dead_letter.h
+ *		Events that were refused for good.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_DEAD_LETTER_H
+#define ONSIDE_DEAD_LETTER_H
+
+#include "postgres.h"
+
+#include "event.h"
+
+/* Columns of dead_letter; the event's own are those of the outbox. */
+enum
+{
+	Anum_dead_letter_http_status = 6,
+	Anum_dead_letter_error,
+	Anum_dead_letter_attempts,
+	Anum_dead_letter_recorded_at,
+	Anum_dead_letter_failed_at,
+	Natts_dead_letter = Anum_dead_letter_failed_at
+};
+
+/* Most that is kept of what the API said, in bytes. */
+#define ONSIDE_DEAD_LETTER_ERROR_MAX	1024
+
+/*
+ * Puts an event into dead_letter, within the current transaction.  Fields that
+ * it lacks become null, and so does http_status 0 (it was never sent).
+ */
+extern void onside_dead_letter_insert(const OnsideEvent *event,
+									  int http_status, const char *error,
+									  int attempts, TimestampTz recorded_at);
+
+#endif							/* ONSIDE_DEAD_LETTER_H */

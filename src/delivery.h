@@ -1,0 +1,47 @@
+/*-------------------------------------------------------------------------
+ *
+ * delivery.h
+ *		What of delivery survives a restart: the tables delivery_cursor and
+ *		control.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_DELIVERY_H
+#define ONSIDE_DELIVERY_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+
+#include "window.h"
+
+typedef struct OnsideDelivery
+{
+	OnsideCursor settled;
+	int			segment;		/* of the outbox, that is written to */
+	int64		delivered;		/* events, cumulative */
+	int64		dead_lettered;
+	int64		requests;		/* HTTP requests, cumulative */
+	int64		retries;
+	TimestampTz not_before;		/* a Retry-After; 0 for none */
+} OnsideDelivery;
+
+/*
+ * Reads the one row, as the snapshot sees it (the active one if NULL).  No
+ * privilege is checked.  Needs a transaction.
+ */
+extern void onside_delivery_load(OnsideDelivery *delivery, Snapshot snapshot);
+
+/* Writes it, within the current transaction.  For the worker alone. */
+extern void onside_delivery_store(const OnsideDelivery *delivery);
+
+/* Size of the table in blocks: how many dead versions a snapshot holds. */
+extern BlockNumber onside_delivery_blocks(void);
+
+/*
+ * Is sending paused in this database, and why (NULL if no reason was given)?
+ * Reads with the active snapshot.
+ */
+extern bool onside_control_paused(char **reason);
+
+#endif							/* ONSIDE_DELIVERY_H */

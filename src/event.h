@@ -1,0 +1,91 @@
+/*-------------------------------------------------------------------------
+ *
+ * event.h
+ *		An attribution event: its rules and its JSON.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_EVENT_H
+#define ONSIDE_EVENT_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+#include "lib/stringinfo.h"
+#include "utils/jsonb.h"
+#include "utils/uuid.h"
+
+/* What the API's request body puts around and between events. */
+#define ONSIDE_BODY_OPEN		"{\"events\":["
+#define ONSIDE_BODY_CLOSE		"]}"
+#define ONSIDE_BODY_FRAME		(sizeof(ONSIDE_BODY_OPEN) - 1 + \
+								 sizeof(ONSIDE_BODY_CLOSE) - 1)
+
+#define ONSIDE_EVENT_NAME_MAX	255 /* characters */
+
+/* The five fields of the API.  A NULL pointer is a missing field. */
+typedef struct OnsideEvent
+{
+	pg_uuid_t	event_id;
+	text	   *event_name;
+	Jsonb	   *payload;
+	TimestampTz event_datetime;
+	pg_uuid_t	installation_id;
+	bool		has_event_id;
+	bool		has_event_datetime;
+	bool		has_installation_id;
+} OnsideEvent;
+
+/* Why an event cannot be sent: which field, and what to do about it. */
+typedef struct OnsideEventError
+{
+	const char *field;
+	int			sqlstate;		/* as ERRCODE_* */
+	char	   *message;
+	char	   *hint;
+} OnsideEventError;
+
+/*
+ * Does the event keep the API's rules (page "Server-to-server attribution
+ * events": Request body, Limits)?  On false *error is filled in, in the current
+ * memory context: 22004 for a missing field, 22023 for a bad value, 54000 for
+ * an event that no request can hold.
+ */
+extern bool onside_event_check(const OnsideEvent *event,
+							   OnsideEventError *error);
+
+/* Raises what onside_event_check found. */
+extern void onside_event_throw(const OnsideEventError *error)
+			pg_attribute_noreturn();
+
+/*
+ * Appends the event's JSON object to out, in UTF-8, the same bytes for the
+ * same event whatever the session's settings are.
+ */
+extern void onside_event_render(StringInfo out, const OnsideEvent *event);
+
+/* A fresh UUIDv4 from libuuid. */
+extern void onside_event_new_id(pg_uuid_t *id);
+
+/* Is this a version 4 UUID of the RFC 9562 variant? */
+extern bool onside_uuid_is_v4(const pg_uuid_t *uuid);
+
+/* Reads the canonical text form, in either case; false if it is not one. */
+extern bool onside_parse_uuid(const char *str, pg_uuid_t *result);
+
+/*
+ * Appends a time as ISO 8601 in UTC ("2026-05-05T12:00:00.5Z"), without the
+ * quotes.  The time must be finite and in years 1 to 9999.
+ */
+extern void onside_append_datetime(StringInfo out, TimestampTz t);
+
+/*
+ * Reads an ISO 8601 date and time with "Z" or a UTC offset.  Returns false if
+ * the string is anything else.
+ */
+extern bool onside_parse_datetime(const char *str, TimestampTz *result);
+
+/* Is this time one that the API can be told (finite, years 1 to 9999)? */
+extern bool onside_datetime_in_range(TimestampTz t);
+
+#endif							/* ONSIDE_EVENT_H */

@@ -1,0 +1,675 @@
+/*-------------------------------------------------------------------------
+ *
+ * http.c
+ *		Several HTTP requests at once, from PostgreSQL's own wait loop.
+ *
+ * The only file that knows libcurl, and one that knows nothing of events or
+ * SQL.  libcurl's multi interface is driven by socket readiness: it tells us
+ * through callbacks which sockets it waits for and until when, and we wait for
+ * those together with the process's latch in one WaitEventSet.  So the worker
+ * serves interrupts and ProcSignalBarriers however slow the peer is.
+ *
+ * Rules that hold in this file:
+ *
+ * - Nothing is raised through a libcurl callback: callbacks copy bytes into
+ *	 buffers that exist already, or note a fact, and return.
+ * - libcurl's threaded resolver starts threads that inherit the signal mask;
+ *	 a signal handler of PostgreSQL's must never run on one.  All signals are
+ *	 blocked around every call that can start a thread.
+ * - What the peer sends is cut off: an answer's body is read up to
+ *	 MAX_ANSWER_BODY and its headers up to MAX_ANSWER_HEADERS, then the request
+ *	 fails; what is kept of either is made printable.
+ * - Connections belong to libcurl's cache and are kept alive between requests.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <arpa/inet.h>
+#include <signal.h>
+
+#include <curl/curl.h>
+
+#include "libpq/pqsignal.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "http.h"
+
+/*
+ * The API's answers have a few hundred bytes.  Bodies somewhat above what we
+ * keep are read to their end, so that the connection can be used again; a peer
+ * that sends more is not talking to us.
+ */
+#define MAX_ANSWER_BODY		(64 * 1024)
+#define MAX_ANSWER_HEADERS	(64 * 1024)
+
+/*
+ * A transfer that moves no byte for so long is stalled, however long the whole
+ * request may take.  The wait for the answer counts, so it must not be short.
+ */
+#define STALL_SECONDS		60
+
+typedef struct Request
+{
+	CURL	   *easy;			/* kept for reuse */
+	uint32		generation;		/* of the configuration that easy has */
+	bool		busy;
+	bool		ended;			/* result is complete */
+	size_t		body_size;
+	size_t		headers_size;
+	char		errbuf[CURL_ERROR_SIZE];
+	OnsideHttpResult result;
+} Request;
+
+/* A socket that libcurl waits for. */
+typedef struct Socket
+{
+	curl_socket_t fd;
+	uint32		events;			/* WL_SOCKET_*, as libcurl wants them */
+	uint32		set_events;		/* as the wait event set has them */
+	int			pos;			/* in the wait event set */
+} Socket;
+
+/* Resolver socket pairs and happy eyeballs come on top of one a request. */
+#define MAX_SOCKETS		(ONSIDE_HTTP_MAX_REQUESTS * 4)
+
+static CURLM *multi;
+static struct curl_slist *headers;
+static OnsideHttpConfig config;
+static uint32 config_generation;
+static Request requests[ONSIDE_HTTP_MAX_REQUESTS];
+static int	n_busy;
+
+static Socket sockets[MAX_SOCKETS];
+static int	n_sockets;
+static WaitEventSet *wait_set;
+static bool wait_set_stale = true;
+
+static TimestampTz curl_deadline;	/* when libcurl wants to be called */
+static bool curl_has_deadline;
+
+/* ----------
+ * Signals
+ * ----------
+ */
+
+static sigset_t saved_mask;
+
+static void
+block_signals(void)
+{
+	sigset_t	all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &saved_mask);
+}
+
+static void
+unblock_signals(void)
+{
+	pthread_sigmask(SIG_SETMASK, &saved_mask, NULL);
+}
+
+/* ----------
+ * Addresses
+ * ----------
+ */
+
+static bool
+is_loopback(const char *host)
+{
+	struct in_addr v4;
+	struct in6_addr v6;
+	char		bare[INET6_ADDRSTRLEN];
+	size_t		len = strlen(host);
+
+	if (pg_strcasecmp(host, "localhost") == 0)
+		return true;
+	if (inet_pton(AF_INET, host, &v4) == 1)
+		return (ntohl(v4.s_addr) >> 24) == 127;
+
+	/* libcurl gives an IPv6 address in its brackets */
+	if (len > 2 && len - 2 < sizeof(bare) &&
+		host[0] == '[' && host[len - 1] == ']')
+	{
+		memcpy(bare, host + 1, len - 2);
+		bare[len - 2] = '\0';
+		if (inet_pton(AF_INET6, bare, &v6) == 1)
+			return IN6_IS_ADDR_LOOPBACK(&v6);
+	}
+	return false;
+}
+
+const char *
+onside_http_url_problem(const char *url)
+{
+	const char *problem = NULL;
+	CURLU	   *parsed = curl_url();
+	char	   *scheme = NULL;
+	char	   *host = NULL;
+	char	   *part = NULL;
+
+	if (parsed == NULL)
+		return "Out of memory.";
+
+	if (curl_url_set(parsed, CURLUPART_URL, url, 0) != CURLUE_OK ||
+		curl_url_get(parsed, CURLUPART_SCHEME, &scheme, 0) != CURLUE_OK ||
+		curl_url_get(parsed, CURLUPART_HOST, &host, 0) != CURLUE_OK)
+		problem = "This is not a URL.";
+	else if (curl_url_get(parsed, CURLUPART_USER, &part, 0) == CURLUE_OK ||
+			 curl_url_get(parsed, CURLUPART_PASSWORD, &part, 0) == CURLUE_OK)
+		problem = "The URL must not contain credentials; they belong into credentials_file.";
+	else if (strcmp(scheme, "https") == 0)
+		problem = NULL;
+	else if (strcmp(scheme, "http") != 0)
+		problem = "The scheme must be https.";
+	else if (!is_loopback(host))
+		problem = "Without TLS, events and credentials are sent to loopback addresses alone.";
+
+	curl_free(part);
+	curl_free(host);
+	curl_free(scheme);
+	curl_url_cleanup(parsed);
+	return problem;
+}
+
+/* ----------
+ * What libcurl calls.  No ereport, no palloc.
+ * ----------
+ */
+
+static size_t
+on_body(char *data, size_t size, size_t n, void *arg)
+{
+	Request    *req = (Request *) arg;
+	size_t		len = size * n;
+	size_t		kept = Min(req->body_size, ONSIDE_HTTP_BODY_KEPT);
+	size_t		keep = Min(len, ONSIDE_HTTP_BODY_KEPT - kept);
+
+	memcpy(req->result.body + kept, data, keep);
+	req->result.body[kept + keep] = '\0';
+	req->body_size += len;
+
+	return req->body_size > MAX_ANSWER_BODY ? 0 : len;
+}
+
+/* Copies a header's value if the line is "name: value". */
+static bool
+keep_header(const char *line, size_t len, const char *name, char *value)
+{
+	size_t		name_len = strlen(name);
+
+	if (len <= name_len || line[name_len] != ':' ||
+		pg_strncasecmp(line, name, name_len) != 0)
+		return false;
+	line += name_len + 1;
+	len -= name_len + 1;
+	while (len > 0 && (*line == ' ' || *line == '\t'))
+		line++, len--;
+	while (len > 0 && (line[len - 1] == '\r' || line[len - 1] == '\n' ||
+					   line[len - 1] == ' ' || line[len - 1] == '\t'))
+		len--;
+	len = Min(len, ONSIDE_HTTP_HEADER_KEPT);
+	memcpy(value, line, len);
+	value[len] = '\0';
+	return true;
+}
+
+static size_t
+on_header(char *line, size_t size, size_t n, void *arg)
+{
+	Request    *req = (Request *) arg;
+	size_t		len = size * n;
+
+	req->headers_size += len;
+	if (req->headers_size > MAX_ANSWER_HEADERS)
+		return 0;
+
+	/* A status line: what an interim (1xx) answer said does not count. */
+	if (len > 5 && strncmp(line, "HTTP/", 5) == 0)
+	{
+		req->result.has_retry_after = false;
+		req->result.date[0] = '\0';
+	}
+	else if (keep_header(line, len, "retry-after", req->result.retry_after))
+		req->result.has_retry_after = true;
+	else
+		(void) keep_header(line, len, "date", req->result.date);
+	return len;
+}
+
+static int
+on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *socket_arg)
+{
+	int			i;
+	uint32		events = 0;
+
+	for (i = 0; i < n_sockets; i++)
+		if (sockets[i].fd == fd)
+			break;
+
+	if (what == CURL_POLL_REMOVE)
+	{
+		if (i < n_sockets)
+		{
+			sockets[i] = sockets[--n_sockets];
+			wait_set_stale = true;
+		}
+		return 0;
+	}
+
+	if (what & CURL_POLL_IN)
+		events |= WL_SOCKET_READABLE;
+	if (what & CURL_POLL_OUT)
+		events |= WL_SOCKET_WRITEABLE;
+
+	if (i == n_sockets)
+	{
+		if (n_sockets == MAX_SOCKETS)
+			return -1;
+		sockets[n_sockets++].fd = fd;
+		wait_set_stale = true;
+	}
+	sockets[i].events = events;
+	return 0;
+}
+
+static int
+on_timer(CURLM *m, long timeout, void *arg)
+{
+	curl_has_deadline = timeout >= 0;
+	if (curl_has_deadline)
+		curl_deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													timeout);
+	return 0;
+}
+
+/* ----------
+ * Setting up
+ * ----------
+ */
+
+void
+onside_http_init(void)
+{
+	Assert(multi == NULL);
+
+	block_signals();
+	if (curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK)
+		multi = curl_multi_init();
+	unblock_signals();
+	if (multi == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("could not set up libcurl")));
+
+	curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, on_socket);
+	curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, on_timer);
+	curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS,
+					  (long) ONSIDE_HTTP_MAX_REQUESTS);
+
+	/*
+	 * No "Expect: 100-continue": it costs a round trip, or a second where the
+	 * server does not know it.
+	 */
+	headers = curl_slist_append(NULL, "Content-Type: application/json");
+	headers = curl_slist_append(headers, "Accept: application/json");
+	headers = curl_slist_append(headers, "Expect:");
+}
+
+void
+onside_http_configure(const OnsideHttpConfig *new_config)
+{
+	config = *new_config;
+	config_generation++;
+}
+
+static void
+set_options(Request *req)
+{
+	CURL	   *easy = req->easy;
+
+	curl_easy_setopt(easy, CURLOPT_URL, config.url);
+#if LIBCURL_VERSION_NUM >= 0x075500
+	curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
+#else
+	curl_easy_setopt(easy, CURLOPT_PROTOCOLS,
+					 (long) (CURLPROTO_HTTP | CURLPROTO_HTTPS));
+#endif
+	curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
+	curl_easy_setopt(easy, CURLOPT_HTTPHEADER, headers);
+	curl_easy_setopt(easy, CURLOPT_USERAGENT, "onside_attribution");
+
+	curl_easy_setopt(easy, CURLOPT_HTTPAUTH, (long) CURLAUTH_BASIC);
+	curl_easy_setopt(easy, CURLOPT_USERPWD, config.credentials);
+	curl_easy_setopt(easy, CURLOPT_NETRC, (long) CURL_NETRC_IGNORED);
+
+	/* An empty string is not the default: it ignores the environment. */
+	curl_easy_setopt(easy, CURLOPT_PROXY, config.proxy);
+	curl_easy_setopt(easy, CURLOPT_NOPROXY, "");
+	curl_easy_setopt(easy, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+
+	curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, 1L);
+	curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, 2L);
+	curl_easy_setopt(easy, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
+	if (config.ca_file[0] != '\0')
+	{
+		curl_easy_setopt(easy, CURLOPT_CAINFO, config.ca_file);
+		curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);
+	}
+#if LIBCURL_VERSION_NUM >= 0x075700
+	/* A replaced ca_file counts from the next connection on. */
+	curl_easy_setopt(easy, CURLOPT_CA_CACHE_TIMEOUT, 0L);
+	/* Never join a resolver thread that hangs. */
+	curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L);
+#endif
+
+	curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_2TLS);
+	curl_easy_setopt(easy, CURLOPT_PIPEWAIT, 1L);
+	curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
+
+	curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
+	curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS,
+					 (long) config.connect_timeout);
+	curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, (long) config.request_timeout);
+	curl_easy_setopt(easy, CURLOPT_LOW_SPEED_LIMIT, 1L);
+	curl_easy_setopt(easy, CURLOPT_LOW_SPEED_TIME, (long) STALL_SECONDS);
+
+	curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
+	curl_easy_setopt(easy, CURLOPT_WRITEDATA, req);
+	curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header);
+	curl_easy_setopt(easy, CURLOPT_HEADERDATA, req);
+	curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, req->errbuf);
+	curl_easy_setopt(easy, CURLOPT_PRIVATE, req);
+	req->generation = config_generation;
+}
+
+/* ----------
+ * Requests
+ * ----------
+ */
+
+/*
+ * Makes what came from outside fit for a log line and a text column: control
+ * characters become spaces, and what is not UTF-8 question marks.
+ */
+static void
+make_printable(char *str)
+{
+	bool		utf8 = GetDatabaseEncoding() == PG_UTF8;
+	unsigned char *p = (unsigned char *) str;
+
+	while (*p != '\0')
+	{
+		if (*p < 0x80)
+		{
+			if (*p < 0x20 || *p == 0x7f)
+				*p = ' ';
+			p++;
+		}
+		else
+		{
+			int			len = pg_utf_mblen(p);
+
+			if (utf8 && strnlen((char *) p, len) == (size_t) len &&
+				pg_utf8_islegal(p, len) && !(p[0] == 0xc2 && p[1] < 0xa0))
+				p += len;
+			else
+				*p++ = '?';
+		}
+	}
+}
+
+static void
+finish(Request *req, CURLcode code)
+{
+	OnsideHttpResult *result = &req->result;
+	long		status = 0;
+
+	curl_easy_getinfo(req->easy, CURLINFO_RESPONSE_CODE, &status);
+	result->status = (int) status;
+	result->failed = code != CURLE_OK;
+	result->ended = GetCurrentTimestamp();
+	if (result->failed)
+		strlcpy(result->error,
+				req->errbuf[0] != '\0' ? req->errbuf : curl_easy_strerror(code),
+				sizeof(result->error));
+	if (req->body_size > MAX_ANSWER_BODY ||
+		req->headers_size > MAX_ANSWER_HEADERS)
+		strlcpy(result->error, "the answer has no end", sizeof(result->error));
+	make_printable(result->error);
+	make_printable(result->body);
+	make_printable(result->retry_after);
+	make_printable(result->date);
+	req->ended = true;
+}
+
+/* Notes which requests have ended. */
+static void
+reap(void)
+{
+	CURLMsg    *msg;
+	int			left;
+
+	while ((msg = curl_multi_info_read(multi, &left)) != NULL)
+	{
+		Request    *req;
+		CURL	   *easy = msg->easy_handle;
+		CURLcode	code = msg->data.result;
+
+		if (msg->msg != CURLMSG_DONE)
+			continue;
+		curl_easy_getinfo(easy, CURLINFO_PRIVATE, (char **) &req);
+		curl_multi_remove_handle(multi, easy);
+		finish(req, code);
+	}
+}
+
+static void
+drive(curl_socket_t fd, int mask)
+{
+	int			running;
+
+	block_signals();
+	curl_multi_socket_action(multi, fd, mask, &running);
+	reap();
+	unblock_signals();
+}
+
+bool
+onside_http_start(void *request, const char *body, size_t len)
+{
+	Request    *req = NULL;
+	CURLMcode	code = CURLM_OUT_OF_MEMORY;
+
+	for (int i = 0; i < ONSIDE_HTTP_MAX_REQUESTS && req == NULL; i++)
+		if (!requests[i].busy)
+			req = &requests[i];
+	if (req == NULL)
+		return false;
+
+	memset(&req->result, 0, sizeof(req->result));
+	req->result.request = request;
+	req->result.started = GetCurrentTimestamp();
+	req->body_size = 0;
+	req->headers_size = 0;
+	req->errbuf[0] = '\0';
+	req->ended = false;
+	req->busy = true;
+	n_busy++;
+
+	block_signals();
+	if (req->easy != NULL && req->generation != config_generation)
+	{
+		curl_easy_cleanup(req->easy);
+		req->easy = NULL;
+	}
+	if (req->easy == NULL && (req->easy = curl_easy_init()) != NULL)
+		set_options(req);
+	if (req->easy != NULL)
+	{
+		curl_easy_setopt(req->easy, CURLOPT_POST, 1L);
+		curl_easy_setopt(req->easy, CURLOPT_POSTFIELDS, body);
+		curl_easy_setopt(req->easy, CURLOPT_POSTFIELDSIZE_LARGE,
+						 (curl_off_t) len);
+		code = curl_multi_add_handle(multi, req->easy);
+	}
+	unblock_signals();
+
+	if (code != CURLM_OK)
+	{
+		/* Out of memory: ends like any request that failed. */
+		req->result.failed = true;
+		req->result.ended = GetCurrentTimestamp();
+		strlcpy(req->result.error, curl_multi_strerror(code),
+				sizeof(req->result.error));
+		req->ended = true;
+		return true;
+	}
+
+	/* Write to a connection that is already open at once. */
+	drive(CURL_SOCKET_TIMEOUT, 0);
+	return true;
+}
+
+int
+onside_http_in_flight(void)
+{
+	return n_busy;
+}
+
+static void
+release(Request *req)
+{
+	req->busy = false;
+	req->ended = false;
+	n_busy--;
+}
+
+bool
+onside_http_next_result(OnsideHttpResult *result)
+{
+	for (int i = 0; n_busy > 0 && i < ONSIDE_HTTP_MAX_REQUESTS; i++)
+	{
+		if (requests[i].busy && requests[i].ended)
+		{
+			*result = requests[i].result;
+			release(&requests[i]);
+			return true;
+		}
+	}
+	return false;
+}
+
+void
+onside_http_abort_all(void)
+{
+	for (int i = 0; i < ONSIDE_HTTP_MAX_REQUESTS; i++)
+	{
+		Request    *req = &requests[i];
+
+		if (!req->busy)
+			continue;
+		block_signals();
+		if (!req->ended)
+			curl_multi_remove_handle(multi, req->easy);
+		curl_easy_cleanup(req->easy);
+		req->easy = NULL;
+		unblock_signals();
+		release(req);
+	}
+}
+
+/* ----------
+ * Waiting
+ * ----------
+ */
+
+static void
+prepare_wait_set(void)
+{
+	if (wait_set_stale)
+	{
+		/* Events cannot be taken out of a set. */
+		if (wait_set != NULL)
+			FreeWaitEventSet(wait_set);
+		wait_set = NULL;
+		wait_set = onside_create_wait_event_set(n_sockets + 2);
+		AddWaitEventToSet(wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch,
+						  NULL);
+		AddWaitEventToSet(wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET,
+						  NULL, NULL);
+		for (int i = 0; i < n_sockets; i++)
+		{
+			sockets[i].pos = AddWaitEventToSet(wait_set, sockets[i].events,
+											   sockets[i].fd, NULL, NULL);
+			sockets[i].set_events = sockets[i].events;
+		}
+		wait_set_stale = false;
+		return;
+	}
+
+	for (int i = 0; i < n_sockets; i++)
+	{
+		if (sockets[i].set_events != sockets[i].events)
+		{
+			ModifyWaitEvent(wait_set, sockets[i].pos, sockets[i].events, NULL);
+			sockets[i].set_events = sockets[i].events;
+		}
+	}
+}
+
+/* Milliseconds until libcurl wants to be called, rounded up; -1 for never. */
+static long
+curl_timeout(void)
+{
+	if (!curl_has_deadline)
+		return -1;
+	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+										   curl_deadline);
+}
+
+bool
+onside_http_wait(long timeout, uint32 wait_event)
+{
+	WaitEvent	events[16];
+	int			n;
+	long		curl_wait = curl_timeout();
+	bool		latch_set = false;
+
+	if (curl_wait >= 0 && (timeout < 0 || curl_wait < timeout))
+		timeout = curl_wait;
+
+	prepare_wait_set();
+	n = WaitEventSetWait(wait_set, timeout, events, lengthof(events),
+						 wait_event);
+
+	for (int i = 0; i < n; i++)
+	{
+		int			mask = 0;
+
+		if (events[i].events & WL_LATCH_SET)
+		{
+			ResetLatch(MyLatch);
+			latch_set = true;
+		}
+		if (events[i].events & WL_SOCKET_READABLE)
+			mask |= CURL_CSELECT_IN;
+		if (events[i].events & WL_SOCKET_WRITEABLE)
+			mask |= CURL_CSELECT_OUT;
+		if (mask != 0)
+			drive(events[i].fd, mask);
+	}
+
+	if (curl_has_deadline && curl_timeout() == 0)
+	{
+		curl_has_deadline = false;
+		drive(CURL_SOCKET_TIMEOUT, 0);
+	}
+	return latch_set;
+}

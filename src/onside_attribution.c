@@ -1,0 +1,46 @@
+/*-------------------------------------------------------------------------
+ *
+ * onside_attribution.c
+ *		Entry point of the library.
+ *
+ * Without preloading, all that records works and nothing is sent: there are no
+ * workers, and no shared memory.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+
+#include "commit.h"
+#include "launcher.h"
+#include "outbox.h"
+#include "settings.h"
+#include "shmem.h"
+#include "utility_hook.h"
+
+PG_MODULE_MAGIC;
+
+extern PGDLLEXPORT void _PG_init(void);
+
+void
+_PG_init(void)
+{
+	/* pg_upgrade's server must neither send nor be held up. */
+	if (IsBinaryUpgrade)
+		return;
+
+	onside_settings_define();
+	onside_outbox_init();
+	MarkGUCPrefixReserved("onside_attribution");
+	onside_commit_init();
+
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+
+	onside_shmem_init();
+	onside_utility_hook_init();
+	onside_launcher_register();
+}

@@ -1,0 +1,343 @@
+/*-------------------------------------------------------------------------
+ *
+ * outbox.c
+ *		Appending to the log.
+ *
+ * The outbox is a table of three segments that are only ever appended to and
+ * emptied whole.  Each row carries the xid8 of its top-level transaction and a
+ * number that counts within that transaction; (xid, id) is its place in the
+ * log.  Which segment is written to is a hint in shared memory: the rest of the
+ * extension is right whichever segment a row is in, so nobody has to agree on
+ * it, and writers never wait for its change.
+ *
+ * There are two ways in.  The extension's own functions insert here, straight
+ * into the segment, with a RowExclusiveLock held to the end of the transaction;
+ * that lock is what tells segment.c that a segment has open writers.  An INSERT
+ * or COPY of a user's (or of a restore, or of logical replication) goes through
+ * PostgreSQL's own partition routing and then through our BEFORE trigger, which
+ * checks the event and overwrites xid and id: a number from another cluster
+ * must never be taken for a transaction of this one.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "commands/trigger.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/xid8.h"
+
+#include "commit.h"
+#include "insert.h"
+#include "outbox.h"
+#include "shmem.h"
+
+struct OnsideAppend
+{
+	OnsideInsert insert;
+	int			segment;
+	TimestampTz now;
+	FullTransactionId xid;
+	int64		count;
+};
+
+PG_FUNCTION_INFO_V1(onside_outbox_before_insert);
+
+static int	current_segment_setting;
+
+/* ----------
+ * Where to write
+ * ----------
+ */
+
+static int
+current_segment(void)
+{
+	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
+
+	return slot == NULL ? 1 : (int) pg_atomic_read_u32(&slot->segment);
+}
+
+static const char *
+show_current_segment(void)
+{
+	static char buf[12];
+
+	snprintf(buf, sizeof(buf), "%d", current_segment());
+	return buf;
+}
+
+void
+onside_outbox_init(void)
+{
+	/*
+	 * The default of the column "segment".  A function in its place would need
+	 * EXECUTE for everybody with INSERT on the outbox.
+	 */
+	DefineCustomIntVariable("onside_attribution.current_segment",
+							"Segment of the outbox that is written to.",
+							NULL,
+							&current_segment_setting,
+							1, 1, ONSIDE_SEGMENTS,
+							PGC_INTERNAL,
+							GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE |
+							GUC_DISALLOW_IN_FILE,
+							NULL, NULL, show_current_segment);
+}
+
+Oid
+onside_relation_oid(const char *name)
+{
+	Oid			schema = get_namespace_oid(ONSIDE_SCHEMA, true);
+
+	return OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
+}
+
+Oid
+onside_segment_oid(int segment)
+{
+	char		name[NAMEDATALEN];
+
+	snprintf(name, sizeof(name), "outbox_%d", segment);
+	return onside_relation_oid(name);
+}
+
+Oid
+onside_segment_index_oid(int segment)
+{
+	char		name[NAMEDATALEN];
+
+	snprintf(name, sizeof(name), "outbox_%d_xid_id_idx", segment);
+	return onside_relation_oid(name);
+}
+
+/* The next id of the current top-level transaction. */
+static int64
+next_id(FullTransactionId xid)
+{
+	static FullTransactionId last_xid = {InvalidTransactionId};
+	static int64 last_id;
+
+	if (!FullTransactionIdEquals(xid, last_xid))
+	{
+		last_xid = xid;
+		last_id = 0;
+	}
+	return ++last_id;
+}
+
+/* ----------
+ * Our own way in
+ * ----------
+ */
+
+OnsideAppend *
+onside_append_begin(void)
+{
+	OnsideAppend *append = palloc0(sizeof(OnsideAppend));
+	Oid			relid;
+
+	append->segment = current_segment();
+	relid = onside_segment_oid(append->segment);
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("segment %d of the outbox does not exist",
+						append->segment),
+				 errhint("Create the extension onside_attribution in this database.")));
+
+	onside_insert_begin(&append->insert, relid);
+	append->now = GetCurrentTimestamp();
+	append->xid = GetTopFullTransactionId();
+	return append;
+}
+
+void
+onside_append(OnsideAppend *append, const OnsideEvent *event)
+{
+	TupleTableSlot *slot = append->insert.slot;
+	Datum	   *values = slot->tts_values;
+
+	memset(slot->tts_isnull, false, Natts_outbox * sizeof(bool));
+	values[Anum_outbox_event_id - 1] = UUIDPGetDatum(&event->event_id);
+	values[Anum_outbox_event_name - 1] = PointerGetDatum(event->event_name);
+	values[Anum_outbox_payload - 1] = JsonbPGetDatum(event->payload);
+	values[Anum_outbox_event_datetime - 1] =
+		TimestampTzGetDatum(event->event_datetime);
+	values[Anum_outbox_installation_id - 1] =
+		UUIDPGetDatum(&event->installation_id);
+	values[Anum_outbox_recorded_at - 1] = TimestampTzGetDatum(append->now);
+	values[Anum_outbox_xid - 1] = FullTransactionIdGetDatum(append->xid);
+	values[Anum_outbox_id - 1] = Int64GetDatum(next_id(append->xid));
+	values[Anum_outbox_segment - 1] = Int16GetDatum(append->segment);
+
+	onside_insert_row(&append->insert);
+	append->count++;
+}
+
+void
+onside_append_end(OnsideAppend *append)
+{
+	onside_commit_count(append->count);
+	onside_insert_end(&append->insert);
+	pfree(append);
+}
+
+/* ----------
+ * The other way in
+ * ----------
+ */
+
+void
+onside_outbox_read_event(TupleTableSlot *slot, OnsideEvent *event)
+{
+	Datum	   *values = slot->tts_values;
+	bool	   *nulls = slot->tts_isnull;
+
+	slot_getallattrs(slot);
+	memset(event, 0, sizeof(*event));
+
+	event->has_event_id = !nulls[Anum_outbox_event_id - 1];
+	if (event->has_event_id)
+		event->event_id = *DatumGetUUIDP(values[Anum_outbox_event_id - 1]);
+	if (!nulls[Anum_outbox_event_name - 1])
+		event->event_name = DatumGetTextPP(values[Anum_outbox_event_name - 1]);
+	if (!nulls[Anum_outbox_payload - 1])
+		event->payload = DatumGetJsonbP(values[Anum_outbox_payload - 1]);
+	event->has_event_datetime = !nulls[Anum_outbox_event_datetime - 1];
+	if (event->has_event_datetime)
+		event->event_datetime =
+			DatumGetTimestampTz(values[Anum_outbox_event_datetime - 1]);
+	event->has_installation_id = !nulls[Anum_outbox_installation_id - 1];
+	if (event->has_installation_id)
+		event->installation_id =
+			*DatumGetUUIDP(values[Anum_outbox_installation_id - 1]);
+}
+
+void
+onside_outbox_copy_event(OnsideEvent *event)
+{
+	if (event->event_name != NULL)
+		event->event_name =
+			(text *) PG_DETOAST_DATUM_COPY(PointerGetDatum(event->event_name));
+	if (event->payload != NULL)
+		event->payload = DatumGetJsonbPCopy(JsonbPGetDatum(event->payload));
+}
+
+static bool
+find_in(Oid relid, const pg_uuid_t *event_id, OnsideEvent *event)
+{
+	Relation	rel;
+	TableScanDesc scan;
+	TupleTableSlot *slot;
+	ScanKeyData key;
+	bool		found;
+
+	rel = table_open(relid, AccessShareLock);
+	slot = table_slot_create(rel, NULL);
+	ScanKeyInit(&key, Anum_outbox_event_id, BTEqualStrategyNumber, F_UUID_EQ,
+				UUIDPGetDatum(event_id));
+	scan = table_beginscan(rel, GetActiveSnapshot(), 1, &key);
+	found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
+	if (found)
+	{
+		onside_outbox_read_event(slot, event);
+		found = event->has_event_id && event->has_event_datetime &&
+			event->has_installation_id && event->event_name != NULL &&
+			event->payload != NULL;
+	}
+	if (found)
+		onside_outbox_copy_event(event);
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
+bool
+onside_outbox_find(const pg_uuid_t *event_id, OnsideEvent *event)
+{
+	for (int segment = 1; segment <= ONSIDE_SEGMENTS; segment++)
+		if (find_in(onside_segment_oid(segment), event_id, event))
+			return true;
+	return find_in(onside_relation_oid("dead_letter"), event_id, event);
+}
+
+/*
+ * BEFORE INSERT OR UPDATE trigger of the segments, ENABLE ALWAYS.  Whoever may
+ * insert needs no privilege beyond that: a trigger function's EXECUTE is
+ * checked when the trigger is made.
+ */
+Datum
+onside_outbox_before_insert(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+	OnsideEvent event;
+	OnsideEventError error;
+	FullTransactionId xid;
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz recorded_at = now;
+	TupleTableSlot *slot;
+	Datum		values[4];
+	bool		nulls[4] = {false, false, false, false};
+	int			columns[4] = {
+		Anum_outbox_event_id, Anum_outbox_recorded_at,
+		Anum_outbox_xid, Anum_outbox_id
+	};
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_BEFORE(trigdata->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("this function is the trigger of the outbox's segments")));
+
+	if (!TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the outbox is append-only"),
+				 errhint("Record another event instead of changing one.")));
+
+	slot = trigdata->tg_trigslot;
+	onside_outbox_read_event(slot, &event);
+	if (!event.has_event_id)
+	{
+		onside_event_new_id(&event.event_id);
+		event.has_event_id = true;
+	}
+	if (!onside_event_check(&event, &error))
+		onside_event_throw(&error);
+
+	/* A restored row keeps its age, but nothing was recorded in the future. */
+	if (!slot->tts_isnull[Anum_outbox_recorded_at - 1])
+	{
+		TimestampTz given =
+			DatumGetTimestampTz(slot->tts_values[Anum_outbox_recorded_at - 1]);
+
+		if (!TIMESTAMP_IS_NOBEGIN(given))
+			recorded_at = Min(now, given);
+	}
+
+	xid = GetTopFullTransactionId();
+	values[0] = UUIDPGetDatum(&event.event_id);
+	values[1] = TimestampTzGetDatum(recorded_at);
+	values[2] = FullTransactionIdGetDatum(xid);
+	values[3] = Int64GetDatum(next_id(xid));
+	onside_commit_count(1);
+
+	return PointerGetDatum(heap_modify_tuple_by_cols(trigdata->tg_trigtuple,
+													 RelationGetDescr(trigdata->tg_relation),
+													 4, columns, values,
+													 nulls));
+}

@@ -1,0 +1,192 @@
+/*-------------------------------------------------------------------------
+ *
+ * settings.c
+ *		The settings onside_attribution.*.
+ *
+ * All but max_databases can be set per database with ALTER DATABASE ... SET,
+ * which rules out PGC_SIGHUP: they are PGC_SUSET, so that only superusers and
+ * roles with GRANT SET decide where data and credentials go.  on_invalid_event
+ * alone is the session's own business.
+ *
+ * There is deliberately no setting for a password: the statement log, the
+ * reload log and pg_db_role_setting would all show it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "miscadmin.h"
+#include "utils/guc.h"
+
+#include "http.h"
+#include "settings.h"
+
+char	   *onside_endpoint;
+char	   *onside_credentials_file;
+char	   *onside_ca_file;
+char	   *onside_proxy;
+bool		onside_enabled = true;
+int			onside_batch_max_events = ONSIDE_API_MAX_EVENTS;
+int			onside_batch_max_bytes = ONSIDE_API_MAX_BYTES;
+int			onside_max_in_flight = 4;
+int			onside_linger = 0;
+int			onside_connect_timeout = 10000;
+int			onside_request_timeout = 30000;
+int			onside_retry_initial_delay = 1000;
+int			onside_retry_max_delay = 300000;
+int			onside_retention = 0;
+int			onside_segment_size = 65536;
+int			onside_on_invalid_event = ONSIDE_INVALID_ERROR;
+int			onside_max_databases = 8;
+
+static const struct config_enum_entry invalid_event_options[] = {
+	{"error", ONSIDE_INVALID_ERROR, false},
+	{"dead_letter", ONSIDE_INVALID_DEAD_LETTER, false},
+	{NULL, 0, false}
+};
+
+const char *
+onside_endpoint_problem(const char *url)
+{
+	return onside_http_url_problem(url);
+}
+
+static bool
+check_endpoint(char **newval, void **extra, GucSource source)
+{
+	const char *problem = onside_endpoint_problem(*newval);
+
+	if (problem == NULL)
+		return true;
+	GUC_check_errdetail("%s", problem);
+	GUC_check_errhint("Use https://, or http:// with a loopback address.");
+	return false;
+}
+
+void
+onside_settings_define(void)
+{
+	DefineCustomStringVariable("onside_attribution.endpoint",
+							   "Address to which events are sent.",
+							   "An https:// URL; http:// is accepted for loopback addresses alone.",
+							   &onside_endpoint, ONSIDE_API_URL,
+							   PGC_SUSET, 0,
+							   check_endpoint, NULL, NULL);
+	DefineCustomStringVariable("onside_attribution.credentials_file",
+							   "File that holds the API's user:password.",
+							   "One line; a regular file owned by the server's user and closed to others.  Nothing is sent without it.",
+							   &onside_credentials_file, "",
+							   PGC_SUSET, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
+	DefineCustomStringVariable("onside_attribution.ca_file",
+							   "File of certificate authorities to trust instead of the system's.",
+							   NULL,
+							   &onside_ca_file, "",
+							   PGC_SUSET, 0,
+							   NULL, NULL, NULL);
+	DefineCustomStringVariable("onside_attribution.proxy",
+							   "Proxy through which requests go.",
+							   "Empty for none; the environment's proxy variables are ignored.",
+							   &onside_proxy, "",
+							   PGC_SUSET, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
+	DefineCustomBoolVariable("onside_attribution.enabled",
+							 "Whether events are sent; they are recorded in any case.",
+							 NULL,
+							 &onside_enabled, true,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomIntVariable("onside_attribution.batch_max_events",
+							"Most events in one request.",
+							NULL,
+							&onside_batch_max_events,
+							ONSIDE_API_MAX_EVENTS, 1, ONSIDE_API_MAX_EVENTS,
+							PGC_SUSET, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("onside_attribution.batch_max_bytes",
+							"Size below which a request's body stays.",
+							"An event that is larger by itself is sent alone.",
+							&onside_batch_max_bytes,
+							ONSIDE_API_MAX_BYTES, 1024, ONSIDE_API_MAX_BYTES,
+							PGC_SUSET, GUC_UNIT_BYTE,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("onside_attribution.max_in_flight",
+							"Most requests under way at once in one database.",
+							NULL,
+							&onside_max_in_flight,
+							4, 1, ONSIDE_HTTP_MAX_REQUESTS,
+							PGC_SUSET, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("onside_attribution.linger",
+							"How long a batch that is not full waits for more events.",
+							NULL,
+							&onside_linger,
+							0, 0, 3600 * 1000,
+							PGC_SUSET, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("onside_attribution.connect_timeout",
+							"Time within which a connection must be made.",
+							NULL,
+							&onside_connect_timeout,
+							10000, 1, 3600 * 1000,
+							PGC_SUSET, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("onside_attribution.request_timeout",
+							"Time within which a request must be answered.",
+							NULL,
+							&onside_request_timeout,
+							30000, 1, 3600 * 1000,
+							PGC_SUSET, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("onside_attribution.retry_initial_delay",
+							"Ceiling of the wait after the first failure.",
+							"The wait is drawn from zero up to this; it doubles with each failure.",
+							&onside_retry_initial_delay,
+							1000, 1, 3600 * 1000,
+							PGC_SUSET, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("onside_attribution.retry_max_delay",
+							"Longest wait between two attempts.",
+							NULL,
+							&onside_retry_max_delay,
+							300000, 1, 24 * 3600 * 1000,
+							PGC_SUSET, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("onside_attribution.retention",
+							"How long delivered events are kept.",
+							"0 lets them go as soon as their segment of the outbox can be emptied.",
+							&onside_retention,
+							0, 0, INT_MAX,
+							PGC_SUSET, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("onside_attribution.segment_size",
+							"Size at which writing moves on to the outbox's next segment.",
+							NULL,
+							&onside_segment_size,
+							65536, 64, INT_MAX,
+							PGC_SUSET, GUC_UNIT_KB,
+							NULL, NULL, NULL);
+	DefineCustomEnumVariable("onside_attribution.on_invalid_event",
+							 "What a trigger does with a row that is no valid event.",
+							 "error fails the statement; dead_letter lets it through with a warning and keeps the event in dead_letter.",
+							 &onside_on_invalid_event,
+							 ONSIDE_INVALID_ERROR, invalid_event_options,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+
+	/*
+	 * The size of shared memory.  A backend that loads the library by itself
+	 * may not define a PGC_POSTMASTER variable; there it has no effect, but a
+	 * value in postgresql.conf must still find its name.
+	 */
+	DefineCustomIntVariable("onside_attribution.max_databases",
+							"Most databases from which events are sent.",
+							"Each takes one of max_worker_processes.",
+							&onside_max_databases,
+							8, 1, 1024,
+							process_shared_preload_libraries_in_progress ?
+							PGC_POSTMASTER : PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+}

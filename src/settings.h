@@ -1,0 +1,55 @@
+/*-------------------------------------------------------------------------
+ *
+ * settings.h
+ *		The settings onside_attribution.*, as C variables.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_SETTINGS_H
+#define ONSIDE_SETTINGS_H
+
+#include "postgres.h"
+
+/* The API's limits (page "Server-to-server attribution events", Limits). */
+#define ONSIDE_API_URL			"https://onside.io/attribution-api/v1/events"
+#define ONSIDE_API_MAX_EVENTS	1000
+#define ONSIDE_API_MAX_BYTES	1000000
+
+typedef enum OnsideInvalidEventAction
+{
+	ONSIDE_INVALID_ERROR,
+	ONSIDE_INVALID_DEAD_LETTER,
+} OnsideInvalidEventAction;
+
+extern char *onside_endpoint;
+extern char *onside_credentials_file;
+extern char *onside_ca_file;
+extern char *onside_proxy;
+extern bool onside_enabled;
+extern int	onside_batch_max_events;
+extern int	onside_batch_max_bytes;
+extern int	onside_max_in_flight;
+extern int	onside_linger;			/* ms */
+extern int	onside_connect_timeout; /* ms */
+extern int	onside_request_timeout; /* ms */
+extern int	onside_retry_initial_delay; /* ms */
+extern int	onside_retry_max_delay; /* ms */
+extern int	onside_retention;		/* s */
+extern int	onside_segment_size;	/* kB */
+extern int	onside_on_invalid_event;	/* OnsideInvalidEventAction */
+extern int	onside_max_databases;
+
+/*
+ * Defines them all and reserves the prefix.  max_databases can only be defined
+ * while shared_preload_libraries is being processed.
+ */
+extern void onside_settings_define(void);
+
+/*
+ * Is this address one that events and credentials may be sent to?  https
+ * anywhere, http only to a loopback address (127.0.0.0/8, ::1, localhost).
+ * Returns NULL if so, else why not (a constant string).
+ */
+extern const char *onside_endpoint_problem(const char *url);
+
+#endif							/* ONSIDE_SETTINGS_H */

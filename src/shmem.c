@@ -1,0 +1,278 @@
+/*-------------------------------------------------------------------------
+ *
+ * shmem.c
+ *		What the launcher, the workers and all backends share.
+ *
+ * A fixed array of slots, one for each database from which events are sent.
+ * Everything here can be lost in a crash: what must survive is in the tables
+ * delivery_cursor and control.
+ *
+ * Locks: one LWLock guards which database has which slot and in what state;
+ * one more for each slot guards the status that its worker publishes.  The
+ * path of a purchase takes neither: it reads "database" and "segment" and
+ * touches "recorded" and "wakeup", single words all of them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "storage/shmem.h"
+
+#include "compat.h"
+#include "settings.h"
+#include "shmem.h"
+
+#define TRANCHE "onside_attribution"
+
+typedef struct OnsideControl
+{
+	LWLock	   *lock;
+	pid_t		launcher_pid;
+	pg_atomic_uint32 launcher_procno;
+	pg_atomic_uint32 forget;
+	OnsideSlot	slots[FLEXIBLE_ARRAY_MEMBER];
+} OnsideControl;
+
+static OnsideControl *control;
+
+static shmem_request_hook_type prev_shmem_request_hook;
+static shmem_startup_hook_type prev_shmem_startup_hook;
+
+static const char *const state_names[] = {
+	"not_running", "idle", "sending", "backing_off", "paused",
+	"unauthorized", "misconfigured", "refusing", "disabled",
+};
+
+const char *
+onside_state_name(OnsideState state)
+{
+	return state_names[state];
+}
+
+static Size
+shmem_size(void)
+{
+	return add_size(offsetof(OnsideControl, slots),
+					mul_size(onside_max_databases, sizeof(OnsideSlot)));
+}
+
+static void
+reset_slot(OnsideSlot *slot)
+{
+	slot->database = InvalidOid;
+	slot->state = ONSIDE_SLOT_FREE;
+	slot->worker_pid = 0;
+	slot->held_by = 0;
+	pg_atomic_write_u32(&slot->procno, ONSIDE_NO_PROC);
+	pg_atomic_write_u32(&slot->wakeup, 0);
+	pg_atomic_write_u32(&slot->segment, 1);
+	pg_atomic_write_u64(&slot->recorded, 0);
+	pg_atomic_write_u64(&slot->skipped, 0);
+	memset(&slot->status, 0, sizeof(slot->status));
+}
+
+static void
+shmem_request(void)
+{
+	if (prev_shmem_request_hook)
+		prev_shmem_request_hook();
+
+	RequestAddinShmemSpace(shmem_size());
+	RequestNamedLWLockTranche(TRANCHE, onside_max_databases + 1);
+}
+
+static void
+shmem_startup(void)
+{
+	bool		found;
+
+	if (prev_shmem_startup_hook)
+		prev_shmem_startup_hook();
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	control = ShmemInitStruct("onside_attribution", shmem_size(), &found);
+	if (!found)
+	{
+		LWLockPadded *locks = GetNamedLWLockTranche(TRANCHE);
+
+		control->lock = &locks[0].lock;
+		control->launcher_pid = 0;
+		pg_atomic_init_u32(&control->launcher_procno, ONSIDE_NO_PROC);
+		pg_atomic_init_u32(&control->forget, 0);
+		for (int i = 0; i < onside_max_databases; i++)
+		{
+			OnsideSlot *slot = &control->slots[i];
+
+			pg_atomic_init_u32(&slot->procno, ONSIDE_NO_PROC);
+			pg_atomic_init_u32(&slot->wakeup, 0);
+			pg_atomic_init_u32(&slot->segment, 1);
+			pg_atomic_init_u64(&slot->recorded, 0);
+			pg_atomic_init_u64(&slot->skipped, 0);
+			pg_atomic_init_u32(&slot->flush_waiters, 0);
+			slot->lock = &locks[i + 1].lock;
+			ConditionVariableInit(&slot->settled_cv);
+			ConditionVariableInit(&slot->worker_cv);
+			reset_slot(slot);
+		}
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+void
+onside_shmem_init(void)
+{
+	prev_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = shmem_request;
+	prev_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = shmem_startup;
+}
+
+bool
+onside_shmem_available(void)
+{
+	return control != NULL;
+}
+
+OnsideSlot *
+onside_slot_get(int i)
+{
+	Assert(i >= 0 && i < onside_max_databases);
+	return &control->slots[i];
+}
+
+LWLock *
+onside_slots_lock(void)
+{
+	return control->lock;
+}
+
+OnsideSlot *
+onside_slot_find(Oid database)
+{
+	static int	last = 0;
+
+	if (control == NULL)
+		return NULL;
+
+	if (control->slots[last].database == database)
+		return &control->slots[last];
+
+	for (int i = 0; i < onside_max_databases; i++)
+	{
+		if (control->slots[i].database == database)
+		{
+			last = i;
+			return &control->slots[i];
+		}
+	}
+	return NULL;
+}
+
+OnsideSlot *
+onside_slot_request(Oid database)
+{
+	OnsideSlot *slot;
+
+	LWLockAcquire(control->lock, LW_EXCLUSIVE);
+	slot = onside_slot_find(database);
+	for (int i = 0; slot == NULL && i < onside_max_databases; i++)
+	{
+		if (control->slots[i].database == InvalidOid)
+		{
+			slot = &control->slots[i];
+			reset_slot(slot);
+			slot->database = database;
+		}
+	}
+	if (slot != NULL &&
+		(slot->state == ONSIDE_SLOT_FREE || slot->state == ONSIDE_SLOT_ABSENT))
+		slot->state = ONSIDE_SLOT_WANTED;
+	LWLockRelease(control->lock);
+	return slot;
+}
+
+void
+onside_slot_free(OnsideSlot *slot)
+{
+	LWLockAcquire(control->lock, LW_EXCLUSIVE);
+	reset_slot(slot);
+	LWLockRelease(control->lock);
+}
+
+static void
+set_latch_of(pg_atomic_uint32 *procno)
+{
+	uint32		no = pg_atomic_read_u32(procno);
+
+	if (no != ONSIDE_NO_PROC)
+		SetLatch(&GetPGProcByNumber(no)->procLatch);
+}
+
+void
+onside_slot_wake(OnsideSlot *slot, uint32 why)
+{
+	/*
+	 * The worker takes the bits before it looks.  Whoever finds bits set
+	 * already knows that the latch was set, too, and that the worker has not
+	 * looked since.
+	 */
+	if (pg_atomic_fetch_or_u32(&slot->wakeup, why) == 0 ||
+		(why & ~ONSIDE_WAKE_COMMIT) != 0)
+		set_latch_of(&slot->procno);
+}
+
+int64
+onside_slot_pending(OnsideSlot *slot)
+{
+	int64		pending;
+
+	/*
+	 * "uncounted" makes up for what "recorded" does not know: the backlog that
+	 * a starting worker found, and prepared transactions.
+	 */
+	LWLockAcquire(slot->lock, LW_SHARED);
+	pending = (int64) pg_atomic_read_u64(&slot->recorded) +
+		slot->status.uncounted - slot->status.settled;
+	LWLockRelease(slot->lock);
+	return Max(pending, 0);
+}
+
+void
+onside_launcher_attach(void)
+{
+	control->launcher_pid = MyProcPid;
+	pg_atomic_write_u32(&control->launcher_procno, ONSIDE_MY_PROCNO);
+}
+
+void
+onside_launcher_detach(void)
+{
+	pg_atomic_write_u32(&control->launcher_procno, ONSIDE_NO_PROC);
+	control->launcher_pid = 0;
+}
+
+void
+onside_launcher_wake(bool forget)
+{
+	if (control == NULL)
+		return;
+	if (forget)
+		pg_atomic_write_u32(&control->forget, 1);
+	set_latch_of(&control->launcher_procno);
+}
+
+bool
+onside_launcher_take_forget(void)
+{
+	return pg_atomic_exchange_u32(&control->forget, 0) != 0;
+}
+
+pid_t
+onside_launcher_pid(void)
+{
+	return control == NULL ? 0 : control->launcher_pid;
+}

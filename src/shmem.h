@@ -1,0 +1,140 @@
+/*-------------------------------------------------------------------------
+ *
+ * shmem.h
+ *		What the launcher, the workers and all backends share.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_SHMEM_H
+#define ONSIDE_SHMEM_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+#include "port/atomics.h"
+#include "storage/condition_variable.h"
+#include "storage/lwlock.h"
+
+#define ONSIDE_SEGMENTS			3
+#define ONSIDE_REASON_MAX		512
+#define ONSIDE_ERROR_MAX		1024
+
+/* The states of the view "status", in the order of state_names in shmem.c. */
+typedef enum OnsideState
+{
+	ONSIDE_NOT_RUNNING,
+	ONSIDE_IDLE,
+	ONSIDE_SENDING,
+	ONSIDE_BACKING_OFF,
+	ONSIDE_PAUSED,
+	ONSIDE_UNAUTHORIZED,
+	ONSIDE_MISCONFIGURED,
+	ONSIDE_REFUSING,
+	ONSIDE_DISABLED,
+} OnsideState;
+
+/* Why a worker is woken; bits of OnsideSlot.wakeup. */
+#define ONSIDE_WAKE_COMMIT		0x01	/* events were committed */
+#define ONSIDE_WAKE_CONTROL		0x02	/* table "control" has changed */
+#define ONSIDE_WAKE_RESUME		0x04	/* end any wait */
+#define ONSIDE_WAKE_FLUSH		0x08	/* somebody waits in flush() */
+#define ONSIDE_WAKE_RECOUNT		0x10	/* events came that nobody counted */
+#define ONSIDE_WAKE_CHECK		0x20	/* does the extension still exist? */
+
+/* What the worker publishes for the view "status"; guarded by the lock. */
+typedef struct OnsideStatus
+{
+	OnsideState state;
+	char		reason[ONSIDE_REASON_MAX];
+	int64		uncounted;		/* see onside_slot_pending() */
+	int64		settled;		/* events since the slot was taken */
+	int			in_flight;		/* requests under way */
+	int64		delivered;		/* cumulative, as in delivery_cursor */
+	int64		dead_lettered;
+	int64		requests;
+	int64		retries;
+	TimestampTz oldest_recorded_at; /* of what is pending; 0 if nothing is */
+	TimestampTz last_success_at;	/* 0 for never */
+	TimestampTz last_error_at;	/* 0 for never */
+	TimestampTz next_attempt_at;	/* 0 if not waiting */
+	char		last_error[ONSIDE_ERROR_MAX];
+	char		blocked[ONSIDE_REASON_MAX]; /* why a segment is not emptied */
+} OnsideStatus;
+
+/* How the launcher and its workers stand with a database. */
+typedef enum OnsideSlotState
+{
+	ONSIDE_SLOT_FREE,
+	ONSIDE_SLOT_WANTED,			/* a worker is to be started */
+	ONSIDE_SLOT_STARTING,		/* it has been registered */
+	ONSIDE_SLOT_RUNNING,		/* it has the slot */
+	ONSIDE_SLOT_ABSENT,			/* it found no extension and left */
+} OnsideSlotState;
+
+/*
+ * One database.  "database" and "state" are written under the lock of the
+ * control structure; a backend may read its own slot's "database" without.
+ */
+typedef struct OnsideSlot
+{
+	Oid			database;		/* InvalidOid if free */
+	OnsideSlotState state;
+	pid_t		worker_pid;
+	int			held_by;		/* pid of a backend that keeps workers out */
+	pg_atomic_uint32 procno;	/* worker's, or ONSIDE_NO_PROC */
+	pg_atomic_uint32 wakeup;	/* ONSIDE_WAKE_* */
+	pg_atomic_uint32 segment;	/* outbox segment to write to, 1 .. */
+	pg_atomic_uint64 recorded;	/* events committed since slot was taken */
+	pg_atomic_uint32 flush_waiters; /* sessions that wait in flush() */
+	pg_atomic_uint64 skipped;	/* rows without an installation_id */
+	LWLock	   *lock;			/* guards status */
+	OnsideStatus status;
+	ConditionVariable settled_cv;	/* the cursor has moved */
+	ConditionVariable worker_cv;	/* a worker has left */
+} OnsideSlot;
+
+#define ONSIDE_NO_PROC	PG_UINT32_MAX
+
+extern const char *onside_state_name(OnsideState state);
+
+/* Installs the hooks that ask for shared memory; from _PG_init, if preloaded. */
+extern void onside_shmem_init(void);
+
+/* Is the shared state there (the library was preloaded)? */
+extern bool onside_shmem_available(void);
+
+/* The slot of a database, or NULL. */
+extern OnsideSlot *onside_slot_find(Oid database);
+
+/*
+ * The slot of a database, taken if it had none and marked as one that wants a
+ * worker.  NULL if all max_databases slots are taken.
+ */
+extern OnsideSlot *onside_slot_request(Oid database);
+
+/* Gives a slot back.  The launcher alone does this. */
+extern void onside_slot_free(OnsideSlot *slot);
+
+/* Slot i, 0 .. onside_max_databases - 1. */
+extern OnsideSlot *onside_slot_get(int i);
+
+/* The lock for database and state of all slots. */
+extern LWLock *onside_slots_lock(void);
+
+/* Sets the reasons and wakes the database's worker.  Safe in callbacks. */
+extern void onside_slot_wake(OnsideSlot *slot, uint32 why);
+
+/* Events committed and not settled, as far as they were counted. */
+extern int64 onside_slot_pending(OnsideSlot *slot);
+
+/*
+ * The launcher's latch.  forget tells it to look at every database again, the
+ * ones included in which it found no extension.
+ */
+extern void onside_launcher_attach(void);
+extern void onside_launcher_detach(void);
+extern void onside_launcher_wake(bool forget);
+extern bool onside_launcher_take_forget(void);
+extern pid_t onside_launcher_pid(void);
+
+#endif							/* ONSIDE_SHMEM_H */

@@ -1,0 +1,394 @@
+/*-------------------------------------------------------------------------
+ *
+ * track.c
+ *		The SQL functions that record events: track, track_purchase,
+ *		track_batch; and preview.
+ *
+ * Each fills in an OnsideEvent, has it checked, and appends it.  None of them
+ * needs a privilege on the extension's tables; EXECUTE is the privilege.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/numeric.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+
+#include "compat.h"
+#include "event.h"
+#include "outbox.h"
+
+PG_FUNCTION_INFO_V1(onside_track);
+PG_FUNCTION_INFO_V1(onside_track_purchase);
+PG_FUNCTION_INFO_V1(onside_track_batch);
+PG_FUNCTION_INFO_V1(onside_preview);
+
+static void
+check(const OnsideEvent *event)
+{
+	OnsideEventError error;
+
+	if (!onside_event_check(event, &error))
+		onside_event_throw(&error);
+}
+
+static void
+throw_invalid(const char *field, int sqlstate, const char *problem,
+			  const char *hint)
+{
+	OnsideEventError error;
+
+	error.field = field;
+	error.sqlstate = sqlstate;
+	error.message = psprintf("%s %s", field, problem);
+	error.hint = pstrdup(hint);
+	onside_event_throw(&error);
+}
+
+/* Records one event and returns its event_id. */
+static Datum
+record(OnsideEvent *event)
+{
+	OnsideAppend *append;
+	pg_uuid_t  *result;
+
+	if (!event->has_event_id)
+	{
+		onside_event_new_id(&event->event_id);
+		event->has_event_id = true;
+	}
+	check(event);
+
+	append = onside_append_begin();
+	onside_append(append, event);
+	onside_append_end(append);
+
+	result = palloc(sizeof(pg_uuid_t));
+	*result = event->event_id;
+	return UUIDPGetDatum(result);
+}
+
+static void
+set_uuid(FunctionCallInfo fcinfo, int arg, pg_uuid_t *uuid, bool *has)
+{
+	*has = !PG_ARGISNULL(arg);
+	if (*has)
+		*uuid = *PG_GETARG_UUID_P(arg);
+}
+
+static void
+set_datetime(FunctionCallInfo fcinfo, int arg, OnsideEvent *event)
+{
+	event->has_event_datetime = !PG_ARGISNULL(arg);
+	if (event->has_event_datetime)
+		event->event_datetime = PG_GETARG_TIMESTAMPTZ(arg);
+}
+
+/* track(event_name, installation_id, payload, event_datetime, event_id) */
+Datum
+onside_track(PG_FUNCTION_ARGS)
+{
+	OnsideEvent event = {0};
+
+	if (!PG_ARGISNULL(0))
+		event.event_name = PG_GETARG_TEXT_PP(0);
+	set_uuid(fcinfo, 1, &event.installation_id, &event.has_installation_id);
+	if (!PG_ARGISNULL(2))
+		event.payload = PG_GETARG_JSONB_P(2);
+	set_datetime(fcinfo, 3, &event);
+	set_uuid(fcinfo, 4, &event.event_id, &event.has_event_id);
+
+	return record(&event);
+}
+
+static void
+push_string(OnsideJsonbBuilder *builder, JsonbIteratorToken token,
+			const char *str, int len)
+{
+	JsonbValue	v;
+
+	v.type = jbvString;
+	v.val.string.val = unconstify(char *, str);
+	v.val.string.len = len;
+	onside_jsonb_push(builder, token, &v);
+}
+
+/* Copies the keys and values of "extra", which must not be the purchase's. */
+static void
+push_extra(OnsideJsonbBuilder *builder, Jsonb *extra)
+{
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	v;
+
+	if (!JB_ROOT_IS_OBJECT(extra))
+		throw_invalid("extra", ERRCODE_INVALID_PARAMETER_VALUE,
+					  "must be a JSON object",
+					  "Its keys are added to the payload.");
+
+	it = JsonbIteratorInit(&extra->root);
+	(void) JsonbIteratorNext(&it, &v, true);	/* the object itself */
+	while ((token = JsonbIteratorNext(&it, &v, true)) == WJB_KEY ||
+		   token == WJB_VALUE)
+	{
+		if (token == WJB_KEY &&
+			((v.val.string.len == 6 &&
+			  memcmp(v.val.string.val, "amount", 6) == 0) ||
+			 (v.val.string.len == 8 &&
+			  memcmp(v.val.string.val, "currency", 8) == 0)))
+			throw_invalid("extra", ERRCODE_INVALID_PARAMETER_VALUE,
+						  "must not have the keys \"amount\" and \"currency\"",
+						  "Pass them as the function's own arguments.");
+		onside_jsonb_push(builder, token, &v);
+	}
+}
+
+/* track_purchase(installation_id, amount, currency, datetime, id, extra) */
+Datum
+onside_track_purchase(PG_FUNCTION_ARGS)
+{
+	OnsideEvent event = {0};
+	OnsideJsonbBuilder builder = {0};
+	Numeric		amount;
+	text	   *currency;
+	char	   *amount_str;
+
+	set_uuid(fcinfo, 0, &event.installation_id, &event.has_installation_id);
+	if (PG_ARGISNULL(1))
+		throw_invalid("amount", ERRCODE_NULL_VALUE_NOT_ALLOWED,
+					  "must not be null", "Pass the price that was paid.");
+	if (PG_ARGISNULL(2))
+		throw_invalid("currency", ERRCODE_NULL_VALUE_NOT_ALLOWED,
+					  "must not be null",
+					  "Pass an ISO 4217 code, e.g. USD.");
+	amount = PG_GETARG_NUMERIC(1);
+	currency = PG_GETARG_TEXT_PP(2);
+	if (numeric_is_nan(amount) || numeric_is_inf(amount))
+		throw_invalid("amount", ERRCODE_INVALID_PARAMETER_VALUE,
+					  "must be a finite number",
+					  "Pass the price that was paid.");
+	if (VARSIZE_ANY_EXHDR(currency) == 0)
+		throw_invalid("currency", ERRCODE_INVALID_PARAMETER_VALUE,
+					  "must not be empty",
+					  "Pass an ISO 4217 code, e.g. USD.");
+	set_datetime(fcinfo, 3, &event);
+	set_uuid(fcinfo, 4, &event.event_id, &event.has_event_id);
+
+	/* numeric_out keeps the exact digits and scale */
+	amount_str = DatumGetCString(DirectFunctionCall1(numeric_out,
+													 NumericGetDatum(amount)));
+
+	onside_jsonb_push(&builder, WJB_BEGIN_OBJECT, NULL);
+	push_string(&builder, WJB_KEY, "currency", strlen("currency"));
+	push_string(&builder, WJB_VALUE, VARDATA_ANY(currency),
+				VARSIZE_ANY_EXHDR(currency));
+	push_string(&builder, WJB_KEY, "amount", strlen("amount"));
+	push_string(&builder, WJB_VALUE, amount_str, strlen(amount_str));
+	if (!PG_ARGISNULL(5))
+		push_extra(&builder, PG_GETARG_JSONB_P(5));
+	onside_jsonb_push(&builder, WJB_END_OBJECT, NULL);
+
+	event.event_name = cstring_to_text("purchase_completed");
+	event.payload = JsonbValueToJsonb(builder.result);
+
+	return record(&event);
+}
+
+/* ----------
+ * track_batch
+ * ----------
+ */
+
+static void
+batch_error_context(void *arg)
+{
+	errcontext("event %d of the batch", *(int *) arg);
+}
+
+/* A string member of an event; NULL if it is absent or null. */
+static char *
+string_member(const char *field, const JsonbValue *v)
+{
+	if (v->type == jbvNull)
+		return NULL;
+	if (v->type != jbvString)
+		throw_invalid(field, ERRCODE_INVALID_PARAMETER_VALUE,
+					  "must be a JSON string",
+					  "Pass the event as the API's documentation shows it.");
+	return pnstrdup(v->val.string.val, v->val.string.len);
+}
+
+static void
+uuid_member(const char *field, const JsonbValue *v, pg_uuid_t *uuid,
+			bool *has)
+{
+	char	   *str = string_member(field, v);
+
+	*has = str != NULL;
+	if (*has && !onside_parse_uuid(str, uuid))
+		throw_invalid(field, ERRCODE_INVALID_PARAMETER_VALUE,
+					  "must be a UUID",
+					  "Pass it as 8-4-4-4-12 hexadecimal digits.");
+}
+
+/* Reads an event in the API's own shape. */
+static void
+read_event(JsonbContainer *object, OnsideEvent *event)
+{
+	JsonbIterator *it = JsonbIteratorInit(object);
+	JsonbValue	key;
+	JsonbValue	v;
+
+	(void) JsonbIteratorNext(&it, &key, true);
+	while (JsonbIteratorNext(&it, &key, true) == WJB_KEY)
+	{
+		char	   *name = pnstrdup(key.val.string.val, key.val.string.len);
+
+		(void) JsonbIteratorNext(&it, &v, true);
+
+		if (strcmp(name, "event_name") == 0)
+		{
+			char	   *str = string_member("event_name", &v);
+
+			if (str != NULL)
+				event->event_name = cstring_to_text(str);
+		}
+		else if (strcmp(name, "payload") == 0)
+		{
+			if (v.type != jbvNull)
+				event->payload = JsonbValueToJsonb(&v);
+		}
+		else if (strcmp(name, "event_datetime") == 0)
+		{
+			char	   *str = string_member("event_datetime", &v);
+
+			if (str != NULL &&
+				!onside_parse_datetime(str, &event->event_datetime))
+				throw_invalid("event_datetime",
+							  ERRCODE_INVALID_PARAMETER_VALUE,
+							  "must be an ISO 8601 date and time with a UTC offset",
+							  "For example 2026-05-05T12:00:00Z.");
+			event->has_event_datetime = str != NULL;
+		}
+		else if (strcmp(name, "event_id") == 0)
+			uuid_member("event_id", &v, &event->event_id,
+						&event->has_event_id);
+		else if (strcmp(name, "installation_id") == 0)
+			uuid_member("installation_id", &v, &event->installation_id,
+						&event->has_installation_id);
+		else
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("invalid event: \"%s\" is not a field of an event",
+							name),
+					 errhint("Put an event's own properties into its payload.")));
+	}
+}
+
+/* The array in [...] or {"events": [...]}. */
+static JsonbContainer *
+events_array(Jsonb *events, JsonbValue *v)
+{
+	if (JB_ROOT_IS_ARRAY(events) && !JB_ROOT_IS_SCALAR(events))
+		return &events->root;
+
+	if (JB_ROOT_IS_OBJECT(events) && JB_ROOT_COUNT(events) == 1 &&
+		getKeyJsonValueFromContainer(&events->root, "events",
+									 strlen("events"), v) != NULL &&
+		v->type == jbvBinary && JsonContainerIsArray(v->val.binary.data))
+		return v->val.binary.data;
+
+	throw_invalid("events", ERRCODE_INVALID_PARAMETER_VALUE,
+				  "must be a JSON array of events or an object with just that as \"events\"",
+				  "Pass what the API's documentation shows as a request's body.");
+	return NULL;
+}
+
+/* track_batch(events jsonb): all or nothing */
+Datum
+onside_track_batch(PG_FUNCTION_ARGS)
+{
+	JsonbValue	holder;
+	JsonbContainer *array;
+	OnsideAppend *append;
+	MemoryContext per_event;
+	MemoryContext old;
+	ErrorContextCallback callback;
+	int			n;
+	int			i;
+
+	if (PG_ARGISNULL(0))
+		throw_invalid("events", ERRCODE_NULL_VALUE_NOT_ALLOWED,
+					  "must not be null", "Pass a JSON array of events.");
+
+	array = events_array(PG_GETARG_JSONB_P(0), &holder);
+	n = JsonContainerSize(array);
+	if (n == 0)
+		PG_RETURN_INT64(0);
+
+	append = onside_append_begin();
+	per_event = AllocSetContextCreate(CurrentMemoryContext,
+									  "onside_attribution batch event",
+									  ALLOCSET_DEFAULT_SIZES);
+	callback.callback = batch_error_context;
+	callback.arg = &i;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+
+	/* The context counts events from 1, as people do. */
+	for (i = 1; i <= n; i++)
+	{
+		OnsideEvent event = {0};
+		JsonbValue *element;
+
+		CHECK_FOR_INTERRUPTS();
+		old = MemoryContextSwitchTo(per_event);
+		element = getIthJsonbValueFromContainer(array, i - 1);
+		if (element->type != jbvBinary ||
+			!JsonContainerIsObject(element->val.binary.data))
+			throw_invalid("events", ERRCODE_INVALID_PARAMETER_VALUE,
+						  "must contain JSON objects alone",
+						  "Pass each event as the API's documentation shows it.");
+		read_event(element->val.binary.data, &event);
+		if (!event.has_event_id)
+		{
+			onside_event_new_id(&event.event_id);
+			event.has_event_id = true;
+		}
+		check(&event);
+		MemoryContextSwitchTo(old);
+
+		onside_append(append, &event);
+		MemoryContextReset(per_event);
+	}
+
+	error_context_stack = callback.previous;
+	MemoryContextDelete(per_event);
+	onside_append_end(append);
+
+	PG_RETURN_INT64(n);
+}
+
+/* preview(event_id): the JSON of an event in the outbox, NULL if not there */
+Datum
+onside_preview(PG_FUNCTION_ARGS)
+{
+	OnsideEvent event = {0};
+	StringInfoData buf;
+
+	if (!onside_outbox_find(PG_GETARG_UUID_P(0), &event))
+		PG_RETURN_NULL();
+
+	/* Sent as UTF-8, shown in the database's encoding. */
+	initStringInfo(&buf);
+	onside_event_render(&buf, &event);
+	PG_RETURN_TEXT_P(cstring_to_text(pg_any_to_server(buf.data, buf.len,
+													  PG_UTF8)));
+}

@@ -1,0 +1,317 @@
+/*-------------------------------------------------------------------------
+ *
+ * trigger.c
+ *		track_row: rows of a source table become events.
+ *
+ * As a row-level trigger it is called once a row; as a statement-level trigger
+ * it walks the transition table itself, tuple by tuple, with the outbox open
+ * all the while.  What the trigger's arguments mean is worked out once a
+ * statement and kept in fn_extra.
+ *
+ * The purchase comes first: a row without an installation_id was bought outside
+ * the app and is skipped, and with on_invalid_event = dead_letter a row that is
+ * no valid event goes to dead_letter with a warning.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+#include "column.h"
+#include "compat.h"
+#include "dead_letter.h"
+#include "event.h"
+#include "mapping.h"
+#include "outbox.h"
+#include "settings.h"
+#include "shmem.h"
+
+PG_FUNCTION_INFO_V1(onside_track_row);
+
+/* A trigger's mapping, resolved against its table. */
+typedef struct RowReader
+{
+	text	   *event_name;
+	OnsideColumn installation_id;
+	OnsideColumn event_datetime;
+	OnsideColumn event_id;
+	bool		has_event_datetime;
+	bool		has_event_id;
+	int			npayload;
+	char	  **keys;
+	OnsideColumn *payload;
+	bool		needs_settings;
+	MemoryContext per_row;
+} RowReader;
+
+static RowReader *
+make_reader(Trigger *trigger, Relation rel, MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	OnsideMapping *mapping = onside_mapping_parse(trigger->tgnargs,
+												  trigger->tgargs);
+	RowReader  *reader = palloc0(sizeof(RowReader));
+	TupleDesc	tupdesc = RelationGetDescr(rel);
+	const char *relname = RelationGetRelationName(rel);
+
+	reader->event_name = cstring_to_text(mapping->event_name);
+	onside_column_resolve(&reader->installation_id, "installation_id",
+						  tupdesc, relname, mapping->installation_id);
+	reader->has_event_datetime = mapping->event_datetime != NULL;
+	if (reader->has_event_datetime)
+		onside_column_resolve(&reader->event_datetime, "event_datetime",
+							  tupdesc, relname, mapping->event_datetime);
+	reader->has_event_id = mapping->event_id != NULL;
+	if (reader->has_event_id)
+		onside_column_resolve(&reader->event_id, "event_id",
+							  tupdesc, relname, mapping->event_id);
+
+	reader->npayload = mapping->npayload;
+	reader->keys = palloc(mapping->npayload * sizeof(char *));
+	reader->payload = palloc0(mapping->npayload * sizeof(OnsideColumn));
+	for (int i = 0; i < mapping->npayload; i++)
+	{
+		reader->keys[i] = mapping->payload[i].key;
+		onside_column_resolve(&reader->payload[i],
+							  psprintf("payload.%s", mapping->payload[i].key),
+							  tupdesc, relname, mapping->payload[i].column);
+		if (onside_column_needs_settings(&reader->payload[i]))
+			reader->needs_settings = true;
+	}
+
+	reader->per_row = AllocSetContextCreate(context,
+											"onside_attribution row",
+											ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(old);
+	return reader;
+}
+
+/* Notes the first error alone. */
+static void
+note(bool ok, OnsideEventError *first, const OnsideEventError *error,
+	 bool *valid)
+{
+	if (!ok && *valid)
+	{
+		*first = *error;
+		*valid = false;
+	}
+}
+
+/*
+ * Makes a row's event.  On false *error says why it is not valid, and the
+ * event has what there is of it.
+ */
+static bool
+read_row(RowReader *reader, TupleTableSlot *row, OnsideEvent *event,
+		 OnsideEventError *error)
+{
+	OnsideJsonbBuilder builder = {0};
+	OnsideEventError this_error;
+	bool		valid = true;
+	bool		ok;
+
+	event->event_name = reader->event_name;
+
+	ok = onside_column_to_uuid(&reader->installation_id, row,
+							   &event->installation_id,
+							   &event->has_installation_id, &this_error);
+	note(ok, error, &this_error, &valid);
+
+	if (reader->has_event_datetime)
+	{
+		ok = onside_column_to_datetime(&reader->event_datetime, row,
+									   &event->event_datetime,
+									   &event->has_event_datetime,
+									   &this_error);
+		note(ok, error, &this_error, &valid);
+	}
+	else
+	{
+		event->event_datetime = GetCurrentTransactionStartTimestamp();
+		event->has_event_datetime = true;
+	}
+
+	if (reader->has_event_id)
+	{
+		ok = onside_column_to_uuid(&reader->event_id, row, &event->event_id,
+								   &event->has_event_id, &this_error);
+		note(ok, error, &this_error, &valid);
+	}
+	if (!event->has_event_id && valid)
+	{
+		onside_event_new_id(&event->event_id);
+		event->has_event_id = true;
+	}
+
+	onside_jsonb_push(&builder, WJB_BEGIN_OBJECT, NULL);
+	for (int i = 0; i < reader->npayload; i++)
+	{
+		JsonbValue	key;
+		JsonbValue	value;
+
+		ok = onside_column_to_json(&reader->payload[i], row, &value,
+								   &this_error);
+		note(ok, error, &this_error, &valid);
+
+		key.type = jbvString;
+		key.val.string.val = reader->keys[i];
+		key.val.string.len = strlen(reader->keys[i]);
+		onside_jsonb_push(&builder, WJB_KEY, &key);
+		onside_jsonb_push(&builder, WJB_VALUE, &value);
+	}
+	onside_jsonb_push(&builder, WJB_END_OBJECT, NULL);
+	event->payload = JsonbValueToJsonb(builder.result);
+
+	if (valid)
+		valid = onside_event_check(event, error);
+	return valid;
+}
+
+static void
+count_skipped(void)
+{
+	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
+
+	if (slot != NULL)
+		pg_atomic_fetch_add_u64(&slot->skipped, 1);
+}
+
+static void
+dead_letter(const OnsideEvent *event, const OnsideEventError *error)
+{
+	ereport(WARNING,
+			(errcode(error->sqlstate),
+			 errmsg("invalid event: %s", error->message),
+			 errdetail("The row was let through and the event put into dead_letter."),
+			 errhint("%s", error->hint)));
+	onside_dead_letter_insert(event, 0, error->message, 0,
+							  GetCurrentTimestamp());
+}
+
+/*
+ * Records one row.  *append is opened with the first event: a statement that
+ * has none leaves no trace.
+ */
+static void
+record_row(RowReader *reader, TupleTableSlot *row, OnsideAppend **append)
+{
+	MemoryContext old = MemoryContextSwitchTo(reader->per_row);
+	OnsideEvent event = {0};
+	OnsideEventError error;
+	bool		isnull;
+
+	(void) slot_getattr(row, reader->installation_id.attnum, &isnull);
+	if (isnull)
+		count_skipped();
+	else if (read_row(reader, row, &event, &error))
+	{
+		if (*append == NULL)
+		{
+			MemoryContextSwitchTo(old);
+			*append = onside_append_begin();
+			MemoryContextSwitchTo(reader->per_row);
+		}
+		onside_append(*append, &event);
+	}
+	else if (onside_on_invalid_event == ONSIDE_INVALID_DEAD_LETTER)
+		dead_letter(&event, &error);
+	else
+		onside_event_throw(&error);
+
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(reader->per_row);
+}
+
+static void
+record_transition_table(RowReader *reader, Relation rel,
+						Tuplestorestate *rows, OnsideAppend **append)
+{
+	TupleTableSlot *row = MakeSingleTupleTableSlot(RelationGetDescr(rel),
+												   &TTSOpsMinimalTuple);
+	int			pointer = tuplestore_alloc_read_pointer(rows,
+														EXEC_FLAG_REWIND);
+
+	/* The store may be read by other triggers of the statement, too. */
+	tuplestore_select_read_pointer(rows, pointer);
+	tuplestore_rescan(rows);
+	while (tuplestore_gettupleslot(rows, true, false, row))
+	{
+		CHECK_FOR_INTERRUPTS();
+		record_row(reader, row, append);
+	}
+	ExecDropSingleTupleTableSlot(row);
+}
+
+static void
+check_called_right(FunctionCallInfo fcinfo)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("track_row must be called as a trigger"),
+				 errhint("Make the trigger with onside_attribution.attach().")));
+	if (!TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
+		!(TRIGGER_FIRED_BY_INSERT(trigdata->tg_event) ||
+		  TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event)))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("track_row must be fired AFTER INSERT or AFTER UPDATE"),
+				 errhint("Make the trigger with onside_attribution.attach().")));
+	if (TRIGGER_FIRED_FOR_STATEMENT(trigdata->tg_event) &&
+		trigdata->tg_newtable == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("track_row FOR EACH STATEMENT needs a transition table"),
+				 errhint("Add REFERENCING NEW TABLE AS new_rows to the trigger.")));
+}
+
+Datum
+onside_track_row(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+	RowReader  *reader;
+	OnsideAppend *append = NULL;
+	int			nestlevel = 0;
+
+	check_called_right(fcinfo);
+
+	reader = fcinfo->flinfo->fn_extra;
+	if (reader == NULL)
+	{
+		reader = make_reader(trigdata->tg_trigger, trigdata->tg_relation,
+							 fcinfo->flinfo->fn_mcxt);
+		fcinfo->flinfo->fn_extra = reader;
+	}
+
+	if (reader->needs_settings)
+		nestlevel = onside_column_fix_settings();
+
+	if (TRIGGER_FIRED_FOR_STATEMENT(trigdata->tg_event))
+		record_transition_table(reader, trigdata->tg_relation,
+								trigdata->tg_newtable, &append);
+	else if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
+		record_row(reader, trigdata->tg_newslot, &append);
+	else
+		record_row(reader, trigdata->tg_trigslot, &append);
+
+	if (append != NULL)
+		onside_append_end(append);
+	if (reader->needs_settings)
+		onside_column_restore_settings(nestlevel);
+
+	return PointerGetDatum(NULL);
+}

@@ -1,0 +1,257 @@
+/*-------------------------------------------------------------------------
+ *
+ * utility_hook.c
+ *		Commands that concern the workers.
+ *
+ * Three kinds:
+ *
+ * - CREATE and DROP EXTENSION, in whatever form they come (CASCADE, DROP
+ *	 OWNED, a restore): seen by the object access hook, acted on at commit.
+ *
+ * - Commands on a database that fail while somebody is connected to it: DROP
+ *	 DATABASE, ALTER DATABASE RENAME and SET TABLESPACE, CREATE DATABASE with it
+ *	 as template.  Its worker is asked to leave, and kept out until the command
+ *	 has ended, one way or the other.  Waiting for the worker is bounded: if it
+ *	 does not leave, the command says itself that somebody is connected.
+ *
+ * - COMMIT PREPARED, which runs in a session that did not record the events
+ *	 and so has no callback for them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/catalog.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_extension.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "commands/extension.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/lwlock.h"
+#include "tcop/utility.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "commit.h"
+#include "compat.h"
+#include "shmem.h"
+#include "utility_hook.h"
+
+/* How long a command waits for a worker to leave; ms. */
+#define LEAVE_TIMEOUT	5000
+
+static ProcessUtility_hook_type prev_process_utility;
+static object_access_hook_type prev_object_access;
+
+/* ----------
+ * The extension comes and goes
+ * ----------
+ */
+
+/* The name of an extension whose row this command has just made. */
+static bool
+is_our_extension(Oid extension)
+{
+	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		result = false;
+
+	ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(extension));
+	scan = systable_beginscan(rel, ExtensionOidIndexId, true, SnapshotSelf, 1,
+							  &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		result = strcmp(NameStr(((Form_pg_extension) GETSTRUCT(tuple))->extname),
+						"onside_attribution") == 0;
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
+static void
+object_access(ObjectAccessType access, Oid class_id, Oid object_id,
+			  int sub_id, void *arg)
+{
+	if (prev_object_access)
+		prev_object_access(access, class_id, object_id, sub_id, arg);
+
+	if (class_id != ExtensionRelationId ||
+		(access != OAT_POST_CREATE && access != OAT_DROP) ||
+		!is_our_extension(object_id))
+		return;
+
+	if (access == OAT_POST_CREATE)
+		onside_commit_want_worker();
+	else
+	{
+		onside_commit_wake(ONSIDE_WAKE_CHECK);
+		onside_commit_wake_launcher(false);
+	}
+}
+
+/* ----------
+ * Commands on a database
+ * ----------
+ */
+
+/* The database that nobody may be connected to, or NULL. */
+static const char *
+exclusive_database(Node *stmt)
+{
+	ListCell   *lc;
+
+	if (IsA(stmt, DropdbStmt))
+		return ((DropdbStmt *) stmt)->dbname;
+
+	if (IsA(stmt, RenameStmt) &&
+		((RenameStmt *) stmt)->renameType == OBJECT_DATABASE)
+		return ((RenameStmt *) stmt)->subname;
+
+	if (IsA(stmt, AlterDatabaseStmt))
+	{
+		foreach(lc, ((AlterDatabaseStmt *) stmt)->options)
+			if (strcmp(((DefElem *) lfirst(lc))->defname, "tablespace") == 0)
+				return ((AlterDatabaseStmt *) stmt)->dbname;
+	}
+
+	if (IsA(stmt, CreatedbStmt))
+	{
+		foreach(lc, ((CreatedbStmt *) stmt)->options)
+		{
+			DefElem    *option = (DefElem *) lfirst(lc);
+
+			if (strcmp(option->defname, "template") == 0 && option->arg != NULL)
+				return defGetString(option);
+		}
+		return "template1";
+	}
+	return NULL;
+}
+
+static bool
+changes_databases(Node *stmt)
+{
+	return IsA(stmt, DropdbStmt) || IsA(stmt, CreatedbStmt) ||
+		IsA(stmt, AlterDatabaseStmt) ||
+		(IsA(stmt, RenameStmt) &&
+		 ((RenameStmt *) stmt)->renameType == OBJECT_DATABASE);
+}
+
+/*
+ * May this role run the command at all?  The command checks that itself, but
+ * only after we have disturbed the worker.
+ */
+static bool
+may_run(Node *stmt, Oid database)
+{
+	if (IsA(stmt, CreatedbStmt))
+		return have_createdb_privilege();
+	return onside_owns_database(database);
+}
+
+/* Keeps workers out of the slot's database and waits until none is in. */
+static void
+hold_slot(OnsideSlot *slot)
+{
+	TimestampTz deadline =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LEAVE_TIMEOUT);
+
+	LWLockAcquire(onside_slots_lock(), LW_EXCLUSIVE);
+	slot->held_by = MyProcPid;
+	LWLockRelease(onside_slots_lock());
+	onside_slot_wake(slot, ONSIDE_WAKE_CHECK);
+
+	ConditionVariablePrepareToSleep(&slot->worker_cv);
+	while (slot->worker_pid != 0)
+	{
+		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+														   deadline);
+
+		if (left <= 0)
+			break;
+		(void) ConditionVariableTimedSleep(&slot->worker_cv, left,
+										   onside_wait_event("OnsideAttributionWorkerExit"));
+	}
+	ConditionVariableCancelSleep();
+}
+
+static void
+let_go(int code, Datum arg)
+{
+	OnsideSlot *slot = (OnsideSlot *) DatumGetPointer(arg);
+
+	LWLockAcquire(onside_slots_lock(), LW_EXCLUSIVE);
+	if (slot->held_by == MyProcPid)
+		slot->held_by = 0;
+	LWLockRelease(onside_slots_lock());
+	onside_launcher_wake(false);
+}
+
+static void
+run(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
+	ProcessUtilityContext context, ParamListInfo params,
+	QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc)
+{
+	if (prev_process_utility)
+		prev_process_utility(pstmt, queryString, readOnlyTree, context,
+							 params, queryEnv, dest, qc);
+	else
+		standard_ProcessUtility(pstmt, queryString, readOnlyTree, context,
+								params, queryEnv, dest, qc);
+}
+
+static void
+process_utility(PlannedStmt *pstmt, const char *queryString,
+				bool readOnlyTree, ProcessUtilityContext context,
+				ParamListInfo params, QueryEnvironment *queryEnv,
+				DestReceiver *dest, QueryCompletion *qc)
+{
+	Node	   *stmt = pstmt->utilityStmt;
+	const char *dbname = exclusive_database(stmt);
+	Oid			database = dbname == NULL ? InvalidOid :
+		get_database_oid(dbname, true);
+	OnsideSlot *slot = OidIsValid(database) ? onside_slot_find(database) : NULL;
+	bool		changes = changes_databases(stmt);
+	bool		commits_prepared = IsA(stmt, TransactionStmt) &&
+		((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED;
+
+	if (slot != NULL && may_run(stmt, database))
+	{
+		PG_ENSURE_ERROR_CLEANUP(let_go, PointerGetDatum(slot));
+		{
+			hold_slot(slot);
+			run(pstmt, queryString, readOnlyTree, context, params, queryEnv,
+				dest, qc);
+		}
+		PG_END_ENSURE_ERROR_CLEANUP(let_go, PointerGetDatum(slot));
+		let_go(0, PointerGetDatum(slot));
+	}
+	else
+		run(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest,
+			qc);
+
+	if (changes)
+		onside_commit_wake_launcher(false);
+	if (commits_prepared)
+		onside_commit_wake(ONSIDE_WAKE_COMMIT | ONSIDE_WAKE_RECOUNT);
+}
+
+void
+onside_utility_hook_init(void)
+{
+	prev_process_utility = ProcessUtility_hook;
+	ProcessUtility_hook = process_utility;
+	prev_object_access = object_access_hook;
+	object_access_hook = object_access;
+}

@@ -1,0 +1,367 @@
+# OnsideSandbox: starts, steers and stops the sandbox API from a TAP test.
+#
+# The sandbox API (test/sandbox/sandbox_api.py) is a child process of the test.
+# It is steered through its control port, which answers also while every
+# connection of the data port hangs in a fault.  Whatever happens to the test,
+# the child ends: DESTROY and END stop it, and the child itself watches for the
+# end of its parent, so that not even kill -9 of the test leaves it behind.
+#
+# Only core modules are used.  Every method dies when the sandbox does not do
+# what it was asked: a test must not go on with a rule that was not taken.
+
+=head1 SYNOPSIS
+
+  my $sandbox = OnsideSandbox->start(user => 'u', password => 'p');
+  $node->append_conf('postgresql.conf',
+      "onside_attribution.endpoint = '" . $sandbox->url . "'");
+  $sandbox->behave({ status => 503, times => 2, headers => { 'Retry-After' => '1' } });
+  my $report = $sandbox->wait_distinct(100, 30);
+  is($report->{distinct}, 100, 'every event arrived');
+  $sandbox->stop;
+
+=cut
+
+package OnsideSandbox;
+
+use strict;
+use warnings;
+
+use Cwd            ();
+use File::Basename ();
+use File::Spec     ();
+use File::Temp     ();
+use HTTP::Tiny     ();
+use JSON::PP       ();
+use POSIX          ();
+use Scalar::Util   ();
+use Time::HiRes    ();
+
+my $script = File::Spec->catfile(
+	File::Basename::dirname(Cwd::abs_path(__FILE__)),
+	File::Spec->updir, 'sandbox', 'sandbox_api.py');
+
+# The running ones, weakly, for END.
+my %running;
+
+=head1 METHODS
+
+=head2 OnsideSandbox->start(%options)
+
+Starts the server and waits until it listens.  Options, all of them optional:
+
+  dir               where port file and sandbox.log go (a temporary directory)
+  host              127.0.0.1 or ::1
+  port              a fixed port, to start again where another one has ended
+  user, password    the credentials asked for (sandbox, sandbox)
+  credentials_file  a file with user:password, read again when it changes
+  tls_cert, tls_key PEM files; the data port then speaks TLS
+  poison            refuse batches with an event whose text contains this
+  sink              true: count events without looking at them
+  keep_events       how many of the first events kept() can return (1000)
+  log               file that gets a line "epoch event_id" per accepted event
+  progress          true: one line a second about the arrivals in sandbox.log
+  max_lifetime      seconds after which the server ends by itself (3600)
+
+=cut
+
+sub start
+{
+	my ($class, %options) = @_;
+	my $self = bless { owner => $$ }, $class;
+
+	$self->{dir} = delete $options{dir} // File::Temp::tempdir(CLEANUP => 1);
+	$self->{host} = $options{host} // '127.0.0.1';
+	$self->{scheme} = $options{tls_cert} ? 'https' : 'http';
+	$self->{logfile} = File::Spec->catfile($self->{dir}, 'sandbox.log');
+
+	# The environment's proxy is not for loopback.
+	$self->{http} = HTTP::Tiny->new(
+		timeout => 30,
+		proxy => undef,
+		http_proxy => undef,
+		https_proxy => undef);
+
+	my $port_file = File::Spec->catfile($self->{dir}, "sandbox.port.$$." . ++$self->{starts});
+	unlink $port_file;
+	my @command = (
+		_python(), $script,
+		'--port-file' => $port_file,
+		'--parent-pid' => $$,
+		_arguments(%options));
+	$self->{pid} = _spawn($self->{logfile}, @command);
+	$running{ $self->{pid} } = $self;
+	Scalar::Util::weaken($running{ $self->{pid} });
+
+	@{$self}{qw(port control_port)} = $self->_read_ports($port_file);
+	return $self;
+}
+
+=head2 Addresses: url, port, control_port, pid, logfile
+
+C<url> is the full address of the API, for onside_attribution.endpoint.
+
+=cut
+
+sub url
+{
+	my ($self) = @_;
+	return "$self->{scheme}://"
+	  . $self->_authority($self->{port})
+	  . '/attribution-api/v1/events';
+}
+
+sub port { return $_[0]{port} }
+sub control_port { return $_[0]{control_port} }
+sub pid { return $_[0]{pid} }
+sub logfile { return $_[0]{logfile} }
+
+=head2 What arrived
+
+  report          the summary, a hash reference
+  events          { event_id => how often it was accepted }
+  arrivals        { event_id => [count, first epoch, last epoch] }
+  kept            [ the first events, as structures ]
+  kept_text       the same as the JSON text in which they were sent
+  requests        [ a record per request, oldest first ]
+
+=cut
+
+sub report { return $_[0]->_get('/report') }
+sub events { return $_[0]->_get('/events') }
+sub arrivals { return $_[0]->_get('/arrivals') }
+sub kept { return $_[0]->_get('/kept') }
+sub requests { return $_[0]->_get('/requests') }
+
+sub kept_text
+{
+	my ($self) = @_;
+	return $self->_call('GET', '/kept');
+}
+
+=head2 Waiting: wait_distinct($n, $timeout), wait_events, wait_requests
+
+Return the report as soon as at least $n distinct events (events with their
+repetitions, requests) have arrived, or after $timeout seconds (30).  Its key
+C<reached> is true or false accordingly.
+
+=cut
+
+sub wait_distinct { return shift->_wait('distinct', @_) }
+sub wait_events { return shift->_wait('events', @_) }
+sub wait_requests { return shift->_wait('requests', @_) }
+
+=head2 Steering
+
+  behave(@rules)             replaces the rules; none: be healthy.  Returns them
+  rules                      the rules with how often each was used
+  poison($text)              refuse batches with $text in an event; undef: off
+  limits(max_body => n, max_events => n)
+  credentials($user, $password)
+  tls($cert, $key)           another certificate for new connections
+  reset                      forgets what arrived, not the rules
+
+README.md beside the server describes the rules.
+
+=cut
+
+sub behave
+{
+	my ($self, @rules) = @_;
+	return $self->_post('/behave', \@rules);
+}
+
+sub rules { return $_[0]->_get('/behave') }
+
+sub poison
+{
+	my ($self, $contains) = @_;
+	return $self->_post('/poison', { contains => $contains });
+}
+
+sub limits
+{
+	my ($self, %limits) = @_;
+	return $self->_post('/limits', { map { $_ => $limits{$_} + 0 } keys %limits });
+}
+
+sub credentials
+{
+	my ($self, $user, $password) = @_;
+	return $self->_post('/credentials', { user => $user, password => $password });
+}
+
+sub tls
+{
+	my ($self, $cert, $key) = @_;
+	return $self->_post('/tls', { cert => $cert, key => $key });
+}
+
+sub reset
+{
+	my ($self) = @_;
+	return $self->_post('/reset', {});
+}
+
+=head2 stop
+
+Ends the server and waits for it.  Does nothing when it is stopped already.
+
+=cut
+
+sub stop
+{
+	my ($self) = @_;
+	my $pid = delete $self->{pid} or return;
+
+	# A forked child of the test has a copy of this object but not the server.
+	return if $self->{owner} != $$;
+
+	# END and DESTROY must not change the exit status of the test.
+	local ($?, $!, $@);
+	delete $running{$pid};
+	kill 'TERM', $pid;
+	return if _reaped($pid, 10);
+	kill 'KILL', $pid;
+	waitpid($pid, 0);
+	return;
+}
+
+sub DESTROY
+{
+	my ($self) = @_;
+	$self->stop;
+	return;
+}
+
+END
+{
+	$_->stop for grep { defined } values %running;
+}
+
+# ---------------------------------------------------------------------------
+
+# PostgreSQL's test environment may put another python3 first in PATH.
+sub _python
+{
+	return -x '/usr/bin/python3'
+	  ? ('/usr/bin/python3')
+	  : ('/usr/bin/env', 'python3');
+}
+
+sub _arguments
+{
+	my (%options) = @_;
+	my @arguments;
+	foreach my $name (sort keys %options)
+	{
+		my $value = $options{$name};
+		(my $flag = "--$name") =~ tr/_/-/;
+		if ($name eq 'sink' || $name eq 'progress')
+		{
+			push @arguments, $flag if $value;
+		}
+		elsif (defined $value)
+		{
+			push @arguments, "$flag=$value";
+		}
+	}
+	return @arguments;
+}
+
+sub _spawn
+{
+	my ($logfile, @command) = @_;
+	my $pid = fork() // die "could not fork: $!";
+	return $pid if $pid;
+
+	# The child.  POSIX::_exit, because END is the parent's.
+	open(STDIN, '<', File::Spec->devnull)
+	  && open(STDOUT, '>>', $logfile)
+	  && open(STDERR, '>&', \*STDOUT)
+	  && exec { $command[0] } @command;
+	POSIX::_exit(127);
+}
+
+sub _read_ports
+{
+	my ($self, $port_file) = @_;
+	my $deadline = Time::HiRes::time() + 30;
+	until (-e $port_file)
+	{
+		my $ended = waitpid($self->{pid}, POSIX::WNOHANG());
+		my $late = Time::HiRes::time() > $deadline;
+		if ($ended || $late)
+		{
+			delete $running{ delete $self->{pid} } if $ended;
+			$self->stop;
+			die "the sandbox did not start, see $self->{logfile}:\n" . $self->_log_text;
+		}
+		Time::HiRes::sleep(0.01);
+	}
+	open(my $fh, '<', $port_file) or die "could not open $port_file: $!";
+	my @ports = split ' ', scalar <$fh>;
+	close $fh;
+	unlink $port_file;
+	return @ports;
+}
+
+sub _log_text
+{
+	my ($self) = @_;
+	open(my $fh, '<', $self->{logfile}) or return '';
+	local $/;
+	return scalar(<$fh>) // '';
+}
+
+sub _reaped
+{
+	my ($pid, $seconds) = @_;
+	my $deadline = Time::HiRes::time() + $seconds;
+	while (Time::HiRes::time() < $deadline)
+	{
+		return 1 if waitpid($pid, POSIX::WNOHANG()) != 0;
+		Time::HiRes::sleep(0.01);
+	}
+	return 0;
+}
+
+sub _authority
+{
+	my ($self, $port) = @_;
+	my $host = $self->{host} =~ /:/ ? "[$self->{host}]" : $self->{host};
+	return "$host:$port";
+}
+
+sub _wait
+{
+	my ($self, $what, $n, $timeout) = @_;
+	$timeout //= 30;
+	local $self->{http}{timeout} = $timeout + 30;
+	return $self->_get("/wait?$what=$n&timeout=$timeout");
+}
+
+sub _get
+{
+	my ($self, $path) = @_;
+	return JSON::PP::decode_json($self->_call('GET', $path));
+}
+
+sub _post
+{
+	my ($self, $path, $value) = @_;
+	return JSON::PP::decode_json($self->_call('POST', $path, JSON::PP::encode_json($value)));
+}
+
+sub _call
+{
+	my ($self, $method, $path, $content) = @_;
+	my $response = $self->{http}->request(
+		$method,
+		'http://' . $self->_authority($self->{control_port}) . $path,
+		defined $content ? { content => $content } : {});
+	die "sandbox: $method $path: $response->{status} $response->{content}"
+	  unless $response->{success};
+	return $response->{content};
+}
+
+1;
