@@ -220,13 +220,64 @@ AS 'MODULE_PATHNAME', 'onside_flush';
 
 CREATE FUNCTION onside_attribution.pause(reason text DEFAULT NULL)
 RETURNS void
-LANGUAGE C VOLATILE
+LANGUAGE C VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'onside_pause';
 
 CREATE FUNCTION onside_attribution.resume()
 RETURNS void
-LANGUAGE C VOLATILE
+LANGUAGE C VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'onside_resume';
+
+/*
+ * What an invalid row of a source table left in dead_letter was never sent and
+ * cannot be; it is put back only if it is asked for, with the error that says
+ * what is wrong with it.
+ */
+CREATE FUNCTION onside_attribution.retry_dead_letters(event_ids uuid[] DEFAULT NULL)
+RETURNS bigint
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH moved AS (
+        DELETE FROM onside_attribution.dead_letter d
+        WHERE CASE WHEN event_ids IS NULL THEN d.http_status IS NOT NULL
+                   ELSE d.event_id = ANY (event_ids) END
+        RETURNING d.*
+    ), recorded AS (
+        INSERT INTO onside_attribution.outbox
+            (event_id, event_name, payload, event_datetime, installation_id)
+        SELECT m.event_id, m.event_name, m.payload, m.event_datetime, m.installation_id
+        FROM moved m
+        ORDER BY m.failed_at
+        RETURNING 1
+    )
+    SELECT count(*) FROM recorded
+$$;
+
+CREATE FUNCTION onside_attribution.replay(
+    since timestamptz,
+    until timestamptz DEFAULT pg_catalog.now())
+RETURNS bigint
+LANGUAGE sql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH settled AS (
+        SELECT DISTINCT ON (o.event_id) o.*
+        FROM onside_attribution.outbox o
+        WHERE o.recorded_at >= since AND o.recorded_at <= until
+          AND NOT EXISTS (SELECT FROM onside_attribution.pending p
+                          WHERE p.event_id = o.event_id)
+          AND NOT EXISTS (SELECT FROM onside_attribution.dead_letter d
+                          WHERE d.event_id = o.event_id)
+        ORDER BY o.event_id, o.recorded_at
+    ), recorded AS (
+        INSERT INTO onside_attribution.outbox
+            (event_id, event_name, payload, event_datetime, installation_id)
+        SELECT s.event_id, s.event_name, s.payload, s.event_datetime, s.installation_id
+        FROM settled s
+        ORDER BY s.xid, s.id
+        RETURNING 1
+    )
+    SELECT count(*) FROM recorded
+$$;
 
 CREATE FUNCTION onside_attribution.worker_status(
     OUT worker_pid integer,

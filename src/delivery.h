@@ -12,6 +12,8 @@
 #include "postgres.h"
 
 #include "datatype/timestamp.h"
+#include "storage/block.h"
+#include "utils/snapshot.h"
 
 #include "window.h"
 

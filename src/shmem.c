@@ -203,6 +203,25 @@ onside_slot_free(OnsideSlot *slot)
 	LWLockRelease(control->lock);
 }
 
+void
+onside_slot_leave(OnsideSlot *slot, OnsideSlotState state)
+{
+	LWLockAcquire(control->lock, LW_EXCLUSIVE);
+	if (slot->worker_pid == MyProcPid)
+	{
+		slot->worker_pid = 0;
+		pg_atomic_write_u32(&slot->procno, ONSIDE_NO_PROC);
+		slot->state = state;
+		slot->status.state = ONSIDE_NOT_RUNNING;
+		slot->status.reason[0] = '\0';
+	}
+	LWLockRelease(control->lock);
+
+	ConditionVariableBroadcast(&slot->worker_cv);
+	ConditionVariableBroadcast(&slot->settled_cv);
+	onside_launcher_wake(false);
+}
+
 static void
 set_latch_of(pg_atomic_uint32 *procno)
 {

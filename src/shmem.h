@@ -115,6 +115,9 @@ extern OnsideSlot *onside_slot_request(Oid database);
 /* Gives a slot back.  The launcher alone does this. */
 extern void onside_slot_free(OnsideSlot *slot);
 
+/* This process's worker leaves its slot in this state. */
+extern void onside_slot_leave(OnsideSlot *slot, OnsideSlotState state);
+
 /* Slot i, 0 .. onside_max_databases - 1. */
 extern OnsideSlot *onside_slot_get(int i);
 

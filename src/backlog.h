@@ -1,0 +1,32 @@
+/*-------------------------------------------------------------------------
+ *
+ * backlog.h
+ *		How many events are pending.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_BACKLOG_H
+#define ONSIDE_BACKLOG_H
+
+#include "postgres.h"
+
+#include "shmem.h"
+
+extern void onside_backlog_init(OnsideSlot *slot);
+
+/* Starts counting what is not settled; onside_backlog_count_some does it. */
+extern void onside_backlog_start_counting(void);
+
+/* Is there anything left to count? */
+extern bool onside_backlog_counting(void);
+
+/* Counts some of it, in a transaction of its own. */
+extern void onside_backlog_count_some(void);
+
+/*
+ * Nothing was pending when slot->recorded was "recorded": whatever the
+ * counters say, they start from there.
+ */
+extern void onside_backlog_is_empty(uint64 recorded);
+
+#endif							/* ONSIDE_BACKLOG_H */

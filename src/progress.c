@@ -1,0 +1,336 @@
+/*-------------------------------------------------------------------------
+ *
+ * progress.c
+ *		How far delivery has come, in memory and on disk.
+ *
+ * The settled cursor is in memory here and is written to delivery_cursor soon
+ * after it has moved, at once if somebody waits in flush() or if dead letters
+ * are moved with it.  Not each time, because every version of that row stays
+ * while somebody holds a snapshot.  After a crash the events in between are
+ * sent again, with the event_id they had.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/condition_variable.h"
+#include "storage/lmgr.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "dead_letter.h"
+#include "outbox.h"
+#include "progress.h"
+#include "segment.h"
+#include "sender.h"
+#include "txn.h"
+
+/*
+ * The cursor is written no more often than this (ms): it costs an xid and a
+ * version of the row.  If the table has grown, somebody holds a snapshot that
+ * keeps the old versions.
+ */
+#define PERSIST_INTERVAL		50
+#define PERSIST_INTERVAL_HELD	2000
+#define PERSIST_HELD_BLOCKS		4
+
+/* Segments are looked after so often while events pass; ms. */
+#define MAINTENANCE_INTERVAL	1000
+
+/* Delivered events leave a segment that does not fill up after this; ms. */
+#define IDLE_EMPTY_INTERVAL		60000
+
+static OnsideSlot *slot;
+static const char *database_name;
+
+static OnsideDelivery delivery;
+static int64 settled_count;
+
+static bool persist_due;		/* the row lacks something that was settled */
+static bool cursor_moved;		/* it lacks snapshots, if nothing else */
+static TimestampTz persisted_at;
+static int64 persisted_requests;	/* requests of this process in the row */
+static int64 persisted_retries;
+
+static bool maintenance_due;
+static TimestampTz maintained_at;
+static TimestampTz emptied_at;
+
+/* ----------
+ * The row
+ * ----------
+ */
+
+/* Brings the counters up to date and writes the row. */
+static void
+store(void)
+{
+	const OnsideSenderStatus *sender = onside_sender_status();
+
+	delivery.requests += sender->requests - persisted_requests;
+	delivery.retries += sender->retries - persisted_retries;
+	persisted_requests = sender->requests;
+	persisted_retries = sender->retries;
+	delivery.not_before = sender->not_before;
+	onside_delivery_store(&delivery);
+	persist_due = cursor_moved = false;
+	persisted_at = GetCurrentTimestamp();
+}
+
+static long
+persist_interval(void)
+{
+	static bool held = false;
+	static TimestampTz looked_at = 0;
+
+	/* The size of the table says whether old versions can be removed. */
+	if (TimestampDifferenceExceeds(looked_at, persisted_at, 1000))
+	{
+		onside_txn_begin();
+		held = onside_delivery_blocks() > PERSIST_HELD_BLOCKS;
+		onside_txn_commit();
+		looked_at = persisted_at;
+	}
+	return held ? PERSIST_INTERVAL_HELD : PERSIST_INTERVAL;
+}
+
+static bool
+somebody_waits(void)
+{
+	return pg_atomic_read_u32(&slot->flush_waiters) > 0;
+}
+
+/* Milliseconds until the row is to be written; -1 for never. */
+static long
+persist_timeout(void)
+{
+	if (somebody_waits() && (persist_due || cursor_moved))
+		return 0;
+	if (!persist_due)
+		return -1;
+	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+										   TimestampTzPlusMilliseconds(persisted_at,
+																	   persist_interval()));
+}
+
+static void
+persist(void)
+{
+	onside_txn_begin();
+	store();
+	onside_txn_commit();
+	ConditionVariableBroadcast(&slot->settled_cv);
+}
+
+/* ----------
+ * Settling
+ * ----------
+ */
+
+/*
+ * Moves the refused events into dead_letter and, in the same transaction, the
+ * cursor past them.
+ */
+static void
+bury(const OnsideSettled *settled)
+{
+	onside_txn_begin();
+	for (int i = 0; i < settled->nrefused; i++)
+	{
+		const OnsideRefusedEvent *refused = &settled->refused[i];
+		OnsideEvent event;
+		TimestampTz recorded_at;
+
+		/* Somebody may have deleted it meanwhile. */
+		if (onside_window_fetch(&refused->pos, &event, &recorded_at))
+			onside_dead_letter_insert(&event, refused->http_status,
+									  refused->error, refused->attempts,
+									  recorded_at);
+	}
+	store();
+	onside_txn_commit();
+	ConditionVariableBroadcast(&slot->settled_cv);
+
+	ereport(LOG,
+			(errmsg("onside_attribution: %d events of database \"%s\" were refused for good and moved to dead_letter",
+					settled->nrefused, database_name),
+			 errdetail("The API said: %s", settled->refused[0].error)));
+}
+
+void
+onside_progress_advance(const OnsideCursor *settled)
+{
+	onside_cursor_copy(&delivery.settled, settled);
+	cursor_moved = true;
+}
+
+void
+onside_progress_settle(void)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
+												  "onside_attribution settled",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	OnsideSettled settled;
+
+	if (onside_sender_settle(&settled))
+	{
+		onside_cursor_copy(&delivery.settled, &settled.end);
+		onside_cursor_release(&settled.end);
+		delivery.delivered += settled.delivered;
+		delivery.dead_lettered += settled.nrefused;
+		settled_count += settled.delivered + settled.nrefused;
+		persist_due = true;
+		maintenance_due = true;
+		if (settled.nrefused > 0)
+			bury(&settled);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}
+
+/* ----------
+ * Segments
+ * ----------
+ */
+
+void
+onside_progress_maintain(bool drained)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool		move_on = drained &&
+		TimestampDifferenceExceeds(emptied_at, now, IDLE_EMPTY_INTERVAL);
+	int			segment;
+	const char *blocked = NULL;
+	int			emptied = 0;
+
+	onside_txn_begin();
+	segment = onside_segment_choose(delivery.segment, move_on);
+	if (segment != delivery.segment)
+	{
+		delivery.segment = segment;
+		pg_atomic_write_u32(&slot->segment, segment);
+		persist_due = true;
+	}
+	emptied = onside_segment_empty(segment, &delivery.settled, &blocked);
+	if (emptied > 0)
+		store();
+	onside_txn_commit();
+
+	if (emptied > 0 || move_on)
+		emptied_at = now;
+	maintained_at = now;
+	maintenance_due = false;
+	pgstat_report_stat(true);
+
+	LWLockAcquire(slot->lock, LW_EXCLUSIVE);
+	strlcpy(slot->status.blocked, blocked == NULL ? "" : blocked,
+			sizeof(slot->status.blocked));
+	LWLockRelease(slot->lock);
+}
+
+void
+onside_progress_request_maintenance(void)
+{
+	maintenance_due = true;
+}
+
+/* ----------
+ * When
+ * ----------
+ */
+
+static long
+maintenance_timeout(void)
+{
+	if (!maintenance_due)
+		return -1;
+	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+										   TimestampTzPlusMilliseconds(maintained_at,
+																	   MAINTENANCE_INTERVAL));
+}
+
+void
+onside_progress_keep(bool drained)
+{
+	if (persist_timeout() == 0)
+		persist();
+	if (maintenance_timeout() == 0)
+		onside_progress_maintain(drained);
+}
+
+long
+onside_progress_timeout(void)
+{
+	long		a = persist_timeout();
+	long		b = maintenance_timeout();
+
+	return a < 0 || b < 0 ? Max(a, b) : Min(a, b);
+}
+
+void
+onside_progress_save_at_exit(void)
+{
+	Oid			relid;
+
+	if (!persist_due)
+		return;
+
+	HOLD_INTERRUPTS();
+	onside_txn_begin();
+	relid = onside_relation_oid("delivery_cursor");
+	if (ConditionalLockRelationOid(relid, RowExclusiveLock))
+		store();
+	onside_txn_commit();
+	RESUME_INTERRUPTS();
+}
+
+/* ----------
+ * What others want to know
+ * ----------
+ */
+
+void
+onside_progress_init(OnsideSlot *my_slot, const char *my_database_name)
+{
+	slot = my_slot;
+	database_name = my_database_name;
+	onside_delivery_load(&delivery, NULL);
+	pg_atomic_write_u32(&slot->segment, delivery.segment);
+	settled_count = slot->status.settled;
+	emptied_at = maintained_at = persisted_at = GetCurrentTimestamp();
+}
+
+const OnsideCursor *
+onside_progress_settled(void)
+{
+	return &delivery.settled;
+}
+
+TimestampTz
+onside_progress_not_before(void)
+{
+	return delivery.not_before;
+}
+
+int64
+onside_progress_settled_count(void)
+{
+	return settled_count;
+}
+
+void
+onside_progress_report(OnsideStatus *status)
+{
+	const OnsideSenderStatus *sender = onside_sender_status();
+
+	status->settled = settled_count;
+	status->delivered = delivery.delivered;
+	status->dead_lettered = delivery.dead_lettered;
+	status->requests = delivery.requests + sender->requests -
+		persisted_requests;
+	status->retries = delivery.retries + sender->retries - persisted_retries;
+}

@@ -1,0 +1,213 @@
+/*-------------------------------------------------------------------------
+ *
+ * reader.c
+ *		From the log into batches.
+ *
+ * The reading cursor runs ahead of the settled one; between them are the open
+ * batch and the sender's queue.  Each read is a transaction of its own, and
+ * none is open while requests are under way.
+ *
+ * A full batch goes to the sender at once; one that is not full goes when
+ * nothing is under way, and is filled up until then.  So batches are immediate
+ * when it is quiet and large under load.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "utils/timestamp.h"
+
+#include "batch.h"
+#include "outbox.h"
+#include "progress.h"
+#include "reader.h"
+#include "sender.h"
+#include "settings.h"
+#include "txn.h"
+
+static OnsideSlot *slot;
+static OnsideCursor reading;	/* read up to here */
+static OnsideBatch *open_batch; /* being filled, or NULL */
+static bool unread;				/* there may be events to read */
+static uint64 read_recorded;	/* slot->recorded before the last read */
+static TimestampTz peeked_oldest;
+
+void
+onside_reader_init(OnsideSlot *my_slot, const OnsideCursor *settled)
+{
+	slot = my_slot;
+	onside_cursor_copy(&reading, settled);
+	unread = true;
+}
+
+void
+onside_reader_wake(void)
+{
+	unread = true;
+}
+
+typedef struct ReadLimits
+{
+	int			max_events;
+	int			max_bytes;
+} ReadLimits;
+
+static bool
+add_to_open_batch(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
+{
+	ReadLimits *limits = (ReadLimits *) arg;
+	OnsideEvent event;
+
+	onside_outbox_read_event(row, &event);
+	return onside_batch_add(open_batch, &event, pos,
+							DatumGetTimestampTz(row->tts_values[Anum_outbox_recorded_at - 1]),
+							limits->max_events, limits->max_bytes);
+}
+
+/* Hands the open batch over. */
+static void
+queue_open_batch(void)
+{
+	onside_batch_seal(open_batch);
+	onside_sender_add(open_batch);
+	open_batch = NULL;
+}
+
+/*
+ * Reads into the open batch.  Returns true if the batch is full.
+ */
+static bool
+read_into_batch(ReadLimits *limits)
+{
+	bool		fresh = reading.window == NULL;
+	bool		finished;
+
+	if (open_batch == NULL)
+		open_batch = onside_batch_create();
+
+	read_recorded = pg_atomic_read_u64(&slot->recorded);
+	onside_txn_begin();
+	finished = onside_window_read(&reading, add_to_open_batch, limits);
+	onside_txn_commit();
+
+	onside_cursor_copy(&open_batch->end, &reading);
+	if (finished && fresh)
+		unread = false;
+
+	if (open_batch->nevents == 0)
+	{
+		/* Nothing: whatever there is ends here. */
+		if (!onside_sender_extend_last(&reading))
+			onside_progress_advance(&reading);
+		onside_batch_free(open_batch);
+		open_batch = NULL;
+	}
+	return !finished;
+}
+
+/* A batch that is not full goes if nothing is under way and it has lingered. */
+static bool
+partial_batch_may_go(void)
+{
+	return open_batch != NULL && !onside_sender_busy() &&
+		(onside_linger == 0 ||
+		 TimestampDifferenceExceeds(open_batch->opened_at,
+									GetCurrentTimestamp(), onside_linger));
+}
+
+/* Reads and sends as much as may be sent now. */
+void
+onside_reader_read_and_send(void)
+{
+	ReadLimits	limits;
+
+	onside_sender_pump();
+	while ((limits.max_events = onside_sender_wants(&limits.max_bytes)) > 0)
+	{
+		bool		full = false;
+
+		if (unread || reading.window != NULL)
+		{
+			peeked_oldest = 0;
+			full = read_into_batch(&limits);
+		}
+		else if (open_batch == NULL)
+			break;
+
+		if (full || (!unread && partial_batch_may_go()))
+		{
+			queue_open_batch();
+			onside_sender_pump();
+		}
+		else if (!unread && reading.window == NULL)
+			break;
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* Is everything that we know of settled? */
+bool
+onside_reader_drained(void)
+{
+	return !unread && reading.window == NULL && open_batch == NULL &&
+		!onside_sender_busy();
+}
+
+uint64
+onside_reader_recorded(void)
+{
+	return read_recorded;
+}
+
+static bool
+take_recorded_at(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
+{
+	bool		isnull;
+
+	*(TimestampTz *) arg =
+		DatumGetTimestampTz(slot_getattr(row, Anum_outbox_recorded_at,
+										 &isnull));
+	return false;
+}
+
+/* When the oldest event that is not settled was recorded; 0 for none. */
+TimestampTz
+onside_reader_oldest(void)
+{
+	TimestampTz oldest = onside_sender_oldest();
+	OnsideCursor peeking = {0};
+
+	if (oldest != 0)
+		return oldest;
+	if (open_batch != NULL)
+		return open_batch->events[0].recorded_at;
+	if (peeked_oldest != 0 || !unread)
+		return peeked_oldest;
+
+	/* There may be some that nobody may send now. */
+	read_recorded = pg_atomic_read_u64(&slot->recorded);
+	onside_cursor_copy(&peeking, &reading);
+	onside_txn_begin();
+	if (onside_window_read(&peeking, take_recorded_at, &peeked_oldest) &&
+		reading.window == NULL)
+	{
+		/* There are none. */
+		onside_cursor_copy(&reading, &peeking);
+		onside_progress_advance(&peeking);
+		unread = false;
+	}
+	onside_txn_commit();
+	onside_cursor_release(&peeking);
+	return peeked_oldest;
+}
+
+long
+onside_reader_timeout(void)
+{
+	if (open_batch == NULL || onside_linger == 0 || onside_sender_busy())
+		return -1;
+	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+										   TimestampTzPlusMilliseconds(open_batch->opened_at,
+																	   onside_linger));
+}
