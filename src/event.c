@@ -15,10 +15,12 @@
 
 #include <uuid/uuid.h>
 
+#include "catalog/namespace.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
+#include "utils/fmgrprotos.h"
 #include "utils/json.h"
 #include "utils/timestamp.h"
 
@@ -26,11 +28,18 @@
 #include "settings.h"
 
 /*
- * No byte of a jsonb value without numbers is rendered as more than six
+ * Numbers apart, no byte of a jsonb value is rendered as more than six
  * (a control character becomes \u00XX), and the punctuation of an element is
  * shorter than six times its four-byte JEntry.
  */
 #define JSON_MAX_EXPANSION		6
+
+/*
+ * Nothing is rendered as less than a quarter of its size: an array of zeros
+ * has three bytes of text ("0, ") for twelve, an array of empty arrays four
+ * for eight.  Twice that is certain.
+ */
+#define JSON_MAX_SHRINKAGE		8
 
 /* More than what surrounds payload and event_name in an event's JSON. */
 #define EVENT_FIXED_PART		512
@@ -54,24 +63,66 @@ missing(OnsideEventError *error, const char *field, const char *hint)
 }
 
 /*
- * Does a control character (C0, DEL, or in UTF-8 C1) occur in the string?
+ * The string in UTF-8, in which the API is told everything; NULL if it has no
+ * equivalent.  The bytes of an SQL_ASCII database may be in any encoding.
  */
-static bool
-has_control_character(const char *str, int len)
+static char *
+as_utf8(char *str, int len)
 {
-	bool		utf8 = GetDatabaseEncoding() == PG_UTF8;
+	int			encoding = GetDatabaseEncoding();
+	Size		size;
+	char	   *result;
+	Oid			proc;
 
-	for (int i = 0; i < len; i++)
-	{
-		unsigned char c = (unsigned char) str[i];
+	if (encoding == PG_UTF8)
+		return str;
+	if (encoding == PG_SQL_ASCII)
+		return pg_verify_mbstr(PG_UTF8, str, len, true) ? str : NULL;
 
-		if (c < 0x20 || c == 0x7f)
+	proc = FindDefaultConversionProc(encoding, PG_UTF8);
+	if (!OidIsValid(proc))
+		return NULL;
+	size = ((Size) len + 1) * MAX_CONVERSION_GROWTH + 1;
+	result = palloc(size);
+	if (pg_do_encoding_conversion_buf(proc, encoding, PG_UTF8,
+									  (unsigned char *) str, len,
+									  (unsigned char *) result, size,
+									  true) < len)
+		return NULL;
+	return result;
+}
+
+static bool
+not_utf8(OnsideEventError *error, const char *field)
+{
+	char	   *hint = psprintf("The API takes UTF-8; the encoding of this database is %s.",
+								GetDatabaseEncodingName());
+
+	return invalid(error, field, ERRCODE_INVALID_PARAMETER_VALUE,
+				   psprintf("%s must be valid UTF-8", field), hint);
+}
+
+/* Does a control character (C0, DEL or C1) occur in the UTF-8 string? */
+static bool
+has_control_character(const char *str)
+{
+	for (const unsigned char *p = (const unsigned char *) str; *p; p++)
+		if (*p < 0x20 || *p == 0x7f ||
+			(*p == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0))
 			return true;
-		if (utf8 && c == 0xc2 && i + 1 < len &&
-			(unsigned char) str[i + 1] < 0xa0)
-			return true;
-	}
 	return false;
+}
+
+/* How many characters has the UTF-8 string? */
+static int
+utf8_length(const char *str)
+{
+	int			n = 0;
+
+	for (; *str; str++)
+		if ((*str & 0xc0) != 0x80)
+			n++;
+	return n;
 }
 
 static bool
@@ -80,39 +131,44 @@ check_event_name(const text *event_name, OnsideEventError *error)
 	static const char *const hint =
 		"An event name has 1 to 255 characters and no control characters, "
 		"e.g. purchase_completed.";
-	const char *str;
 	int			len;
+	char	   *str;
 
 	if (event_name == NULL)
 		return missing(error, "event_name", hint);
 
-	str = VARDATA_ANY(event_name);
 	len = VARSIZE_ANY_EXHDR(event_name);
-
 	if (len == 0)
 		return invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
 					   pstrdup("event_name must not be empty"), hint);
-	if (has_control_character(str, len))
-		return invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
-					   pstrdup("event_name must not contain control characters"),
-					   hint);
-	if (len > ONSIDE_EVENT_NAME_MAX &&
-		pg_mbstrlen_with_len(str, len) > ONSIDE_EVENT_NAME_MAX)
+
+	/* No encoding has more than four bytes a character. */
+	str = len > ONSIDE_EVENT_NAME_MAX * MAX_CONVERSION_GROWTH ? NULL :
+		as_utf8(text_to_cstring(event_name), len);
+	if (len <= ONSIDE_EVENT_NAME_MAX * MAX_CONVERSION_GROWTH && str == NULL)
+		return not_utf8(error, "event_name");
+	if (str == NULL || utf8_length(str) > ONSIDE_EVENT_NAME_MAX)
 		return invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
 					   psprintf("event_name must not be longer than %d characters",
 								ONSIDE_EVENT_NAME_MAX),
+					   hint);
+	if (has_control_character(str))
+		return invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
+					   pstrdup("event_name must not contain control characters"),
 					   hint);
 	return true;
 }
 
 /*
  * Numbers are the one thing in a jsonb value whose text can be much longer
- * than its binary form (1e131071).
+ * than its binary form (1e131071).  Returns the length of them all, or where
+ * counting reached the limit.
  */
-static bool
-contains_number(JsonbContainer *container)
+static Size
+numbers_length(JsonbContainer *container, Size limit)
 {
 	int			n = JsonContainerSize(container);
+	Size		length = 0;
 	char	   *base;
 
 	check_stack_depth();
@@ -121,50 +177,116 @@ contains_number(JsonbContainer *container)
 		n *= 2;
 	base = (char *) &container->children[n];
 
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < n && length < limit; i++)
 	{
 		JEntry		entry = container->children[i];
+		char	   *data;
 
-		if (JBE_ISNUMERIC(entry))
-			return true;
+		if (!JBE_ISNUMERIC(entry) && !JBE_ISCONTAINER(entry))
+			continue;
+
+		data = base + INTALIGN(getJsonbOffset(container, i));
 		if (JBE_ISCONTAINER(entry))
+			length += numbers_length((JsonbContainer *) data, limit - length);
+		else
 		{
-			uint32		offset = getJsonbOffset(container, i);
+			char	   *str = DatumGetCString(DirectFunctionCall1(numeric_out,
+																  PointerGetDatum(data)));
 
-			if (contains_number((JsonbContainer *) (base + INTALIGN(offset))))
-				return true;
+			length += strlen(str);
+			pfree(str);
 		}
 	}
-	return false;
+	return length;
+}
+
+static void
+append_uuid(StringInfo out, const pg_uuid_t *uuid)
+{
+	static const char hex[] = "0123456789abcdef";
+	char		buf[36];
+	char	   *p = buf;
+
+	for (int i = 0; i < UUID_LEN; i++)
+	{
+		if (i == 4 || i == 6 || i == 8 || i == 10)
+			*p++ = '-';
+		*p++ = hex[uuid->data[i] >> 4];
+		*p++ = hex[uuid->data[i] & 0x0f];
+	}
+	appendBinaryStringInfo(out, buf, sizeof(buf));
+}
+
+/* The event's JSON in the database's encoding. */
+static void
+render(StringInfo out, const OnsideEvent *event)
+{
+	char	   *name = text_to_cstring(event->event_name);
+
+	appendStringInfoString(out, "{\"event_name\":");
+	escape_json(out, name);
+	pfree(name);
+	appendStringInfoString(out, ",\"payload\":");
+	(void) JsonbToCString(out, &event->payload->root,
+						  VARSIZE_ANY(event->payload));
+	appendStringInfoString(out, ",\"event_datetime\":\"");
+	onside_append_datetime(out, event->event_datetime);
+	appendStringInfoString(out, "\",\"event_id\":\"");
+	append_uuid(out, &event->event_id);
+	appendStringInfoString(out, "\",\"installation_id\":\"");
+	append_uuid(out, &event->installation_id);
+	appendStringInfoString(out, "\"}");
+}
+
+static bool
+too_large(OnsideEventError *error, char *message)
+{
+	return invalid(error, "payload", ERRCODE_PROGRAM_LIMIT_EXCEEDED, message,
+				   "A request must stay below 1000000 bytes, and an event cannot be split.");
 }
 
 /*
- * Does the event alone fit a request?  Rendering it is the only exact answer;
- * the bound spares nearly every event that.
+ * Does the event alone, in UTF-8, fit a request?  Rendering it is the only
+ * exact answer; the bounds spare nearly every event that, and us the memory
+ * for one that is too large by far.
  */
 static bool
-check_size(const OnsideEvent *event, OnsideEventError *error)
+check_rendered(const OnsideEvent *event, OnsideEventError *error)
 {
-	Size		bound = VARSIZE_ANY(event->payload) +
+	Size		binary = VARSIZE_ANY(event->payload) +
 		VARSIZE_ANY(event->event_name);
+	Size		numbers = 0;
 	StringInfoData buf;
-	bool		fits;
+	char	   *utf8;
+	Size		size;
+
+	if (binary < ONSIDE_API_MAX_BYTES * JSON_MAX_SHRINKAGE)
+		numbers = numbers_length(&event->payload->root, ONSIDE_API_MAX_BYTES);
+	if (binary >= ONSIDE_API_MAX_BYTES * JSON_MAX_SHRINKAGE ||
+		numbers >= ONSIDE_API_MAX_BYTES)
+		return too_large(error,
+						 pstrdup("payload is too large: the event has more than 1000000 bytes as JSON"));
 
 	if (GetDatabaseEncoding() == PG_UTF8 &&
-		bound * JSON_MAX_EXPANSION + EVENT_FIXED_PART < ONSIDE_API_MAX_BYTES &&
-		!contains_number(&event->payload->root))
+		binary * JSON_MAX_EXPANSION + numbers + EVENT_FIXED_PART <
+		ONSIDE_API_MAX_BYTES)
 		return true;
 
 	initStringInfo(&buf);
-	onside_event_render(&buf, event);
-	fits = buf.len + ONSIDE_BODY_FRAME < ONSIDE_API_MAX_BYTES;
-	if (!fits)
-		invalid(error, "payload", ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-				psprintf("payload is too large: the event has %d bytes as JSON",
-						 buf.len),
-				"A request must stay below 1000000 bytes, and an event cannot be split.");
+	render(&buf, event);
+	utf8 = as_utf8(buf.data, buf.len);
+	if (utf8 == NULL)
+		return not_utf8(error, "payload");
+	size = utf8 == buf.data ? buf.len : strlen(utf8);
+	if (utf8 != buf.data)
+		pfree(utf8);
 	pfree(buf.data);
-	return fits;
+
+	if (size + ONSIDE_BODY_FRAME >= ONSIDE_API_MAX_BYTES)
+		return too_large(error,
+						 psprintf("payload is too large: the event has %zu bytes as JSON",
+								  size));
+	return true;
 }
 
 bool
@@ -202,31 +324,7 @@ onside_event_check(const OnsideEvent *event, OnsideEventError *error)
 					   pstrdup("event_id must be a version 4 UUID"),
 					   "Use gen_random_uuid(), or leave it out to have one made.");
 
-	/* The bytes of an SQL_ASCII database may be in any encoding. */
-	if (GetDatabaseEncoding() == PG_SQL_ASCII)
-	{
-		if (!pg_verify_mbstr(PG_UTF8, VARDATA_ANY(event->event_name),
-							 VARSIZE_ANY_EXHDR(event->event_name), true))
-			return invalid(error, "event_name",
-						   ERRCODE_INVALID_PARAMETER_VALUE,
-						   pstrdup("event_name must be valid UTF-8"),
-						   "The encoding of this database is SQL_ASCII: encode the text as UTF-8 before recording it.");
-		else
-		{
-			char	   *str = JsonbToCString(NULL, &event->payload->root,
-											 VARSIZE_ANY(event->payload));
-			bool		ok = pg_verify_mbstr(PG_UTF8, str, strlen(str), true);
-
-			pfree(str);
-			if (!ok)
-				return invalid(error, "payload",
-							   ERRCODE_INVALID_PARAMETER_VALUE,
-							   pstrdup("payload must be valid UTF-8"),
-							   "The encoding of this database is SQL_ASCII: encode the text as UTF-8 before recording it.");
-		}
-	}
-
-	return check_size(event, error);
+	return check_rendered(event, error);
 }
 
 void
@@ -236,23 +334,6 @@ onside_event_throw(const OnsideEventError *error)
 			(errcode(error->sqlstate),
 			 errmsg("invalid event: %s", error->message),
 			 errhint("%s", error->hint)));
-}
-
-static void
-append_uuid(StringInfo out, const pg_uuid_t *uuid)
-{
-	static const char hex[] = "0123456789abcdef";
-	char		buf[36];
-	char	   *p = buf;
-
-	for (int i = 0; i < UUID_LEN; i++)
-	{
-		if (i == 4 || i == 6 || i == 8 || i == 10)
-			*p++ = '-';
-		*p++ = hex[uuid->data[i] >> 4];
-		*p++ = hex[uuid->data[i] & 0x0f];
-	}
-	appendBinaryStringInfo(out, buf, sizeof(buf));
 }
 
 void
@@ -307,22 +388,8 @@ void
 onside_event_render(StringInfo out, const OnsideEvent *event)
 {
 	int			start = out->len;
-	char	   *name = text_to_cstring(event->event_name);
 
-	appendStringInfoString(out, "{\"event_name\":");
-	escape_json(out, name);
-	pfree(name);
-	appendStringInfoString(out, ",\"payload\":");
-	(void) JsonbToCString(out, &event->payload->root,
-						  VARSIZE_ANY(event->payload));
-	appendStringInfoString(out, ",\"event_datetime\":\"");
-	onside_append_datetime(out, event->event_datetime);
-	appendStringInfoString(out, "\",\"event_id\":\"");
-	append_uuid(out, &event->event_id);
-	appendStringInfoString(out, "\",\"installation_id\":\"");
-	append_uuid(out, &event->installation_id);
-	appendStringInfoString(out, "\"}");
-
+	render(out, event);
 	convert_to_utf8(out, start);
 }
 
@@ -391,8 +458,12 @@ read_zone(const char **p, int *tz)
 	if (!read_digits(p, 2, &hours))
 		return false;
 	if (**p == ':')
+	{
 		(*p)++;
-	if (**p != '\0' && !read_digits(p, 2, &minutes))
+		if (!read_digits(p, 2, &minutes))
+			return false;
+	}
+	else if (**p != '\0' && !read_digits(p, 2, &minutes))
 		return false;
 	if (hours > 15 || minutes > 59)
 		return false;

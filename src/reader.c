@@ -19,6 +19,7 @@
 #include "utils/timestamp.h"
 
 #include "batch.h"
+#include "http.h"
 #include "outbox.h"
 #include "progress.h"
 #include "reader.h"
@@ -106,47 +107,50 @@ read_into_batch(ReadLimits *limits)
 	return !finished;
 }
 
-/* A batch that is not full goes if nothing is under way and it has lingered. */
+/* A batch that is not full goes if nothing is in flight and it has lingered. */
 static bool
 partial_batch_may_go(void)
 {
-	return open_batch != NULL && !onside_sender_busy() &&
+	return open_batch != NULL && onside_http_in_flight() == 0 &&
 		(onside_linger == 0 ||
 		 TimestampDifferenceExceeds(open_batch->opened_at,
 									GetCurrentTimestamp(), onside_linger));
 }
 
-/* Reads and sends as much as may be sent now. */
+/* Reads a batch and hands it over; false if there is none that may go. */
+static bool
+read_batch(ReadLimits *limits)
+{
+	while (unread || reading.window != NULL)
+	{
+		CHECK_FOR_INTERRUPTS();
+		peeked_oldest = 0;
+		if (read_into_batch(limits))
+		{
+			queue_open_batch();
+			return true;
+		}
+	}
+
+	if (!partial_batch_may_go())
+		return false;
+	queue_open_batch();
+	return true;
+}
+
 void
 onside_reader_read_and_send(void)
 {
 	ReadLimits	limits;
 
-	onside_sender_pump();
-	while ((limits.max_events = onside_sender_wants(&limits.max_bytes)) > 0)
+	do
 	{
-		bool		full = false;
-
-		if (unread || reading.window != NULL)
-		{
-			peeked_oldest = 0;
-			full = read_into_batch(&limits);
-		}
-		else if (open_batch == NULL)
-			break;
-
-		if (full || (!unread && partial_batch_may_go()))
-		{
-			queue_open_batch();
-			onside_sender_pump();
-		}
-		else if (!unread && reading.window == NULL)
-			break;
-		CHECK_FOR_INTERRUPTS();
-	}
+		while ((limits.max_events = onside_sender_wants(&limits.max_bytes)) > 0 &&
+			   read_batch(&limits))
+			 /* another one */ ;
+	} while (onside_sender_pump());
 }
 
-/* Is everything that we know of settled? */
 bool
 onside_reader_drained(void)
 {
@@ -171,7 +175,6 @@ take_recorded_at(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 	return false;
 }
 
-/* When the oldest event that is not settled was recorded; 0 for none. */
 TimestampTz
 onside_reader_oldest(void)
 {
@@ -205,7 +208,8 @@ onside_reader_oldest(void)
 long
 onside_reader_timeout(void)
 {
-	if (open_batch == NULL || onside_linger == 0 || onside_sender_busy())
+	if (open_batch == NULL || onside_linger == 0 ||
+		onside_http_in_flight() > 0)
 		return -1;
 	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
 										   TimestampTzPlusMilliseconds(open_batch->opened_at,

@@ -40,6 +40,9 @@
  */
 #define MAX_QUEUED		1024
 
+/* Batches, of one event each, that are tried when the API refuses everything. */
+#define MAX_REFUSED		16
+
 typedef enum QueuedState
 {
 	QUEUED_READY,
@@ -166,16 +169,14 @@ set_state(Queued *queued, QueuedState state)
 int
 onside_sender_wants(int *max_bytes)
 {
-	int			wanted_ready = 0;
+	bool		refusing = failure_state == ONSIDE_REFUSING;
 
 	/*
-	 * While one batch is refused over and over, another one is what can tell
-	 * whether it is the batch or the endpoint.
+	 * While batches are refused over and over, others are what can tell
+	 * whether it is the batches or the endpoint.
 	 */
-	if (failure_state == ONSIDE_REFUSING && n_queued == 1)
-		wanted_ready = 1;
-
-	if (n_ready > wanted_ready || n_queued >= MAX_QUEUED ||
+	if ((n_ready > 0 && !refusing) ||
+		n_queued >= (refusing ? MAX_REFUSED : MAX_QUEUED) ||
 		!onside_backoff_may_send(&backoff, monotonic_us(),
 								 onside_http_in_flight(),
 								 onside_max_in_flight))
@@ -325,17 +326,22 @@ send_batch(Queued *queued)
 	(void) onside_http_start(queued, body, queued->len);
 }
 
-void
+bool
 onside_sender_pump(void)
 {
 	Queued	   *queued;
+	bool		any = false;
 
 	while ((queued = next_ready()) != NULL &&
 		   onside_http_in_flight() < ONSIDE_HTTP_MAX_REQUESTS &&
 		   onside_backoff_may_send(&backoff, monotonic_us(),
 								   onside_http_in_flight(),
 								   onside_max_in_flight))
+	{
 		send_batch(queued);
+		any = true;
+	}
+	return any;
 }
 
 /* ----------

@@ -65,8 +65,8 @@ extern int	onside_sender_wants(int *max_bytes);
 /* Queues a sealed batch behind the others; the sender frees it. */
 extern void onside_sender_add(OnsideBatch *batch);
 
-/* Sends what may be sent now. */
-extern void onside_sender_pump(void);
+/* Sends what may be sent now.  Returns true if there was anything. */
+extern bool onside_sender_pump(void);
 
 /* Takes what has been answered. Returns true if there was anything. */
 extern bool onside_sender_collect(void);
