@@ -9,11 +9,13 @@
  * one event, or where rows come in through another table (partitions,
  * inheritance).
  *
- * attach requires the TRIGGER privilege on the table, as CREATE TRIGGER does.
- * EXECUTE on attach stands for EXECUTE on track_row: the trigger is made with
- * the rights of track_row's owner, by calling CreateTrigger() itself, so that
- * no event trigger or other code of a user's runs with them.  The condition is
- * looked at with the caller's own rights first.
+ * attach requires the TRIGGER privilege on the table (and, where the trigger is
+ * cloned, on its partitions), as CREATE TRIGGER does, and looks at it before it
+ * locks anything.  EXECUTE on attach stands for EXECUTE on track_row: the
+ * trigger is made with the rights of track_row's owner, by calling
+ * CreateTrigger() itself, so that no event trigger or other code of a user's
+ * runs with them.  Nothing is looked up by name with those rights: what the
+ * condition's names mean is settled before, with the caller's own.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,6 +26,7 @@
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
@@ -37,6 +40,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "optimizer/optimizer.h"
 #include "parser/parse_clause.h"
 #include "parser/parse_collate.h"
 #include "parser/parse_func.h"
@@ -102,6 +106,10 @@ read_payload(Jsonb *payload, OnsideMapping *mapping)
 	if (!JB_ROOT_IS_OBJECT(payload))
 		throw_bad("payload must be a JSON object",
 				  "It maps keys to column names, e.g. {\"amount\": \"total\"}.");
+	if (JB_ROOT_COUNT(payload) > MaxHeapAttributeNumber)
+		throw_bad(psprintf("payload must not have more than %d keys",
+						   MaxHeapAttributeNumber),
+				  "A table has no more columns than that.");
 
 	mapping->payload = palloc(Max(JB_ROOT_COUNT(payload), 1) *
 							  sizeof(OnsidePayloadKey));
@@ -163,13 +171,31 @@ read_operation(text *operation)
 }
 
 /*
+ * Errors in the condition point into it, and not at whatever the caller's own
+ * query has at that place.
+ */
+static void
+condition_error(void *arg)
+{
+	const char *query = (const char *) arg;
+	int			position = geterrposition();
+
+	if (position > 0)
+	{
+		errposition(0);
+		internalerrposition(position);
+		internalerrquery(query);
+	}
+	errcontext("condition of attach");
+}
+
+/*
  * Parses the condition, and nothing but one expression: it must not be able to
  * close its parentheses and go on with something else.
  */
 static Node *
-parse_condition(const char *condition)
+parse_condition(const char *query)
 {
-	char	   *query = psprintf("SELECT (%s\n)", condition);
 	List	   *parsed = raw_parser(query, RAW_PARSE_DEFAULT);
 	SelectStmt *select;
 	ResTarget  *target;
@@ -198,17 +224,50 @@ parse_condition(const char *condition)
 			 errhint("It is a trigger's WHEN clause, e.g. NEW.status = 'paid'.")));
 }
 
-/*
- * Has the condition's names looked up with the caller's rights, as CREATE
- * TRIGGER would.
- */
+/* There is no OLD row when one is inserted. */
 static void
-check_condition(Relation rel, Node *condition)
+check_old_rows(ParseState *pstate, Node *when, int16 events)
 {
+	ListCell   *lc;
+
+	if (!(events & TRIGGER_TYPE_INSERT))
+		return;
+	foreach(lc, pull_var_clause(when, 0))
+	{
+		Var		   *var = lfirst_node(Var, lc);
+
+		if (var->varno == PRS2_OLD_VARNO)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+					 errmsg("attach: condition of an INSERT must not refer to OLD"),
+					 errhint("Attach the event to UPDATE alone."),
+					 parser_errposition(pstate, var->location)));
+	}
+}
+
+/*
+ * Makes a trigger's WHEN clause of the condition, with its names looked up as
+ * the caller sees them.  *rtable is what the clause's dependencies refer to.
+ */
+static Node *
+transform_condition(Relation rel, const char *condition, int16 events,
+					List **rtable)
+{
+	char	   *query = psprintf("SELECT (%s\n)", condition);
 	ParseState *pstate = make_parsestate(NULL);
 	ParseNamespaceItem *nsitem;
+	ErrorContextCallback callback;
 	Node	   *when;
 
+	callback.callback = condition_error;
+	callback.arg = query;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+
+	when = parse_condition(query);
+
+	/* CREATE TRIGGER's order: OLD is the first, NEW the second. */
+	pstate->p_sourcetext = query;
 	nsitem = addRangeTableEntryForRelation(pstate, rel, AccessShareLock,
 										   makeAlias("old", NIL), false, false);
 	addNSItemToQuery(pstate, nsitem, false, true, true);
@@ -216,10 +275,14 @@ check_condition(Relation rel, Node *condition)
 										   makeAlias("new", NIL), false, false);
 	addNSItemToQuery(pstate, nsitem, false, true, true);
 
-	when = transformWhereClause(pstate, copyObject(condition),
-								EXPR_KIND_TRIGGER_WHEN, "WHEN");
+	when = transformWhereClause(pstate, when, EXPR_KIND_TRIGGER_WHEN, "WHEN");
 	assign_expr_collations(pstate, when);
+	check_old_rows(pstate, when, events);
+
+	*rtable = pstate->p_rtable;
 	free_parsestate(pstate);
+	error_context_stack = callback.previous;
+	return when;
 }
 
 /* ----------
@@ -258,30 +321,48 @@ check_event_name(const char *event_name)
 }
 
 static void
+check_column(Relation rel, const char *field, const char *name)
+{
+	OnsideColumn column;
+	OnsideEventError error;
+
+	if (!onside_column_resolve(&column, field, RelationGetDescr(rel),
+							   RelationGetRelationName(rel), name, &error))
+		ereport(ERROR,
+				(errcode(error.sqlstate),
+				 errmsg("attach: %s", error.message),
+				 errhint("%s", error.hint)));
+}
+
+static void
 check_columns(Relation rel, const OnsideMapping *mapping)
 {
-	TupleDesc	tupdesc = RelationGetDescr(rel);
-	const char *relname = RelationGetRelationName(rel);
-	OnsideColumn column;
-
-	onside_column_resolve(&column, "installation_id", tupdesc, relname,
-						  mapping->installation_id);
+	check_column(rel, "installation_id", mapping->installation_id);
 	for (int i = 0; i < mapping->npayload; i++)
-		onside_column_resolve(&column, "payload", tupdesc, relname,
-							  mapping->payload[i].column);
+		check_column(rel, psprintf("payload.%s", mapping->payload[i].key),
+					 mapping->payload[i].column);
 	if (mapping->event_datetime != NULL)
-		onside_column_resolve(&column, "event_datetime", tupdesc, relname,
-							  mapping->event_datetime);
+		check_column(rel, "event_datetime", mapping->event_datetime);
 	if (mapping->event_id != NULL)
-		onside_column_resolve(&column, "event_id", tupdesc, relname,
-							  mapping->event_id);
+		check_column(rel, "event_id", mapping->event_id);
+}
+
+static void
+check_privilege(Oid relid)
+{
+	AclResult	acl = pg_class_aclcheck(relid, GetUserId(), ACL_TRIGGER);
+
+	if (acl != ACLCHECK_OK)
+	{
+		char		relkind = get_rel_relkind(relid);
+
+		aclcheck_error(acl, get_relkind_objtype(relkind), get_rel_name(relid));
+	}
 }
 
 static void
 check_source(Relation rel)
 {
-	AclResult	acl;
-
 	if (rel->rd_rel->relkind != RELKIND_RELATION &&
 		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
 		ereport(ERROR,
@@ -289,10 +370,6 @@ check_source(Relation rel)
 				 errmsg("attach: \"%s\" is not a table",
 						RelationGetRelationName(rel)),
 				 errhint("Attach the table in which the rows are stored.")));
-
-	acl = pg_class_aclcheck(RelationGetRelid(rel), GetUserId(), ACL_TRIGGER);
-	if (acl != ACLCHECK_OK)
-		aclcheck_error(acl, OBJECT_TABLE, RelationGetRelationName(rel));
 }
 
 /* Do all rows pass through statements on this very table? */
@@ -307,7 +384,7 @@ all_rows_come_in_here(Relation rel)
 
 static CreateTrigStmt *
 make_statement(Relation rel, const OnsideMapping *mapping, int16 events,
-			   Node *condition)
+			   bool has_condition)
 {
 	CreateTrigStmt *stmt = makeNode(CreateTrigStmt);
 	ListCell   *lc;
@@ -321,9 +398,8 @@ make_statement(Relation rel, const OnsideMapping *mapping, int16 events,
 		stmt->args = lappend(stmt->args, makeString((char *) lfirst(lc)));
 	stmt->timing = TRIGGER_TYPE_AFTER;
 	stmt->events = events;
-	stmt->whenClause = condition;
 
-	stmt->row = condition != NULL || !all_rows_come_in_here(rel) ||
+	stmt->row = has_condition || !all_rows_come_in_here(rel) ||
 		(events != TRIGGER_TYPE_INSERT && events != TRIGGER_TYPE_UPDATE);
 	if (!stmt->row)
 	{
@@ -350,20 +426,29 @@ owner_of_function(Oid function)
 	return owner;
 }
 
-/* Makes the trigger with the rights of track_row's owner. */
+/*
+ * Makes the trigger with the rights of track_row's owner.  If that fails, the
+ * end of the (sub)transaction gives the caller his own rights back.
+ */
 static void
-create_trigger(CreateTrigStmt *stmt, Oid relid)
+create_trigger(CreateTrigStmt *stmt, Oid relid, Node *when, List *rtable)
 {
 	Oid			function = track_row_oid();
+	ObjectAddress address;
 	Oid			user;
 	int			context;
 
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(owner_of_function(function),
 						   context | SECURITY_LOCAL_USERID_CHANGE);
-	(void) CreateTrigger(stmt, "attach", relid, InvalidOid, InvalidOid,
-						 InvalidOid, function, InvalidOid, NULL, false, false);
+	address = CreateTrigger(stmt, "attach", relid, InvalidOid, InvalidOid,
+							InvalidOid, function, InvalidOid, when, false,
+							false);
 	SetUserIdAndSecContext(user, context);
+
+	/* CreateTrigger does it for the clauses that it transforms itself. */
+	if (when != NULL)
+		recordDependencyOnExpr(&address, when, rtable, DEPENDENCY_NORMAL);
 	CommandCounterIncrement();
 }
 
@@ -372,9 +457,11 @@ Datum
 onside_attach(PG_FUNCTION_ARGS)
 {
 	OnsideMapping *mapping;
+	Oid			relid;
 	Relation	rel;
 	CreateTrigStmt *stmt;
-	Node	   *condition = NULL;
+	Node	   *when = NULL;
+	List	   *rtable = NIL;
 	int16		events;
 
 	if (PG_ARGISNULL(0))
@@ -386,19 +473,29 @@ onside_attach(PG_FUNCTION_ARGS)
 	check_event_name(mapping->event_name);
 	events = read_operation(PG_GETARG_TEXT_PP(6));
 
+	/* Who may not make a trigger must not make others wait, either. */
+	relid = PG_GETARG_OID(0);
+	check_privilege(relid);
+
 	/* The lock that CREATE TRIGGER takes, too. */
-	rel = table_open(PG_GETARG_OID(0), ShareRowExclusiveLock);
+	rel = relation_open(relid, ShareRowExclusiveLock);
 	check_source(rel);
+	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+	{
+		ListCell   *lc;
+
+		foreach(lc, find_all_inheritors(relid, ShareRowExclusiveLock, NULL))
+			check_privilege(lfirst_oid(lc));
+	}
 	check_columns(rel, mapping);
 	if (!PG_ARGISNULL(7))
-	{
-		condition = parse_condition(text_to_cstring(PG_GETARG_TEXT_PP(7)));
-		check_condition(rel, condition);
-	}
-	stmt = make_statement(rel, mapping, events, condition);
-	table_close(rel, NoLock);
+		when = transform_condition(rel,
+								   text_to_cstring(PG_GETARG_TEXT_PP(7)),
+								   events, &rtable);
+	stmt = make_statement(rel, mapping, events, when != NULL);
+	relation_close(rel, NoLock);
 
-	create_trigger(stmt, PG_GETARG_OID(0));
+	create_trigger(stmt, relid, when, rtable);
 
 	PG_RETURN_DATUM(DirectFunctionCall1(namein,
 										CStringGetDatum(stmt->trigname)));
@@ -425,8 +522,8 @@ find_triggers(Relation rel, const char *event_name)
 		if (trigger->tgfoid != function || trigger->tgisinternal ||
 			trigger->tgisclone)
 			continue;
-		mapping = onside_mapping_parse(trigger->tgnargs, trigger->tgargs);
-		if (strcmp(mapping->event_name, event_name) == 0)
+		mapping = onside_mapping_try_parse(trigger->tgnargs, trigger->tgargs);
+		if (mapping != NULL && strcmp(mapping->event_name, event_name) == 0)
 			names = lappend(names, pstrdup(trigger->tgname));
 	}
 	return names;
@@ -545,7 +642,10 @@ onside_trigger_mapping(PG_FUNCTION_ARGS)
 	if (!read_trigger_args(PG_GETARG_OID(0), &nargs, &args))
 		PG_RETURN_NULL();
 
-	mapping = onside_mapping_parse(nargs, args);
+	/* A trigger that somebody made by hand may have any arguments. */
+	mapping = onside_mapping_try_parse(nargs, args);
+	if (mapping == NULL)
+		PG_RETURN_NULL();
 	values[0] = CStringGetTextDatum(mapping->event_name);
 	values[1] = CStringGetTextDatum(mapping->installation_id);
 	values[2] = payload_mapping(mapping);

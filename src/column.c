@@ -17,8 +17,10 @@
 #include "catalog/pg_type.h"
 #include "common/shortest_dec.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/date.h"
+#include "utils/datetime.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -82,10 +84,21 @@ kind_fits_field(OnsideColumnKind kind, const char *field)
 	return true;
 }
 
-void
+static bool
+unusable(OnsideColumn *column, OnsideEventError *error, int sqlstate,
+		 char *message, const char *hint)
+{
+	error->field = column->field;
+	error->sqlstate = sqlstate;
+	error->message = message;
+	error->hint = pstrdup(hint);
+	return false;
+}
+
+bool
 onside_column_resolve(OnsideColumn *column, const char *field,
 					  TupleDesc tupdesc, const char *relname,
-					  const char *name)
+					  const char *name, OnsideEventError *error)
 {
 	Form_pg_attribute att = NULL;
 
@@ -97,25 +110,35 @@ onside_column_resolve(OnsideColumn *column, const char *field,
 			strcmp(NameStr(candidate->attname), name) == 0)
 			att = candidate;
 	}
-	if (att == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("column \"%s\" of relation \"%s\", mapped to %s, does not exist",
-						name, relname, field),
-				 errhint("Was it renamed? Detach the event and attach it again with the column's new name.")));
 
 	column->field = field;
-	column->attnum = att->attnum;
+	column->attnum = InvalidAttrNumber;
+	column->kind = ONSIDE_COLUMN_TEXT;
+	if (att == NULL)
+		return unusable(column, error, ERRCODE_UNDEFINED_COLUMN,
+						psprintf("column \"%s\" of relation \"%s\", mapped to %s, does not exist",
+								 name, relname, field),
+						"Was it renamed? Detach the event and attach it again with the column's new name.");
+
+	/* Virtual columns are never computed for a trigger. */
+	if (att->attgenerated != '\0' &&
+		att->attgenerated != ATTRIBUTE_GENERATED_STORED)
+		return unusable(column, error, ERRCODE_FEATURE_NOT_SUPPORTED,
+						psprintf("column \"%s\" of relation \"%s\", mapped to %s, is a virtual generated column",
+								 name, relname, field),
+						"Map a stored column.");
+
 	column->kind = kind_of_type(att->atttypid);
 	if (!kind_fits_field(column->kind, field))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("column \"%s\" of relation \"%s\" has type %s, which cannot be %s",
-						name, relname, format_type_be(att->atttypid), field),
-				 strcmp(field, "event_datetime") == 0 ?
-				 errhint("Map a column of type timestamp with time zone.") :
-				 errhint("Map a column of type uuid.")));
+		return unusable(column, error, ERRCODE_DATATYPE_MISMATCH,
+						psprintf("column \"%s\" of relation \"%s\" has type %s, which cannot be %s",
+								 name, relname, format_type_be(att->atttypid),
+								 field),
+						strcmp(field, "event_datetime") == 0 ?
+						"Map a column of type timestamp with time zone." :
+						"Map a column of type uuid.");
 
+	column->attnum = att->attnum;
 	if (column->kind == ONSIDE_COLUMN_OTHER)
 	{
 		Oid			output;
@@ -124,6 +147,7 @@ onside_column_resolve(OnsideColumn *column, const char *field,
 		getTypeOutputInfo(att->atttypid, &output, &is_varlena);
 		fmgr_info(output, &column->output);
 	}
+	return true;
 }
 
 bool
@@ -219,9 +243,16 @@ time_to_json(OnsideColumn *column, TimestampTz t, JsonbValue *value,
 
 	if (!onside_datetime_in_range(t))
 	{
-		set_string(value,
-				   DatumGetCString(DirectFunctionCall1(timestamp_out,
-													   TimestampGetDatum(t))));
+		char	   *str = palloc(MAXDATELEN + 1);
+		struct pg_tm tm;
+		fsec_t		fsec;
+
+		if (TIMESTAMP_NOT_FINITE(t) ||
+			timestamp2tm(t, NULL, &tm, &fsec, NULL, NULL) != 0)
+			EncodeSpecialTimestamp(TIMESTAMP_IS_NOBEGIN(t) ? t : DT_NOEND, str);
+		else
+			EncodeDateTime(&tm, fsec, false, 0, NULL, USE_ISO_DATES, str);
+		set_string(value, str);
 		return invalid_value(column, error,
 							 "must be finite and in years 1 to 9999",
 							 "ISO 8601 can express no other time.");
@@ -248,7 +279,8 @@ date_to_time(DateADT date)
 
 /*
  * json allows what jsonb does not (\u0000, numbers without end), and before
- * 16 asking jsonb_in cannot be done without an error.
+ * 16 asking jsonb_in cannot be done without an error.  Every error ends the
+ * subtransaction, so that whoever catches it finds the one he began.
  */
 static bool
 json_to_json(OnsideColumn *column, Datum datum, JsonbValue *value,
@@ -275,13 +307,16 @@ json_to_json(OnsideColumn *column, Datum datum, JsonbValue *value,
 
 		MemoryContextSwitchTo(context);
 		edata = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
 
 		/* Only the value's own fault is the event's. */
 		if (ERRCODE_TO_CATEGORY(edata->sqlerrcode) != ERRCODE_DATA_EXCEPTION &&
 			ERRCODE_TO_CATEGORY(edata->sqlerrcode) != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
-			PG_RE_THROW();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
+			ReThrowError(edata);
+
 		set_string(value, str);
 		(void) invalid_value(column, error,
 							 psprintf("cannot be sent as JSON: %s",
@@ -295,12 +330,33 @@ json_to_json(OnsideColumn *column, Datum datum, JsonbValue *value,
 	return ok;
 }
 
+/* The row's value of the column. */
+static Datum
+column_value(OnsideColumn *column, TupleTableSlot *row, bool *isnull)
+{
+	if (column->attnum == InvalidAttrNumber)
+	{
+		*isnull = true;
+		return (Datum) 0;
+	}
+	return slot_getattr(row, column->attnum, isnull);
+}
+
+bool
+onside_column_is_null(OnsideColumn *column, TupleTableSlot *row)
+{
+	bool		isnull;
+
+	(void) column_value(column, row, &isnull);
+	return isnull;
+}
+
 bool
 onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 					  JsonbValue *value, OnsideEventError *error)
 {
 	bool		isnull;
-	Datum		datum = slot_getattr(row, column->attnum, &isnull);
+	Datum		datum = column_value(column, row, &isnull);
 
 	if (isnull)
 	{
@@ -409,7 +465,7 @@ onside_column_to_uuid(OnsideColumn *column, TupleTableSlot *row,
 					  pg_uuid_t *uuid, bool *has, OnsideEventError *error)
 {
 	bool		isnull;
-	Datum		datum = slot_getattr(row, column->attnum, &isnull);
+	Datum		datum = column_value(column, row, &isnull);
 
 	*has = !isnull;
 	if (isnull)
@@ -433,7 +489,7 @@ onside_column_to_datetime(OnsideColumn *column, TupleTableSlot *row,
 						  TimestampTz *t, bool *has, OnsideEventError *error)
 {
 	bool		isnull;
-	Datum		datum = slot_getattr(row, column->attnum, &isnull);
+	Datum		datum = column_value(column, row, &isnull);
 
 	*has = !isnull;
 	if (isnull)

@@ -42,20 +42,21 @@ typedef enum OnsideColumnKind
 typedef struct OnsideColumn
 {
 	const char *field;			/* of the event, for messages */
-	AttrNumber	attnum;
+	AttrNumber	attnum;			/* 0: there is none, always null */
 	OnsideColumnKind kind;
 	FmgrInfo	output;			/* for ONSIDE_COLUMN_OTHER */
 } OnsideColumn;
 
 /*
- * Looks a column up; raises 42703 if the table has none of that name, 42804 if
- * its type cannot become the field (event_id and installation_id: uuid or
- * text; event_datetime: timestamptz, timestamp, date or text).  "relname" is
- * for the message.
+ * Looks a column up.  On false *error says why it cannot become the field:
+ * 42703 if the table has none of that name, 42804 if its type does not fit
+ * (event_id and installation_id: uuid or text; event_datetime: timestamptz,
+ * timestamp, date or text), 0A000 if it has no value in a trigger.  It then
+ * reads as null.  "relname" is for the message.
  */
-extern void onside_column_resolve(OnsideColumn *column, const char *field,
+extern bool onside_column_resolve(OnsideColumn *column, const char *field,
 								  TupleDesc tupdesc, const char *relname,
-								  const char *name);
+								  const char *name, OnsideEventError *error);
 
 /* Does rendering it depend on the session's settings, if nobody fixes them? */
 extern bool onside_column_needs_settings(const OnsideColumn *column);
@@ -63,6 +64,8 @@ extern bool onside_column_needs_settings(const OnsideColumn *column);
 /* Fixes those settings; onside_column_restore_settings takes the result. */
 extern int	onside_column_fix_settings(void);
 extern void onside_column_restore_settings(int nestlevel);
+
+extern bool onside_column_is_null(OnsideColumn *column, TupleTableSlot *row);
 
 /*
  * A row's value, in the current memory context.  On false *error says why the

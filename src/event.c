@@ -277,7 +277,7 @@ check_rendered(const OnsideEvent *event, OnsideEventError *error)
 	utf8 = as_utf8(buf.data, buf.len);
 	if (utf8 == NULL)
 		return not_utf8(error, "payload");
-	size = utf8 == buf.data ? buf.len : strlen(utf8);
+	size = strlen(utf8);
 	if (utf8 != buf.data)
 		pfree(utf8);
 	pfree(buf.data);

@@ -423,6 +423,8 @@ make_printable(char *str)
 				*p++ = '?';
 		}
 	}
+	while (p > (unsigned char *) str && p[-1] == ' ')
+		*--p = '\0';
 }
 
 static void

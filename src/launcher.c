@@ -61,6 +61,12 @@
 #define RESTART_MIN_DELAY	500
 #define RESTART_MAX_DELAY	10000
 
+/*
+ * Most databases in which is looked for the extension at once: each takes one
+ * of max_worker_processes.
+ */
+#define MAX_STARTING		2
+
 /* What the launcher knows of a slot besides the slot. */
 typedef struct Minding
 {
@@ -231,14 +237,28 @@ start_worker(int i)
 	return false;
 }
 
+static int
+count_starting(void)
+{
+	int			n = 0;
+
+	for (int i = 0; i < onside_max_databases; i++)
+		if (onside_slot_get(i)->state == ONSIDE_SLOT_STARTING)
+			n++;
+	return n;
+}
+
 /* Did a worker that was registered end before it took its slot? */
 static bool
 start_failed(int i)
 {
 	pid_t		pid;
 
-	return mindings[i].handle != NULL &&
-		GetBackgroundWorkerPid(mindings[i].handle, &pid) == BGWH_STOPPED;
+	/* A worker of a launcher before us; if it still comes, it leaves again. */
+	if (mindings[i].handle == NULL)
+		return onside_slot_get(i)->worker_pid == 0;
+
+	return GetBackgroundWorkerPid(mindings[i].handle, &pid) == BGWH_STOPPED;
 }
 
 /* Looks after one slot.  Returns milliseconds until it wants that again. */
@@ -285,6 +305,8 @@ mind_slot(int i, List *databases)
 												   minding->not_before);
 			if (wait > 0)
 				return wait;
+			if (count_starting() >= MAX_STARTING)
+				return RETRY_INTERVAL;	/* they wake us */
 			(void) start_worker(i);
 			return RETRY_INTERVAL;
 	}

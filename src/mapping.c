@@ -17,90 +17,130 @@
 
 #define HINT "For example track_row('event_name=purchase_completed', 'installation_id=install_id', 'payload.amount=total')."
 
-static void
-set_once(char **target, const char *name, const char *value)
+/* Why the arguments are not understood. */
+typedef struct Problem
 {
-	if (*target != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("track_row: \"%s\" is given twice", name),
-				 errhint(HINT)));
-	*target = pstrdup(value);
+	int			sqlstate;
+	char	   *message;
+	const char *hint;
+} Problem;
+
+static bool
+bad(Problem *problem, int sqlstate, char *message, const char *hint)
+{
+	problem->sqlstate = sqlstate;
+	problem->message = message;
+	problem->hint = hint;
+	return false;
 }
 
-static void
-add_payload_key(OnsideMapping *mapping, const char *key, const char *column)
+static bool
+given_twice(Problem *problem, const char *target)
 {
+	return bad(problem, ERRCODE_INVALID_PARAMETER_VALUE,
+			   psprintf("\"%s\" is given twice", target), HINT);
+}
+
+static bool
+set_once(char **field, const char *target, const char *value,
+		 Problem *problem)
+{
+	if (*field != NULL)
+		return given_twice(problem, target);
+	*field = pstrdup(value);
+	return true;
+}
+
+static bool
+add_payload_key(OnsideMapping *mapping, const char *target, const char *column,
+				Problem *problem)
+{
+	const char *key = target + strlen(PAYLOAD_PREFIX);
+
 	for (int i = 0; i < mapping->npayload; i++)
 		if (strcmp(mapping->payload[i].key, key) == 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("track_row: \"payload.%s\" is given twice", key),
-					 errhint(HINT)));
+			return given_twice(problem, target);
 
-	if (mapping->payload == NULL)
-		mapping->payload = palloc(sizeof(OnsidePayloadKey));
-	else
-		mapping->payload = repalloc(mapping->payload,
-									(mapping->npayload + 1) *
-									sizeof(OnsidePayloadKey));
 	mapping->payload[mapping->npayload].key = pstrdup(key);
 	mapping->payload[mapping->npayload].column = pstrdup(column);
 	mapping->npayload++;
+	return true;
 }
 
-static void
-require(const char *value, const char *name)
+static bool
+read_argument(OnsideMapping *mapping, const char *arg, Problem *problem)
 {
-	if (value == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("track_row: \"%s\" is missing", name),
-				 errhint(HINT)));
+	const char *equals = strchr(arg, '=');
+	const char *value;
+	char	   *target;
+
+	if (equals == NULL || equals[1] == '\0')
+		return bad(problem, ERRCODE_INVALID_PARAMETER_VALUE,
+				   psprintf("argument \"%s\" is not of the form target=column",
+							arg),
+				   HINT);
+	target = pnstrdup(arg, equals - arg);
+	value = equals + 1;
+
+	if (strcmp(target, "event_name") == 0)
+		return set_once(&mapping->event_name, target, value, problem);
+	if (strcmp(target, "installation_id") == 0)
+		return set_once(&mapping->installation_id, target, value, problem);
+	if (strcmp(target, "event_datetime") == 0)
+		return set_once(&mapping->event_datetime, target, value, problem);
+	if (strcmp(target, "event_id") == 0)
+		return set_once(&mapping->event_id, target, value, problem);
+	if (strncmp(target, PAYLOAD_PREFIX, strlen(PAYLOAD_PREFIX)) == 0)
+		return add_payload_key(mapping, target, value, problem);
+	return bad(problem, ERRCODE_INVALID_PARAMETER_VALUE,
+			   psprintf("\"%s\" is not a field of an event", target),
+			   "The fields are event_name, installation_id, event_datetime, event_id and payload.KEY.");
+}
+
+static bool
+require(const char *value, const char *name, Problem *problem)
+{
+	if (value != NULL)
+		return true;
+	return bad(problem, ERRCODE_NULL_VALUE_NOT_ALLOWED,
+			   psprintf("\"%s\" is missing", name), HINT);
+}
+
+static OnsideMapping *
+parse(int nargs, char **args, Problem *problem)
+{
+	OnsideMapping *mapping = palloc0(sizeof(OnsideMapping));
+
+	mapping->payload = palloc(Max(nargs, 1) * sizeof(OnsidePayloadKey));
+	for (int i = 0; i < nargs; i++)
+		if (!read_argument(mapping, args[i], problem))
+			return NULL;
+	if (!require(mapping->event_name, "event_name", problem) ||
+		!require(mapping->installation_id, "installation_id", problem))
+		return NULL;
+	return mapping;
 }
 
 OnsideMapping *
 onside_mapping_parse(int nargs, char **args)
 {
-	OnsideMapping *mapping = palloc0(sizeof(OnsideMapping));
+	Problem		problem;
+	OnsideMapping *mapping = parse(nargs, args, &problem);
 
-	for (int i = 0; i < nargs; i++)
-	{
-		char	   *equals = strchr(args[i], '=');
-		char	   *target;
-		char	   *value;
-
-		if (equals == NULL || equals[1] == '\0')
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("track_row: argument \"%s\" is not of the form target=column",
-							args[i]),
-					 errhint(HINT)));
-		target = pnstrdup(args[i], equals - args[i]);
-		value = equals + 1;
-
-		if (strcmp(target, "event_name") == 0)
-			set_once(&mapping->event_name, target, value);
-		else if (strcmp(target, "installation_id") == 0)
-			set_once(&mapping->installation_id, target, value);
-		else if (strcmp(target, "event_datetime") == 0)
-			set_once(&mapping->event_datetime, target, value);
-		else if (strcmp(target, "event_id") == 0)
-			set_once(&mapping->event_id, target, value);
-		else if (strncmp(target, PAYLOAD_PREFIX, strlen(PAYLOAD_PREFIX)) == 0)
-			add_payload_key(mapping, target + strlen(PAYLOAD_PREFIX), value);
-		else
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("track_row: \"%s\" is not a field of an event",
-							target),
-					 errhint("The fields are event_name, installation_id, event_datetime, event_id and payload.KEY.")));
-		pfree(target);
-	}
-
-	require(mapping->event_name, "event_name");
-	require(mapping->installation_id, "installation_id");
+	if (mapping == NULL)
+		ereport(ERROR,
+				(errcode(problem.sqlstate),
+				 errmsg("track_row: %s", problem.message),
+				 errhint("%s", problem.hint)));
 	return mapping;
+}
+
+OnsideMapping *
+onside_mapping_try_parse(int nargs, char **args)
+{
+	Problem		problem;
+
+	return parse(nargs, args, &problem);
 }
 
 List *

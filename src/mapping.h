@@ -36,6 +36,9 @@ typedef struct OnsideMapping
  */
 extern OnsideMapping *onside_mapping_parse(int nargs, char **args);
 
+/* The same, with NULL in place of an error. */
+extern OnsideMapping *onside_mapping_try_parse(int nargs, char **args);
+
 /* The arguments again, as a list of C strings. */
 extern List *onside_mapping_args(const OnsideMapping *mapping);
 

@@ -22,6 +22,7 @@
 
 #include "common/pg_prng.h"
 #include "lib/ilist.h"
+#include "mb/pg_wchar.h"
 #include "portability/instr_time.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -349,6 +350,13 @@ onside_sender_pump(void)
  * ----------
  */
 
+/* snprintf() may have cut the last character in two. */
+static void
+clip(char *str)
+{
+	str[pg_mbcliplen(str, strlen(str), ONSIDE_ERROR_MAX - 1)] = '\0';
+}
+
 static void
 set_error(const OnsideHttpResult *result, const char *meaning)
 {
@@ -362,6 +370,7 @@ set_error(const OnsideHttpResult *result, const char *meaning)
 	else
 		snprintf(status.last_error, sizeof(status.last_error),
 				 "HTTP %d", result->status);
+	clip(status.last_error);
 	if (meaning != NULL)
 		strlcpy(status.reason, meaning, sizeof(status.reason));
 }

@@ -66,8 +66,8 @@ typedef enum OnsideSlotState
 {
 	ONSIDE_SLOT_FREE,
 	ONSIDE_SLOT_WANTED,			/* a worker is to be started */
-	ONSIDE_SLOT_STARTING,		/* it has been registered */
-	ONSIDE_SLOT_RUNNING,		/* it has the slot */
+	ONSIDE_SLOT_STARTING,		/* it has been registered, or looks around */
+	ONSIDE_SLOT_RUNNING,		/* it has found the extension */
 	ONSIDE_SLOT_ABSENT,			/* it found no extension and left */
 } OnsideSlotState;
 

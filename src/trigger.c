@@ -52,8 +52,30 @@ typedef struct RowReader
 	char	  **keys;
 	OnsideColumn *payload;
 	bool		needs_settings;
+	OnsideEventError *broken;	/* why no row can become an event, or NULL */
 	MemoryContext per_row;
 } RowReader;
+
+/*
+ * A payload beyond this is not even made: far more than a request holds, and
+ * less than what jsonb takes.
+ */
+#define PAYLOAD_LIMIT	(100 * ONSIDE_API_MAX_BYTES)
+
+static void
+resolve(RowReader *reader, OnsideColumn *column, const char *field,
+		Relation rel, const char *name)
+{
+	OnsideEventError error;
+
+	if (!onside_column_resolve(column, field, RelationGetDescr(rel),
+							   RelationGetRelationName(rel), name, &error) &&
+		reader->broken == NULL)
+	{
+		reader->broken = palloc(sizeof(OnsideEventError));
+		*reader->broken = error;
+	}
+}
 
 static RowReader *
 make_reader(Trigger *trigger, Relation rel, MemoryContext context)
@@ -62,20 +84,18 @@ make_reader(Trigger *trigger, Relation rel, MemoryContext context)
 	OnsideMapping *mapping = onside_mapping_parse(trigger->tgnargs,
 												  trigger->tgargs);
 	RowReader  *reader = palloc0(sizeof(RowReader));
-	TupleDesc	tupdesc = RelationGetDescr(rel);
-	const char *relname = RelationGetRelationName(rel);
 
 	reader->event_name = cstring_to_text(mapping->event_name);
-	onside_column_resolve(&reader->installation_id, "installation_id",
-						  tupdesc, relname, mapping->installation_id);
+	resolve(reader, &reader->installation_id, "installation_id", rel,
+			mapping->installation_id);
 	reader->has_event_datetime = mapping->event_datetime != NULL;
 	if (reader->has_event_datetime)
-		onside_column_resolve(&reader->event_datetime, "event_datetime",
-							  tupdesc, relname, mapping->event_datetime);
+		resolve(reader, &reader->event_datetime, "event_datetime", rel,
+				mapping->event_datetime);
 	reader->has_event_id = mapping->event_id != NULL;
 	if (reader->has_event_id)
-		onside_column_resolve(&reader->event_id, "event_id",
-							  tupdesc, relname, mapping->event_id);
+		resolve(reader, &reader->event_id, "event_id", rel,
+				mapping->event_id);
 
 	reader->npayload = mapping->npayload;
 	reader->keys = palloc(mapping->npayload * sizeof(char *));
@@ -83,9 +103,9 @@ make_reader(Trigger *trigger, Relation rel, MemoryContext context)
 	for (int i = 0; i < mapping->npayload; i++)
 	{
 		reader->keys[i] = mapping->payload[i].key;
-		onside_column_resolve(&reader->payload[i],
-							  psprintf("payload.%s", mapping->payload[i].key),
-							  tupdesc, relname, mapping->payload[i].column);
+		resolve(reader, &reader->payload[i],
+				psprintf("payload.%s", mapping->payload[i].key), rel,
+				mapping->payload[i].column);
 		if (onside_column_needs_settings(&reader->payload[i]))
 			reader->needs_settings = true;
 	}
@@ -109,6 +129,64 @@ note(bool ok, OnsideEventError *first, const OnsideEventError *error,
 	}
 }
 
+/* About how much of a payload this value is. */
+static Size
+value_size(const JsonbValue *value)
+{
+	switch (value->type)
+	{
+		case jbvString:
+			return value->val.string.len;
+		case jbvBinary:
+			return value->val.binary.len;
+		default:
+			return 0;
+	}
+}
+
+/* The payload, or NULL if it is too large to be made. */
+static Jsonb *
+read_payload(RowReader *reader, TupleTableSlot *row, OnsideEventError *error,
+			 bool *valid)
+{
+	OnsideJsonbBuilder builder = {0};
+	Size		size = 0;
+
+	onside_jsonb_push(&builder, WJB_BEGIN_OBJECT, NULL);
+	for (int i = 0; i < reader->npayload; i++)
+	{
+		OnsideEventError this_error;
+		JsonbValue	key;
+		JsonbValue	value;
+		bool		ok;
+
+		ok = onside_column_to_json(&reader->payload[i], row, &value,
+								   &this_error);
+		note(ok, error, &this_error, valid);
+
+		size += value_size(&value);
+		if (size > PAYLOAD_LIMIT)
+		{
+			this_error.field = "payload";
+			this_error.sqlstate = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+			this_error.message = psprintf("payload is too large: %s takes it beyond %d bytes",
+										  reader->payload[i].field,
+										  PAYLOAD_LIMIT);
+			this_error.hint = pstrdup("A request must stay below 1000000 bytes, and an event cannot be split.");
+			note(false, error, &this_error, valid);
+			return NULL;
+		}
+
+		key.type = jbvString;
+		key.val.string.val = reader->keys[i];
+		key.val.string.len = strlen(reader->keys[i]);
+		onside_jsonb_push(&builder, WJB_KEY, &key);
+		onside_jsonb_push(&builder, WJB_VALUE, &value);
+	}
+	onside_jsonb_push(&builder, WJB_END_OBJECT, NULL);
+	return JsonbValueToJsonb(builder.result);
+}
+
 /*
  * Makes a row's event.  On false *error says why it is not valid, and the
  * event has what there is of it.
@@ -117,10 +195,11 @@ static bool
 read_row(RowReader *reader, TupleTableSlot *row, OnsideEvent *event,
 		 OnsideEventError *error)
 {
-	OnsideJsonbBuilder builder = {0};
 	OnsideEventError this_error;
 	bool		valid = true;
 	bool		ok;
+
+	note(reader->broken == NULL, error, reader->broken, &valid);
 
 	event->event_name = reader->event_name;
 
@@ -143,36 +222,21 @@ read_row(RowReader *reader, TupleTableSlot *row, OnsideEvent *event,
 		event->has_event_datetime = true;
 	}
 
+	/* A dead letter has an id, too, unless the row's own is none. */
+	ok = true;
 	if (reader->has_event_id)
 	{
 		ok = onside_column_to_uuid(&reader->event_id, row, &event->event_id,
 								   &event->has_event_id, &this_error);
 		note(ok, error, &this_error, &valid);
 	}
-	if (!event->has_event_id && valid)
+	if (ok && !event->has_event_id)
 	{
 		onside_event_new_id(&event->event_id);
 		event->has_event_id = true;
 	}
 
-	onside_jsonb_push(&builder, WJB_BEGIN_OBJECT, NULL);
-	for (int i = 0; i < reader->npayload; i++)
-	{
-		JsonbValue	key;
-		JsonbValue	value;
-
-		ok = onside_column_to_json(&reader->payload[i], row, &value,
-								   &this_error);
-		note(ok, error, &this_error, &valid);
-
-		key.type = jbvString;
-		key.val.string.val = reader->keys[i];
-		key.val.string.len = strlen(reader->keys[i]);
-		onside_jsonb_push(&builder, WJB_KEY, &key);
-		onside_jsonb_push(&builder, WJB_VALUE, &value);
-	}
-	onside_jsonb_push(&builder, WJB_END_OBJECT, NULL);
-	event->payload = JsonbValueToJsonb(builder.result);
+	event->payload = read_payload(reader, row, error, &valid);
 
 	if (valid)
 		valid = onside_event_check(event, error);
@@ -210,10 +274,9 @@ record_row(RowReader *reader, TupleTableSlot *row, OnsideAppend **append)
 	MemoryContext old = MemoryContextSwitchTo(reader->per_row);
 	OnsideEvent event = {0};
 	OnsideEventError error;
-	bool		isnull;
 
-	(void) slot_getattr(row, reader->installation_id.attnum, &isnull);
-	if (isnull)
+	if (reader->installation_id.attnum != InvalidAttrNumber &&
+		onside_column_is_null(&reader->installation_id, row))
 		count_skipped();
 	else if (read_row(reader, row, &event, &error))
 	{

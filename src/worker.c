@@ -485,7 +485,6 @@ take_slot(int slot_no, Oid database)
 		proc_exit(0);
 	}
 	slot->worker_pid = MyProcPid;
-	slot->state = ONSIDE_SLOT_RUNNING;
 	pg_atomic_write_u32(&slot->procno, ONSIDE_MY_PROCNO);
 	LWLockRelease(onside_slots_lock());
 
@@ -504,6 +503,11 @@ load(void)
 	onside_progress_init(slot, database_name);
 	database_settings = read_database_settings();
 	onside_txn_commit();
+
+	LWLockAcquire(onside_slots_lock(), LW_EXCLUSIVE);
+	slot->state = ONSIDE_SLOT_RUNNING;
+	LWLockRelease(onside_slots_lock());
+	onside_launcher_wake(false);
 }
 
 void
