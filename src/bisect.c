@@ -254,6 +254,17 @@ adapt_level(OnsideBisect *bisect)
 	bisect->bad++;
 }
 
+/* Of everything that was refused, nothing is known any more. */
+static void
+begin_refusing(OnsideBisect *bisect)
+{
+	memset(bisect->verdict, ONSIDE_VERDICT_UNKNOWN, bisect->n);
+	bisect->pos = 0;
+	bisect->run_start = 0;
+	bisect->bad = 0;
+	bisect->refusing = true;
+}
+
 static void
 on_refused_alone(OnsideBisect *bisect, int event)
 {
@@ -276,14 +287,31 @@ on_refused_alone(OnsideBisect *bisect, int event)
 		/* every event is refused alone */
 		if (bisect->trusted && !bisect->refusing)
 			return;
-		memset(bisect->verdict, ONSIDE_VERDICT_UNKNOWN, bisect->n);
-		bisect->pos = 0;
-		bisect->run_start = 0;
-		bisect->bad = 0;
-		bisect->refusing = true;
+		begin_refusing(bisect);
 	}
 	else if (bisect->lone_refusals >= ONSIDE_BISECT_REFUSING_AFTER)
 		bisect->refusing = true;
+}
+
+/*
+ * The event alone is too large, which no other event has to do with: the
+ * ranges that were too large may have been so because of it.  But if one after
+ * the other is too large and none is accepted, it is not the events.
+ */
+static void
+on_too_large_alone(OnsideBisect *bisect, int event)
+{
+	bisect->verdict[event] = ONSIDE_VERDICT_BAD;
+	if (event == bisect->pos)
+		bisect->suspect_end = 0;
+	bisect->cap = bisect->n;
+
+	if (!bisect->accepting &&
+		++bisect->lone_too_large >= ONSIDE_BISECT_REFUSING_AFTER)
+	{
+		bisect->lone_refusals = bisect->lone_too_large;
+		begin_refusing(bisect);
+	}
 }
 
 void
@@ -309,6 +337,8 @@ onside_bisect_answer(OnsideBisect *bisect, OnsideBisectAnswer answer)
 			begin_accepting(bisect);
 		advance(bisect);
 	}
+	else if (count == 1 && answer == ONSIDE_BISECT_TOO_LARGE)
+		on_too_large_alone(bisect, first);
 	else if (count == 1)
 		on_refused_alone(bisect, first);
 	else if (answer == ONSIDE_BISECT_TOO_LARGE)

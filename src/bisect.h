@@ -39,7 +39,9 @@ typedef enum OnsideBisectAnswer
 	ONSIDE_BISECT_ACCEPTED,		/* 204 */
 	ONSIDE_BISECT_REFUSED,		/* 400: at least one of the range is bad */
 	ONSIDE_BISECT_TOO_LARGE		/* 413: the range is too large; of its events
-								 * it says nothing, unless it is one alone */
+								 * it says nothing, unless it is one alone:
+								 * then that one is bad, whatever else is
+								 * accepted */
 } OnsideBisectAnswer;
 
 typedef enum OnsideBisectVerdict
@@ -67,6 +69,7 @@ typedef struct OnsideBisect
 	int			range_count;	/* 0 if nothing is out */
 	int			probes;			/* lone events tried out of turn */
 	int			lone_refusals;	/* with nothing accepted since */
+	int			lone_too_large; /* likewise, for 413 */
 	int			requests;		/* answers so far, the batch itself left out */
 	bool		trusted;		/* see onside_bisect_init() */
 	bool		accepting;		/* the endpoint took events since init */

@@ -435,14 +435,16 @@ finish(Request *req, CURLcode code)
 
 	curl_easy_getinfo(req->easy, CURLINFO_RESPONSE_CODE, &status);
 	result->status = (int) status;
-	result->failed = code != CURLE_OK;
+
+	/* A body that we cut off was long enough; the status is what counts. */
+	result->failed = code != CURLE_OK &&
+		!(code == CURLE_WRITE_ERROR && req->body_size > MAX_ANSWER_BODY);
 	result->ended = GetCurrentTimestamp();
 	if (result->failed)
 		strlcpy(result->error,
 				req->errbuf[0] != '\0' ? req->errbuf : curl_easy_strerror(code),
 				sizeof(result->error));
-	if (req->body_size > MAX_ANSWER_BODY ||
-		req->headers_size > MAX_ANSWER_HEADERS)
+	if (req->headers_size > MAX_ANSWER_HEADERS)
 		strlcpy(result->error, "the answer has no end", sizeof(result->error));
 	make_printable(result->error);
 	make_printable(result->body);

@@ -107,6 +107,10 @@ somebody_waits(void)
 static long
 persist_timeout(void)
 {
+	/* A Retry-After is to outlive us, and so is its end. */
+	if (onside_sender_status()->not_before != delivery.not_before)
+		persist_due = true;
+
 	if (somebody_waits() && (persist_due || cursor_moved))
 		return 0;
 	if (!persist_due)

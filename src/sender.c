@@ -22,7 +22,6 @@
 
 #include "common/pg_prng.h"
 #include "lib/ilist.h"
-#include "mb/pg_wchar.h"
 #include "portability/instr_time.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -350,27 +349,20 @@ onside_sender_pump(void)
  * ----------
  */
 
-/* snprintf() may have cut the last character in two. */
-static void
-clip(char *str)
-{
-	str[pg_mbcliplen(str, strlen(str), ONSIDE_ERROR_MAX - 1)] = '\0';
-}
-
 static void
 set_error(const OnsideHttpResult *result, const char *meaning)
 {
+	char		error[ONSIDE_HTTP_BODY_KEPT + 32];
+
 	status.last_error_at = result->ended;
 	if (result->failed)
-		snprintf(status.last_error, sizeof(status.last_error), "%s",
-				 result->error);
+		strlcpy(error, result->error, sizeof(error));
 	else if (result->body[0] != '\0')
-		snprintf(status.last_error, sizeof(status.last_error),
-				 "HTTP %d: %s", result->status, result->body);
+		snprintf(error, sizeof(error), "HTTP %d: %s", result->status,
+				 result->body);
 	else
-		snprintf(status.last_error, sizeof(status.last_error),
-				 "HTTP %d", result->status);
-	clip(status.last_error);
+		snprintf(error, sizeof(error), "HTTP %d", result->status);
+	onside_copy_text(status.last_error, error, sizeof(status.last_error));
 	if (meaning != NULL)
 		strlcpy(status.reason, meaning, sizeof(status.reason));
 }
@@ -393,6 +385,17 @@ fail(Queued *queued, OnsideState state, OnsideBackoffKind kind,
 static void
 mark_settled(Queued *queued)
 {
+	int			n = 0;
+
+	/* An event that was refused in the beginning may have been taken since. */
+	for (int i = 0; i < queued->nrefused; i++)
+	{
+		if (onside_bisect_verdict(queued->bisect, queued->refused[i].event) ==
+			ONSIDE_VERDICT_BAD)
+			queued->refused[n++] = queued->refused[i];
+	}
+	queued->nrefused = n;
+
 	set_state(queued, QUEUED_SETTLED);
 	pfree(queued->batch->body.data);
 	queued->batch->body.data = NULL;
@@ -404,6 +407,16 @@ add_refused(Queued *queued, int event, const OnsideHttpResult *result)
 	MemoryContext old = MemoryContextSwitchTo(queued->batch->context);
 	OnsideRefusedEvent *refused;
 
+	for (int i = 0; i < queued->nrefused; i++)
+	{
+		/* it was refused before, and in doubt since */
+		if (queued->refused[i].event == event)
+		{
+			queued->refused[i] = queued->refused[--queued->nrefused];
+			break;
+		}
+	}
+
 	if (queued->refused == NULL)
 		queued->refused = palloc(sizeof(OnsideRefusedEvent));
 	else
@@ -411,6 +424,7 @@ add_refused(Queued *queued, int event, const OnsideHttpResult *result)
 								   (queued->nrefused + 1) *
 								   sizeof(OnsideRefusedEvent));
 	refused = &queued->refused[queued->nrefused++];
+	refused->event = event;
 	refused->pos = queued->batch->events[event].pos;
 	refused->http_status = result->status;
 	refused->attempts = queued->attempts;
@@ -475,7 +489,8 @@ answer_refused(Queued *queued, const OnsideHttpResult *result,
 
 	set_error(result, NULL);
 
-	if (answer == ONSIDE_BISECT_TOO_LARGE && !alone)
+	/* Its parts say nothing new: one large event may be in each of them. */
+	if (answer == ONSIDE_BISECT_TOO_LARGE && !alone && queued->bisect == NULL)
 		onside_body_limit_on_too_large(&body_limit, queued->count,
 									   (int) queued->len);
 
@@ -495,7 +510,8 @@ answer_refused(Queued *queued, const OnsideHttpResult *result,
 			if (onside_bisect_verdict(queued->bisect, queued->first) ==
 				ONSIDE_VERDICT_BAD)
 				add_refused(queued, queued->first, result);
-			onside_contract_on_refused_alone(&contract);
+			if (answer == ONSIDE_BISECT_REFUSED)
+				onside_contract_on_refused_alone(&contract);
 		}
 	}
 

@@ -17,6 +17,7 @@
 /* An event that the API has refused for good. */
 typedef struct OnsideRefusedEvent
 {
+	int			event;			/* its place in the batch */
 	OnsidePosition pos;
 	int			http_status;
 	int			attempts;

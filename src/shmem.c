@@ -16,6 +16,7 @@
  */
 #include "postgres.h"
 
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -51,6 +52,15 @@ const char *
 onside_state_name(OnsideState state)
 {
 	return state_names[state];
+}
+
+void
+onside_copy_text(char *to, const char *from, int size)
+{
+	int			len = pg_mbcliplen(from, strlen(from), size - 1);
+
+	memcpy(to, from, len);
+	to[len] = '\0';
 }
 
 static Size

@@ -95,6 +95,9 @@ typedef struct OnsideSlot
 
 #define ONSIDE_NO_PROC	PG_UINT32_MAX
 
+/* Copies a text into size bytes; cuts it at the end of a character. */
+extern void onside_copy_text(char *to, const char *from, int size);
+
 extern const char *onside_state_name(OnsideState state);
 
 /* Installs the hooks that ask for shared memory; from _PG_init, if preloaded. */

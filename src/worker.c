@@ -280,8 +280,8 @@ publish(void)
 
 	LWLockAcquire(slot->lock, LW_EXCLUSIVE);
 	shared->state = state;
-	strlcpy(shared->reason, reason == NULL ? "" : reason,
-			sizeof(shared->reason));
+	onside_copy_text(shared->reason, reason == NULL ? "" : reason,
+					 sizeof(shared->reason));
 	onside_progress_report(shared);
 	shared->in_flight = sender->in_flight;
 	shared->oldest_recorded_at = oldest;
@@ -289,7 +289,7 @@ publish(void)
 	shared->last_error_at = sender->last_error_at;
 	strlcpy(shared->last_error, sender->last_error,
 			sizeof(shared->last_error));
-	shared->next_attempt_at = sender->next_attempt_at;
+	shared->next_attempt_at = may_send() ? sender->next_attempt_at : 0;
 	LWLockRelease(slot->lock);
 
 	log_state(last_state, state, reason);

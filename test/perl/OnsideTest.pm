@@ -1,0 +1,544 @@
+# OnsideTest: what the TAP tests of onside_attribution have in common.
+#
+# A test starts a sandbox API and a server that sends to it, lets things
+# happen, and then asks one question above all: is what arrived what was
+# committed?  This module makes the server, asks the view "status", waits with
+# a deadline, and answers that question.
+#
+# Nothing in here sleeps for a state: every wait polls a condition, gives up
+# after a limit (PG_TEST_TIMEOUT_DEFAULT, 180 s) and then says what it saw last.
+
+=head1 SYNOPSIS
+
+  use OnsideSandbox;
+  use OnsideTest;
+
+  my $sandbox = OnsideSandbox->start;
+  my $node = onside_node('main', sandbox => $sandbox);
+  create_extension($node, 'postgres');          # and waits for the worker
+
+  my $id = track($node, 'postgres', 'purchase_completed');
+  wait_for_flush($node, 'postgres');
+  arrived_ok($sandbox, [$id], 'the event arrived');
+
+=cut
+
+package OnsideTest;
+
+use strict;
+use warnings;
+
+use Exporter   qw(import);
+use File::Spec ();
+use JSON::PP   ();
+use Test::More;
+use Time::HiRes ();
+
+use PostgreSQL::Test::Cluster ();
+use PostgreSQL::Test::Utils   ();
+
+our @EXPORT = qw(
+  scale full_scale patience
+  onside_node send_to write_credentials preload
+  create_extension set_for_database
+  status poll_status poll_worker worker_pid launcher_pid postmaster_pid
+  outbox_size
+  wait_until process_exists wait_for_exit memory_of context_switches
+  track wait_for_flush
+  committed arrived_ok nothing_came_twice
+  log_position log_since wait_for_log_line
+);
+
+# The installation_id that the tests use where it does not matter.
+our $installation = '11111111-2222-4333-8444-555555555555';
+
+=head1 FUNCTIONS
+
+=head2 scale($small, $full), full_scale
+
+How much a test does: the first value, or the second one when the environment
+says C<ONSIDE_TEST_SCALE=full>, which is how the acceptance figures are made.
+
+=cut
+
+sub full_scale { return ($ENV{ONSIDE_TEST_SCALE} // 'small') eq 'full' }
+
+sub scale
+{
+	my ($small, $full) = @_;
+	return full_scale() ? $full : $small;
+}
+
+=head2 patience
+
+How many seconds a wait lasts at most.
+
+=cut
+
+sub patience
+{
+	return $PostgreSQL::Test::Utils::timeout_default || 180;
+}
+
+=head2 onside_node($name, %options)
+
+Makes a server with the extension's library preloaded and starts it.  The
+settings are such that tests are quick (retries after 20 to 200 ms) and that a
+crash is what it is in production (restart_after_crash = on).  Options:
+
+  sandbox   an OnsideSandbox: endpoint and credentials point there
+  conf      more lines for postgresql.conf; they win
+  preload   0 leaves shared_preload_libraries alone
+  start     0 does not start it
+  init      { ... } for PostgreSQL::Test::Cluster->init, e.g. extra => [...]
+
+=cut
+
+sub onside_node
+{
+	my ($name, %options) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+
+	$node->init(%{ $options{init} // {} });
+	$node->append_conf('postgresql.conf', <<'CONF');
+log_line_prefix = '%m [%p] %b %d '
+log_statement = none
+restart_after_crash = on
+max_prepared_transactions = 20
+max_connections = 40
+shared_buffers = 16MB
+onside_attribution.retry_initial_delay = '20ms'
+onside_attribution.retry_max_delay = '200ms'
+CONF
+	preload($node) if $options{preload} // 1;
+	send_to($node, $options{sandbox}) if $options{sandbox};
+	$node->append_conf('postgresql.conf', $options{conf}) if $options{conf};
+	$node->start if $options{start} // 1;
+	return $node;
+}
+
+=head2 preload($node)
+
+Adds the library to shared_preload_libraries; a restart is up to the caller.
+
+=cut
+
+sub preload
+{
+	my ($node) = @_;
+	$node->append_conf('postgresql.conf',
+		"shared_preload_libraries = 'onside_attribution'");
+	return;
+}
+
+=head2 send_to($node, $sandbox, [$user, $password])
+
+Writes endpoint and credentials_file into postgresql.conf.  A running server
+has to be reloaded.
+
+=cut
+
+sub send_to
+{
+	my ($node, $sandbox, $user, $password) = @_;
+	my $file = write_credentials($node,
+		($user // 'sandbox') . ':' . ($password // 'sandbox') . "\n");
+
+	$node->append_conf('postgresql.conf',
+		"onside_attribution.endpoint = '" . $sandbox->url . "'");
+	$node->append_conf('postgresql.conf',
+		"onside_attribution.credentials_file = '$file'");
+	return;
+}
+
+=head2 write_credentials($node, $content, [$mode, $name])
+
+Writes a credentials file beside the data directory and returns its full path.
+The mode is 0600; the name, by default "credentials", allows for several.
+
+=cut
+
+sub write_credentials
+{
+	my ($node, $content, $mode, $name) = @_;
+
+	# The server's working directory is another one.
+	my $file = File::Spec->rel2abs(
+		File::Spec->catfile($node->basedir, $name // 'credentials'));
+
+	# Never readable for others, not even for a moment.
+	my $umask = umask 0077;
+	open(my $fh, '>', $file) or die "could not write $file: $!";
+	print $fh $content;
+	close($fh) or die "could not write $file: $!";
+	umask $umask;
+	chmod($mode // 0600, $file) or die "could not chmod $file: $!";
+	return $file;
+}
+
+=head2 create_extension($node, $database)
+
+CREATE EXTENSION, and waits until its worker is there.
+
+=cut
+
+sub create_extension
+{
+	my ($node, $database) = @_;
+	$node->safe_psql($database, 'CREATE EXTENSION onside_attribution');
+	poll_worker($node, $database);
+	return;
+}
+
+=head2 set_for_database($node, $database, $setting, $value)
+
+ALTER DATABASE ... SET onside_attribution.$setting (RESET if $value is undef),
+and a reload.
+
+=cut
+
+sub set_for_database
+{
+	my ($node, $database, $setting, $value) = @_;
+	my $action =
+	  defined $value
+	  ? "SET onside_attribution.$setting = '$value'"
+	  : "RESET onside_attribution.$setting";
+
+	# The library must be loaded for the name to be known.
+	$node->safe_psql($database,
+		"LOAD 'onside_attribution'; ALTER DATABASE \"$database\" $action");
+	$node->safe_psql($database, 'SELECT pg_reload_conf()');
+	return;
+}
+
+=head2 status($node, $database)
+
+The row of the view "status" as a hash reference.
+
+=cut
+
+sub status
+{
+	my ($node, $database) = @_;
+	return JSON::PP::decode_json(
+		$node->safe_psql(
+			$database, 'SELECT row_to_json(s) FROM onside_attribution.status s'));
+}
+
+=head2 poll_status($node, $database, \%wanted, $what)
+
+Waits until the status row has the wanted values, tests that with the name
+$what, and returns the last row.  A value is a string, undef for NULL, a
+regular expression, or a function that is called with the column's value.
+
+  poll_status($node, 'postgres', { state => 'misconfigured', state_reason => qr/0600/ },
+      'a file that others can read is refused');
+
+=cut
+
+sub poll_status
+{
+	my ($node, $database, $wanted, $what) = @_;
+	my $row;
+	my $found = wait_until(
+		sub {
+			$row = eval { status($node, $database) } // return 0;
+			foreach my $column (keys %$wanted)
+			{
+				die "there is no column $column in status"
+				  unless exists $row->{$column};
+				return 0 unless _matches($row->{$column}, $wanted->{$column});
+			}
+			return 1;
+		});
+	ok($found, $what // 'status');
+	diag('status was: ' . _json($row)) unless $found;
+	return $row;
+}
+
+sub _matches
+{
+	my ($value, $wanted) = @_;
+	return $wanted->($value) if ref $wanted eq 'CODE';
+	return !defined $value unless defined $wanted;
+	return 0 unless defined $value;
+	return $value =~ $wanted if ref $wanted eq 'Regexp';
+	return $value eq $wanted;
+}
+
+sub _json
+{
+	my ($value) = @_;
+	return JSON::PP->new->canonical->allow_nonref->encode($value);
+}
+
+=head2 worker_pid($node, $database), launcher_pid($node), postmaster_pid($node)
+
+A process id, or undef.
+
+=cut
+
+sub worker_pid
+{
+	my ($node, $database) = @_;
+	my $pid = $node->safe_psql('postgres', <<SQL);
+SELECT pid FROM pg_stat_activity
+WHERE backend_type = 'onside_attribution worker' AND datname = '$database'
+SQL
+	return $pid eq '' ? undef : $pid;
+}
+
+sub launcher_pid
+{
+	my ($node) = @_;
+	my $pid = $node->safe_psql('postgres', <<'SQL');
+SELECT pid FROM pg_stat_activity
+WHERE backend_type = 'onside_attribution launcher'
+SQL
+	return $pid eq '' ? undef : $pid;
+}
+
+sub postmaster_pid
+{
+	my ($node) = @_;
+	my ($pid) = split /\n/,
+	  PostgreSQL::Test::Utils::slurp_file($node->data_dir . '/postmaster.pid');
+	return $pid;
+}
+
+=head2 poll_worker($node, $database, [$not_this_pid])
+
+Waits until a worker (another one than $not_this_pid) says in the status row
+that it serves the database.  Returns its process id; dies if none comes, since
+no test can go on then.
+
+=cut
+
+sub poll_worker
+{
+	my ($node, $database, $other) = @_;
+	my ($pid, $row);
+	wait_until(
+		sub {
+			# A crash of the server takes the connection along.
+			$row = eval { status($node, $database) } // return 0;
+			$pid = $row->{worker_pid} // return 0;
+			return !defined $other || $pid != $other;
+		})
+	  or die "no worker for $database came up; status: " . _json($row);
+	return $pid;
+}
+
+=head2 outbox_size($node, $database)
+
+Bytes that the outbox takes, indexes and TOAST included.
+
+=cut
+
+sub outbox_size
+{
+	my ($node, $database) = @_;
+	return $node->safe_psql($database, <<'SQL');
+SELECT sum(pg_total_relation_size(inhrelid)) FROM pg_inherits
+WHERE inhparent = 'onside_attribution.outbox'::regclass
+SQL
+}
+
+=head2 wait_until($condition, [$seconds, $interval])
+
+Calls a function until it returns true.  Returns false if that does not happen
+in time.
+
+=cut
+
+sub wait_until
+{
+	my ($condition, $seconds, $interval) = @_;
+	my $deadline = Time::HiRes::time() + ($seconds // patience());
+	for (;;)
+	{
+		return 1 if $condition->();
+		return 0 if Time::HiRes::time() >= $deadline;
+		Time::HiRes::sleep($interval // 0.05);
+	}
+}
+
+=head2 process_exists($pid), wait_for_exit($pid)
+
+=cut
+
+sub process_exists
+{
+	my ($pid) = @_;
+	return kill(0, $pid) ? 1 : 0;
+}
+
+sub wait_for_exit
+{
+	my ($pid) = @_;
+	return wait_until(sub { !process_exists($pid) });
+}
+
+=head2 memory_of($pid)
+
+{ VmRSS => kB, RssAnon => kB, ... } from /proc; empty if the process is gone.
+RssAnon is what a process has for itself; VmRSS counts the pages of
+shared_buffers that it has touched, too.
+
+=cut
+
+sub memory_of
+{
+	my ($pid) = @_;
+	open(my $fh, '<', "/proc/$pid/status") or return {};
+	my %memory;
+	while (<$fh>)
+	{
+		$memory{$1} = $2 if /^(\w+):\s+(\d+) kB/;
+	}
+	return \%memory;
+}
+
+=head2 context_switches($pid)
+
+How often the process has gone to sleep by itself: an upper bound of how often
+it woke up.
+
+=cut
+
+sub context_switches
+{
+	my ($pid) = @_;
+	my $status = PostgreSQL::Test::Utils::slurp_file("/proc/$pid/status");
+	return $status =~ /^voluntary_ctxt_switches:\s+(\d+)/m ? $1 : undef;
+}
+
+=head2 track($node, $database, [$event_name, $payload])
+
+Records one event and returns its event_id.
+
+=cut
+
+sub track
+{
+	my ($node, $database, $name, $payload) = @_;
+	$name //= 'purchase_completed';
+	$payload //= '{"currency": "USD", "amount": "9.99"}';
+	return $node->safe_psql($database,
+		"SELECT onside_attribution.track('$name', '$installation', '$payload')");
+}
+
+=head2 wait_for_flush($node, $database, [$what, $seconds])
+
+Tests that flush() returns true.
+
+=cut
+
+sub wait_for_flush
+{
+	my ($node, $database, $what, $seconds) = @_;
+	$seconds //= patience();
+	my $result = $node->safe_psql($database,
+		"SELECT onside_attribution.flush('$seconds s')",
+		timeout => $seconds + 60);
+	my $ok = is($result, 't', $what // 'flush');
+	diag('status was: ' . _json(status($node, $database))) unless $ok;
+	return $ok;
+}
+
+=head2 committed($node, $database, $query)
+
+The first column of a query, as an array reference: the event_ids that were
+committed, as the test has noted them in the same transactions.
+
+=cut
+
+sub committed
+{
+	my ($node, $database, $query) = @_;
+	return [ split /\n/, $node->safe_psql($database, $query) ];
+}
+
+=head2 arrived_ok($sandbox, \@event_ids, $name)
+
+Tests that the set of events that the sandbox has accepted is exactly this one,
+and that whatever came more than once came with the same bytes.  Several
+sandboxes in an array reference count as one.
+
+=cut
+
+sub arrived_ok
+{
+	my ($sandboxes, $ids, $name) = @_;
+	my (%arrived, $mismatched);
+	foreach my $sandbox (ref $sandboxes eq 'ARRAY' ? @$sandboxes : $sandboxes)
+	{
+		my $events = $sandbox->events;
+		$arrived{$_} += $events->{$_} foreach keys %$events;
+		$mismatched += $sandbox->report->{mismatched};
+	}
+	my %committed = map { $_ => 1 } @$ids;
+	my @lost = grep { !$arrived{$_} } sort keys %committed;
+	my @invented = grep { !$committed{$_} } sort keys %arrived;
+
+	my $ok = ok(!@lost && !@invented && !$mismatched, $name);
+	diag(
+		sprintf '%d committed, %d arrived, %d came again with other bytes',
+		scalar keys %committed,
+		scalar keys %arrived, $mismatched) unless $ok;
+	diag(_some('committed and did not arrive', @lost)) if @lost;
+	diag(_some('arrived and was not committed', @invented)) if @invented;
+	return $ok;
+}
+
+sub _some
+{
+	my ($what, @ids) = @_;
+	my $last = $#ids < 4 ? $#ids : 4;
+	return scalar(@ids) . " $what: @ids[0 .. $last]" . ($last < $#ids ? ' ...' : '');
+}
+
+=head2 nothing_came_twice($sandbox, $name)
+
+Tests that no event was sent more than once.
+
+=cut
+
+sub nothing_came_twice
+{
+	my ($sandbox, $name) = @_;
+	return is($sandbox->report->{duplicates}, 0, $name);
+}
+
+=head2 log_position($node), log_since($node, $position)
+
+The server's log from a moment on.
+
+=cut
+
+sub log_position
+{
+	my ($node) = @_;
+	return -s $node->logfile;
+}
+
+sub log_since
+{
+	my ($node, $position) = @_;
+	return PostgreSQL::Test::Utils::slurp_file($node->logfile, $position);
+}
+
+=head2 wait_for_log_line($node, $regexp, $position, $what)
+
+Tests that a line comes up in the server's log.
+
+=cut
+
+sub wait_for_log_line
+{
+	my ($node, $regexp, $position, $what) = @_;
+	return ok(wait_until(sub { log_since($node, $position) =~ $regexp }), $what);
+}
+
+1;
