@@ -170,22 +170,33 @@ read_operation(text *operation)
 	return 0;
 }
 
+#define CONDITION_HINT "It is a trigger's WHEN clause, e.g. NEW.status = 'paid'."
+
+/* For errors in the condition. */
+typedef struct ConditionContext
+{
+	const char *query;
+	bool		parsing;
+} ConditionContext;
+
 /*
- * Errors in the condition point into it, and not at whatever the caller's own
- * query has at that place.
+ * They point into it, and not at whatever the caller's own query has at that
+ * place.
  */
 static void
 condition_error(void *arg)
 {
-	const char *query = (const char *) arg;
+	ConditionContext *context = (ConditionContext *) arg;
 	int			position = geterrposition();
 
 	if (position > 0)
 	{
 		errposition(0);
 		internalerrposition(position);
-		internalerrquery(query);
+		internalerrquery(context->query);
 	}
+	if (context->parsing)
+		errhint(CONDITION_HINT);
 	errcontext("condition of attach");
 }
 
@@ -220,8 +231,7 @@ parse_condition(const char *query)
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_SYNTAX_ERROR),
-			 errmsg("attach: condition is not an expression"),
-			 errhint("It is a trigger's WHEN clause, e.g. NEW.status = 'paid'.")));
+			 errmsg("attach: condition is not an expression")));
 }
 
 /* There is no OLD row when one is inserted. */
@@ -253,21 +263,22 @@ static Node *
 transform_condition(Relation rel, const char *condition, int16 events,
 					List **rtable)
 {
-	char	   *query = psprintf("SELECT (%s\n)", condition);
+	ConditionContext context = {psprintf("SELECT (%s\n)", condition), true};
 	ParseState *pstate = make_parsestate(NULL);
 	ParseNamespaceItem *nsitem;
 	ErrorContextCallback callback;
 	Node	   *when;
 
 	callback.callback = condition_error;
-	callback.arg = query;
+	callback.arg = &context;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 
-	when = parse_condition(query);
+	when = parse_condition(context.query);
+	context.parsing = false;
 
 	/* CREATE TRIGGER's order: OLD is the first, NEW the second. */
-	pstate->p_sourcetext = query;
+	pstate->p_sourcetext = context.query;
 	nsitem = addRangeTableEntryForRelation(pstate, rel, AccessShareLock,
 										   makeAlias("old", NIL), false, false);
 	addNSItemToQuery(pstate, nsitem, false, true, true);
@@ -331,6 +342,8 @@ check_column(Relation rel, const char *field, const char *name)
 		ereport(ERROR,
 				(errcode(error.sqlstate),
 				 errmsg("attach: %s", error.message),
+				 error.sqlstate == ERRCODE_UNDEFINED_COLUMN ?
+				 errhint("Names of columns are taken as written; upper and lower case differ.") :
 				 errhint("%s", error.hint)));
 }
 
@@ -493,6 +506,12 @@ onside_attach(PG_FUNCTION_ARGS)
 								   text_to_cstring(PG_GETARG_TEXT_PP(7)),
 								   events, &rtable);
 	stmt = make_statement(rel, mapping, events, when != NULL);
+	if (OidIsValid(get_trigger_oid(relid, stmt->trigname, true)))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("trigger \"%s\" for relation \"%s\" already exists",
+						stmt->trigname, RelationGetRelationName(rel)),
+				 errhint("To attach the event in another way, detach it first.")));
 	relation_close(rel, NoLock);
 
 	create_trigger(stmt, relid, when, rtable);

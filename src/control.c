@@ -7,7 +7,8 @@
  * restart, and have the worker look there once they have committed.  They are
  * SECURITY DEFINER: EXECUTE on them is the privilege.
  *
- * flush takes a snapshot and waits until the cursor covers it.
+ * flush takes a snapshot and waits until no event is left between the cursor
+ * and it.
  *
  *-------------------------------------------------------------------------
  */
@@ -75,18 +76,25 @@ onside_resume(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Does the cursor cover everything that was over in this snapshot? */
 static bool
-is_settled(const OnsideSnapshot *until)
+stop_at_event(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
+{
+	return false;
+}
+
+/* Is every event settled that was committed at that moment? */
+static bool
+is_settled(OnsideSnapshot *until)
 {
 	OnsideDelivery delivery = {0};
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	bool		result;
 
 	/* The caller's own snapshot may be as old as its transaction. */
-	onside_delivery_load(&delivery, snapshot);
-	UnregisterSnapshot(snapshot);
-	result = onside_snapshot_covers(delivery.settled.done, until);
+	PushActiveSnapshot(GetLatestSnapshot());
+	onside_delivery_load(&delivery, NULL);
+	result = onside_window_read_until(&delivery.settled, until, stop_at_event,
+									  NULL);
+	PopActiveSnapshot();
 	onside_cursor_release(&delivery.settled);
 	return result;
 }
@@ -100,7 +108,7 @@ stop_waiting(int code, Datum arg)
 }
 
 static bool
-wait_until_settled(const OnsideSnapshot *until, OnsideSlot *slot,
+wait_until_settled(OnsideSnapshot *until, OnsideSlot *slot,
 				   TimestampTz deadline)
 {
 	bool		settled;

@@ -183,7 +183,7 @@ free_slot(int i)
 
 /* Its worker has ended, or never came up: when may the next one start? */
 static void
-schedule_restart(Minding *minding)
+schedule_restart(Minding *minding, bool orderly)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	int			delay;
@@ -191,7 +191,8 @@ schedule_restart(Minding *minding)
 	if (minding->started_at == 0)
 		return;					/* the first one: at once */
 
-	if (TimestampDifferenceExceeds(minding->started_at, now, HEALTHY_RUN))
+	if (orderly ||
+		TimestampDifferenceExceeds(minding->started_at, now, HEALTHY_RUN))
 		minding->failures = 0;
 	else
 		minding->failures = Min(minding->failures + 1, 16);
@@ -300,7 +301,7 @@ mind_slot(int i, List *databases)
 				free_slot(i);
 				return POLL_INTERVAL;
 			}
-			schedule_restart(minding);
+			schedule_restart(minding, slot->orderly);
 			wait = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
 												   minding->not_before);
 			if (wait > 0)

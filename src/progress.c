@@ -50,7 +50,6 @@ static OnsideDelivery delivery;
 static int64 settled_count;
 
 static bool persist_due;		/* the row lacks something that was settled */
-static bool cursor_moved;		/* it lacks snapshots, if nothing else */
 static TimestampTz persisted_at;
 static int64 persisted_requests;	/* requests of this process in the row */
 static int64 persisted_retries;
@@ -58,6 +57,7 @@ static int64 persisted_retries;
 static bool maintenance_due;
 static TimestampTz maintained_at;
 static TimestampTz emptied_at;
+static const char *blocked;		/* see onside_segment_empty() */
 
 /* ----------
  * The row
@@ -76,7 +76,7 @@ store(void)
 	persisted_retries = sender->retries;
 	delivery.not_before = sender->not_before;
 	onside_delivery_store(&delivery);
-	persist_due = cursor_moved = false;
+	persist_due = false;
 	persisted_at = GetCurrentTimestamp();
 }
 
@@ -111,10 +111,10 @@ persist_timeout(void)
 	if (onside_sender_status()->not_before != delivery.not_before)
 		persist_due = true;
 
-	if (somebody_waits() && (persist_due || cursor_moved))
-		return 0;
 	if (!persist_due)
 		return -1;
+	if (somebody_waits())
+		return 0;
 	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
 										   TimestampTzPlusMilliseconds(persisted_at,
 																	   persist_interval()));
@@ -168,7 +168,6 @@ void
 onside_progress_advance(const OnsideCursor *settled)
 {
 	onside_cursor_copy(&delivery.settled, settled);
-	cursor_moved = true;
 }
 
 void
@@ -208,7 +207,6 @@ onside_progress_maintain(bool drained)
 	bool		move_on = drained &&
 		TimestampDifferenceExceeds(emptied_at, now, IDLE_EMPTY_INTERVAL);
 	int			segment;
-	const char *blocked = NULL;
 	int			emptied = 0;
 
 	onside_txn_begin();
@@ -229,11 +227,6 @@ onside_progress_maintain(bool drained)
 	maintained_at = now;
 	maintenance_due = false;
 	pgstat_report_stat(true);
-
-	LWLockAcquire(slot->lock, LW_EXCLUSIVE);
-	strlcpy(slot->status.blocked, blocked == NULL ? "" : blocked,
-			sizeof(slot->status.blocked));
-	LWLockRelease(slot->lock);
 }
 
 void
@@ -306,6 +299,12 @@ onside_progress_init(OnsideSlot *my_slot, const char *my_database_name)
 	pg_atomic_write_u32(&slot->segment, delivery.segment);
 	settled_count = slot->status.settled;
 	emptied_at = maintained_at = persisted_at = GetCurrentTimestamp();
+}
+
+const char *
+onside_progress_blocked(void)
+{
+	return blocked;
 }
 
 const OnsideCursor *

@@ -41,6 +41,9 @@ extern long onside_progress_timeout(void);
  */
 extern void onside_progress_save_at_exit(void);
 
+/* What keeps a settled segment from being emptied, or NULL. */
+extern const char *onside_progress_blocked(void);
+
 extern const OnsideCursor *onside_progress_settled(void);
 extern TimestampTz onside_progress_not_before(void);
 

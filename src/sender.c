@@ -57,6 +57,8 @@ typedef struct Queued
 	OnsideBatch *batch;
 	QueuedState state;
 	int			attempts;		/* requests made for it */
+	bool		failed;			/* the last one, and not for its events */
+	int		   *tries;			/* once bisecting: requests for each event */
 	int64		sent_us;
 	OnsideBisect *bisect;		/* NULL until it is refused */
 	int64		refused_us;		/* when it was, first */
@@ -321,8 +323,12 @@ send_batch(Queued *queued)
 	queued->sent_us = monotonic_us();
 	onside_backoff_on_sent(&backoff, queued->sent_us);
 	status.requests++;
-	if (queued->attempts++ > 0)
+	if (queued->failed)
 		status.retries++;
+	queued->failed = false;
+	queued->attempts++;
+	for (int i = 0; queued->tries != NULL && i < queued->count; i++)
+		queued->tries[queued->first + i]++;
 	(void) onside_http_start(queued, body, queued->len);
 }
 
@@ -371,6 +377,7 @@ static void
 fail(Queued *queued, OnsideState state, OnsideBackoffKind kind,
 	 int64 retry_after_ms)
 {
+	queued->failed = true;
 	failure_state = state;
 	onside_backoff_on_failure(&backoff, monotonic_us(), queued->sent_us, kind,
 							  retry_after_ms, onside_retry_initial_delay,
@@ -427,7 +434,7 @@ add_refused(Queued *queued, int event, const OnsideHttpResult *result)
 	refused->event = event;
 	refused->pos = queued->batch->events[event].pos;
 	refused->http_status = result->status;
-	refused->attempts = queued->attempts;
+	refused->attempts = queued->tries[event];
 	refused->error = pstrdup(result->body[0] != '\0' ? result->body :
 							 psprintf("HTTP %d", result->status));
 	MemoryContextSwitchTo(old);
@@ -498,6 +505,11 @@ answer_refused(Queued *queued, const OnsideHttpResult *result,
 	{
 		queued->bisect = MemoryContextAlloc(queued->batch->context,
 											sizeof(OnsideBisect));
+		queued->tries = MemoryContextAlloc(queued->batch->context,
+										   queued->batch->nevents *
+										   sizeof(int));
+		for (int i = 0; i < queued->batch->nevents; i++)
+			queued->tries[i] = queued->attempts;
 		queued->refused_us = queued->sent_us;
 		onside_bisect_init(queued->bisect, queued->batch->nevents, answer,
 						   onside_contract_trusted(&contract));

@@ -76,6 +76,7 @@ reset_slot(OnsideSlot *slot)
 	slot->database = InvalidOid;
 	slot->state = ONSIDE_SLOT_FREE;
 	slot->worker_pid = 0;
+	slot->orderly = false;
 	slot->held_by = 0;
 	pg_atomic_write_u32(&slot->procno, ONSIDE_NO_PROC);
 	pg_atomic_write_u32(&slot->wakeup, 0);

@@ -58,7 +58,6 @@ typedef struct OnsideStatus
 	TimestampTz last_error_at;	/* 0 for never */
 	TimestampTz next_attempt_at;	/* 0 if not waiting */
 	char		last_error[ONSIDE_ERROR_MAX];
-	char		blocked[ONSIDE_REASON_MAX]; /* why a segment is not emptied */
 } OnsideStatus;
 
 /* How the launcher and its workers stand with a database. */
@@ -80,6 +79,7 @@ typedef struct OnsideSlot
 	Oid			database;		/* InvalidOid if free */
 	OnsideSlotState state;
 	pid_t		worker_pid;
+	bool		orderly;		/* the last worker asked for another */
 	int			held_by;		/* pid of a backend that keeps workers out */
 	pg_atomic_uint32 procno;	/* worker's, or ONSIDE_NO_PROC */
 	pg_atomic_uint32 wakeup;	/* ONSIDE_WAKE_* */

@@ -135,7 +135,8 @@ status_without_worker(OnsideSlot *slot, Datum *values, bool *nulls)
 	values[STATUS_REQUESTS] = Int64GetDatum(delivery.requests);
 	values[STATUS_RETRIES] = Int64GetDatum(delivery.retries);
 
-	counted = onside_window_read_all(&delivery.settled, count_event, &count);
+	counted = onside_window_read_until(&delivery.settled, NULL, count_event,
+									   &count);
 	onside_cursor_release(&delivery.settled);
 
 	values[STATUS_STATE] =

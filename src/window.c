@@ -114,12 +114,24 @@ onside_snapshot_take(void)
 {
 	Snapshot	active = GetActiveSnapshot();
 	FullTransactionId next = ReadNextFullTransactionId();
+	FullTransactionId own = GetTopFullTransactionIdIfAny();
 	OnsideSnapshot *snapshot;
 
 	snapshot = make_snapshot(widen(active->xmin, next),
-							 widen(active->xmax, next), active->xcnt);
-	for (uint32 i = 0; i < snapshot->nxip; i++)
+							 widen(active->xmax, next), active->xcnt + 1);
+	for (uint32 i = 0; i < active->xcnt; i++)
 		snapshot->xip[i] = widen(active->xip[i], next);
+
+	/* A snapshot leaves out its own transaction, which is as open as others. */
+	if (FullTransactionIdIsValid(own) &&
+		FullTransactionIdPrecedes(own, snapshot->xmax))
+	{
+		snapshot->xip[active->xcnt] = own;
+		if (FullTransactionIdPrecedes(own, snapshot->xmin))
+			snapshot->xmin = own;
+	}
+	else
+		snapshot->nxip--;
 	qsort(snapshot->xip, snapshot->nxip, sizeof(FullTransactionId),
 		  compare_xids);
 	return snapshot;
@@ -180,18 +192,6 @@ onside_snapshot_includes(const OnsideSnapshot *snapshot, FullTransactionId xid)
 		return false;
 	return bsearch(&xid, snapshot->xip, snapshot->nxip,
 				   sizeof(FullTransactionId), compare_xids) == NULL;
-}
-
-bool
-onside_snapshot_covers(const OnsideSnapshot *snapshot,
-					   const OnsideSnapshot *other)
-{
-	if (FullTransactionIdPrecedes(snapshot->xmax, other->xmax))
-		return false;
-	for (uint32 i = 0; i < snapshot->nxip; i++)
-		if (onside_snapshot_includes(other, snapshot->xip[i]))
-			return false;
-	return true;
 }
 
 /* ----------
@@ -542,12 +542,13 @@ onside_window_read(OnsideCursor *cursor, OnsideReadCallback callback,
 }
 
 bool
-onside_window_read_all(OnsideCursor *cursor, OnsideReadCallback callback,
-					   void *arg)
+onside_window_read_until(OnsideCursor *cursor, OnsideSnapshot *until,
+						 OnsideReadCallback callback, void *arg)
 {
 	/* What came after an open window is another one. */
 	if (cursor->window != NULL && !onside_window_read(cursor, callback, arg))
 		return false;
+	cursor->window = hold(until);
 	return onside_window_read(cursor, callback, arg);
 }
 

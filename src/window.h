@@ -61,10 +61,6 @@ extern char *onside_snapshot_print(const OnsideSnapshot *snapshot);
 extern bool onside_snapshot_includes(const OnsideSnapshot *snapshot,
 									 FullTransactionId xid);
 
-/* Does everything that was over in "other" count as over in "snapshot"? */
-extern bool onside_snapshot_covers(const OnsideSnapshot *snapshot,
-								   const OnsideSnapshot *other);
-
 /* The transaction's active snapshot, counted, in TopMemoryContext. */
 extern OnsideSnapshot *onside_snapshot_take(void);
 
@@ -91,11 +87,13 @@ extern bool onside_window_read(OnsideCursor *cursor,
 							   OnsideReadCallback callback, void *arg);
 
 /*
- * Calls back for every event that the cursor does not cover, as the active
- * snapshot sees it.  Moves the cursor.  False if the callback stopped.
+ * Calls back for every event that the cursor does not cover and that was
+ * committed in "until" (NULL for the active snapshot), and perhaps for some
+ * later ones.  Moves the cursor.  False if the callback stopped.
  */
-extern bool onside_window_read_all(OnsideCursor *cursor,
-								   OnsideReadCallback callback, void *arg);
+extern bool onside_window_read_until(OnsideCursor *cursor,
+									 OnsideSnapshot *until,
+									 OnsideReadCallback callback, void *arg);
 
 /*
  * Reads one event by its place, as the active snapshot sees it, into the

@@ -228,6 +228,8 @@ current_state(const OnsideSenderStatus *sender, const char **reason)
 	}
 	if (sender->reason[0] != '\0')
 		*reason = sender->reason;
+	else
+		*reason = onside_progress_blocked();
 	if (sender->state == ONSIDE_IDLE && !onside_reader_drained())
 		return ONSIDE_SENDING;
 	return sender->state;
@@ -339,6 +341,7 @@ restart_if_wanted(void)
 		GetCurrentTimestamp() < restart_deadline)
 		return;
 	onside_progress_save_at_exit();
+	slot->orderly = true;
 	proc_exit(0);
 }
 
@@ -378,10 +381,10 @@ loop_timeout(TimestampTz polled_at)
 static void
 poll_around(void)
 {
-	onside_reader_wake();
+	onside_progress_maintain(onside_reader_drained());
 	if (credentials == NULL)
 		configure_http();
-	onside_progress_maintain(onside_reader_drained());
+	onside_reader_wake();
 }
 
 /*
@@ -485,6 +488,7 @@ take_slot(int slot_no, Oid database)
 		proc_exit(0);
 	}
 	slot->worker_pid = MyProcPid;
+	slot->orderly = false;
 	pg_atomic_write_u32(&slot->procno, ONSIDE_MY_PROCNO);
 	LWLockRelease(onside_slots_lock());
 
