@@ -141,10 +141,13 @@ persist(void)
 static void
 bury(const OnsideSettled *settled)
 {
+	const OnsideRefusedEvent *first = linitial(settled->refused);
+	ListCell   *lc;
+
 	onside_txn_begin();
-	for (int i = 0; i < settled->nrefused; i++)
+	foreach(lc, settled->refused)
 	{
-		const OnsideRefusedEvent *refused = &settled->refused[i];
+		const OnsideRefusedEvent *refused = lfirst(lc);
 		OnsideEvent event;
 		TimestampTz recorded_at;
 
@@ -160,8 +163,8 @@ bury(const OnsideSettled *settled)
 
 	ereport(LOG,
 			(errmsg("onside_attribution: %d events of database \"%s\" were refused for good and moved to dead_letter",
-					settled->nrefused, database_name),
-			 errdetail("The API said: %s", settled->refused[0].error)));
+					list_length(settled->refused), database_name),
+			 errdetail("The API said: %s", first->error)));
 }
 
 void
@@ -184,11 +187,11 @@ onside_progress_settle(void)
 		onside_cursor_copy(&delivery.settled, &settled.end);
 		onside_cursor_release(&settled.end);
 		delivery.delivered += settled.delivered;
-		delivery.dead_lettered += settled.nrefused;
-		settled_count += settled.delivered + settled.nrefused;
+		delivery.dead_lettered += list_length(settled.refused);
+		settled_count += settled.delivered + list_length(settled.refused);
 		persist_due = true;
 		maintenance_due = true;
-		if (settled.nrefused > 0)
+		if (settled.refused != NIL)
 			bury(&settled);
 	}
 	MemoryContextSwitchTo(old);

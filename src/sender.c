@@ -66,8 +66,7 @@ typedef struct Queued
 	int			count;
 	char	   *part;			/* body of a part, or NULL for the whole */
 	size_t		len;
-	int			nrefused;
-	OnsideRefusedEvent *refused;	/* in the batch's context */
+	List	   *refused;		/* in the batch's context, as in OnsideSettled */
 } Queued;
 
 static dlist_head queue = DLIST_STATIC_INIT(queue);
@@ -243,25 +242,20 @@ onside_sender_settle(OnsideSettled *settled)
 	{
 		Queued	   *queued = dlist_head_element(Queued, node, &queue);
 		OnsideBatch *batch = queued->batch;
+		ListCell   *lc;
 
 		if (queued->state != QUEUED_SETTLED)
 			break;
 
 		onside_cursor_copy(&settled->end, &batch->end);
-		settled->delivered += batch->nevents - queued->nrefused;
-		for (int i = 0; i < queued->nrefused; i++)
+		settled->delivered += batch->nevents - list_length(queued->refused);
+		foreach(lc, queued->refused)
 		{
-			OnsideRefusedEvent *refused;
+			OnsideRefusedEvent *refused = palloc(sizeof(OnsideRefusedEvent));
 
-			if (settled->refused == NULL)
-				settled->refused = palloc(sizeof(OnsideRefusedEvent));
-			else
-				settled->refused = repalloc(settled->refused,
-											(settled->nrefused + 1) *
-											sizeof(OnsideRefusedEvent));
-			refused = &settled->refused[settled->nrefused++];
-			*refused = queued->refused[i];
+			*refused = *(OnsideRefusedEvent *) lfirst(lc);
 			refused->error = pstrdup(refused->error);
+			settled->refused = lappend(settled->refused, refused);
 		}
 
 		dlist_delete(&queued->node);
@@ -392,16 +386,17 @@ fail(Queued *queued, OnsideState state, OnsideBackoffKind kind,
 static void
 mark_settled(Queued *queued)
 {
-	int			n = 0;
+	ListCell   *lc;
 
 	/* An event that was refused in the beginning may have been taken since. */
-	for (int i = 0; i < queued->nrefused; i++)
+	foreach(lc, queued->refused)
 	{
-		if (onside_bisect_verdict(queued->bisect, queued->refused[i].event) ==
+		OnsideRefusedEvent *refused = lfirst(lc);
+
+		if (onside_bisect_verdict(queued->bisect, refused->event) !=
 			ONSIDE_VERDICT_BAD)
-			queued->refused[n++] = queued->refused[i];
+			queued->refused = foreach_delete_current(queued->refused, lc);
 	}
-	queued->nrefused = n;
 
 	set_state(queued, QUEUED_SETTLED);
 	pfree(queued->batch->body.data);
@@ -413,30 +408,24 @@ add_refused(Queued *queued, int event, const OnsideHttpResult *result)
 {
 	MemoryContext old = MemoryContextSwitchTo(queued->batch->context);
 	OnsideRefusedEvent *refused;
+	ListCell   *lc;
 
-	for (int i = 0; i < queued->nrefused; i++)
+	/* It may have been refused before, and in doubt since. */
+	foreach(lc, queued->refused)
 	{
-		/* it was refused before, and in doubt since */
-		if (queued->refused[i].event == event)
-		{
-			queued->refused[i] = queued->refused[--queued->nrefused];
-			break;
-		}
+		refused = lfirst(lc);
+		if (refused->event == event)
+			queued->refused = foreach_delete_current(queued->refused, lc);
 	}
 
-	if (queued->refused == NULL)
-		queued->refused = palloc(sizeof(OnsideRefusedEvent));
-	else
-		queued->refused = repalloc(queued->refused,
-								   (queued->nrefused + 1) *
-								   sizeof(OnsideRefusedEvent));
-	refused = &queued->refused[queued->nrefused++];
+	refused = palloc(sizeof(OnsideRefusedEvent));
 	refused->event = event;
 	refused->pos = queued->batch->events[event].pos;
 	refused->http_status = result->status;
 	refused->attempts = queued->tries[event];
 	refused->error = pstrdup(result->body[0] != '\0' ? result->body :
 							 psprintf("HTTP %d", result->status));
+	queued->refused = lappend(queued->refused, refused);
 	MemoryContextSwitchTo(old);
 }
 

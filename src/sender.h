@@ -10,6 +10,8 @@
 
 #include "postgres.h"
 
+#include "nodes/pg_list.h"
+
 #include "batch.h"
 #include "shmem.h"
 #include "window.h"
@@ -29,8 +31,7 @@ typedef struct OnsideSettled
 {
 	OnsideCursor end;			/* everything up to here is settled */
 	int64		delivered;
-	int			nrefused;
-	OnsideRefusedEvent *refused;
+	List	   *refused;		/* of OnsideRefusedEvent */
 } OnsideSettled;
 
 /* What has happened so far, and how things stand. */
