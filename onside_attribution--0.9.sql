@@ -3,6 +3,9 @@
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION
 \echo Use "CREATE EXTENSION onside_attribution" to load this file. \quit
 
+-- Fails if somebody has made it before, whose objects would be among ours.
+CREATE SCHEMA onside_attribution;
+
 /*
  * The log.  Rows are only ever appended; segments are emptied whole.
  */

@@ -84,6 +84,21 @@ kind_fits_field(OnsideColumnKind kind, const char *field)
 	return true;
 }
 
+/*
+ * Fixing the settings doubles the cost of a row-level trigger, and the types
+ * of some categories have but one text form.
+ */
+static bool
+output_needs_settings(Oid type)
+{
+	char		category;
+	bool		preferred;
+
+	get_type_category_preferred(getBaseType(type), &category, &preferred);
+	return category != TYPCATEGORY_ENUM && category != TYPCATEGORY_STRING &&
+		category != TYPCATEGORY_NETWORK && category != TYPCATEGORY_BITSTRING;
+}
+
 static bool
 unusable(OnsideColumn *column, OnsideEventError *error, int sqlstate,
 		 char *message, const char *hint)
@@ -114,6 +129,7 @@ onside_column_resolve(OnsideColumn *column, const char *field,
 	column->field = field;
 	column->attnum = InvalidAttrNumber;
 	column->kind = ONSIDE_COLUMN_TEXT;
+	column->needs_settings = false;
 	if (att == NULL)
 		return unusable(column, error, ERRCODE_UNDEFINED_COLUMN,
 						psprintf("column \"%s\" of relation \"%s\", mapped to %s, does not exist",
@@ -146,6 +162,7 @@ onside_column_resolve(OnsideColumn *column, const char *field,
 
 		getTypeOutputInfo(att->atttypid, &output, &is_varlena);
 		fmgr_info(output, &column->output);
+		column->needs_settings = output_needs_settings(att->atttypid);
 	}
 	return true;
 }
@@ -153,7 +170,7 @@ onside_column_resolve(OnsideColumn *column, const char *field,
 bool
 onside_column_needs_settings(const OnsideColumn *column)
 {
-	return column->kind == ONSIDE_COLUMN_OTHER;
+	return column->needs_settings;
 }
 
 int

@@ -45,6 +45,7 @@ typedef struct OnsideColumn
 	AttrNumber	attnum;			/* 0: there is none, always null */
 	OnsideColumnKind kind;
 	FmgrInfo	output;			/* for ONSIDE_COLUMN_OTHER */
+	bool		needs_settings; /* does that depend on the session's? */
 } OnsideColumn;
 
 /*

@@ -30,6 +30,11 @@
 #error "onside_attribution needs PostgreSQL 15 or later"
 #endif
 
+/* 18 turned the attribute behind a declaration into a word before it. */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 /* 17 replaced PGPROC's pgprocno by a global, and ProcNumber got a type. */
 #if PG_VERSION_NUM >= 170000
 #define ONSIDE_MY_PROCNO		((int) MyProcNumber)

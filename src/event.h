@@ -15,6 +15,8 @@
 #include "utils/jsonb.h"
 #include "utils/uuid.h"
 
+#include "compat.h"
+
 /* What the API's request body puts around and between events. */
 #define ONSIDE_BODY_OPEN		"{\"events\":["
 #define ONSIDE_BODY_CLOSE		"]}"
@@ -55,8 +57,7 @@ extern bool onside_event_check(const OnsideEvent *event,
 							   OnsideEventError *error);
 
 /* Raises what onside_event_check found. */
-extern void onside_event_throw(const OnsideEventError *error)
-			pg_attribute_noreturn();
+pg_noreturn extern void onside_event_throw(const OnsideEventError *error);
 
 /*
  * Appends the event's JSON object to out, in UTF-8, the same bytes for the

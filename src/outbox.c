@@ -26,6 +26,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -274,6 +275,23 @@ onside_outbox_find(const pg_uuid_t *event_id, OnsideEvent *event)
 	return find_in(onside_relation_oid("dead_letter"), event_id, event);
 }
 
+/* Are these the columns of a segment? */
+static bool
+looks_like_segment(TupleDesc tupdesc)
+{
+	static const Oid types[] = {
+		UUIDOID, TEXTOID, JSONBOID, TIMESTAMPTZOID, UUIDOID, TIMESTAMPTZOID,
+		XID8OID, INT8OID, INT2OID
+	};
+
+	if (tupdesc->natts < Natts_outbox)
+		return false;
+	for (int i = 0; i < Natts_outbox; i++)
+		if (TupleDescAttr(tupdesc, i)->atttypid != types[i])
+			return false;
+	return true;
+}
+
 /*
  * BEFORE INSERT OR UPDATE trigger of the segments, ENABLE ALWAYS.  Whoever may
  * insert needs no privilege beyond that: a trigger function's EXECUTE is
@@ -298,7 +316,8 @@ onside_outbox_before_insert(PG_FUNCTION_ARGS)
 
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
 		!TRIGGER_FIRED_BEFORE(trigdata->tg_event) ||
-		!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))
+		!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) ||
+		!looks_like_segment(RelationGetDescr(trigdata->tg_relation)))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("this function is the trigger of the outbox's segments")));
