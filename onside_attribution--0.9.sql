@@ -69,7 +69,7 @@ CREATE TABLE onside_attribution.delivery_cursor (
     not_before timestamptz,
     CHECK ((settled_window IS NULL) OPERATOR(pg_catalog.=) (settled_xid IS NULL)),
     CHECK ((settled_window IS NULL) OPERATOR(pg_catalog.=) (settled_id IS NULL))
-) WITH (fillfactor = 10);
+);
 
 INSERT INTO onside_attribution.delivery_cursor VALUES
     (true, '1:1:', NULL, NULL, NULL, 1, 0, 0, 0, 0, NULL);

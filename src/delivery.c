@@ -15,11 +15,12 @@
 
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/transam.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
-#include "storage/bufmgr.h"
+#include "storage/procarray.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/rel.h"
@@ -190,15 +191,15 @@ onside_delivery_store(const OnsideDelivery *delivery)
 	SPI_finish();
 }
 
-BlockNumber
-onside_delivery_blocks(void)
+bool
+onside_delivery_is_held(TransactionId xid)
 {
 	Relation	rel = table_open(onside_relation_oid("delivery_cursor"),
 								 AccessShareLock);
-	BlockNumber blocks = RelationGetNumberOfBlocks(rel);
+	TransactionId oldest = GetOldestNonRemovableTransactionId(rel);
 
 	table_close(rel, AccessShareLock);
-	return blocks;
+	return !TransactionIdPrecedes(xid, oldest);
 }
 
 typedef struct Control

@@ -12,7 +12,6 @@
 #include "postgres.h"
 
 #include "datatype/timestamp.h"
-#include "storage/block.h"
 #include "utils/snapshot.h"
 
 #include "window.h"
@@ -37,8 +36,11 @@ extern void onside_delivery_load(OnsideDelivery *delivery, Snapshot snapshot);
 /* Writes it, within the current transaction.  For the worker alone. */
 extern void onside_delivery_store(const OnsideDelivery *delivery);
 
-/* Size of the table in blocks: how many dead versions a snapshot holds. */
-extern BlockNumber onside_delivery_blocks(void);
+/*
+ * Does somebody's snapshot keep the version of the row that this transaction,
+ * long since over, has replaced?
+ */
+extern bool onside_delivery_is_held(TransactionId xid);
 
 /*
  * Is sending paused in this database, and why (NULL if no reason was given)?

@@ -13,6 +13,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/condition_variable.h"
@@ -30,12 +31,12 @@
 
 /*
  * The cursor is written no more often than this (ms): it costs an xid and a
- * version of the row.  If the table has grown, somebody holds a snapshot that
- * keeps the old versions.
+ * version of the row; and much less often while somebody holds a snapshot that
+ * keeps the old versions.  Whether somebody does is looked at so often.
  */
 #define PERSIST_INTERVAL		50
 #define PERSIST_INTERVAL_HELD	2000
-#define PERSIST_HELD_BLOCKS		4
+#define PROBE_INTERVAL			1000
 
 /* Segments are looked after so often while events pass; ms. */
 #define MAINTENANCE_INTERVAL	1000
@@ -51,6 +52,9 @@ static int64 settled_count;
 
 static bool persist_due;		/* the row lacks something that was settled */
 static TimestampTz persisted_at;
+static bool snapshot_held;
+static TransactionId probe_xid; /* wrote the row when was last looked */
+static TimestampTz probed_at;
 static int64 persisted_requests;	/* requests of this process in the row */
 static int64 persisted_retries;
 
@@ -64,6 +68,23 @@ static const char *blocked;		/* see onside_segment_empty() */
  * ----------
  */
 
+/*
+ * What wrote the row a while ago is long over; is the version that it replaced
+ * still kept for somebody?
+ */
+static void
+look_for_held_snapshot(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!TimestampDifferenceExceeds(probed_at, now, PROBE_INTERVAL))
+		return;
+	snapshot_held = TransactionIdIsValid(probe_xid) &&
+		onside_delivery_is_held(probe_xid);
+	probe_xid = GetTopTransactionId();
+	probed_at = now;
+}
+
 /* Brings the counters up to date and writes the row. */
 static void
 store(void)
@@ -76,25 +97,9 @@ store(void)
 	persisted_retries = sender->retries;
 	delivery.not_before = sender->not_before;
 	onside_delivery_store(&delivery);
+	look_for_held_snapshot();
 	persist_due = false;
 	persisted_at = GetCurrentTimestamp();
-}
-
-static long
-persist_interval(void)
-{
-	static bool held = false;
-	static TimestampTz looked_at = 0;
-
-	/* The size of the table says whether old versions can be removed. */
-	if (TimestampDifferenceExceeds(looked_at, persisted_at, 1000))
-	{
-		onside_txn_begin();
-		held = onside_delivery_blocks() > PERSIST_HELD_BLOCKS;
-		onside_txn_commit();
-		looked_at = persisted_at;
-	}
-	return held ? PERSIST_INTERVAL_HELD : PERSIST_INTERVAL;
 }
 
 static bool
@@ -117,7 +122,9 @@ persist_timeout(void)
 		return 0;
 	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
 										   TimestampTzPlusMilliseconds(persisted_at,
-																	   persist_interval()));
+																	   snapshot_held ?
+																	   PERSIST_INTERVAL_HELD :
+																	   PERSIST_INTERVAL));
 }
 
 static void
