@@ -20,23 +20,25 @@ TAP = $(sort $(wildcard test/t/*.pl))
 PG_CPPFLAGS = -I$(srcdir)/src
 SHLIB_LINK = -lcurl -luuid
 
-# The ones that are off again are for what PostgreSQL's API and headers are
-# like: callbacks with arguments not everyone needs, {0} initializers, and
-# comparisons of int with Size in its macros.
-PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers \
-	-Wno-sign-compare
+# Functions that PostgreSQL or curl calls have parameters that not all need.
+PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
 ifdef WERROR
 PG_CFLAGS += -Werror
 endif
-# pg_config hands out the flags of the compiler that built PostgreSQL.
+# pg_config hands out the flags of the compiler that built PostgreSQL, and its
+# headers have attributes for that one.
 PG_CFLAGS += $(if $(findstring clang,$(CC)),-Wno-unknown-warning-option \
-	-Wno-ignored-optimization-argument -Wno-unused-command-line-argument)
+	-Wno-ignored-optimization-argument -Wno-unused-command-line-argument \
+	-Wno-ignored-attributes)
 
 EXTRA_CLEAN = $(OBJS:.o=.bc) test/unit/build output_iso tmp_check tmp_check_iso \
 	test/sandbox/__pycache__ test/demo/__pycache__
 
 PG_CONFIG ?= pg_config
-PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
+# Debian has PGXS in one package and the headers in another.
+ifneq ($(wildcard $(shell $(PG_CONFIG) --includedir-server 2>/dev/null)/postgres.h),)
+PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs))
+endif
 
 .DEFAULT_GOAL := all
 
@@ -120,7 +122,7 @@ else
 .PHONY: all install uninstall installcheck clean
 
 all install uninstall installcheck check-isolation check-tap:
-	@echo >&2 'PostgreSQL with its development files is needed: $(PG_CONFIG) --pgxs names none.'
+	@echo >&2 'PostgreSQL with its development files is needed; $(PG_CONFIG) knows of none.'
 	@echo >&2 'On Debian and Ubuntu it is postgresql-server-dev-NN, besides libcurl4-openssl-dev'
 	@echo >&2 'and uuid-dev; "test/setup/prepare demo" installs them, and "make demo" too.'
 	@exit 1

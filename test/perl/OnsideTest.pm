@@ -28,6 +28,7 @@ package OnsideTest;
 use strict;
 use warnings;
 
+use Errno      ();
 use Exporter   qw(import);
 use File::Spec ();
 use JSON::PP   ();
@@ -368,10 +369,14 @@ sub wait_until
 
 =cut
 
+# One that has ended and that its parent has yet to take note of has ended.
 sub process_exists
 {
 	my ($pid) = @_;
-	return kill(0, $pid) ? 1 : 0;
+	return 0 unless kill(0, $pid) || $!{EPERM};
+	open(my $fh, '<', "/proc/$pid/stat") or return kill(0, $pid) ? 1 : 0;
+	my $stat = <$fh> // '';
+	return $stat =~ /\) [ZX] / ? 0 : 1;
 }
 
 sub wait_for_exit

@@ -118,14 +118,21 @@ $node->safe_psql('postgres', 'CREATE DATABASE other');
 create_extension($node, 'other');
 my $other = track($node, 'other');
 wait_for_flush($node, 'other', 'a second database has its own worker');
-isnt(worker_pid($node, 'other'), worker_pid($node, 'postgres'), 'indeed');
+$worker = worker_pid($node, 'other');
+isnt($worker, worker_pid($node, 'postgres'), 'indeed');
 arrived_ok($sandbox, [ $id, $second, $third, @ids, $other ],
 	'the events of both arrived');
 
-# CASCADE and DROP OWNED are other ways to drop it.
-$worker = worker_pid($node, 'other');
-$node->safe_psql('other', 'DROP SCHEMA onside_attribution CASCADE');
-ok(wait_for_exit($worker), 'DROP SCHEMA ... CASCADE ends the worker, too');
+# There are other ways to drop it.
+$node->safe_psql('other', 'DROP EXTENSION onside_attribution');
+$node->safe_psql('other', <<'SQL');
+CREATE ROLE owner SUPERUSER;
+SET ROLE owner;
+CREATE EXTENSION onside_attribution;
+SQL
+$worker = poll_worker($node, 'other', $worker);
+$node->safe_psql('other', 'DROP OWNED BY owner CASCADE');
+ok(wait_for_exit($worker), 'DROP OWNED ends the worker, too');
 
 # A transaction that creates and drops it, and one that is rolled back.
 $node->safe_psql('postgres', 'CREATE DATABASE third');
@@ -150,7 +157,7 @@ CREATE EXTENSION onside_attribution;
 SELECT onside_attribution.track('at_once', gen_random_uuid(), '{}');
 COMMIT;
 SQL
-ok($sandbox->wait_distinct(8)->{reached}, 'recorded by the creating transaction');
+ok($sandbox->wait_distinct(9)->{reached}, 'recorded by the creating transaction');
 arrived_ok($sandbox, [ $id, $second, $third, @ids, $other, $fourth, $fifth ],
 	'and sent');
 is(worker_pid($node, 'third'), $worker, 'the worker beside it was not disturbed');
@@ -163,6 +170,8 @@ foreach my $database (qw(postgres third fourth))
 }
 is(worker_pid($node, 'other'), undef, 'no worker where no extension is');
 nothing_came_twice($sandbox, 'after a restart, nothing is sent again');
+unlike(slurp_file($node->logfile), qr/onside_attribution worker .*(ERROR|PANIC):/,
+	'no worker met an error');
 $node->stop;
 
 # ---------------------------------------------------------------------------

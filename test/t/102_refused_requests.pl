@@ -1,0 +1,93 @@
+# What it costs to single out k bad ones of 1000 events: about
+# 2 k log2(1000 / k) + 20 requests, wherever they stand, as the API counts them.
+# A refused batch never becomes a storm.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use OnsideSandbox;
+use OnsideTest;
+
+my $sandbox = OnsideSandbox->start;
+my $node = onside_node('main', sandbox => $sandbox);
+create_extension($node, 'postgres');
+my $worker = worker_pid($node, 'postgres');
+$sandbox->poison('"bad"');
+
+# Places are drawn, so say from what.
+my $seed = $ENV{ONSIDE_TEST_SEED} // int(rand(1 << 30));
+srand($seed);
+note("seed $seed: ONSIDE_TEST_SEED=$seed draws the same places");
+
+sub drawn
+{
+	my ($k) = @_;
+	my %places;
+	$places{ 1 + int(rand(1000)) } = 1 while keys %places < $k;
+	return sort { $a <=> $b } keys %places;
+}
+
+# A batch of 1000 with bad ones at these places; tests what it comes to and
+# returns how many requests it took.
+sub cost_ok
+{
+	my ($case, @places) = @_;
+	my $k = @places;
+	my $allowed = int(2 * $k * log(1000 / $k) / log(2) + 20);
+
+	$node->safe_psql('postgres', 'DELETE FROM onside_attribution.dead_letter');
+	$sandbox->reset;
+	my (@good, @bad);
+	foreach (
+		split /\n/,
+		$node->safe_psql('postgres', <<SQL))
+SELECT i = ANY ('{@{[join ',', @places]}}'), onside_attribution.track(
+    CASE WHEN i = ANY ('{@{[join ',', @places]}}') THEN 'bad' ELSE 'good' END,
+    gen_random_uuid(), jsonb_build_object('i', i))
+FROM generate_series(1, 1000) i
+SQL
+	{
+		my ($is_bad, $id) = split /\|/;
+		push @{ $is_bad eq 't' ? \@bad : \@good }, $id;
+	}
+
+	wait_for_flush($node, 'postgres', "$case: all is settled");
+	arrived_ok($sandbox, \@good, "$case: what is good has arrived");
+	is( $node->safe_psql('postgres', 'SELECT event_id FROM onside_attribution.dead_letter ORDER BY 1'),
+		join("\n", sort @bad), "$case: what is bad is in dead_letter");
+	my $report = $sandbox->report;
+	is($report->{duplicates}, 0, "$case: nothing arrived twice");
+	cmp_ok($report->{requests}, '<=', $allowed, "$case: at most $allowed requests")
+	  || diag("places: @places");
+	note("$case: $report->{requests} requests of $allowed");
+	return;
+}
+
+# The first batch that the worker ever sends, too: it knows nothing of the API.
+cost_ok('1 bad, nothing accepted before', drawn(1));
+
+cost_ok("1 bad at place $_", $_) foreach 1, 2, 499, 500, 501, 999, 1000, drawn(1);
+cost_ok('5 bad, drawn', drawn(5)) for 1 .. 3;
+cost_ok('5 bad in a row', 700 .. 704);
+cost_ok('5 bad, spread', map { $_ * 200 } 1 .. 5);
+cost_ok('20 bad, drawn', drawn(20)) for 1 .. 3;
+cost_ok('20 bad in a row', 1 .. 20);
+cost_ok('20 bad, spread', map { $_ * 50 } 1 .. 20);
+cost_ok('every other one of the last 40', map { 960 + $_ * 2 } 1 .. 20);
+
+$node->restart;
+$worker = poll_worker($node, 'postgres', $worker);
+cost_ok('20 bad in front, by a fresh worker', 1 .. 20);
+$node->restart;
+$worker = poll_worker($node, 'postgres', $worker);
+cost_ok('20 bad, drawn, by a fresh worker', drawn(20));
+is(worker_pid($node, 'postgres'), $worker, 'the worker is the same process');
+
+$node->stop;
+done_testing();

@@ -1,0 +1,284 @@
+# One failing endpoint is one back-off, however many events wait: few requests
+# while it fails, one small probe when the wait is over, and then full speed
+# again; after a 429 with fewer requests under way, until they have grown back.
+# pause, resume and "enabled" count in the middle of it, too.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use OnsideFault;
+use OnsideSandbox;
+use OnsideTest;
+
+my $sandbox = OnsideSandbox->start;
+my $node = onside_node('main', sandbox => $sandbox);
+create_extension($node, 'postgres');
+my $fault = OnsideFault->new(node => $node, sandbox => $sandbox);
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+sub healthy { $sandbox->behave }
+sub used { return $sandbox->rules->[0]{used} }
+sub requests { return $sandbox->report->{requests} }
+
+# Waits for n more requests, so many that what was under way before is over.
+sub wait_for_more
+{
+	my ($n, $what) = @_;
+	ok($sandbox->wait_requests(requests() + $n, patience())->{reached}, $what);
+	return;
+}
+
+# For each request from the n-th on, how many others were under way when it
+# began.  A rule with a delay makes them long enough to be seen beside each
+# other.
+sub beside
+{
+	my ($from) = @_;
+	my @requests = @{ $sandbox->requests };
+	my @beside;
+	foreach my $i ($from .. $#requests)
+	{
+		my $time = $requests[$i]{time};
+		push @beside,
+		  scalar grep {
+			$_ != $i
+			  && $requests[$_]{time} <= $time
+			  && $requests[$_]{time} + ($requests[$_]{duration} // 0) > $time
+		  } 0 .. $#requests;
+	}
+	return @beside;
+}
+
+# ---------------------------------------------------------------------------
+# Every status that passes by itself
+# ---------------------------------------------------------------------------
+
+foreach (
+	[ 408, 'cannot be reached or fails' ],
+	[ 425, 'cannot be reached or fails' ],
+	[ 429, 'asks to send less' ],
+	[ 500, 'cannot be reached or fails' ],
+	[ 501, 'cannot be reached or fails' ],
+	[ 502, 'cannot be reached or fails' ],
+	[ 503, 'cannot be reached or fails' ],
+	[ 504, 'cannot be reached or fails' ],
+	[ 507, 'cannot be reached or fails' ],
+	[ 599, 'cannot be reached or fails' ])
+{
+	my ($status, $reason) = @$_;
+	$fault->survived(
+		$status,
+		begin => sub { $sandbox->behave({ status => $status, body => 'later' }) },
+		while => {
+			state => 'backing_off',
+			state_reason => qr/$reason/,
+			last_error => "HTTP $status: later",
+			last_error_at => qr/./,
+			next_attempt_at => qr/./,
+			oldest_pending_age => qr/./,
+			pending => 3,
+			retries => qr/^[1-9]/
+		},
+		during => sub {
+			ok(wait_until(sub { used() >= 5 }), "$status: it is tried again and again");
+			is(status($node, 'postgres')->{state}, 'backing_off', "$status: still backing off");
+		},
+		end => \&healthy);
+}
+is($sandbox->report->{duplicates}, 0, 'nothing came twice so far');
+
+# ---------------------------------------------------------------------------
+# Many batches, one back-off
+# ---------------------------------------------------------------------------
+
+$fault->configure(batch_max_events => 10, retry_initial_delay => '500ms', retry_max_delay => '1s');
+poll_status($node, 'postgres', { state => 'idle' }, 'many batches: begins idle');
+$fault->survived(
+	'many batches',
+	begin => sub { $sandbox->behave({ status => 500, delay => 0.02 }) },
+	events => 500,
+	while => { state => 'backing_off', pending => 500 },
+	during => sub {
+		my $from = requests() + 4;
+		wait_for_more(10, 'many batches: probes go on');
+		is(scalar(grep { $_ > 0 } beside($from)), 0, 'many batches: one probe at a time');
+
+		# No wait is below a tenth of the initial delay.
+		my @probes = @{ $sandbox->requests };
+		@probes = @probes[ $from .. $#probes ];
+		my $too_soon = grep {
+			$probes[$_]{time} < $probes[ $_ - 1 ]{time} + ($probes[ $_ - 1 ]{duration} // 0) + 0.045
+		} 1 .. $#probes;
+		is($too_soon, 0, 'many batches: each after a wait');
+		is(scalar(grep { $_->{events} > 10 } @probes), 0, 'many batches: small probes');
+
+		# One probe, and full speed behind it: the 50 batches would take most of
+		# a minute at the pace of the probes.
+		$sandbox->behave({ delay => 0.02 });
+		my $answered = requests();
+		wait_for_flush($node, 'postgres', 'many batches: it recovers');
+		my @after = beside($answered);
+		cmp_ok($after[0], '<=', 1, 'many batches: one probe when the API is back');
+		is((sort { $b <=> $a } @after)[0], 3, 'many batches: four requests at once after it');
+	},
+	end => \&healthy);
+$fault->configure(retry_initial_delay => '20ms', retry_max_delay => '200ms');
+
+# ---------------------------------------------------------------------------
+# Fewer in flight after a 429, and back
+# ---------------------------------------------------------------------------
+
+$sandbox->behave({ delay => 0.03 });
+my $from = requests();
+$fault->record(1000, '{}');
+$fault->settled('before the 429');
+is((sort { $b <=> $a } beside($from))[0], 3, 'before the 429: four at once');
+
+# Held back until all of it is there, so that only full batches are sent.
+sql("SELECT onside_attribution.pause('until all is recorded')");
+poll_status($node, 'postgres', { state => 'paused', in_flight => 0 }, 'the 429: paused');
+$fault->record(1000, '{}');
+$from = requests();
+$sandbox->behave({ skip => 20, status => 429, times => 1, delay => 0.03 }, { delay => 0.03 });
+sql('SELECT onside_attribution.resume()');
+$fault->settled('the 429');
+
+my @requests = @{ $sandbox->requests };
+my ($refused) = grep { $requests[$_]{status} == 429 } $from .. $#requests;
+ok($refused, 'the 429: it has come');
+my $ended = $requests[$refused]{time} + $requests[$refused]{duration};
+my ($probe) = grep { $requests[$_]{time} > $ended } $refused .. $#requests;
+my @beside = beside($probe);
+
+# What was under way at the 429 may still be so when the wait, which can be
+# short, is over; it began before.
+my $probe_ended = $requests[$probe]{time} + $requests[$probe]{duration};
+is(scalar(grep { $_ > $probe && $requests[$_]{time} < $probe_ended } 0 .. $#requests),
+	0, 'the 429: nothing beside the probe');
+cmp_ok((sort { $b <=> $a } @beside[ 1 .. 3 ])[0], '<=', 1, 'the 429: then no more than two at once');
+is((sort { $b <=> $a } @beside)[0], 3, 'the 429: in the end four at once again');
+is(scalar(grep { $_->{events} > 10 } @requests[ $from .. $#requests ]), 0, 'the 429: no batch has grown');
+
+# ---------------------------------------------------------------------------
+# Flapping
+# ---------------------------------------------------------------------------
+
+foreach my $rules (
+	[ 'by turns', map { ({ status => 503, times => 1 }, { times => 1 }) } 1 .. 35 ],
+	[ 'in fives', map { ({ status => 503, times => 5 }, { times => 5 }) } 1 .. 7 ],
+	[ 'with all kinds of failure',
+		map { ({ status => $_, times => 1 }, { times => 2 }) } 429, 500, 408, 502, 401, 404, 503, 200, 302, 425 ],
+	[ 'by resets', { fault => 'flap', times => 80 } ])
+{
+	my ($how, @rules) = @$rules;
+	my $duplicates = $sandbox->report->{duplicates};
+	my $before = requests();
+	$fault->survived(
+		"flapping $how",
+		begin => sub { $sandbox->behave(@rules) },
+		events => 400,
+		end => sub { wait_for_flush($node, 'postgres', "flapping $how: it gets through") });
+	is($sandbox->report->{duplicates}, $duplicates, "flapping $how: nothing came twice");
+	cmp_ok($sandbox->rules->[-1]{used}, '>', 0, "flapping $how: to the end");
+	note("flapping $how: " . (requests() - $before) . ' requests');
+}
+healthy();
+
+# ---------------------------------------------------------------------------
+# pause, resume and enabled, while it backs off and while it drains
+# ---------------------------------------------------------------------------
+
+my %stop = (
+	pause => [
+		sub { sql(q{SELECT onside_attribution.pause('because')}) },
+		{ state => 'paused', state_reason => 'because' },
+		sub { sql('SELECT onside_attribution.resume()') }
+	],
+	'enabled = off' => [
+		sub { $fault->configure(enabled => 'off') },
+		{ state => 'disabled', state_reason => qr/enabled/ },
+		sub { $fault->configure(enabled => 'on') }
+	]);
+
+# Nothing is sent for a second, which is long here.
+sub silent_ok
+{
+	my ($case) = @_;
+	my $before = requests();
+	is(sql(q{SELECT onside_attribution.flush('1 s')}), 'f', "$case: flush returns false");
+	is(requests(), $before, "$case: nothing is sent");
+	return;
+}
+
+foreach my $how (sort keys %stop)
+{
+	my ($stop, $stopped, $go_on) = @{ $stop{$how} };
+	my %stopped = (%$stopped, in_flight => 0, next_attempt_at => undef);
+
+	# The API stays away, and then comes back meanwhile.
+	$fault->survived(
+		"$how while backing off",
+		begin => sub { $sandbox->behave({ status => 503 }) },
+		while => { state => 'backing_off', pending => 3 },
+		during => sub {
+			$stop->();
+			poll_status($node, 'postgres', { %stopped, pending => 3 }, "$how while backing off: state");
+			silent_ok("$how while backing off");
+			$fault->record(2);
+			poll_status($node, 'postgres', { %stopped, pending => 5 }, "$how while backing off: it counts on");
+			$go_on->();
+			poll_status($node, 'postgres',
+				{ state => 'backing_off', state_reason => qr/fails/, next_attempt_at => qr/./ },
+				"$how while backing off: and goes on doing so");
+			$stop->();
+			poll_status($node, 'postgres', \%stopped, "$how while backing off, again: state");
+			healthy();
+			silent_ok("$how while backing off, the API is back");
+			$go_on->();
+		});
+
+	# A wait of an hour ends with it.
+	$fault->survived(
+		"$how in a long wait",
+		begin => sub { $sandbox->behave({ status => 429, headers => { 'Retry-After' => '3000' }, times => 1 }) },
+		while => { state => 'backing_off', next_attempt_at => qr/./ },
+		during => sub {
+			$stop->();
+			poll_status($node, 'postgres', \%stopped, "$how in a long wait: state");
+			$go_on->();
+		});
+
+	my $duplicates = $sandbox->report->{duplicates};
+	my $before = requests();
+	$fault->survived(
+		"$how while draining",
+		begin => sub {
+			sql(q{SELECT onside_attribution.pause()});
+			poll_status($node, 'postgres', { state => 'paused', in_flight => 0 },
+				"$how while draining: held back");
+			$sandbox->behave({ delay => 0.05 });
+		},
+		events => 1000,
+		during => sub {
+			sql('SELECT onside_attribution.resume()');
+			ok($sandbox->wait_requests($before + 8, patience())->{reached},
+				"$how while draining: it has begun");
+			$stop->();
+			my $row = poll_status($node, 'postgres', \%stopped, "$how while draining: state");
+			silent_ok("$how while draining");
+			cmp_ok($row->{pending}, '>', 0, "$how while draining: not all is sent");
+			cmp_ok($row->{pending}, '<', 1000, "$how while draining: but some");
+			$go_on->();
+			healthy();
+		});
+	is($sandbox->report->{duplicates}, $duplicates, "$how while draining: nothing came twice");
+}
+
+$node->stop;
+done_testing();

@@ -1,0 +1,238 @@
+# Requests go through onside_attribution.proxy when it is set, and through
+# nothing else: not through what http_proxy, HTTPS_PROXY, all_proxy or no_proxy
+# say, and no .netrc has a say in the credentials.  Through a proxy, TLS is
+# still from here to the API: the proxy sees no event and no credentials.  A
+# proxy that fails is a failure like any other.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use OnsideFault;
+use OnsideSandbox;
+use OnsideTest;
+use OnsideTls;
+
+plan skip_all => 'openssl is not installed' unless OnsideTls::available();
+
+# ---------------------------------------------------------------------------
+# A proxy: CONNECT and plain requests, a line for each into its log, together
+# with all that it saw in the clear.  A file beside it says what to answer
+# instead.  It ends with us.
+# ---------------------------------------------------------------------------
+
+my $dir = PostgreSQL::Test::Utils::tempdir();
+append_to_file("$dir/proxy.py", <<'PYTHON');
+import os, re, signal, socket, sys, threading
+
+directory = sys.argv[1]
+signal.alarm(600)
+log = open(directory + "/proxy.log", "ab", buffering=0)
+server = socket.create_server(("127.0.0.1", 0))
+
+
+def pump(source, target):
+    try:
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+
+def serve(client):
+    head = b""
+    while b"\r\n\r\n" not in head:
+        data = client.recv(65536)
+        if not data:
+            return
+        head += data
+    log.write(head + b"\n--\n")
+    try:
+        with open(directory + "/answer", "rb") as f:
+            answer = f.read()
+    except OSError:
+        answer = None
+    if answer is not None:
+        client.sendall(answer)
+        client.close()
+        return
+    connect = re.match(rb"CONNECT ([^ :]+):(\d+) HTTP/1.1\r\n", head)
+    plain = re.match(rb"(\w+) http://([^ :/]+):(\d+)(/\S*) ", head)
+    if connect:
+        upstream = socket.create_connection((connect[1].decode(), int(connect[2])))
+        client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+    else:
+        upstream = socket.create_connection((plain[2].decode(), int(plain[3])))
+        upstream.sendall(plain[1] + b" " + plain[4] + b" " + head[plain.end():])
+    threading.Thread(target=pump, args=(upstream, client), daemon=True).start()
+    pump(client, upstream)
+
+
+def watch():
+    # The pipe to the test closes when it ends.
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+threading.Thread(target=watch, daemon=True).start()
+print(server.getsockname()[1], flush=True)
+while True:
+    connection, _ = server.accept()
+    threading.Thread(target=serve, args=(connection,), daemon=True).start()
+PYTHON
+my ($in, $out) = ('', '');
+my $python = -x '/usr/bin/python3' ? '/usr/bin/python3' : 'python3';
+my $proxy = IPC::Run::start([ $python, "$dir/proxy.py", $dir ],
+	'<pipe', \*PROXY_IN, '>', \$out);
+wait_until(sub { $proxy->pump_nb; $out =~ /\n/ }, 30) or die 'the proxy does not start';
+my ($proxy_port) = $out =~ /(\d+)/;
+
+sub proxy_log { return -e "$dir/proxy.log" ? slurp_file("$dir/proxy.log") : '' }
+sub proxy_seen { return scalar(() = proxy_log() =~ /^--$/mg) }
+
+sub proxy_answers
+{
+	my ($answer) = @_;
+	unlink "$dir/answer";
+	return unless defined $answer;
+	append_to_file("$dir/answer.new", $answer);
+	rename("$dir/answer.new", "$dir/answer") or die "rename: $!";
+	return;
+}
+
+# ---------------------------------------------------------------------------
+# A server in an environment that says all the wrong things
+# ---------------------------------------------------------------------------
+
+my $tls = OnsideTls->new;
+my $ca = $tls->authority('test');
+my ($cert, $key) = $tls->certificate($ca);
+my $sandbox = OnsideSandbox->start(tls_cert => $cert, tls_key => $key);
+my $plain = OnsideSandbox->start;
+
+my $home = "$dir/home";
+mkdir $home or die "mkdir: $!";
+append_to_file("$home/.netrc", "machine localhost login netrc password netrc\n"
+	  . "machine 127.0.0.1 login netrc password netrc\ndefault login netrc password netrc\n");
+chmod 0600, "$home/.netrc";
+
+my $node = onside_node('main', sandbox => $sandbox, start => 0,
+	conf => "onside_attribution.ca_file = '$ca->{cert}'\n"
+	  . "onside_attribution.request_timeout = '10s'\n");
+{
+	my $wrong = "http://127.0.0.1:$proxy_port";
+	local @ENV{qw(http_proxy https_proxy HTTPS_PROXY all_proxy ALL_PROXY)} = ($wrong) x 5;
+	local @ENV{qw(no_proxy NO_PROXY)} = ('', '');
+	local $ENV{HOME} = $home;
+	local $ENV{NETRC} = "$home/.netrc";
+	$node->start;
+}
+create_extension($node, 'postgres');
+my $fault = OnsideFault->new(node => $node, sandbox => $sandbox);
+$fault->sandbox($plain);
+
+# With TLS and without; where the environment says a proxy, and then says none
+# for any host.
+$fault->record;
+$fault->settled("the environment's proxy, https");
+$fault->configure(endpoint => $plain->url);
+$fault->record;
+$fault->settled("the environment's proxy, http");
+is(proxy_seen(), 0, "nothing went through the environment's proxy");
+is(status($node, 'postgres')->{retries}, 0, 'and .netrc changed no credentials');
+is($sandbox->report->{distinct}, 3, 'to the first endpoint');
+is($plain->report->{distinct}, 3, 'and to the second one');
+
+{
+	local @ENV{qw(no_proxy NO_PROXY)} = ('*', 'localhost,127.0.0.1');
+	$node->restart;
+	$fault->{pid} = poll_worker($node, 'postgres');
+}
+
+# ---------------------------------------------------------------------------
+# Ours
+# ---------------------------------------------------------------------------
+
+# A tunnel that is open needs no proxy any more.
+sub close_tunnel
+{
+	$sandbox->behave({ headers => { Connection => 'close' } });
+	$fault->record(1);
+	wait_for_flush($node, 'postgres');
+	$sandbox->behave;
+	return;
+}
+
+my $credentials = 'c2FuZGJveDpzYW5kYm94';	# sandbox:sandbox
+foreach my $scheme ('http://', '')
+{
+	my $name = $scheme eq '' ? 'a proxy without a scheme' : 'a proxy';
+	my $before = proxy_seen();
+	$fault->configure(proxy => "${scheme}127.0.0.1:$proxy_port", endpoint => $sandbox->url);
+	$fault->record;
+	$fault->settled($name);
+	close_tunnel();
+	cmp_ok(proxy_seen(), '>', $before, "$name: it goes through it");
+}
+like(proxy_log(), qr/^CONNECT 127\.0\.0\.1:@{[$sandbox->port]} HTTP/m, 'as a tunnel');
+unlike(proxy_log(), qr/\Q$credentials\E|purchase_completed|^Authorization/m,
+	'in which the proxy sees neither credentials nor events');
+
+# ---------------------------------------------------------------------------
+# A proxy that fails
+# ---------------------------------------------------------------------------
+
+my %backing_off = (
+	state => 'backing_off',
+	state_reason => qr/cannot be reached or fails/,
+	last_error => qr/\A[ -~]+\z/);
+
+foreach my $case (
+	[ '407', "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=x\r\nContent-Length: 0\r\n\r\n" ],
+	[ '403', "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n" ],
+	[ '400', "HTTP/1.1 400 Bad Request\r\nContent-Length: 5\r\n\r\nwrong" ],
+	[ '204', "HTTP/1.1 204 No Content\r\n\r\n" ],
+	[ '302', "HTTP/1.1 302 Found\r\nLocation: " . $plain->url . "\r\nContent-Length: 0\r\n\r\n" ],
+	[ '503', "HTTP/1.1 503 Unavailable\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n" ],
+	[ 'garbage', "\x16\x03\x01 what\r\n\r\n" ],
+	[ 'nothing', '' ],
+	[ 'headers without end', "HTTP/1.1 200 OK\r\n" . "X-Endless: yes\r\n" x 200_000 ])
+{
+	my ($what, $answer) = @$case;
+	close_tunnel();
+	$fault->survived(
+		"a proxy that answers $what",
+		begin => sub { proxy_answers($answer) },
+		while => { %backing_off, retries => sub { $_[0] > 0 } },
+		during => sub {
+			is($node->safe_psql('postgres', 'SELECT count(*) FROM onside_attribution.pending'),
+				3, "a proxy that answers $what: nothing is settled by it");
+		},
+		end => sub { proxy_answers(undef) });
+}
+
+my $closed = PostgreSQL::Test::Cluster::get_free_port();
+$fault->survived(
+	'a proxy that is not there',
+	begin => sub { $fault->configure(proxy => "http://127.0.0.1:$closed") },
+	while => { %backing_off, last_error => qr/$closed/ },
+	during => sub {
+		is($sandbox->report->{in_progress}, 0, 'a proxy that is not there: and no way around it');
+	},
+	end => sub { $fault->configure(proxy => '') });
+
+my $before = proxy_seen();
+$fault->record;
+$fault->settled('no proxy any more');
+is(proxy_seen(), $before, 'no proxy any more: nothing goes through it');
+
+$node->stop;
+close PROXY_IN;
+$proxy->finish;
+done_testing();
