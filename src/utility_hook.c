@@ -27,6 +27,7 @@
 #include "access/xact.h"
 #include "catalog/catalog.h"
 #include "catalog/objectaccess.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_extension.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
@@ -38,6 +39,7 @@
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "commit.h"
@@ -148,6 +150,21 @@ changes_databases(Node *stmt)
 		 ((RenameStmt *) stmt)->renameType == OBJECT_DATABASE);
 }
 
+static bool
+may_create_databases(void)
+{
+	HeapTuple	tuple;
+	bool		result = superuser();
+
+	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
+	if (HeapTupleIsValid(tuple))
+	{
+		result |= ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
+		ReleaseSysCache(tuple);
+	}
+	return result;
+}
+
 /*
  * May this role run the command at all?  The command checks that itself, but
  * only after we have disturbed the worker.
@@ -156,7 +173,7 @@ static bool
 may_run(Node *stmt, Oid database)
 {
 	if (IsA(stmt, CreatedbStmt))
-		return have_createdb_privilege();
+		return may_create_databases();
 	return onside_owns_database(database);
 }
 
