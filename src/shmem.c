@@ -77,6 +77,7 @@ reset_slot(OnsideSlot *slot)
 	slot->state = ONSIDE_SLOT_FREE;
 	slot->worker_pid = 0;
 	slot->orderly = false;
+	slot->wanted_again = false;
 	slot->held_by = 0;
 	pg_atomic_write_u32(&slot->procno, ONSIDE_NO_PROC);
 	pg_atomic_write_u32(&slot->wakeup, 0);
@@ -202,6 +203,8 @@ onside_slot_request(Oid database)
 	if (slot != NULL &&
 		(slot->state == ONSIDE_SLOT_FREE || slot->state == ONSIDE_SLOT_ABSENT))
 		slot->state = ONSIDE_SLOT_WANTED;
+	else if (slot != NULL)
+		slot->wanted_again = true;
 	LWLockRelease(control->lock);
 	return slot;
 }
@@ -222,6 +225,8 @@ onside_slot_leave(OnsideSlot *slot, OnsideSlotState state)
 	{
 		slot->worker_pid = 0;
 		pg_atomic_write_u32(&slot->procno, ONSIDE_NO_PROC);
+		if (state == ONSIDE_SLOT_ABSENT && slot->wanted_again)
+			state = ONSIDE_SLOT_WANTED;
 		slot->state = state;
 		slot->status.state = ONSIDE_NOT_RUNNING;
 		slot->status.reason[0] = '\0';

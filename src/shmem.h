@@ -79,6 +79,7 @@ typedef struct OnsideSlot
 	Oid			database;		/* InvalidOid if free */
 	OnsideSlotState state;
 	pid_t		worker_pid;
+	bool		wanted_again;	/* CREATE EXTENSION, while a worker is in */
 	bool		orderly;		/* the last worker asked for another */
 	int			held_by;		/* pid of a backend that keeps workers out */
 	pg_atomic_uint32 procno;	/* worker's, or ONSIDE_NO_PROC */

@@ -3,16 +3,21 @@
  * txn.c
  *		The worker's transactions.
  *
- * DROP EXTENSION can commit at any time, so each of our transactions, all of
- * them short, looks whether the tables are still there before it touches them.
+ * DROP EXTENSION can come at any time.  It locks the extension before anything
+ * else, so each of our transactions, all of them short, does that first, too,
+ * and then looks whether the tables are still there, and still the same.  Then
+ * they stay until its end, and neither can get the other into a deadlock.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/pg_extension.h"
+#include "commands/extension.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
+#include "storage/lmgr.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -20,6 +25,8 @@
 #include "txn.h"
 
 static OnsideSlot *slot;
+static Oid	extension;
+static Oid	cursor_table;
 
 void
 onside_txn_init(OnsideSlot *my_slot)
@@ -27,18 +34,36 @@ onside_txn_init(OnsideSlot *my_slot)
 	slot = my_slot;
 }
 
+/* The extension that we serve is not there (any more). */
+static void
+leave(bool another)
+{
+	onside_slot_leave(slot,
+					  another ? ONSIDE_SLOT_WANTED : ONSIDE_SLOT_ABSENT);
+	proc_exit(0);
+}
+
 void
 onside_txn_begin(void)
 {
+	Oid			table;
+
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
 
-	if (!OidIsValid(onside_relation_oid("delivery_cursor")))
-	{
-		onside_slot_leave(slot, ONSIDE_SLOT_ABSENT);
-		proc_exit(0);
-	}
+	if (!OidIsValid(extension))
+		extension = get_extension_oid("onside_attribution", true);
+	if (!OidIsValid(extension))
+		leave(false);
+	LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
+
+	table = onside_relation_oid("delivery_cursor");
+	if (!OidIsValid(cursor_table))
+		cursor_table = table;
+	if (table != cursor_table || !OidIsValid(table))
+		leave(OidIsValid(table));
+
+	PushActiveSnapshot(GetTransactionSnapshot());
 }
 
 void

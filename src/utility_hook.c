@@ -165,15 +165,31 @@ may_create_databases(void)
 	return result;
 }
 
+static bool
+is_template(Oid database)
+{
+	HeapTuple	tuple;
+	bool		result = false;
+
+	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	if (HeapTupleIsValid(tuple))
+	{
+		result = ((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
+		ReleaseSysCache(tuple);
+	}
+	return result;
+}
+
 /*
- * May this role run the command at all?  The command checks that itself, but
- * only after we have disturbed the worker.
+ * May this role run the command on that database?  The command checks that
+ * itself, but only after we have disturbed the worker.
  */
 static bool
 may_run(Node *stmt, Oid database)
 {
 	if (IsA(stmt, CreatedbStmt))
-		return may_create_databases();
+		return may_create_databases() &&
+			(is_template(database) || onside_owns_database(database));
 	return onside_owns_database(database);
 }
 

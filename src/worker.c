@@ -489,6 +489,7 @@ take_slot(int slot_no, Oid database)
 	}
 	slot->worker_pid = MyProcPid;
 	slot->orderly = false;
+	slot->wanted_again = false;
 	pg_atomic_write_u32(&slot->procno, ONSIDE_MY_PROCNO);
 	LWLockRelease(onside_slots_lock());
 

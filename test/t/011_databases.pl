@@ -162,7 +162,7 @@ poll_worker($node, 'shop', $worker);
 sends_ok('shop', 'after that, it sends');
 
 $worker = worker_pid($node, 'shop');
-$node->safe_psql('postgres', 'CREATE ROLE nobody LOGIN');
+$node->safe_psql('postgres', 'CREATE ROLE no_owner LOGIN');
 $node->safe_psql('postgres', 'CREATE ROLE maker LOGIN CREATEDB');
 foreach my $command (
 	'DROP DATABASE shop',

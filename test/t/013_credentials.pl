@@ -144,11 +144,11 @@ foreach my $secret ($password, $password2, 'third', 'marx')
 	ok(index($log, $secret) < 0, 'a password is not in the log');
 	ok(index($views, $secret) < 0, 'nor in a view');
 }
-$node->safe_psql('postgres', 'CREATE ROLE nobody LOGIN');
+$node->safe_psql('postgres', 'CREATE ROLE somebody_else LOGIN');
 my ($ret, $stdout, $stderr) = $node->psql(
 	'postgres',
 	'SHOW onside_attribution.credentials_file',
-	extra_params => [ '-U', 'nobody' ]);
+	extra_params => [ '-U', 'somebody_else' ]);
 like($stderr, qr/must be superuser|permission denied|pg_read_all_settings/,
 	'not even the path is for everybody');
 

@@ -115,7 +115,8 @@ $fault->survived(
 	'the file first',
 	begin => sub {
 		record_held_back('the file first');
-		$sandbox->behave({ delay => 0.02 });
+		# Fast at first, and then so slow that we are sure to be in time.
+		$sandbox->behave({ delay => 0.01, times => 20 }, { delay => 1 });
 	},
 	events => 1000,
 	during => sub {
@@ -133,11 +134,9 @@ $fault->survived(
 		is($sandbox->report->{by_status}{401}, $refused, 'the file first: nobody has noticed');
 		cmp_ok(status($node, 'postgres')->{pending}, '>', 0, 'the file first: in the middle of a drain');
 		$sandbox->credentials('shop', 'third');
-	},
-	end => sub {
-		wait_for_flush($node, 'postgres', 'the file first: it drains with the new password');
 		healthy();
-	});
+	},
+	end => sub { wait_for_flush($node, 'postgres', 'the file first: it drains with the new password') });
 my $more = $sandbox->report->{by_status}{401} - $refused;
 cmp_ok($more, '>=', 1, 'the file first: the API has refused the old password');
 cmp_ok($more, '<=', 4, 'the file first: no more than what was under way');

@@ -337,13 +337,15 @@ foreach my $case (
 		});
 }
 
-# No answer, and then none that ends: request_timeout ends it.
-foreach my $case ([ 'silence', { silent => 1 } ], [ 'settings without end', { flood => 1 } ])
+# Nothing that is an answer: request_timeout ends it at the latest.
+foreach my $case (
+	[ 'silence', { silent => 1 }, qr/tim(?:e|ed )out/i ],
+	[ 'settings without end', { flood => 1 }, qr/./ ])
 {
-	my ($name, $behaviour) = @$case;
+	my ($name, $behaviour, $error) = @$case;
 	$fault->configure(request_timeout => '500ms');
 	survived($name, $behaviour,
-		while => { %backing_off, last_error => qr/tim(?:e|ed )out/i },
+		while => { %backing_off, last_error => $error },
 		during => sub {
 			my $memory = memory_of($fault->pid)->{RssAnon};
 			my $retries = status($node, 'postgres')->{retries};

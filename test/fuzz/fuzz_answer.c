@@ -1,0 +1,259 @@
+/*-------------------------------------------------------------------------
+ *
+ * fuzz_answer.c
+ *	  libFuzzer harness for what http.c keeps of an answer: header values, the
+ *	  beginning of the body, the transport's error, all made printable.
+ *
+ * http.c is included whole, for its static functions, and its callbacks are
+ * called as libcurl calls them: header lines one by one, the body in pieces,
+ * each in a block of exactly its size.  What it needs of the server is below;
+ * what concerns waiting is never reached.
+ *
+ * Each input is the database's encoding (1 byte: UTF-8, LATIN1 or SQL_ASCII),
+ * the size of the body's pieces (1 byte), libcurl's verdict (1 byte), and an
+ * answer: lines up to an empty one, and the body.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "http.c"
+
+/* postgres.h points these at the server's own */
+#undef printf
+#undef fprintf
+#undef snprintf
+
+extern int	LLVMFuzzerTestOneInput(const uint8 *data, size_t size);
+
+#define CHECK(condition) \
+	do { if (!(condition)) __builtin_trap(); } while (0)
+
+/* ----------
+ * The server's part
+ * ----------
+ */
+
+struct Latch *MyLatch;
+MemoryContext TopMemoryContext;
+
+static int	encoding;
+
+int
+GetDatabaseEncoding(void)
+{
+	return encoding;
+}
+
+TimestampTz
+GetCurrentTimestamp(void)
+{
+	return 0;
+}
+
+long
+TimestampDifferenceMilliseconds(TimestampTz start_time, TimestampTz stop_time)
+{
+	abort();
+}
+
+bool
+errstart(int elevel, const char *domain)
+{
+	abort();
+}
+
+bool
+errstart_cold(int elevel, const char *domain)
+{
+	abort();
+}
+
+void
+errfinish(const char *filename, int lineno, const char *funcname)
+{
+	abort();
+}
+
+int
+errcode(int sqlerrcode)
+{
+	abort();
+}
+
+int
+errmsg(const char *fmt,...)
+{
+	abort();
+}
+
+#if PG_VERSION_NUM >= 170000
+WaitEventSet *
+CreateWaitEventSet(ResourceOwner resowner, int nevents)
+{
+	abort();
+}
+#else
+WaitEventSet *
+CreateWaitEventSet(MemoryContext context, int nevents)
+{
+	abort();
+}
+#endif
+
+void
+FreeWaitEventSet(WaitEventSet *set)
+{
+	abort();
+}
+
+int
+AddWaitEventToSet(WaitEventSet *set, uint32 events, pgsocket fd,
+				  Latch *latch, void *user_data)
+{
+	abort();
+}
+
+void
+ModifyWaitEvent(WaitEventSet *set, int pos, uint32 events, Latch *latch)
+{
+	abort();
+}
+
+int
+WaitEventSetWait(WaitEventSet *set, long timeout, WaitEvent *occurred_events,
+				 int nevents, uint32 wait_event_info)
+{
+	abort();
+}
+
+void
+ResetLatch(Latch *latch)
+{
+	abort();
+}
+
+/* ----------
+ * What has to hold
+ * ----------
+ */
+
+/* No control character (C0, DEL, C1), and valid in the database's encoding. */
+static void
+check_printable(const char *str, size_t max)
+{
+	const unsigned char *p = (const unsigned char *) str;
+
+	CHECK(strnlen(str, max + 1) <= max);
+	while (*p != '\0')
+	{
+		int			len = 1;
+
+		CHECK(*p >= 0x20 && *p != 0x7f);
+		if (*p >= 0x80)
+		{
+			/* Read here anew, by the book (RFC 3629). */
+			uint32		c;
+
+			CHECK(encoding == PG_UTF8);
+			if (*p >= 0xc2 && *p <= 0xdf)
+				len = 2, c = *p & 0x1f;
+			else if ((*p & 0xf0) == 0xe0)
+				len = 3, c = *p & 0x0f;
+			else
+			{
+				CHECK(*p >= 0xf0 && *p <= 0xf4);
+				len = 4, c = *p & 0x07;
+			}
+			for (int i = 1; i < len; i++)
+			{
+				CHECK((p[i] & 0xc0) == 0x80);
+				c = c << 6 | (p[i] & 0x3f);
+			}
+			CHECK(c >= 0xa0);
+			CHECK(len < 3 || c >= 0x800);
+			CHECK(len < 4 || (c >= 0x10000 && c <= 0x10ffff));
+			CHECK(c < 0xd800 || c > 0xdfff);
+		}
+		p += len;
+	}
+}
+
+/* Calls a callback with a copy that ends where a byte too far is seen. */
+static size_t
+call(curl_write_callback callback, const uint8 *data, size_t size,
+	 Request *req)
+{
+	char	   *copy = malloc(size == 0 ? 1 : size);
+	size_t		taken;
+
+	CHECK(copy != NULL);
+	if (size > 0)
+		memcpy(copy, data, size);
+	taken = callback(copy, 1, size, req);
+	CHECK(taken == size || taken == 0);
+	free(copy);
+	return taken;
+}
+
+int
+LLVMFuzzerTestOneInput(const uint8 *data, size_t size)
+{
+	static const int encodings[] = {PG_UTF8, PG_LATIN1, PG_SQL_ASCII};
+	static CURL *easy;
+	Request    *req;
+	size_t		piece;
+	CURLcode	code;
+	bool		cut = false;
+
+	if (size < 3)
+		return 0;
+	encoding = encodings[data[0] % lengthof(encodings)];
+	piece = data[1] * 16 + 1;
+	code = data[2] % CURL_LAST;
+	data += 3;
+	size -= 3;
+
+	if (easy == NULL)
+		CHECK((easy = curl_easy_init()) != NULL);
+
+	/* On the heap, where its ends are watched. */
+	CHECK((req = malloc(sizeof(Request))) != NULL);
+	memset(req, 0, sizeof(Request));
+	req->easy = easy;
+
+	while (size > 0 && !cut)
+	{
+		const uint8 *end = memchr(data, '\n', size);
+		size_t		len = end == NULL ? size : (size_t) (end - data) + 1;
+
+		cut = call(on_header, data, len, req) != len;
+		CHECK(!cut || req->headers_size > MAX_ANSWER_HEADERS);
+		size -= len;
+		data += len;
+		if (len == 1 || (len == 2 && data[-2] == '\r'))
+			break;
+	}
+	if (size > 0 && size < sizeof(req->errbuf))
+		memcpy(req->errbuf, data, size);
+
+	/* A long body from a short input. */
+	for (int round = 0; round < 64 && size > 0 && !cut; round++)
+	{
+		for (size_t done = 0; done < size && !cut; done += piece)
+		{
+			size_t		len = Min(piece, size - done);
+
+			cut = call(on_body, data + done, len, req) != len;
+			CHECK(cut == (req->body_size > MAX_ANSWER_BODY));
+		}
+	}
+
+	finish(req, code);
+	CHECK(req->ended);
+	CHECK(code != CURLE_OK || !req->result.failed);
+	check_printable(req->result.error, sizeof(req->result.error) - 1);
+	check_printable(req->result.body, ONSIDE_HTTP_BODY_KEPT);
+	check_printable(req->result.retry_after, ONSIDE_HTTP_HEADER_KEPT);
+	check_printable(req->result.date, ONSIDE_HTTP_HEADER_KEPT);
+	free(req);
+	return 0;
+}
