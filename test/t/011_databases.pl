@@ -170,7 +170,7 @@ foreach my $command (
 	'ALTER DATABASE shop SET TABLESPACE pg_default',
 	'CREATE DATABASE copy TEMPLATE shop')
 {
-	foreach my $role (qw(nobody maker))
+	foreach my $role (qw(no_owner maker))
 	{
 		($ret, $stdout, $stderr) = $node->psql('postgres', $command,
 			extra_params => [ '-U', $role ]);
