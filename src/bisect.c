@@ -95,6 +95,12 @@ onside_bisect_init(OnsideBisect *bisect, int n, OnsideBisectAnswer answer,
 		bisect->cap = Max(bisect->n / 2, 1);
 }
 
+void
+onside_bisect_too_large_before(OnsideBisect *bisect, int events)
+{
+	bisect->lone_too_large = events;
+}
+
 /*
  * An event to try out of turn, or -1 if each has been refused alone.  The
  * places follow each other like the bits of a counter reversed: the middle,
@@ -396,6 +402,7 @@ onside_contract_on_accepted(OnsideContract *contract)
 {
 	contract->accepted = true;
 	contract->lone_refusals = 0;
+	contract->lone_too_large = 0;
 }
 
 void
@@ -403,6 +410,13 @@ onside_contract_on_refused_alone(OnsideContract *contract)
 {
 	contract->lone_refusals = Min(contract->lone_refusals + 1,
 								  ONSIDE_BISECT_REFUSING_AFTER);
+}
+
+void
+onside_contract_on_too_large_alone(OnsideContract *contract)
+{
+	contract->lone_too_large = Min(contract->lone_too_large + 1,
+								   ONSIDE_BISECT_REFUSING_AFTER);
 }
 
 bool

@@ -86,6 +86,12 @@ extern void onside_bisect_init(OnsideBisect *bisect, int n,
 							   OnsideBisectAnswer answer, bool trusted);
 
 /*
+ * So many events, in other batches, were too large each alone since the
+ * endpoint accepted anything: they count for this one, too.
+ */
+extern void onside_bisect_too_large_before(OnsideBisect *bisect, int events);
+
+/*
  * The range to send now; false if every event is settled.  While
  * onside_bisect_refusing(), it is one lone event, another each time.
  */
@@ -123,6 +129,7 @@ typedef struct OnsideContract
 {
 	bool		accepted;		/* anything, since init */
 	int			lone_refusals;	/* since then, saturates */
+	int			lone_too_large; /* likewise, for 413 */
 } OnsideContract;
 
 /* At the worker's start and when endpoint or credentials change. */
@@ -131,6 +138,9 @@ extern void onside_contract_on_accepted(OnsideContract *contract);
 
 /* One event was refused alone. */
 extern void onside_contract_on_refused_alone(OnsideContract *contract);
+
+/* One event was too large alone. */
+extern void onside_contract_on_too_large_alone(OnsideContract *contract);
 
 /*
  * Something has been accepted, and fewer than ONSIDE_BISECT_REFUSING_AFTER

@@ -18,7 +18,7 @@
  *	 blocked around every call that can start a thread.
  * - What the peer sends is cut off: an answer's body is read up to
  *	 MAX_ANSWER_BODY and its headers up to MAX_ANSWER_HEADERS, then the request
- *	 fails; what is kept of either is made printable.
+ *	 fails; what is kept of either is made printable, without credentials.
  * - Connections belong to libcurl's cache and are kept alive between requests.
  *
  *-------------------------------------------------------------------------
@@ -39,6 +39,7 @@
 
 #include "compat.h"
 #include "http.h"
+#include "secret.h"
 
 /*
  * The API's answers have a few hundred bytes.  Bodies somewhat above what we
@@ -327,6 +328,7 @@ onside_http_configure(const OnsideHttpConfig *new_config)
 {
 	config = *new_config;
 	config_generation++;
+	onside_secret_set(config.credentials);
 }
 
 static void
@@ -446,6 +448,9 @@ finish(Request *req, CURLcode code)
 				sizeof(result->error));
 	if (req->headers_size > MAX_ANSWER_HEADERS)
 		strlcpy(result->error, "the answer has no end", sizeof(result->error));
+	onside_secret_hide(result->error, false);
+	onside_secret_hide(result->body,
+					   req->body_size > ONSIDE_HTTP_BODY_KEPT);
 	make_printable(result->error);
 	make_printable(result->body);
 	make_printable(result->retry_after);

@@ -502,6 +502,8 @@ answer_refused(Queued *queued, const OnsideHttpResult *result,
 		queued->refused_us = queued->sent_us;
 		onside_bisect_init(queued->bisect, queued->batch->nevents, answer,
 						   onside_contract_trusted(&contract));
+		onside_bisect_too_large_before(queued->bisect,
+									   contract.lone_too_large);
 	}
 	else
 	{
@@ -513,6 +515,8 @@ answer_refused(Queued *queued, const OnsideHttpResult *result,
 				add_refused(queued, queued->first, result);
 			if (answer == ONSIDE_BISECT_REFUSED)
 				onside_contract_on_refused_alone(&contract);
+			else
+				onside_contract_on_too_large_alone(&contract);
 		}
 	}
 
