@@ -80,6 +80,7 @@ typedef struct Socket
 #define MAX_SOCKETS		(ONSIDE_HTTP_MAX_REQUESTS * 4)
 
 static CURLM *multi;
+static bool connections_doubted;	/* a request failed on one of them */
 static struct curl_slist *headers;
 static OnsideHttpConfig config;
 static uint32 config_generation;
@@ -295,6 +296,48 @@ on_timer(CURLM *m, long timeout, void *arg)
  * ----------
  */
 
+static CURLM *
+make_multi(void)
+{
+	CURLM	   *result = curl_multi_init();
+
+	if (result == NULL)
+		return NULL;
+	curl_multi_setopt(result, CURLMOPT_SOCKETFUNCTION, on_socket);
+	curl_multi_setopt(result, CURLMOPT_TIMERFUNCTION, on_timer);
+	curl_multi_setopt(result, CURLMOPT_MAXCONNECTS,
+					  (long) ONSIDE_HTTP_MAX_REQUESTS);
+	return result;
+}
+
+/*
+ * Closes all connections.  libcurl puts new requests on an HTTP/2 connection
+ * that has gone dead as long as nothing says that it has; after a failure, the
+ * next attempt must not depend on what the failed one depended on.  While
+ * other requests are still under way, their connections are left alone and the
+ * new request gets one of its own.
+ */
+static void
+doubt_connections(Request *req)
+{
+	CURLM	   *fresh;
+
+	curl_easy_setopt(req->easy, CURLOPT_FRESH_CONNECT,
+					 connections_doubted ? 1L : 0L);
+	if (!connections_doubted || n_busy > 1)
+		return;
+
+	fresh = make_multi();
+	if (fresh == NULL)
+		return;
+	curl_multi_cleanup(multi);
+	multi = fresh;
+	n_sockets = 0;
+	wait_set_stale = true;
+	curl_has_deadline = false;
+	connections_doubted = false;
+}
+
 void
 onside_http_init(void)
 {
@@ -302,17 +345,12 @@ onside_http_init(void)
 
 	block_signals();
 	if (curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK)
-		multi = curl_multi_init();
+		multi = make_multi();
 	unblock_signals();
 	if (multi == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("could not set up libcurl")));
-
-	curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, on_socket);
-	curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, on_timer);
-	curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS,
-					  (long) ONSIDE_HTTP_MAX_REQUESTS);
 
 	/*
 	 * No "Expect: 100-continue": it costs a round trip, or a second where the
@@ -443,9 +481,12 @@ finish(Request *req, CURLcode code)
 		!(code == CURLE_WRITE_ERROR && req->body_size > MAX_ANSWER_BODY);
 	result->ended = GetCurrentTimestamp();
 	if (result->failed)
+	{
+		connections_doubted = true;
 		strlcpy(result->error,
 				req->errbuf[0] != '\0' ? req->errbuf : curl_easy_strerror(code),
 				sizeof(result->error));
+	}
 	if (req->headers_size > MAX_ANSWER_HEADERS)
 		strlcpy(result->error, "the answer has no end", sizeof(result->error));
 	onside_secret_hide(result->error, false);
@@ -522,6 +563,7 @@ onside_http_start(void *request, const char *body, size_t len)
 		set_options(req);
 	if (req->easy != NULL)
 	{
+		doubt_connections(req);
 		curl_easy_setopt(req->easy, CURLOPT_POST, 1L);
 		curl_easy_setopt(req->easy, CURLOPT_POSTFIELDS, body);
 		curl_easy_setopt(req->easy, CURLOPT_POSTFIELDSIZE_LARGE,

@@ -60,6 +60,24 @@ check_endpoint(char **newval, void **extra, GucSource source)
 
 	if (problem == NULL)
 		return true;
+
+	/*
+	 * When the server starts there is no earlier value to stay with, only the
+	 * default: the real API, for which these events may not be.  The bad value
+	 * is kept, and the worker refuses to send.
+	 */
+	if (process_shared_preload_libraries_in_progress &&
+		source != PGC_S_DEFAULT)
+	{
+		ereport(WARNING,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for parameter \"%s\": \"%s\"",
+						"onside_attribution.endpoint", *newval),
+				 errdetail("%s", problem),
+				 errhint("Use https://, or http:// with a loopback address. Nothing is sent until then.")));
+		return true;
+	}
+
 	GUC_check_errdetail("%s", problem);
 	GUC_check_errhint("Use https://, or http:// with a loopback address.");
 	return false;

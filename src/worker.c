@@ -65,7 +65,7 @@ static char database_name[NAMEDATALEN];
 static bool paused;
 static char *pause_reason;
 static char *credentials;
-static char *credentials_problem;
+static char *configuration_problem;
 static char *database_settings;
 static bool restart_wanted;
 static TimestampTz restart_deadline;
@@ -123,13 +123,19 @@ configure_http(void)
 {
 	static char *user_password = NULL;
 	OnsideHttpConfig config;
-	char	   *problem;
-	char	   *fresh = onside_credentials_read(onside_credentials_file,
-												&problem);
+	const char *endpoint_problem = onside_endpoint_problem(onside_endpoint);
+	char	   *problem = NULL;
+	char	   *fresh = NULL;
 
-	if (credentials_problem != NULL)
-		pfree(credentials_problem);
-	credentials_problem = fresh == NULL ? problem : NULL;
+	if (endpoint_problem != NULL)
+		problem = psprintf("onside_attribution.endpoint is \"%s\": %s",
+						   onside_endpoint, endpoint_problem);
+	else
+		fresh = onside_credentials_read(onside_credentials_file, &problem);
+
+	if (configuration_problem != NULL)
+		pfree(configuration_problem);
+	configuration_problem = problem;
 
 	if (user_password != NULL)
 	{
@@ -223,7 +229,7 @@ current_state(const OnsideSenderStatus *sender, const char **reason)
 	}
 	if (credentials == NULL)
 	{
-		*reason = credentials_problem;
+		*reason = configuration_problem;
 		return ONSIDE_MISCONFIGURED;
 	}
 	if (sender->reason[0] != '\0')

@@ -42,7 +42,7 @@ sub new
 		database => 'postgres',
 		sandboxes => [ delete $options{sandbox} ],
 		recorded => [],
-		dead => 0,
+		dead_ids => [],
 		%options
 	}, $class;
 
@@ -115,7 +115,6 @@ One case.  All keys are optional:
   while    what "status" has to say while it lasts, as for poll_status
   during   called after that has been seen
   end      ends the fault
-  dead     event_ids that belong into dead_letter because of it
   again    true: events have to arrive more than once because of it
 
 =cut
@@ -164,7 +163,7 @@ sub settled
 	my %dead = map { $_ => 1 } split /\n/,
 	  $node->safe_psql($database,
 		'SELECT event_id FROM onside_attribution.dead_letter');
-	is_deeply([ sort keys %dead ], [ sort @{ $self->{dead_ids} // [] } ],
+	is_deeply([ sort keys %dead ], [ sort @{ $self->{dead_ids} } ],
 		"$name: nothing is in dead_letter that does not belong there");
 	arrived_ok($self->{sandboxes}, [ grep { !$dead{$_} } @{ $self->{recorded} } ],
 		"$name: what was committed arrived");

@@ -8,9 +8,8 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 
-use IO::Socket::INET ();
 use PostgreSQL::Test::Utils;
-use Socket qw(AF_INET6 INADDR_LOOPBACK SOCK_STREAM SOL_SOCKET SO_REUSEADDR);
+use Socket qw(AF_INET AF_INET6 INADDR_LOOPBACK SOCK_STREAM);
 use Test::More;
 
 use OnsideFault;
@@ -92,7 +91,7 @@ $fault->configure(retry_initial_delay => '20ms', retry_max_delay => '200ms',
 
 SKIP:
 {
-	my ($name, @sockets) = dead_server(Socket::AF_INET(),
+	my ($name, @sockets) = dead_server(AF_INET,
 		Socket::pack_sockaddr_in(0, INADDR_LOOPBACK));
 	skip 'this kernel connects however full the queue is' unless $name;
 	my ($port) = Socket::unpack_sockaddr_in($name);

@@ -10,6 +10,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 
+use JSON::PP ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 
