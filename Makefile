@@ -46,7 +46,7 @@ endif
 # The two commands, and what they consist of
 # ---------------------------------------------------------------------------
 
-.PHONY: help demo test check-unit check-sandbox check-isolation check-tap
+.PHONY: help demo test bench-latency check-unit check-sandbox check-isolation check-tap
 
 help:
 	@echo 'make                  build the extension'
@@ -58,6 +58,7 @@ help:
 	@echo 'make check-sandbox    the tests of the sandbox API'
 	@echo 'make check-isolation  the isolation specs, on a running server that preloads it'
 	@echo 'make check-tap        the TAP tests, with it installed; not as root'
+	@echo 'make bench-latency    measure the way from commit to arrival'
 	@echo 'make clean            remove what was built'
 	@echo
 	@echo 'PG_CONFIG=...         the PostgreSQL to build for and test with (15 or later)'
@@ -74,6 +75,10 @@ demo:
 test:
 	@test/setup/prepare test
 	@test/setup/throwaway test/run
+
+bench-latency:
+	@test/setup/prepare test
+	@test/setup/throwaway test/bench/latency
 
 check-unit:
 	$(MAKE) -C test/unit check PG_CONFIG='$(PG_CONFIG)'

@@ -9,7 +9,8 @@
 # of one machine, so their clocks are one.  An arrival before the client's
 # answer counts as negative: the worker is woken while the answer travels.
 #
-# Run by `make bench-latency`; PURCHASES and PAUSE (seconds) in the environment.
+# Run by `make bench-latency`.  ONSIDE_TEST_PURCHASES and ONSIDE_TEST_PAUSE (in
+# seconds) in the environment say how many there are, and how far apart.
 
 use strict;
 use warnings;
@@ -24,12 +25,9 @@ use Time::HiRes ();
 use OnsideSandbox;
 use OnsideTest;
 use PostgreSQL::Test::Utils;
-use File::Spec;
 
-Test::More->builder->output(File::Spec->devnull);
-
-my $purchases = $ENV{PURCHASES} // 300;
-my $pause     = $ENV{PAUSE}     // 0.03;
+my $purchases = $ENV{ONSIDE_TEST_PURCHASES} // 300;
+my $pause     = $ENV{ONSIDE_TEST_PAUSE}     // 0.03;
 
 my $sandbox = OnsideSandbox->start;
 my $node    = onside_node('latency', sandbox => $sandbox);
