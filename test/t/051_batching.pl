@@ -50,7 +50,8 @@ sub record
 	return;
 }
 
-my $track = q{onside_attribution.track('purchase_completed', gen_random_uuid(), '{}')};
+# At a fixed time, so that each has as many bytes as the others.
+my $track = q{onside_attribution.track('purchase_completed', gen_random_uuid(), '{}', '2026-05-05T12:00:00Z')};
 
 # ---------------------------------------------------------------------------
 # batch_max_events, batch_max_bytes
