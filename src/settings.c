@@ -71,8 +71,8 @@ check_endpoint(char **newval, void **extra, GucSource source)
 	{
 		ereport(WARNING,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value for parameter \"%s\": \"%s\"",
-						"onside_attribution.endpoint", *newval),
+				 errmsg("invalid value for parameter \"%s\"",
+						"onside_attribution.endpoint"),
 				 errdetail("%s", problem),
 				 errhint("Use https://, or http:// with a loopback address. Nothing is sent until then.")));
 		return true;

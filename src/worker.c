@@ -128,8 +128,8 @@ configure_http(void)
 	char	   *fresh = NULL;
 
 	if (endpoint_problem != NULL)
-		problem = psprintf("onside_attribution.endpoint is \"%s\": %s",
-						   onside_endpoint, endpoint_problem);
+		problem = psprintf("onside_attribution.endpoint cannot be used: %s",
+						   endpoint_problem);
 	else
 		fresh = onside_credentials_read(onside_credentials_file, &problem);
 

@@ -2,7 +2,8 @@
  *
  * fuzz_answer.c
  *	  libFuzzer harness for what http.c keeps of an answer: header values, the
- *	  beginning of the body, the transport's error, all made printable.
+ *	  beginning of the body, the transport's error, all made printable and
+ *	  without our credentials (secret.c).
  *
  * http.c is included whole, for its static functions, and its callbacks are
  * called as libcurl calls them: header lines one by one, the body in pieces,
@@ -16,6 +17,7 @@
  *-------------------------------------------------------------------------
  */
 #include "http.c"
+#include "secret.h"
 
 /* postgres.h points these at the server's own */
 #undef printf
@@ -41,6 +43,18 @@ int
 GetDatabaseEncoding(void)
 {
 	return encoding;
+}
+
+void *
+MemoryContextAlloc(MemoryContext context, Size size)
+{
+	return palloc(size);
+}
+
+char *
+MemoryContextStrdup(MemoryContext context, const char *string)
+{
+	return pstrdup(string);
 }
 
 TimestampTz
@@ -177,6 +191,29 @@ check_printable(const char *str, size_t max)
 	}
 }
 
+/*
+ * Nothing in it tells the credentials: the ones in use, the ones before, the
+ * header's form of either.  What is cut off can end with the beginning of one.
+ */
+static void
+check_secret(const char *str, bool cut)
+{
+	static const char *const secrets[] = {
+		"fuzz:geheim", "ZnV6ejpnZWhlaW0=", "geheim",
+		"u:other-one", "dTpvdGhlci1vbmU=", "other-one"
+	};
+	size_t		len = strlen(str);
+
+	for (int i = 0; i < (int) lengthof(secrets); i++)
+	{
+		size_t		secret_len = strlen(secrets[i]);
+
+		CHECK(strstr(str, secrets[i]) == NULL);
+		for (size_t n = 4; cut && n < secret_len && n <= len; n++)
+			CHECK(memcmp(str + len - n, secrets[i], n) != 0);
+	}
+}
+
 /* Calls a callback with a copy that ends where a byte too far is seen. */
 static size_t
 call(curl_write_callback callback, const uint8 *data, size_t size,
@@ -203,6 +240,7 @@ LLVMFuzzerTestOneInput(const uint8 *data, size_t size)
 	size_t		piece;
 	CURLcode	code;
 	bool		cut = false;
+	bool		body_cut;
 
 	if (size < 3)
 		return 0;
@@ -213,7 +251,11 @@ LLVMFuzzerTestOneInput(const uint8 *data, size_t size)
 	size -= 3;
 
 	if (easy == NULL)
+	{
 		CHECK((easy = curl_easy_init()) != NULL);
+		onside_secret_set("u:other-one");
+		onside_secret_set("fuzz:geheim");
+	}
 
 	/* On the heap, where its ends are watched. */
 	CHECK((req = malloc(sizeof(Request))) != NULL);
@@ -247,6 +289,12 @@ LLVMFuzzerTestOneInput(const uint8 *data, size_t size)
 		}
 	}
 
+	/* A zero ends the text before, and so does what is trimmed. */
+	body_cut = req->body_size > ONSIDE_HTTP_BODY_KEPT &&
+		strlen(req->result.body) == ONSIDE_HTTP_BODY_KEPT &&
+		(unsigned char) req->result.body[ONSIDE_HTTP_BODY_KEPT - 1] > 0x20 &&
+		req->result.body[ONSIDE_HTTP_BODY_KEPT - 1] != 0x7f;
+
 	finish(req, code);
 	CHECK(req->ended);
 	CHECK(code != CURLE_OK || !req->result.failed);
@@ -254,6 +302,8 @@ LLVMFuzzerTestOneInput(const uint8 *data, size_t size)
 	check_printable(req->result.body, ONSIDE_HTTP_BODY_KEPT);
 	check_printable(req->result.retry_after, ONSIDE_HTTP_HEADER_KEPT);
 	check_printable(req->result.date, ONSIDE_HTTP_HEADER_KEPT);
+	check_secret(req->result.error, false);
+	check_secret(req->result.body, body_cut);
 	free(req);
 	return 0;
 }
