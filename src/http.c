@@ -617,25 +617,6 @@ onside_http_next_result(OnsideHttpResult *result)
 	return false;
 }
 
-void
-onside_http_abort_all(void)
-{
-	for (int i = 0; i < ONSIDE_HTTP_MAX_REQUESTS; i++)
-	{
-		Request    *req = &requests[i];
-
-		if (!req->busy)
-			continue;
-		block_signals();
-		if (!req->ended)
-			curl_multi_remove_handle(multi, req->easy);
-		curl_easy_cleanup(req->easy);
-		req->easy = NULL;
-		unblock_signals();
-		release(req);
-	}
-}
-
 /* ----------
  * Waiting
  * ----------

@@ -71,9 +71,6 @@ extern int	onside_http_in_flight(void);
 /* Takes the result of a request that has ended; false if there is none. */
 extern bool onside_http_next_result(OnsideHttpResult *result);
 
-/* Forgets all requests under way; their results never come. */
-extern void onside_http_abort_all(void);
-
 /*
  * Sleeps until something happened to a request, this process's latch was set,
  * or timeout (ms, -1 for none) has passed, and drives the requests.  Returns

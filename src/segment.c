@@ -80,16 +80,6 @@ onside_segment_choose(int current, bool move_on)
 	return current;
 }
 
-bool
-onside_segment_any_filled(int current)
-{
-	for (int segment = next_segment(current); segment != current;
-		 segment = next_segment(segment))
-		if (segment_size(onside_segment_oid(segment)) > 0)
-			return true;
-	return false;
-}
-
 /* When the youngest event in the segment was recorded; 0 if there is none. */
 static TimestampTz
 last_recorded_at(Relation rel, Oid index_oid)

@@ -29,7 +29,4 @@ extern int	onside_segment_choose(int current, bool move_on);
 extern int	onside_segment_empty(int current, const OnsideCursor *settled,
 								 const char **blocked);
 
-/* Is there anything in a segment other than current? Needs a transaction. */
-extern bool onside_segment_any_filled(int current);
-
 #endif							/* ONSIDE_SEGMENT_H */

@@ -238,22 +238,6 @@ compare_positions(const OnsidePosition *a, const OnsidePosition *b)
 	return a->id < b->id ? -1 : (a->id > b->id ? 1 : 0);
 }
 
-bool
-onside_cursor_covers(const OnsideCursor *cursor, FullTransactionId xid,
-					 int64 id)
-{
-	OnsidePosition pos;
-
-	if (onside_snapshot_includes(cursor->done, xid))
-		return true;
-	if (cursor->window == NULL ||
-		!onside_snapshot_includes(cursor->window, xid))
-		return false;
-	pos.xid = xid;
-	pos.id = id;
-	return compare_positions(&pos, &cursor->pos) <= 0;
-}
-
 /* ----------
  * Durability
  * ----------

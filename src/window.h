@@ -66,10 +66,6 @@ extern OnsideSnapshot *onside_snapshot_take(void);
 
 extern void onside_snapshot_release(OnsideSnapshot *snapshot);
 
-/* Is this event settled, as the cursor says? */
-extern bool onside_cursor_covers(const OnsideCursor *cursor,
-								 FullTransactionId xid, int64 id);
-
 /*
  * Called for each event of a window in the order of (xid, id).  The slot is
  * good during the call alone.  Returning false stops before this event.
