@@ -39,13 +39,14 @@ typedef enum OnsideState
 #define ONSIDE_WAKE_RESUME		0x04	/* end any wait */
 #define ONSIDE_WAKE_FLUSH		0x08	/* somebody waits in flush() */
 #define ONSIDE_WAKE_RECOUNT		0x10	/* events came that nobody counted */
-#define ONSIDE_WAKE_CHECK		0x20	/* does the extension still exist? */
+#define ONSIDE_WAKE_CHECK		0x20	/* has the extension changed? */
 
 /* What the worker publishes for the view "status"; guarded by the lock. */
 typedef struct OnsideStatus
 {
 	OnsideState state;
 	char		reason[ONSIDE_REASON_MAX];
+	bool		objects_differ; /* see version.h; no number below is kept */
 	int64		uncounted;		/* see onside_slot_pending() */
 	int64		settled;		/* events since the slot was taken */
 	int			in_flight;		/* requests under way */

@@ -25,6 +25,7 @@
 #include "outbox.h"
 #include "settings.h"
 #include "shmem.h"
+#include "version.h"
 #include "window.h"
 
 PG_FUNCTION_INFO_V1(onside_worker_status);
@@ -57,6 +58,13 @@ set_text(Datum *values, bool *nulls, int i, const char *str)
 	nulls[i] = str == NULL || str[0] == '\0';
 	if (!nulls[i])
 		values[i] = CStringGetTextDatum(str);
+}
+
+static void
+set_int64(Datum *values, bool *nulls, int i, int64 n)
+{
+	nulls[i] = false;
+	values[i] = Int64GetDatum(n);
 }
 
 static void
@@ -122,37 +130,42 @@ count_event(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 
 /* From the tables, where no worker tells. */
 static void
-status_without_worker(OnsideSlot *slot, Datum *values, bool *nulls)
+status_from_tables(pid_t pid, OnsideState state, const char *reason,
+				   Datum *values, bool *nulls)
 {
 	OnsideDelivery delivery = {0};
 	Count		count = {0};
-	bool		counted;
-	const char *reason = why_not_running(slot);
+	char	   *problem;
+
+	memset(nulls, true, STATUS_COLUMNS * sizeof(bool));
+	nulls[STATUS_WORKER_PID] = pid == 0;
+	values[STATUS_WORKER_PID] = Int32GetDatum(pid);
+	nulls[STATUS_STATE] = false;
+	values[STATUS_STATE] = CStringGetTextDatum(onside_state_name(state));
+
+	/* Newer tables than this library knows may have any shape. */
+	if (onside_version_match(&problem) == ONSIDE_SQL_NEWER)
+	{
+		set_text(values, nulls, STATUS_STATE_REASON, problem);
+		return;
+	}
 
 	onside_delivery_load(&delivery, NULL);
-	values[STATUS_DELIVERED] = Int64GetDatum(delivery.delivered);
-	values[STATUS_DEAD_LETTERED] = Int64GetDatum(delivery.dead_lettered);
-	values[STATUS_REQUESTS] = Int64GetDatum(delivery.requests);
-	values[STATUS_RETRIES] = Int64GetDatum(delivery.retries);
-
-	counted = onside_window_read_until(&delivery.settled, NULL, count_event,
-									   &count);
-	onside_cursor_release(&delivery.settled);
-
-	values[STATUS_STATE] =
-		CStringGetTextDatum(onside_state_name(ONSIDE_NOT_RUNNING));
-	if (!counted)
+	if (!onside_window_read_until(&delivery.settled, NULL, count_event,
+								  &count))
 		reason = psprintf("%s (more than %d events are pending)", reason,
 						  MAX_COUNTED);
+	onside_cursor_release(&delivery.settled);
+
 	set_text(values, nulls, STATUS_STATE_REASON, reason);
-	values[STATUS_PENDING] = Int64GetDatum(count.n);
 	set_age(values, nulls, count.oldest);
+	set_int64(values, nulls, STATUS_PENDING, count.n);
+	set_int64(values, nulls, STATUS_DELIVERED, delivery.delivered);
+	set_int64(values, nulls, STATUS_DEAD_LETTERED, delivery.dead_lettered);
+	set_int64(values, nulls, STATUS_REQUESTS, delivery.requests);
+	set_int64(values, nulls, STATUS_RETRIES, delivery.retries);
+	nulls[STATUS_IN_FLIGHT] = false;
 	values[STATUS_IN_FLIGHT] = Int32GetDatum(0);
-	nulls[STATUS_WORKER_PID] = true;
-	nulls[STATUS_LAST_SUCCESS_AT] = true;
-	nulls[STATUS_LAST_ERROR] = true;
-	nulls[STATUS_LAST_ERROR_AT] = true;
-	nulls[STATUS_NEXT_ATTEMPT_AT] = true;
 }
 
 static void
@@ -165,16 +178,22 @@ status_of_worker(OnsideSlot *slot, pid_t pid, Datum *values, bool *nulls)
 	status = slot->status;
 	LWLockRelease(slot->lock);
 
+	if (status.objects_differ)
+	{
+		status_from_tables(pid, status.state, status.reason, values, nulls);
+		return;
+	}
+
 	values[STATUS_WORKER_PID] = Int32GetDatum(pid);
 	values[STATUS_STATE] = CStringGetTextDatum(onside_state_name(status.state));
 	set_text(values, nulls, STATUS_STATE_REASON, status.reason);
-	values[STATUS_PENDING] = Int64GetDatum(pending);
+	set_int64(values, nulls, STATUS_PENDING, pending);
 	set_age(values, nulls, pending > 0 ? status.oldest_recorded_at : 0);
 	values[STATUS_IN_FLIGHT] = Int32GetDatum(status.in_flight);
-	values[STATUS_DELIVERED] = Int64GetDatum(status.delivered);
-	values[STATUS_DEAD_LETTERED] = Int64GetDatum(status.dead_lettered);
-	values[STATUS_REQUESTS] = Int64GetDatum(status.requests);
-	values[STATUS_RETRIES] = Int64GetDatum(status.retries);
+	set_int64(values, nulls, STATUS_DELIVERED, status.delivered);
+	set_int64(values, nulls, STATUS_DEAD_LETTERED, status.dead_lettered);
+	set_int64(values, nulls, STATUS_REQUESTS, status.requests);
+	set_int64(values, nulls, STATUS_RETRIES, status.retries);
 	set_time(values, nulls, STATUS_LAST_SUCCESS_AT, status.last_success_at);
 	set_text(values, nulls, STATUS_LAST_ERROR, status.last_error);
 	set_time(values, nulls, STATUS_LAST_ERROR_AT, status.last_error_at);
@@ -197,7 +216,8 @@ onside_worker_status(PG_FUNCTION_ARGS)
 	if (pid != 0 && slot->status.state != ONSIDE_NOT_RUNNING)
 		status_of_worker(slot, pid, values, nulls);
 	else
-		status_without_worker(slot, values, nulls);
+		status_from_tables(0, ONSIDE_NOT_RUNNING, why_not_running(slot), values,
+						   nulls);
 
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc),
 													  values, nulls)));

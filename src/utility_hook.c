@@ -5,8 +5,8 @@
  *
  * Three kinds:
  *
- * - CREATE and DROP EXTENSION, in whatever form they come (CASCADE, DROP
- *	 OWNED, a restore): seen by the object access hook, acted on at commit.
+ * - CREATE, ALTER and DROP EXTENSION, in whatever form they come (CASCADE,
+ *	 DROP OWNED, a restore): seen by the object access hook, acted on at commit.
  *
  * - Commands on a database that fail while somebody is connected to it: DROP
  *	 DATABASE, ALTER DATABASE RENAME and SET TABLESPACE, CREATE DATABASE with it
@@ -89,17 +89,17 @@ object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 		prev_object_access(access, class_id, object_id, sub_id, arg);
 
 	if (class_id != ExtensionRelationId ||
-		(access != OAT_POST_CREATE && access != OAT_DROP) ||
+		(access != OAT_POST_CREATE && access != OAT_POST_ALTER &&
+		 access != OAT_DROP) ||
 		!is_our_extension(object_id))
 		return;
 
 	if (access == OAT_POST_CREATE)
 		onside_commit_want_worker();
 	else
-	{
 		onside_commit_wake(ONSIDE_WAKE_CHECK);
+	if (access == OAT_DROP)
 		onside_commit_wake_launcher(false);
-	}
 }
 
 /* ----------

@@ -29,6 +29,7 @@
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
+#include "storage/latch.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -48,6 +49,7 @@
 #include "settings.h"
 #include "shmem.h"
 #include "txn.h"
+#include "version.h"
 #include "worker.h"
 
 /*
@@ -156,6 +158,15 @@ configure_http(void)
 	onside_http_configure(&config);
 }
 
+/* Ends this process soon, for a successor that starts over. */
+static void
+want_restart(void)
+{
+	restart_wanted = true;
+	restart_deadline =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RESTART_GRACE);
+}
+
 static void
 reload(void)
 {
@@ -173,11 +184,7 @@ reload(void)
 	database_settings = read_database_settings();
 	onside_txn_commit();
 	if (strcmp(before, database_settings) != 0)
-	{
-		restart_wanted = true;
-		restart_deadline =
-			TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RESTART_GRACE);
-	}
+		want_restart();
 	pfree(before);
 
 	configure_http();
@@ -310,6 +317,18 @@ publish(void)
  * ----------
  */
 
+/* Is the extension still there, and still the one that we know? */
+static void
+check_extension(void)
+{
+	char	   *problem;
+
+	onside_txn_begin();
+	if (onside_version_match(&problem) != ONSIDE_VERSION_SAME)
+		want_restart();
+	onside_txn_commit();
+}
+
 static void
 take_wakeup(void)
 {
@@ -320,10 +339,7 @@ take_wakeup(void)
 
 	onside_reader_wake();
 	if (bits & ONSIDE_WAKE_CHECK)
-	{
-		onside_txn_begin();
-		onside_txn_commit();
-	}
+		check_extension();
 	if (bits & ONSIDE_WAKE_CONTROL)
 		read_control();
 	if (bits & ONSIDE_WAKE_RESUME)
@@ -333,6 +349,13 @@ take_wakeup(void)
 	}
 	if ((bits & ONSIDE_WAKE_RECOUNT) && !onside_backlog_counting())
 		onside_backlog_start_counting();
+}
+
+static void
+leave_orderly(void)
+{
+	slot->orderly = true;
+	proc_exit(0);
 }
 
 /* Ends this process if another is to go on, or nobody is. */
@@ -347,8 +370,7 @@ restart_if_wanted(void)
 		GetCurrentTimestamp() < restart_deadline)
 		return;
 	onside_progress_save_at_exit();
-	slot->orderly = true;
-	proc_exit(0);
+	leave_orderly();
 }
 
 static long
@@ -503,15 +525,14 @@ take_slot(int slot_no, Oid database)
 	before_shmem_exit(before_exit, (Datum) 0);
 }
 
+/* Ends the process if the extension is not in this database. */
 static void
-load(void)
+find_extension(void)
 {
-	/* get_database_name() needs a transaction, and the progress its name. */
 	onside_txn_init(slot);
 	onside_txn_begin();
 	strlcpy(database_name, get_database_name(MyDatabaseId),
 			sizeof(database_name));
-	onside_progress_init(slot, database_name);
 	database_settings = read_database_settings();
 	onside_txn_commit();
 
@@ -519,6 +540,73 @@ load(void)
 	slot->state = ONSIDE_SLOT_RUNNING;
 	LWLockRelease(onside_slots_lock());
 	onside_launcher_wake(false);
+}
+
+/* Says in "status" and, once, in the log why this process does nothing. */
+static void
+publish_version_problem(const char *problem)
+{
+	OnsideStatus *shared = &slot->status;
+
+	if (!shared->objects_differ)
+		log_state(ONSIDE_IDLE, ONSIDE_MISCONFIGURED, problem);
+	report_activity(ONSIDE_MISCONFIGURED);
+
+	LWLockAcquire(slot->lock, LW_EXCLUSIVE);
+	shared->objects_differ = true;
+	shared->state = ONSIDE_MISCONFIGURED;
+	onside_copy_text(shared->reason, problem, sizeof(shared->reason));
+	LWLockRelease(slot->lock);
+}
+
+/*
+ * Touches none of the extension's tables while they are of another version
+ * than the library.  When that is over a successor takes over: settings and
+ * caches may be out of date by then.
+ */
+static void
+wait_for_matching_version(void)
+{
+	bool		waited = false;
+
+	for (;;)
+	{
+		OnsideVersionMatch match;
+		char	   *problem;
+
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (slot->held_by != 0)
+			leave_orderly();
+		pg_atomic_write_u32(&slot->wakeup, 0);
+
+		onside_txn_begin();
+		match = onside_version_match(&problem);
+		if (match != ONSIDE_VERSION_SAME)
+			publish_version_problem(problem);
+		onside_txn_commit();
+		if (match == ONSIDE_VERSION_SAME)
+			break;
+
+		waited = true;
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 POLL_INTERVAL, wait_event_idle);
+	}
+	if (waited)
+		leave_orderly();
+
+	LWLockAcquire(slot->lock, LW_EXCLUSIVE);
+	slot->status.objects_differ = false;
+	LWLockRelease(slot->lock);
+}
+
+static void
+load(void)
+{
+	onside_txn_begin();
+	onside_progress_init(slot, database_name);
+	onside_txn_commit();
 }
 
 void
@@ -540,6 +628,8 @@ onside_worker_main(Datum slot_no)
 	wait_event_idle = onside_wait_event("OnsideAttributionIdle");
 	wait_event_request = onside_wait_event("OnsideAttributionRequest");
 
+	find_extension();
+	wait_for_matching_version();
 	load();
 	read_control();
 	onside_http_init();

@@ -1,0 +1,490 @@
+/* onside_attribution--1.0.sql */
+
+-- complain if script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION onside_attribution" to load this file. \quit
+
+-- Fails if somebody has made it before, whose objects would be among ours.
+CREATE SCHEMA onside_attribution;
+
+/*
+ * The log.  Rows are only ever appended; segments are emptied whole.
+ */
+
+CREATE TABLE onside_attribution.outbox (
+    event_id uuid NOT NULL,
+    event_name text NOT NULL,
+    payload jsonb NOT NULL,
+    event_datetime timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    installation_id uuid NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    -- An xid from elsewhere must never get in, not even with triggers disabled.
+    xid xid8 NOT NULL
+        CONSTRAINT xid_is_the_recording_transaction
+        CHECK (xid OPERATOR(pg_catalog.=) pg_catalog.pg_current_xact_id()),
+    id bigint NOT NULL,
+    segment smallint NOT NULL
+        DEFAULT COALESCE(pg_catalog.current_setting('onside_attribution.current_segment', true), '1')::smallint
+) PARTITION BY LIST (segment);
+
+CREATE FUNCTION onside_attribution.outbox_before_insert() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'onside_outbox_before_insert';
+
+CREATE TABLE onside_attribution.outbox_1 PARTITION OF onside_attribution.outbox FOR VALUES IN (1)
+    WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false);
+CREATE TABLE onside_attribution.outbox_2 PARTITION OF onside_attribution.outbox FOR VALUES IN (2)
+    WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false);
+CREATE TABLE onside_attribution.outbox_3 PARTITION OF onside_attribution.outbox FOR VALUES IN (3)
+    WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false);
+
+CREATE INDEX outbox_1_xid_id_idx ON onside_attribution.outbox_1 (xid, id);
+CREATE INDEX outbox_2_xid_id_idx ON onside_attribution.outbox_2 (xid, id);
+CREATE INDEX outbox_3_xid_id_idx ON onside_attribution.outbox_3 (xid, id);
+
+CREATE TRIGGER onside_outbox_before_insert BEFORE INSERT OR UPDATE ON onside_attribution.outbox_1
+    FOR EACH ROW EXECUTE FUNCTION onside_attribution.outbox_before_insert();
+CREATE TRIGGER onside_outbox_before_insert BEFORE INSERT OR UPDATE ON onside_attribution.outbox_2
+    FOR EACH ROW EXECUTE FUNCTION onside_attribution.outbox_before_insert();
+CREATE TRIGGER onside_outbox_before_insert BEFORE INSERT OR UPDATE ON onside_attribution.outbox_3
+    FOR EACH ROW EXECUTE FUNCTION onside_attribution.outbox_before_insert();
+
+ALTER TABLE onside_attribution.outbox_1 ENABLE ALWAYS TRIGGER onside_outbox_before_insert;
+ALTER TABLE onside_attribution.outbox_2 ENABLE ALWAYS TRIGGER onside_outbox_before_insert;
+ALTER TABLE onside_attribution.outbox_3 ENABLE ALWAYS TRIGGER onside_outbox_before_insert;
+
+/*
+ * How far delivery has come; written by the worker alone.  '1:1:' has seen
+ * nothing, so everything in the outbox is still to be sent.
+ */
+CREATE TABLE onside_attribution.delivery_cursor (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    settled pg_snapshot NOT NULL,
+    settled_window pg_snapshot,
+    settled_xid xid8,
+    settled_id bigint,
+    segment smallint NOT NULL,
+    delivered bigint NOT NULL,
+    dead_lettered bigint NOT NULL,
+    requests bigint NOT NULL,
+    retries bigint NOT NULL,
+    not_before timestamptz,
+    CHECK ((settled_window IS NULL) OPERATOR(pg_catalog.=) (settled_xid IS NULL)),
+    CHECK ((settled_window IS NULL) OPERATOR(pg_catalog.=) (settled_id IS NULL))
+);
+
+INSERT INTO onside_attribution.delivery_cursor VALUES
+    (true, '1:1:', NULL, NULL, NULL, 1, 0, 0, 0, 0, NULL);
+
+/* What a DBA has decided; written by pause() and resume(). */
+CREATE TABLE onside_attribution.control (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    paused boolean NOT NULL,
+    pause_reason text,
+    paused_at timestamptz
+);
+
+INSERT INTO onside_attribution.control VALUES (true, false, NULL, NULL);
+
+CREATE TABLE onside_attribution.dead_letter (
+    event_id uuid,
+    event_name text,
+    payload jsonb,
+    event_datetime timestamptz,
+    installation_id uuid,
+    http_status integer,
+    error text NOT NULL,
+    attempts integer NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    failed_at timestamptz NOT NULL
+);
+
+CREATE INDEX dead_letter_event_id_idx ON onside_attribution.dead_letter (event_id);
+
+CREATE VIEW onside_attribution.pending AS
+    SELECT o.event_id, o.event_name, o.payload, o.event_datetime,
+           o.installation_id, o.recorded_at, o.xid, o.id
+    FROM onside_attribution.outbox o,
+         onside_attribution.delivery_cursor c
+    WHERE NOT pg_catalog.pg_visible_in_snapshot(o.xid, c.settled)
+      AND (c.settled_window IS NULL
+           OR NOT pg_catalog.pg_visible_in_snapshot(o.xid, c.settled_window)
+           OR (o.xid, o.id) OPERATOR(pg_catalog.>) (c.settled_xid, c.settled_id))
+    ORDER BY o.xid, o.id;
+
+/*
+ * A dump carries what is still to be sent, and the dead letters.  pg_dump
+ * refuses conditions that name a view, so they repeat that of "pending".
+ */
+SELECT pg_catalog.pg_extension_config_dump('onside_attribution.outbox_1',
+    'WHERE EXISTS (SELECT FROM onside_attribution.delivery_cursor c
+        WHERE NOT pg_catalog.pg_visible_in_snapshot(xid, c.settled)
+          AND (c.settled_window IS NULL
+               OR NOT pg_catalog.pg_visible_in_snapshot(xid, c.settled_window)
+               OR (xid, id) OPERATOR(pg_catalog.>) (c.settled_xid, c.settled_id)))');
+SELECT pg_catalog.pg_extension_config_dump('onside_attribution.outbox_2',
+    'WHERE EXISTS (SELECT FROM onside_attribution.delivery_cursor c
+        WHERE NOT pg_catalog.pg_visible_in_snapshot(xid, c.settled)
+          AND (c.settled_window IS NULL
+               OR NOT pg_catalog.pg_visible_in_snapshot(xid, c.settled_window)
+               OR (xid, id) OPERATOR(pg_catalog.>) (c.settled_xid, c.settled_id)))');
+SELECT pg_catalog.pg_extension_config_dump('onside_attribution.outbox_3',
+    'WHERE EXISTS (SELECT FROM onside_attribution.delivery_cursor c
+        WHERE NOT pg_catalog.pg_visible_in_snapshot(xid, c.settled)
+          AND (c.settled_window IS NULL
+               OR NOT pg_catalog.pg_visible_in_snapshot(xid, c.settled_window)
+               OR (xid, id) OPERATOR(pg_catalog.>) (c.settled_xid, c.settled_id)))');
+SELECT pg_catalog.pg_extension_config_dump('onside_attribution.dead_letter', '');
+
+/*
+ * Recording
+ */
+
+CREATE FUNCTION onside_attribution.track(
+    event_name text,
+    installation_id uuid,
+    payload jsonb,
+    event_datetime timestamptz DEFAULT pg_catalog.now(),
+    event_id uuid DEFAULT NULL)
+RETURNS uuid
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'onside_track';
+
+CREATE FUNCTION onside_attribution.track_purchase(
+    installation_id uuid,
+    amount numeric,
+    currency text,
+    event_datetime timestamptz DEFAULT pg_catalog.now(),
+    event_id uuid DEFAULT NULL,
+    extra jsonb DEFAULT '{}')
+RETURNS uuid
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'onside_track_purchase';
+
+CREATE FUNCTION onside_attribution.track_batch(events jsonb)
+RETURNS bigint
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'onside_track_batch';
+
+CREATE FUNCTION onside_attribution.track_row()
+RETURNS trigger
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'onside_track_row';
+
+CREATE FUNCTION onside_attribution.preview(event_id uuid)
+RETURNS text
+LANGUAGE C STABLE STRICT
+AS 'MODULE_PATHNAME', 'onside_preview';
+
+CREATE FUNCTION onside_attribution.attach(
+    source regclass,
+    event_name text,
+    installation_id name,
+    payload jsonb,
+    event_datetime name DEFAULT NULL,
+    event_id name DEFAULT NULL,
+    operation text DEFAULT 'INSERT',
+    condition text DEFAULT NULL)
+RETURNS name
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'onside_attach';
+
+CREATE FUNCTION onside_attribution.detach(source regclass, event_name text)
+RETURNS boolean
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'onside_detach';
+
+CREATE FUNCTION onside_attribution.trigger_mapping(
+    trigger oid,
+    OUT event_name text,
+    OUT installation_id text,
+    OUT payload jsonb,
+    OUT event_datetime text,
+    OUT event_id text)
+LANGUAGE C STABLE STRICT
+AS 'MODULE_PATHNAME', 'onside_trigger_mapping';
+
+CREATE VIEW onside_attribution.attached AS
+    SELECT t.tgrelid::regclass AS source,
+           m.event_name,
+           t.tgname AS trigger_name,
+           m.installation_id,
+           m.payload,
+           m.event_datetime,
+           m.event_id,
+           CASE t.tgtype::integer & 20
+               WHEN 4 THEN 'INSERT'
+               WHEN 16 THEN 'UPDATE'
+               ELSE 'INSERT OR UPDATE'
+           END AS operation,
+           pg_catalog.substring(pg_catalog.pg_get_triggerdef(t.oid, true),
+                                ' WHEN \((.*)\) EXECUTE FUNCTION ') AS condition,
+           CASE t.tgtype::integer & 1 WHEN 1 THEN 'ROW' ELSE 'STATEMENT' END AS level,
+           t.tgenabled <> 'D' AS enabled
+    FROM pg_catalog.pg_trigger t,
+         LATERAL onside_attribution.trigger_mapping(t.oid) m
+    WHERE t.tgfoid = 'onside_attribution.track_row()'::regprocedure
+      AND t.tgparentid = 0
+      AND NOT t.tgisinternal;
+
+/*
+ * Operating it
+ */
+
+CREATE FUNCTION onside_attribution.flush(timeout interval DEFAULT '30 s')
+RETURNS boolean
+LANGUAGE C VOLATILE STRICT
+AS 'MODULE_PATHNAME', 'onside_flush';
+
+CREATE FUNCTION onside_attribution.pause(reason text DEFAULT NULL)
+RETURNS void
+LANGUAGE C VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'onside_pause';
+
+CREATE FUNCTION onside_attribution.resume()
+RETURNS void
+LANGUAGE C VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'onside_resume';
+
+/*
+ * What an invalid row of a source table left in dead_letter was never sent and
+ * cannot be; it is put back only if it is asked for, with the error that says
+ * what is wrong with it.
+ */
+CREATE FUNCTION onside_attribution.retry_dead_letters(event_ids uuid[] DEFAULT NULL)
+RETURNS bigint
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH moved AS (
+        DELETE FROM onside_attribution.dead_letter d
+        WHERE CASE WHEN event_ids IS NULL THEN d.http_status IS NOT NULL
+                   ELSE d.event_id = ANY (event_ids) END
+        RETURNING d.*
+    ), recorded AS (
+        INSERT INTO onside_attribution.outbox
+            (event_id, event_name, payload, event_datetime, installation_id)
+        SELECT m.event_id, m.event_name, m.payload, m.event_datetime, m.installation_id
+        FROM moved m
+        ORDER BY m.failed_at
+        RETURNING 1
+    )
+    SELECT count(*) FROM recorded
+$$;
+
+CREATE FUNCTION onside_attribution.replay(
+    since timestamptz,
+    until timestamptz DEFAULT pg_catalog.now())
+RETURNS bigint
+LANGUAGE sql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH settled AS (
+        SELECT DISTINCT ON (o.event_id) o.*
+        FROM onside_attribution.outbox o
+        WHERE o.recorded_at >= since AND o.recorded_at <= until
+          AND NOT EXISTS (SELECT FROM onside_attribution.pending p
+                          WHERE p.event_id = o.event_id)
+          AND NOT EXISTS (SELECT FROM onside_attribution.dead_letter d
+                          WHERE d.event_id = o.event_id)
+        ORDER BY o.event_id, o.recorded_at
+    ), recorded AS (
+        INSERT INTO onside_attribution.outbox
+            (event_id, event_name, payload, event_datetime, installation_id)
+        SELECT s.event_id, s.event_name, s.payload, s.event_datetime, s.installation_id
+        FROM settled s
+        ORDER BY s.xid, s.id
+        RETURNING 1
+    )
+    SELECT count(*) FROM recorded
+$$;
+
+CREATE FUNCTION onside_attribution.worker_status(
+    OUT worker_pid integer,
+    OUT state text,
+    OUT state_reason text,
+    OUT pending bigint,
+    OUT oldest_pending_age interval,
+    OUT in_flight integer,
+    OUT delivered bigint,
+    OUT dead_lettered bigint,
+    OUT requests bigint,
+    OUT retries bigint,
+    OUT last_success_at timestamptz,
+    OUT last_error text,
+    OUT last_error_at timestamptz,
+    OUT next_attempt_at timestamptz)
+LANGUAGE C VOLATILE
+AS 'MODULE_PATHNAME', 'onside_worker_status';
+
+CREATE VIEW onside_attribution.status AS
+    SELECT * FROM onside_attribution.worker_status();
+
+/*
+ * What each object is, for \dn+, \d+ and \df+.
+ *
+ * "The API" is the page "Server-to-server attribution events" of Onside's
+ * documentation, "the manual" PostgreSQL's.
+ */
+COMMENT ON SCHEMA onside_attribution IS
+    'Attribution events on their way to the Onside attribution API';
+
+COMMENT ON TABLE onside_attribution.outbox IS
+    'Log of recorded events: append-only, in three segments that are emptied whole once all in them is delivered. '
+    'Inserting into it is as good as calling track(); reading it keeps its segments from being emptied until the transaction ends';
+COMMENT ON COLUMN onside_attribution.outbox.event_id IS
+    'Version 4 UUID by which the API tells a repetition (API: Request body); made if NULL is inserted';
+COMMENT ON COLUMN onside_attribution.outbox.event_name IS
+    'Name of the event, sent as written: 1 to 255 characters, no control characters; the API ignores case';
+COMMENT ON COLUMN onside_attribution.outbox.payload IS
+    'Properties of the event: a JSON object';
+COMMENT ON COLUMN onside_attribution.outbox.event_datetime IS
+    'When the event occurred: finite, years 1 to 9999; sent as ISO 8601 in UTC';
+COMMENT ON COLUMN onside_attribution.outbox.installation_id IS
+    'Installation identifier that the Onside SDK returned in the app: any UUID';
+COMMENT ON COLUMN onside_attribution.outbox.recorded_at IS
+    'When the event was recorded; an inserted value is kept unless it is in the future';
+COMMENT ON COLUMN onside_attribution.outbox.xid IS
+    'Top-level transaction that inserted the row here; set by a trigger, whatever is inserted';
+COMMENT ON COLUMN onside_attribution.outbox.id IS
+    'Counts the events of a transaction; set by a trigger. (xid, id) is the event''s place in the log';
+COMMENT ON COLUMN onside_attribution.outbox.segment IS
+    'Segment that holds the row, 1 to 3; by default the one that is written to now';
+COMMENT ON TABLE onside_attribution.outbox_1 IS 'Segment 1 of the outbox';
+COMMENT ON TABLE onside_attribution.outbox_2 IS 'Segment 2 of the outbox';
+COMMENT ON TABLE onside_attribution.outbox_3 IS 'Segment 3 of the outbox';
+COMMENT ON INDEX onside_attribution.outbox_1_xid_id_idx IS 'By which the worker reads what has been committed';
+COMMENT ON INDEX onside_attribution.outbox_2_xid_id_idx IS 'By which the worker reads what has been committed';
+COMMENT ON INDEX onside_attribution.outbox_3_xid_id_idx IS 'By which the worker reads what has been committed';
+COMMENT ON CONSTRAINT xid_is_the_recording_transaction ON onside_attribution.outbox IS
+    'A transaction number of another server must never be taken for one of this server, not even with triggers disabled';
+COMMENT ON TRIGGER onside_outbox_before_insert ON onside_attribution.outbox_1 IS
+    'Checks an inserted event and gives it its place in the log; refuses UPDATE';
+COMMENT ON TRIGGER onside_outbox_before_insert ON onside_attribution.outbox_2 IS
+    'Checks an inserted event and gives it its place in the log; refuses UPDATE';
+COMMENT ON TRIGGER onside_outbox_before_insert ON onside_attribution.outbox_3 IS
+    'Checks an inserted event and gives it its place in the log; refuses UPDATE';
+COMMENT ON FUNCTION onside_attribution.outbox_before_insert() IS
+    'Trigger function of the outbox''s segments, BEFORE INSERT OR UPDATE. In: the row. Out: the row with event_id, if it was NULL, '
+    'recorded_at, xid and id filled in. Errors: 22004, 22023, 54000 as track(); 55000 for an UPDATE; 39P01 if fired in another way';
+
+COMMENT ON TABLE onside_attribution.delivery_cursor IS
+    'How far delivery has come, in one row that the worker alone writes. What the row covers is settled: delivered or in dead_letter';
+COMMENT ON COLUMN onside_attribution.delivery_cursor.settled IS
+    'All that is visible in this snapshot is settled (manual: System Information Functions, pg_snapshot)';
+COMMENT ON COLUMN onside_attribution.delivery_cursor.settled_window IS
+    'And of what became visible between settled and this snapshot, all up to (settled_xid, settled_id); NULL between two windows';
+COMMENT ON COLUMN onside_attribution.delivery_cursor.settled_xid IS 'See settled_window';
+COMMENT ON COLUMN onside_attribution.delivery_cursor.settled_id IS 'See settled_window';
+COMMENT ON COLUMN onside_attribution.delivery_cursor.segment IS 'Segment of the outbox that is written to';
+COMMENT ON COLUMN onside_attribution.delivery_cursor.delivered IS 'Events delivered since CREATE EXTENSION';
+COMMENT ON COLUMN onside_attribution.delivery_cursor.dead_lettered IS 'Events that the API refused for good since CREATE EXTENSION';
+COMMENT ON COLUMN onside_attribution.delivery_cursor.requests IS 'HTTP requests since CREATE EXTENSION; a crash can lose the last ones';
+COMMENT ON COLUMN onside_attribution.delivery_cursor.retries IS 'Those of them that sent once more what a failed request had carried';
+COMMENT ON COLUMN onside_attribution.delivery_cursor.not_before IS
+    'Until when the API asked to wait (Retry-After), so that a restart keeps to it; NULL if it did not';
+
+COMMENT ON TABLE onside_attribution.control IS 'Whether sending is paused, in one row; written by pause() and resume()';
+COMMENT ON COLUMN onside_attribution.control.paused IS 'Whether sending is paused';
+COMMENT ON COLUMN onside_attribution.control.pause_reason IS 'What was passed to pause()';
+COMMENT ON COLUMN onside_attribution.control.paused_at IS 'When it was paused; NULL if it is not';
+
+COMMENT ON TABLE onside_attribution.dead_letter IS
+    'Events that were refused for good: by the API, or by a trigger with on_invalid_event = dead_letter. '
+    'Nothing removes them but retry_dead_letters() and your own DELETE';
+COMMENT ON COLUMN onside_attribution.dead_letter.event_id IS 'As in the outbox; NULL if an invalid row had none';
+COMMENT ON COLUMN onside_attribution.dead_letter.event_name IS 'As in the outbox';
+COMMENT ON COLUMN onside_attribution.dead_letter.payload IS 'As in the outbox; a number that JSON does not know (NaN) is kept as text';
+COMMENT ON COLUMN onside_attribution.dead_letter.event_datetime IS 'As in the outbox; NULL if an invalid row had none';
+COMMENT ON COLUMN onside_attribution.dead_letter.installation_id IS 'As in the outbox; NULL if an invalid row had no UUID';
+COMMENT ON COLUMN onside_attribution.dead_letter.http_status IS 'Status of the refusal (400 or 413); NULL if the event was never sent';
+COMMENT ON COLUMN onside_attribution.dead_letter.error IS 'The API''s words, or what is wrong with the row; at most 1024 bytes';
+COMMENT ON COLUMN onside_attribution.dead_letter.attempts IS 'HTTP requests that carried the event until then; 0 if it was never sent';
+COMMENT ON COLUMN onside_attribution.dead_letter.recorded_at IS 'When the event was recorded';
+COMMENT ON COLUMN onside_attribution.dead_letter.failed_at IS 'When it was put here';
+COMMENT ON INDEX onside_attribution.dead_letter_event_id_idx IS 'For retry_dead_letters()';
+
+COMMENT ON VIEW onside_attribution.pending IS
+    'Committed events that are neither delivered nor in dead_letter, oldest transaction first. '
+    'It reads the whole outbox; for monitoring use status.pending';
+
+COMMENT ON FUNCTION onside_attribution.track(text, uuid, jsonb, timestamptz, uuid) IS
+    'Records one event in the current transaction. Out: its event_id, a fresh version 4 UUID if none was passed. '
+    'Rules: API, Request body and Limits. Errors: 22004 for a missing field, 22023 for a bad value, 54000 for an event that no request of less '
+    'than 1,000,000 bytes can hold, 25006 in a read-only transaction';
+COMMENT ON FUNCTION onside_attribution.track_purchase(uuid, numeric, text, timestamptz, uuid, jsonb) IS
+    'Records an event purchase_completed in the current transaction, with the payload {"amount": "9.99", "currency": "USD"} and the keys of extra. '
+    'The amount is sent as a string with its exact digits and scale, in whole units of the currency as passed. Out: the event_id. '
+    'Errors: as track(); 22023 also for an amount that is not finite, an empty currency, and an extra that is no object or has a key amount or currency';
+COMMENT ON FUNCTION onside_attribution.track_batch(jsonb) IS
+    'Records many events, all or none. In: an array in the API''s shape, or the API''s own body {"events": [...]}, of any length '
+    '(the limits of a request are the worker''s business); event_id may be left out. Out: how many. '
+    'Errors: as track(), with the number of the event, counted from 1, in the context; 22023 also for a field that the API does not have';
+COMMENT ON FUNCTION onside_attribution.track_row() IS
+    'Trigger function, AFTER INSERT or UPDATE: FOR EACH ROW, or FOR EACH STATEMENT with REFERENCING NEW TABLE (manual: CREATE TRIGGER). '
+    'Its arguments are target=column: event_name (a literal instead of a column) and installation_id, which must be there, event_datetime, event_id and payload.KEY. '
+    'A row with a NULL installation_id is skipped. Errors: as track(), unless on_invalid_event says otherwise; 42703 and 42804 for a mapped column that '
+    'does not exist or has an unsuitable type; 22023 and 22004 for its arguments; 39P01 if fired in another way';
+COMMENT ON FUNCTION onside_attribution.preview(uuid) IS
+    'The JSON of an event exactly as it is sent, but in the encoding of the database. It finds events in the outbox, delivered ones until their segment is '
+    'emptied, and complete ones in dead_letter; NULL for any other. It reads the outbox from its beginning';
+COMMENT ON FUNCTION onside_attribution.attach(regclass, text, name, jsonb, name, name, text, text) IS
+    'Makes a trigger that records an event for each inserted or updated row of a table. In: installation_id, event_datetime, event_id: columns; payload: '
+    'an object of keys and columns; operation: INSERT, UPDATE or INSERT OR UPDATE; condition: a WHEN clause (manual: CREATE TRIGGER). Out: the trigger''s name. '
+    'Needs TRIGGER on the table. Errors: 22004, 22023 for the arguments; 42703, 42804 for a column that does not exist or has an unsuitable type; 42809 if it is no table; '
+    '42501 without the privilege; 42601 for a condition that is no expression; 42710 if the event is attached to the table already; else as CREATE TRIGGER';
+COMMENT ON FUNCTION onside_attribution.detach(regclass, text) IS
+    'Drops the triggers by which a table reports an event. Out: whether there was one. Needs ownership of the table, as DROP TRIGGER does. Errors: 22004, 42501';
+COMMENT ON FUNCTION onside_attribution.trigger_mapping(oid) IS
+    'What the arguments of a track_row() trigger say, for the view attached. In: OID of a trigger. Out: NULLs if there is none. Errors: 22023, 22004 if it is another kind of trigger';
+
+COMMENT ON VIEW onside_attribution.attached IS 'Which tables report which events, with their mapping';
+COMMENT ON COLUMN onside_attribution.attached.source IS 'Table';
+COMMENT ON COLUMN onside_attribution.attached.event_name IS 'Event that its rows become';
+COMMENT ON COLUMN onside_attribution.attached.trigger_name IS 'Trigger that does it';
+COMMENT ON COLUMN onside_attribution.attached.installation_id IS 'Column of the installation_id';
+COMMENT ON COLUMN onside_attribution.attached.payload IS 'Keys of the payload, each with its column';
+COMMENT ON COLUMN onside_attribution.attached.event_datetime IS 'Column of the event''s time; NULL: the start of the transaction';
+COMMENT ON COLUMN onside_attribution.attached.event_id IS 'Column of the event_id; NULL: one is made';
+COMMENT ON COLUMN onside_attribution.attached.operation IS 'INSERT, UPDATE or INSERT OR UPDATE';
+COMMENT ON COLUMN onside_attribution.attached.condition IS 'The trigger''s WHEN clause; NULL for none';
+COMMENT ON COLUMN onside_attribution.attached.level IS 'ROW or STATEMENT';
+COMMENT ON COLUMN onside_attribution.attached.enabled IS 'Whether the trigger fires';
+
+COMMENT ON FUNCTION onside_attribution.flush(interval) IS
+    'Waits until every event that was committed before the call is delivered or in dead_letter. In: how long to wait at most. Out: true if so, false on timeout. Errors: 55000 on a standby';
+COMMENT ON FUNCTION onside_attribution.pause(text) IS
+    'Stops sending in this database from the commit on, across restarts; requests under way end as they do. In: a reason, shown in status';
+COMMENT ON FUNCTION onside_attribution.resume() IS
+    'Starts sending in this database again from the commit on, and ends a wait for the next attempt at once';
+COMMENT ON FUNCTION onside_attribution.retry_dead_letters(uuid[]) IS
+    'Moves dead letters back into the outbox, with the same event_id. In: which; NULL: all that the API has refused, but not what a trigger found invalid. '
+    'Out: how many. Errors: as track(), for one that is still invalid';
+COMMENT ON FUNCTION onside_attribution.replay(timestamptz, timestamptz) IS
+    'Records delivered events again that the outbox still holds (see the setting retention), with the same event_id. '
+    'In: the time of recording, both ends included. Out: how many';
+COMMENT ON FUNCTION onside_attribution.worker_status() IS
+    'Beneath the view status, which says what the columns are';
+
+COMMENT ON VIEW onside_attribution.status IS
+    'How sending in this database stands, in one row; while a worker runs it costs the same whatever the backlog';
+COMMENT ON COLUMN onside_attribution.status.worker_pid IS 'Process that sends; NULL if there is none';
+COMMENT ON COLUMN onside_attribution.status.state IS
+    'idle, sending, backing_off, paused, unauthorized, misconfigured, refusing, disabled or not_running';
+COMMENT ON COLUMN onside_attribution.status.state_reason IS 'Why, and what to do about it; NULL if all is well';
+COMMENT ON COLUMN onside_attribution.status.pending IS
+    'Events committed and not settled. Without a worker no more than 10000 are counted';
+COMMENT ON COLUMN onside_attribution.status.oldest_pending_age IS 'Time since the first of them was recorded';
+COMMENT ON COLUMN onside_attribution.status.in_flight IS 'Requests under way';
+COMMENT ON COLUMN onside_attribution.status.delivered IS 'Events delivered since CREATE EXTENSION';
+COMMENT ON COLUMN onside_attribution.status.dead_lettered IS 'Events that the API refused for good since CREATE EXTENSION';
+COMMENT ON COLUMN onside_attribution.status.requests IS 'HTTP requests since CREATE EXTENSION';
+COMMENT ON COLUMN onside_attribution.status.retries IS 'Those of them that sent once more what a failed request had carried';
+COMMENT ON COLUMN onside_attribution.status.last_success_at IS 'When the API took a request last, since the worker was started';
+COMMENT ON COLUMN onside_attribution.status.last_error IS 'What went wrong last, since the worker was started: the status and the API''s words, or the failure of the transport';
+COMMENT ON COLUMN onside_attribution.status.last_error_at IS 'When that was';
+COMMENT ON COLUMN onside_attribution.status.next_attempt_at IS 'When the next request may go; NULL if nothing is waited for';
+
+/*
+ * Nothing is for everybody; the status is for monitoring.
+ */
+REVOKE ALL ON ALL ROUTINES IN SCHEMA onside_attribution FROM PUBLIC;
+GRANT USAGE ON SCHEMA onside_attribution TO pg_monitor;
+GRANT EXECUTE ON FUNCTION onside_attribution.worker_status() TO pg_monitor;
+GRANT SELECT ON onside_attribution.status TO pg_monitor;
