@@ -3,6 +3,9 @@
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION
 \echo Use "CREATE EXTENSION onside_attribution" to load this file. \quit
 
+-- Whatever the control file says: nothing in here is looked up elsewhere.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- Fails if somebody has made it before, whose objects would be among ours.
 CREATE SCHEMA onside_attribution;
 
@@ -227,6 +230,10 @@ CREATE VIEW onside_attribution.attached AS
 
 /*
  * Operating it
+ *
+ * What runs with the owner's rights runs nothing of anybody else's: the names
+ * in it are looked up in pg_catalog, and in the role "replica" no trigger or
+ * rule is executed that somebody has put on one of the tables.
  */
 
 CREATE FUNCTION onside_attribution.flush(timeout interval DEFAULT '30 s')
@@ -236,12 +243,14 @@ AS 'MODULE_PATHNAME', 'onside_flush';
 
 CREATE FUNCTION onside_attribution.pause(reason text DEFAULT NULL)
 RETURNS void
-LANGUAGE C VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE C VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
 AS 'MODULE_PATHNAME', 'onside_pause';
 
 CREATE FUNCTION onside_attribution.resume()
 RETURNS void
-LANGUAGE C VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE C VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
 AS 'MODULE_PATHNAME', 'onside_resume';
 
 /*
@@ -251,7 +260,8 @@ AS 'MODULE_PATHNAME', 'onside_resume';
  */
 CREATE FUNCTION onside_attribution.retry_dead_letters(event_ids uuid[] DEFAULT NULL)
 RETURNS bigint
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE sql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
 AS $$
     WITH moved AS (
         DELETE FROM onside_attribution.dead_letter d
@@ -273,7 +283,8 @@ CREATE FUNCTION onside_attribution.replay(
     since timestamptz,
     until timestamptz DEFAULT pg_catalog.now())
 RETURNS bigint
-LANGUAGE sql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE sql VOLATILE STRICT SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
 AS $$
     WITH settled AS (
         SELECT DISTINCT ON (o.event_id) o.*

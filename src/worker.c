@@ -22,6 +22,8 @@
 
 #include "access/genam.h"
 #include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_db_role_setting.h"
 #include "commands/dbcommands.h"
 #include "libpq/pqsignal.h"
@@ -478,12 +480,19 @@ main_loop(void)
 
 /*
  * ALTER DATABASE and ALTER ROLE can set anything for us, too; these would do
- * harm.
+ * harm.  Whom the database's owner would have us be comes first: as somebody
+ * else we could not write delivery_cursor.
+ *
+ * A trigger or rule that somebody has put on one of our tables (GRANT ALL ON
+ * ALL TABLES lets him) would be executed with our rights, a superuser's, when
+ * we update or truncate the table; in the role "replica" none is.
  */
 static void
 fix_settings(void)
 {
 	static const char *const fixed[][2] = {
+		{"role", "none"},
+		{"session_replication_role", "replica"},
 		{"search_path", "pg_catalog, pg_temp"},
 		{"statement_timeout", "0"},
 		{"lock_timeout", "0"},
@@ -492,15 +501,22 @@ fix_settings(void)
 		{"default_transaction_read_only", "off"},
 		{"default_transaction_isolation", "read committed"},
 		{"default_transaction_deferrable", "off"},
-		{"session_replication_role", "origin"},
 		{"row_security", "on"},
+		{"jit", "off"},
 		{"synchronous_commit", "off"},	/* what we write can be lost */
 	};
 
+	/* A user's name has to be looked up. */
+	StartTransactionCommand();
+	SetConfigOption("session_authorization",
+					GetUserNameFromId(BOOTSTRAP_SUPERUSERID, false), PGC_SUSET,
+					PGC_S_OVERRIDE);
 	for (int i = 0; i < (int) lengthof(fixed); i++)
 		if (GetConfigOption(fixed[i][0], true, false) != NULL)
 			SetConfigOption(fixed[i][0], fixed[i][1], PGC_SUSET,
 							PGC_S_OVERRIDE);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(TopMemoryContext);
 }
 
 /* Takes the slot, unless it has been given to another database meanwhile. */
