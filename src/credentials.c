@@ -78,8 +78,8 @@ onside_credentials_read(const char *path, char **problem)
 		return NULL;
 	}
 
-	/* Not blocking: it could be a FIFO. */
-	fd = OpenTransientFile(path, O_RDONLY | O_NONBLOCK | PG_BINARY);
+	/* It could be a FIFO, or a terminal. */
+	fd = OpenTransientFile(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | PG_BINARY);
 	if (fd < 0)
 	{
 		*problem = psprintf("could not open credentials_file \"%s\": %m", path);

@@ -3,8 +3,8 @@
  * http.c
  *		Several HTTP requests at once, from PostgreSQL's own wait loop.
  *
- * The only file that knows libcurl, and one that knows nothing of events or
- * SQL.  libcurl's multi interface is driven by socket readiness: it tells us
+ * The only file that knows libcurl, but for address.c, which has it take
+ * addresses apart; and one that knows nothing of events or SQL.  libcurl's multi interface is driven by socket readiness: it tells us
  * through callbacks which sockets it waits for and until when, and we wait for
  * those together with the process's latch in one WaitEventSet.  So the worker
  * serves interrupts and ProcSignalBarriers however slow the peer is.
@@ -20,13 +20,17 @@
  *	 MAX_ANSWER_BODY and its headers up to MAX_ANSWER_HEADERS, then the request
  *	 fails; what is kept of either is made printable, without credentials.
  * - Connections belong to libcurl's cache and are kept alive between requests.
+ * - Without TLS nothing leaves this machine: not only must the URL name a
+ *	 loopback address, but no socket is opened to any other, whatever a name
+ *	 resolves to and whatever the proxy is.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include <arpa/inet.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/socket.h>
 
 #include <curl/curl.h>
 
@@ -37,6 +41,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "address.h"
 #include "compat.h"
 #include "http.h"
 #include "secret.h"
@@ -61,6 +66,7 @@ typedef struct Request
 	uint32		generation;		/* of the configuration that easy has */
 	bool		busy;
 	bool		ended;			/* result is complete */
+	bool		kept_in;		/* a connection to elsewhere was refused */
 	size_t		body_size;
 	size_t		headers_size;
 	char		errbuf[CURL_ERROR_SIZE];
@@ -118,72 +124,27 @@ unblock_signals(void)
 }
 
 /* ----------
- * Addresses
- * ----------
- */
-
-static bool
-is_loopback(const char *host)
-{
-	struct in_addr v4;
-	struct in6_addr v6;
-	char		bare[INET6_ADDRSTRLEN];
-	size_t		len = strlen(host);
-
-	if (pg_strcasecmp(host, "localhost") == 0)
-		return true;
-	if (inet_pton(AF_INET, host, &v4) == 1)
-		return (ntohl(v4.s_addr) >> 24) == 127;
-
-	/* libcurl gives an IPv6 address in its brackets */
-	if (len > 2 && len - 2 < sizeof(bare) &&
-		host[0] == '[' && host[len - 1] == ']')
-	{
-		memcpy(bare, host + 1, len - 2);
-		bare[len - 2] = '\0';
-		if (inet_pton(AF_INET6, bare, &v6) == 1)
-			return IN6_IS_ADDR_LOOPBACK(&v6);
-	}
-	return false;
-}
-
-const char *
-onside_http_url_problem(const char *url)
-{
-	const char *problem = NULL;
-	CURLU	   *parsed = curl_url();
-	char	   *scheme = NULL;
-	char	   *host = NULL;
-	char	   *part = NULL;
-
-	if (parsed == NULL)
-		return "Out of memory.";
-
-	if (curl_url_set(parsed, CURLUPART_URL, url, 0) != CURLUE_OK ||
-		curl_url_get(parsed, CURLUPART_SCHEME, &scheme, 0) != CURLUE_OK ||
-		curl_url_get(parsed, CURLUPART_HOST, &host, 0) != CURLUE_OK)
-		problem = "This is not a URL.";
-	else if (curl_url_get(parsed, CURLUPART_USER, &part, 0) == CURLUE_OK ||
-			 curl_url_get(parsed, CURLUPART_PASSWORD, &part, 0) == CURLUE_OK)
-		problem = "The URL must not contain credentials; they belong into credentials_file.";
-	else if (strcmp(scheme, "https") == 0)
-		problem = NULL;
-	else if (strcmp(scheme, "http") != 0)
-		problem = "The scheme must be https.";
-	else if (!is_loopback(host))
-		problem = "Without TLS, events and credentials are sent to loopback addresses alone.";
-
-	curl_free(part);
-	curl_free(host);
-	curl_free(scheme);
-	curl_url_cleanup(parsed);
-	return problem;
-}
-
-/* ----------
  * What libcurl calls.  No ereport, no palloc.
  * ----------
  */
+
+/* In place of socket(2), for requests without TLS alone. */
+static curl_socket_t
+on_open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
+{
+	Request    *req = (Request *) arg;
+	curl_socket_t fd;
+
+	if (!onside_address_is_loopback(&address->addr))
+	{
+		req->kept_in = true;
+		return CURL_SOCKET_BAD;
+	}
+	fd = socket(address->family, address->socktype, address->protocol);
+	if (fd != CURL_SOCKET_BAD)
+		(void) fcntl(fd, F_SETFD, FD_CLOEXEC);
+	return fd;
+}
 
 static size_t
 on_body(char *data, size_t size, size_t n, void *arg)
@@ -361,12 +322,31 @@ onside_http_init(void)
 	headers = curl_slist_append(headers, "Expect:");
 }
 
+/* As they are written in the setting, and as they are sent. */
+static void
+hide_proxy_credentials(void)
+{
+	for (int decoded = 0; decoded <= 1; decoded++)
+	{
+		char	   *credentials =
+			onside_address_credentials(config.proxy, decoded != 0);
+
+		if (credentials == NULL)
+			continue;
+		onside_secret_set(decoded ? ONSIDE_SECRET_PROXY :
+						  ONSIDE_SECRET_PROXY_AS_WRITTEN, credentials);
+		explicit_bzero(credentials, strlen(credentials));
+		pfree(credentials);
+	}
+}
+
 void
 onside_http_configure(const OnsideHttpConfig *new_config)
 {
 	config = *new_config;
 	config_generation++;
-	onside_secret_set(config.credentials);
+	onside_secret_set(ONSIDE_SECRET_API, config.credentials);
+	hide_proxy_credentials();
 }
 
 static void
@@ -382,6 +362,11 @@ set_options(Request *req)
 					 (long) (CURLPROTO_HTTP | CURLPROTO_HTTPS));
 #endif
 	curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
+	if (pg_strncasecmp(config.url, "https:", 6) != 0)
+	{
+		curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, on_open_socket);
+		curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, req);
+	}
 	curl_easy_setopt(easy, CURLOPT_HTTPHEADER, headers);
 	curl_easy_setopt(easy, CURLOPT_USERAGENT, "onside_attribution");
 
@@ -489,6 +474,10 @@ finish(Request *req, CURLcode code)
 	}
 	if (req->headers_size > MAX_ANSWER_HEADERS)
 		strlcpy(result->error, "the answer has no end", sizeof(result->error));
+	if (result->failed && req->kept_in)
+		strlcpy(result->error,
+				"without TLS no connection is made to an address that is not loopback; is the proxy one, and what is localhost here?",
+				sizeof(result->error));
 	onside_secret_hide(result->error, false);
 	onside_secret_hide(result->body,
 					   req->body_size > ONSIDE_HTTP_BODY_KEPT);
@@ -549,6 +538,7 @@ onside_http_start(void *request, const char *body, size_t len)
 	req->body_size = 0;
 	req->headers_size = 0;
 	req->errbuf[0] = '\0';
+	req->kept_in = false;
 	req->ended = false;
 	req->busy = true;
 	n_busy++;

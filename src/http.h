@@ -43,13 +43,6 @@ typedef struct OnsideHttpResult
 } OnsideHttpResult;
 
 /*
- * Why this URL cannot be an endpoint, as a constant string, or NULL if it can:
- * https anywhere, http to loopback addresses alone.  May be called anywhere,
- * the postmaster included.
- */
-extern const char *onside_http_url_problem(const char *url);
-
-/*
  * Sets libcurl up in this process; once, in the worker alone.  Errors are
  * raised with ereport.
  */

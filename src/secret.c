@@ -4,7 +4,7 @@
  *		Credentials that a peer says back to us.
  *
  * An error page can show the request that it is about, with its Authorization
- * header; and what an answer says is shown in "status", in dead_letter and in
+ * or Proxy-Authorization header; and what an answer says is shown in "status", in dead_letter and in
  * the log.  So what stands for the credentials is taken out of it first: the
  * header's token, user:password, and the password alone unless it is so short
  * that it would be found in any text.
@@ -38,8 +38,8 @@ typedef struct Secret
 	char	   *forms[3];
 } Secret;
 
-static Secret current;
-static Secret previous;
+static Secret current[ONSIDE_SECRET_KINDS];
+static Secret previous[ONSIDE_SECRET_KINDS];
 
 static void
 forget(char **str)
@@ -66,24 +66,26 @@ token_of(const char *credentials)
 }
 
 void
-onside_secret_set(const char *credentials)
+onside_secret_set(OnsideSecretKind kind, const char *credentials)
 {
 	const char *colon = strchr(credentials, ':');
+	Secret	   *now = &current[kind];
+	Secret	   *before = &previous[kind];
 
-	if (current.forms[0] != NULL && strcmp(current.forms[0], credentials) == 0)
+	if (now->forms[0] != NULL && strcmp(now->forms[0], credentials) == 0)
 		return;
 
-	for (int i = 0; i < (int) lengthof(previous.forms); i++)
+	for (int i = 0; i < (int) lengthof(now->forms); i++)
 	{
-		forget(&previous.forms[i]);
-		previous.forms[i] = current.forms[i];
-		current.forms[i] = NULL;
+		forget(&before->forms[i]);
+		before->forms[i] = now->forms[i];
+		now->forms[i] = NULL;
 	}
 
-	current.forms[0] = MemoryContextStrdup(TopMemoryContext, credentials);
-	current.forms[1] = token_of(credentials);
+	now->forms[0] = MemoryContextStrdup(TopMemoryContext, credentials);
+	now->forms[1] = token_of(credentials);
 	if (colon != NULL && strlen(colon + 1) >= SHORTEST_PASSWORD)
-		current.forms[2] = MemoryContextStrdup(TopMemoryContext, colon + 1);
+		now->forms[2] = MemoryContextStrdup(TopMemoryContext, colon + 1);
 }
 
 static void
@@ -127,6 +129,9 @@ hide(char *text, const Secret *secret, bool cut)
 void
 onside_secret_hide(char *text, bool cut)
 {
-	hide(text, &current, cut);
-	hide(text, &previous, cut);
+	for (int kind = 0; kind < ONSIDE_SECRET_KINDS; kind++)
+	{
+		hide(text, &current[kind], cut);
+		hide(text, &previous[kind], cut);
+	}
 }

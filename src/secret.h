@@ -10,11 +10,20 @@
 
 #include "postgres.h"
 
+typedef enum OnsideSecretKind
+{
+	ONSIDE_SECRET_API,
+	ONSIDE_SECRET_PROXY,
+	ONSIDE_SECRET_PROXY_AS_WRITTEN
+} OnsideSecretKind;
+
+#define ONSIDE_SECRET_KINDS	(ONSIDE_SECRET_PROXY_AS_WRITTEN + 1)
+
 /*
  * These credentials ("user:password") are in use from now on.  The ones before
  * them stay hidden, too: what is under way was sent with them.
  */
-extern void onside_secret_set(const char *credentials);
+extern void onside_secret_set(OnsideSecretKind kind, const char *credentials);
 
 /*
  * Puts "***" in the place of credentials in a text, which never gets longer

@@ -20,6 +20,7 @@
 #include "miscadmin.h"
 #include "utils/guc.h"
 
+#include "address.h"
 #include "http.h"
 #include "settings.h"
 
@@ -50,7 +51,37 @@ static const struct config_enum_entry invalid_event_options[] = {
 const char *
 onside_endpoint_problem(const char *url)
 {
-	return onside_http_url_problem(url);
+	return onside_address_endpoint_problem(url);
+}
+
+/*
+ * Refuses a value for a reason, without repeating it: there could be a password
+ * in it.
+ */
+static bool
+refuse(const char *name, const char *problem, const char *hint,
+	   GucSource source)
+{
+	/*
+	 * When the server starts there is no earlier value to stay with, only the
+	 * default: the real API, for which these events may not be, or a direct
+	 * connection.  The bad value is kept, and the worker refuses to send.
+	 */
+	if (process_shared_preload_libraries_in_progress &&
+		source != PGC_S_DEFAULT)
+	{
+		ereport(WARNING,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for parameter \"%s\"", name),
+				 errdetail("%s", problem),
+				 errhint("%s Nothing is sent until then.", hint)));
+		return true;
+	}
+
+	GUC_check_errmsg("invalid value for parameter \"%s\"", name);
+	GUC_check_errdetail("%s", problem);
+	GUC_check_errhint("%s", hint);
+	return false;
 }
 
 static bool
@@ -58,29 +89,19 @@ check_endpoint(char **newval, void **extra, GucSource source)
 {
 	const char *problem = onside_endpoint_problem(*newval);
 
-	if (problem == NULL)
-		return true;
+	return problem == NULL ||
+		refuse("onside_attribution.endpoint", problem,
+			   "Use https://, or http:// with a loopback address.", source);
+}
 
-	/*
-	 * When the server starts there is no earlier value to stay with, only the
-	 * default: the real API, for which these events may not be.  The bad value
-	 * is kept, and the worker refuses to send.
-	 */
-	if (process_shared_preload_libraries_in_progress &&
-		source != PGC_S_DEFAULT)
-	{
-		ereport(WARNING,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value for parameter \"%s\"",
-						"onside_attribution.endpoint"),
-				 errdetail("%s", problem),
-				 errhint("Use https://, or http:// with a loopback address. Nothing is sent until then.")));
-		return true;
-	}
+static bool
+check_proxy(char **newval, void **extra, GucSource source)
+{
+	const char *problem = onside_address_proxy_problem(*newval);
 
-	GUC_check_errdetail("%s", problem);
-	GUC_check_errhint("Use https://, or http:// with a loopback address.");
-	return false;
+	return problem == NULL ||
+		refuse("onside_attribution.proxy", problem,
+			   "For example http://proxy.example:3128.", source);
 }
 
 void
@@ -109,7 +130,7 @@ onside_settings_define(void)
 							   "Empty for none; the environment's proxy variables are ignored.",
 							   &onside_proxy, "",
 							   PGC_SUSET, GUC_SUPERUSER_ONLY,
-							   NULL, NULL, NULL);
+							   check_proxy, NULL, NULL);
 	DefineCustomBoolVariable("onside_attribution.enabled",
 							 "Whether events are sent; they are recorded in any case.",
 							 NULL,

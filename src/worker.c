@@ -40,6 +40,7 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
+#include "address.h"
 #include "backlog.h"
 #include "compat.h"
 #include "credentials.h"
@@ -128,12 +129,16 @@ configure_http(void)
 	static char *user_password = NULL;
 	OnsideHttpConfig config;
 	const char *endpoint_problem = onside_endpoint_problem(onside_endpoint);
+	const char *proxy_problem = onside_address_proxy_problem(onside_proxy);
 	char	   *problem = NULL;
 	char	   *fresh = NULL;
 
 	if (endpoint_problem != NULL)
 		problem = psprintf("onside_attribution.endpoint cannot be used: %s",
 						   endpoint_problem);
+	else if (proxy_problem != NULL)
+		problem = psprintf("onside_attribution.proxy cannot be used: %s",
+						   proxy_problem);
 	else
 		fresh = onside_credentials_read(onside_credentials_file, &problem);
 

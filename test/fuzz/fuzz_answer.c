@@ -253,8 +253,8 @@ LLVMFuzzerTestOneInput(const uint8 *data, size_t size)
 	if (easy == NULL)
 	{
 		CHECK((easy = curl_easy_init()) != NULL);
-		onside_secret_set("u:other-one");
-		onside_secret_set("fuzz:geheim");
+		onside_secret_set(ONSIDE_SECRET_API, "u:other-one");
+		onside_secret_set(ONSIDE_SECRET_API, "fuzz:geheim");
 	}
 
 	/* On the heap, where its ends are watched. */

@@ -1,0 +1,181 @@
+/*-------------------------------------------------------------------------
+ *
+ * address.c
+ *		Where requests may go.
+ *
+ * Without TLS, events and credentials would be there for everybody on the way
+ * to read, so http:// is for loopback addresses alone: by what the URL says,
+ * when it is set, and by the address that is connected to, in http.c.
+ *
+ * libcurl takes addresses apart here, since what counts is what libcurl will
+ * make of them.  No setting holds a password; only a proxy's can be had in no
+ * other way.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+
+#include <curl/curl.h>
+
+#include "address.h"
+
+bool
+onside_address_is_loopback(const struct sockaddr *address)
+{
+	if (address->sa_family == AF_INET)
+	{
+		struct sockaddr_in v4;
+
+		memcpy(&v4, address, sizeof(v4));
+		return (ntohl(v4.sin_addr.s_addr) >> 24) == 127;
+	}
+	if (address->sa_family == AF_INET6)
+	{
+		struct sockaddr_in6 v6;
+
+		memcpy(&v6, address, sizeof(v6));
+		return IN6_IS_ADDR_LOOPBACK(&v6.sin6_addr);
+	}
+	return false;
+}
+
+static bool
+is_loopback(const char *host)
+{
+	struct in_addr v4;
+	struct in6_addr v6;
+	char		bare[INET6_ADDRSTRLEN];
+	size_t		len = strlen(host);
+
+	if (pg_strcasecmp(host, "localhost") == 0)
+		return true;
+	if (inet_pton(AF_INET, host, &v4) == 1)
+		return (ntohl(v4.s_addr) >> 24) == 127;
+
+	/* libcurl gives an IPv6 address in its brackets */
+	if (len > 2 && len - 2 < sizeof(bare) &&
+		host[0] == '[' && host[len - 1] == ']')
+	{
+		memcpy(bare, host + 1, len - 2);
+		bare[len - 2] = '\0';
+		if (inet_pton(AF_INET6, bare, &v6) == 1)
+			return IN6_IS_ADDR_LOOPBACK(&v6);
+	}
+	return false;
+}
+
+/* libcurl does so only since 7.8x: they could end up in a header. */
+static bool
+has_control_characters(const char *str)
+{
+	for (const unsigned char *p = (const unsigned char *) str; *p != '\0'; p++)
+		if (*p < 0x20 || *p == 0x7f)
+			return true;
+	return false;
+}
+
+const char *
+onside_address_endpoint_problem(const char *url)
+{
+	const char *problem = NULL;
+	CURLU	   *parsed = curl_url();
+	char	   *scheme = NULL;
+	char	   *host = NULL;
+	char	   *part = NULL;
+
+	if (parsed == NULL)
+		return "Out of memory.";
+
+	if (has_control_characters(url) ||
+		curl_url_set(parsed, CURLUPART_URL, url, 0) != CURLUE_OK ||
+		curl_url_get(parsed, CURLUPART_SCHEME, &scheme, 0) != CURLUE_OK ||
+		curl_url_get(parsed, CURLUPART_HOST, &host, 0) != CURLUE_OK)
+		problem = "This is not a URL.";
+	else if (curl_url_get(parsed, CURLUPART_USER, &part, 0) == CURLUE_OK ||
+			 curl_url_get(parsed, CURLUPART_PASSWORD, &part, 0) == CURLUE_OK)
+		problem = "The URL must not contain credentials; they belong into credentials_file.";
+	else if (strcmp(scheme, "https") == 0)
+		problem = NULL;
+	else if (strcmp(scheme, "http") != 0)
+		problem = "The scheme must be https.";
+	else if (!is_loopback(host))
+		problem = "Without TLS, events and credentials are sent to loopback addresses alone.";
+
+	curl_free(part);
+	curl_free(host);
+	curl_free(scheme);
+	curl_url_cleanup(parsed);
+	return problem;
+}
+
+/* As libcurl parses a proxy: without a scheme it is http. */
+static CURLU *
+parse_proxy(const char *proxy)
+{
+	CURLU	   *parsed = curl_url();
+
+	if (parsed != NULL &&
+		(has_control_characters(proxy) ||
+		 curl_url_set(parsed, CURLUPART_URL, proxy,
+					  CURLU_NON_SUPPORT_SCHEME |
+					  (strstr(proxy, "://") == NULL ?
+					   CURLU_DEFAULT_SCHEME : 0)) != CURLUE_OK))
+	{
+		curl_url_cleanup(parsed);
+		return NULL;
+	}
+	return parsed;
+}
+
+/*
+ * libcurl's own messages about a proxy that it does not understand repeat it,
+ * password included; so it must not get that far.
+ */
+const char *
+onside_address_proxy_problem(const char *proxy)
+{
+	static const char *const schemes[] = {
+		"http", "https", "socks4", "socks4a", "socks5", "socks5h"
+	};
+	CURLU	   *parsed;
+	char	   *scheme = NULL;
+	bool		known = false;
+
+	if (proxy[0] == '\0')
+		return NULL;
+	parsed = parse_proxy(proxy);
+	if (parsed == NULL)
+		return "This is not the address of a proxy.";
+
+	if (curl_url_get(parsed, CURLUPART_SCHEME, &scheme, 0) == CURLUE_OK)
+		for (int i = 0; i < (int) lengthof(schemes); i++)
+			known |= strcmp(scheme, schemes[i]) == 0;
+
+	curl_free(scheme);
+	curl_url_cleanup(parsed);
+	return known ? NULL :
+		"The scheme must be http, https, socks4, socks4a, socks5 or socks5h.";
+}
+
+char *
+onside_address_credentials(const char *proxy, bool decoded)
+{
+	unsigned int flags = decoded ? CURLU_URLDECODE : 0;
+	CURLU	   *parsed = parse_proxy(proxy);
+	char	   *user = NULL;
+	char	   *password = NULL;
+	char	   *result = NULL;
+
+	if (parsed == NULL)
+		return NULL;
+	if (curl_url_get(parsed, CURLUPART_USER, &user, flags) == CURLUE_OK &&
+		curl_url_get(parsed, CURLUPART_PASSWORD, &password, flags) == CURLUE_OK)
+		result = psprintf("%s:%s", user, password);
+	curl_free(user);
+	curl_free(password);
+	curl_url_cleanup(parsed);
+	return result;
+}
