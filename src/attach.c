@@ -10,8 +10,8 @@
  * inheritance).
  *
  * attach requires the TRIGGER privilege on the table (and, where the trigger is
- * cloned, on its partitions), as CREATE TRIGGER does, and looks at it before it
- * locks anything.  EXECUTE on attach stands for EXECUTE on track_row: the
+ * cloned, on its partitions) and USAGE on its schema, as CREATE TRIGGER does,
+ * and looks at them before it locks anything.  EXECUTE on attach stands for EXECUTE on track_row: the
  * trigger is made with the rights of track_row's owner, by calling
  * CreateTrigger() itself, so that no event trigger or other code of a user's
  * runs with them.  Nothing is looked up by name with those rights: what the
@@ -360,6 +360,20 @@ check_columns(Relation rel, const OnsideMapping *mapping)
 		check_column(rel, "event_id", mapping->event_id);
 }
 
+/* Whoever names a table needs it; an OID must be no way around it. */
+static void
+check_schema_privilege(Oid relid)
+{
+	Oid			schema = get_rel_namespace(relid);
+	AclResult	acl;
+
+	if (!OidIsValid(schema))
+		return;
+	acl = onside_namespace_aclcheck(schema, ACL_USAGE);
+	if (acl != ACLCHECK_OK)
+		aclcheck_error(acl, OBJECT_SCHEMA, get_namespace_name(schema));
+}
+
 static void
 check_privilege(Oid relid)
 {
@@ -488,6 +502,7 @@ onside_attach(PG_FUNCTION_ARGS)
 
 	/* Who may not make a trigger must not make others wait, either. */
 	relid = PG_GETARG_OID(0);
+	check_schema_privilege(relid);
 	check_privilege(relid);
 
 	/* The lock that CREATE TRIGGER takes, too. */

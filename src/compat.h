@@ -18,6 +18,7 @@
 #include "access/tableam.h"
 #include "access/transam.h"
 #include "catalog/pg_database.h"
+#include "catalog/pg_namespace.h"
 #include "commands/tablecmds.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
@@ -88,6 +89,15 @@
 	object_ownercheck(DatabaseRelationId, oid, GetUserId())
 #else
 #define onside_owns_database(oid) pg_database_ownercheck(oid, GetUserId())
+#endif
+
+/* And so with privileges. */
+#if PG_VERSION_NUM >= 160000
+#define onside_namespace_aclcheck(oid, mode) \
+	object_aclcheck(NamespaceRelationId, oid, GetUserId(), mode)
+#else
+#define onside_namespace_aclcheck(oid, mode) \
+	pg_namespace_aclcheck(oid, GetUserId(), mode)
 #endif
 
 /* 17 lets extensions name their wait events. */
