@@ -57,7 +57,7 @@ foreach my $url (
 foreach my $url (
 	# another name that begins or ends like this machine's
 	'http://127.0.0.1.evil.example/', 'http://127.0.0.1%2eevil.example/', 'http://localhost.evil.example/',
-	'http://evil.localhost/', 'http://localhost./', 'http://127.0.0.1./', 'http://evil.example/127.0.0.1',
+	'http://evil.localhost/', 'http://localhost./', 'http://evil.example/127.0.0.1',
 	'http://evil.example?127.0.0.1', 'http://evil.example#127.0.0.1',
 	# what looks like a host is a user
 	'http://localhost@evil.example/', 'http://127.0.0.1:80@evil.example/', 'http://127.0.0.1\@evil.example/',
