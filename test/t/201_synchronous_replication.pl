@@ -27,7 +27,6 @@ record($primary, 'postgres', 1);
 my $standby = make_standby($primary, 'standby', 'first');
 $standby->append_conf('postgresql.conf', "wal_retrieve_retry_interval = '100ms'");
 $standby->reload;
-
 $primary->append_conf('postgresql.conf', "synchronous_standby_names = 'standby'");
 $primary->reload;
 ok( wait_until(
@@ -39,6 +38,14 @@ ok( wait_until(
 wait_for_flush($primary, 'postgres');
 
 my $note = q{INSERT INTO noted SELECT onside_attribution.track('purchase_completed', gen_random_uuid(), '{}')};
+
+# Has a session run something, and does not wait for it.
+sub start
+{
+	my ($session, $sql) = @_;
+	$session->query_until(qr/started/, "\\echo started\n$sql;\n");
+	return;
+}
 
 # ---------------------------------------------------------------------------
 # The standby is there
@@ -55,8 +62,7 @@ foreach my $mode (qw(on remote_apply))
 		my $insert = $primary->safe_psql('postgres', 'SELECT pg_current_wal_insert_lsn()');
 
 		# Not waiting for the session: the event may come before its answer.
-		$session->{stdin} .= "$note RETURNING 'lsn', pg_current_wal_insert_lsn();\n";
-		$session->{run}->pump_nb;
+		start($session, $note);
 		$sandbox->wait_distinct($before + 1)->{reached} or last;
 		my $arrived = join(',', map { "'$_'" } keys %{ $sandbox->events });
 		$there++
@@ -98,11 +104,7 @@ $standby->stop;
 $before = $sandbox->events;
 my $worker = worker_pid($primary, 'postgres');
 my @hanging = map { $primary->background_psql('postgres') } 1, 2;
-foreach my $session (@hanging)
-{
-	$session->{stdin} .= "$note;\n";
-	$session->{run}->pump_nb;
-}
+start($_, $note) foreach @hanging;
 ok(wait_until(sub { waiting() == 2 }), 'the standby is away: commits hang');
 
 my $local = $primary->background_psql('postgres');
