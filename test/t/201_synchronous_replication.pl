@@ -3,7 +3,8 @@
 # be read there (remote_apply).  While the standby is away, commits hang and
 # their events wait; the worker does neither: it sends, settles and dead-letters
 # what others commit, and rests when there is nothing.  A commit whose wait is
-# cancelled is visible on the primary alone, and its event is sent.
+# cancelled, or ended by a crash of the primary, is visible there alone, and its
+# event is sent.
 
 use strict;
 use warnings;
@@ -167,8 +168,22 @@ wait_for_flush($primary, 'postgres');
 arrived_ok($sandbox, recorded($primary, 'postgres'), 'all arrived');
 nothing_came_twice($sandbox, 'once');
 
-# Stopping must not wait for a standby either.
+# A restart ends the wait as well: the commit is there, on the primary alone.
 $standby->stop;
+$n = $sandbox->report->{distinct};
+my $session = $primary->background_psql('postgres', on_error_stop => 0);
+start($session, $note);
+ok(wait_until(sub { waiting() == 1 }), 'a commit hangs again');
+is($sandbox->report->{distinct}, $n, 'and is not sent');
+crash($primary);
+eval { $session->quit };
+$primary->start;
+ok($sandbox->wait_distinct($n + 1)->{reached}, 'after a crash of the primary it is visible and sent');
+poll_worker($primary, 'postgres');
+wait_for_flush($primary, 'postgres');
+arrived_ok($sandbox, recorded($primary, 'postgres'), 'all arrived');
+
+# Stopping must not wait for a standby either.
 $primary->stop;
 $sandbox->stop;
 done_testing();

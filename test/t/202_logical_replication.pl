@@ -180,6 +180,13 @@ SQL
 		q{SELECT count(*) FROM onside_attribution.pending WHERE event_name = 'kept'});
 	is($kept, 30, "$way: the subscriber still has what is pending");
 	own_xids_ok($way, "$way: pending");
+
+	# As a publisher that does not send has to, at some time.
+	$publisher->safe_psql($way, 'TRUNCATE onside_attribution.outbox');
+	replicated($way);
+	is( $subscriber->safe_psql($way,
+			q{SELECT count(*) FROM onside_attribution.pending WHERE event_name = 'kept'}),
+		30, "$way: nor does a TRUNCATE of the publisher's reach it");
 }
 
 # ---------------------------------------------------------------------------
