@@ -227,7 +227,14 @@ onside_progress_maintain(bool drained)
 		pg_atomic_write_u32(&slot->segment, segment);
 		persist_due = true;
 	}
-	emptied = onside_segment_empty(segment, &delivery.settled, &blocked);
+
+	/*
+	 * The cursor's lock comes first, if it is free: nobody is to wait for a
+	 * segment that we hold while we wait for whoever has locked the cursor.
+	 */
+	if (ConditionalLockRelationOid(onside_relation_oid("delivery_cursor"),
+								   RowExclusiveLock))
+		emptied = onside_segment_empty(segment, &delivery.settled, &blocked);
 	if (emptied > 0)
 		store();
 	onside_txn_commit();
@@ -286,12 +293,18 @@ onside_progress_save_at_exit(void)
 	if (!persist_due)
 		return;
 
+	/*
+	 * Nothing in here may wait, since nothing could end it.  An administrator
+	 * may have the table locked without dropping it.
+	 */
 	HOLD_INTERRUPTS();
-	onside_txn_begin();
-	relid = onside_relation_oid("delivery_cursor");
-	if (ConditionalLockRelationOid(relid, RowExclusiveLock))
-		store();
-	onside_txn_commit();
+	if (onside_txn_try_begin())
+	{
+		relid = onside_relation_oid("delivery_cursor");
+		if (ConditionalLockRelationOid(relid, RowExclusiveLock))
+			store();
+		onside_txn_commit();
+	}
 	RESUME_INTERRUPTS();
 }
 

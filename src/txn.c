@@ -8,6 +8,11 @@
  * and then looks whether the tables are still there, and still the same.  Then
  * they stay until its end, and neither can get the other into a deadlock.
  *
+ * While somebody has dropped the extension and not committed, the worker waits
+ * for that lock.  It is a plain lock wait: signals and barriers are served, and
+ * a command that wants the database for itself ends it (see utility_hook.c).
+ * Where interrupts are held it must not wait, hence onside_txn_try_begin().
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -43,8 +48,9 @@ leave(bool another)
 	proc_exit(0);
 }
 
-void
-onside_txn_begin(void)
+/* Returns false, and no transaction is open, if the lock is not to be had. */
+static bool
+begin(bool wait)
 {
 	Oid			table;
 
@@ -55,7 +61,16 @@ onside_txn_begin(void)
 		extension = get_extension_oid("onside_attribution", true);
 	if (!OidIsValid(extension))
 		leave(false);
-	LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
+	if (wait)
+		LockDatabaseObject(ExtensionRelationId, extension, 0,
+						   AccessShareLock);
+	else if (!ConditionalLockDatabaseObject(ExtensionRelationId, extension, 0,
+											AccessShareLock))
+	{
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(TopMemoryContext);
+		return false;
+	}
 
 	table = onside_relation_oid("delivery_cursor");
 	if (!OidIsValid(cursor_table))
@@ -64,6 +79,19 @@ onside_txn_begin(void)
 		leave(OidIsValid(table));
 
 	PushActiveSnapshot(GetTransactionSnapshot());
+	return true;
+}
+
+void
+onside_txn_begin(void)
+{
+	(void) begin(true);
+}
+
+bool
+onside_txn_try_begin(void)
+{
+	return begin(false);
 }
 
 void

@@ -21,6 +21,12 @@ extern void onside_txn_init(OnsideSlot *slot);
  */
 extern void onside_txn_begin(void);
 
+/*
+ * The same without waiting for somebody who is dropping the extension: then it
+ * returns false, and there is no transaction.
+ */
+extern bool onside_txn_try_begin(void);
+
 extern void onside_txn_commit(void);
 
 #endif							/* ONSIDE_TXN_H */
