@@ -28,7 +28,9 @@
 
 #include "commit.h"
 #include "compat.h"
+#include "control.h"
 #include "delivery.h"
+#include "outbox.h"
 #include "shmem.h"
 #include "window.h"
 
@@ -38,6 +40,9 @@ PG_FUNCTION_INFO_V1(onside_flush);
 
 /* Without a worker nobody announces that the cursor moved; ms. */
 #define FLUSH_POLL		1000
+
+/* How long to wait for the worker to write what is settled already; ms. */
+#define WRITE_TIMEOUT	1000
 
 static void
 set_paused(bool paused, Datum reason, bool no_reason)
@@ -143,24 +148,12 @@ wait_until_settled(OnsideSnapshot *until, OnsideSlot *slot,
 	return settled;
 }
 
-/* flush(timeout interval) */
-Datum
-onside_flush(PG_FUNCTION_ARGS)
+/* Waits until everything is settled that is committed now. */
+static bool
+flush(OnsideSlot *slot, TimestampTz deadline)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz deadline =
-		DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-												TimestampTzGetDatum(now),
-												PG_GETARG_DATUM(0)));
-	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
 	OnsideSnapshot *until;
 	bool		settled;
-
-	if (RecoveryInProgress())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("flush() cannot be executed during recovery"),
-				 errhint("Events are sent by the primary.")));
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	until = onside_snapshot_take();
@@ -179,5 +172,37 @@ onside_flush(PG_FUNCTION_ARGS)
 		stop_waiting(0, PointerGetDatum(slot));
 	}
 	onside_snapshot_release(until);
-	PG_RETURN_BOOL(settled);
+	return settled;
+}
+
+/* flush(timeout interval) */
+Datum
+onside_flush(PG_FUNCTION_ARGS)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz deadline =
+		DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+												TimestampTzGetDatum(now),
+												PG_GETARG_DATUM(0)));
+
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("flush() cannot be executed during recovery"),
+				 errhint("Events are sent by the primary.")));
+
+	PG_RETURN_BOOL(flush(onside_slot_find(MyDatabaseId), deadline));
+}
+
+void
+onside_write_settled(void)
+{
+	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
+
+	if (slot != NULL && slot->worker_pid != 0 &&
+		OidIsValid(onside_relation_oid("delivery_cursor")) &&
+		onside_slot_pending(slot) == 0)
+		(void) flush(slot,
+					 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												 WRITE_TIMEOUT));
 }

@@ -126,7 +126,7 @@ empty_segment(int segment, const OnsideCursor *settled, const char **blocked)
 	/* Most often it is simply not settled yet; no lock is needed to see that. */
 	rel = table_open(relid, AccessShareLock);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (onside_window_segment_has_unsettled(rel, settled) ||
+	if (onside_window_count_unsettled(rel, settled, 1) > 0 ||
 		!retention_is_over(rel, index_oid))
 	{
 		PopActiveSnapshot();
@@ -144,7 +144,7 @@ empty_segment(int segment, const OnsideCursor *settled, const char **blocked)
 
 	rel = table_open(relid, NoLock);
 	PushActiveSnapshot(GetLatestSnapshot());
-	if (!onside_window_segment_has_unsettled(rel, settled))
+	if (onside_window_count_unsettled(rel, settled, 1) == 0)
 	{
 		onside_truncate(list_make1(rel), list_make1_oid(relid));
 		emptied = true;

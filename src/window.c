@@ -355,7 +355,7 @@ ranges_to_read(const OnsideCursor *cursor, Ranges *ranges)
 	add_range(ranges, later_xid(done->xmax, next_xid(pos)), last, 0);
 }
 
-/* Everything that the cursor does not cover, in no order. */
+/* Everything that the cursor does not cover, once each, in no order. */
 static void
 ranges_not_covered(const OnsideCursor *cursor, Ranges *ranges)
 {
@@ -377,7 +377,8 @@ ranges_not_covered(const OnsideCursor *cursor, Ranges *ranges)
 		return;
 	}
 	for (uint32 i = 0; i < window->nxip; i++)
-		if (FullTransactionIdPrecedes(window->xip[i], pos))
+		if (FullTransactionIdPrecedes(window->xip[i], pos) &&
+			!FullTransactionIdPrecedes(window->xip[i], done->xmax))
 			add_range(ranges, window->xip[i], window->xip[i], 0);
 	if (FullTransactionIdIsValid(pos))
 		add_range(ranges, pos, pos, cursor->pos.id);
@@ -536,26 +537,25 @@ onside_window_read_until(OnsideCursor *cursor, OnsideSnapshot *until,
 	return onside_window_read(cursor, callback, arg);
 }
 
-bool
-onside_window_segment_has_unsettled(Relation segment,
-									const OnsideCursor *cursor)
+int
+onside_window_count_unsettled(Relation segment, const OnsideCursor *cursor,
+							  int max)
 {
 	Source		source;
 	Ranges		ranges;
-	bool		found = false;
+	int			n = 0;
 
 	/* A plain OID lookup: the index has the segment's name. */
 	open_source(&source, segment,
 				onside_relation_oid(psprintf("%s_xid_id_idx",
 											 RelationGetRelationName(segment))));
 	ranges_not_covered(cursor, &ranges);
-	for (int i = 0; !found && i < ranges.n; i++)
-	{
-		start_range(&source, &ranges.range[i]);
-		found = source.has_row;
-	}
+	for (int i = 0; n < max && i < ranges.n; i++)
+		for (start_range(&source, &ranges.range[i]);
+			 n < max && source.has_row; advance(&source))
+			n++;
 	close_source(&source);
-	return found;
+	return n;
 }
 
 bool

@@ -99,10 +99,10 @@ extern bool onside_window_fetch(const OnsidePosition *pos, OnsideEvent *event,
 								TimestampTz *recorded_at);
 
 /*
- * Does a segment hold an event that the cursor does not cover, as the active
- * snapshot sees it?
+ * How many events of a segment does the cursor not cover, as the active
+ * snapshot sees it?  Counts no more than max.
  */
-extern bool onside_window_segment_has_unsettled(Relation segment,
-												const OnsideCursor *cursor);
+extern int	onside_window_count_unsettled(Relation segment,
+										  const OnsideCursor *cursor, int max);
 
 #endif							/* ONSIDE_WINDOW_H */
