@@ -16,6 +16,13 @@
  * state is in shared memory, so that a restarted launcher finds workers that
  * its predecessor started.
  *
+ * A database that becomes a template or refuses connections is dismissed: its
+ * worker leaves and its slot is freed, as if it had been dropped.
+ *
+ * Slots and background workers can be fewer than databases.  Who has the
+ * extension keeps its slot.  A worker that fails before it knows whether its
+ * database has it gives way to the databases that have not been looked at.
+ *
  * The launcher sleeps until it is woken: by a commit that makes or drops the
  * extension, by a command on a database, by a worker that ends.  It looks by
  * itself once a minute, and more often while something that it wants to start
@@ -31,6 +38,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
+#include "commands/dbcommands.h"
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -39,7 +47,6 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
-#include "storage/procarray.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -63,9 +70,11 @@
 
 /*
  * Most databases in which is looked for the extension at once: each takes one
- * of max_worker_processes.
+ * of max_worker_processes.  One that takes longer than LOOK_TIME (ms) waits for
+ * somebody's lock, and is not to keep the others from starting.
  */
 #define MAX_STARTING		2
+#define LOOK_TIME			1000
 
 /* What the launcher knows of a slot besides the slot. */
 typedef struct Minding
@@ -74,10 +83,14 @@ typedef struct Minding
 	TimestampTz started_at;
 	TimestampTz not_before;		/* of the next start */
 	int			failures;		/* short runs in a row */
+	bool		told;			/* the log has that it cannot be started */
 } Minding;
 
 static Minding *mindings;
 static List *absent;			/* OIDs of databases without the extension */
+static List *postponed;			/* OIDs of those where looking has failed */
+static bool out_of_slots;		/* and somebody wants one */
+static bool told;				/* the log has that we are, for good */
 
 /* ----------
  * Databases
@@ -117,31 +130,83 @@ list_databases(void)
 	return result;
 }
 
-/* Remembers that this database does not have the extension. */
 static void
-remember_absent(Oid database)
+remember(List **list, Oid database)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
-	absent = list_append_unique_oid(absent, database);
+	*list = list_append_unique_oid(*list, database);
 	MemoryContextSwitchTo(old);
 }
 
-/* Takes slots for databases that we know nothing of, as far as there are. */
 static void
-adopt_databases(List *databases)
+forget_databases(void)
+{
+	list_free(absent);
+	absent = NIL;
+	told = false;
+}
+
+/* Takes a slot for each of these that we know nothing of, while there are. */
+static void
+adopt(List *databases, List *except)
 {
 	ListCell   *lc;
 
 	foreach(lc, databases)
 	{
 		Oid			database = lfirst_oid(lc);
+		OnsideSlot *slot;
 
-		if (list_member_oid(absent, database) ||
+		if (list_member_oid(except, database) ||
+			list_member_oid(absent, database) ||
 			onside_slot_find(database) != NULL)
 			continue;
-		if (onside_slot_request(database) == NULL)
-			break;
+		slot = onside_slot_request(database);
+		if (slot == NULL)
+		{
+			out_of_slots = true;
+			return;
+		}
+		if (list_member_oid(postponed, database))
+		{
+			postponed = list_delete_oid(postponed, database);
+			mindings[slot - onside_slot_get(0)].not_before =
+				TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											RESTART_MAX_DELAY);
+		}
+	}
+}
+
+/* Are all slots taken by databases that have the extension? */
+static bool
+slots_are_used_up(void)
+{
+	for (int i = 0; i < onside_max_databases; i++)
+		if (!onside_slot_get(i)->found)
+			return false;
+	return true;
+}
+
+static void
+adopt_databases(List *databases)
+{
+	out_of_slots = false;
+	adopt(databases, postponed);
+	if (!out_of_slots)
+		adopt(databases, NIL);
+
+	if (!out_of_slots)
+		told = false;
+	else if (!told && slots_are_used_up())
+	{
+		ereport(LOG,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("onside_attribution: %d databases are served, as many as onside_attribution.max_databases allows",
+						onside_max_databases),
+				 errdetail("Other databases are not looked at. If they have the extension, their events are recorded and not sent."),
+				 errhint("Increase onside_attribution.max_databases and restart the server.")));
+		told = true;
 	}
 }
 
@@ -172,18 +237,21 @@ set_state(OnsideSlot *slot, OnsideSlotState from, OnsideSlotState to)
 	return done;
 }
 
-static void
-free_slot(int i)
+/* Frees a slot, unless its state is not this any more. */
+static bool
+free_slot(int i, OnsideSlotState state)
 {
-	onside_slot_free(onside_slot_get(i));
+	if (!onside_slot_free(onside_slot_get(i), state))
+		return false;
 	if (mindings[i].handle != NULL)
 		pfree(mindings[i].handle);
 	memset(&mindings[i], 0, sizeof(Minding));
+	return true;
 }
 
 /* Its worker has ended, or never came up: when may the next one start? */
 static void
-schedule_restart(Minding *minding, bool orderly)
+schedule_restart(OnsideSlot *slot, Minding *minding)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	int			delay;
@@ -191,16 +259,34 @@ schedule_restart(Minding *minding, bool orderly)
 	if (minding->started_at == 0)
 		return;					/* the first one: at once */
 
-	if (orderly ||
+	if (slot->orderly ||
 		TimestampDifferenceExceeds(minding->started_at, now, HEALTHY_RUN))
 		minding->failures = 0;
 	else
 		minding->failures = Min(minding->failures + 1, 16);
 	minding->started_at = 0;
+	if (minding->failures > 0)
+		set_reason(slot, "its worker has failed and is started again; see the server's log");
 
 	delay = minding->failures == 0 ? 0 :
 		Min(RESTART_MIN_DELAY << (minding->failures - 1), RESTART_MAX_DELAY);
 	minding->not_before = TimestampTzPlusMilliseconds(now, delay);
+}
+
+/* Its quoted name, or its OID. */
+static char *
+printable_name(Oid database)
+{
+	MemoryContext context = CurrentMemoryContext;
+	char	   *name;
+
+	StartTransactionCommand();
+	name = get_database_name(database);
+	name = name != NULL ? psprintf("\"%s\"", name) : psprintf("%u", database);
+	name = MemoryContextStrdup(context, name);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	return name;
 }
 
 /* Starts a worker.  Returns false if that is not possible now. */
@@ -225,26 +311,32 @@ start_worker(int i)
 	if (ok)
 	{
 		minding->started_at = GetCurrentTimestamp();
+		minding->told = false;
 		return true;
 	}
 	(void) set_state(slot, ONSIDE_SLOT_STARTING, ONSIDE_SLOT_WANTED);
-	if (slot->status.reason[0] == '\0')
+	if (!minding->told)
 		ereport(LOG,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("onside_attribution: no free background worker for database %u",
-						slot->database),
+				 errmsg("onside_attribution: no free background worker for database %s",
+						printable_name(slot->database)),
 				 errhint("Increase max_worker_processes.")));
+	minding->told = true;
 	set_reason(slot, "there is no free background worker: increase max_worker_processes");
 	return false;
 }
 
+/* How many are looking for the extension right now? */
 static int
 count_starting(void)
 {
+	TimestampTz now = GetCurrentTimestamp();
 	int			n = 0;
 
 	for (int i = 0; i < onside_max_databases; i++)
-		if (onside_slot_get(i)->state == ONSIDE_SLOT_STARTING)
+		if (onside_slot_get(i)->state == ONSIDE_SLOT_STARTING &&
+			!TimestampDifferenceExceeds(mindings[i].started_at, now,
+										LOOK_TIME))
 			n++;
 	return n;
 }
@@ -262,19 +354,67 @@ start_failed(int i)
 	return GetBackgroundWorkerPid(mindings[i].handle, &pid) == BGWH_STOPPED;
 }
 
+/* Has the worker leave, or lets it come in. */
+static void
+set_dismissed(OnsideSlot *slot, bool dismissed)
+{
+	if (slot->dismissed == dismissed)
+		return;
+	LWLockAcquire(onside_slots_lock(), LW_EXCLUSIVE);
+	slot->dismissed = dismissed;
+	LWLockRelease(onside_slots_lock());
+	onside_slot_wake(slot, ONSIDE_WAKE_CHECK);
+}
+
+/* A worker is wanted: starts it if it may be.  Returns as mind_slot(). */
+static long
+mind_wanted(int i)
+{
+	OnsideSlot *slot = onside_slot_get(i);
+	Minding    *minding = &mindings[i];
+	Oid			database = slot->database;
+	long		wait;
+
+	if (slot->holds > 0)
+		return POLL_INTERVAL;	/* whoever lets go wakes us */
+
+	if (slot->dismissed)
+	{
+		/* Should it come back, it is looked at again. */
+		if (free_slot(i, ONSIDE_SLOT_WANTED))
+			absent = list_delete_oid(absent, database);
+		return POLL_INTERVAL;
+	}
+
+	schedule_restart(slot, minding);
+	wait = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+										   minding->not_before);
+	if (wait > 0)
+		return wait;
+
+	if (minding->failures > 0 && !slot->found && out_of_slots &&
+		free_slot(i, ONSIDE_SLOT_WANTED))
+	{
+		remember(&postponed, database);
+		return 0;
+	}
+	if (count_starting() >= MAX_STARTING)
+		return LOOK_TIME;		/* they wake us, but for one that is stuck */
+	(void) start_worker(i);
+	return RETRY_INTERVAL;
+}
+
 /* Looks after one slot.  Returns milliseconds until it wants that again. */
 static long
 mind_slot(int i, List *databases)
 {
 	OnsideSlot *slot = onside_slot_get(i);
-	Minding    *minding = &mindings[i];
-	long		wait;
+	Oid			database = slot->database;
 
-	if (!OidIsValid(slot->database))
+	if (!OidIsValid(database))
 		return POLL_INTERVAL;
 
-	if (slot->held_by != 0 && BackendPidGetProc(slot->held_by) == NULL)
-		slot->held_by = 0;		/* it died without letting go */
+	set_dismissed(slot, !list_member_oid(databases, database));
 
 	switch (slot->state)
 	{
@@ -283,33 +423,18 @@ mind_slot(int i, List *databases)
 			return POLL_INTERVAL;
 
 		case ONSIDE_SLOT_ABSENT:
-			remember_absent(slot->database);
-			free_slot(i);
+			if (free_slot(i, ONSIDE_SLOT_ABSENT))
+				remember(&absent, database);
 			return POLL_INTERVAL;
 
 		case ONSIDE_SLOT_STARTING:
 			if (!start_failed(i) ||
 				!set_state(slot, ONSIDE_SLOT_STARTING, ONSIDE_SLOT_WANTED))
 				return RETRY_INTERVAL;
-			/* FALLTHROUGH */
+			return mind_wanted(i);
 
 		case ONSIDE_SLOT_WANTED:
-			if (slot->held_by != 0)
-				return POLL_INTERVAL;
-			if (!list_member_oid(databases, slot->database))
-			{
-				free_slot(i);
-				return POLL_INTERVAL;
-			}
-			schedule_restart(minding, slot->orderly);
-			wait = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-												   minding->not_before);
-			if (wait > 0)
-				return wait;
-			if (count_starting() >= MAX_STARTING)
-				return RETRY_INTERVAL;	/* they wake us */
-			(void) start_worker(i);
-			return RETRY_INTERVAL;
+			return mind_wanted(i);
 	}
 	return POLL_INTERVAL;
 }
@@ -332,10 +457,7 @@ look_around(void)
 	List	   *databases;
 
 	if (onside_launcher_take_forget())
-	{
-		list_free(absent);
-		absent = NIL;
-	}
+		forget_databases();
 
 	databases = list_databases();
 	for (int i = 0; i < onside_max_databases; i++)

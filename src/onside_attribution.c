@@ -36,11 +36,11 @@ _PG_init(void)
 	onside_outbox_init();
 	MarkGUCPrefixReserved("onside_attribution");
 	onside_commit_init();
+	onside_utility_hook_init();
 
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 
 	onside_shmem_init();
-	onside_utility_hook_init();
 	onside_launcher_register();
 }

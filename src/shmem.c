@@ -78,7 +78,9 @@ reset_slot(OnsideSlot *slot)
 	slot->worker_pid = 0;
 	slot->orderly = false;
 	slot->wanted_again = false;
-	slot->held_by = 0;
+	slot->found = false;
+	slot->holds = 0;
+	slot->dismissed = false;
 	pg_atomic_write_u32(&slot->procno, ONSIDE_NO_PROC);
 	pg_atomic_write_u32(&slot->wakeup, 0);
 	pg_atomic_write_u32(&slot->segment, 1);
@@ -184,13 +186,12 @@ onside_slot_find(Oid database)
 	return NULL;
 }
 
-OnsideSlot *
-onside_slot_request(Oid database)
+/* The database's slot, old or new, or NULL; for whoever has the lock. */
+static OnsideSlot *
+find_or_take_slot(Oid database)
 {
-	OnsideSlot *slot;
+	OnsideSlot *slot = onside_slot_find(database);
 
-	LWLockAcquire(control->lock, LW_EXCLUSIVE);
-	slot = onside_slot_find(database);
 	for (int i = 0; slot == NULL && i < onside_max_databases; i++)
 	{
 		if (control->slots[i].database == InvalidOid)
@@ -200,6 +201,16 @@ onside_slot_request(Oid database)
 			slot->database = database;
 		}
 	}
+	return slot;
+}
+
+OnsideSlot *
+onside_slot_request(Oid database)
+{
+	OnsideSlot *slot;
+
+	LWLockAcquire(control->lock, LW_EXCLUSIVE);
+	slot = find_or_take_slot(database);
 	if (slot != NULL &&
 		(slot->state == ONSIDE_SLOT_FREE || slot->state == ONSIDE_SLOT_ABSENT))
 		slot->state = ONSIDE_SLOT_WANTED;
@@ -209,12 +220,50 @@ onside_slot_request(Oid database)
 	return slot;
 }
 
+bool
+onside_slot_free(OnsideSlot *slot, OnsideSlotState state)
+{
+	bool		done;
+
+	LWLockAcquire(control->lock, LW_EXCLUSIVE);
+	done = slot->state == state && slot->holds == 0;
+	if (done)
+		reset_slot(slot);
+	LWLockRelease(control->lock);
+	return done;
+}
+
+OnsideSlot *
+onside_slot_hold(Oid database)
+{
+	OnsideSlot *slot;
+
+	if (control == NULL)
+		return NULL;
+
+	LWLockAcquire(control->lock, LW_EXCLUSIVE);
+	slot = find_or_take_slot(database);
+	if (slot != NULL)
+		slot->holds++;
+	LWLockRelease(control->lock);
+	return slot;
+}
+
 void
-onside_slot_free(OnsideSlot *slot)
+onside_slot_let_go(OnsideSlot *slot)
 {
 	LWLockAcquire(control->lock, LW_EXCLUSIVE);
-	reset_slot(slot);
+	Assert(slot->holds > 0);
+	slot->holds--;
+	if (slot->holds == 0 && slot->state == ONSIDE_SLOT_FREE)
+		reset_slot(slot);		/* it was only held */
 	LWLockRelease(control->lock);
+}
+
+bool
+onside_slot_is_closed(OnsideSlot *slot)
+{
+	return slot->holds > 0 || slot->dismissed;
 }
 
 void

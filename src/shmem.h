@@ -82,7 +82,9 @@ typedef struct OnsideSlot
 	pid_t		worker_pid;
 	bool		wanted_again;	/* CREATE EXTENSION, while a worker is in */
 	bool		orderly;		/* the last worker asked for another */
-	int			held_by;		/* pid of a backend that keeps workers out */
+	bool		found;			/* a worker has found the extension */
+	int			holds;			/* commands that keep workers out */
+	bool		dismissed;		/* the database is not to be served (now) */
 	pg_atomic_uint32 procno;	/* worker's, or ONSIDE_NO_PROC */
 	pg_atomic_uint32 wakeup;	/* ONSIDE_WAKE_* */
 	pg_atomic_uint32 segment;	/* outbox segment to write to, 1 .. */
@@ -117,8 +119,22 @@ extern OnsideSlot *onside_slot_find(Oid database);
  */
 extern OnsideSlot *onside_slot_request(Oid database);
 
-/* Gives a slot back.  The launcher alone does this. */
-extern void onside_slot_free(OnsideSlot *slot);
+/*
+ * Gives a slot back, unless it has left that state meanwhile or is held.  The
+ * launcher alone does this.
+ */
+extern bool onside_slot_free(OnsideSlot *slot, OnsideSlotState state);
+
+/*
+ * Keeps workers out of a database until onside_slot_let_go().  If it has no
+ * slot, takes one, so that none is started meanwhile; NULL if there is none,
+ * and then there will be no worker.
+ */
+extern OnsideSlot *onside_slot_hold(Oid database);
+extern void onside_slot_let_go(OnsideSlot *slot);
+
+/* Is the worker to leave, or not to come in? */
+extern bool onside_slot_is_closed(OnsideSlot *slot);
 
 /* This process's worker leaves its slot in this state. */
 extern void onside_slot_leave(OnsideSlot *slot, OnsideSlotState state);

@@ -13,12 +13,14 @@
 
 #include "access/htup_details.h"
 #include "access/xlog.h"
+#include "catalog/pg_database.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/lwlock.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "delivery.h"
@@ -86,13 +88,38 @@ set_age(Datum *values, bool *nulls, TimestampTz recorded_at)
 								TimestampTzGetDatum(recorded_at));
 }
 
+/* A reason that this database's row in pg_database gives, or NULL. */
+static const char *
+why_not_served(void)
+{
+	HeapTuple	tuple = SearchSysCache1(DATABASEOID,
+										ObjectIdGetDatum(MyDatabaseId));
+	const char *reason = NULL;
+	Form_pg_database db;
+
+	if (!HeapTupleIsValid(tuple))
+		return NULL;
+	db = (Form_pg_database) GETSTRUCT(tuple);
+	if (db->datistemplate)
+		reason = "this database is a template, and events are not sent from one: ALTER DATABASE ... IS_TEMPLATE false changes that";
+	else if (!db->datallowconn)
+		reason = "this database does not allow connections, which the worker needs, too: ALTER DATABASE ... ALLOW_CONNECTIONS true changes that";
+	ReleaseSysCache(tuple);
+	return reason;
+}
+
 static const char *
 why_not_running(OnsideSlot *slot)
 {
+	const char *reason;
+
 	if (!onside_shmem_available())
 		return "the library is not preloaded: add onside_attribution to shared_preload_libraries and restart the server";
 	if (RecoveryInProgress())
 		return "this server is a standby: the primary sends, and this one does when it is promoted";
+	reason = why_not_served();
+	if (reason != NULL)
+		return reason;
 	if (onside_launcher_pid() == 0)
 		return "the launcher is not running; see the server's log";
 	if (slot == NULL)
@@ -102,8 +129,15 @@ why_not_running(OnsideSlot *slot)
 				return "the launcher has not got to this database yet";
 		return "as many databases as onside_attribution.max_databases allows are served already: increase it and restart the server";
 	}
-	if (slot->status.reason[0] != '\0')
-		return slot->status.reason;
+	if (slot->worker_pid != 0)
+		return "a worker is starting; if that lasts, pg_stat_activity shows what it waits for";
+
+	LWLockAcquire(slot->lock, LW_SHARED);
+	reason = slot->status.reason[0] != '\0' ? pstrdup(slot->status.reason) :
+		NULL;
+	LWLockRelease(slot->lock);
+	if (reason != NULL)
+		return reason;
 	return "a worker is about to be started";
 }
 

@@ -7,11 +7,13 @@
  *
  * - CREATE, ALTER and DROP EXTENSION, in whatever form they come (CASCADE,
  *	 DROP OWNED, a restore): seen by the object access hook, acted on at commit.
+ *	 See drop_guard.c for what DROP is refused for.
  *
  * - Commands on a database that fail while somebody is connected to it: DROP
  *	 DATABASE, ALTER DATABASE RENAME and SET TABLESPACE, CREATE DATABASE with it
  *	 as template.  Its worker is asked to leave, and kept out until the command
- *	 has ended, one way or the other.  Waiting for the worker is bounded: if it
+ *	 has ended, one way or the other.  A worker that does not notice, because it
+ *	 waits for a lock, is told to by SIGTERM.  Waiting for it is bounded: if it
  *	 does not leave, the command says itself that somebody is connected.
  *
  * - COMMIT PREPARED, which runs in a session that did not record the events
@@ -21,6 +23,8 @@
  */
 #include "postgres.h"
 
+#include <signal.h>
+
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
@@ -28,6 +32,7 @@
 #include "catalog/catalog.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_authid.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
@@ -44,10 +49,13 @@
 
 #include "commit.h"
 #include "compat.h"
+#include "control.h"
+#include "drop_guard.h"
 #include "shmem.h"
 #include "utility_hook.h"
 
-/* How long a command waits for a worker to leave; ms. */
+/* How long a command waits for a worker to leave, asked and told to; ms. */
+#define ASK_TIMEOUT		500
 #define LEAVE_TIMEOUT	5000
 
 static ProcessUtility_hook_type prev_process_utility;
@@ -87,6 +95,9 @@ object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 {
 	if (prev_object_access)
 		prev_object_access(access, class_id, object_id, sub_id, arg);
+
+	if (access == OAT_DROP && class_id == RelationRelationId && sub_id == 0)
+		onside_drop_guard_check(object_id);
 
 	if (class_id != ExtensionRelationId ||
 		(access != OAT_POST_CREATE && access != OAT_POST_ALTER &&
@@ -181,54 +192,77 @@ is_template(Oid database)
 }
 
 /*
- * May this role run the command on that database?  The command checks that
- * itself, but only after we have disturbed the worker.
+ * May this command be run on that database, here and by this role?  It checks
+ * that itself, but only after we have disturbed the worker.
  */
 static bool
-may_run(Node *stmt, Oid database)
+may_run(Node *stmt, ProcessUtilityContext context, Oid database)
 {
+	if (!IsA(stmt, RenameStmt) &&
+		(context != PROCESS_UTILITY_TOPLEVEL || IsTransactionBlock()))
+		return false;
 	if (IsA(stmt, CreatedbStmt))
 		return may_create_databases() &&
 			(is_template(database) || onside_owns_database(database));
 	return onside_owns_database(database);
 }
 
-/* Keeps workers out of the slot's database and waits until none is in. */
-static void
-hold_slot(OnsideSlot *slot)
+/* Waits so long for the slot's worker to leave; ms.  Has it left? */
+static bool
+wait_for_exit(OnsideSlot *slot, int timeout)
 {
 	TimestampTz deadline =
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LEAVE_TIMEOUT);
-
-	LWLockAcquire(onside_slots_lock(), LW_EXCLUSIVE);
-	slot->held_by = MyProcPid;
-	LWLockRelease(onside_slots_lock());
-	onside_slot_wake(slot, ONSIDE_WAKE_CHECK);
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
+	long		left = timeout;
 
 	ConditionVariablePrepareToSleep(&slot->worker_cv);
-	while (slot->worker_pid != 0)
+	while (slot->worker_pid != 0 && left > 0)
 	{
-		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-														   deadline);
-
-		if (left <= 0)
-			break;
 		(void) ConditionVariableTimedSleep(&slot->worker_cv, left,
 										   onside_wait_event("OnsideAttributionWorkerExit"));
+		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+											   deadline);
 	}
 	ConditionVariableCancelSleep();
+	return slot->worker_pid == 0;
+}
+
+/* Has the worker of a slot that we hold leave. */
+static void
+clear_slot(OnsideSlot *slot)
+{
+	onside_slot_wake(slot, ONSIDE_WAKE_CHECK);
+	if (wait_for_exit(slot, ASK_TIMEOUT))
+		return;
+
+	/* The lock keeps it, and so its pid, from going meanwhile. */
+	LWLockAcquire(onside_slots_lock(), LW_SHARED);
+	if (slot->worker_pid != 0)
+		kill(slot->worker_pid, SIGTERM);
+	LWLockRelease(onside_slots_lock());
+	(void) wait_for_exit(slot, LEAVE_TIMEOUT - ASK_TIMEOUT);
 }
 
 static void
 let_go(int code, Datum arg)
 {
-	OnsideSlot *slot = (OnsideSlot *) DatumGetPointer(arg);
-
-	LWLockAcquire(onside_slots_lock(), LW_EXCLUSIVE);
-	if (slot->held_by == MyProcPid)
-		slot->held_by = 0;
-	LWLockRelease(onside_slots_lock());
+	onside_slot_let_go((OnsideSlot *) DatumGetPointer(arg));
 	onside_launcher_wake(false);
+}
+
+/* Does the command name our extension to drop it? */
+static bool
+drops_extension(Node *stmt)
+{
+	ListCell   *lc;
+
+	if (!IsA(stmt, DropStmt) ||
+		((DropStmt *) stmt)->removeType != OBJECT_EXTENSION)
+		return false;
+	foreach(lc, ((DropStmt *) stmt)->objects)
+		if (strcmp(strVal(lfirst(lc)), "onside_attribution") == 0)
+			return true;
+	return false;
 }
 
 static void
@@ -254,16 +288,23 @@ process_utility(PlannedStmt *pstmt, const char *queryString,
 	const char *dbname = exclusive_database(stmt);
 	Oid			database = dbname == NULL ? InvalidOid :
 		get_database_oid(dbname, true);
-	OnsideSlot *slot = OidIsValid(database) ? onside_slot_find(database) : NULL;
+	OnsideSlot *slot = NULL;
 	bool		changes = changes_databases(stmt);
 	bool		commits_prepared = IsA(stmt, TransactionStmt) &&
 		((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED;
 
-	if (slot != NULL && may_run(stmt, database))
+	/* Before it locks the worker out. */
+	if (drops_extension(stmt))
+		onside_write_settled();
+
+	if (OidIsValid(database) && may_run(stmt, context, database))
+		slot = onside_slot_hold(database);
+
+	if (slot != NULL)
 	{
 		PG_ENSURE_ERROR_CLEANUP(let_go, PointerGetDatum(slot));
 		{
-			hold_slot(slot);
+			clear_slot(slot);
 			run(pstmt, queryString, readOnlyTree, context, params, queryEnv,
 				dest, qc);
 		}
@@ -277,14 +318,26 @@ process_utility(PlannedStmt *pstmt, const char *queryString,
 	if (changes)
 		onside_commit_wake_launcher(false);
 	if (commits_prepared)
+	{
 		onside_commit_wake(ONSIDE_WAKE_COMMIT | ONSIDE_WAKE_RECOUNT);
+
+		/* It may have been CREATE EXTENSION. */
+		slot = onside_slot_find(MyDatabaseId);
+		if ((slot == NULL || !slot->found) &&
+			OidIsValid(get_extension_oid("onside_attribution", true)))
+			onside_commit_want_worker();
+	}
 }
 
 void
 onside_utility_hook_init(void)
 {
-	prev_process_utility = ProcessUtility_hook;
-	ProcessUtility_hook = process_utility;
 	prev_object_access = object_access_hook;
 	object_access_hook = object_access;
+
+	/* There are no workers to look after without preloading. */
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+	prev_process_utility = ProcessUtility_hook;
+	ProcessUtility_hook = process_utility;
 }

@@ -8,7 +8,7 @@
 #ifndef ONSIDE_UTILITY_HOOK_H
 #define ONSIDE_UTILITY_HOOK_H
 
-/* Installs the hooks; from _PG_init, if preloaded. */
+/* Installs the hooks; from _PG_init. */
 extern void onside_utility_hook_init(void);
 
 #endif							/* ONSIDE_UTILITY_HOOK_H */

@@ -218,7 +218,7 @@ static bool
 may_send(void)
 {
 	return onside_enabled && !paused && credentials != NULL &&
-		!restart_wanted && slot->held_by == 0;
+		!restart_wanted && !onside_slot_is_closed(slot);
 }
 
 /* ----------
@@ -369,11 +369,11 @@ leave_orderly(void)
 static void
 restart_if_wanted(void)
 {
-	bool		held = slot->held_by != 0;
+	bool		closed = onside_slot_is_closed(slot);
 
-	if (!held && !restart_wanted)
+	if (!closed && !restart_wanted)
 		return;
-	if (!held && onside_http_in_flight() > 0 &&
+	if (!closed && onside_http_in_flight() > 0 &&
 		GetCurrentTimestamp() < restart_deadline)
 		return;
 	onside_progress_save_at_exit();
@@ -452,6 +452,7 @@ main_loop(void)
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 			reload();
+		restart_if_wanted();	/* before a lock is waited for */
 		take_wakeup();
 		restart_if_wanted();
 
@@ -531,7 +532,7 @@ take_slot(int slot_no, Oid database)
 	slot = onside_slot_get(slot_no);
 	LWLockAcquire(onside_slots_lock(), LW_EXCLUSIVE);
 	if (slot->database != database || slot->worker_pid != 0 ||
-		slot->held_by != 0)
+		onside_slot_is_closed(slot))
 	{
 		LWLockRelease(onside_slots_lock());
 		proc_exit(0);
@@ -559,6 +560,7 @@ find_extension(void)
 
 	LWLockAcquire(onside_slots_lock(), LW_EXCLUSIVE);
 	slot->state = ONSIDE_SLOT_RUNNING;
+	slot->found = true;
 	LWLockRelease(onside_slots_lock());
 	onside_launcher_wake(false);
 }
@@ -597,7 +599,7 @@ wait_for_matching_version(void)
 
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
-		if (slot->held_by != 0)
+		if (onside_slot_is_closed(slot))
 			leave_orderly();
 		pg_atomic_write_u32(&slot->wakeup, 0);
 
