@@ -30,7 +30,6 @@
 #include "compat.h"
 #include "control.h"
 #include "delivery.h"
-#include "outbox.h"
 #include "shmem.h"
 #include "window.h"
 
@@ -200,8 +199,7 @@ onside_write_settled(void)
 	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
 
 	if (slot != NULL && slot->worker_pid != 0 &&
-		OidIsValid(onside_relation_oid("delivery_cursor")) &&
-		onside_slot_pending(slot) == 0)
+		onside_slot_pending(slot) == 0 && onside_delivery_exists())
 		(void) flush(slot,
 					 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 												 WRITE_TIMEOUT));

@@ -53,22 +53,14 @@ enum
 
 typedef void (*RowReader) (TupleTableSlot *slot, void *arg);
 
-/* Calls reader for the one row of a table. */
-static void
-read_singleton(const char *name, Snapshot snapshot, RowReader reader,
-			   void *arg)
+/* Calls reader, if there is one, for the one row of a table.  Is it there? */
+static bool
+scan_singleton(Oid relid, Snapshot snapshot, RowReader reader, void *arg)
 {
-	Oid			relid = onside_relation_oid(name);
 	Relation	rel;
 	TableScanDesc scan;
 	TupleTableSlot *slot;
 	bool		found;
-
-	if (!OidIsValid(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("table \"%s.%s\" does not exist", ONSIDE_SCHEMA, name),
-				 errhint("Create the extension onside_attribution in this database.")));
 
 	rel = table_open(relid, AccessShareLock);
 	slot = table_slot_create(rel, NULL);
@@ -76,7 +68,7 @@ read_singleton(const char *name, Snapshot snapshot, RowReader reader,
 						   snapshot != NULL ? snapshot : GetActiveSnapshot(),
 						   0, NULL);
 	found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
-	if (found)
+	if (found && reader != NULL)
 	{
 		slot_getallattrs(slot);
 		reader(slot, arg);
@@ -84,8 +76,22 @@ read_singleton(const char *name, Snapshot snapshot, RowReader reader,
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	table_close(rel, AccessShareLock);
+	return found;
+}
 
-	if (!found)
+static void
+read_singleton(const char *name, Snapshot snapshot, RowReader reader,
+			   void *arg)
+{
+	Oid			relid = onside_relation_oid(name);
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table \"%s.%s\" does not exist", ONSIDE_SCHEMA, name),
+				 errhint("Create the extension onside_attribution in this database.")));
+
+	if (!scan_singleton(relid, snapshot, reader, arg))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("table \"%s.%s\" has lost its row", ONSIDE_SCHEMA,
@@ -135,6 +141,14 @@ void
 onside_delivery_load(OnsideDelivery *delivery, Snapshot snapshot)
 {
 	read_singleton("delivery_cursor", snapshot, read_cursor, delivery);
+}
+
+bool
+onside_delivery_exists(void)
+{
+	Oid			relid = onside_relation_oid("delivery_cursor");
+
+	return OidIsValid(relid) && scan_singleton(relid, NULL, NULL, NULL);
 }
 
 static Datum

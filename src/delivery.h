@@ -33,6 +33,9 @@ typedef struct OnsideDelivery
  */
 extern void onside_delivery_load(OnsideDelivery *delivery, Snapshot snapshot);
 
+/* Is the row there, as the active snapshot sees it? */
+extern bool onside_delivery_exists(void);
+
 /* Writes it, within the current transaction.  For the worker alone. */
 extern void onside_delivery_store(const OnsideDelivery *delivery);
 
