@@ -198,7 +198,7 @@ onside_write_settled(void)
 {
 	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
 
-	if (slot != NULL && slot->worker_pid != 0 &&
+	if (ActiveSnapshotSet() && slot != NULL && slot->worker_pid != 0 &&
 		onside_slot_pending(slot) == 0 && onside_delivery_exists())
 		(void) flush(slot,
 					 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),

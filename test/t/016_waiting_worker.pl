@@ -1,0 +1,191 @@
+# A worker that has to wait for somebody's lock keeps nobody waiting: while a
+# DROP EXTENSION has not committed, or a table of ours is locked, it ends when it
+# is told to, serves other sessions' barriers, leaves when a command wants its
+# database, does not keep the workers of other databases from starting, and no
+# purchase waits for it.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use OnsideSandbox;
+use OnsideTest;
+
+my $sandbox = OnsideSandbox->start;
+
+# Whoever waits in vain fails, since these timeouts are far beyond patience().
+my $node = onside_node('main', sandbox => $sandbox, conf => <<'CONF');
+onside_attribution.request_timeout = '1h'
+deadlock_timeout = '1h'
+CONF
+my $installation = $OnsideTest::installation;
+create_extension($node, 'postgres');
+$node->safe_psql('postgres', 'CREATE DATABASE shop');
+create_extension($node, 'shop');
+$node->safe_psql('shop', 'CREATE TABLE bought (installation_id uuid)');
+
+my $drop = 'BEGIN; TRUNCATE onside_attribution.outbox; DROP EXTENSION onside_attribution';
+
+sub waits_for_lock
+{
+	my ($pid) = @_;
+	return wait_until(
+		sub {
+			$node->safe_psql('postgres',
+				"SELECT count(*) FROM pg_locks WHERE pid = $pid AND NOT granted") > 0;
+		});
+}
+
+# Has an old snapshot keep the versions of the cursor, so that it is written
+# seldom, and waits until the worker has noticed.
+sub hold_snapshot
+{
+	my $session = $node->background_psql('shop', on_error_stop => 0);
+	$session->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM bought');
+	ok( wait_until(
+			sub {
+				my $id = track($node, 'shop');
+				wait_until(sub { $sandbox->events->{$id} }) or return 0;
+				return !wait_until(
+					sub {
+						$node->safe_psql('shop',
+							'SELECT count(*) FROM onside_attribution.pending') == 0;
+					},
+					0.5);
+			}),
+		'the cursor is written seldom');
+	return $session;
+}
+
+# A session that has dropped the extension and not committed, and a worker that
+sub drop_beside_an_answer
+{
+	$sandbox->behave({ delay => 1, times => 1 });
+	my $id = track($node, 'shop');
+	ok(wait_until(sub { $sandbox->events->{$id} }), 'an answer is under way');
+	my $session = $node->background_psql('shop', on_error_stop => 0);
+	$session->query_safe($drop);
+	ok(wait_until(sub { $sandbox->report->{in_progress} == 0 }), 'it has come');
+	return $session;
+}
+
+# ---------------------------------------------------------------------------
+# DROP EXTENSION that has not committed
+# ---------------------------------------------------------------------------
+
+my $old_snapshot = hold_snapshot();
+foreach my $i (1 .. 3)
+{
+	my $worker = poll_worker($node, 'shop');
+	my $dropping = drop_beside_an_answer();
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
+	ok(wait_for_exit($worker), 'a worker with a cursor to write ends when it is told to');
+	$dropping->query_safe('ROLLBACK');
+	$dropping->quit;
+	wait_for_flush($node, 'shop', 'rolled back: a new one sends');
+}
+$old_snapshot->quit;
+
+my $worker = poll_worker($node, 'shop');
+my $dropping = $node->background_psql('shop', on_error_stop => 0);
+$dropping->query_safe($drop);
+$node->reload;
+ok(waits_for_lock($worker), 'a worker waits for the extension');
+$node->safe_psql('postgres', 'CREATE DATABASE other');
+$node->safe_psql('postgres', 'DROP DATABASE other');
+$node->safe_psql('postgres', 'CHECKPOINT');
+pass('other sessions do not wait for it');
+is($node->safe_psql('postgres', "SELECT pg_terminate_backend($worker, " . 1000 * patience() . ')'),
+	't', 'it ends when it is told to');
+
+# Its successors, in two databases, cannot start.
+$node->safe_psql('postgres', "CREATE DATABASE shop2");
+create_extension($node, 'shop2');
+$worker = worker_pid($node, 'shop2');
+my $dropping2 = $node->background_psql('shop2', on_error_stop => 0);
+$dropping2->query_safe($drop);
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
+ok(wait_for_exit($worker), 'another worker ends');
+ok( wait_until(
+		sub {
+			my @pids = grep { defined } map { worker_pid($node, $_) } qw(shop shop2);
+			return @pids == 2 && !grep { !waits_for_lock($_) } @pids;
+		}),
+	'the next ones of both databases wait');
+$node->safe_psql('postgres', 'CREATE DATABASE other');
+create_extension($node, 'other');
+pass('a third one starts beside them');
+my $id = track($node, 'other');
+wait_for_flush($node, 'other', 'and sends');
+
+# A command on their database.
+$worker = worker_pid($node, 'shop2');
+my ($ret, $stdout, $stderr) = $node->psql('postgres', 'ALTER DATABASE shop2 RENAME TO shop3');
+like($stderr, qr/1 other session using the database/,
+	'a command on its database counts the session and not the worker');
+$node->safe_psql('postgres', 'DROP DATABASE shop2 WITH (FORCE)');
+ok(wait_for_exit($worker), 'DROP DATABASE ... WITH (FORCE)');
+eval { $dropping2->quit };
+
+$dropping->query_safe('COMMIT');
+ok(wait_until(sub { !defined worker_pid($node, 'shop') }), 'committed: the waiting worker goes');
+$dropping->quit;
+create_extension($node, 'shop');
+
+# ---------------------------------------------------------------------------
+# Locked tables
+# ---------------------------------------------------------------------------
+
+# A purchase in another session, with a limit on what it waits for.
+sub purchase_ok
+{
+	my ($what) = @_;
+	$node->safe_psql('shop', "SET lock_timeout = '10s'; SELECT onside_attribution.track('e', '$installation', '{}')");
+	return pass("$what: a purchase does not wait");
+}
+
+foreach my $table (qw(delivery_cursor control dead_letter))
+{
+	$worker = poll_worker($node, 'shop');
+	my $locking = $node->background_psql('shop', on_error_stop => 0);
+	$locking->query_safe("BEGIN; LOCK TABLE onside_attribution.$table");
+	purchase_ok("$table locked") for 1 .. 3;
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
+	ok(wait_for_exit($worker), "$table locked: the worker ends when it is told to");
+	purchase_ok("$table locked, no worker");
+	$node->safe_psql('postgres', 'CREATE DATABASE passing');
+	$node->safe_psql('postgres', 'DROP DATABASE passing');
+	pass("$table locked: DROP DATABASE of another database");
+	$locking->query_safe('ROLLBACK');
+	$locking->quit;
+	wait_for_flush($node, 'shop', "$table unlocked: it sends");
+}
+
+my $locking = $node->background_psql('shop', on_error_stop => 0);
+$locking->query_safe('BEGIN; LOCK TABLE onside_attribution.outbox');
+$locking->query_safe("SELECT onside_attribution.track('e', '$installation', '{}')");
+pass('who has locked the outbox can record');
+$locking->query_safe('COMMIT');
+$locking->quit;
+wait_for_flush($node, 'shop', 'outbox unlocked: it sends');
+
+# ---------------------------------------------------------------------------
+# Stopping
+# ---------------------------------------------------------------------------
+
+$dropping = $node->background_psql('shop', on_error_stop => 0);
+$dropping->query_safe($drop);
+$node->reload;
+ok(waits_for_lock(worker_pid($node, 'shop')), 'the worker waits');
+{
+	local $ENV{PGCTLTIMEOUT} = patience();
+	ok($node->stop('fast', fail_ok => 1), 'the server stops');
+}
+eval { $dropping->quit };
+$sandbox->stop;
+done_testing();
