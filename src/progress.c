@@ -17,13 +17,11 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/condition_variable.h"
-#include "storage/lmgr.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
 #include "dead_letter.h"
-#include "outbox.h"
 #include "progress.h"
 #include "segment.h"
 #include "sender.h"
@@ -227,14 +225,7 @@ onside_progress_maintain(bool drained)
 		pg_atomic_write_u32(&slot->segment, segment);
 		persist_due = true;
 	}
-
-	/*
-	 * The cursor's lock comes first, if it is free: nobody is to wait for a
-	 * segment that we hold while we wait for whoever has locked the cursor.
-	 */
-	if (ConditionalLockRelationOid(onside_relation_oid("delivery_cursor"),
-								   RowExclusiveLock))
-		emptied = onside_segment_empty(segment, &delivery.settled, &blocked);
+	emptied = onside_segment_empty(segment, &delivery.settled, &blocked);
 	if (emptied > 0)
 		store();
 	onside_txn_commit();
@@ -288,21 +279,14 @@ onside_progress_timeout(void)
 void
 onside_progress_save_at_exit(void)
 {
-	Oid			relid;
-
 	if (!persist_due)
 		return;
 
-	/*
-	 * Nothing in here may wait, since nothing could end it.  An administrator
-	 * may have the table locked without dropping it.
-	 */
+	/* Nothing in here may wait, since nothing could end it. */
 	HOLD_INTERRUPTS();
 	if (onside_txn_try_begin())
 	{
-		relid = onside_relation_oid("delivery_cursor");
-		if (ConditionalLockRelationOid(relid, RowExclusiveLock))
-			store();
+		store();
 		onside_txn_commit();
 	}
 	RESUME_INTERRUPTS();

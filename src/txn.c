@@ -6,12 +6,18 @@
  * DROP EXTENSION can come at any time.  It locks the extension before anything
  * else, so each of our transactions, all of them short, does that first, too,
  * and then looks whether the tables are still there, and still the same.  Then
- * they stay until its end, and neither can get the other into a deadlock.
+ * they stay until its end.
  *
- * While somebody has dropped the extension and not committed, the worker waits
- * for that lock.  It is a plain lock wait: signals and barriers are served, and
- * a command that wants the database for itself ends it (see utility_hook.c).
- * Where interrupts are held it must not wait, hence onside_txn_try_begin().
+ * A transaction of ours never waits for a lock while it has another one: what
+ * it locks next, all our tables, it locks if they are free.  If one is not, it
+ * gives everything back and waits for that one alone before it starts over.
+ * So an administrator can lock our tables in any order, and then even drop the
+ * extension, without a deadlock; and whoever waits for a table of ours waits
+ * for us to do some work, never for what somebody else has locked.
+ *
+ * These are plain lock waits: signals and barriers are served, and a command
+ * that wants the database for itself ends them (see utility_hook.c).  Where
+ * interrupts are held it must not wait, hence onside_txn_try_begin().
  *
  *-------------------------------------------------------------------------
  */
@@ -48,12 +54,39 @@ leave(bool another)
 	proc_exit(0);
 }
 
-/* Returns false, and no transaction is open, if the lock is not to be had. */
+/* Locks our tables as far as they are free; or says which one is not. */
 static bool
-begin(bool wait)
+lock_tables(Oid *busy, LOCKMODE *busy_mode)
 {
-	Oid			table;
+	static const struct
+	{
+		const char *name;
+		LOCKMODE	mode;
+	}			tables[] = {
+		{"outbox_1", AccessShareLock},
+		{"outbox_2", AccessShareLock},
+		{"outbox_3", AccessShareLock},
+		{"delivery_cursor", RowExclusiveLock},
+		{"dead_letter", RowExclusiveLock},
+		{"control", AccessShareLock},
+	};
 
+	for (int i = 0; i < (int) lengthof(tables); i++)
+	{
+		*busy = onside_relation_oid(tables[i].name);
+		*busy_mode = tables[i].mode;
+
+		/* Another version may not have it; see version.c. */
+		if (OidIsValid(*busy) && !ConditionalLockRelationOid(*busy, *busy_mode))
+			return false;
+	}
+	return true;
+}
+
+/* Starts a transaction that has locked the extension.  False if it may not wait. */
+static bool
+start(bool wait)
+{
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 
@@ -68,18 +101,41 @@ begin(bool wait)
 											AccessShareLock))
 	{
 		CommitTransactionCommand();
-		MemoryContextSwitchTo(TopMemoryContext);
 		return false;
 	}
-
-	table = onside_relation_oid("delivery_cursor");
-	if (!OidIsValid(cursor_table))
-		cursor_table = table;
-	if (table != cursor_table || !OidIsValid(table))
-		leave(OidIsValid(table));
-
-	PushActiveSnapshot(GetTransactionSnapshot());
 	return true;
+}
+
+/* Returns false, and no transaction is open, if it would have to wait. */
+static bool
+begin(bool wait)
+{
+	Oid			table;
+	Oid			busy;
+	LOCKMODE	busy_mode;
+
+	while (start(wait))
+	{
+		table = onside_relation_oid("delivery_cursor");
+		if (!OidIsValid(cursor_table))
+			cursor_table = table;
+		if (table != cursor_table || !OidIsValid(table))
+			leave(OidIsValid(table));
+
+		if (lock_tables(&busy, &busy_mode))
+		{
+			PushActiveSnapshot(GetTransactionSnapshot());
+			return true;
+		}
+		CommitTransactionCommand();
+		if (!wait)
+			break;
+		StartTransactionCommand();
+		LockRelationOid(busy, busy_mode);
+		CommitTransactionCommand();
+	}
+	MemoryContextSwitchTo(TopMemoryContext);
+	return false;
 }
 
 void

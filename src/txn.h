@@ -22,8 +22,8 @@ extern void onside_txn_init(OnsideSlot *slot);
 extern void onside_txn_begin(void);
 
 /*
- * The same without waiting for somebody who is dropping the extension: then it
- * returns false, and there is no transaction.
+ * The same without waiting for whoever has locked the extension or one of its
+ * tables: then it returns false, and there is no transaction.
  */
 extern bool onside_txn_try_begin(void);
 
