@@ -56,10 +56,7 @@ after_commit(void)
 		count += level->count;
 
 	if (slot != NULL && count > 0)
-	{
-		pg_atomic_fetch_add_u64(&slot->recorded, count);
-		wake_bits |= ONSIDE_WAKE_COMMIT;
-	}
+		onside_slot_count(slot, count);
 	if (slot != NULL && wake_bits != 0)
 		onside_slot_wake(slot, wake_bits);
 

@@ -35,12 +35,14 @@ onside_dead_letter_insert(const OnsideEvent *event, int http_status,
 						  TimestampTz recorded_at)
 {
 	OnsideInsert insert;
+	TupleTableSlot *slot;
 	Datum	   *values;
 	bool	   *nulls;
 
 	onside_insert_begin(&insert, onside_relation_oid("dead_letter"));
-	values = insert.slot->tts_values;
-	nulls = insert.slot->tts_isnull;
+	slot = onside_insert_slot(&insert);
+	values = slot->tts_values;
+	nulls = slot->tts_isnull;
 
 	values[Anum_outbox_event_id - 1] = UUIDPGetDatum(&event->event_id);
 	nulls[Anum_outbox_event_id - 1] = !event->has_event_id;

@@ -68,6 +68,9 @@ extern void onside_event_render(StringInfo out, const OnsideEvent *event);
 /* A fresh UUIDv4 from libuuid. */
 extern void onside_event_new_id(pg_uuid_t *id);
 
+/* The same for one of many: from random bytes that are drawn in bulk. */
+extern void onside_event_next_id(pg_uuid_t *id);
+
 /* Is this a version 4 UUID of the RFC 9562 variant? */
 extern bool onside_uuid_is_v4(const pg_uuid_t *uuid);
 

@@ -16,10 +16,15 @@
 typedef struct OnsideInsert
 {
 	Relation	rel;
+	MemoryContext context;
+	MemoryContext flush_context;
 	EState	   *estate;
 	ResultRelInfo *rri;
-	TupleTableSlot *slot;		/* fill tts_values and tts_isnull */
 	BulkInsertState bistate;
+	TupleTableSlot **slots;		/* rows not yet in the table, and spare ones */
+	int			nslots;
+	int			nrows;
+	Size		nbytes;
 } OnsideInsert;
 
 /*
@@ -29,9 +34,13 @@ typedef struct OnsideInsert
  */
 extern void onside_insert_begin(OnsideInsert *insert, Oid relid);
 
-/* Inserts the row that the caller has put into insert->slot. */
+/* The slot for the next row: fill tts_values and tts_isnull. */
+extern TupleTableSlot *onside_insert_slot(OnsideInsert *insert);
+
+/* Takes that row, and copies it.  Rows go into the table in this order. */
 extern void onside_insert_row(OnsideInsert *insert);
 
+/* Only now are all rows in the table. */
 extern void onside_insert_end(OnsideInsert *insert);
 
 #endif							/* ONSIDE_INSERT_H */

@@ -167,7 +167,7 @@ onside_append_begin(void)
 void
 onside_append(OnsideAppend *append, const OnsideEvent *event)
 {
-	TupleTableSlot *slot = append->insert.slot;
+	TupleTableSlot *slot = onside_insert_slot(&append->insert);
 	Datum	   *values = slot->tts_values;
 
 	memset(slot->tts_isnull, false, Natts_outbox * sizeof(bool));

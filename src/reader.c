@@ -33,6 +33,7 @@ static OnsideBatch *open_batch; /* being filled, or NULL */
 static bool unread;				/* there may be events to read */
 static uint64 read_recorded;	/* slot->recorded before the last read */
 static TimestampTz peeked_oldest;
+static int	average_bytes;		/* of an event in the last batch */
 
 void
 onside_reader_init(OnsideSlot *my_slot, const OnsideCursor *settled)
@@ -70,6 +71,7 @@ add_to_open_batch(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 static void
 queue_open_batch(void)
 {
+	average_bytes = open_batch->body.len / open_batch->nevents;
 	onside_batch_seal(open_batch);
 	onside_sender_add(open_batch);
 	open_batch = NULL;
@@ -137,6 +139,28 @@ read_batch(ReadLimits *limits)
 		return false;
 	queue_open_batch();
 	return true;
+}
+
+/* As many events as fill a batch, if they are as large as the last ones. */
+static int
+batch_size(const ReadLimits *limits)
+{
+	return Max(1, Min(limits->max_events,
+					  limits->max_bytes / Max(1, average_bytes)));
+}
+
+uint64
+onside_reader_wants(void)
+{
+	ReadLimits	limits;
+	int			present = open_batch == NULL ? 0 : open_batch->nevents;
+
+	limits.max_events = onside_sender_wants(&limits.max_bytes);
+	if (limits.max_events == 0)
+		return 0;
+	if (present == 0 && onside_http_in_flight() == 0)
+		return 1;
+	return Max(1, batch_size(&limits) - present);
 }
 
 void

@@ -19,6 +19,12 @@ extern void onside_reader_init(OnsideSlot *slot, const OnsideCursor *settled);
 /* There may be new events. */
 extern void onside_reader_wake(void);
 
+/*
+ * How many more events would let another batch go, before any other thing
+ * happens; 0 if none would.
+ */
+extern uint64 onside_reader_wants(void);
+
 /* Reads and hands to the sender as much as may be sent now. */
 extern void onside_reader_read_and_send(void);
 

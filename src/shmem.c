@@ -9,8 +9,8 @@
  *
  * Locks: one LWLock guards which database has which slot and in what state;
  * one more for each slot guards the status that its worker publishes.  The
- * path of a purchase takes neither: it reads "database" and "segment" and
- * touches "recorded" and "wakeup", single words all of them.
+ * path of a purchase takes neither: it reads "database", "segment" and "wake_at"
+ * and touches "recorded" and "wakeup", single words all of them.
  *
  *-------------------------------------------------------------------------
  */
@@ -85,6 +85,7 @@ reset_slot(OnsideSlot *slot)
 	pg_atomic_write_u32(&slot->wakeup, 0);
 	pg_atomic_write_u32(&slot->segment, 1);
 	pg_atomic_write_u64(&slot->recorded, 0);
+	pg_atomic_write_u64(&slot->wake_at, 1);
 	pg_atomic_write_u64(&slot->skipped, 0);
 	memset(&slot->status, 0, sizeof(slot->status));
 }
@@ -125,6 +126,7 @@ shmem_startup(void)
 			pg_atomic_init_u32(&slot->wakeup, 0);
 			pg_atomic_init_u32(&slot->segment, 1);
 			pg_atomic_init_u64(&slot->recorded, 0);
+			pg_atomic_init_u64(&slot->wake_at, 1);
 			pg_atomic_init_u64(&slot->skipped, 0);
 			pg_atomic_init_u32(&slot->flush_waiters, 0);
 			slot->lock = &locks[i + 1].lock;
@@ -307,6 +309,31 @@ onside_slot_wake(OnsideSlot *slot, uint32 why)
 	if (pg_atomic_fetch_or_u32(&slot->wakeup, why) == 0 ||
 		(why & ~ONSIDE_WAKE_COMMIT) != 0)
 		set_latch_of(&slot->procno);
+}
+
+/*
+ * Waking a process costs a purchase more than recording the event does, and is
+ * for nothing while the worker could not send it: requests are under way, or
+ * the API is away.  So the worker says beforehand when it wants to know, and
+ * each side writes its word before it reads the other's.
+ */
+void
+onside_slot_count(OnsideSlot *slot, int64 n)
+{
+	uint64		recorded = pg_atomic_add_fetch_u64(&slot->recorded, n);
+
+	if (recorded >= pg_atomic_read_u64(&slot->wake_at))
+		onside_slot_wake(slot, ONSIDE_WAKE_COMMIT);
+}
+
+bool
+onside_slot_arm(OnsideSlot *slot, uint64 noticed, uint64 wanted)
+{
+	uint64		wake_at = wanted == 0 ? PG_UINT64_MAX : noticed + wanted;
+
+	pg_atomic_write_u64(&slot->wake_at, wake_at);
+	pg_memory_barrier();
+	return pg_atomic_read_u64(&slot->recorded) < wake_at;
 }
 
 int64

@@ -89,6 +89,7 @@ typedef struct OnsideSlot
 	pg_atomic_uint32 wakeup;	/* ONSIDE_WAKE_* */
 	pg_atomic_uint32 segment;	/* outbox segment to write to, 1 .. */
 	pg_atomic_uint64 recorded;	/* events committed since slot was taken */
+	pg_atomic_uint64 wake_at;	/* worker sleeps until recorded is this */
 	pg_atomic_uint32 flush_waiters; /* sessions that wait in flush() */
 	pg_atomic_uint64 skipped;	/* rows without an installation_id */
 	LWLock	   *lock;			/* guards status */
@@ -147,6 +148,15 @@ extern LWLock *onside_slots_lock(void);
 
 /* Sets the reasons and wakes the database's worker.  Safe in callbacks. */
 extern void onside_slot_wake(OnsideSlot *slot, uint32 why);
+
+/* n events were committed: wakes the worker if it wants to know by now. */
+extern void onside_slot_count(OnsideSlot *slot, int64 n);
+
+/*
+ * The worker, before it sleeps: to be woken when "wanted" more events than
+ * "noticed" have been committed (0: not by any number).  False if they have.
+ */
+extern bool onside_slot_arm(OnsideSlot *slot, uint64 noticed, uint64 wanted);
 
 /* Events committed and not settled, as far as they were counted. */
 extern int64 onside_slot_pending(OnsideSlot *slot);

@@ -52,6 +52,7 @@ typedef struct RowReader
 	char	  **keys;
 	OnsideColumn *payload;
 	bool		needs_settings;
+	bool		many;			/* rows of a statement */
 	OnsideEventError *broken;	/* why no row can become an event, or NULL */
 	MemoryContext per_row;
 } RowReader;
@@ -232,7 +233,10 @@ read_row(RowReader *reader, TupleTableSlot *row, OnsideEvent *event,
 	}
 	if (ok && !event->has_event_id)
 	{
-		onside_event_new_id(&event->event_id);
+		if (reader->many)
+			onside_event_next_id(&event->event_id);
+		else
+			onside_event_new_id(&event->event_id);
 		event->has_event_id = true;
 	}
 
@@ -357,6 +361,7 @@ onside_track_row(PG_FUNCTION_ARGS)
 	{
 		reader = make_reader(trigdata->tg_trigger, trigdata->tg_relation,
 							 fcinfo->flinfo->fn_mcxt);
+		reader->many = TRIGGER_FIRED_FOR_STATEMENT(trigdata->tg_event);
 		fcinfo->flinfo->fn_extra = reader;
 	}
 

@@ -67,6 +67,7 @@
 static OnsideSlot *slot;
 static char database_name[NAMEDATALEN];
 
+static uint64 noticed;			/* slot->recorded when was last looked */
 static bool paused;
 static char *pause_reason;
 static char *credentials;
@@ -340,10 +341,12 @@ static void
 take_wakeup(void)
 {
 	uint32		bits = pg_atomic_exchange_u32(&slot->wakeup, 0);
+	uint64		recorded = pg_atomic_read_u64(&slot->recorded);
 
-	if (bits == 0)
+	if (bits == 0 && recorded == noticed)
 		return;
 
+	noticed = recorded;
 	onside_reader_wake();
 	if (bits & ONSIDE_WAKE_CHECK)
 		check_extension();
@@ -413,6 +416,22 @@ loop_timeout(TimestampTz polled_at)
 	return timeout;
 }
 
+/*
+ * While nothing can be sent, one event is worth a look, for the age of the
+ * oldest one, and no more after it.
+ */
+static bool
+arm_wakeup(void)
+{
+	uint64		wanted;
+
+	if (may_send() && onside_sender_timeout() < 0)
+		wanted = onside_reader_wants();
+	else
+		wanted = onside_reader_drained() ? 1 : 0;
+	return onside_slot_arm(slot, noticed, wanted);
+}
+
 static void
 poll_around(void)
 {
@@ -473,6 +492,8 @@ main_loop(void)
 			onside_backlog_count_some();
 		publish();
 
+		if (!arm_wakeup())
+			continue;
 		waiting = onside_http_in_flight() > 0;
 		(void) onside_http_wait(loop_timeout(polled_at),
 								waiting ? wait_event_request : wait_event_idle);
