@@ -614,10 +614,10 @@ payload_mapping(const OnsideMapping *mapping)
 	for (int i = 0; i < mapping->npayload; i++)
 	{
 		v.type = jbvString;
-		v.val.string.val = mapping->payload[i].key;
+		v.val.string.val = unconstify(char *, mapping->payload[i].key);
 		v.val.string.len = strlen(mapping->payload[i].key);
 		onside_jsonb_push(&builder, WJB_KEY, &v);
-		v.val.string.val = mapping->payload[i].column;
+		v.val.string.val = unconstify(char *, mapping->payload[i].column);
 		v.val.string.len = strlen(mapping->payload[i].column);
 		onside_jsonb_push(&builder, WJB_VALUE, &v);
 	}

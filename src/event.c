@@ -340,9 +340,20 @@ onside_event_throw(const OnsideEventError *error)
 			 errhint("%s", error->hint)));
 }
 
+/* snprintf() would be a seventh of all that sending an event costs. */
+static char *
+put_digits(char *p, int value, int digits)
+{
+	for (int i = digits - 1; i >= 0; i--, value /= 10)
+		p[i] = '0' + value % 10;
+	return p + digits;
+}
+
 void
 onside_append_datetime(StringInfo out, TimestampTz t)
 {
+	char		buf[MAXDATELEN + 1];
+	char	   *p = buf;
 	struct pg_tm tm;
 	fsec_t		fsec;
 
@@ -351,16 +362,26 @@ onside_append_datetime(StringInfo out, TimestampTz t)
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("timestamp out of range")));
 
-	appendStringInfo(out, "%04d-%02d-%02dT%02d:%02d:%02d",
-					 tm.tm_year, tm.tm_mon, tm.tm_mday,
-					 tm.tm_hour, tm.tm_min, tm.tm_sec);
+	p = put_digits(p, tm.tm_year, 4);
+	*p++ = '-';
+	p = put_digits(p, tm.tm_mon, 2);
+	*p++ = '-';
+	p = put_digits(p, tm.tm_mday, 2);
+	*p++ = 'T';
+	p = put_digits(p, tm.tm_hour, 2);
+	*p++ = ':';
+	p = put_digits(p, tm.tm_min, 2);
+	*p++ = ':';
+	p = put_digits(p, tm.tm_sec, 2);
 	if (fsec != 0)
 	{
-		appendStringInfo(out, ".%06d", (int) fsec);
-		while (out->data[out->len - 1] == '0')
-			out->data[--out->len] = '\0';
+		*p++ = '.';
+		p = put_digits(p, fsec, 6);
+		while (p[-1] == '0')
+			p--;
 	}
-	appendStringInfoChar(out, 'Z');
+	*p++ = 'Z';
+	appendBinaryStringInfo(out, buf, p - buf);
 }
 
 /*

@@ -42,12 +42,12 @@ given_twice(Problem *problem, const char *target)
 }
 
 static bool
-set_once(char **field, const char *target, const char *value,
+set_once(const char **field, const char *target, const char *value,
 		 Problem *problem)
 {
 	if (*field != NULL)
 		return given_twice(problem, target);
-	*field = pstrdup(value);
+	*field = value;
 	return true;
 }
 
@@ -55,14 +55,14 @@ static bool
 add_payload_key(OnsideMapping *mapping, const char *target, const char *column,
 				Problem *problem)
 {
-	const char *key = target + strlen(PAYLOAD_PREFIX);
+	OnsidePayloadKey *entry = &mapping->payload[mapping->npayload];
 
+	entry->field = target;
+	entry->key = target + strlen(PAYLOAD_PREFIX);
+	entry->column = column;
 	for (int i = 0; i < mapping->npayload; i++)
-		if (strcmp(mapping->payload[i].key, key) == 0)
+		if (strcmp(mapping->payload[i].key, entry->key) == 0)
 			return given_twice(problem, target);
-
-	mapping->payload[mapping->npayload].key = pstrdup(key);
-	mapping->payload[mapping->npayload].column = pstrdup(column);
 	mapping->npayload++;
 	return true;
 }

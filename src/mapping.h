@@ -15,17 +15,21 @@
 /* One entry of the payload. */
 typedef struct OnsidePayloadKey
 {
-	char	   *key;
-	char	   *column;
+	const char *field;			/* "payload." and the key */
+	const char *key;
+	const char *column;
 } OnsidePayloadKey;
 
-/* The arguments of track_row, understood.  Column names; NULL if not given. */
+/*
+ * The arguments of track_row, understood.  Column names; NULL if not given.
+ * The strings are parts of the arguments.
+ */
 typedef struct OnsideMapping
 {
-	char	   *event_name;
-	char	   *installation_id;
-	char	   *event_datetime;
-	char	   *event_id;
+	const char *event_name;
+	const char *installation_id;
+	const char *event_datetime;
+	const char *event_id;
 	int			npayload;
 	OnsidePayloadKey *payload;
 } OnsideMapping;

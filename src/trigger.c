@@ -49,7 +49,7 @@ typedef struct RowReader
 	bool		has_event_datetime;
 	bool		has_event_id;
 	int			npayload;
-	char	  **keys;
+	const char **keys;
 	OnsideColumn *payload;
 	bool		needs_settings;
 	bool		many;			/* rows of a statement */
@@ -104,8 +104,7 @@ make_reader(Trigger *trigger, Relation rel, MemoryContext context)
 	for (int i = 0; i < mapping->npayload; i++)
 	{
 		reader->keys[i] = mapping->payload[i].key;
-		resolve(reader, &reader->payload[i],
-				psprintf("payload.%s", mapping->payload[i].key), rel,
+		resolve(reader, &reader->payload[i], mapping->payload[i].field, rel,
 				mapping->payload[i].column);
 		if (onside_column_needs_settings(&reader->payload[i]))
 			reader->needs_settings = true;
@@ -179,7 +178,7 @@ read_payload(RowReader *reader, TupleTableSlot *row, OnsideEventError *error,
 		}
 
 		key.type = jbvString;
-		key.val.string.val = reader->keys[i];
+		key.val.string.val = unconstify(char *, reader->keys[i]);
 		key.val.string.len = strlen(reader->keys[i]);
 		onside_jsonb_push(&builder, WJB_KEY, &key);
 		onside_jsonb_push(&builder, WJB_VALUE, &value);

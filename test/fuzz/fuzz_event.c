@@ -115,6 +115,12 @@ pg_do_encoding_conversion_buf(Oid proc, int src_encoding, int dest_encoding,
 }
 
 bool
+pg_strong_random(void *buf, size_t len)
+{
+	abort();
+}
+
+bool
 pg_verify_mbstr(int enc, const char *mbstr, int len, bool noError)
 {
 	abort();
