@@ -58,7 +58,7 @@ Starts the server and waits until it listens.  Options, all of them optional:
   poison            refuse batches with an event whose text contains this
   sink              true: count events without looking at them
   keep_events       how many of the first events kept() can return (1000)
-  log               file that gets a line "epoch event_id" per accepted event
+  log               file that gets a line "epoch event_id crc32" per accepted event
   progress          true: one line a second about the arrivals in sandbox.log
   max_lifetime      seconds after which the server ends by itself (3600)
 

@@ -58,6 +58,7 @@ import threading
 import time
 import urllib.parse
 import uuid
+import zlib
 from datetime import datetime
 
 API_PATH = "/attribution-api/v1/events"
@@ -359,7 +360,8 @@ class Recorder:
             if len(self.kept) < self.keep_events:
                 self.kept.append(raw)
         if self.log:
-            self.log.writelines([f"{now:.6f} {event_id}\n" for event_id in batch.ids])
+            self.log.writelines([f"{now:.6f} {event_id} {zlib.crc32(raw.encode()):08x}\n"
+                                 for event_id, (_, raw) in zip(batch.ids, batch.events)])
 
     def _arrived_again(self, event_id, raw, now):
         entry = self.again.setdefault(event_id, [1, now])
@@ -1629,7 +1631,7 @@ def parse_options(argv):
     p.add_argument("--poison", help="refuse events whose text contains this")
     p.add_argument("--sink", action="store_true", help="count events, do not look at them")
     p.add_argument("--keep-events", type=int, default=1000, help="how many first events are kept whole")
-    p.add_argument("--log", help="append a line 'epoch event_id' for each accepted event")
+    p.add_argument("--log", help="append a line 'epoch event_id crc32' for each accepted event")
     p.add_argument("--tls-cert")
     p.add_argument("--tls-key")
     p.add_argument("--parent-pid", type=int, help="end when this process does")

@@ -18,6 +18,7 @@ import tempfile
 import time
 import unittest
 import uuid
+import zlib
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SERVER = os.path.join(HERE, "sandbox_api.py")
@@ -675,8 +676,9 @@ class Options(unittest.TestCase):
                 client.post(batch(one))
             server.control("/report")
             with open(path) as f:
-                epoch, event_id = f.read().split()
+                epoch, event_id, crc = f.read().split()
             self.assertEqual(event_id, one["event_id"])
+            self.assertEqual(int(crc, 16), zlib.crc32(json.dumps(one).encode()))
             self.assertLess(abs(float(epoch) - time.time()), 60)
 
     def test_tls_and_its_reload(self):
