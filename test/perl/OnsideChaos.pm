@@ -335,7 +335,8 @@ sub _restart
 # Administration
 # ----------
 
-# What is refused here is refused because of a lock that somebody has.
+# What is refused here is refused because of a lock that somebody has.  In the
+# log can be seen which process it was.
 sub _maintenance
 {
 	my ($self) = @_;
@@ -352,7 +353,8 @@ sub _maintenance
 		"REINDEX INDEX ${segment}_xid_id_idx",
 		"VACUUM FULL $segment")
 	{
-		eval { $self->{node}->psql($database, "SET lock_timeout = '200ms'; $command") };
+		eval { $self->{node}->psql($database,
+			"SET log_statement = 'all'; SET lock_timeout = '200ms'; $command") };
 	}
 	return;
 }
