@@ -20,6 +20,7 @@ package OnsideChaos;
 use strict;
 use warnings;
 
+use JSON::PP    ();
 use Time::HiRes ();
 
 use OnsideLoad;
@@ -314,10 +315,15 @@ sub _kill
 			return scalar @pids;
 		}) or die "there is no $what";
 	my $pid = $self->_pick(@pids);
+	my $position = log_position($self->{node});
 	$self->{killed}{$pid} = $what if $signal eq 'KILL';
 	kill $signal, $pid;
 	return if $signal ne 'KILL';
-	wait_for_exit($pid);
+
+	# Until it has noticed, the server would take a command and cut it off.  It
+	# may be that the process had ended by itself just before.
+	wait_until(sub { log_since($self->{node}, $position) =~ /; reinitializing$/m }, 10)
+	  or delete $self->{killed}{$pid};
 	$self->sql('postgres', 'SELECT 1');
 	return;
 }
@@ -420,18 +426,16 @@ sub _extension
 	my $database = $self->{other_database};
 	my $call = "SELECT onside_attribution.track('other', gen_random_uuid(), '{}')";
 
-	if (($self->{extension} = !$self->{extension}))
-	{
-		$self->sql($database, 'CREATE EXTENSION onside_attribution');
-		$self->sql($database, "INSERT INTO ledger $call FROM generate_series(1, 5)");
-		poll_worker($self->{node}, $database);
-	}
+	$self->sql($database, 'CREATE EXTENSION IF NOT EXISTS onside_attribution');
+	$self->sql($database, "INSERT INTO ledger $call FROM generate_series(1, 5)");
+	poll_worker($self->{node}, $database);
 	$self->sql($database, 'BEGIN; DROP EXTENSION onside_attribution; ROLLBACK');
 	$self->sql($database, "INSERT INTO ledger $call");
 	$self->sql($database, 'DROP EXTENSION onside_attribution CASCADE');
 	$self->sql($database, "CREATE EXTENSION onside_attribution; INSERT INTO ledger $call");
+
+	# The next time, it is there or not.
 	$self->sql($database, 'DROP EXTENSION onside_attribution') if $self->{dice}->(2);
-	$self->{extension} = $self->sql($database, "SELECT 1 FROM pg_extension WHERE extname LIKE 'onside%'") ne '';
 	return;
 }
 

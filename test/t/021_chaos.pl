@@ -157,6 +157,9 @@ sub compare
 	my @invented = grep { !$ledger->{$_} } map { keys %{ $place{$_} } } qw(dead_letter pending);
 	is_deeply(\@lost, [], "$database: $what: nothing is lost");
 	is_deeply(\@twice, [], "$database: $what: nothing is in two places");
+	is_deeply(committed($node, $database, <<'SQL'), [], "$database: $what: nothing is dead twice");
+SELECT event_id FROM onside_attribution.dead_letter GROUP BY 1 HAVING count(*) > 1
+SQL
 	is_deeply(\@invented, [], "$database: $what: nothing is there that was not committed");
 	note("$database: $what: " . keys(%$ledger) . ' committed, '
 		  . keys(%{ $place{dead_letter} }) . ' dead, ' . keys(%{ $place{pending} }) . ' pending');
