@@ -250,7 +250,10 @@ sub _restart_sandbox
 	$self->{requests} += $self->{sandbox}->report->{requests};
 	$self->{sandbox}->stop;
 	Time::HiRes::sleep($self->{dice}->(1000) / 1000);
-	$self->{sandbox} = $self->{start_sandbox}->($port);
+
+	# Somebody else's connection may have the port for a moment.
+	wait_until(sub { $self->{sandbox} = eval { $self->{start_sandbox}->($port) } })
+	  or die $@;
 	return;
 }
 
