@@ -26,7 +26,7 @@ use OnsideLoad;
 use OnsideSandbox;
 use OnsideTest;
 
-my $seed = $ENV{ONSIDE_TEST_SEED} // time() % 100_000_000;
+my $seed = $ENV{ONSIDE_TEST_SEED} // (time() ^ $$ << 12) % 100_000_000;
 diag("ONSIDE_TEST_SEED=$seed");
 
 my @databases = qw(shop store market);
