@@ -26,10 +26,10 @@ ifdef WERROR
 PG_CFLAGS += -Werror
 endif
 # pg_config hands out the flags of the compiler that built PostgreSQL, and its
-# headers have attributes for that one.
+# headers have attributes for that one, and casts of functions.
 PG_CFLAGS += $(if $(findstring clang,$(CC)),-Wno-unknown-warning-option \
 	-Wno-ignored-optimization-argument -Wno-unused-command-line-argument \
-	-Wno-ignored-attributes)
+	-Wno-ignored-attributes -Wno-cast-function-type-strict)
 
 EXTRA_CLEAN = $(OBJS:.o=.bc) test/unit/build output_iso tmp_check tmp_check_iso \
 	test/sandbox/__pycache__ test/demo/__pycache__

@@ -25,7 +25,15 @@
 #include "storage/proc.h"
 #include "utils/acl.h"
 #include "utils/jsonb.h"
+#include "utils/resowner.h"
 #include "utils/wait_event.h"
+
+/* 19 moved get_database_name() to lsyscache.h. */
+#if PG_VERSION_NUM >= 190000
+#include "utils/lsyscache.h"
+#else
+#include "commands/dbcommands.h"
+#endif
 
 #if PG_VERSION_NUM < 150000
 #error "onside_attribution needs PostgreSQL 15 or later"
@@ -34,6 +42,11 @@
 /* 18 turned the attribute behind a declaration into a word before it. */
 #if PG_VERSION_NUM < 180000
 #define pg_noreturn pg_attribute_noreturn()
+#endif
+
+/* 19 gave signal handlers a second argument, and SIG_IGN a cast to that. */
+#if PG_VERSION_NUM < 190000
+#define PG_SIG_IGN SIG_IGN
 #endif
 
 /* 17 replaced PGPROC's pgprocno by a global, and ProcNumber got a type. */
@@ -48,6 +61,15 @@
 #define onside_oldest_clog_xid() (TransamVariables->oldestClogXid)
 #else
 #define onside_oldest_clog_xid() (ShmemVariableCache->oldestClogXid)
+#endif
+
+/* 19 added the flags. */
+#if PG_VERSION_NUM >= 190000
+#define onside_table_beginscan(rel, snapshot, nkeys, keys) \
+	table_beginscan(rel, snapshot, nkeys, keys, 0)
+#else
+#define onside_table_beginscan(rel, snapshot, nkeys, keys) \
+	table_beginscan(rel, snapshot, nkeys, keys)
 #endif
 
 /* 18 added the instrumentation argument, 19 the flags. */
@@ -109,8 +131,12 @@
 
 /* 17 gave CreateWaitEventSet a resource owner in place of a context. */
 #if PG_VERSION_NUM >= 170000
+typedef ResourceOwner OnsideWaitEventSetOwner;
+
 #define onside_create_wait_event_set(n) CreateWaitEventSet(NULL, n)
 #else
+typedef MemoryContext OnsideWaitEventSetOwner;
+
 #define onside_create_wait_event_set(n) \
 	CreateWaitEventSet(TopMemoryContext, n)
 #endif

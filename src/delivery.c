@@ -28,6 +28,7 @@
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
 
+#include "compat.h"
 #include "delivery.h"
 #include "outbox.h"
 
@@ -62,11 +63,11 @@ scan_singleton(Oid relid, Snapshot snapshot, RowReader reader, void *arg)
 	TupleTableSlot *slot;
 	bool		found;
 
+	if (snapshot == NULL)
+		snapshot = GetActiveSnapshot();
 	rel = table_open(relid, AccessShareLock);
 	slot = table_slot_create(rel, NULL);
-	scan = table_beginscan(rel,
-						   snapshot != NULL ? snapshot : GetActiveSnapshot(),
-						   0, NULL);
+	scan = onside_table_beginscan(rel, snapshot, 0, NULL);
 	found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
 	if (found && reader != NULL)
 	{

@@ -32,6 +32,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "compat.h"
 #include "delivery.h"
 #include "drop_guard.h"
 #include "outbox.h"
@@ -101,7 +102,8 @@ count_dead_letters(void)
 	Relation	rel = table_open(onside_relation_oid("dead_letter"),
 								 AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TableScanDesc scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
+	TableScanDesc scan = onside_table_beginscan(rel, GetActiveSnapshot(), 0,
+												NULL);
 	int			n = 0;
 
 	while (n <= MAX_COUNTED &&

@@ -40,6 +40,7 @@
 #include "utils/xid8.h"
 
 #include "commit.h"
+#include "compat.h"
 #include "insert.h"
 #include "outbox.h"
 #include "shmem.h"
@@ -249,7 +250,7 @@ find_in(Oid relid, const pg_uuid_t *event_id, OnsideEvent *event)
 	slot = table_slot_create(rel, NULL);
 	ScanKeyInit(&key, Anum_outbox_event_id, BTEqualStrategyNumber, F_UUID_EQ,
 				UUIDPGetDatum(event_id));
-	scan = table_beginscan(rel, GetActiveSnapshot(), 1, &key);
+	scan = onside_table_beginscan(rel, GetActiveSnapshot(), 1, &key);
 	found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
 	if (found)
 	{

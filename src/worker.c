@@ -25,7 +25,6 @@
 #include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_db_role_setting.h"
-#include "commands/dbcommands.h"
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -36,6 +35,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
@@ -660,7 +660,7 @@ onside_worker_main(Datum slot_no)
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
-	pqsignal(SIGINT, SIG_IGN);	/* there is no query of ours to cancel */
+	pqsignal(SIGINT, PG_SIG_IGN);	/* there is no query of ours to cancel */
 	BackgroundWorkerUnblockSignals();
 
 	memcpy(&database, MyBgworkerEntry->bgw_extra, sizeof(database));

@@ -99,19 +99,11 @@ errmsg(const char *fmt,...)
 	abort();
 }
 
-#if PG_VERSION_NUM >= 170000
 WaitEventSet *
-CreateWaitEventSet(ResourceOwner resowner, int nevents)
+CreateWaitEventSet(OnsideWaitEventSetOwner owner, int nevents)
 {
 	abort();
 }
-#else
-WaitEventSet *
-CreateWaitEventSet(MemoryContext context, int nevents)
-{
-	abort();
-}
-#endif
 
 void
 FreeWaitEventSet(WaitEventSet *set)
