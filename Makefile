@@ -46,13 +46,15 @@ endif
 # The two commands, and what they consist of
 # ---------------------------------------------------------------------------
 
-.PHONY: help demo test bench-latency check-unit check-sandbox check-isolation check-tap
+.PHONY: help demo test test-all clean-chroots bench-latency check-unit check-sandbox check-isolation check-tap
 
 help:
 	@echo 'make                  build the extension'
 	@echo 'make install          install it into PostgreSQL (DESTDIR=... to stage it)'
 	@echo 'make demo             see it work: a throwaway server, the sandbox API, purchases'
 	@echo 'make test             build and run every test, on throwaway servers'
+	@echo 'make test-all         the same with PostgreSQL 15, 17, 18 and 19, in chroots; as root'
+	@echo 'make clean-chroots    remove those chroots'
 	@echo 'make installcheck     the SQL tests, on a running server that has it installed'
 	@echo 'make check-unit       the tests of the pure parts, without a server'
 	@echo 'make check-sandbox    the tests of the sandbox API'
@@ -64,6 +66,7 @@ help:
 	@echo 'PG_CONFIG=...         the PostgreSQL to build for and test with (15 or later)'
 	@echo 'WERROR=1              warnings are errors'
 	@echo 'make test STEPS="unit tap" TAP=test/t/010_name.pl  just these'
+	@echo 'make test VERSIONS="15 18"  with these versions of PostgreSQL; see test-all'
 	@echo 'make test KEEP=1      keep the directory with the logs'
 
 # What the command line or the environment says is for these scripts too; the
@@ -72,9 +75,20 @@ demo:
 	@test/setup/prepare demo
 	@test/setup/throwaway test/demo/demo
 
+ifdef VERSIONS
+test:
+	@test/setup/test-versions $(VERSIONS)
+else
 test:
 	@test/setup/prepare test
 	@test/setup/throwaway test/run
+endif
+
+test-all:
+	@test/setup/test-versions 15 17 18 19
+
+clean-chroots:
+	@test/setup/chroot --remove
 
 bench-latency:
 	@test/setup/prepare test

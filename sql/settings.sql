@@ -44,10 +44,24 @@ SELECT keep();
 SELECT set_all('Postgres, YMD', 'Pacific/Auckland', 'postgres_verbose', '0', 'escape') IS NOT NULL;
 SELECT keep();
 SELECT set_all('ISO, YMD', '<+13>-13', 'postgres', '1', 'hex');
-SET lc_numeric = 'C'; SET lc_time = 'C'; SET standard_conforming_strings = off; SET escape_string_warning = off; SET quote_all_identifiers = on;
+SET lc_numeric = 'C'; SET lc_time = 'C'; SET quote_all_identifiers = on;
+-- Where they can still be set, which is until 18
+DO $$
+BEGIN
+    SET standard_conforming_strings = off;
+    SET escape_string_warning = off;
+EXCEPTION WHEN OTHERS THEN NULL;
+END
+$$;
 EXECUTE fill('0a0b0c0d-0001-4002-8003-000000000004', '0a0b0c0d-0001-4002-8003-000000000014');
 SELECT keep();
-RESET lc_numeric; RESET lc_time; RESET standard_conforming_strings; RESET escape_string_warning; RESET quote_all_identifiers;
+RESET lc_numeric; RESET lc_time; RESET quote_all_identifiers; RESET standard_conforming_strings;
+DO $$
+BEGIN
+    RESET escape_string_warning;
+EXCEPTION WHEN OTHERS THEN NULL;
+END
+$$;
 -- A client of another encoding that has these characters too
 SET client_encoding = 'WIN1252';
 EXECUTE fill('0a0b0c0d-0001-4002-8003-000000000005', '0a0b0c0d-0001-4002-8003-000000000015');

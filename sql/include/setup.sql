@@ -29,7 +29,8 @@ SET search_path = t;
 
 -- "ok", or the error: SQLSTATE, message, hint, and the context's first line
 -- where it is ours.  An event's size is left out: its time is shorter when
--- the microseconds end in zeros.
+-- the microseconds end in zeros.  So is the hint about an unknown function,
+-- which differs between the versions of PostgreSQL.
 CREATE FUNCTION try(command text) RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -46,7 +47,7 @@ EXCEPTION WHEN OTHERS THEN
                             hint = PG_EXCEPTION_HINT,
                             context = PG_EXCEPTION_CONTEXT;
     RETURN concat_ws(E'\n', state || ' ' || regexp_replace(message, 'has \d+ bytes', 'has N bytes'),
-                     '  ' || nullif(hint, ''),
+                     '  ' || CASE WHEN state <> '42883' THEN nullif(hint, '') END,
                      '  ' || substring(context, 'event \d+ of the batch|condition of attach'));
 END
 $$;

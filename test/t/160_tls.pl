@@ -101,7 +101,7 @@ foreach my $case (
 $fault->survived(
 	'a ca_file that is not there',
 	begin => sub { present(@good); $fault->configure(ca_file => "$ca_file.gone") },
-	while => { %backing_off, last_error => qr/ca\.crt\.gone|CA|certificate/ },
+	while => { %backing_off, last_error => qr/ca\.crt\+*\.gone|CA|certificate/ },
 	end => sub { $fault->configure(ca_file => $ca_file) });
 
 $fault->survived(
