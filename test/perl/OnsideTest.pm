@@ -91,6 +91,7 @@ crash is what it is in production (restart_after_crash = on).  Options:
   conf      more lines for postgresql.conf; they win
   preload   0 leaves shared_preload_libraries alone
   start     0 does not start it
+  install_path  another PostgreSQL than the one in PATH
   init      { ... } for PostgreSQL::Test::Cluster->init, e.g. extra => [...]
 
 =cut
@@ -98,7 +99,9 @@ crash is what it is in production (restart_after_crash = on).  Options:
 sub onside_node
 {
 	my ($name, %options) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	my @install_path =
+	  $options{install_path} ? (install_path => $options{install_path}) : ();
+	my $node = PostgreSQL::Test::Cluster->new($name, @install_path);
 
 	$node->init(%{ $options{init} // {} });
 	$node->append_conf('postgresql.conf', <<'CONF');

@@ -221,7 +221,7 @@ my $closed = PostgreSQL::Test::Cluster::get_free_port();
 $fault->survived(
 	'a proxy that is not there',
 	begin => sub { $fault->configure(proxy => "http://127.0.0.1:$closed") },
-	while => { %backing_off, last_error => qr/$closed/ },
+	while => { %backing_off, last_error => qr/\b$closed\b|over proxy 127\.0\.0\.1 after/ },
 	during => sub {
 		is($sandbox->report->{in_progress}, 0, 'a proxy that is not there: and no way around it');
 	},
