@@ -264,6 +264,10 @@ make_multi(void)
 
 	if (result == NULL)
 		return NULL;
+#if LIBCURL_VERSION_NUM >= 0x081400
+	/* Resolver threads are the multi handle's since 8.20: see set_options(). */
+	curl_multi_setopt(result, CURLMOPT_QUICK_EXIT, 1L);
+#endif
 	curl_multi_setopt(result, CURLMOPT_SOCKETFUNCTION, on_socket);
 	curl_multi_setopt(result, CURLMOPT_TIMERFUNCTION, on_timer);
 	curl_multi_setopt(result, CURLMOPT_MAXCONNECTS,
