@@ -46,7 +46,8 @@ endif
 # The two commands, and what they consist of
 # ---------------------------------------------------------------------------
 
-.PHONY: help demo test test-all clean-chroots bench-latency check-unit check-sandbox check-isolation check-tap
+.PHONY: help demo test test-all clean-chroots test-assertions test-valgrind bench-latency \
+	check-unit check-sandbox check-isolation check-tap
 
 help:
 	@echo 'make                  build the extension'
@@ -55,6 +56,8 @@ help:
 	@echo 'make test             build and run every test, on throwaway servers'
 	@echo 'make test-all         the same with PostgreSQL 15, 17, 18 and 19, in chroots; as root'
 	@echo 'make clean-chroots    remove those chroots'
+	@echo 'make test-assertions  the same on a PostgreSQL with assertions, built for that'
+	@echo 'make test-valgrind    the worker and a recording backend under valgrind'
 	@echo 'make installcheck     the SQL tests, on a running server that has it installed'
 	@echo 'make check-unit       the tests of the pure parts, without a server'
 	@echo 'make check-sandbox    the tests of the sandbox API'
@@ -93,6 +96,12 @@ clean-chroots:
 bench-latency:
 	@test/setup/prepare test
 	@test/setup/throwaway test/bench/latency
+
+# On a PostgreSQL that checks itself, which is built first where it is missing.
+test-assertions test-valgrind:
+	@test/setup/prepare $@
+	@PG_CONFIG="$$(test/setup/checking-postgres)" && export PG_CONFIG && \
+		test/setup/throwaway $(if $(findstring valgrind,$@),test/instruments/valgrind,test/run)
 
 check-unit:
 	$(MAKE) -C test/unit check PG_CONFIG='$(PG_CONFIG)'
