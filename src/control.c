@@ -23,6 +23,7 @@
 #include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -116,6 +117,10 @@ wait_until_settled(OnsideSnapshot *until, OnsideSlot *slot,
 				   TimestampTz deadline)
 {
 	bool		settled;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "onside_attribution flush",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
 
 	if (slot != NULL)
 	{
@@ -130,6 +135,7 @@ wait_until_settled(OnsideSnapshot *until, OnsideSlot *slot,
 		CHECK_FOR_INTERRUPTS();
 		if (now >= deadline)
 			break;
+		MemoryContextReset(context);
 		left = Min(left, FLUSH_POLL);
 		if (slot != NULL)
 			(void) ConditionVariableTimedSleep(&slot->settled_cv, left,
@@ -144,6 +150,8 @@ wait_until_settled(OnsideSnapshot *until, OnsideSlot *slot,
 	}
 	if (slot != NULL)
 		ConditionVariableCancelSleep();
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
 	return settled;
 }
 

@@ -57,12 +57,22 @@
  * ----------
  */
 
+/* Where snapshots live; NULL for the current context. */
+static MemoryContext snapshot_context;
+
+void
+onside_snapshots_live_in(MemoryContext context)
+{
+	snapshot_context = context;
+}
+
 static OnsideSnapshot *
 make_snapshot(FullTransactionId xmin, FullTransactionId xmax, uint32 nxip)
 {
 	OnsideSnapshot *snapshot;
 
-	snapshot = MemoryContextAlloc(TopMemoryContext,
+	snapshot = MemoryContextAlloc(snapshot_context != NULL ?
+								  snapshot_context : CurrentMemoryContext,
 								  offsetof(OnsideSnapshot, xip) +
 								  nxip * sizeof(FullTransactionId));
 	snapshot->refcount = 1;

@@ -46,7 +46,12 @@ typedef struct OnsideCursor
 	OnsidePosition pos;
 } OnsideCursor;
 
-/* Snapshots are counted; cursors hold their two. */
+/*
+ * Snapshots are counted; cursors hold their two.  They are made in the current
+ * memory context, so that an error leaves none behind, until a process whose
+ * cursors outlive its transactions says where instead.
+ */
+extern void onside_snapshots_live_in(MemoryContext context);
 extern void onside_cursor_copy(OnsideCursor *to, const OnsideCursor *from);
 extern void onside_cursor_release(OnsideCursor *cursor);
 

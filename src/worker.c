@@ -53,6 +53,7 @@
 #include "shmem.h"
 #include "txn.h"
 #include "version.h"
+#include "window.h"
 #include "worker.h"
 
 /*
@@ -648,6 +649,7 @@ wait_for_matching_version(void)
 static void
 load(void)
 {
+	onside_snapshots_live_in(TopMemoryContext);
 	onside_txn_begin();
 	onside_progress_init(slot, database_name);
 	onside_txn_commit();

@@ -1,0 +1,46 @@
+# A session's memory does not grow with calls of flush() that are cut off, nor
+# while one waits: after 200 of them, the context that lives as long as the
+# session holds what it held before.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use OnsideSandbox;
+use OnsideTest;
+
+# Caches that fill up live in contexts of their own, but each has a header here.
+my $slack = 4096;
+
+my $sandbox = OnsideSandbox->start;
+my $node = onside_node('main', sandbox => $sandbox);
+create_extension($node, 'postgres');
+$node->safe_psql('postgres', 'SELECT onside_attribution.pause()');
+my $id = track($node, 'postgres');
+
+my $used = q{SELECT 'used ' || used_bytes FROM pg_backend_memory_contexts}
+  . " WHERE name = 'TopMemoryContext';\n";
+my $cut_off = "SET statement_timeout = '10ms';\n"
+  . "SELECT onside_attribution.flush('1 min');\n"
+  . "RESET statement_timeout;\n";
+
+# One session does it all.
+my ($status, $out, $err) =
+  $node->psql('postgres', $cut_off x 10 . $used . $cut_off x 200 . $used, on_error_stop => 0);
+my $errors = () = $err =~ /canceling statement due to statement timeout/g;
+is($errors, 210, 'flush is cut off each time');
+my ($before, $after) = $out =~ /^used (\d+)$/mg;
+note("TopMemoryContext has $before bytes in use before and $after after");
+cmp_ok($after, '<', $before + $slack, 'it leaves nothing behind');
+
+$node->safe_psql('postgres', 'SELECT onside_attribution.resume()');
+wait_for_flush($node, 'postgres', 'what waited is sent');
+arrived_ok($sandbox, [$id], 'and arrives');
+
+$node->stop;
+done_testing();
