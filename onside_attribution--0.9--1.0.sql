@@ -12,3 +12,128 @@ ALTER FUNCTION onside_attribution.pause(text) SET session_replication_role = rep
 ALTER FUNCTION onside_attribution.resume() SET session_replication_role = replica;
 ALTER FUNCTION onside_attribution.retry_dead_letters(uuid[]) SET session_replication_role = replica;
 ALTER FUNCTION onside_attribution.replay(timestamptz, timestamptz) SET session_replication_role = replica;
+
+/*
+ * Statistics
+ */
+
+CREATE FUNCTION onside_attribution.delivery_stats(
+    OUT recorded bigint,
+    OUT skipped bigint,
+    OUT delivered bigint,
+    OUT dead_lettered bigint,
+    OUT events_sent bigint,
+    OUT bytes_sent bigint,
+    OUT connections bigint,
+    OUT requests bigint,
+    OUT retries bigint,
+    OUT back_offs bigint,
+    OUT responses_204 bigint,
+    OUT responses_other_2xx bigint,
+    OUT responses_3xx bigint,
+    OUT responses_400 bigint,
+    OUT responses_401_403 bigint,
+    OUT responses_408_425 bigint,
+    OUT responses_413 bigint,
+    OUT responses_429 bigint,
+    OUT responses_other_4xx bigint,
+    OUT responses_503 bigint,
+    OUT responses_other_5xx bigint,
+    OUT timeouts bigint,
+    OUT connection_failures bigint,
+    OUT malformed bigint,
+    OUT delivery_count bigint,
+    OUT delivery_ms_sum double precision,
+    OUT delivery_ms_p50 double precision,
+    OUT delivery_ms_p90 double precision,
+    OUT delivery_ms_p99 double precision,
+    OUT delivery_ms_max double precision,
+    OUT request_count bigint,
+    OUT request_ms_sum double precision,
+    OUT request_ms_p50 double precision,
+    OUT request_ms_p90 double precision,
+    OUT request_ms_p99 double precision,
+    OUT request_ms_max double precision,
+    OUT stats_reset timestamptz)
+LANGUAGE C VOLATILE
+AS 'MODULE_PATHNAME', 'onside_stats';
+
+CREATE VIEW onside_attribution.stats AS
+    SELECT * FROM onside_attribution.delivery_stats();
+
+CREATE FUNCTION onside_attribution.delivery_histogram(
+    OUT metric text,
+    OUT le double precision,
+    OUT count bigint)
+RETURNS SETOF record
+LANGUAGE C VOLATILE ROWS 252
+AS 'MODULE_PATHNAME', 'onside_stats_histogram';
+
+CREATE VIEW onside_attribution.stats_histogram AS
+    SELECT * FROM onside_attribution.delivery_histogram();
+
+CREATE FUNCTION onside_attribution.stats_reset()
+RETURNS void
+LANGUAGE C VOLATILE
+AS 'MODULE_PATHNAME', 'onside_stats_reset';
+
+COMMENT ON FUNCTION onside_attribution.delivery_stats() IS
+    'Beneath the view stats, which says what the columns are';
+COMMENT ON FUNCTION onside_attribution.delivery_histogram() IS
+    'Beneath the view stats_histogram, which says what the columns are';
+COMMENT ON FUNCTION onside_attribution.stats_reset() IS
+    'Begins the statistics of the current database anew: all of stats and stats_histogram, nothing of status';
+COMMENT ON VIEW onside_attribution.stats IS
+    'What delivery from this database has done since stats_reset, in one row. Survives a restart of the worker and of the server, but not a crash; '
+    'is not copied to a standby. All NULL where there is no worker to count: on a standby, or without preloading. Times are in milliseconds';
+COMMENT ON COLUMN onside_attribution.stats.recorded IS
+    'Events committed by sessions of this server; not those of prepared transactions and of logical replication';
+COMMENT ON COLUMN onside_attribution.stats.skipped IS 'Rows of attached tables that had no installation_id and so are no events; counted when read, even if the transaction is rolled back';
+COMMENT ON COLUMN onside_attribution.stats.delivered IS 'Events delivered';
+COMMENT ON COLUMN onside_attribution.stats.dead_lettered IS 'Events that the API refused for good';
+COMMENT ON COLUMN onside_attribution.stats.events_sent IS 'Events in requests, each as often as it was sent';
+COMMENT ON COLUMN onside_attribution.stats.bytes_sent IS 'Bytes of the requests'' bodies';
+COMMENT ON COLUMN onside_attribution.stats.connections IS 'Connections made';
+COMMENT ON COLUMN onside_attribution.stats.requests IS 'HTTP requests begun. One that libcurl repeats by itself, because a kept connection turned out to be closed, counts once';
+COMMENT ON COLUMN onside_attribution.stats.retries IS 'Those of them that sent once more what a failed request had carried';
+COMMENT ON COLUMN onside_attribution.stats.back_offs IS 'Waits that failures have caused';
+COMMENT ON COLUMN onside_attribution.stats.responses_204 IS 'Requests answered by 204, the acknowledgement. A request is counted in one of the columns from here to malformed when it ends';
+COMMENT ON COLUMN onside_attribution.stats.responses_other_2xx IS 'By any other 2xx, which acknowledges nothing';
+COMMENT ON COLUMN onside_attribution.stats.responses_3xx IS 'By 3xx: a redirect, never followed';
+COMMENT ON COLUMN onside_attribution.stats.responses_400 IS 'By 400: events were refused';
+COMMENT ON COLUMN onside_attribution.stats.responses_401_403 IS 'By 401 or 403: the credentials were';
+COMMENT ON COLUMN onside_attribution.stats.responses_408_425 IS 'By 408 or 425: sent again';
+COMMENT ON COLUMN onside_attribution.stats.responses_413 IS 'By 413: the body was too large';
+COMMENT ON COLUMN onside_attribution.stats.responses_429 IS 'By 429: the API asks to send less';
+COMMENT ON COLUMN onside_attribution.stats.responses_other_4xx IS 'By any other 4xx';
+COMMENT ON COLUMN onside_attribution.stats.responses_503 IS 'By 503';
+COMMENT ON COLUMN onside_attribution.stats.responses_other_5xx IS 'By any other 5xx';
+COMMENT ON COLUMN onside_attribution.stats.timeouts IS 'Not answered in time (connect_timeout, request_timeout)';
+COMMENT ON COLUMN onside_attribution.stats.connection_failures IS 'Not answered because no connection could be made (name, route, TLS), or it broke';
+COMMENT ON COLUMN onside_attribution.stats.malformed IS 'Answered by something that is no complete HTTP answer';
+COMMENT ON COLUMN onside_attribution.stats.delivery_count IS 'Events whose delivery was timed, from recorded_at to the acknowledgement. recorded_at is a little before the commit, and the age of a restored event counts';
+COMMENT ON COLUMN onside_attribution.stats.delivery_ms_sum IS 'Their times added up';
+COMMENT ON COLUMN onside_attribution.stats.delivery_ms_p50 IS 'Half of them took no longer; off by a quarter at most, as the other two';
+COMMENT ON COLUMN onside_attribution.stats.delivery_ms_p90 IS '90 % of them took no longer';
+COMMENT ON COLUMN onside_attribution.stats.delivery_ms_p99 IS '99 % of them took no longer';
+COMMENT ON COLUMN onside_attribution.stats.delivery_ms_max IS 'The longest; exact';
+COMMENT ON COLUMN onside_attribution.stats.request_count IS 'Requests that were timed: those with an answer, whatever it was';
+COMMENT ON COLUMN onside_attribution.stats.request_ms_sum IS 'Their times added up, each with connecting if it had to';
+COMMENT ON COLUMN onside_attribution.stats.request_ms_p50 IS 'Half of them took no longer; off by a quarter at most, as the other two';
+COMMENT ON COLUMN onside_attribution.stats.request_ms_p90 IS '90 % of them took no longer';
+COMMENT ON COLUMN onside_attribution.stats.request_ms_p99 IS '99 % of them took no longer';
+COMMENT ON COLUMN onside_attribution.stats.request_ms_max IS 'The longest; exact';
+COMMENT ON COLUMN onside_attribution.stats.stats_reset IS 'Since when all this counts: stats_reset(), a crash, or CREATE EXTENSION';
+COMMENT ON VIEW onside_attribution.stats_histogram IS
+    'The two distributions of stats, in cumulative buckets as Prometheus has them. Rows can be left out, since each bucket includes those below it; the bounds never change';
+COMMENT ON COLUMN onside_attribution.stats_histogram.metric IS 'delivery (of events) or request';
+COMMENT ON COLUMN onside_attribution.stats_histogram.le IS 'Upper bound in milliseconds, inclusive; the last is Infinity';
+COMMENT ON COLUMN onside_attribution.stats_histogram.count IS 'How many took no longer';
+
+REVOKE ALL ON FUNCTION onside_attribution.delivery_stats() FROM PUBLIC;
+REVOKE ALL ON FUNCTION onside_attribution.delivery_histogram() FROM PUBLIC;
+REVOKE ALL ON FUNCTION onside_attribution.stats_reset() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION onside_attribution.delivery_stats() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION onside_attribution.delivery_histogram() TO pg_monitor;
+GRANT SELECT ON onside_attribution.stats TO pg_monitor;
+GRANT SELECT ON onside_attribution.stats_histogram TO pg_monitor;

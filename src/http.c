@@ -456,13 +456,40 @@ make_printable(char *str)
 		*--p = '\0';
 }
 
+static OnsideHttpFailure
+kind_of_failure(CURLcode code)
+{
+	switch (code)
+	{
+		case CURLE_OPERATION_TIMEDOUT:
+			return ONSIDE_HTTP_TIMEOUT;
+		case CURLE_WEIRD_SERVER_REPLY:
+		case CURLE_UNSUPPORTED_PROTOCOL:	/* HTTP/0.9 */
+		case CURLE_PARTIAL_FILE:
+		case CURLE_WRITE_ERROR: /* we had enough */
+		case CURLE_BAD_CONTENT_ENCODING:
+		case CURLE_TOO_MANY_REDIRECTS:
+		case CURLE_HTTP2:
+		case CURLE_HTTP2_STREAM:
+			return ONSIDE_HTTP_MALFORMED;
+		default:
+			return ONSIDE_HTTP_NO_CONNECTION;
+	}
+}
+
 static void
 finish(Request *req, CURLcode code)
 {
 	OnsideHttpResult *result = &req->result;
 	long		status = 0;
+	long		connections = 0;
+	curl_off_t	duration = 0;
 
 	curl_easy_getinfo(req->easy, CURLINFO_RESPONSE_CODE, &status);
+	curl_easy_getinfo(req->easy, CURLINFO_NUM_CONNECTS, &connections);
+	curl_easy_getinfo(req->easy, CURLINFO_TOTAL_TIME_T, &duration);
+	result->connections = (int) connections;
+	result->duration = duration;
 	result->status = (int) status;
 
 	/* A body that we cut off was long enough; the status is what counts. */
@@ -472,6 +499,7 @@ finish(Request *req, CURLcode code)
 	if (result->failed)
 	{
 		connections_doubted = true;
+		result->failure = kind_of_failure(code);
 		strlcpy(result->error,
 				req->errbuf[0] != '\0' ? req->errbuf : curl_easy_strerror(code),
 				sizeof(result->error));

@@ -27,14 +27,25 @@ typedef struct OnsideHttpConfig
 	int			request_timeout;	/* ms */
 } OnsideHttpConfig;
 
+/* Why there is no complete answer. */
+typedef enum OnsideHttpFailure
+{
+	ONSIDE_HTTP_NO_CONNECTION,	/* none could be made, or it broke */
+	ONSIDE_HTTP_TIMEOUT,
+	ONSIDE_HTTP_MALFORMED,		/* what came is no HTTP, or has no end */
+} OnsideHttpFailure;
+
 /* How a request ended. */
 typedef struct OnsideHttpResult
 {
 	void	   *request;		/* what was passed to onside_http_start */
 	bool		failed;			/* no complete answer; error says why */
+	OnsideHttpFailure failure;	/* and this is its kind */
 	int			status;			/* HTTP status, if an answer came */
 	TimestampTz started;
 	TimestampTz ended;
+	int64		duration;		/* us, by a clock that never goes back */
+	int			connections;	/* made for it */
 	char		error[256];		/* of the transport, printable ASCII */
 	char		body[ONSIDE_HTTP_BODY_KEPT + 1];	/* printable UTF-8 */
 	bool		has_retry_after;

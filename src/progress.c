@@ -25,6 +25,7 @@
 #include "progress.h"
 #include "segment.h"
 #include "sender.h"
+#include "stats.h"
 #include "txn.h"
 
 /*
@@ -194,6 +195,10 @@ onside_progress_settle(void)
 		delivery.delivered += settled.delivered;
 		delivery.dead_lettered += list_length(settled.refused);
 		settled_count += settled.delivered + list_length(settled.refused);
+		onside_stats_count(ONSIDE_COUNT_DELIVERED, settled.delivered);
+		onside_stats_count(ONSIDE_COUNT_DEAD_LETTERED,
+						   list_length(settled.refused));
+		onside_stats_publish(slot); /* before flush() may return */
 		persist_due = true;
 		maintenance_due = true;
 		if (settled.refused != NIL)

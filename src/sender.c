@@ -33,6 +33,7 @@
 #include "response.h"
 #include "sender.h"
 #include "settings.h"
+#include "stats.h"
 
 /*
  * Batches that may wait behind one that is being bisected.  Settled ones have
@@ -317,8 +318,14 @@ send_batch(Queued *queued)
 	queued->sent_us = monotonic_us();
 	onside_backoff_on_sent(&backoff, queued->sent_us);
 	status.requests++;
+	onside_stats_count(ONSIDE_COUNT_REQUESTS, 1);
+	onside_stats_count(ONSIDE_COUNT_EVENTS_SENT, queued->count);
+	onside_stats_count(ONSIDE_COUNT_BYTES_SENT, (int64) queued->len);
 	if (queued->failed)
+	{
 		status.retries++;
+		onside_stats_count(ONSIDE_COUNT_RETRIES, 1);
+	}
 	queued->failed = false;
 	queued->attempts++;
 	for (int i = 0; queued->tries != NULL && i < queued->count; i++)
@@ -371,12 +378,16 @@ static void
 fail(Queued *queued, OnsideState state, OnsideBackoffKind kind,
 	 int64 retry_after_ms)
 {
+	int64		next_attempt = onside_backoff_next_attempt(&backoff);
+
 	queued->failed = true;
 	failure_state = state;
 	onside_backoff_on_failure(&backoff, monotonic_us(), queued->sent_us, kind,
 							  retry_after_ms, onside_retry_initial_delay,
 							  onside_retry_max_delay,
 							  pg_prng_double(&pg_global_prng_state));
+	if (onside_backoff_next_attempt(&backoff) != next_attempt)
+		onside_stats_count(ONSIDE_COUNT_BACK_OFFS, 1);
 	if (retry_after_ms > 0)
 		status.not_before =
 			to_timestamp(onside_backoff_next_attempt(&backoff));
@@ -444,9 +455,44 @@ tell_bisects_of_success(int64 sent_us)
 	}
 }
 
+/*
+ * The moment of the commit is known to nobody, unless the server keeps commit
+ * timestamps: recorded_at is before it by what the transaction did afterwards.
+ */
+static void
+count_latency(const Queued *queued, TimestampTz acknowledged_at)
+{
+	const OnsideBatchEvent *event = queued->batch->events + queued->first;
+
+	for (int i = 0; i < queued->count; i++)
+		onside_histogram_add(&onside_stats_unpublished.delivery,
+							 acknowledged_at - event[i].recorded_at);
+}
+
+static void
+count_result(const OnsideHttpResult *result)
+{
+	static const OnsideCounter failures[] = {
+		[ONSIDE_HTTP_NO_CONNECTION] = ONSIDE_COUNT_CONNECTION_FAILURES,
+		[ONSIDE_HTTP_TIMEOUT] = ONSIDE_COUNT_TIMEOUTS,
+		[ONSIDE_HTTP_MALFORMED] = ONSIDE_COUNT_MALFORMED,
+	};
+
+	onside_stats_count(ONSIDE_COUNT_CONNECTIONS, result->connections);
+	if (result->failed)
+		onside_stats_count(failures[result->failure], 1);
+	else
+	{
+		onside_stats_count(onside_stats_of_status(result->status), 1);
+		onside_histogram_add(&onside_stats_unpublished.request,
+							 result->duration);
+	}
+}
+
 static void
 answer_accepted(Queued *queued, const OnsideHttpResult *result)
 {
+	count_latency(queued, result->ended);
 	status.last_success_at = result->ended;
 	onside_contract_on_accepted(&contract);
 	onside_backoff_on_success(&backoff, queued->sent_us,
@@ -542,6 +588,7 @@ answer(Queued *queued, const OnsideHttpResult *result)
 	int64		retry_after_ms = 0;
 	OnsideResponseClass class;
 
+	count_result(result);
 	if (queued->part != NULL)
 	{
 		pfree(queued->part);

@@ -88,6 +88,7 @@ reset_slot(OnsideSlot *slot)
 	pg_atomic_write_u64(&slot->wake_at, 1);
 	pg_atomic_write_u64(&slot->skipped, 0);
 	memset(&slot->status, 0, sizeof(slot->status));
+	onside_stats_clear(slot);
 }
 
 static void
@@ -134,6 +135,9 @@ shmem_startup(void)
 			ConditionVariableInit(&slot->worker_cv);
 			reset_slot(slot);
 		}
+		onside_stats_load();
+		if (!IsUnderPostmaster)
+			onside_stats_save_at_exit();
 	}
 	LWLockRelease(AddinShmemInitLock);
 }

@@ -15,6 +15,8 @@
 #include "storage/condition_variable.h"
 #include "storage/lwlock.h"
 
+#include "stats.h"
+
 #define ONSIDE_SEGMENTS			3
 #define ONSIDE_REASON_MAX		512
 #define ONSIDE_ERROR_MAX		1024
@@ -92,8 +94,9 @@ typedef struct OnsideSlot
 	pg_atomic_uint64 wake_at;	/* worker sleeps until recorded is this */
 	pg_atomic_uint32 flush_waiters; /* sessions that wait in flush() */
 	pg_atomic_uint64 skipped;	/* rows without an installation_id */
-	LWLock	   *lock;			/* guards status */
+	LWLock	   *lock;			/* guards status and stats */
 	OnsideStatus status;
+	OnsideStats stats;			/* see stats.c */
 	ConditionVariable settled_cv;	/* the cursor has moved */
 	ConditionVariable worker_cv;	/* a worker has left */
 } OnsideSlot;

@@ -51,6 +51,7 @@
 #include "sender.h"
 #include "settings.h"
 #include "shmem.h"
+#include "stats.h"
 #include "txn.h"
 #include "version.h"
 #include "window.h"
@@ -315,6 +316,7 @@ publish(void)
 			sizeof(shared->last_error));
 	shared->next_attempt_at = may_send() ? sender->next_attempt_at : 0;
 	LWLockRelease(slot->lock);
+	onside_stats_publish(slot);
 
 	log_state(last_state, state, reason);
 	report_activity(state);
