@@ -609,6 +609,17 @@ COMMENT ON COLUMN onside_attribution.stats_histogram.metric IS 'delivery (of eve
 COMMENT ON COLUMN onside_attribution.stats_histogram.le IS 'Upper bound in milliseconds, inclusive; the last is Infinity';
 COMMENT ON COLUMN onside_attribution.stats_histogram.count IS 'How many took no longer';
 
+CREATE FUNCTION onside_attribution.doctor()
+RETURNS TABLE (check_name text, ok boolean, detail text, hint text)
+LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER ROWS 21
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '5s'
+AS 'MODULE_PATHNAME', 'onside_doctor';
+
+COMMENT ON FUNCTION onside_attribution.doctor() IS
+    'Everything to look at when nothing arrives, one row a check. Out: check_name; ok, NULL if it cannot be known; detail, what was found; '
+    'hint, what to do, for a row that is not ok. Sends no event; connects to the endpoint and disconnects, for which it takes 5 seconds at most. Errors: 55P03 if a table is locked for long';
+
 /*
  * Nothing is for everybody; the status is for monitoring.
  */
@@ -620,3 +631,4 @@ GRANT EXECUTE ON FUNCTION onside_attribution.delivery_stats() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION onside_attribution.delivery_histogram() TO pg_monitor;
 GRANT SELECT ON onside_attribution.stats TO pg_monitor;
 GRANT SELECT ON onside_attribution.stats_histogram TO pg_monitor;
+GRANT EXECUTE ON FUNCTION onside_attribution.doctor() TO pg_monitor;

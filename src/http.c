@@ -3,11 +3,12 @@
  * http.c
  *		Several HTTP requests at once, from PostgreSQL's own wait loop.
  *
- * The only file that knows libcurl, but for address.c, which has it take
- * addresses apart; and one that knows nothing of events or SQL.  libcurl's multi interface is driven by socket readiness: it tells us
- * through callbacks which sockets it waits for and until when, and we wait for
- * those together with the process's latch in one WaitEventSet.  So the worker
- * serves interrupts and ProcSignalBarriers however slow the peer is.
+ * This, http_probe.c and address.c are the only files that know libcurl, and
+ * they know nothing of events or SQL.  libcurl's multi interface is driven by
+ * socket readiness: it tells us through callbacks which sockets it waits for and
+ * until when, and we wait for those together with the process's latch in one
+ * WaitEventSet.  So the worker serves interrupts and ProcSignalBarriers however
+ * slow the peer is.
  *
  * Rules that hold in this file:
  *
@@ -32,8 +33,6 @@
 #include <signal.h>
 #include <sys/socket.h>
 
-#include <curl/curl.h>
-
 #include "libpq/pqsignal.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -44,6 +43,7 @@
 #include "address.h"
 #include "compat.h"
 #include "http.h"
+#include "http_curl.h"
 #include "secret.h"
 
 /*
@@ -108,8 +108,8 @@ static bool curl_has_deadline;
 
 static sigset_t saved_mask;
 
-static void
-block_signals(void)
+void
+onside_http_block_signals(void)
 {
 	sigset_t	all;
 
@@ -117,8 +117,8 @@ block_signals(void)
 	pthread_sigmask(SIG_SETMASK, &all, &saved_mask);
 }
 
-static void
-unblock_signals(void)
+void
+onside_http_unblock_signals(void)
 {
 	pthread_sigmask(SIG_SETMASK, &saved_mask, NULL);
 }
@@ -132,12 +132,11 @@ unblock_signals(void)
 static curl_socket_t
 on_open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 {
-	Request    *req = (Request *) arg;
 	curl_socket_t fd;
 
 	if (!onside_address_is_loopback(&address->addr))
 	{
-		req->kept_in = true;
+		*(bool *) arg = true;
 		return CURL_SOCKET_BAD;
 	}
 	fd = socket(address->family, address->socktype, address->protocol);
@@ -308,10 +307,10 @@ onside_http_init(void)
 {
 	Assert(multi == NULL);
 
-	block_signals();
+	onside_http_block_signals();
 	if (curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK)
 		multi = make_multi();
-	unblock_signals();
+	onside_http_unblock_signals();
 	if (multi == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
@@ -353,12 +352,11 @@ onside_http_configure(const OnsideHttpConfig *new_config)
 	hide_proxy_credentials();
 }
 
-static void
-set_options(Request *req)
+void
+onside_http_set_transport(CURL *easy, const OnsideHttpConfig *config,
+						  bool *kept_in)
 {
-	CURL	   *easy = req->easy;
-
-	curl_easy_setopt(easy, CURLOPT_URL, config.url);
+	curl_easy_setopt(easy, CURLOPT_URL, config->url);
 #if LIBCURL_VERSION_NUM >= 0x075500
 	curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
 #else
@@ -366,29 +364,24 @@ set_options(Request *req)
 					 (long) (CURLPROTO_HTTP | CURLPROTO_HTTPS));
 #endif
 	curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
-	if (pg_strncasecmp(config.url, "https:", 6) != 0)
+	if (pg_strncasecmp(config->url, "https:", 6) != 0)
 	{
 		curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, on_open_socket);
-		curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, req);
+		curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, kept_in);
 	}
-	curl_easy_setopt(easy, CURLOPT_HTTPHEADER, headers);
-	curl_easy_setopt(easy, CURLOPT_USERAGENT, "onside_attribution");
-
-	curl_easy_setopt(easy, CURLOPT_HTTPAUTH, (long) CURLAUTH_BASIC);
-	curl_easy_setopt(easy, CURLOPT_USERPWD, config.credentials);
 	curl_easy_setopt(easy, CURLOPT_NETRC, (long) CURL_NETRC_IGNORED);
 
 	/* An empty string is not the default: it ignores the environment. */
-	curl_easy_setopt(easy, CURLOPT_PROXY, config.proxy);
+	curl_easy_setopt(easy, CURLOPT_PROXY, config->proxy);
 	curl_easy_setopt(easy, CURLOPT_NOPROXY, "");
 	curl_easy_setopt(easy, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
 
 	curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, 1L);
 	curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, 2L);
 	curl_easy_setopt(easy, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
-	if (config.ca_file[0] != '\0')
+	if (config->ca_file[0] != '\0')
 	{
-		curl_easy_setopt(easy, CURLOPT_CAINFO, config.ca_file);
+		curl_easy_setopt(easy, CURLOPT_CAINFO, config->ca_file);
 		curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);
 	}
 #if LIBCURL_VERSION_NUM >= 0x075700
@@ -398,11 +391,24 @@ set_options(Request *req)
 	curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L);
 #endif
 
+	curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
+	curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
+}
+
+static void
+set_options(Request *req)
+{
+	CURL	   *easy = req->easy;
+
+	onside_http_set_transport(easy, &config, &req->kept_in);
+	curl_easy_setopt(easy, CURLOPT_HTTPHEADER, headers);
+	curl_easy_setopt(easy, CURLOPT_USERAGENT, "onside_attribution");
+	curl_easy_setopt(easy, CURLOPT_HTTPAUTH, (long) CURLAUTH_BASIC);
+	curl_easy_setopt(easy, CURLOPT_USERPWD, config.credentials);
+
 	curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_2TLS);
 	curl_easy_setopt(easy, CURLOPT_PIPEWAIT, 1L);
-	curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
 
-	curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
 	curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS,
 					 (long) config.connect_timeout);
 	curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, (long) config.request_timeout);
@@ -427,8 +433,8 @@ set_options(Request *req)
  * Makes what came from outside fit for a log line and a text column: control
  * characters become spaces, and what is not UTF-8 question marks.
  */
-static void
-make_printable(char *str)
+void
+onside_http_make_printable(char *str)
 {
 	bool		utf8 = GetDatabaseEncoding() == PG_UTF8;
 	unsigned char *p = (unsigned char *) str;
@@ -508,15 +514,15 @@ finish(Request *req, CURLcode code)
 		strlcpy(result->error, "the answer has no end", sizeof(result->error));
 	if (result->failed && req->kept_in)
 		strlcpy(result->error,
-				"without TLS no connection is made to an address that is not loopback; is the proxy one, and what is localhost here?",
+				ONSIDE_HTTP_KEPT_IN,
 				sizeof(result->error));
 	onside_secret_hide(result->error, false);
 	onside_secret_hide(result->body,
 					   req->body_size > ONSIDE_HTTP_BODY_KEPT);
-	make_printable(result->error);
-	make_printable(result->body);
-	make_printable(result->retry_after);
-	make_printable(result->date);
+	onside_http_make_printable(result->error);
+	onside_http_make_printable(result->body);
+	onside_http_make_printable(result->retry_after);
+	onside_http_make_printable(result->date);
 	req->ended = true;
 }
 
@@ -546,10 +552,10 @@ drive(curl_socket_t fd, int mask)
 {
 	int			running;
 
-	block_signals();
+	onside_http_block_signals();
 	curl_multi_socket_action(multi, fd, mask, &running);
 	reap();
-	unblock_signals();
+	onside_http_unblock_signals();
 }
 
 bool
@@ -575,7 +581,7 @@ onside_http_start(void *request, const char *body, size_t len)
 	req->busy = true;
 	n_busy++;
 
-	block_signals();
+	onside_http_block_signals();
 	if (req->easy != NULL && req->generation != config_generation)
 	{
 		curl_easy_cleanup(req->easy);
@@ -592,7 +598,7 @@ onside_http_start(void *request, const char *body, size_t len)
 						 (curl_off_t) len);
 		code = curl_multi_add_handle(multi, req->easy);
 	}
-	unblock_signals();
+	onside_http_unblock_signals();
 
 	if (code != CURLM_OK)
 	{

@@ -167,3 +167,18 @@ onside_segment_empty(int current, const OnsideCursor *settled,
 			n++;
 	return n;
 }
+
+void
+onside_segment_report(int segment, const OnsideCursor *settled,
+					  OnsideSegmentReport *report)
+{
+	Oid			relid = onside_segment_oid(segment);
+	Relation	rel = table_open(relid, AccessShareLock);
+
+	report->bytes = segment_size(relid);
+	report->unsettled =
+		onside_window_count_unsettled(rel, settled, 1) > 0;
+	report->retained = !report->unsettled &&
+		!retention_is_over(rel, onside_segment_index_oid(segment));
+	table_close(rel, AccessShareLock);
+}

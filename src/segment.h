@@ -29,4 +29,16 @@ extern int	onside_segment_choose(int current, bool move_on);
 extern int	onside_segment_empty(int current, const OnsideCursor *settled,
 								 const char **blocked);
 
+/* What is to be said about a segment. */
+typedef struct OnsideSegmentReport
+{
+	uint64		bytes;			/* heap and TOAST */
+	bool		unsettled;		/* it has events that the cursor does not cover */
+	bool		retained;		/* and if not, retention keeps it */
+} OnsideSegmentReport;
+
+/* Looks at a segment with the active snapshot.  Keeps no lock. */
+extern void onside_segment_report(int segment, const OnsideCursor *settled,
+								  OnsideSegmentReport *report);
+
 #endif							/* ONSIDE_SEGMENT_H */

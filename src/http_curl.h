@@ -1,0 +1,37 @@
+/*-------------------------------------------------------------------------
+ *
+ * http_curl.h
+ *		What http.c and http_probe.c share.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_HTTP_CURL_H
+#define ONSIDE_HTTP_CURL_H
+
+#include "postgres.h"
+
+#include <curl/curl.h>
+
+#include "http.h"
+
+/* Around every call that can start a thread; see http.c. */
+extern void onside_http_block_signals(void);
+extern void onside_http_unblock_signals(void);
+
+/* What is said where *kept_in is set. */
+#define ONSIDE_HTTP_KEPT_IN \
+	"without TLS no connection is made to an address that is not loopback; is the proxy one, and what is localhost here?"
+
+/*
+ * Everything that decides to whom a connection is made, and whom it trusts.
+ * *kept_in is set if one is refused because it would leave this machine
+ * without TLS.
+ */
+extern void onside_http_set_transport(CURL *easy,
+									  const OnsideHttpConfig *config,
+									  bool *kept_in);
+
+/* Makes what came from outside fit for a log line and a text column. */
+extern void onside_http_make_printable(char *str);
+
+#endif							/* ONSIDE_HTTP_CURL_H */
