@@ -46,7 +46,7 @@ endif
 # The two commands, and what they consist of
 # ---------------------------------------------------------------------------
 
-.PHONY: help demo test test-all clean-chroots test-assertions test-valgrind bench-latency \
+.PHONY: help demo test test-all clean-chroots test-assertions test-valgrind bench \
 	check-unit check-sandbox check-isolation check-tap
 
 help:
@@ -63,7 +63,7 @@ help:
 	@echo 'make check-sandbox    the tests of the sandbox API'
 	@echo 'make check-isolation  the isolation specs, on a running server that preloads it'
 	@echo 'make check-tap        the TAP tests, with it installed; not as root'
-	@echo 'make bench-latency    measure the way from commit to arrival'
+	@echo 'make bench            measure it: BENCH="recording draining" SCALE=full (test/bench)'
 	@echo 'make clean            remove what was built'
 	@echo
 	@echo 'PG_CONFIG=...         the PostgreSQL to build for and test with (15 or later)'
@@ -93,9 +93,9 @@ test-all:
 clean-chroots:
 	@test/setup/chroot --remove
 
-bench-latency:
+bench:
 	@test/setup/prepare test
-	@test/setup/throwaway test/bench/latency
+	@test/bench/bench
 
 # On a PostgreSQL that checks itself, which is built first where it is missing.
 test-assertions test-valgrind:

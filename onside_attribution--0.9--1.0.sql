@@ -132,8 +132,8 @@ COMMENT ON COLUMN onside_attribution.stats_histogram.count IS 'How many took no 
 
 CREATE FUNCTION onside_attribution.doctor()
 RETURNS TABLE (check_name text, ok boolean, detail text, hint text)
-LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER ROWS 21
-SET search_path = pg_catalog, pg_temp
+LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER ROWS 22
+SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
 SET lock_timeout = '5s'
 AS 'MODULE_PATHNAME', 'onside_doctor';
 

@@ -28,7 +28,7 @@ create_extension($node, 'postgres');
 
 my @checks = qw(preload version primary launcher max_databases
   max_worker_processes worker settings enabled paused credentials_file ca_file
-  endpoint name_resolution connection tls last_answer backlog outbox
+  endpoint proxy name_resolution connection tls last_answer backlog outbox
   dead_letters attached);
 my $everything_said = '';
 
