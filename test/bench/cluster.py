@@ -164,10 +164,16 @@ class Sink:
     def counts(self):
         return json.loads(self.get("/counts"))
 
-    def arrivals(self):
-        """The first arrival of each number, in ns."""
+    def arrivals(self, count):
+        """When each of the events 0 to count - 1 arrived first, in ns."""
         flat = array.array("q", self.get("/arrivals"))
-        return dict(zip(reversed(flat[::2]), reversed(flat[1::2])))
+        arrived = array.array("q", [0]) * count
+        for number, stamp in zip(reversed(flat[::2]), reversed(flat[1::2])):
+            if number < count:
+                arrived[number] = stamp
+        if 0 in arrived:
+            raise Failure("a purchase did not arrive")
+        return arrived
 
     def wait_for(self, events, process=None):
         """Waits for so many events; returns the counts."""

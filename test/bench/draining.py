@@ -6,7 +6,7 @@ import cluster
 import shop
 from recording import in_turn
 
-COPY = (f"COPY (SELECT {shop.EVENT_AS_SQL} FROM copy_of_outbox) TO '/dev/null'")
+COPY = f"COPY (SELECT {shop.EVENT_AS_SQL} FROM copy_of_outbox) TO '/dev/null'"
 
 
 def by_copy(server, sink, events):
@@ -31,9 +31,9 @@ def by_worker(server, sink, events):
             "cpu_per_million": (cluster.cpu_seconds(worker) - cpu) / events * 1e6}
 
 
-def by_consumer(server, sink, events, processes=1):
+def by_consumer(server, sink, events, processes=1, delay=0):
     """Returns events/s; it ends when the queue is empty."""
-    sink.reset()
+    sink.reset(delay=delay)
     start = time.monotonic_ns()
     consumers = [cluster.program("consumer", server.conninfo, sink.url + "/events",
                                  shop.EVENT_AS_SQL, "once") for _ in range(processes)]
