@@ -10,11 +10,13 @@
  *
  * usage: consumer CONNINFO URL EVENT_AS_SQL once | poll MS | listen
  *
- * "once" ends when the queue is empty; "poll" looks again after that many
+ * "once" ends when the queue is empty, and prints how many seconds of processor
+ * time it and its backend have used; "poll" looks again after that many
  * milliseconds; "listen" waits for a NOTIFY, and looks after a second anyway.
  *
  *-------------------------------------------------------------------------
  */
+#define _GNU_SOURCE
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -152,6 +154,24 @@ wait_for_notification(void)
 		poll(&fd, 1, 1000);
 }
 
+static double
+cpu_seconds(int pid)
+{
+	char		path[64];
+	FILE	   *file;
+	unsigned long user = 0,
+				system = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	file = fopen(path, "r");
+	if (!file ||
+		fscanf(file, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu",
+			   &user, &system) != 2)
+		fail("read", path);
+	fclose(file);
+	return (double) (user + system) / sysconf(_SC_CLK_TCK);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -193,11 +213,13 @@ main(int argc, char **argv)
 		if (send_batch())
 			continue;
 		if (once)
-			break;
+		{
+			printf("%f\n", cpu_seconds(getpid()) + cpu_seconds(PQbackendPID(conn)));
+			return 0;
+		}
 		if (listen)
 			wait_for_notification();
 		else
 			sleep_ms(interval);
 	}
-	return 0;
 }

@@ -13,8 +13,10 @@ import cluster
 import shop
 from recording import in_turn, percentile
 
-# The table that is bought from, and who sends meanwhile.
+# The table that is bought from, and who sends meanwhile; "direct" is the floor:
+# the buyer itself, after its commit.
 WAYS = {
+    "direct": ("bare", None),
     "ours": ("by_id", None),
     "poll": ("queued", ("poll", "100")),
     "listen": ("queued_notify", ("listen",)),
@@ -24,11 +26,11 @@ WAYS = {
 class Buyer:
     """test/bench/purchases.c, and what it has noted in the end."""
 
-    def __init__(self, server, table, per_second, count, connections):
+    def __init__(self, server, table, per_second, count, connections, port=None):
         self.count = count
         self.path = os.path.join(cluster.WORK, "purchases.ns")
         self.process = cluster.program("purchases", server.conninfo, table, per_second, count,
-                                       connections, 0, self.path)
+                                       connections, self.path, *([port] if port else []))
 
     def notes(self):
         """Arrays: when each purchase was due, sent and committed."""
@@ -57,7 +59,8 @@ def one(server, sink, way, per_second, count, connections):
     sink.reset(stamps=True)
     consumer = start_consumer(server, sink, way)
     try:
-        buyer = Buyer(server, WAYS[way][0], per_second, count, connections)
+        buyer = Buyer(server, WAYS[way][0], per_second, count, connections,
+                      sink.port if way == "direct" else None)
         _, _, committed = buyer.notes()
         sink.wait_for(count, consumer)
     finally:

@@ -27,7 +27,7 @@ LOOK = """SELECT sum(n_dead_tup), sum(pg_total_relation_size(relid))
 FROM pg_stat_user_tables WHERE relid IN ({tables})"""
 
 
-def backlog_rates(server, sink, way, size):
+def backlog_rates(server, sink, way):
     """Events/s: recorded in bulk, and sent."""
     table = latency.WAYS[way][0]
     if way == "ours":
@@ -45,10 +45,10 @@ def backlog_rates(server, sink, way, size):
     return record, drain
 
 
-def rates(server, sink, way, size, when):
+def rates(server, sink, way, when):
     values = {}
     for number in range(3):
-        record, drain = backlog_rates(server, sink, way, size)
+        record, drain = backlog_rates(server, sink, way)
         values[f"record_{when}_{number}"] = record
         values[f"drain_{when}_{number}"] = drain
     return values
@@ -69,7 +69,7 @@ def business(server, sink, out, way, seconds, held):
                 out(f"{way}_over_time", number, seconds=time.monotonic() - start,
                     dead_rows=int(dead), bytes=int(size))
                 number += 1
-            time.sleep(min(seconds / LOOKS, 1 if not held else seconds))
+            time.sleep(seconds / LOOKS)
         due, _, committed = buyer.notes()
         sink.wait_for(count, consumer)
     finally:
@@ -83,18 +83,27 @@ def business(server, sink, out, way, seconds, held):
             **latency.percentiles(late, "all"), **latency.percentiles(last, "last_quarter")}
 
 
+def vacuum(server, way):
+    """What autovacuum would do to the queue within a minute, were it not for the snapshot."""
+    if way == "poll":
+        server.db.run("VACUUM queue")
+
+
 def with_snapshot(server, sink, out, way, size):
-    values = rates(server, sink, way, size, "before")
+    values = rates(server, sink, way, "before")
+    vacuum(server, way)
     without = business(server, sink, out, way, 60 * size.snapshot_minutes / 4, False)
+    vacuum(server, way)
     holder = server.connect("holder")
     try:
         holder.run("BEGIN ISOLATION LEVEL REPEATABLE READ")
         holder.value("SELECT count(*) FROM pg_class")
         held = business(server, sink, out, way, 60 * size.snapshot_minutes, True)
-        values.update(rates(server, sink, way, size, "with"))
+        values.update(rates(server, sink, way, "with"))
     finally:
         holder.close()
-    values.update(rates(server, sink, way, size, "after"))
+    vacuum(server, way)
+    values.update(rates(server, sink, way, "after"))
     values.update({f"without_{name}": value for name, value in without.items()})
     values.update({f"held_{name}": value for name, value in held.items()})
     out(way, 0, minutes=size.snapshot_minutes, **values)
