@@ -94,7 +94,7 @@ clean-chroots:
 	@test/setup/chroot --remove
 
 bench:
-	@test/setup/prepare test
+	@test/setup/prepare demo
 	@test/bench/bench
 
 # On a PostgreSQL that checks itself, which is built first where it is missing.

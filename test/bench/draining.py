@@ -22,6 +22,7 @@ def by_worker(server, sink, events):
     worker = server.worker()
     sink.reset()
     cpu = cluster.cpu_seconds(worker)
+    sink_cpu = cluster.cpu_seconds(sink.process.pid)
     start = time.monotonic_ns()
     server.resume()
     counts = sink.wait_for(events)
@@ -29,7 +30,9 @@ def by_worker(server, sink, events):
     return {"ours": events / (counts["last"] - start) * 1e9,
             "requests": counts["requests"],
             "bytes_per_event": counts["bytes"] / counts["events"],
-            "cpu_per_million": (cluster.cpu_seconds(worker) - cpu) / events * 1e6}
+            "cpu_per_million": (cluster.cpu_seconds(worker) - cpu) / events * 1e6,
+            "sink_cpu_per_million":
+                (cluster.cpu_seconds(sink.process.pid) - sink_cpu) / events * 1e6}
 
 
 def by_consumer(server, sink, events, processes=1, delay=0):

@@ -73,7 +73,7 @@ def one(server, sink, way, per_second, count, connections):
 
 def measure(server, sink, out, size):
     loads = {
-        "idle": (25, size.idle_purchases, 1),
+        "idle": (40, size.idle_purchases, 1),
         "busy": (1000, 1000 * size.busy_seconds, 8),
     }
     for load, (per_second, count, connections) in loads.items():
