@@ -176,11 +176,12 @@ class Sink:
         return arrived
 
     def wait_for(self, events, process=None):
-        """Waits for so many events; returns the counts."""
+        """Waits until so many events have come and are answered; returns the counts."""
         def enough():
             if process and process.poll() not in (None, 0):
                 raise Failure("the consumer failed")
-            return self.counts()["events"] >= events
+            counts = self.counts()
+            return counts["events"] >= events and counts["answered"] == counts["requests"]
         wait_until(f"{events} events", enough)
         return self.counts()
 

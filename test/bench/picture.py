@@ -91,7 +91,7 @@ def lines(what, remark, series, log_x=False):
                   text(left - 6, y_place(y) + 4, number(y), 10, "end", colour="#666")]
     ticks = sorted(set(xs)) if log_x else [min(xs), (min(xs) + max(xs)) / 2, max(xs)]
     for x in ticks:
-        parts.append(text(x_place(x), lower + 16, f"{x:.3g}", 10, "middle", colour="#666"))
+        parts.append(text(x_place(x), lower + 16, f"{x:.0f}", 10, "middle", colour="#666"))
     taken = []
     for name, points, colour, dashes in series:
         path = "L".join(f"{x_place(x):.1f} {y_place(y):.1f}" for x, y in points)

@@ -75,6 +75,7 @@ static Connection **queue_tail = &queue_head;
 static struct
 {
 	int64_t		requests;
+	int64_t		answered;
 	int64_t		events;
 	int64_t		bytes;
 	int64_t		first;			/* when the first request had been read */
@@ -198,9 +199,11 @@ answer_control(Connection *c)
 			keep_stamps = parameter(c->request, "stamps=") != 0;
 		}
 		length = snprintf(json, sizeof(json),
-						  "{\"requests\": %lld, \"events\": %lld, \"bytes\": %lld,"
+						  "{\"requests\": %lld, \"answered\": %lld,"
+						  " \"events\": %lld, \"bytes\": %lld,"
 						  " \"first\": %lld, \"last\": %lld}",
 						  (long long) counts.requests,
+						  (long long) counts.answered,
 						  (long long) counts.events,
 						  (long long) counts.bytes,
 						  (long long) counts.first,
@@ -221,6 +224,7 @@ answer_events(Connection *c)
 	size_t		rest = c->length - c->total;
 
 	counts.last = now();
+	counts.answered++;
 	memmove(c->request, c->request + c->total, rest);
 	c->length = rest;
 	c->head = 0;
