@@ -15,6 +15,7 @@ import urllib.request
 
 WORK = os.environ["ONSIDE_WORK"]
 BINARIES = os.path.join(WORK, "bench")
+LOG = os.path.join(WORK, "server.log")
 PATIENCE = 1800
 
 # What a server of this size would have.  Checkpoints stay out of the way, and
@@ -194,7 +195,6 @@ class Server:
     def __init__(self, sink):
         self.data = os.path.join(WORK, "shop")
         self.sockets = os.path.join(WORK, "tmp")
-        self.log = os.path.join(WORK, "server.log")
         self.conninfo = f"host={self.sockets} dbname=shop user=bench"
         credentials = os.path.join(WORK, "credentials")
         with open(credentials, "w", opener=lambda path, flags: os.open(path, flags, 0o600),
@@ -212,7 +212,7 @@ class Server:
         with open(os.path.join(self.data, "postgresql.conf"), "a", encoding="ascii") as conf:
             for name, value in settings.items():
                 conf.write(f"{name} = '{value}'\n")
-        self.command("pg_ctl", "-D", self.data, "-l", self.log, "-w", "-t", "120", "start")
+        self.command("pg_ctl", "-D", self.data, "-l", LOG, "-w", "-t", "120", "start")
         self.command("createdb", "-h", self.sockets, "-U", "bench", "shop")
         self.db = self.connect()
         self.db.run("CREATE EXTENSION onside_attribution")

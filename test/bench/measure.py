@@ -127,5 +127,8 @@ def main():
 if __name__ == "__main__":
     try:
         main()
-    except (cluster.Failure, subprocess.SubprocessError) as failure:
+    except (cluster.Failure, subprocess.SubprocessError, OSError) as failure:
+        if os.path.exists(cluster.LOG):
+            with open(cluster.LOG, encoding="utf-8", errors="replace") as log:
+                sys.stderr.writelines(log.readlines()[-20:])
         sys.exit(f"bench: {failure}")
