@@ -76,6 +76,7 @@ reset_slot(OnsideSlot *slot)
 	slot->database = InvalidOid;
 	slot->state = ONSIDE_SLOT_FREE;
 	slot->worker_pid = 0;
+	slot->left_pid = 0;
 	slot->orderly = false;
 	slot->wanted_again = false;
 	slot->found = false;
@@ -279,6 +280,7 @@ onside_slot_leave(OnsideSlot *slot, OnsideSlotState state)
 	if (slot->worker_pid == MyProcPid)
 	{
 		slot->worker_pid = 0;
+		slot->left_pid = MyProcPid;
 		pg_atomic_write_u32(&slot->procno, ONSIDE_NO_PROC);
 		if (state == ONSIDE_SLOT_ABSENT && slot->wanted_again)
 			state = ONSIDE_SLOT_WANTED;

@@ -82,6 +82,7 @@ typedef struct OnsideSlot
 	Oid			database;		/* InvalidOid if free */
 	OnsideSlotState state;
 	pid_t		worker_pid;
+	pid_t		left_pid;		/* of the last worker that has left the slot */
 	bool		wanted_again;	/* CREATE EXTENSION, while a worker is in */
 	bool		orderly;		/* the last worker asked for another */
 	bool		found;			/* a worker has found the extension */

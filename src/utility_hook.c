@@ -40,6 +40,7 @@
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
+#include "storage/procarray.h"
 #include "tcop/utility.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -224,7 +225,21 @@ wait_for_exit(OnsideSlot *slot, int timeout)
 											   deadline);
 	}
 	ConditionVariableCancelSleep();
-	return slot->worker_pid == 0;
+	if (slot->worker_pid != 0)
+		return false;
+
+	/*
+	 * It leaves the slot first and the database a moment later.  DROP DATABASE
+	 * ... WITH (FORCE) would see it there and refuse to terminate a superuser's
+	 * process for an owner who is none.
+	 */
+	while (slot->left_pid != 0 && BackendPidGetProc(slot->left_pid) != NULL &&
+		   GetCurrentTimestamp() < deadline)
+	{
+		CHECK_FOR_INTERRUPTS();
+		pg_usleep(1000);
+	}
+	return true;
 }
 
 /* Has the worker of a slot that we hold leave. */

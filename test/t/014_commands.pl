@@ -83,6 +83,14 @@ foreach my $case ([ $superuser, 'plain' ], [ 'keeper', 'plain' ], [ 'keeper', 'p
 		}
 	}
 	my $worker = hang('shop');
+
+	# An owner may not terminate a superuser's session that is about to end.
+	ok( wait_until(
+			sub {
+				$node->safe_psql('postgres',
+					"SELECT count(*) FROM pg_stat_activity WHERE datname = 'shop' AND pid <> $worker") == 0;
+			}),
+		'only the worker is connected');
 	$run->('DROP DATABASE shop WITH (FORCE)');
 	ok(!process_exists($worker), 'its worker is gone');
 	pop @ids;
