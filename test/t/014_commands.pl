@@ -78,7 +78,7 @@ foreach my $case ([ $superuser, 'plain' ], [ 'keeper', 'plain' ], [ 'keeper', 'p
 		{
 			my $copied = hang('copy');
 			$run->('DROP DATABASE copy');
-			ok(!process_exists($copied), 'its worker is gone');
+			ok(wait_for_exit($copied), 'its worker is gone');
 			pop @ids;
 		}
 	}
@@ -92,7 +92,7 @@ foreach my $case ([ $superuser, 'plain' ], [ 'keeper', 'plain' ], [ 'keeper', 'p
 			}),
 		'only the worker is connected');
 	$run->('DROP DATABASE shop WITH (FORCE)');
-	ok(!process_exists($worker), 'its worker is gone');
+	ok(wait_for_exit($worker), 'its worker is gone');
 	pop @ids;
 }
 
