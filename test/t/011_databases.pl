@@ -110,10 +110,10 @@ sends_ok('copy2', 'so does a copy of files');
 
 $worker = worker_pid($node, 'copy2');
 $node->safe_psql('postgres', 'DROP DATABASE copy2');
-ok(!process_exists($worker), 'DROP DATABASE: its worker is gone');
+ok(wait_for_exit($worker), 'DROP DATABASE: its worker is gone');
 $worker = worker_pid($node, 'copy');
 $node->safe_psql('postgres', 'DROP DATABASE copy WITH (FORCE)');
-ok(!process_exists($worker), 'DROP DATABASE ... WITH (FORCE): likewise');
+ok(wait_for_exit($worker), 'DROP DATABASE ... WITH (FORCE): likewise');
 
 # With max_databases = 4, this cannot go well four times if slots leak.
 foreach my $i (1 .. 4)
