@@ -259,6 +259,7 @@ INSERT INTO onside_attribution.outbox (event_name, payload, installation_id) VAL
 SELECT current_setting('onside_attribution.endpoint'), current_setting('onside_attribution.credentials_file');
 
 -- A schema that is there already, and somebody else's, is not moved into.
+TRUNCATE onside_attribution.outbox;
 DROP EXTENSION onside_attribution CASCADE;
 DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO regress_onside_mallory', current_database()); END $$;
 SET ROLE regress_onside_mallory;
