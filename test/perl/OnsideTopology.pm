@@ -136,7 +136,7 @@ sub wait_for_standby
 =head2 advance_xids($node, $xid, [$epoch])
 
 Has a stopped server go on from this transaction id, as if it had used up all
-those before; a power of two times 32768 at least from where it is.
+those before.
 
 =cut
 
@@ -145,7 +145,7 @@ sub advance_xids
 	my ($node, $xid, $epoch) = @_;
 
 	# The page of the commit log on which it will write next; 32768 a page,
-	# 32 pages a file.  The file is cut off beyond it, as the server does it.
+	# 32 pages a file.
 	my $segment = sprintf '%s/pg_xact/%04X', $node->data_dir, int($xid / (32768 * 32));
 	my $size = 8192 * (1 + int($xid / 32768) % 32);
 	open(my $fh, '>>', $segment) or die "could not open $segment: $!";

@@ -30,8 +30,6 @@ $node->backup('base');
 # A history
 # ---------------------------------------------------------------------------
 
-# A: settled, and the cursor says so.  Restore points do not wait for anybody,
-# so each comes after a commit that has taken along the cursor.
 sub mark
 {
 	my ($name) = @_;
@@ -39,7 +37,8 @@ sub mark
 	return;
 }
 
-my @a = @{ record($node, 'postgres', 20, 'a') };
+# A: settled, and the cursor says so.
+record($node, 'postgres', 20, 'a');
 wait_for_flush($node, 'postgres');
 mark('all_settled');
 
