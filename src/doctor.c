@@ -37,6 +37,8 @@
 #include "storage/fd.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/tuplestore.h"
 
 #include "address.h"
 #include "credentials.h"
