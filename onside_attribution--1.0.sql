@@ -564,7 +564,7 @@ COMMENT ON FUNCTION onside_attribution.stats_reset() IS
     'Begins the statistics of the current database anew: all of stats and stats_histogram, nothing of status';
 COMMENT ON VIEW onside_attribution.stats IS
     'What delivery from this database has done since stats_reset, in one row. Survives a restart of the worker and of the server, but not a crash; '
-    'is not copied to a standby. All NULL where there is no worker to count: on a standby, or without preloading. Times are in milliseconds';
+    'is not replicated. All NULL where nothing can have been counted: on a standby, or without preloading. Times are in milliseconds';
 COMMENT ON COLUMN onside_attribution.stats.recorded IS
     'Events committed by sessions of this server; not those of prepared transactions and of logical replication';
 COMMENT ON COLUMN onside_attribution.stats.skipped IS 'Rows of attached tables that had no installation_id and so are no events; counted when read, even if the transaction is rolled back';
