@@ -129,6 +129,13 @@ set_for_database($old, 'small', 'enabled', 'off');
 poll_status($old, 'small', { state => 'disabled' }, 'a database that is not to send');
 $old->safe_psql('small', sprintf $note, 3);
 
+# "postgres" would send, if only the API were there.
+create_extension($old, 'postgres');
+$old->safe_psql('postgres', 'CREATE TABLE noted (event_id uuid)');
+$sandbox->behave({ status => 503 });
+$old->safe_psql('postgres', sprintf $note, 4);
+poll_status($old, 'postgres', { state => 'backing_off', pending => 4 }, 'a database that cannot send');
+
 my %before = map { $_ => status($old, $_) } qw(shop small);
 my %outbox = map { $_ => $old->safe_psql($_, $previews) } qw(shop small);
 my $dead_letter = $old->safe_psql('shop', 'SELECT d FROM onside_attribution.dead_letter d');
@@ -136,7 +143,6 @@ my $attached = $old->safe_psql('shop', 'SELECT a FROM onside_attribution.attache
 my $set = $old->safe_psql('postgres', $settings);
 cmp_ok($old->safe_psql('shop', 'SELECT min(xid::text::numeric) FROM onside_attribution.outbox'),
 	'>', 7 * 2**32, 'transaction ids have an epoch');
-my $requests = $sandbox->report->{requests};
 
 # ---------------------------------------------------------------------------
 # pg_upgrade
@@ -161,16 +167,20 @@ sub pg_upgrade
 $new->command_ok(pg_upgrade('--check'), 'pg_upgrade --check beside the running server');
 is($old->safe_psql('shop', $previews), $outbox{shop}, 'which has changed nothing');
 $old->stop;
+$sandbox->behave;
+my $requests = $sandbox->report->{requests};
+my $distinct = $sandbox->report->{distinct};
 $new->command_ok(pg_upgrade('--check'), 'pg_upgrade --check of the stopped server');
 $new->command_ok(pg_upgrade(), 'pg_upgrade');
-is($sandbox->report->{requests}, $requests, 'nothing has been sent meanwhile');
+is($sandbox->report->{requests}, $requests,
+	'nothing has been sent meanwhile, though the API is there again');
 
 # ---------------------------------------------------------------------------
 # The new server
 # ---------------------------------------------------------------------------
 
 $new->start;
-poll_worker($new, $_) foreach qw(shop small);
+poll_worker($new, $_) foreach qw(shop small postgres);
 is($new->safe_psql('postgres', 'SHOW onside_attribution.max_databases'), 5,
 	'the new server has preloaded the library');
 is($new->safe_psql('postgres', $settings), $set, 'and the settings of each database');
@@ -194,7 +204,8 @@ is_deeply(
 	[ sort @{ committed($new, 'shop', 'SELECT event_id FROM onside_attribution.pending') } ],
 	[ sort @$pending ],
 	'the same events are pending');
-is($sandbox->report->{requests}, $requests, 'nothing has been sent so far');
+wait_for_flush($new, 'postgres', 'what can be sent is sent by itself');
+is($sandbox->report->{distinct}, $distinct + 4, 'and nothing else so far');
 
 # Recording goes on, by function and by trigger, behind what was there.
 $new->safe_psql('shop', <<'SQL');
@@ -215,7 +226,8 @@ poll_status($new, 'small', { state => 'idle', pending => 0 }, 'enabled, it sends
 my @all = (
 	@$delivered, $more,
 	@{ committed($new, 'shop', 'SELECT event_id FROM purchase') },
-	@$pending, @{ committed($new, 'small', 'SELECT event_id FROM noted') });
+	@$pending,
+	map { @{ committed($new, $_, 'SELECT event_id FROM noted') } } qw(small postgres));
 arrived_ok($sandbox, \@all, 'every event has arrived, recorded before or after');
 nothing_came_twice($sandbox, 'each of them once');
 
