@@ -21,7 +21,11 @@ PG_CPPFLAGS = -I$(srcdir)/src
 SHLIB_LINK = -lcurl -luuid
 
 # Functions that PostgreSQL or curl calls have parameters that not all need.
-PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
+# From the second line on it is what PostgreSQL compiles contrib with; not each version's
+# pg_config hands out all of it.
+PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter \
+	-Wmissing-prototypes -Wpointer-arith -Wendif-labels -Wmissing-format-attribute \
+	-Wimplicit-fallthrough=3 -Wcast-function-type -Wshadow=compatible-local -Wformat-security
 ifdef WERROR
 PG_CFLAGS += -Werror
 endif

@@ -311,18 +311,18 @@ onside_http_init(void)
 	if (curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK)
 		multi = make_multi();
 	onside_http_unblock_signals();
-	if (multi == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("could not set up libcurl")));
 
 	/*
 	 * No "Expect: 100-continue": it costs a round trip, or a second where the
 	 * server does not know it.
 	 */
 	headers = curl_slist_append(NULL, "Content-Type: application/json");
-	headers = curl_slist_append(headers, "Accept: application/json");
-	headers = curl_slist_append(headers, "Expect:");
+	if (multi == NULL || headers == NULL ||
+		curl_slist_append(headers, "Accept: application/json") == NULL ||
+		curl_slist_append(headers, "Expect:") == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("could not set up libcurl")));
 }
 
 /* As they are written in the setting, and as they are sent. */
@@ -352,11 +352,18 @@ onside_http_configure(const OnsideHttpConfig *new_config)
 	hide_proxy_credentials();
 }
 
-void
+bool
 onside_http_set_transport(CURL *easy, const OnsideHttpConfig *config,
 						  bool *kept_in)
 {
-	curl_easy_setopt(easy, CURLOPT_URL, config->url);
+	/* An empty proxy is not the default: it ignores the environment. */
+	if (curl_easy_setopt(easy, CURLOPT_URL, config->url) != CURLE_OK ||
+		curl_easy_setopt(easy, CURLOPT_PROXY, config->proxy) != CURLE_OK ||
+		curl_easy_setopt(easy, CURLOPT_NOPROXY, "") != CURLE_OK ||
+		(config->ca_file[0] != '\0' &&
+		 curl_easy_setopt(easy, CURLOPT_CAINFO, config->ca_file) != CURLE_OK))
+		return false;
+
 #if LIBCURL_VERSION_NUM >= 0x075500
 	curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
 #else
@@ -370,20 +377,13 @@ onside_http_set_transport(CURL *easy, const OnsideHttpConfig *config,
 		curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, kept_in);
 	}
 	curl_easy_setopt(easy, CURLOPT_NETRC, (long) CURL_NETRC_IGNORED);
-
-	/* An empty string is not the default: it ignores the environment. */
-	curl_easy_setopt(easy, CURLOPT_PROXY, config->proxy);
-	curl_easy_setopt(easy, CURLOPT_NOPROXY, "");
 	curl_easy_setopt(easy, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
 
 	curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, 1L);
 	curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, 2L);
 	curl_easy_setopt(easy, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
 	if (config->ca_file[0] != '\0')
-	{
-		curl_easy_setopt(easy, CURLOPT_CAINFO, config->ca_file);
 		curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);
-	}
 #if LIBCURL_VERSION_NUM >= 0x075700
 	/* A replaced ca_file counts from the next connection on. */
 	curl_easy_setopt(easy, CURLOPT_CA_CACHE_TIMEOUT, 0L);
@@ -393,18 +393,22 @@ onside_http_set_transport(CURL *easy, const OnsideHttpConfig *config,
 
 	curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
 	curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
+	return true;
 }
 
-static void
+static bool
 set_options(Request *req)
 {
 	CURL	   *easy = req->easy;
 
-	onside_http_set_transport(easy, &config, &req->kept_in);
+	if (!onside_http_set_transport(easy, &config, &req->kept_in) ||
+		curl_easy_setopt(easy, CURLOPT_USERPWD,
+						 config.credentials) != CURLE_OK)
+		return false;
+
 	curl_easy_setopt(easy, CURLOPT_HTTPHEADER, headers);
 	curl_easy_setopt(easy, CURLOPT_USERAGENT, "onside_attribution");
 	curl_easy_setopt(easy, CURLOPT_HTTPAUTH, (long) CURLAUTH_BASIC);
-	curl_easy_setopt(easy, CURLOPT_USERPWD, config.credentials);
 
 	curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_2TLS);
 	curl_easy_setopt(easy, CURLOPT_PIPEWAIT, 1L);
@@ -422,6 +426,7 @@ set_options(Request *req)
 	curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, req->errbuf);
 	curl_easy_setopt(easy, CURLOPT_PRIVATE, req);
 	req->generation = config_generation;
+	return true;
 }
 
 /* ----------
@@ -587,8 +592,12 @@ onside_http_start(void *request, const char *body, size_t len)
 		curl_easy_cleanup(req->easy);
 		req->easy = NULL;
 	}
-	if (req->easy == NULL && (req->easy = curl_easy_init()) != NULL)
-		set_options(req);
+	if (req->easy == NULL && (req->easy = curl_easy_init()) != NULL &&
+		!set_options(req))
+	{
+		curl_easy_cleanup(req->easy);
+		req->easy = NULL;
+	}
 	if (req->easy != NULL)
 	{
 		doubt_connections(req);

@@ -25,9 +25,10 @@ extern void onside_http_unblock_signals(void);
 /*
  * Everything that decides to whom a connection is made, and whom it trusts.
  * *kept_in is set if one is refused because it would leave this machine
- * without TLS.
+ * without TLS.  Returns false if there was no memory for an option without
+ * which it would go elsewhere, by another proxy, or to whom we do not trust.
  */
-extern void onside_http_set_transport(CURL *easy,
+extern bool onside_http_set_transport(CURL *easy,
 									  const OnsideHttpConfig *config,
 									  bool *kept_in);
 

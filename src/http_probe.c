@@ -58,9 +58,13 @@ begin(const OnsideHttpConfig *config, int timeout)
 		multi = curl_multi_init();
 		easy = curl_easy_init();
 	}
+	if (easy != NULL && !onside_http_set_transport(easy, config, &kept_in))
+	{
+		curl_easy_cleanup(easy);
+		easy = NULL;
+	}
 	if (easy != NULL)
 	{
-		onside_http_set_transport(easy, config, &kept_in);
 		curl_easy_setopt(easy, CURLOPT_CONNECT_ONLY, 1L);
 		curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long) timeout);
 		curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, (long) timeout);
