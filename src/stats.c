@@ -232,6 +232,7 @@ onside_stats_load(void)
 
 		slot->database = saved[i].database;
 		slot->state = ONSIDE_SLOT_WANTED;
+		slot->found = true;		/* or there would be nothing to keep */
 		slot->stats = saved[i].stats;
 	}
 	if (saved != NULL)
