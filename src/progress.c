@@ -22,6 +22,7 @@
 
 #include "compat.h"
 #include "dead_letter.h"
+#include "outbox.h"
 #include "progress.h"
 #include "segment.h"
 #include "sender.h"
@@ -302,12 +303,31 @@ onside_progress_save_at_exit(void)
  * ----------
  */
 
+/*
+ * The transaction that wrote the cursor came after all that the cursor covers,
+ * so this is a server whose transaction IDs were set back (pg_resetwal).  New
+ * events would pass for settled and be emptied away.
+ */
+static void
+check_cursor(const OnsideCursor *cursor)
+{
+	if (FullTransactionIdPrecedes(ReadNextFullTransactionId(),
+								  cursor->done->xmax))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("table \"%s.delivery_cursor\" is ahead of this server's transactions",
+						ONSIDE_SCHEMA),
+				 errdetail("The server's transaction IDs were set back."),
+				 errhint("Dump and restore the databases, as the manual says of pg_resetwal; a dump takes along what is to be sent.")));
+}
+
 void
 onside_progress_init(OnsideSlot *my_slot, const char *my_database_name)
 {
 	slot = my_slot;
 	database_name = my_database_name;
 	onside_delivery_load(&delivery, NULL);
+	check_cursor(&delivery.settled);
 	pg_atomic_write_u32(&slot->segment, delivery.segment);
 	settled_count = slot->status.settled;
 	emptied_at = maintained_at = persisted_at = GetCurrentTimestamp();
