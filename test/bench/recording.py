@@ -33,13 +33,16 @@ def bulk(server, sink, out, size):
 
 
 def run_pgbench(server, sink, variant, *options):
-    """Runs it against a table while somebody sends."""
-    table = variant.removesuffix("_paused")
+    """Runs it against a table while somebody sends: to the sink beside it, unless
+    the variant says that it is 50 ms away, or that nothing is sent."""
+    table = variant.removesuffix("_paused").removesuffix("_distant")
     script = os.path.join(cluster.WORK, "buy.sql")
     with open(script, "w", encoding="ascii") as file:
         file.write(BUY.format(table=table))
     if variant.endswith("_paused"):
         server.pause()
+    if variant.endswith("_distant"):
+        sink.reset(delay=0.05)
     consumer = None
     if table in CONSUMERS:
         consumer = cluster.program("consumer", server.conninfo, sink.url + "/events",
@@ -51,6 +54,7 @@ def run_pgbench(server, sink, variant, *options):
     finally:
         if consumer:
             cluster.end(consumer)
+        sink.reset()
         shop.empty(server)
 
 
@@ -78,7 +82,7 @@ def steady(server, sink, out, size):
 
 def full_speed(server, sink, out, size):
     """As many purchases as eight clients can make."""
-    variants = ["bare", "attached", "attached_paused", "queued", "queued_notify"]
+    variants = ["bare", "attached_distant", "attached", "attached_paused", "queued", "queued_notify"]
     for fsync in ("on", "off"):
         server.set(fsync=fsync)
         for number in range(size.rounds):
