@@ -428,8 +428,14 @@ onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 			}
 
 		case ONSIDE_COLUMN_TEXT:
-			set_string(value, TextDatumGetCString(datum));
-			return true;
+			{
+				text	   *t = DatumGetTextPP(datum);
+
+				value->type = jbvString;
+				value->val.string.val = VARDATA_ANY(t);
+				value->val.string.len = VARSIZE_ANY_EXHDR(t);
+				return true;
+			}
 		case ONSIDE_COLUMN_BPCHAR:
 			{
 				/* The blanks that pad char(n) mean nothing. */

@@ -129,8 +129,8 @@ utf8_length(const char *str)
 	return n;
 }
 
-static bool
-check_event_name(const text *event_name, OnsideEventError *error)
+bool
+onside_event_check_name(const text *event_name, OnsideEventError *error)
 {
 	static const char *const hint =
 		"An event name has 1 to 255 characters and no control characters, "
@@ -296,7 +296,8 @@ check_rendered(const OnsideEvent *event, OnsideEventError *error)
 bool
 onside_event_check(const OnsideEvent *event, OnsideEventError *error)
 {
-	if (!check_event_name(event->event_name, error))
+	if (!event->name_is_checked &&
+		!onside_event_check_name(event->event_name, error))
 		return false;
 
 	if (!event->has_installation_id)

@@ -36,6 +36,7 @@ typedef struct OnsideEvent
 	bool		has_event_id;
 	bool		has_event_datetime;
 	bool		has_installation_id;
+	bool		name_is_checked;	/* by onside_event_check_name() */
 } OnsideEvent;
 
 /* Why an event cannot be sent: which field, and what to do about it. */
@@ -55,6 +56,10 @@ typedef struct OnsideEventError
  */
 extern bool onside_event_check(const OnsideEvent *event,
 							   OnsideEventError *error);
+
+/* The same for the event's name alone, which many events can have in common. */
+extern bool onside_event_check_name(const text *event_name,
+									OnsideEventError *error);
 
 /* Raises what onside_event_check found. */
 pg_noreturn extern void onside_event_throw(const OnsideEventError *error);

@@ -43,6 +43,7 @@ PG_FUNCTION_INFO_V1(onside_track_row);
 typedef struct RowReader
 {
 	text	   *event_name;
+	bool		name_is_valid;
 	OnsideColumn installation_id;
 	OnsideColumn event_datetime;
 	OnsideColumn event_id;
@@ -85,8 +86,11 @@ make_reader(Trigger *trigger, Relation rel, MemoryContext context)
 	OnsideMapping *mapping = onside_mapping_parse(trigger->tgnargs,
 												  trigger->tgargs);
 	RowReader  *reader = palloc0(sizeof(RowReader));
+	OnsideEventError error;
 
 	reader->event_name = cstring_to_text(mapping->event_name);
+	reader->name_is_valid = onside_event_check_name(reader->event_name,
+													&error);
 	resolve(reader, &reader->installation_id, "installation_id", rel,
 			mapping->installation_id);
 	reader->has_event_datetime = mapping->event_datetime != NULL;
@@ -202,6 +206,7 @@ read_row(RowReader *reader, TupleTableSlot *row, OnsideEvent *event,
 	note(reader->broken == NULL, error, reader->broken, &valid);
 
 	event->event_name = reader->event_name;
+	event->name_is_checked = reader->name_is_valid;
 
 	ok = onside_column_to_uuid(&reader->installation_id, row,
 							   &event->installation_id,
