@@ -28,6 +28,7 @@ EVENT_COLUMNS = """event_id, event_name, payload, event_datetime, installation_i
 
 BULK = {table: f"INSERT INTO {table} SELECT {COLUMNS} FROM sample" for table in TABLES}
 BULK["floor"] = f"INSERT INTO copy_of_outbox ({EVENT_COLUMNS}) {EVENTS}"
+BULK["ready_made"] = f"INSERT INTO copy_of_outbox ({EVENT_COLUMNS}) TABLE ready_made"
 BULK["track_loop"] = """DO $$
 DECLARE p record;
 BEGIN
@@ -50,6 +51,8 @@ SCHEMA = [
     """CREATE TABLE copy_of_outbox (LIKE onside_attribution.outbox)
     WITH (autovacuum_enabled = off)""",
     "CREATE INDEX ON copy_of_outbox (xid, id)",
+    f"CREATE TABLE ready_made ({EVENT_COLUMNS}) AS {EVENTS}",
+    "VACUUM ANALYZE ready_made",
     """CREATE TABLE queue (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
         event_id uuid NOT NULL,
