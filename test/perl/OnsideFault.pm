@@ -76,7 +76,13 @@ sub configure
 		$node->append_conf('postgresql.conf',
 			"onside_attribution.$name = '$settings{$name}'");
 	}
+
+	# A new session's settings are the postmaster's.  It has signalled the worker
+	# by then, which is before anything that such a session has it do.
+	my $loaded = $node->safe_psql('postgres', 'SELECT pg_conf_load_time()');
 	$node->reload;
+	wait_until(
+		sub { $node->safe_psql('postgres', 'SELECT pg_conf_load_time()') ne $loaded });
 	return;
 }
 
