@@ -51,7 +51,7 @@ endif
 # ---------------------------------------------------------------------------
 
 .PHONY: help demo test test-all clean-chroots test-assertions test-valgrind bench \
-	check-unit check-sandbox check-isolation check-tap
+	check-metrics dashboard-picture check-unit check-sandbox check-isolation check-tap
 
 help:
 	@echo 'make                  build the extension'
@@ -62,6 +62,8 @@ help:
 	@echo 'make clean-chroots    remove those chroots'
 	@echo 'make test-assertions  the same on a PostgreSQL with assertions, built for that'
 	@echo 'make test-valgrind    the worker and a recording backend under valgrind'
+	@echo 'make check-metrics    monitoring/, with the real Prometheus and postgres_exporter'
+	@echo 'make dashboard-picture  the picture of the dashboard, from a real run of four minutes'
 	@echo 'make installcheck     the SQL tests, on a running server that has it installed'
 	@echo 'make check-unit       the tests of the pure parts, without a server'
 	@echo 'make check-sandbox    the tests of the sandbox API'
@@ -106,6 +108,19 @@ test-assertions test-valgrind:
 	@test/setup/prepare $@
 	@PG_CONFIG="$$(test/setup/checking-postgres)" && export PG_CONFIG && \
 		test/setup/throwaway $(if $(findstring valgrind,$@),test/instruments/valgrind,test/run)
+
+# Prometheus is no small package: `make test` runs this where it is installed.
+check-metrics:
+	@test/setup/prepare metrics
+	@STEPS='gcc tap' TAP=test/t/250_metrics.pl test/setup/throwaway test/run
+
+# The run cannot write into this tree.
+dashboard-picture:
+	@test/setup/prepare metrics
+	@directory=$$(mktemp -d /tmp/onside-picture.XXXXXX) && chmod 1777 "$$directory" && \
+		STEPS='gcc tap' TAP=monitoring/story.pl ONSIDE_TEST_PICTURE="$$directory/dashboard.svg" \
+		test/setup/throwaway test/run && cp "$$directory/dashboard.svg" monitoring/ && \
+		rm -r "$$directory"
 
 check-unit:
 	$(MAKE) -C test/unit check PG_CONFIG='$(PG_CONFIG)'
