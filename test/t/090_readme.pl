@@ -13,56 +13,21 @@ use lib "$FindBin::RealBin/../perl";
 use PostgreSQL::Test::Utils;
 use Test::More;
 
+use OnsideExamples;
 use OnsideSandbox;
 use OnsideTest;
 
 my $tree = "$FindBin::RealBin/../..";
-my $readme = slurp_file("$tree/README.md");
 
 my $sandbox = OnsideSandbox->start;
 my $node = onside_node('main', sandbox => $sandbox);
 $node->safe_psql('postgres', 'CREATE DATABASE shop');
+my $text = OnsideExamples->new($node, 'shop', "$tree/README.md");
+my $readme = $text->content;
 
 # ---------------------------------------------------------------------------
 # Reading README.md
 # ---------------------------------------------------------------------------
-
-# The examples: [ line, SQL, expected output or undef ], ...
-sub examples
-{
-	my ($text) = @_;
-	my @examples;
-	my ($language, $after_sql, $line, $content);
-	my $n = 0;
-	foreach (split /^/, $text)
-	{
-		$n++;
-		if (defined $language)
-		{
-			if (/^```$/)
-			{
-				push @examples, [ $line, $content, undef ] if $language eq 'sql';
-				$examples[-1][2] = $content if $language eq 'text' && $after_sql;
-				$after_sql = $language eq 'sql';
-				undef $language;
-			}
-			else
-			{
-				$content .= $_;
-			}
-		}
-		elsif (/^```(\w+)$/)
-		{
-			($language, $line, $content) = ($1, $n, '');
-		}
-		elsif (/\S/)
-		{
-			$after_sql = 0;
-		}
-	}
-	die "a block that begins in line $line does not end" if defined $language;
-	return @examples;
-}
 
 # The table whose header begins with this cell, as rows of cells.
 sub table
@@ -88,45 +53,18 @@ sub quoted
 # Every example runs
 # ---------------------------------------------------------------------------
 
-# Returns the exit code, and what was printed.
-sub run_example
-{
-	my ($sql) = @_;
-	my ($out, $err);
-	my $rc = $node->psql(
-		'shop', $sql,
-		stdout => \$out,
-		stderr => \$err,
-		on_error_stop => 1,
-		timeout => patience());
-	return ($rc, $out, $err);
-}
-
-my ($rc) = run_example('SELECT 1; SELECT no_such_function(); SELECT 2');
+my ($rc) = $text->run_sql('SELECT 1; SELECT no_such_function(); SELECT 2');
 isnt($rc, 0, 'an example that fails would be noticed');
 
-my @examples = examples($readme);
+my @examples = $text->examples;
 cmp_ok(scalar @examples, '>=', 15, 'README.md has examples');
-is(scalar(grep { defined $_->[2] } @examples),
-	scalar(() = $readme =~ /^```text$/mg),
-	'each output follows an example');
+$text->outputs_follow_ok;
 
 # The last one removes the extension.
 my $uninstall = pop @examples;
 like($uninstall->[1], qr/^DROP EXTENSION/m, 'the last example is to uninstall');
 
-sub example_ok
-{
-	my ($line, $sql, $expected) = @{ $_[0] };
-	my ($exit_code, $out, $err) = run_example($sql);
-	my $ok = is($exit_code, 0, "README.md:$line: the example runs");
-	$ok &&= ok(index("$out\n", $expected) >= 0, "README.md:$line: its output is the one below it")
-	  if defined $expected;
-	diag("output: $out\nerrors: $err") unless $ok;
-	return;
-}
-
-example_ok($_) foreach @examples;
+$text->example_ok($_) foreach @examples;
 
 # retention is set by one of them, so the outbox still holds them all.
 wait_for_flush($node, 'shop', 'all that they record is delivered');
@@ -282,7 +220,7 @@ $node->safe_psql('shop', 'SELECT onside_attribution.resume()');
 # The end
 # ---------------------------------------------------------------------------
 
-example_ok($uninstall);
+$text->example_ok($uninstall);
 
 $node->stop;
 $sandbox->stop;

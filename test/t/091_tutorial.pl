@@ -1,0 +1,50 @@
+# What TUTORIAL.md says is so: each example runs, in order, and psql prints what is
+# below it; and exactly what it says is reported has arrived at the API.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use OnsideExamples;
+use OnsideSandbox;
+use OnsideTest;
+
+my $tree = "$FindBin::RealBin/../..";
+
+my $node = onside_node('main', start => 0);
+my $text = OnsideExamples->new($node, 'shop', "$tree/TUTORIAL.md", as_shown => 1);
+
+# The stand-in is started as the text says, on another port.
+my ($options) =
+  $text->content =~ m!^    /usr/bin/python3 test/sandbox/sandbox_api\.py (.*) --progress$!m;
+my %options = ($options // '') =~ /--(\w+) (\S+)/g;
+is(join(' ', sort keys %options), 'password poison port user', 'the stand-in and its options');
+delete $options{port};
+my $sandbox = OnsideSandbox->start(%options, progress => 1);
+send_to($node, $sandbox, $options{user}, $options{password});
+$node->start;
+$node->safe_psql('postgres', 'CREATE DATABASE shop');
+
+my @examples = $text->examples;
+cmp_ok(scalar @examples, '>=', 15, 'it has examples');
+$text->outputs_follow_ok;
+my ($rc, $out) = $text->run_sql('SELECT 1 AS one');
+like($out, qr/^ one \n-----\n   1\n\(1 row\)\n*\z/, 'the output is as psql shows it');
+($rc) = $text->run_sql('SELECT no_such_function(); SELECT 2');
+isnt($rc, 0, 'an example that fails would be noticed');
+
+$text->example_ok($_) foreach @examples;
+
+my @orders = map { "10000000-0000-4000-8000-00000000000$_" } 1, 2, 4, 5, 6;
+arrived_ok($sandbox, [ @orders, '20000000-0000-4000-8000-000000000001' ],
+	'what the text says is reported has arrived, and nothing else');
+nothing_came_twice($sandbox, 'once');
+
+$node->stop;
+$sandbox->stop;
+done_testing();
