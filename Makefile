@@ -51,7 +51,8 @@ endif
 # ---------------------------------------------------------------------------
 
 .PHONY: help demo test test-all clean-chroots test-assertions test-valgrind bench \
-	check-metrics dashboard-picture check-unit check-sandbox check-isolation check-tap
+	check-metrics dashboard-picture check-unit check-sandbox check-isolation check-tap \
+	dist deb check-deb
 
 help:
 	@echo 'make                  build the extension'
@@ -70,6 +71,9 @@ help:
 	@echo 'make check-isolation  the isolation specs, on a running server that preloads it'
 	@echo 'make check-tap        the TAP tests, with it installed; not as root'
 	@echo 'make bench            measure it: BENCH="recording draining" SCALE=full (test/bench)'
+	@echo 'make dist             the release as a zip, for PGXN, of the last commit'
+	@echo 'make deb              Debian packages of this tree'
+	@echo 'make check-deb        a fresh Debian follows README.md from the package to an event; as root'
 	@echo 'make clean            remove what was built'
 	@echo
 	@echo 'PG_CONFIG=...         the PostgreSQL to build for and test with (15 or later)'
@@ -127,6 +131,23 @@ check-unit:
 
 check-sandbox:
 	cd test/sandbox && python3 -B -m unittest
+
+# ---------------------------------------------------------------------------
+# Releases
+# ---------------------------------------------------------------------------
+
+# The version is META.json's; test/t/092_release.pl compares all others with it.
+release = onside_attribution-$(shell sed -n 's/^   "version": "\(.*\)",$$/\1/p' META.json)
+
+dist:
+	git archive --format=zip --prefix='$(release)/' --output='$(release).zip' HEAD
+	@echo '$(release).zip'
+
+deb:
+	@test/setup/deb
+
+check-deb:
+	@test/setup/check-deb
 
 # ---------------------------------------------------------------------------
 # With PGXS
