@@ -414,6 +414,16 @@ COMMENT ON INDEX onside_attribution.dead_letter_event_id_idx IS 'For retry_dead_
 COMMENT ON VIEW onside_attribution.pending IS
     'Committed events that are neither delivered nor in dead_letter, oldest transaction first. '
     'It reads the whole outbox; for monitoring use status.pending';
+COMMENT ON COLUMN onside_attribution.pending.event_id IS 'As in the outbox';
+COMMENT ON COLUMN onside_attribution.pending.event_name IS 'As in the outbox';
+COMMENT ON COLUMN onside_attribution.pending.payload IS 'As in the outbox';
+COMMENT ON COLUMN onside_attribution.pending.event_datetime IS 'As in the outbox';
+COMMENT ON COLUMN onside_attribution.pending.installation_id IS 'As in the outbox';
+COMMENT ON COLUMN onside_attribution.pending.recorded_at IS 'When the event was recorded';
+COMMENT ON COLUMN onside_attribution.pending.xid IS 'Transaction that inserted it';
+COMMENT ON COLUMN onside_attribution.pending.id IS '(xid, id) is the event''s place in the log';
+COMMENT ON COLUMN onside_attribution.delivery_cursor.singleton IS 'Always true: there is one row';
+COMMENT ON COLUMN onside_attribution.control.singleton IS 'Always true: there is one row';
 
 COMMENT ON FUNCTION onside_attribution.track(text, uuid, jsonb, timestamptz, uuid) IS
     'Records one event in the current transaction. Out: its event_id, a fresh version 4 UUID if none was passed. '

@@ -1,7 +1,8 @@
 # REFERENCE.md is complete and exact: each function with its arguments, defaults
 # and result, each relation, each setting with type, unit, default, range and
 # context, each state, and each SQLSTATE that the library raises, is there as the
-# catalogs and the source have it, and nothing else is.  Its examples run.
+# catalogs and the source have it, and nothing else is.  Its examples run.  And
+# psql's \d+ explains each column.
 
 use strict;
 use warnings;
@@ -91,6 +92,20 @@ same_ok([ map { $_->[0] } rows('Tables and views') ],
 	[ query(<<'SQL') ], 'relation');
 SELECT relname FROM pg_class
 WHERE relnamespace = 'onside_attribution'::regnamespace AND relkind IN ('r', 'p', 'v')
+SQL
+
+# And so \dx+, \d+ and \df+ explain everything.  090_readme.pl asks for the
+# objects; this is about columns, where a segment's are the outbox's.
+is(join(' ', query(<<'SQL')), '', 'every column of a table or view has a comment');
+SELECT format('%s.%s', relname, attname)
+FROM pg_class c JOIN pg_attribute a ON attrelid = c.oid
+WHERE relnamespace = 'onside_attribution'::regnamespace AND relkind IN ('r', 'p', 'v')
+  AND NOT relispartition AND attnum > 0 AND NOT attisdropped
+  AND col_description(attrelid, attnum) IS NULL
+SQL
+is(join(' ', query(<<'SQL')), 1, 'and so has the extension');
+SELECT count(*) FROM pg_extension
+WHERE extname = 'onside_attribution' AND obj_description(oid, 'pg_extension') <> ''
 SQL
 
 # What is called has a paragraph about the privilege.
