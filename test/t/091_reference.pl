@@ -191,13 +191,20 @@ is( join(' ', grep { !$condition{$_} && !$own{$_} } chapter('Functions') =~ /`([
 
 my @examples = $reference =~ /^```sql\n(.*?)^```$/msg;
 cmp_ok(scalar @examples, '>=', scalar @called, 'REFERENCE.md has examples');
-foreach my $example (@examples)
+
+# Also where the library is not preloaded.
+my $bare = onside_node('bare', preload => 0);
+foreach my $server ($node, $bare)
 {
-	# There is nobody to send to, so a flush would wait in vain.
-	$example =~ s/'1 min'/'1 ms'/;
-	is($node->psql('postgres', $example, on_error_stop => 1),
-		0, 'runs: ' . ($example =~ /^(.*)$/m)[0]);
+	foreach my $example (@examples)
+	{
+		# There is nobody to send to, so a flush would wait in vain.
+		$example =~ s/'1 min'/'1 ms'/;
+		is($server->psql('postgres', $example, on_error_stop => 1),
+			0, $server->name . ': ' . ($example =~ /^(.*)$/m)[0]);
+	}
 }
 
+$bare->stop;
 $node->stop;
 done_testing();

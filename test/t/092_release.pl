@@ -1,7 +1,7 @@
 # A release says the same everywhere: META.json, which is valid by the PGXN Meta
 # Spec 1.0.0, the control file, the scripts, the library, the changelogs and what
-# README.md tells one to install are about one version.  And the files that they
-# name are there.
+# README.md tells one to install are about one version.  The files that they name
+# are there, and CONTRIBUTING.md's plan of the house has every room of src/.
 
 use strict;
 use warnings;
@@ -117,5 +117,15 @@ foreach my $package (@packages)
 	my ($number) = $package =~ /^Package: postgresql-(\d+)-/;
 	is($package, $in_package =~ s/PGVERSION/$number/gr, "as is its package for $number");
 }
+
+# ---------------------------------------------------------------------------
+# The plan of the house
+# ---------------------------------------------------------------------------
+
+my ($house) = slurp_file("$tree/CONTRIBUTING.md") =~ /^## The house\n(.*?)^## /ms;
+my %planned = map { $_ => 1 } $house =~ /`(\w+\.c)`/g;
+my %rooms = map { m{([^/]*)$} => 1 } glob("$tree/src/*.c");
+is(join(' ', grep { !$planned{$_} } sort keys %rooms), '', 'CONTRIBUTING.md has every room');
+is(join(' ', grep { !$rooms{$_} } sort keys %planned), '', 'and no other');
 
 done_testing();
