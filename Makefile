@@ -51,8 +51,7 @@ endif
 # ---------------------------------------------------------------------------
 
 .PHONY: help demo test test-all clean-chroots test-assertions test-valgrind bench \
-	check-metrics dashboard-picture check-unit check-sandbox check-isolation check-tap \
-	dist deb check-deb
+	check-metrics dashboard-picture check-unit check-sandbox check-isolation check-tap
 
 help:
 	@echo 'make                  build the extension'
@@ -71,10 +70,10 @@ help:
 	@echo 'make check-isolation  the isolation specs, on a running server that preloads it'
 	@echo 'make check-tap        the TAP tests, with it installed; not as root'
 	@echo 'make bench            measure it: BENCH="recording draining" SCALE=full (test/bench)'
+	@echo 'make clean            remove what was built'
 	@echo 'make dist             the release as a zip, for PGXN, of the last commit'
 	@echo 'make deb              Debian packages of this tree'
 	@echo 'make check-deb        a fresh Debian follows README.md from the package to an event; as root'
-	@echo 'make clean            remove what was built'
 	@echo
 	@echo 'PG_CONFIG=...         the PostgreSQL to build for and test with (15 or later)'
 	@echo 'WERROR=1              warnings are errors'
@@ -133,23 +132,6 @@ check-sandbox:
 	cd test/sandbox && python3 -B -m unittest
 
 # ---------------------------------------------------------------------------
-# Releases
-# ---------------------------------------------------------------------------
-
-# The version is META.json's; test/t/092_release.pl compares all others with it.
-release = onside_attribution-$(shell sed -n 's/^   "version": "\(.*\)",$$/\1/p' META.json)
-
-dist:
-	git archive --format=zip --prefix='$(release)/' --output='$(release).zip' HEAD
-	@echo '$(release).zip'
-
-deb:
-	@test/setup/deb
-
-check-deb:
-	@test/setup/check-deb
-
-# ---------------------------------------------------------------------------
 # With PGXS
 # ---------------------------------------------------------------------------
 
@@ -199,3 +181,22 @@ clean:
 	rm -rf onside_attribution.so $(OBJS) results regression.diffs regression.out $(EXTRA_CLEAN)
 
 endif
+
+# ---------------------------------------------------------------------------
+# Releases
+# ---------------------------------------------------------------------------
+
+# The version is META.json's; test/t/092_release.pl compares all others with it.
+release = onside_attribution-$(shell sed -n 's/^   "version": "\(.*\)",$$/\1/p' META.json)
+
+.PHONY: dist deb check-deb
+
+dist:
+	git archive --format=zip --prefix='$(release)/' --output='$(release).zip' HEAD
+	@echo '$(release).zip'
+
+deb:
+	@test/setup/deb
+
+check-deb:
+	@test/setup/check-deb

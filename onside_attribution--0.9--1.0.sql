@@ -13,6 +13,17 @@ ALTER FUNCTION onside_attribution.resume() SET session_replication_role = replic
 ALTER FUNCTION onside_attribution.retry_dead_letters(uuid[]) SET session_replication_role = replica;
 ALTER FUNCTION onside_attribution.replay(timestamptz, timestamptz) SET session_replication_role = replica;
 
+COMMENT ON COLUMN onside_attribution.pending.event_id IS 'As in the outbox';
+COMMENT ON COLUMN onside_attribution.pending.event_name IS 'As in the outbox';
+COMMENT ON COLUMN onside_attribution.pending.payload IS 'As in the outbox';
+COMMENT ON COLUMN onside_attribution.pending.event_datetime IS 'As in the outbox';
+COMMENT ON COLUMN onside_attribution.pending.installation_id IS 'As in the outbox';
+COMMENT ON COLUMN onside_attribution.pending.recorded_at IS 'When the event was recorded';
+COMMENT ON COLUMN onside_attribution.pending.xid IS 'Transaction that inserted it';
+COMMENT ON COLUMN onside_attribution.pending.id IS '(xid, id) is the event''s place in the log';
+COMMENT ON COLUMN onside_attribution.delivery_cursor.singleton IS 'Always true: there is one row';
+COMMENT ON COLUMN onside_attribution.control.singleton IS 'Always true: there is one row';
+
 /*
  * Statistics
  */
@@ -140,17 +151,6 @@ AS 'MODULE_PATHNAME', 'onside_doctor';
 COMMENT ON FUNCTION onside_attribution.doctor() IS
     'Everything to look at when nothing arrives, one row a check. Out: check_name; ok, NULL if it cannot be known; detail, what was found; '
     'hint, what to do, for a row that is not ok. Sends no event; connects to the endpoint and disconnects, for which it takes 5 seconds at most. Errors: 55P03 if a table is locked for long';
-
-COMMENT ON COLUMN onside_attribution.pending.event_id IS 'As in the outbox';
-COMMENT ON COLUMN onside_attribution.pending.event_name IS 'As in the outbox';
-COMMENT ON COLUMN onside_attribution.pending.payload IS 'As in the outbox';
-COMMENT ON COLUMN onside_attribution.pending.event_datetime IS 'As in the outbox';
-COMMENT ON COLUMN onside_attribution.pending.installation_id IS 'As in the outbox';
-COMMENT ON COLUMN onside_attribution.pending.recorded_at IS 'When the event was recorded';
-COMMENT ON COLUMN onside_attribution.pending.xid IS 'Transaction that inserted it';
-COMMENT ON COLUMN onside_attribution.pending.id IS '(xid, id) is the event''s place in the log';
-COMMENT ON COLUMN onside_attribution.delivery_cursor.singleton IS 'Always true: there is one row';
-COMMENT ON COLUMN onside_attribution.control.singleton IS 'Always true: there is one row';
 
 REVOKE ALL ON FUNCTION onside_attribution.delivery_stats() FROM PUBLIC;
 REVOKE ALL ON FUNCTION onside_attribution.delivery_histogram() FROM PUBLIC;

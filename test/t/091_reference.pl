@@ -70,14 +70,14 @@ sub query
 
 # As they are written by hand: without casts, types by their short names.
 my @functions = query(<<'SQL');
-SELECT format('%s(%s) → %s', proname,
+SELECT format('%s(%s)%s', proname,
     (SELECT string_agg(format('%s %s', proargnames[i], replace(format_type(type, NULL),
                 'timestamp with time zone', 'timestamptz'))
             || COALESCE(' DEFAULT ' || replace(regexp_replace(
                 pg_get_function_arg_default(p.oid, i::integer), '::\w+(\[\])?', ''),
                 '00:00:30', '30 s'), ''), ', ' ORDER BY i)
      FROM unnest(proargtypes::oid[]) WITH ORDINALITY AS u(type, i)),
-    pg_get_function_result(p.oid))
+    CASE WHEN prokind <> 'p' THEN ' → ' || pg_get_function_result(p.oid) END)
 FROM pg_proc p WHERE pronamespace = 'onside_attribution'::regnamespace
 SQL
 my @called = chapter('Functions') =~ /^### `(.*\) *.*)$/mg;
