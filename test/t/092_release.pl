@@ -106,6 +106,11 @@ is(match('src/compat.h', qr/PG_VERSION_NUM < (\d+)0000\n#error/), $least, 'compa
 is(match('debian/pgversions', qr/^(\d+)\+$/m), $least, 'and debian/pgversions');
 is(match('README.md', qr/needs PostgreSQL (\d+) or later/), $least, 'and README.md');
 
+# CI has all versions that README.md promises.
+my ($first, $last) = slurp_file("$tree/README.md") =~ /^It is written for PostgreSQL (\d+) to (\d+)/m;
+is(match('.github/workflows/ci.yml', qr/^ *version: \[(.*)\]$/m),
+	join(', ', $first .. $last), 'CI tests the versions of README.md');
+
 # debian/control is made of debian/control.in, for any number of versions.
 my $control = slurp_file("$tree/debian/control");
 my ($in_source, $in_package) = split /\n\n/, slurp_file("$tree/debian/control.in"), 2;
