@@ -421,24 +421,25 @@ sub _refused_copy
 	return;
 }
 
-# A database whose extension comes and goes.  What was pending when it was
-# dropped is gone with it.
+# A database whose extension comes and goes.  What is pending then is discarded,
+# without which it could not be dropped.
 sub _extension
 {
 	my ($self) = @_;
 	my $database = $self->{other_database};
 	my $call = "SELECT onside_attribution.track('other', gen_random_uuid(), '{}')";
+	my $drop = 'TRUNCATE onside_attribution.outbox; DROP EXTENSION onside_attribution';
 
 	$self->sql($database, 'CREATE EXTENSION IF NOT EXISTS onside_attribution');
 	$self->sql($database, "INSERT INTO ledger $call FROM generate_series(1, 5)");
 	poll_worker($self->{node}, $database);
-	$self->sql($database, 'BEGIN; DROP EXTENSION onside_attribution; ROLLBACK');
+	$self->sql($database, "BEGIN; $drop; ROLLBACK");
 	$self->sql($database, "INSERT INTO ledger $call");
-	$self->sql($database, 'DROP EXTENSION onside_attribution CASCADE');
+	$self->sql($database, "BEGIN; $drop CASCADE; COMMIT");
 	$self->sql($database, "CREATE EXTENSION onside_attribution; INSERT INTO ledger $call");
 
 	# The next time, it is there or not.
-	$self->sql($database, 'DROP EXTENSION onside_attribution') if $self->{dice}->(2);
+	$self->sql($database, "BEGIN; $drop; COMMIT") if $self->{dice}->(2);
 	return;
 }
 
