@@ -169,8 +169,10 @@ bury(const OnsideSettled *settled)
 	ConditionVariableBroadcast(&slot->settled_cv);
 
 	ereport(LOG,
-			(errmsg("onside_attribution: %d events of database \"%s\" were refused for good and moved to dead_letter",
-					list_length(settled->refused), database_name),
+			(errmsg_plural("onside_attribution: %d event of database \"%s\" was refused for good and moved to dead_letter",
+						   "onside_attribution: %d events of database \"%s\" were refused for good and moved to dead_letter",
+						   list_length(settled->refused),
+						   list_length(settled->refused), database_name),
 			 errdetail("The API said: %s", first->error)));
 }
 

@@ -58,8 +58,9 @@ sub missing
 
 =head2 OnsideMetrics->start($node, $role, \@databases)
 
-Starts an exporter that asks these databases as this role, and a Prometheus
-with the alert rules that scrapes it twice a second.
+Starts an exporter that asks these databases as this role, in the way that
+monitoring/README.md recommends, and a Prometheus with the alert rules that
+scrapes it twice a second.
 
 =cut
 
@@ -72,9 +73,9 @@ sub start
 		exporter_port => PostgreSQL::Test::Cluster::get_free_port(),
 		prometheus_port => PostgreSQL::Test::Cluster::get_free_port(),
 		http => HTTP::Tiny->new(timeout => 60, proxy => undef, http_proxy => undef),
-		dsn => join(',',
-			map { 'host=' . $node->host . ' port=' . $node->port . " user=$role dbname=$_ sslmode=disable" }
-			  @$databases)
+		dsn => 'host=' . $node->host . ' port=' . $node->port
+		  . " user=$role dbname=$databases->[0] sslmode=disable statement_timeout=5s",
+		databases => join(',', @$databases)
 	}, $class;
 	$running{$self} = $self;
 	$self->start_exporter;
@@ -110,9 +111,8 @@ sub start_exporter
 	$self->{exporter} = $self->_spawn(
 		'exporter',
 		'prometheus-postgres-exporter', "--extend.query-path=$directory/queries.yaml",
-		"--web.listen-address=127.0.0.1:$self->{exporter_port}",
-		'--disable-default-metrics', '--disable-settings-metrics',
-		'--no-collector.database', '--no-collector.bgwriter');
+		'--auto-discover-databases', "--include-databases=$self->{databases}",
+		"--web.listen-address=127.0.0.1:$self->{exporter_port}");
 	$self->_wait_for($self->{exporter}, 'exporter', $self->exporter . '/metrics');
 	return;
 }

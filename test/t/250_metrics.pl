@@ -254,11 +254,18 @@ $sandbox->credentials('sandbox', 'sandbox');
 $node->safe_psql('books', 'SELECT onside_attribution.resume()');
 fires_ok('books', '', 'all is well again');
 
-# A template has no worker.
-$node->safe_psql('postgres', 'ALTER DATABASE books IS_TEMPLATE true');
+# A server that does not preload the library.
+$node->append_conf('postgresql.conf', "shared_preload_libraries = ''");
+$node->restart;
 fires_ok('books', 'OnsideNotRunning', 'no worker');
-$node->safe_psql('postgres', 'ALTER DATABASE books IS_TEMPLATE false');
+$scraped = $metrics->scrape;
+is($scraped->{pg_exporter_last_scrape_error}, 0, 'the queries do not fail there');
+is($scraped->{'onside_attribution_delivered_total{datname="books"}'}, 2, 'what is known without it is shown');
+is($scraped->{'onside_attribution_recorded_total{datname="books"}'}, 'NaN', 'and the rest is not a number');
+preload($node);
+$node->restart;
 fires_ok('books', '', 'a worker again');
+fires_ok('shop', $dead, 'in each database');
 
 # ---------------------------------------------------------------------------
 # The dashboard
