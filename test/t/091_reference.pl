@@ -74,7 +74,7 @@ SELECT format('%s(%s)%s', proname,
     (SELECT string_agg(format('%s %s', proargnames[i], replace(format_type(type, NULL),
                 'timestamp with time zone', 'timestamptz'))
             || COALESCE(' DEFAULT ' || replace(regexp_replace(
-                pg_get_function_arg_default(p.oid, i::integer), '::\w+(\[\])?', ''),
+                pg_get_function_arg_default(p.oid, i::integer), '::(timestamp with time zone|\w+)(\[\])?', ''),
                 '00:00:30', '30 s'), ''), ', ' ORDER BY i)
      FROM unnest(proargtypes::oid[]) WITH ORDINALITY AS u(type, i)),
     CASE WHEN prokind <> 'p' THEN ' → ' || pg_get_function_result(p.oid) END)
