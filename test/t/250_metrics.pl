@@ -239,6 +239,11 @@ $node->safe_psql('shop', 'SELECT onside_attribution.resume()');
 wait_for_flush($node, 'shop', 'the backlog is delivered');
 fires_ok('shop', "$dead OnsideOutboxDoesNotShrink", 'the outbox is kept by a reader');
 $reader->quit;
+
+# A segment that is filled sends the worker to look for one that is empty.
+$node->safe_psql('shop', <<'SQL');
+SELECT count(onside_attribution.track('more', gen_random_uuid(), '{}')) FROM generate_series(1, 1000)
+SQL
 fires_ok('shop', $dead, 'and shrinks when that has ended');
 
 # The API does not know the password any more.
