@@ -631,6 +631,119 @@ COMMENT ON FUNCTION onside_attribution.doctor() IS
     'hint, what to do, for a row that is not ok. Sends no event; connects to the endpoint and disconnects, for which it takes 5 seconds at most. Errors: 55P03 if a table is locked for long';
 
 /*
+ * Backfill: what is remembered of attached events, and how far it has come.
+ * Written by attach() and backfill() alone.
+ */
+
+CREATE TABLE onside_attribution.attachment (
+    source oid NOT NULL,
+    event_name text NOT NULL,
+    event_id text,
+    rows_before pg_snapshot NOT NULL,
+    attached_by xid8 NOT NULL,
+    attached_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    namespace uuid NOT NULL,
+    PRIMARY KEY (source, event_name)
+);
+
+CREATE TABLE onside_attribution.backfill_state (
+    source oid NOT NULL,
+    event_name text NOT NULL,
+    role oid NOT NULL,
+    since timestamptz NOT NULL,
+    until timestamptz NOT NULL,
+    key_columns smallint[],
+    "position" text[],
+    recorded bigint NOT NULL DEFAULT 0,
+    skipped bigint NOT NULL DEFAULT 0,
+    dead_lettered bigint NOT NULL DEFAULT 0,
+    not_due bigint NOT NULL DEFAULT 0,
+    left_out bigint NOT NULL DEFAULT 0,
+    started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    finished_at timestamptz,
+    PRIMARY KEY (source, event_name, role, since, until)
+);
+
+CREATE PROCEDURE onside_attribution.backfill(
+    source regclass,
+    event_name text,
+    since timestamptz DEFAULT NULL,
+    until timestamptz DEFAULT NULL)
+LANGUAGE C
+AS 'MODULE_PATHNAME', 'onside_backfill';
+
+CREATE VIEW onside_attribution.backfill_progress AS
+    SELECT s.source::regclass AS source,
+           s.event_name,
+           CASE WHEN s.role <> 0 THEN s.role::regrole END AS role,
+           CASE WHEN pg_catalog.isfinite(s.since) THEN s.since END AS since,
+           CASE WHEN pg_catalog.isfinite(s.until) THEN s.until END AS until,
+           s.recorded,
+           s.skipped,
+           s.dead_lettered,
+           s.not_due,
+           s.left_out,
+           s."position",
+           s.started_at,
+           s.updated_at,
+           s.finished_at
+    FROM onside_attribution.backfill_state s;
+
+COMMENT ON TABLE onside_attribution.attachment IS
+    'Since when events have been attached, for backfill(). A row stays when the event is detached: what the trigger has recorded then has been recorded';
+COMMENT ON COLUMN onside_attribution.attachment.source IS 'OID of the table';
+COMMENT ON COLUMN onside_attribution.attachment.event_name IS 'Event that its rows become';
+COMMENT ON COLUMN onside_attribution.attachment.event_id IS 'Column of the event_id when it was attached first; NULL if none was mapped';
+COMMENT ON COLUMN onside_attribution.attachment.rows_before IS
+    'Rows that are visible in this snapshot have not been written since, so the trigger has not recorded them';
+COMMENT ON COLUMN onside_attribution.attachment.attached_by IS 'Transaction that has attached it first';
+COMMENT ON COLUMN onside_attribution.attachment.attached_at IS 'When that was';
+COMMENT ON COLUMN onside_attribution.attachment.namespace IS 'From which backfill() derives the event_id of a row that has none of its own';
+
+COMMENT ON TABLE onside_attribution.backfill_state IS
+    'How far each backfill() has come. A row that is deleted lets it begin anew';
+COMMENT ON COLUMN onside_attribution.backfill_state.source IS 'OID of the table';
+COMMENT ON COLUMN onside_attribution.backfill_state.event_name IS 'Event that its rows become';
+COMMENT ON COLUMN onside_attribution.backfill_state.role IS 'Role whose row security policies decide which rows it sees; 0 if none do';
+COMMENT ON COLUMN onside_attribution.backfill_state.since IS 'Argument of backfill(); -infinity for NULL';
+COMMENT ON COLUMN onside_attribution.backfill_state.until IS 'Argument of backfill(); infinity for NULL';
+COMMENT ON COLUMN onside_attribution.backfill_state.key_columns IS 'Numbers of the columns by which the rows are read; NULL before the first';
+COMMENT ON COLUMN onside_attribution.backfill_state."position" IS 'Their values in the last row that was read, as text';
+COMMENT ON COLUMN onside_attribution.backfill_state.recorded IS 'See backfill_progress, as for those below';
+COMMENT ON COLUMN onside_attribution.backfill_state.skipped IS 'See backfill_progress';
+COMMENT ON COLUMN onside_attribution.backfill_state.dead_lettered IS 'See backfill_progress';
+COMMENT ON COLUMN onside_attribution.backfill_state.not_due IS 'See backfill_progress';
+COMMENT ON COLUMN onside_attribution.backfill_state.left_out IS 'See backfill_progress';
+COMMENT ON COLUMN onside_attribution.backfill_state.started_at IS 'See backfill_progress';
+COMMENT ON COLUMN onside_attribution.backfill_state.updated_at IS 'See backfill_progress';
+COMMENT ON COLUMN onside_attribution.backfill_state.finished_at IS 'See backfill_progress';
+
+COMMENT ON PROCEDURE onside_attribution.backfill(regclass, text, timestamptz, timestamptz) IS
+    'Records an event for each row that an attached table holds and the trigger has not recorded, in chunks that it commits; called again, it goes on where it has stopped. '
+    'In: the table, the event, and from when to when the events shall have occurred, both ends included, by the mapped event_datetime. '
+    'Needs SELECT on the table. Errors: 2D000 in a transaction block; 42704 if the event is not attached; 55000 if the rows have no key, or none is known to be '
+    'unreported; 22004, 22023 for the arguments; for an invalid row as track_row()';
+
+COMMENT ON VIEW onside_attribution.backfill_progress IS 'How far each backfill() has come, and what has become of the rows';
+COMMENT ON COLUMN onside_attribution.backfill_progress.source IS 'Table';
+COMMENT ON COLUMN onside_attribution.backfill_progress.event_name IS 'Event that its rows become';
+COMMENT ON COLUMN onside_attribution.backfill_progress.role IS 'Role that called it, if row security policies decide which rows it sees; otherwise NULL';
+COMMENT ON COLUMN onside_attribution.backfill_progress.since IS 'As it was called';
+COMMENT ON COLUMN onside_attribution.backfill_progress.until IS 'As it was called';
+COMMENT ON COLUMN onside_attribution.backfill_progress.recorded IS 'Rows that were recorded';
+COMMENT ON COLUMN onside_attribution.backfill_progress.skipped IS 'Rows without an installation_id';
+COMMENT ON COLUMN onside_attribution.backfill_progress.dead_lettered IS 'Rows that are no valid event and were put into dead_letter';
+COMMENT ON COLUMN onside_attribution.backfill_progress.not_due IS 'Rows that do not meet the condition, or lie outside of since and until';
+COMMENT ON COLUMN onside_attribution.backfill_progress.left_out IS
+    'Rows that were written after the event was attached and have no event_id of their own, so that it cannot be known whether the trigger has recorded them; '
+    'and rows for which a condition on OLD is unknown';
+COMMENT ON COLUMN onside_attribution.backfill_progress."position" IS 'Key of the last row that was read';
+COMMENT ON COLUMN onside_attribution.backfill_progress.started_at IS 'When it was called first';
+COMMENT ON COLUMN onside_attribution.backfill_progress.updated_at IS 'When the last chunk was committed';
+COMMENT ON COLUMN onside_attribution.backfill_progress.finished_at IS 'When it had read all rows; NULL until then';
+
+/*
  * Nothing is for everybody; the status is for monitoring.
  */
 REVOKE ALL ON ALL ROUTINES IN SCHEMA onside_attribution FROM PUBLIC;

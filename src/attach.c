@@ -54,6 +54,8 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
+#include "attach.h"
+#include "attachment.h"
 #include "column.h"
 #include "compat.h"
 #include "event.h"
@@ -361,8 +363,8 @@ check_columns(Relation rel, const OnsideMapping *mapping)
 }
 
 /* Whoever names a table needs it; an OID must be no way around it. */
-static void
-check_schema_privilege(Oid relid)
+void
+onside_check_schema_privilege(Oid relid)
 {
 	Oid			schema = get_rel_namespace(relid);
 	AclResult	acl;
@@ -374,10 +376,10 @@ check_schema_privilege(Oid relid)
 		aclcheck_error(acl, OBJECT_SCHEMA, get_namespace_name(schema));
 }
 
-static void
-check_privilege(Oid relid)
+void
+onside_check_privilege(Oid relid, AclMode mode)
 {
-	AclResult	acl = pg_class_aclcheck(relid, GetUserId(), ACL_TRIGGER);
+	AclResult	acl = pg_class_aclcheck(relid, GetUserId(), mode);
 
 	if (acl != ACLCHECK_OK)
 	{
@@ -502,8 +504,8 @@ onside_attach(PG_FUNCTION_ARGS)
 
 	/* Who may not make a trigger must not make others wait, either. */
 	relid = PG_GETARG_OID(0);
-	check_schema_privilege(relid);
-	check_privilege(relid);
+	onside_check_schema_privilege(relid);
+	onside_check_privilege(relid, ACL_TRIGGER);
 
 	/* The lock that CREATE TRIGGER takes, too. */
 	rel = relation_open(relid, ShareRowExclusiveLock);
@@ -513,7 +515,7 @@ onside_attach(PG_FUNCTION_ARGS)
 		ListCell   *lc;
 
 		foreach(lc, find_all_inheritors(relid, ShareRowExclusiveLock, NULL))
-			check_privilege(lfirst_oid(lc));
+			onside_check_privilege(lfirst_oid(lc), ACL_TRIGGER);
 	}
 	check_columns(rel, mapping);
 	if (!PG_ARGISNULL(7))
@@ -530,6 +532,7 @@ onside_attach(PG_FUNCTION_ARGS)
 	relation_close(rel, NoLock);
 
 	create_trigger(stmt, relid, when, rtable);
+	onside_attachment_note(relid, mapping->event_name, mapping->event_id);
 
 	PG_RETURN_DATUM(DirectFunctionCall1(namein,
 										CStringGetDatum(stmt->trigname)));
@@ -540,11 +543,10 @@ onside_attach(PG_FUNCTION_ARGS)
  * ----------
  */
 
-/* Names of the table's own triggers that report this event. */
-static List *
-find_triggers(Relation rel, const char *event_name)
+List *
+onside_attached_triggers(Relation rel, const char *event_name)
 {
-	List	   *names = NIL;
+	List	   *triggers = NIL;
 	TriggerDesc *desc = rel->trigdesc;
 	Oid			function = track_row_oid();
 
@@ -558,9 +560,9 @@ find_triggers(Relation rel, const char *event_name)
 			continue;
 		mapping = onside_mapping_try_parse(trigger->tgnargs, trigger->tgargs);
 		if (mapping != NULL && strcmp(mapping->event_name, event_name) == 0)
-			names = lappend(names, pstrdup(trigger->tgname));
+			triggers = lappend(triggers, trigger);
 	}
-	return names;
+	return triggers;
 }
 
 /* detach(source, event_name): as the caller, who must own the table */
@@ -569,7 +571,7 @@ onside_detach(PG_FUNCTION_ARGS)
 {
 	Relation	rel;
 	char	   *qualified;
-	List	   *names;
+	List	   *names = NIL;
 	ListCell   *lc;
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
@@ -580,7 +582,9 @@ onside_detach(PG_FUNCTION_ARGS)
 				 errhint("See the view onside_attribution.attached.")));
 
 	rel = relation_open(PG_GETARG_OID(0), AccessShareLock);
-	names = find_triggers(rel, text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	foreach(lc, onside_attached_triggers(rel,
+										 text_to_cstring(PG_GETARG_TEXT_PP(1))))
+		names = lappend(names, pstrdup(((Trigger *) lfirst(lc))->tgname));
 	qualified = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 										   RelationGetRelationName(rel));
 	relation_close(rel, AccessShareLock);

@@ -1,0 +1,29 @@
+/*-------------------------------------------------------------------------
+ *
+ * attach.h
+ *		The triggers that report a table's rows.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_ATTACH_H
+#define ONSIDE_ATTACH_H
+
+#include "postgres.h"
+
+#include "commands/trigger.h"
+#include "nodes/pg_list.h"
+#include "utils/rel.h"
+
+/* Raises 42501 without USAGE on the schema of a relation. */
+extern void onside_check_schema_privilege(Oid relid);
+
+/* Likewise, without a privilege on the relation itself. */
+extern void onside_check_privilege(Oid relid, AclMode mode);
+
+/*
+ * The table's own triggers that report this event, as pointers into its
+ * relcache entry.
+ */
+extern List *onside_attached_triggers(Relation rel, const char *event_name);
+
+#endif							/* ONSIDE_ATTACH_H */

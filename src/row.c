@@ -1,0 +1,283 @@
+/*-------------------------------------------------------------------------
+ *
+ * row.c
+ *		A source table's row becomes an event.
+ *
+ * For track_row, which is given rows as they are written, and for backfill,
+ * which reads those that are there.
+ *
+ * The purchase comes first: a row without an installation_id was bought outside
+ * the app and is skipped, and with on_invalid_event = dead_letter a row that is
+ * no valid event goes to dead_letter with a warning.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "dead_letter.h"
+#include "event.h"
+#include "mapping.h"
+#include "row.h"
+#include "settings.h"
+#include "shmem.h"
+
+/*
+ * A payload beyond this is not even made: far more than a request holds, and
+ * less than what jsonb takes.
+ */
+#define PAYLOAD_LIMIT	(100 * ONSIDE_API_MAX_BYTES)
+
+static void
+resolve(OnsideRowReader *reader, OnsideColumn *column, const char *field,
+		Relation rel, const char *name)
+{
+	OnsideEventError error;
+
+	if (!onside_column_resolve(column, field, RelationGetDescr(rel),
+							   RelationGetRelationName(rel), name, &error) &&
+		reader->broken == NULL)
+	{
+		reader->broken = palloc(sizeof(OnsideEventError));
+		*reader->broken = error;
+	}
+}
+
+OnsideRowReader *
+onside_row_reader(Trigger *trigger, Relation rel, MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	OnsideMapping *mapping = onside_mapping_parse(trigger->tgnargs,
+												  trigger->tgargs);
+	OnsideRowReader *reader = palloc0(sizeof(OnsideRowReader));
+	OnsideEventError error;
+
+	reader->event_name = cstring_to_text(mapping->event_name);
+	reader->name_is_valid = onside_event_check_name(reader->event_name,
+													&error);
+	resolve(reader, &reader->installation_id, "installation_id", rel,
+			mapping->installation_id);
+	reader->has_event_datetime = mapping->event_datetime != NULL;
+	if (reader->has_event_datetime)
+		resolve(reader, &reader->event_datetime, "event_datetime", rel,
+				mapping->event_datetime);
+	reader->has_event_id = mapping->event_id != NULL;
+	if (reader->has_event_id)
+		resolve(reader, &reader->event_id, "event_id", rel,
+				mapping->event_id);
+
+	reader->npayload = mapping->npayload;
+	reader->keys = palloc(mapping->npayload * sizeof(char *));
+	reader->payload = palloc0(mapping->npayload * sizeof(OnsideColumn));
+	for (int i = 0; i < mapping->npayload; i++)
+	{
+		reader->keys[i] = mapping->payload[i].key;
+		resolve(reader, &reader->payload[i], mapping->payload[i].field, rel,
+				mapping->payload[i].column);
+		if (onside_column_needs_settings(&reader->payload[i]))
+			reader->needs_settings = true;
+	}
+
+	reader->per_row = AllocSetContextCreate(context,
+											"onside_attribution row",
+											ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(old);
+	return reader;
+}
+
+/* Notes the first error alone. */
+static void
+note(bool ok, OnsideEventError *first, const OnsideEventError *error,
+	 bool *valid)
+{
+	if (!ok && *valid)
+	{
+		*first = *error;
+		*valid = false;
+	}
+}
+
+/* About how much of a payload this value is. */
+static Size
+value_size(const JsonbValue *value)
+{
+	switch (value->type)
+	{
+		case jbvString:
+			return value->val.string.len;
+		case jbvBinary:
+			return value->val.binary.len;
+		default:
+			return 0;
+	}
+}
+
+/* The payload, or NULL if it is too large to be made. */
+static Jsonb *
+read_payload(OnsideRowReader *reader, TupleTableSlot *row, OnsideEventError *error,
+			 bool *valid)
+{
+	OnsideJsonbBuilder builder = {0};
+	Size		size = 0;
+
+	onside_jsonb_push(&builder, WJB_BEGIN_OBJECT, NULL);
+	for (int i = 0; i < reader->npayload; i++)
+	{
+		OnsideEventError this_error;
+		JsonbValue	key;
+		JsonbValue	value;
+		bool		ok;
+
+		ok = onside_column_to_json(&reader->payload[i], row, &value,
+								   &this_error);
+		note(ok, error, &this_error, valid);
+
+		size += value_size(&value);
+		if (size > PAYLOAD_LIMIT)
+		{
+			this_error.field = "payload";
+			this_error.sqlstate = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+			this_error.message = psprintf("payload is too large: %s takes it beyond %d bytes",
+										  reader->payload[i].field,
+										  PAYLOAD_LIMIT);
+			this_error.hint = pstrdup("A request must stay below 1000000 bytes, and an event cannot be split.");
+			note(false, error, &this_error, valid);
+			return NULL;
+		}
+
+		key.type = jbvString;
+		key.val.string.val = unconstify(char *, reader->keys[i]);
+		key.val.string.len = strlen(reader->keys[i]);
+		onside_jsonb_push(&builder, WJB_KEY, &key);
+		onside_jsonb_push(&builder, WJB_VALUE, &value);
+	}
+	onside_jsonb_push(&builder, WJB_END_OBJECT, NULL);
+	return JsonbValueToJsonb(builder.result);
+}
+
+/*
+ * Makes a row's event.  On false *error says why it is not valid, and the
+ * event has what there is of it.
+ */
+static bool
+read_row(OnsideRowReader *reader, TupleTableSlot *row, const pg_uuid_t *id,
+		 OnsideEvent *event, OnsideEventError *error)
+{
+	OnsideEventError this_error;
+	bool		valid = true;
+	bool		ok;
+
+	note(reader->broken == NULL, error, reader->broken, &valid);
+
+	event->event_name = reader->event_name;
+	event->name_is_checked = reader->name_is_valid;
+
+	ok = onside_column_to_uuid(&reader->installation_id, row,
+							   &event->installation_id,
+							   &event->has_installation_id, &this_error);
+	note(ok, error, &this_error, &valid);
+
+	if (reader->has_event_datetime)
+	{
+		ok = onside_column_to_datetime(&reader->event_datetime, row,
+									   &event->event_datetime,
+									   &event->has_event_datetime,
+									   &this_error);
+		note(ok, error, &this_error, &valid);
+	}
+	else
+	{
+		event->event_datetime = GetCurrentTransactionStartTimestamp();
+		event->has_event_datetime = true;
+	}
+
+	/* A dead letter has an id, too, unless the row's own is none. */
+	ok = true;
+	if (reader->has_event_id)
+	{
+		ok = onside_column_to_uuid(&reader->event_id, row, &event->event_id,
+								   &event->has_event_id, &this_error);
+		note(ok, error, &this_error, &valid);
+	}
+	if (ok && !event->has_event_id)
+	{
+		if (id != NULL)
+			event->event_id = *id;
+		else if (reader->many)
+			onside_event_next_id(&event->event_id);
+		else
+			onside_event_new_id(&event->event_id);
+		event->has_event_id = true;
+	}
+
+	event->payload = read_payload(reader, row, error, &valid);
+
+	if (valid)
+		valid = onside_event_check(event, error);
+	return valid;
+}
+
+static void
+count_skipped(void)
+{
+	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
+
+	if (slot != NULL)
+		pg_atomic_fetch_add_u64(&slot->skipped, 1);
+}
+
+static void
+dead_letter(const OnsideEvent *event, const OnsideEventError *error)
+{
+	ereport(WARNING,
+			(errcode(error->sqlstate),
+			 errmsg("invalid event: %s", error->message),
+			 errdetail("The row was let through and the event put into dead_letter."),
+			 errhint("%s", error->hint)));
+	onside_dead_letter_insert(event, 0, error->message, 0,
+							  GetCurrentTimestamp());
+}
+
+OnsideRowOutcome
+onside_row_record(OnsideRowReader *reader, TupleTableSlot *row,
+				  const pg_uuid_t *id, OnsideAppend **append)
+{
+	MemoryContext old = MemoryContextSwitchTo(reader->per_row);
+	OnsideEvent event = {0};
+	OnsideEventError error;
+	OnsideRowOutcome outcome = ONSIDE_ROW_RECORDED;
+
+	if (reader->installation_id.attnum != InvalidAttrNumber &&
+		onside_column_is_null(&reader->installation_id, row))
+	{
+		count_skipped();
+		outcome = ONSIDE_ROW_SKIPPED;
+	}
+	else if (read_row(reader, row, id, &event, &error))
+	{
+		if (*append == NULL)
+		{
+			MemoryContextSwitchTo(old);
+			*append = onside_append_begin();
+			MemoryContextSwitchTo(reader->per_row);
+		}
+		onside_append(*append, &event);
+	}
+	else if (onside_on_invalid_event == ONSIDE_INVALID_DEAD_LETTER)
+	{
+		dead_letter(&event, &error);
+		outcome = ONSIDE_ROW_DEAD_LETTER;
+	}
+	else
+		onside_event_throw(&error);
+
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(reader->per_row);
+	return outcome;
+}

@@ -1,0 +1,61 @@
+/*-------------------------------------------------------------------------
+ *
+ * row.h
+ *		A source table's row becomes an event.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_ROW_H
+#define ONSIDE_ROW_H
+
+#include "postgres.h"
+
+#include "commands/trigger.h"
+#include "executor/tuptable.h"
+#include "utils/rel.h"
+
+#include "column.h"
+#include "outbox.h"
+
+/* A trigger's mapping, resolved against its table. */
+typedef struct OnsideRowReader
+{
+	text	   *event_name;
+	bool		name_is_valid;
+	OnsideColumn installation_id;
+	OnsideColumn event_datetime;
+	OnsideColumn event_id;
+	bool		has_event_datetime;
+	bool		has_event_id;
+	int			npayload;
+	const char **keys;
+	OnsideColumn *payload;
+	bool		needs_settings; /* see onside_column_fix_settings() */
+	bool		many;			/* rows of a statement */
+	OnsideEventError *broken;	/* why no row can become an event, or NULL */
+	MemoryContext per_row;
+} OnsideRowReader;
+
+/* What has become of a row. */
+typedef enum OnsideRowOutcome
+{
+	ONSIDE_ROW_RECORDED,
+	ONSIDE_ROW_SKIPPED,			/* it has no installation_id */
+	ONSIDE_ROW_DEAD_LETTER,		/* it is no valid event */
+} OnsideRowOutcome;
+
+/* In the given memory context, which has to live as long. */
+extern OnsideRowReader *onside_row_reader(Trigger *trigger, Relation rel,
+										  MemoryContext context);
+
+/*
+ * Records one row, with "id" if it has no event_id of its own, or a fresh one
+ * if that is NULL.  *append is opened with the first event: a statement that has
+ * none leaves no trace.
+ */
+extern OnsideRowOutcome onside_row_record(OnsideRowReader *reader,
+										  TupleTableSlot *row,
+										  const pg_uuid_t *id,
+										  OnsideAppend **append);
+
+#endif							/* ONSIDE_ROW_H */
