@@ -54,7 +54,7 @@ BEGIN
         WHERE relnamespace = 'onside_attribution'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'S')
         UNION ALL
         SELECT 'function', oid::regproc::text,
-               (SELECT coalesce(string_agg(format('(SELECT NULL::%s)', format_type(a, NULL)), ', '), '') FROM unnest(proargtypes) AS a), prokind::text
+               (SELECT coalesce(string_agg(format(CASE prokind WHEN 'p' THEN 'NULL::%s' ELSE '(SELECT NULL::%s)' END, format_type(a, NULL)), ', '), '') FROM unnest(proargtypes) AS a), prokind::text
         FROM pg_proc WHERE pronamespace = 'onside_attribution'::regnamespace AND prorettype <> 'trigger'::regtype
         ORDER BY 1, 2
     LOOP

@@ -40,6 +40,9 @@
 #include "event.h"
 #include "outbox.h"
 
+/* No more transactions than this are listed one by one. */
+#define MAX_YOUNGER 10000
+
 /* The transaction in which this session has attached an event last. */
 static FullTransactionId attached_in;
 
@@ -107,7 +110,10 @@ full_xid(TransactionId xid, FullTransactionId next)
 																	 xid));
 }
 
-/* A new snapshot as pg_snapshot has it, with subtransactions. */
+/*
+ * A new snapshot as pg_snapshot has it, with subtransactions, in which this
+ * transaction itself is visible.
+ */
 static char *
 current_snapshot(void)
 {
@@ -115,6 +121,8 @@ current_snapshot(void)
 	FullTransactionId next = ReadNextFullTransactionId();
 	uint64		xmin = full_xid(snapshot->xmin, next);
 	uint64		xmax = full_xid(snapshot->xmax, next);
+	uint64		own;
+	int			younger = 0;
 	int			n = 0;
 	uint64	   *xids;
 	StringInfoData buf;
@@ -126,16 +134,25 @@ current_snapshot(void)
 		return buf.data;
 	}
 
-	xids = palloc((snapshot->xcnt + snapshot->subxcnt + 1) * sizeof(uint64));
+	/* Who has begun after the last one that has ended is under way, too. */
+	own = U64FromFullTransactionId(attached_in);
+	if (own >= xmax && own - xmax < MAX_YOUNGER)
+		younger = own + 1 - xmax;
+
+	xids = palloc((snapshot->xcnt + snapshot->subxcnt + younger + 1) *
+				  sizeof(uint64));
 	for (uint32 i = 0; i < snapshot->xcnt; i++)
 		xids[n++] = full_xid(snapshot->xip[i], next);
 	for (int i = 0; i < snapshot->subxcnt; i++)
 		xids[n++] = full_xid(snapshot->subxip[i], next);
+	for (int i = 0; i < younger - 1; i++)
+		xids[n++] = xmax + i;
+	xmax += younger;
 	qsort(xids, n, sizeof(uint64), compare_xids);
 
 	appendStringInfo(&buf, UINT64_FORMAT ":" UINT64_FORMAT ":", xmin, xmax);
 	for (int i = 0; i < n; i++)
-		if (xids[i] < xmax)
+		if (xids[i] < xmax && (i == 0 || xids[i] != xids[i - 1]))
 			appendStringInfo(&buf, "%s" UINT64_FORMAT,
 							 buf.data[buf.len - 1] == ':' ? "" : ",", xids[i]);
 	return buf.data;
@@ -145,7 +162,8 @@ void
 onside_attachment_note(Oid source, const char *event_name,
 					   const char *event_id)
 {
-	Oid			types[] = {OIDOID, TEXTOID, TEXTOID, TEXTOID, XID8OID, UUIDOID};
+	Oid			types[] = {OIDOID, TEXTOID, TEXTOID, TEXTOID, XID8OID,
+	UUIDOID};
 	char		nulls[] = "      ";
 	Datum		values[6];
 	pg_uuid_t	namespace;

@@ -27,7 +27,7 @@ typedef struct OnsideBackfillKey
 {
 	Oid			source;
 	const char *event_name;
-	Oid			role;			/* whose row security applies, or InvalidOid */
+	Oid			role;			/* whose row security applies, or 0 */
 	TimestampTz since;			/* infinite if not given */
 	TimestampTz until;
 } OnsideBackfillKey;

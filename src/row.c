@@ -120,8 +120,8 @@ value_size(const JsonbValue *value)
 
 /* The payload, or NULL if it is too large to be made. */
 static Jsonb *
-read_payload(OnsideRowReader *reader, TupleTableSlot *row, OnsideEventError *error,
-			 bool *valid)
+read_payload(OnsideRowReader *reader, TupleTableSlot *row,
+			 OnsideEventError *error, bool *valid)
 {
 	OnsideJsonbBuilder builder = {0};
 	Size		size = 0;

@@ -107,8 +107,9 @@ sub using
 	  if $kind{$object} eq 'trigger function';
 	if ($kind{$object} =~ /function|procedure/)
 	{
+		my $null = $kind{$object} eq 'procedure' ? 'NULL::%s' : '(SELECT NULL::%s)';
 		my $arguments = $node->safe_psql('postgres', <<SQL);
-SELECT coalesce(string_agg(CASE a WHEN 'regclass'::regtype THEN ':table' ELSE format('(SELECT NULL::%s)', a::regtype) END, ', ' ORDER BY n), '')
+SELECT coalesce(string_agg(CASE a WHEN 'regclass'::regtype THEN ':table' ELSE format('$null', a::regtype) END, ', ' ORDER BY n), '')
 FROM pg_proc, unnest(proargtypes::oid[]) WITH ORDINALITY AS u(a, n)
 WHERE pronamespace = 'onside_attribution'::regnamespace AND proname = '$name'
 SQL
