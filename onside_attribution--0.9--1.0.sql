@@ -160,7 +160,7 @@ COMMENT ON FUNCTION onside_attribution.doctor() IS
 CREATE TABLE onside_attribution.attachment (
     source oid NOT NULL,
     event_name text NOT NULL,
-    event_id text,
+    event_id smallint NOT NULL,
     rows_before pg_snapshot NOT NULL,
     attached_by xid8 NOT NULL,
     attached_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
@@ -216,7 +216,7 @@ COMMENT ON TABLE onside_attribution.attachment IS
     'Since when events have been attached, for backfill(). A row stays when the event is detached: what the trigger has recorded then has been recorded';
 COMMENT ON COLUMN onside_attribution.attachment.source IS 'OID of the table';
 COMMENT ON COLUMN onside_attribution.attachment.event_name IS 'Event that its rows become';
-COMMENT ON COLUMN onside_attribution.attachment.event_id IS 'Column of the event_id when it was attached first; NULL if none was mapped';
+COMMENT ON COLUMN onside_attribution.attachment.event_id IS 'Number of the column of the event_id when it was attached first; 0 if none was mapped';
 COMMENT ON COLUMN onside_attribution.attachment.rows_before IS
     'Rows that are visible in this snapshot have not been written since, so the trigger has not recorded them';
 COMMENT ON COLUMN onside_attribution.attachment.attached_by IS 'Transaction that has attached it first';

@@ -222,6 +222,16 @@ CREATE TEMP TABLE temporary (install_id uuid);
 SELECT onside_attribution.attach('temporary', 'temporary', 'install_id', '{}');
 INSERT INTO temporary VALUES (:user);
 SELECT event_name FROM recorded;
+-- An unlogged one can lose what it has reported.
+CREATE UNLOGGED TABLE unlogged (install_id uuid);
+SELECT onside_attribution.attach('unlogged', 'unlogged', 'install_id', '{}');
+-- Foreign tables and the catalog are not attached.
+CREATE FOREIGN DATA WRAPPER dummy;
+CREATE SERVER dummy FOREIGN DATA WRAPPER dummy;
+CREATE FOREIGN TABLE far (install_id uuid) SERVER dummy;
+SELECT attach_try(source => '''far''');
+SELECT attach_try(source => '''pg_catalog.pg_description''', installation_id => '''description''');
+DROP FOREIGN DATA WRAPPER dummy CASCADE;
 BEGIN;
 SELECT onside_attribution.attach('base', 'rolled back', 'install_id', '{}');
 ROLLBACK;

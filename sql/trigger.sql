@@ -192,17 +192,63 @@ ALTER TABLE two ADD c int DEFAULT 5;
 INSERT INTO two VALUES (:user, 1, 'x');
 SELECT event_name, payload FROM recorded ORDER BY 1;
 TRUNCATE onside_attribution.outbox;
+-- Mappings follow a column that is renamed, and say so if it is dropped.
 ALTER TABLE two RENAME b TO d;
-SELECT try($$INSERT INTO two VALUES (gen_random_uuid(), 1, 'x')$$);
-ALTER TABLE two RENAME d TO b;
-ALTER TABLE two RENAME install_id TO installation;
-SELECT try($$INSERT INTO two VALUES (gen_random_uuid(), 1, 'x')$$);
-ALTER TABLE two RENAME installation TO install_id;
+ALTER TABLE two RENAME install_id TO "first=b";
+ALTER TABLE two RENAME c TO b;
+INSERT INTO two VALUES (:user, 2, 'renamed', 6);
+SELECT event_name, payload FROM recorded ORDER BY 1;
+SELECT trigger_name, installation_id, payload FROM onside_attribution.attached WHERE source = 'two'::regclass ORDER BY 1;
+TRUNCATE onside_attribution.outbox;
+BEGIN;
+ALTER TABLE two RENAME a TO z;
+ROLLBACK;
+INSERT INTO two VALUES (:user, 3, 'x');
+SELECT payload FROM recorded ORDER BY 1;
+TRUNCATE onside_attribution.outbox;
+ALTER TABLE two DROP d;
+SELECT try($$INSERT INTO two VALUES (gen_random_uuid(), 1, 5)$$);
+ALTER TABLE two ADD d text;
+ALTER TABLE two RENAME "first=b" TO install_id;
 ALTER TABLE two ALTER install_id TYPE bytea USING NULL;
-SELECT try($$INSERT INTO two VALUES ('x', 1, 'x')$$);
+SELECT try($$INSERT INTO two VALUES ('x', 1, 5)$$);
 ALTER TABLE two DROP install_id;
-SELECT try($$INSERT INTO two VALUES (1, 'x')$$);
+SELECT try($$INSERT INTO two VALUES (1, 5)$$);
 SELECT count(*) FROM onside_attribution.outbox;
+-- Those of partitions follow with their parent.
+CREATE TABLE renamed (id int, install_id uuid, a int) PARTITION BY LIST (id);
+CREATE TABLE renamed_1 PARTITION OF renamed FOR VALUES IN (1);
+CREATE TABLE renamed_2 (a int, id int, install_id uuid);
+ALTER TABLE renamed ATTACH PARTITION renamed_2 FOR VALUES IN (2);
+SELECT onside_attribution.attach('renamed', 'parted', 'install_id', '{"a": "a"}');
+ALTER TABLE renamed RENAME a TO b;
+INSERT INTO renamed VALUES (1, :user, 1), (2, :user, 2);
+SELECT payload FROM recorded;
+TRUNCATE onside_attribution.outbox;
+-- A table that becomes a partition reports what comes in through its parent.
+CREATE TABLE becomes_part (LIKE renamed);
+SELECT onside_attribution.attach('becomes_part', 'part', 'install_id', '{"b": "b"}');
+ALTER TABLE renamed ATTACH PARTITION becomes_part FOR VALUES IN (3);
+SELECT event_name, level FROM onside_attribution.attached WHERE source = 'becomes_part'::regclass;
+INSERT INTO renamed VALUES (3, :user, 3);
+INSERT INTO becomes_part VALUES (3, :user, 4);
+SELECT event_name, payload FROM recorded ORDER BY 1, 2;
+TRUNCATE onside_attribution.outbox;
+ALTER TABLE renamed DETACH PARTITION becomes_part;
+INSERT INTO becomes_part VALUES (3, :user, 5);
+SELECT event_name, payload FROM recorded ORDER BY 1, 2;
+TRUNCATE onside_attribution.outbox;
+-- And one that inherits
+CREATE TABLE grown_up (install_id uuid, a int);
+CREATE TABLE grown (install_id uuid, a int);
+SELECT onside_attribution.attach('grown', 'grown', 'install_id', '{"a": "a"}', operation => 'UPDATE');
+SELECT onside_attribution.attach('grown_up', 'grown up', 'install_id', '{"a": "a"}', operation => 'UPDATE');
+ALTER TABLE grown INHERIT grown_up;
+INSERT INTO grown VALUES (:user, 1);
+SELECT onside_attribution.detach('grown_up', 'grown up');
+UPDATE grown_up SET a = 2;
+SELECT event_name, payload FROM recorded;
+TRUNCATE onside_attribution.outbox;
 
 -- Triggers that could not work say what to do instead.
 CREATE TABLE wrong (install_id uuid, a int);
@@ -290,10 +336,10 @@ SELECT regexp_replace(error, 'has \d+ bytes', 'has N bytes'), length(payload ->>
 DELETE FROM onside_attribution.dead_letter;
 SET client_min_messages = notice;
 -- A column that is no more: the purchase goes through with that, too.
-ALTER TABLE strict RENAME total TO price;
-INSERT INTO strict (id, install_id, price) VALUES (11, :user, 11);
-ALTER TABLE strict RENAME install_id TO installation;
-INSERT INTO strict (id, installation, price) VALUES (12, :user, 12);
+ALTER TABLE strict DROP total;
+INSERT INTO strict (id, install_id) VALUES (11, :user);
+ALTER TABLE strict DROP install_id;
+INSERT INTO strict (id) VALUES (12);
 SELECT event_name, payload, installation_id, error FROM onside_attribution.dead_letter ORDER BY payload -> 'id';
 SELECT count(*) FROM onside_attribution.outbox;
 -- But a trigger that is wrong as a whole stays an error.

@@ -68,12 +68,12 @@ PG_FUNCTION_INFO_V1(onside_trigger_mapping);
 
 #define TRIGGER_PREFIX	"onside_"
 
-static Oid
-track_row_oid(void)
+Oid
+onside_track_row_oid(bool missing_ok)
 {
 	return LookupFuncName(list_make2(makeString(ONSIDE_SCHEMA),
 									 makeString("track_row")),
-						  0, NULL, false);
+						  0, NULL, missing_ok);
 }
 
 /* ----------
@@ -399,6 +399,11 @@ check_source(Relation rel)
 				 errmsg("attach: \"%s\" is not a table",
 						RelationGetRelationName(rel)),
 				 errhint("Attach the table in which the rows are stored.")));
+	if (rel->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
+		ereport(NOTICE,
+				(errmsg("table \"%s\" is unlogged",
+						RelationGetRelationName(rel)),
+				 errdetail("A crash empties it, but takes back no event of it.")));
 }
 
 /* Do all rows pass through statements on this very table? */
@@ -462,7 +467,7 @@ owner_of_function(Oid function)
 static void
 create_trigger(CreateTrigStmt *stmt, Oid relid, Node *when, List *rtable)
 {
-	Oid			function = track_row_oid();
+	Oid			function = onside_track_row_oid(false);
 	ObjectAddress address;
 	Oid			user;
 	int			context;
@@ -532,7 +537,9 @@ onside_attach(PG_FUNCTION_ARGS)
 	relation_close(rel, NoLock);
 
 	create_trigger(stmt, relid, when, rtable);
-	onside_attachment_note(relid, mapping->event_name, mapping->event_id);
+	onside_attachment_note(relid, mapping->event_name,
+						   mapping->event_id == NULL ? InvalidAttrNumber :
+						   get_attnum(relid, mapping->event_id));
 
 	PG_RETURN_DATUM(DirectFunctionCall1(namein,
 										CStringGetDatum(stmt->trigname)));
@@ -548,7 +555,7 @@ onside_attached_triggers(Relation rel, const char *event_name)
 {
 	List	   *triggers = NIL;
 	TriggerDesc *desc = rel->trigdesc;
-	Oid			function = track_row_oid();
+	Oid			function = onside_track_row_oid(false);
 
 	for (int i = 0; desc != NULL && i < desc->numtriggers; i++)
 	{

@@ -20,6 +20,9 @@ extern void onside_check_schema_privilege(Oid relid);
 /* Likewise, without a privilege on the relation itself. */
 extern void onside_check_privilege(Oid relid, AclMode mode);
 
+/* OID of track_row(); InvalidOid if there is none and it may be missing. */
+extern Oid	onside_track_row_oid(bool missing_ok);
+
 /*
  * The table's own triggers that report this event, as pointers into its
  * relcache entry.

@@ -160,11 +160,10 @@ current_snapshot(void)
 
 void
 onside_attachment_note(Oid source, const char *event_name,
-					   const char *event_id)
+					   AttrNumber event_id)
 {
-	Oid			types[] = {OIDOID, TEXTOID, TEXTOID, TEXTOID, XID8OID,
+	Oid			types[] = {OIDOID, TEXTOID, INT2OID, TEXTOID, XID8OID,
 	UUIDOID};
-	char		nulls[] = "      ";
 	Datum		values[6];
 	pg_uuid_t	namespace;
 
@@ -175,11 +174,7 @@ onside_attachment_note(Oid source, const char *event_name,
 
 	values[0] = ObjectIdGetDatum(source);
 	values[1] = CStringGetTextDatum(event_name);
-	values[2] = (Datum) 0;
-	if (event_id != NULL)
-		values[2] = CStringGetTextDatum(event_id);
-	else
-		nulls[2] = 'n';
+	values[2] = Int16GetDatum(event_id);
 	values[3] = CStringGetTextDatum(current_snapshot());
 	values[4] = FullTransactionIdGetDatum(attached_in);
 	values[5] = UUIDPGetDatum(&namespace);
@@ -189,7 +184,7 @@ onside_attachment_note(Oid source, const char *event_name,
 			" (source, event_name, event_id, rows_before, attached_by, namespace)"
 			" VALUES ($1, $2, $3, $4::pg_snapshot, $5, $6)"
 			" ON CONFLICT (source, event_name) DO NOTHING",
-			6, types, values, nulls);
+			6, types, values, NULL);
 	SPI_finish();
 }
 
@@ -249,9 +244,7 @@ onside_attachment_load(Oid source, const char *event_name)
 		return NULL;
 
 	attachment = MemoryContextAllocZero(context, sizeof(OnsideAttachment));
-	value = result(1, false, -1, context, &isnull);
-	if (!isnull)
-		attachment->event_id = TextDatumGetCString(value);
+	attachment->event_id = DatumGetInt16(result(1, true, 2, context, &isnull));
 	attachment->rows_before = result(2, false, -1, context, &isnull);
 	value = result(3, false, UUID_LEN, context, &isnull);
 	attachment->namespace = *DatumGetUUIDP(value);

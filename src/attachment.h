@@ -11,13 +11,14 @@
 
 #include "postgres.h"
 
+#include "access/attnum.h"
 #include "datatype/timestamp.h"
 #include "utils/uuid.h"
 
 /* A row of the table "attachment". */
 typedef struct OnsideAttachment
 {
-	char	   *event_id;		/* column of the event_id then, or NULL */
+	AttrNumber	event_id;		/* column of the event_id then, or 0 */
 	Datum		rows_before;	/* pg_snapshot */
 	pg_uuid_t	namespace;		/* of the event_ids that backfill makes */
 } OnsideAttachment;
@@ -49,7 +50,7 @@ typedef struct OnsideBackfillState
  * What is known of an earlier time stays.
  */
 extern void onside_attachment_note(Oid source, const char *event_name,
-								   const char *event_id);
+								   AttrNumber event_id);
 
 /* track_row is at work, maybe in the transaction that has attached the event. */
 extern void onside_attachment_used(void);

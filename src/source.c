@@ -41,7 +41,6 @@
 
 #include "attach.h"
 #include "column.h"
-#include "mapping.h"
 #include "source.h"
 
 /* ----------
@@ -174,22 +173,14 @@ prepare_condition(OnsideSource *source, Trigger *trigger)
 	source->condition = ExecPrepareExpr((Expr *) when, source->estate);
 }
 
-static bool
-same_column(const char *a, const char *b)
-{
-	return a != NULL && b != NULL && strcmp(a, b) == 0;
-}
-
 void
 onside_source_open(OnsideSource *source, Oid relid, const char *event_name)
 {
 	Trigger    *trigger;
-	OnsideMapping *mapping;
 
 	memset(source, 0, sizeof(*source));
 	source->rel = relation_open(relid, AccessShareLock);
 	trigger = find_trigger(source->rel, event_name);
-	mapping = onside_mapping_parse(trigger->tgnargs, trigger->tgargs);
 	source->reader = onside_row_reader(trigger, source->rel,
 									   CurrentMemoryContext);
 	source->reader->many = true;
@@ -198,8 +189,9 @@ onside_source_open(OnsideSource *source, Oid relid, const char *event_name)
 
 	source->attachment = onside_attachment_load(relid, event_name);
 	source->same_id = source->attachment == NULL ||
-		same_column(source->attachment->event_id, mapping->event_id);
-	if (source->attachment == NULL && mapping->event_id == NULL)
+		(source->reader->has_event_id &&
+		 source->attachment->event_id == source->reader->event_id.attnum);
+	if (source->attachment == NULL && !source->reader->has_event_id)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("backfill: it is not known which rows of \"%s\" the trigger \"%s\" has recorded",

@@ -3,7 +3,7 @@
  * utility_hook.c
  *		Commands that concern the workers.
  *
- * Three kinds:
+ * Four kinds:
  *
  * - CREATE, ALTER and DROP EXTENSION, in whatever form they come (CASCADE,
  *	 DROP OWNED, a restore): seen by the object access hook, acted on at commit.
@@ -15,6 +15,8 @@
  *	 has ended, one way or the other.  A worker that does not notice, because it
  *	 waits for a lock, is told to by SIGTERM.  Waiting for it is bounded: if it
  *	 does not leave, the command says itself that somebody is connected.
+ *
+ * - ALTER TABLE of an attached table: see follow.c.
  *
  * - COMMIT PREPARED, which runs in a session that did not record the events
  *	 and so has no callback for them.
@@ -34,6 +36,7 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_inherits.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
@@ -52,6 +55,7 @@
 #include "compat.h"
 #include "control.h"
 #include "drop_guard.h"
+#include "follow.h"
 #include "shmem.h"
 #include "utility_hook.h"
 
@@ -90,6 +94,23 @@ is_our_extension(Oid extension)
 	return result;
 }
 
+/* What an attached table may have to follow. */
+static void
+follow(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id,
+	   void *arg)
+{
+	if (class_id == RelationRelationId && sub_id > 0)
+	{
+		if (access == OAT_POST_ALTER)
+			onside_follow_column(object_id, sub_id);
+		else if (access == OAT_DROP)
+			onside_follow_drop_column(object_id, sub_id);
+	}
+	if (class_id == InheritsRelationId && access == OAT_POST_ALTER)
+		onside_follow_parent(object_id,
+							 ((ObjectAccessPostAlter *) arg)->auxiliary_id);
+}
+
 static void
 object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 			  int sub_id, void *arg)
@@ -99,6 +120,7 @@ object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 
 	if (access == OAT_DROP && class_id == RelationRelationId && sub_id == 0)
 		onside_drop_guard_check(object_id);
+	follow(access, class_id, object_id, sub_id, arg);
 
 	if (class_id != ExtensionRelationId ||
 		(access != OAT_POST_CREATE && access != OAT_POST_ALTER &&

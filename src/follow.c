@@ -1,0 +1,261 @@
+/*-------------------------------------------------------------------------
+ *
+ * follow.c
+ *		Attached tables change.
+ *
+ * A trigger's arguments have the names of columns, and PostgreSQL does not know
+ * what they mean.  So when a column is renamed, the arguments of track_row's
+ * triggers are rewritten, as an index or a view would follow it.  When a mapped
+ * column is dropped, or a table gets inheritance children that a trigger at
+ * statement level does not expect, there is a warning.
+ *
+ * A table that becomes a partition is written to through its parent, where no
+ * trigger of its own at statement level is fired.  Those become triggers at row
+ * level, which are, and need nothing else: the function is the same.
+ *
+ * Each of these commands has locked the table against everybody who would fire
+ * its triggers.  All of this needs the library in the session, which is there
+ * with shared_preload_libraries.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_attribute.h"
+#include "catalog/pg_trigger.h"
+#include "lib/stringinfo.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "attach.h"
+#include "follow.h"
+
+/* What is done with each of a table's triggers; NULL leaves it as it is. */
+typedef HeapTuple (*TriggerChange) (Relation triggers, HeapTuple trigger,
+									void *arg);
+
+static void
+for_each_trigger(Oid relid, TriggerChange change, void *arg)
+{
+	Oid			function = onside_track_row_oid(true);
+	Relation	rel;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	if (!OidIsValid(function))
+		return;
+	rel = table_open(TriggerRelationId, RowExclusiveLock);
+	ScanKeyInit(&key, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relid));
+	scan = systable_beginscan(rel, TriggerRelidNameIndexId, true, NULL, 1,
+							  &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		HeapTuple	changed;
+
+		if (((Form_pg_trigger) GETSTRUCT(tuple))->tgfoid != function)
+			continue;
+		changed = change(rel, tuple, arg);
+		if (changed != NULL)
+		{
+			CatalogTupleUpdate(rel, &tuple->t_self, changed);
+			CacheInvalidateRelcacheByRelid(relid);
+		}
+	}
+	systable_endscan(scan);
+	table_close(rel, RowExclusiveLock);
+}
+
+static const char *
+trigger_name(HeapTuple trigger)
+{
+	return NameStr(((Form_pg_trigger) GETSTRUCT(trigger))->tgname);
+}
+
+/* ----------
+ * Columns
+ * ----------
+ */
+
+typedef struct Renaming
+{
+	const char *from;
+	const char *to;				/* NULL: dropped */
+} Renaming;
+
+/* The arguments with the new name; NULL if none has the old one. */
+static Datum
+rename_in_args(bytea *args, int nargs, const Renaming *renaming, bool *found)
+{
+	StringInfoData buf;
+	const char *arg = VARDATA_ANY(args);
+
+	*found = false;
+	initStringInfo(&buf);
+	for (int i = 0; i < nargs; i++, arg += strlen(arg) + 1)
+	{
+		const char *equals = strchr(arg, '=');
+
+		/* The event's name is no column's. */
+		if (equals != NULL && strcmp(equals + 1, renaming->from) == 0 &&
+			strncmp(arg, "event_name=", strlen("event_name=")) != 0)
+		{
+			*found = true;
+			appendBinaryStringInfo(&buf, arg, equals + 1 - arg);
+			if (renaming->to != NULL)
+				appendStringInfoString(&buf, renaming->to);
+		}
+		else
+			appendStringInfoString(&buf, arg);
+		appendStringInfoChar(&buf, '\0');
+	}
+	return PointerGetDatum(cstring_to_text_with_len(buf.data, buf.len));
+}
+
+static HeapTuple
+rename_column(Relation triggers, HeapTuple trigger, void *arg)
+{
+	Renaming   *renaming = (Renaming *) arg;
+	Datum		values[Natts_pg_trigger] = {0};
+	bool		nulls[Natts_pg_trigger] = {0};
+	bool		replace[Natts_pg_trigger] = {0};
+	bool		found;
+	Datum		args;
+
+	args = heap_getattr(trigger, Anum_pg_trigger_tgargs,
+						RelationGetDescr(triggers), &found);
+	args = rename_in_args(DatumGetByteaPP(args),
+						  ((Form_pg_trigger) GETSTRUCT(trigger))->tgnargs,
+						  renaming, &found);
+	if (!found)
+		return NULL;
+	if (renaming->to == NULL)
+	{
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("column \"%s\" is mapped by trigger \"%s\"",
+						renaming->from, trigger_name(trigger)),
+				 errdetail("Rows that are written without it are no valid events."),
+				 errhint("Detach the event with onside_attribution.detach(), and attach it again without the column.")));
+		return NULL;
+	}
+
+	values[Anum_pg_trigger_tgargs - 1] = args;
+	replace[Anum_pg_trigger_tgargs - 1] = true;
+	return heap_modify_tuple(trigger, RelationGetDescr(triggers), values, nulls,
+							 replace);
+}
+
+/* A column's name as this command has left it, which nobody else sees yet. */
+static char *
+new_name(Oid relid, AttrNumber attnum)
+{
+	Relation	rel = table_open(AttributeRelationId, AccessShareLock);
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	char	   *name = NULL;
+
+	ScanKeyInit(&keys[0], Anum_pg_attribute_attrelid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(relid));
+	ScanKeyInit(&keys[1], Anum_pg_attribute_attnum, BTEqualStrategyNumber,
+				F_INT2EQ, Int16GetDatum(attnum));
+	scan = systable_beginscan(rel, AttributeRelidNumIndexId, true,
+							  SnapshotSelf, 2, keys);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		name = pstrdup(NameStr(((Form_pg_attribute) GETSTRUCT(tuple))->attname));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return name;
+}
+
+void
+onside_follow_column(Oid relid, AttrNumber attnum)
+{
+	Renaming	renaming = {get_attname(relid, attnum, true), NULL};
+
+	renaming.to = new_name(relid, attnum);
+	if (renaming.from != NULL && renaming.to != NULL &&
+		strcmp(renaming.from, renaming.to) != 0)
+		for_each_trigger(relid, rename_column, &renaming);
+}
+
+void
+onside_follow_drop_column(Oid relid, AttrNumber attnum)
+{
+	Renaming	renaming = {get_attname(relid, attnum, true), NULL};
+
+	if (renaming.from != NULL)
+		for_each_trigger(relid, rename_column, &renaming);
+}
+
+/* ----------
+ * Partitions and inheritance
+ * ----------
+ */
+
+static bool
+is_at_statement_level(HeapTuple trigger)
+{
+	return !TRIGGER_FOR_ROW(((Form_pg_trigger) GETSTRUCT(trigger))->tgtype);
+}
+
+static HeapTuple
+make_row_level(Relation triggers, HeapTuple trigger, void *arg)
+{
+	Datum		values[Natts_pg_trigger] = {0};
+	bool		nulls[Natts_pg_trigger] = {0};
+	bool		replace[Natts_pg_trigger] = {0};
+
+	if (!is_at_statement_level(trigger))
+		return NULL;
+	ereport(NOTICE,
+			(errmsg("trigger \"%s\" is now FOR EACH ROW, since rows come in through \"%s\", too",
+					trigger_name(trigger), (const char *) arg)));
+
+	values[Anum_pg_trigger_tgtype - 1] =
+		Int16GetDatum(((Form_pg_trigger) GETSTRUCT(trigger))->tgtype |
+					  TRIGGER_TYPE_ROW);
+	replace[Anum_pg_trigger_tgtype - 1] = true;
+	nulls[Anum_pg_trigger_tgnewtable - 1] = true;
+	replace[Anum_pg_trigger_tgnewtable - 1] = true;
+	nulls[Anum_pg_trigger_tgoldtable - 1] = true;
+	replace[Anum_pg_trigger_tgoldtable - 1] = true;
+	return heap_modify_tuple(trigger, RelationGetDescr(triggers), values, nulls,
+							 replace);
+}
+
+/* Its lock lets others write to the parent, so that stays as it is. */
+static HeapTuple
+warn_of_child(Relation triggers, HeapTuple trigger, void *arg)
+{
+	if (is_at_statement_level(trigger))
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("trigger \"%s\" is FOR EACH STATEMENT, and \"%s\" gets an inheritance child",
+						trigger_name(trigger), (const char *) arg),
+				 errhint("Detach the event with onside_attribution.detach(), and attach it again.")));
+	return NULL;
+}
+
+void
+onside_follow_parent(Oid relid, Oid parent)
+{
+	char	   *name = get_rel_name(parent);
+
+	if (name == NULL)
+		return;
+	for_each_trigger(relid, make_row_level, name);
+	if (get_rel_relkind(parent) == RELKIND_RELATION)
+		for_each_trigger(parent, warn_of_child, name);
+}

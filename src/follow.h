@@ -1,0 +1,27 @@
+/*-------------------------------------------------------------------------
+ *
+ * follow.h
+ *		Attached tables change.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_FOLLOW_H
+#define ONSIDE_FOLLOW_H
+
+#include "postgres.h"
+
+#include "access/attnum.h"
+
+/*
+ * All from the object access hook.  A column has been altered: if that has
+ * renamed it, mappings follow.
+ */
+extern void onside_follow_column(Oid relid, AttrNumber attnum);
+
+/* A column is about to be dropped. */
+extern void onside_follow_drop_column(Oid relid, AttrNumber attnum);
+
+/* A table has become a partition or an inheritance child of another one. */
+extern void onside_follow_parent(Oid relid, Oid parent);
+
+#endif							/* ONSIDE_FOLLOW_H */
