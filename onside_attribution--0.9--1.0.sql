@@ -11,7 +11,37 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 ALTER FUNCTION onside_attribution.pause(text) SET session_replication_role = replica;
 ALTER FUNCTION onside_attribution.resume() SET session_replication_role = replica;
 ALTER FUNCTION onside_attribution.retry_dead_letters(uuid[]) SET session_replication_role = replica;
-ALTER FUNCTION onside_attribution.replay(timestamptz, timestamptz) SET session_replication_role = replica;
+
+-- Two calls at once do not record the same event.
+CREATE OR REPLACE FUNCTION onside_attribution.replay(
+    since timestamptz,
+    until timestamptz DEFAULT pg_catalog.now())
+RETURNS bigint
+LANGUAGE sql VOLATILE STRICT SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+AS $$
+    -- Another call must see what this one has recorded.
+    SELECT pg_advisory_xact_lock('pg_class'::regclass::oid::integer,
+                                 'onside_attribution.outbox'::regclass::oid::integer);
+    WITH settled AS (
+        SELECT DISTINCT ON (o.event_id) o.*
+        FROM onside_attribution.outbox o
+        WHERE o.recorded_at >= since AND o.recorded_at <= until
+          AND NOT EXISTS (SELECT FROM onside_attribution.pending p
+                          WHERE p.event_id = o.event_id)
+          AND NOT EXISTS (SELECT FROM onside_attribution.dead_letter d
+                          WHERE d.event_id = o.event_id)
+        ORDER BY o.event_id, o.recorded_at
+    ), recorded AS (
+        INSERT INTO onside_attribution.outbox
+            (event_id, event_name, payload, event_datetime, installation_id)
+        SELECT s.event_id, s.event_name, s.payload, s.event_datetime, s.installation_id
+        FROM settled s
+        ORDER BY s.xid, s.id
+        RETURNING 1
+    )
+    SELECT count(*) FROM recorded
+$$;
 
 COMMENT ON COLUMN onside_attribution.pending.event_id IS 'As in the outbox';
 COMMENT ON COLUMN onside_attribution.pending.event_name IS 'As in the outbox';

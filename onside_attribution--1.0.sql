@@ -286,6 +286,9 @@ RETURNS bigint
 LANGUAGE sql VOLATILE STRICT SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
 AS $$
+    -- Another call must see what this one has recorded.
+    SELECT pg_advisory_xact_lock('pg_class'::regclass::oid::integer,
+                                 'onside_attribution.outbox'::regclass::oid::integer);
     WITH settled AS (
         SELECT DISTINCT ON (o.event_id) o.*
         FROM onside_attribution.outbox o
