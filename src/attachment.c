@@ -247,7 +247,8 @@ onside_attachment_load(Oid source, const char *event_name)
 	attachment->event_id = DatumGetInt16(result(1, true, 2, context, &isnull));
 	attachment->rows_before = result(2, false, -1, context, &isnull);
 	value = result(3, false, UUID_LEN, context, &isnull);
-	attachment->namespace = *DatumGetUUIDP(value);
+	if (!isnull)
+		attachment->namespace = *DatumGetUUIDP(value);
 	SPI_freetuptable(SPI_tuptable);
 	return attachment;
 }

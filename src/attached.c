@@ -1,0 +1,192 @@
+/*-------------------------------------------------------------------------
+ *
+ * attached.c
+ *		What is attached, and detach.
+ *
+ * An attached event is nothing but a trigger that calls track_row; all that is
+ * known of it is read from the trigger.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "catalog/pg_trigger.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "attach.h"
+#include "compat.h"
+#include "mapping.h"
+
+PG_FUNCTION_INFO_V1(onside_detach);
+PG_FUNCTION_INFO_V1(onside_trigger_mapping);
+
+/* ----------
+ * detach
+ * ----------
+ */
+
+List *
+onside_attached_triggers(Relation rel, const char *event_name)
+{
+	List	   *triggers = NIL;
+	TriggerDesc *desc = rel->trigdesc;
+	Oid			function = onside_track_row_oid(false);
+
+	for (int i = 0; desc != NULL && i < desc->numtriggers; i++)
+	{
+		Trigger    *trigger = &desc->triggers[i];
+		OnsideMapping *mapping;
+
+		if (trigger->tgfoid != function || trigger->tgisinternal ||
+			trigger->tgisclone)
+			continue;
+		mapping = onside_mapping_try_parse(trigger->tgnargs, trigger->tgargs);
+		if (mapping != NULL && strcmp(mapping->event_name, event_name) == 0)
+			triggers = lappend(triggers, trigger);
+	}
+	return triggers;
+}
+
+/* detach(source, event_name): as the caller, who must own the table */
+Datum
+onside_detach(PG_FUNCTION_ARGS)
+{
+	Relation	rel;
+	char	   *qualified;
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("detach: %s must not be null",
+						PG_ARGISNULL(0) ? "source" : "event_name"),
+				 errhint("See the view onside_attribution.attached.")));
+
+	rel = relation_open(PG_GETARG_OID(0), AccessShareLock);
+	foreach(lc, onside_attached_triggers(rel,
+										 text_to_cstring(PG_GETARG_TEXT_PP(1))))
+		names = lappend(names, pstrdup(((Trigger *) lfirst(lc))->tgname));
+	qualified = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+										   RelationGetRelationName(rel));
+	relation_close(rel, AccessShareLock);
+
+	SPI_connect();
+	foreach(lc, names)
+	{
+		char	   *command = psprintf("DROP TRIGGER %s ON %s",
+									   quote_identifier(lfirst(lc)), qualified);
+
+		if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
+			elog(ERROR, "could not execute \"%s\"", command);
+	}
+	SPI_finish();
+
+	PG_RETURN_BOOL(names != NIL);
+}
+
+/* ----------
+ * attached
+ * ----------
+ */
+
+static Datum
+payload_mapping(const OnsideMapping *mapping)
+{
+	OnsideJsonbBuilder builder = {0};
+	JsonbValue	v;
+
+	onside_jsonb_push(&builder, WJB_BEGIN_OBJECT, NULL);
+	for (int i = 0; i < mapping->npayload; i++)
+	{
+		v.type = jbvString;
+		v.val.string.val = unconstify(char *, mapping->payload[i].key);
+		v.val.string.len = strlen(mapping->payload[i].key);
+		onside_jsonb_push(&builder, WJB_KEY, &v);
+		v.val.string.val = unconstify(char *, mapping->payload[i].column);
+		v.val.string.len = strlen(mapping->payload[i].column);
+		onside_jsonb_push(&builder, WJB_VALUE, &v);
+	}
+	onside_jsonb_push(&builder, WJB_END_OBJECT, NULL);
+	return JsonbPGetDatum(JsonbValueToJsonb(builder.result));
+}
+
+/* The arguments of the trigger with this OID; false if there is none. */
+static bool
+read_trigger_args(Oid trigger, int *nargs, char ***args)
+{
+	Relation	rel = table_open(TriggerRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		found;
+
+	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(trigger));
+	scan = systable_beginscan(rel, TriggerOidIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	found = HeapTupleIsValid(tuple);
+	if (found)
+	{
+		bool		isnull;
+		Datum		datum = heap_getattr(tuple, Anum_pg_trigger_tgargs,
+										 RelationGetDescr(rel), &isnull);
+		char	   *p = VARDATA_ANY(DatumGetByteaPCopy(datum));
+
+		*nargs = ((Form_pg_trigger) GETSTRUCT(tuple))->tgnargs;
+		*args = palloc(Max(*nargs, 1) * sizeof(char *));
+		for (int i = 0; i < *nargs; i++)
+		{
+			(*args)[i] = p;
+			p += strlen(p) + 1;
+		}
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
+/* trigger_mapping(trigger oid) */
+Datum
+onside_trigger_mapping(PG_FUNCTION_ARGS)
+{
+	TupleDesc	tupdesc;
+	OnsideMapping *mapping;
+	Datum		values[5];
+	bool		nulls[5] = {0};
+	char	  **args;
+	int			nargs;
+
+	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	if (!read_trigger_args(PG_GETARG_OID(0), &nargs, &args))
+		PG_RETURN_NULL();
+
+	/* A trigger that somebody made by hand may have any arguments. */
+	mapping = onside_mapping_try_parse(nargs, args);
+	if (mapping == NULL)
+		PG_RETURN_NULL();
+	values[0] = CStringGetTextDatum(mapping->event_name);
+	values[1] = CStringGetTextDatum(mapping->installation_id);
+	values[2] = payload_mapping(mapping);
+	nulls[3] = mapping->event_datetime == NULL;
+	if (!nulls[3])
+		values[3] = CStringGetTextDatum(mapping->event_datetime);
+	nulls[4] = mapping->event_id == NULL;
+	if (!nulls[4])
+		values[4] = CStringGetTextDatum(mapping->event_id);
+
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc),
+													  values, nulls)));
+}
