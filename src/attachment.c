@@ -158,6 +158,18 @@ current_snapshot(void)
 	return buf.data;
 }
 
+/* Their OIDs may be those of others one day. */
+static void
+forget_dropped_tables(void)
+{
+	execute("DELETE FROM onside_attribution.attachment a WHERE NOT EXISTS"
+			" (SELECT FROM pg_class c WHERE c.oid = a.source)",
+			0, NULL, NULL, NULL);
+	execute("DELETE FROM onside_attribution.backfill_state s WHERE NOT EXISTS"
+			" (SELECT FROM pg_class c WHERE c.oid = s.source)",
+			0, NULL, NULL, NULL);
+}
+
 void
 onside_attachment_note(Oid source, const char *event_name,
 					   AttrNumber event_id)
@@ -180,6 +192,7 @@ onside_attachment_note(Oid source, const char *event_name,
 	values[5] = UUIDPGetDatum(&namespace);
 
 	SPI_connect();
+	forget_dropped_tables();
 	execute("INSERT INTO onside_attribution.attachment"
 			" (source, event_name, event_id, rows_before, attached_by, namespace)"
 			" VALUES ($1, $2, $3, $4::pg_snapshot, $5, $6)"

@@ -89,6 +89,37 @@ is(sql("SELECT count(*) FROM onside_attribution.outbox WHERE event_name = 'bough
 	0, 'live_with_ids: each event has its row\'s event_id');
 
 # ---------------------------------------------------------------------------
+# Transactions that were under way when the event was attached
+# ---------------------------------------------------------------------------
+
+# Both have a number before the trigger is there, one of them that of a
+# subtransaction, and write to the table afterwards.  What has committed
+# meanwhile, with a younger number, was there before.
+table('overlap', 2500);
+sql('CREATE TABLE elsewhere (a int)');
+my @open = map { $node->background_psql('postgres', on_error_stop => 1) } 1 .. 2;
+$_->query_safe('BEGIN') foreach @open;
+$open[0]->query_safe('INSERT INTO elsewhere VALUES (1)');
+$open[1]->query_safe('SAVEPOINT s; INSERT INTO elsewhere VALUES (2)');
+sql('INSERT INTO overlap (id) VALUES (2501)');
+attach('overlap');
+sql('INSERT INTO overlap (id) VALUES (0)');
+$open[$_]->query_safe("INSERT INTO overlap (id) VALUES (-1 - $_)") foreach 0, 1;
+$_->query_safe('COMMIT') foreach @open;
+$_->quit foreach @open;
+like(call('overlap'), qr/2501 events recorded in all/, 'overlap: all that was there before');
+is(recorded('overlap'), '2504|2504|2504', 'overlap: each row was recorded once');
+
+# A table that is dropped leaves nothing behind for another one.
+sql('DROP TABLE overlap');
+table('next', 1);
+attach('next');
+is(sql(<<'SQL'), '0|0', 'a dropped table is forgotten');
+SELECT (SELECT count(*) FROM onside_attribution.attachment WHERE event_name = 'bought overlap'),
+       (SELECT count(*) FROM onside_attribution.backfill_state WHERE event_name = 'bought overlap')
+SQL
+
+# ---------------------------------------------------------------------------
 # A crash in the middle
 # ---------------------------------------------------------------------------
 
