@@ -41,6 +41,7 @@
 
 #include "attach.h"
 #include "column.h"
+#include "compat.h"
 #include "source.h"
 
 /* ----------
@@ -96,7 +97,7 @@ is_key(Relation index, TupleDesc tupdesc)
 		return false;
 	for (int i = 0; i < form->indnkeyatts; i++)
 		if (form->indkey.values[i] <= 0 ||
-			!TupleDescAttr(tupdesc, form->indkey.values[i] - 1)->attnotnull)
+			!onside_never_null(tupdesc, form->indkey.values[i] - 1))
 			return false;
 	return true;
 }
@@ -128,7 +129,7 @@ find_key(OnsideSource *source)
 
 	/* Rows with one event_id are one event, so it need not be unique. */
 	if (source->nkeys == 0 && event_id != InvalidAttrNumber &&
-		TupleDescAttr(tupdesc, event_id - 1)->attnotnull)
+		onside_never_null(tupdesc, event_id - 1))
 	{
 		source->nkeys = 1;
 		source->keys[0] = event_id;
