@@ -188,10 +188,11 @@ class Connection:
                 self.frame(HEADERS, 4, stream, STATUS[500])
                 while stream in self.bodies:
                     self.frame(DATA, 0, stream, b"x" * 8192)
+            # The peer may open another one as soon as it has the answer.
+            self.bodies.pop(stream, None)
             self.frame(HEADERS, 4 if text else 5, stream, headers)
             if text:
                 self.frame(DATA, 1, stream, text[:8192])
-            del self.bodies[stream]
         except OSError:
             pass
 
