@@ -17,6 +17,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/condition_variable.h"
+#include "storage/lwlock.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -201,7 +202,12 @@ onside_progress_settle(void)
 		onside_stats_count(ONSIDE_COUNT_DELIVERED, settled.delivered);
 		onside_stats_count(ONSIDE_COUNT_DEAD_LETTERED,
 						   list_length(settled.refused));
-		onside_stats_publish(slot); /* before flush() may return */
+
+		/* Before flush() may return. */
+		onside_stats_publish(slot);
+		LWLockAcquire(slot->lock, LW_EXCLUSIVE);
+		onside_progress_report(&slot->status);
+		LWLockRelease(slot->lock);
 		persist_due = true;
 		maintenance_due = true;
 		if (settled.refused != NIL)
