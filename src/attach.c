@@ -11,11 +11,11 @@
  *
  * attach requires the TRIGGER privilege on the table (and, where the trigger is
  * cloned, on its partitions) and USAGE on its schema, as CREATE TRIGGER does,
- * and looks at them before it locks anything.  EXECUTE on attach stands for EXECUTE on track_row: the
- * trigger is made with the rights of track_row's owner, by calling
- * CreateTrigger() itself, so that no event trigger or other code of a user's
- * runs with them.  Nothing is looked up by name with those rights: what the
- * condition's names mean is settled before, with the caller's own.
+ * and looks at them before it locks anything.  EXECUTE on attach stands for
+ * EXECUTE on track_row: the trigger is made with the rights of track_row's owner,
+ * by calling CreateTrigger() itself, so that no event trigger or other code of a
+ * user's runs with them.  Nothing is looked up by name with those rights: what
+ * the condition's names mean is settled before, with the caller's own.
  *
  *-------------------------------------------------------------------------
  */

@@ -178,7 +178,7 @@ record_fetched(OnsideSource *source, const OnsideBackfillKey *key,
 static void
 chunk_error(void *arg)
 {
-	OnsideSource	   *source = (OnsideSource *) arg;
+	OnsideSource *source = (OnsideSource *) arg;
 
 	if (source->current != NULL)
 		errcontext("backfill of \"%s\", row with the key (%s)",
@@ -189,7 +189,7 @@ chunk_error(void *arg)
 static OnsideBackfillState *
 record_chunk(const OnsideBackfillKey *key)
 {
-	OnsideSource		source;
+	OnsideSource source;
 	OnsideBackfillState *state;
 	OnsideAppend *append = NULL;
 	ErrorContextCallback callback;
@@ -238,7 +238,7 @@ check_source(const OnsideBackfillKey *key)
 {
 	bool		bounded = !TIMESTAMP_IS_NOBEGIN(key->since) ||
 		!TIMESTAMP_IS_NOEND(key->until);
-	OnsideSource		source;
+	OnsideSource source;
 
 	onside_source_open(&source, key->source, key->event_name);
 	if (!source.reader->has_event_datetime)

@@ -4,10 +4,10 @@
  *		Credentials that a peer says back to us.
  *
  * An error page can show the request that it is about, with its Authorization
- * or Proxy-Authorization header; and what an answer says is shown in "status", in dead_letter and in
- * the log.  So what stands for the credentials is taken out of it first: the
- * header's token, user:password, and the password alone unless it is so short
- * that it would be found in any text.
+ * or Proxy-Authorization header; and what an answer says is shown in "status",
+ * in dead_letter and in the log.  So what stands for the credentials is taken
+ * out of it first: the header's token, user:password, and the password alone
+ * unless it is so short that it would be found in any text.
  *
  * It is found as it was sent.  A peer that encodes it in some way of its own
  * cannot be guarded against, but then it is the one whom we gave it to.

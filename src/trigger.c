@@ -75,7 +75,7 @@ Datum
 onside_track_row(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-	OnsideRowReader  *reader;
+	OnsideRowReader *reader;
 	OnsideAppend *append = NULL;
 	int			nestlevel = 0;
 

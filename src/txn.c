@@ -83,7 +83,7 @@ lock_tables(Oid *busy, LOCKMODE *busy_mode)
 	return true;
 }
 
-/* Starts a transaction that has locked the extension.  False if it may not wait. */
+/* Starts a transaction that has the extension locked; false if it may not wait. */
 static bool
 start(bool wait)
 {
