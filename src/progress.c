@@ -21,6 +21,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "compat.h"
 #include "dead_letter.h"
 #include "outbox.h"
@@ -109,23 +110,27 @@ somebody_waits(void)
 	return pg_atomic_read_u32(&slot->flush_waiters) > 0;
 }
 
+/*
+ * Does the row lack something?  A Retry-After is to outlive us, too, and so is
+ * its end.
+ */
+static bool
+persist_is_due(void)
+{
+	return persist_due ||
+		onside_sender_status()->not_before != delivery.not_before;
+}
+
 /* Milliseconds until the row is to be written; -1 for never. */
 static long
 persist_timeout(void)
 {
-	/* A Retry-After is to outlive us, and so is its end. */
-	if (onside_sender_status()->not_before != delivery.not_before)
-		persist_due = true;
-
-	if (!persist_due)
+	if (!persist_is_due())
 		return -1;
 	if (somebody_waits())
 		return 0;
-	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-										   TimestampTzPlusMilliseconds(persisted_at,
-																	   snapshot_held ?
-																	   PERSIST_INTERVAL_HELD :
-																	   PERSIST_INTERVAL));
+	return onside_ms_until(persisted_at, snapshot_held ?
+						   PERSIST_INTERVAL_HELD : PERSIST_INTERVAL);
 }
 
 static void
@@ -267,9 +272,7 @@ maintenance_timeout(void)
 {
 	if (!maintenance_due)
 		return -1;
-	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-										   TimestampTzPlusMilliseconds(maintained_at,
-																	   MAINTENANCE_INTERVAL));
+	return onside_ms_until(maintained_at, MAINTENANCE_INTERVAL);
 }
 
 void
@@ -284,16 +287,13 @@ onside_progress_keep(bool drained)
 long
 onside_progress_timeout(void)
 {
-	long		a = persist_timeout();
-	long		b = maintenance_timeout();
-
-	return a < 0 || b < 0 ? Max(a, b) : Min(a, b);
+	return onside_sooner(persist_timeout(), maintenance_timeout());
 }
 
 void
 onside_progress_save_at_exit(void)
 {
-	if (!persist_due)
+	if (!persist_is_due())
 		return;
 
 	/* Nothing in here may wait, since nothing could end it. */

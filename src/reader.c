@@ -19,6 +19,7 @@
 #include "utils/timestamp.h"
 
 #include "batch.h"
+#include "clock.h"
 #include "http.h"
 #include "outbox.h"
 #include "progress.h"
@@ -236,7 +237,5 @@ onside_reader_timeout(void)
 	if (open_batch == NULL || onside_linger == 0 ||
 		onside_http_in_flight() > 0)
 		return -1;
-	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-										   TimestampTzPlusMilliseconds(open_batch->opened_at,
-																	   onside_linger));
+	return onside_ms_until(open_batch->opened_at, onside_linger);
 }

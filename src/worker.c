@@ -42,6 +42,7 @@
 
 #include "address.h"
 #include "backlog.h"
+#include "clock.h"
 #include "compat.h"
 #include "credentials.h"
 #include "delivery.h"
@@ -387,33 +388,17 @@ restart_if_wanted(void)
 }
 
 static long
-min_timeout(long a, long b)
-{
-	if (a < 0 || b < 0)
-		return Max(a, b);
-	return Min(a, b);
-}
-
-static long
-until(TimestampTz since, long interval)
-{
-	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-										   TimestampTzPlusMilliseconds(since,
-																	   interval));
-}
-
-static long
 loop_timeout(TimestampTz polled_at)
 {
-	long		timeout = until(polled_at, POLL_INTERVAL);
+	long		timeout = onside_ms_until(polled_at, POLL_INTERVAL);
 
-	timeout = min_timeout(timeout, onside_progress_timeout());
+	timeout = onside_sooner(timeout, onside_progress_timeout());
 	if (may_send() && !onside_reader_drained())
-		timeout = min_timeout(timeout, onside_sender_timeout());
+		timeout = onside_sooner(timeout, onside_sender_timeout());
 	if (may_send())
-		timeout = min_timeout(timeout, onside_reader_timeout());
+		timeout = onside_sooner(timeout, onside_reader_timeout());
 	if (restart_wanted)
-		timeout = min_timeout(timeout, until(restart_deadline, 0));
+		timeout = onside_sooner(timeout, onside_ms_until(restart_deadline, 0));
 	if (onside_backlog_counting())
 		timeout = 0;
 	return timeout;
@@ -485,7 +470,7 @@ main_loop(void)
 			onside_reader_read_and_send();
 
 		onside_progress_keep(onside_reader_drained());
-		if (until(polled_at, POLL_INTERVAL) == 0)
+		if (onside_ms_until(polled_at, POLL_INTERVAL) == 0)
 		{
 			poll_around();
 			polled_at = GetCurrentTimestamp();
