@@ -107,8 +107,8 @@ read_into_batch(ReadLimits *limits)
 		onside_batch_free(open_batch);
 		open_batch = NULL;
 	}
-	return !finished ||
-		(open_batch != NULL && open_batch->nevents >= limits->max_events);
+	return open_batch != NULL &&
+		(!finished || open_batch->nevents >= limits->max_events);
 }
 
 /* A batch that is not full goes if nothing is in flight and it has lingered. */

@@ -277,7 +277,7 @@ fuzz_name(const char *str, size_t len)
 		control |= c < 0x20 || c == 0x7f ||
 			(c == 0xc2 && next >= 0x80 && next < 0xa0);
 	}
-	CHECK(check_event_name(name, &error) ==
+	CHECK(onside_event_check_name(name, &error) ==
 		  (len > 0 && !control && characters <= ONSIDE_EVENT_NAME_MAX &&
 		   len <= ONSIDE_EVENT_NAME_MAX * 4));
 	CHECK((error.message == NULL) == (error.field == NULL));
