@@ -71,6 +71,7 @@ static OnsideSlot *slot;
 static char database_name[NAMEDATALEN];
 
 static uint64 noticed;			/* slot->recorded when was last looked */
+static long attempt_wait;		/* onside_sender_timeout() before sending */
 static bool paused;
 static char *pause_reason;
 static char *credentials;
@@ -394,7 +395,12 @@ loop_timeout(TimestampTz polled_at)
 
 	timeout = onside_sooner(timeout, onside_progress_timeout());
 	if (may_send() && !onside_reader_drained())
+	{
+		/* The next attempt has become due since it could have been made. */
+		if (attempt_wait > 0 && onside_sender_timeout() < 0)
+			return 0;
 		timeout = onside_sooner(timeout, onside_sender_timeout());
+	}
 	if (may_send())
 		timeout = onside_sooner(timeout, onside_reader_timeout());
 	if (restart_wanted)
@@ -466,6 +472,7 @@ main_loop(void)
 		(void) onside_sender_collect();
 		onside_progress_settle();
 		read_credentials_again();
+		attempt_wait = onside_sender_timeout();
 		if (may_send())
 			onside_reader_read_and_send();
 
