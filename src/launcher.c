@@ -82,7 +82,7 @@ typedef struct Minding
 	BackgroundWorkerHandle *handle;
 	TimestampTz started_at;
 	TimestampTz not_before;		/* of the next start */
-	int			failures;		/* short runs in a row */
+	unsigned	failures;		/* short runs in a row */
 	bool		told;			/* the log has that it cannot be started */
 } Minding;
 
@@ -254,7 +254,7 @@ static void
 schedule_restart(OnsideSlot *slot, Minding *minding)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	int			delay;
+	int			delay = 0;
 
 	if (minding->started_at == 0)
 		return;					/* the first one: at once */
@@ -263,13 +263,12 @@ schedule_restart(OnsideSlot *slot, Minding *minding)
 		TimestampDifferenceExceeds(minding->started_at, now, HEALTHY_RUN))
 		minding->failures = 0;
 	else
+	{
+		delay = Min(RESTART_MIN_DELAY << minding->failures, RESTART_MAX_DELAY);
 		minding->failures = Min(minding->failures + 1, 16);
-	minding->started_at = 0;
-	if (minding->failures > 0)
 		set_reason(slot, "its worker has failed and is started again; see the server's log");
-
-	delay = minding->failures == 0 ? 0 :
-		Min(RESTART_MIN_DELAY << (minding->failures - 1), RESTART_MAX_DELAY);
+	}
+	minding->started_at = 0;
 	minding->not_before = TimestampTzPlusMilliseconds(now, delay);
 }
 
