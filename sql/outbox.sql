@@ -137,3 +137,20 @@ SELECT try('INSERT INTO other VALUES (1)');
 DROP TRIGGER other ON other;
 CREATE TRIGGER other BEFORE INSERT ON other FOR EACH ROW EXECUTE FUNCTION onside_attribution.outbox_before_insert();
 SELECT try('INSERT INTO other VALUES (1)');
+
+-- A DBA's own indexes are kept up by both ways in.
+BEGIN;
+CREATE INDEX ON onside_attribution.outbox (installation_id);
+CREATE INDEX ON onside_attribution.outbox ((payload ->> 'k')) WHERE event_name = 'e';
+SELECT onside_attribution.track(name, '550e8400-e29b-41d4-a716-446655440000', '{"k": "v"}') IS NOT NULL FROM unnest('{e,f,e}'::text[]) AS name;
+INSERT INTO onside_attribution.outbox (event_name, payload, installation_id) VALUES ('e', '{"k": "v"}', '550e8400-e29b-41d4-a716-446655440000');
+SET LOCAL enable_seqscan = off;
+SET LOCAL enable_bitmapscan = off;
+EXPLAIN (COSTS OFF) SELECT FROM onside_attribution.outbox_1 WHERE event_name = 'e' AND payload ->> 'k' = 'v';
+SELECT count(*) FROM onside_attribution.outbox WHERE event_name = 'e' AND payload ->> 'k' = 'v';
+SELECT count(*) FROM onside_attribution.outbox WHERE installation_id = '550e8400-e29b-41d4-a716-446655440000';
+-- And unique ones are unique.
+CREATE UNIQUE INDEX ON onside_attribution.outbox_1 (event_id);
+SELECT onside_attribution.track('e', gen_random_uuid(), '{}', event_id => '0a0b0c0d-0001-4002-8003-000000000009') IS NOT NULL;
+SELECT try($$SELECT onside_attribution.track('e', gen_random_uuid(), '{}', event_id => '0a0b0c0d-0001-4002-8003-000000000009')$$);
+ROLLBACK;

@@ -347,3 +347,46 @@ SELECT wrong_try('BEFORE INSERT ON wrong ' || :'row' || :'args');
 -- And track is not a trigger: its caller decides.
 SELECT try($$SELECT onside_attribution.track('', gen_random_uuid(), '{}')$$);
 RESET onside_attribution.on_invalid_event;
+-- What a trigger's arguments mean is kept from statement to statement, until its
+-- table changes.
+TRUNCATE onside_attribution.outbox;
+CREATE TABLE kept (install_id uuid, a text, b text);
+SELECT onside_attribution.attach('kept', 'first', 'install_id', '{"v": "a"}');
+INSERT INTO kept VALUES (:user, 'a', 'b');
+INSERT INTO kept VALUES (:user, 'a again', 'b');
+CREATE OR REPLACE TRIGGER onside_first AFTER INSERT ON kept REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT
+EXECUTE FUNCTION onside_attribution.track_row('event_name=second', 'installation_id=install_id', 'payload.v=b');
+INSERT INTO kept VALUES (:user, 'a', 'now b');
+ALTER TABLE kept DROP b, ADD b int;
+INSERT INTO kept (install_id, b) VALUES (:user, 1);
+ALTER TABLE kept ALTER b TYPE numeric(5, 2);
+INSERT INTO kept (install_id, b) VALUES (:user, 2);
+-- Also when the change is undone
+BEGIN;
+SAVEPOINT a;
+ALTER TABLE kept DROP b, ADD b boolean;
+INSERT INTO kept (install_id, b) VALUES (:user, true);
+ROLLBACK TO a;
+INSERT INTO kept (install_id, b) VALUES (:user, 3);
+COMMIT;
+SELECT event_name, payload FROM recorded;
+-- An error in the middle of a statement leaves nothing behind.
+SELECT try($$INSERT INTO kept (install_id, b) SELECT gen_random_uuid(), CASE n WHEN 2 THEN numeric 'NaN' ELSE n END FROM generate_series(1, 3) AS n$$);
+INSERT INTO kept (install_id, b) VALUES (:user, 4);
+SELECT event_name, payload FROM recorded OFFSET 6;
+-- More tables than are kept, each in turn and twice
+TRUNCATE onside_attribution.outbox;
+DO $$
+BEGIN
+    FOR i IN 1 .. 70 LOOP
+        EXECUTE format('CREATE TABLE many_%s (install_id uuid, v int)', i);
+        PERFORM onside_attribution.attach(format('many_%s', i)::regclass, 'e' || i, 'install_id', '{"v": "v"}');
+    END LOOP;
+    FOR round IN 1 .. 2 LOOP
+        FOR i IN 1 .. 70 LOOP
+            EXECUTE format('INSERT INTO many_%s VALUES (gen_random_uuid(), %s)', i, i);
+        END LOOP;
+    END LOOP;
+END
+$$;
+SELECT count(*), count(DISTINCT event_name), bool_and(event_name = 'e' || (payload ->> 'v')) FROM onside_attribution.outbox;

@@ -13,9 +13,11 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/index.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "utils/rel.h"
@@ -27,6 +29,17 @@
 #define MAX_ROWS	1000
 #define MAX_BYTES	65535
 
+/*
+ * Has an index columns alone, which need no executor?  Those of the outbox have;
+ * a DBA may have added others.
+ */
+static bool
+is_plain(const IndexInfo *index)
+{
+	return index->ii_Expressions == NIL && index->ii_Predicate == NIL &&
+		index->ii_ExclusionOps == NULL && !index->ii_Unique;
+}
+
 void
 onside_insert_begin(OnsideInsert *insert, Oid relid)
 {
@@ -36,10 +49,15 @@ onside_insert_begin(OnsideInsert *insert, Oid relid)
 	memset(insert, 0, sizeof(*insert));
 	insert->context = CurrentMemoryContext;
 	insert->rel = table_open(relid, RowExclusiveLock);
-	insert->estate = CreateExecutorState();
+
+	/* As CatalogOpenIndexes(): no more of a ResultRelInfo than this is used. */
 	insert->rri = makeNode(ResultRelInfo);
-	InitResultRelInfo(insert->rri, insert->rel, 1, NULL, 0);
+	insert->rri->ri_RelationDesc = insert->rel;
 	ExecOpenIndices(insert->rri, false);
+	for (int i = 0; i < insert->rri->ri_NumIndices; i++)
+		if (insert->estate == NULL &&
+			!is_plain(insert->rri->ri_IndexRelationInfo[i]))
+			insert->estate = CreateExecutorState();
 }
 
 TupleTableSlot *
@@ -86,6 +104,33 @@ insert_rows(OnsideInsert *insert)
 }
 
 static void
+insert_index_entries(OnsideInsert *insert, TupleTableSlot *slot)
+{
+	ResultRelInfo *rri = insert->rri;
+	Datum		values[INDEX_MAX_KEYS];
+	bool		isnull[INDEX_MAX_KEYS];
+
+	if (insert->estate != NULL)
+	{
+		(void) onside_insert_index_entries(rri, slot, insert->estate);
+		ResetPerTupleExprContext(insert->estate);
+		return;
+	}
+
+	for (int i = 0; i < rri->ri_NumIndices; i++)
+	{
+		IndexInfo  *info = rri->ri_IndexRelationInfo[i];
+
+		if (!info->ii_ReadyForInserts)
+			continue;
+		FormIndexDatum(info, slot, NULL, values, isnull);
+		index_insert(rri->ri_IndexRelationDescs[i], values, isnull,
+					 &slot->tts_tid, insert->rel, UNIQUE_CHECK_NO, false,
+					 info);
+	}
+}
+
+static void
 flush(OnsideInsert *insert)
 {
 	if (insert->nrows == 0)
@@ -98,10 +143,7 @@ flush(OnsideInsert *insert)
 
 	for (int i = 0; i < insert->nrows; i++)
 	{
-		if (insert->rri->ri_NumIndices > 0)
-			(void) onside_insert_index_entries(insert->rri, insert->slots[i],
-											   insert->estate);
-		ResetPerTupleExprContext(insert->estate);
+		insert_index_entries(insert, insert->slots[i]);
 		ExecClearTuple(insert->slots[i]);
 	}
 	insert->nrows = 0;
@@ -132,6 +174,7 @@ onside_insert_end(OnsideInsert *insert)
 	for (int i = 0; i < insert->nslots; i++)
 		ExecDropSingleTupleTableSlot(insert->slots[i]);
 	ExecCloseIndices(insert->rri);
-	FreeExecutorState(insert->estate);
+	if (insert->estate != NULL)
+		FreeExecutorState(insert->estate);
 	table_close(insert->rel, NoLock);
 }

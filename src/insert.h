@@ -18,8 +18,8 @@ typedef struct OnsideInsert
 	Relation	rel;
 	MemoryContext context;
 	MemoryContext flush_context;
-	EState	   *estate;
 	ResultRelInfo *rri;
+	EState	   *estate;			/* NULL if its indexes need none */
 	BulkInsertState bistate;
 	TupleTableSlot **slots;		/* rows not yet in the table, and spare ones */
 	int			nslots;

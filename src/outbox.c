@@ -109,10 +109,12 @@ onside_relation_oid(const char *name)
 Oid
 onside_segment_oid(int segment)
 {
-	char		name[NAMEDATALEN];
+	static const char *const names[ONSIDE_SEGMENTS] = {
+		"outbox_1", "outbox_2", "outbox_3"
+	};
 
-	snprintf(name, sizeof(name), "outbox_%d", segment);
-	return onside_relation_oid(name);
+	Assert(segment >= 1 && segment <= ONSIDE_SEGMENTS);
+	return onside_relation_oid(names[segment - 1]);
 }
 
 Oid

@@ -73,6 +73,7 @@ onside_row_reader(Trigger *trigger, Relation rel, MemoryContext context)
 				mapping->event_id);
 
 	reader->npayload = mapping->npayload;
+	reader->keepable = true;
 	reader->keys = palloc(mapping->npayload * sizeof(char *));
 	reader->payload = palloc0(mapping->npayload * sizeof(OnsideColumn));
 	for (int i = 0; i < mapping->npayload; i++)
@@ -82,7 +83,11 @@ onside_row_reader(Trigger *trigger, Relation rel, MemoryContext context)
 				mapping->payload[i].column);
 		if (onside_column_needs_settings(&reader->payload[i]))
 			reader->needs_settings = true;
+		if (reader->payload[i].kind == ONSIDE_COLUMN_OTHER)
+			reader->keepable = false;
 	}
+	if (reader->broken != NULL)
+		reader->keepable = false;
 
 	reader->per_row = AllocSetContextCreate(context,
 											"onside_attribution row",

@@ -32,6 +32,7 @@ typedef struct OnsideRowReader
 	OnsideColumn *payload;
 	bool		needs_settings; /* see onside_column_fix_settings() */
 	bool		many;			/* rows of a statement */
+	bool		keepable;		/* it depends on nothing but the table */
 	OnsideEventError *broken;	/* why no row can become an event, or NULL */
 	MemoryContext per_row;
 } OnsideRowReader;

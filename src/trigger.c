@@ -5,8 +5,8 @@
  *
  * As a row-level trigger it is called once a row; as a statement-level trigger
  * it walks the transition table itself, tuple by tuple, with the outbox open
- * all the while.  What the trigger's arguments mean is worked out once a
- * statement and kept in fn_extra.  What becomes of a row is in row.c.
+ * all the while.  What the trigger's arguments mean is in row_cache.c, what
+ * becomes of a row in row.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,6 +23,7 @@
 #include "column.h"
 #include "outbox.h"
 #include "row.h"
+#include "row_cache.h"
 
 PG_FUNCTION_INFO_V1(onside_track_row);
 
@@ -84,9 +85,9 @@ onside_track_row(PG_FUNCTION_ARGS)
 	reader = fcinfo->flinfo->fn_extra;
 	if (reader == NULL)
 	{
-		reader = onside_row_reader(trigdata->tg_trigger,
-								   trigdata->tg_relation,
-								   fcinfo->flinfo->fn_mcxt);
+		reader = onside_row_cache_get(trigdata->tg_trigger,
+									  trigdata->tg_relation,
+									  fcinfo->flinfo->fn_mcxt);
 		reader->many = TRIGGER_FIRED_FOR_STATEMENT(trigdata->tg_event);
 		fcinfo->flinfo->fn_extra = reader;
 		onside_attachment_used();
