@@ -13,9 +13,10 @@
 #include <sys/socket.h>
 
 /*
- * Why this URL cannot be an endpoint, as a constant string, or NULL if it can:
- * https anywhere, http to loopback addresses alone.  May be called anywhere,
- * the postmaster included.
+ * Is this an address that events and credentials may be sent to?  https
+ * anywhere, http only to a loopback address (127.0.0.0/8, ::1, localhost).
+ * Returns NULL if so, else why not, as a constant string.  May be called
+ * anywhere, the postmaster included.
  */
 extern const char *onside_address_endpoint_problem(const char *url);
 

@@ -434,7 +434,7 @@ check_ca_file(OnsideDoctor *doctor)
 static bool
 check_endpoint(OnsideDoctor *doctor)
 {
-	const char *problem = onside_endpoint_problem(onside_endpoint);
+	const char *problem = onside_address_endpoint_problem(onside_endpoint);
 
 	if (problem == NULL)
 		onside_doctor_row(doctor, "endpoint", ONSIDE_GOOD, onside_endpoint,

@@ -48,12 +48,6 @@ static const struct config_enum_entry invalid_event_options[] = {
 	{NULL, 0, false}
 };
 
-const char *
-onside_endpoint_problem(const char *url)
-{
-	return onside_address_endpoint_problem(url);
-}
-
 /*
  * Refuses a value for a reason, without repeating it: there could be a password
  * in it.
@@ -87,7 +81,7 @@ refuse(const char *name, const char *problem, const char *hint,
 static bool
 check_endpoint(char **newval, void **extra, GucSource source)
 {
-	const char *problem = onside_endpoint_problem(*newval);
+	const char *problem = onside_address_endpoint_problem(*newval);
 
 	return problem == NULL ||
 		refuse("onside_attribution.endpoint", problem,

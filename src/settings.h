@@ -45,11 +45,4 @@ extern int	onside_max_databases;
  */
 extern void onside_settings_define(void);
 
-/*
- * Is this address one that events and credentials may be sent to?  https
- * anywhere, http only to a loopback address (127.0.0.0/8, ::1, localhost).
- * Returns NULL if so, else why not (a constant string).
- */
-extern const char *onside_endpoint_problem(const char *url);
-
 #endif							/* ONSIDE_SETTINGS_H */

@@ -25,8 +25,9 @@
 
 #include "version.h"
 
-int
-onside_version_compare(const char *a, const char *b)
+/* Is version a ("1.0") before (< 0), the same as or after b? */
+static int
+compare_versions(const char *a, const char *b)
 {
 	while (*a != '\0' || *b != '\0')
 	{
@@ -79,7 +80,7 @@ onside_version_match(char **problem)
 {
 	char	   *version = installed_version();
 	int			cmp = version == NULL ? 0 :
-		onside_version_compare(version, ONSIDE_SQL_VERSION);
+		compare_versions(version, ONSIDE_SQL_VERSION);
 
 	*problem = NULL;
 	if (cmp < 0)

@@ -27,7 +27,4 @@ typedef enum OnsideVersionMatch
  */
 extern OnsideVersionMatch onside_version_match(char **problem);
 
-/* Is version a ("1.0") before (< 0), the same as or after b?  Pure. */
-extern int	onside_version_compare(const char *a, const char *b);
-
 #endif							/* ONSIDE_VERSION_H */

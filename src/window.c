@@ -193,8 +193,9 @@ onside_snapshot_print(const OnsideSnapshot *snapshot)
 	return buf.data;
 }
 
-bool
-onside_snapshot_includes(const OnsideSnapshot *snapshot, FullTransactionId xid)
+/* Was this transaction committed (or aborted) at that moment? */
+static bool
+includes(const OnsideSnapshot *snapshot, FullTransactionId xid)
 {
 	if (FullTransactionIdPrecedes(xid, snapshot->xmin))
 		return true;
@@ -229,8 +230,9 @@ onside_cursor_release(OnsideCursor *cursor)
 	cursor->window = NULL;
 }
 
-void
-onside_cursor_end_window(OnsideCursor *cursor)
+/* All of it is done. */
+static void
+end_window(OnsideCursor *cursor)
 {
 	onside_snapshot_release(cursor->done);
 	cursor->done = cursor->window;
@@ -360,7 +362,7 @@ ranges_to_read(const OnsideCursor *cursor, Ranges *ranges)
 		add_range(ranges, pos, pos, cursor->pos.id);
 	for (uint32 i = 0; i < done->nxip; i++)
 		if (FullTransactionIdPrecedes(pos, done->xip[i]) &&
-			onside_snapshot_includes(window, done->xip[i]))
+			includes(window, done->xip[i]))
 			add_range(ranges, done->xip[i], done->xip[i], 0);
 	add_range(ranges, later_xid(done->xmax, next_xid(pos)), last, 0);
 }
@@ -378,7 +380,7 @@ ranges_not_covered(const OnsideCursor *cursor, Ranges *ranges)
 				done->nxip + (window != NULL ? window->nxip : 0) + 2);
 	for (uint32 i = 0; i < done->nxip; i++)
 		if (window == NULL ||
-			!onside_snapshot_includes(window, done->xip[i]) ||
+			!includes(window, done->xip[i]) ||
 			FullTransactionIdPrecedes(pos, done->xip[i]))
 			add_range(ranges, done->xip[i], done->xip[i], 0);
 	if (window == NULL)
@@ -483,7 +485,7 @@ read_range(Source *sources, int n, const Range *range, OnsideCursor *cursor,
 	while ((source = first_source(sources, n)) != NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (onside_snapshot_includes(cursor->window, source->pos.xid))
+		if (includes(cursor->window, source->pos.xid))
 		{
 			flush_commit(source->pos.xid);
 			if (!callback(source->slot, &source->pos, arg))
@@ -532,7 +534,7 @@ onside_window_read(OnsideCursor *cursor, OnsideReadCallback callback,
 		table_close(sources[i].rel, AccessShareLock);
 	}
 	if (finished)
-		onside_cursor_end_window(cursor);
+		end_window(cursor);
 	return finished;
 }
 

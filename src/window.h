@@ -55,16 +55,9 @@ extern void onside_snapshots_live_in(MemoryContext context);
 extern void onside_cursor_copy(OnsideCursor *to, const OnsideCursor *from);
 extern void onside_cursor_release(OnsideCursor *cursor);
 
-/* Ends the cursor's window: all of it is done. */
-extern void onside_cursor_end_window(OnsideCursor *cursor);
-
 /* From and to the text form of pg_snapshot. */
 extern OnsideSnapshot *onside_snapshot_parse(const char *str);
 extern char *onside_snapshot_print(const OnsideSnapshot *snapshot);
-
-/* Was this transaction committed (or aborted) at that moment? */
-extern bool onside_snapshot_includes(const OnsideSnapshot *snapshot,
-									 FullTransactionId xid);
 
 /* The transaction's active snapshot, counted, in TopMemoryContext. */
 extern OnsideSnapshot *onside_snapshot_take(void);

@@ -133,7 +133,7 @@ configure_http(void)
 {
 	static char *user_password = NULL;
 	OnsideHttpConfig config;
-	const char *endpoint_problem = onside_endpoint_problem(onside_endpoint);
+	const char *endpoint_problem = onside_address_endpoint_problem(onside_endpoint);
 	const char *proxy_problem = onside_address_proxy_problem(onside_proxy);
 	char	   *problem = NULL;
 	char	   *fresh = NULL;
