@@ -32,9 +32,10 @@
 #include "txn.h"
 
 /*
- * The cursor is written no more often than this (ms): it costs an xid and a
- * version of the row; and much less often while somebody holds a snapshot that
- * keeps the old versions.  Whether somebody does is looked at so often.
+ * What has been delivered is written no more often than this (ms): it costs an
+ * xid and a version of the row; and much less often while somebody holds a
+ * snapshot that keeps the old versions.  Whether somebody does is looked at so
+ * often.
  */
 #define PERSIST_INTERVAL		50
 #define PERSIST_INTERVAL_HELD	2000
@@ -111,21 +112,22 @@ somebody_waits(void)
 }
 
 /*
- * Does the row lack something?  A Retry-After is to outlive us, too, and so is
- * its end.
+ * A Retry-After is to outlive us and the server, and so is its end.  There are
+ * few of them, so they are written before anybody is told of the back-off.
  */
 static bool
-persist_is_due(void)
+not_before_has_changed(void)
 {
-	return persist_due ||
-		onside_sender_status()->not_before != delivery.not_before;
+	return onside_sender_status()->not_before != delivery.not_before;
 }
 
 /* Milliseconds until the row is to be written; -1 for never. */
 static long
 persist_timeout(void)
 {
-	if (!persist_is_due())
+	if (not_before_has_changed())
+		return 0;
+	if (!persist_due)
 		return -1;
 	if (somebody_waits())
 		return 0;
@@ -293,7 +295,7 @@ onside_progress_timeout(void)
 void
 onside_progress_save_at_exit(void)
 {
-	if (!persist_is_due())
+	if (!persist_due && !not_before_has_changed())
 		return;
 
 	/* Nothing in here may wait, since nothing could end it. */
