@@ -16,6 +16,7 @@
 #include "utils/timestamp.h"
 
 #include "batch.h"
+#include "clock.h"
 
 OnsideBatch *
 onside_batch_create(void)
@@ -29,7 +30,7 @@ onside_batch_create(void)
 	batch->context = context;
 	batch->capacity = 16;
 	batch->events = palloc(batch->capacity * sizeof(OnsideBatchEvent));
-	batch->opened_at = GetCurrentTimestamp();
+	batch->opened_at = onside_clock();
 	initStringInfo(&batch->body);
 	appendStringInfoString(&batch->body, ONSIDE_BODY_OPEN);
 	MemoryContextSwitchTo(old);

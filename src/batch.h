@@ -31,7 +31,7 @@ typedef struct OnsideBatch
 	int			nevents;
 	int			capacity;
 	OnsideBatchEvent *events;
-	TimestampTz opened_at;
+	int64		opened_at;		/* by onside_clock() */
 	OnsideCursor end;			/* settled up to here, with all before it */
 	uint16		seen[ONSIDE_API_MAX_EVENTS * 2 + 1];	/* hash of event_ids */
 } OnsideBatch;

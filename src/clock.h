@@ -3,6 +3,9 @@
  * clock.h
  *		How long the worker may sleep.
  *
+ * By a clock that nobody sets: one that is set back by an hour must not make it
+ * sleep for an hour.
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef ONSIDE_CLOCK_H
@@ -10,15 +13,28 @@
 
 #include "postgres.h"
 
-#include "utils/timestamp.h"
+#include "portability/instr_time.h"
 
-/* Milliseconds from now until "interval" (ms) after "since"; 0 if it is over. */
-static inline long
-onside_ms_until(TimestampTz since, long interval)
+/* Microseconds since some moment. */
+static inline int64
+onside_clock(void)
 {
-	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-										   TimestampTzPlusMilliseconds(since,
-																	   interval));
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	return (int64) INSTR_TIME_GET_MICROSEC(now);
+}
+
+/*
+ * Milliseconds, rounded up, from now until "interval" (ms) after "since"; 0 if
+ * it is over.
+ */
+static inline long
+onside_ms_until(int64 since, long interval)
+{
+	int64		left = since + interval * INT64CONST(1000) - onside_clock();
+
+	return left > 0 ? (long) ((left + 999) / 1000) : 0;
 }
 
 /* The smaller of two timeouts, of which -1 means never. */

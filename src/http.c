@@ -41,6 +41,7 @@
 #include "utils/timestamp.h"
 
 #include "address.h"
+#include "clock.h"
 #include "compat.h"
 #include "http.h"
 #include "http_curl.h"
@@ -92,14 +93,15 @@ static OnsideHttpConfig config;
 static uint32 config_generation;
 static Request requests[ONSIDE_HTTP_MAX_REQUESTS];
 static int	n_busy;
+static int	n_ended;			/* those of them whose result is not taken yet */
 
 static Socket sockets[MAX_SOCKETS];
 static int	n_sockets;
 static WaitEventSet *wait_set;
 static bool wait_set_stale = true;
 
-static TimestampTz curl_deadline;	/* when libcurl wants to be called */
-static bool curl_has_deadline;
+static long curl_timeout = -1;	/* when libcurl wants to be called: ms ... */
+static int64 curl_timeout_set;	/* ... after this moment; -1 for never */
 
 /* ----------
  * Signals
@@ -244,10 +246,8 @@ on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *socket_arg)
 static int
 on_timer(CURLM *m, long timeout, void *arg)
 {
-	curl_has_deadline = timeout >= 0;
-	if (curl_has_deadline)
-		curl_deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													timeout);
+	curl_timeout = timeout;
+	curl_timeout_set = onside_clock();
 	return 0;
 }
 
@@ -298,7 +298,7 @@ doubt_connections(Request *req)
 	multi = fresh;
 	n_sockets = 0;
 	wait_set_stale = true;
-	curl_has_deadline = false;
+	curl_timeout = -1;
 	connections_doubted = false;
 }
 
@@ -529,6 +529,7 @@ finish(Request *req, CURLcode code)
 	onside_http_make_printable(result->retry_after);
 	onside_http_make_printable(result->date);
 	req->ended = true;
+	n_ended++;
 }
 
 /* Notes which requests have ended. */
@@ -617,6 +618,7 @@ onside_http_start(void *request, const char *body, size_t len)
 		strlcpy(req->result.error, curl_multi_strerror(code),
 				sizeof(req->result.error));
 		req->ended = true;
+		n_ended++;
 		return true;
 	}
 
@@ -637,12 +639,13 @@ release(Request *req)
 	req->busy = false;
 	req->ended = false;
 	n_busy--;
+	n_ended--;
 }
 
 bool
 onside_http_next_result(OnsideHttpResult *result)
 {
-	for (int i = 0; n_busy > 0 && i < ONSIDE_HTTP_MAX_REQUESTS; i++)
+	for (int i = 0; n_ended > 0 && i < ONSIDE_HTTP_MAX_REQUESTS; i++)
 	{
 		if (requests[i].busy && requests[i].ended)
 		{
@@ -693,14 +696,12 @@ prepare_wait_set(void)
 	}
 }
 
-/* Milliseconds until libcurl wants to be called, rounded up; -1 for never. */
+/* Milliseconds until libcurl wants to be called; -1 for never. */
 static long
-curl_timeout(void)
+curl_wait(void)
 {
-	if (!curl_has_deadline)
-		return -1;
-	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-										   curl_deadline);
+	return curl_timeout < 0 ? -1 :
+		onside_ms_until(curl_timeout_set, curl_timeout);
 }
 
 bool
@@ -708,11 +709,10 @@ onside_http_wait(long timeout, uint32 wait_event)
 {
 	WaitEvent	events[16];
 	int			n;
-	long		curl_wait = curl_timeout();
 	bool		latch_set = false;
 
-	if (curl_wait >= 0 && (timeout < 0 || curl_wait < timeout))
-		timeout = curl_wait;
+	/* A request can end in the call that begins it. */
+	timeout = n_ended > 0 ? 0 : onside_sooner(timeout, curl_wait());
 
 	prepare_wait_set();
 	n = WaitEventSetWait(wait_set, timeout, events, lengthof(events),
@@ -735,9 +735,9 @@ onside_http_wait(long timeout, uint32 wait_event)
 			drive(events[i].fd, mask);
 	}
 
-	if (curl_has_deadline && curl_timeout() == 0)
+	if (curl_wait() == 0)
 	{
-		curl_has_deadline = false;
+		curl_timeout = -1;
 		drive(CURL_SOCKET_TIMEOUT, 0);
 	}
 	return latch_set;

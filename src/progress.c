@@ -54,16 +54,16 @@ static OnsideDelivery delivery;
 static int64 settled_count;
 
 static bool persist_due;		/* the row lacks something that was settled */
-static TimestampTz persisted_at;
+static int64 persisted_at;
 static bool snapshot_held;
 static TransactionId probe_xid; /* wrote the row when was last looked */
-static TimestampTz probed_at;
+static int64 probed_at;
 static int64 persisted_requests;	/* requests of this process in the row */
 static int64 persisted_retries;
 
 static bool maintenance_due;
-static TimestampTz maintained_at;
-static TimestampTz emptied_at;
+static int64 maintained_at;
+static int64 emptied_at;
 static const char *blocked;		/* see onside_segment_empty() */
 
 /* ----------
@@ -78,14 +78,12 @@ static const char *blocked;		/* see onside_segment_empty() */
 static void
 look_for_held_snapshot(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (!TimestampDifferenceExceeds(probed_at, now, PROBE_INTERVAL))
+	if (onside_ms_until(probed_at, PROBE_INTERVAL) > 0)
 		return;
 	snapshot_held = TransactionIdIsValid(probe_xid) &&
 		onside_delivery_is_held(probe_xid);
 	probe_xid = GetTopTransactionId();
-	probed_at = now;
+	probed_at = onside_clock();
 }
 
 /* Brings the counters up to date and writes the row. */
@@ -102,7 +100,7 @@ store(void)
 	onside_delivery_store(&delivery);
 	look_for_held_snapshot();
 	persist_due = false;
-	persisted_at = GetCurrentTimestamp();
+	persisted_at = onside_clock();
 }
 
 static bool
@@ -232,29 +230,36 @@ onside_progress_settle(void)
 void
 onside_progress_maintain(bool drained)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	bool		move_on = drained &&
-		TimestampDifferenceExceeds(emptied_at, now, IDLE_EMPTY_INTERVAL);
+		onside_ms_until(emptied_at, IDLE_EMPTY_INTERVAL) == 0;
+	bool		moved;
 	int			segment;
 	int			emptied = 0;
 
 	onside_txn_begin();
 	segment = onside_segment_choose(delivery.segment, move_on);
-	if (segment != delivery.segment)
+	moved = segment != delivery.segment;
+	if (moved)
 	{
 		delivery.segment = segment;
 		pg_atomic_write_u32(&slot->segment, segment);
 		persist_due = true;
 	}
-	emptied = onside_segment_empty(segment, &delivery.settled, &blocked);
+	else
+		emptied = onside_segment_empty(segment, &delivery.settled, &blocked);
 	if (emptied > 0)
 		store();
 	onside_txn_commit();
 
 	if (emptied > 0 || move_on)
-		emptied_at = now;
-	maintained_at = now;
-	maintenance_due = false;
+		emptied_at = onside_clock();
+	maintained_at = onside_clock();
+
+	/*
+	 * Who has read the old segment's number just before may be about to lock
+	 * it, and would wait if it were being emptied.
+	 */
+	maintenance_due = moved;
 	pgstat_report_stat(true);
 }
 
@@ -340,7 +345,7 @@ onside_progress_init(OnsideSlot *my_slot, const char *my_database_name)
 	check_cursor(&delivery.settled);
 	pg_atomic_write_u32(&slot->segment, delivery.segment);
 	settled_count = slot->status.settled;
-	emptied_at = maintained_at = persisted_at = GetCurrentTimestamp();
+	emptied_at = maintained_at = persisted_at = onside_clock();
 }
 
 const char *

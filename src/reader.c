@@ -116,9 +116,7 @@ static bool
 partial_batch_may_go(void)
 {
 	return open_batch != NULL && onside_http_in_flight() == 0 &&
-		(onside_linger == 0 ||
-		 TimestampDifferenceExceeds(open_batch->opened_at,
-									GetCurrentTimestamp(), onside_linger));
+		onside_ms_until(open_batch->opened_at, onside_linger) == 0;
 }
 
 /* Reads a batch and hands it over; false if there is none that may go. */

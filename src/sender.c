@@ -22,13 +22,13 @@
 
 #include "common/pg_prng.h"
 #include "lib/ilist.h"
-#include "portability/instr_time.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "backoff.h"
 #include "batch.h"
 #include "bisect.h"
+#include "clock.h"
 #include "http.h"
 #include "response.h"
 #include "sender.h"
@@ -86,27 +86,17 @@ static bool unauthorized;
  * ----------
  */
 
-/* A clock that never goes back, in microseconds. */
-static int64
-monotonic_us(void)
-{
-	instr_time	now;
-
-	INSTR_TIME_SET_CURRENT(now);
-	return (int64) INSTR_TIME_GET_MICROSEC(now);
-}
-
-/* The same moment as a timestamp, for people and for a restart. */
+/* A moment of onside_clock() as a timestamp, for people and for a restart. */
 static TimestampTz
-to_timestamp(int64 mono_us)
+to_timestamp(int64 moment)
 {
-	return GetCurrentTimestamp() + (mono_us - monotonic_us());
+	return GetCurrentTimestamp() + (moment - onside_clock());
 }
 
 static int64
 from_timestamp(TimestampTz t)
 {
-	return monotonic_us() + (t - GetCurrentTimestamp());
+	return onside_clock() + (t - GetCurrentTimestamp());
 }
 
 /* ----------
@@ -126,7 +116,7 @@ onside_sender_init(TimestampTz not_before)
 
 	if (not_before != 0)
 	{
-		onside_backoff_restore(&backoff, monotonic_us(),
+		onside_backoff_restore(&backoff, onside_clock(),
 							   from_timestamp(not_before));
 		if (onside_backoff_is_probing(&backoff))
 		{
@@ -141,7 +131,7 @@ onside_sender_init(TimestampTz not_before)
 void
 onside_sender_clear_backoff(void)
 {
-	onside_backoff_clear(&backoff, monotonic_us());
+	onside_backoff_clear(&backoff, onside_clock());
 	status.not_before = 0;
 }
 
@@ -179,7 +169,7 @@ onside_sender_wants(int *max_bytes)
 	 */
 	if ((n_ready > 0 && !refusing) ||
 		n_queued >= (refusing ? MAX_REFUSED : MAX_QUEUED) ||
-		!onside_backoff_may_send(&backoff, monotonic_us(),
+		!onside_backoff_may_send(&backoff, onside_clock(),
 								 onside_http_in_flight(),
 								 onside_max_in_flight))
 		return 0;
@@ -315,7 +305,7 @@ send_batch(Queued *queued)
 	}
 
 	set_state(queued, QUEUED_IN_FLIGHT);
-	queued->sent_us = monotonic_us();
+	queued->sent_us = onside_clock();
 	onside_backoff_on_sent(&backoff, queued->sent_us);
 	status.requests++;
 	onside_stats_count(ONSIDE_COUNT_REQUESTS, 1);
@@ -341,7 +331,7 @@ onside_sender_pump(void)
 
 	while ((queued = next_ready()) != NULL &&
 		   onside_http_in_flight() < ONSIDE_HTTP_MAX_REQUESTS &&
-		   onside_backoff_may_send(&backoff, monotonic_us(),
+		   onside_backoff_may_send(&backoff, onside_clock(),
 								   onside_http_in_flight(),
 								   onside_max_in_flight))
 	{
@@ -382,7 +372,7 @@ fail(Queued *queued, OnsideState state, OnsideBackoffKind kind,
 
 	queued->failed = true;
 	failure_state = state;
-	onside_backoff_on_failure(&backoff, monotonic_us(), queued->sent_us, kind,
+	onside_backoff_on_failure(&backoff, onside_clock(), queued->sent_us, kind,
 							  retry_after_ms, onside_retry_initial_delay,
 							  onside_retry_max_delay,
 							  pg_prng_double(&pg_global_prng_state));
@@ -676,7 +666,7 @@ onside_sender_timeout(void)
 
 	if (next == 0)
 		return -1;
-	left = next - monotonic_us();
+	left = next - onside_clock();
 	return left <= 0 ? -1 : (long) Min((left + 999) / 1000, INT_MAX);
 }
 

@@ -78,7 +78,7 @@ static char *credentials;
 static char *configuration_problem;
 static char *database_settings;
 static bool restart_wanted;
-static TimestampTz restart_deadline;
+static int64 restart_wanted_at;
 static uint32 wait_event_idle;
 static uint32 wait_event_request;
 
@@ -175,8 +175,7 @@ static void
 want_restart(void)
 {
 	restart_wanted = true;
-	restart_deadline =
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RESTART_GRACE);
+	restart_wanted_at = onside_clock();
 }
 
 static void
@@ -382,14 +381,14 @@ restart_if_wanted(void)
 	if (!closed && !restart_wanted)
 		return;
 	if (!closed && onside_http_in_flight() > 0 &&
-		GetCurrentTimestamp() < restart_deadline)
+		onside_ms_until(restart_wanted_at, RESTART_GRACE) > 0)
 		return;
 	onside_progress_save_at_exit();
 	leave_orderly();
 }
 
 static long
-loop_timeout(TimestampTz polled_at)
+loop_timeout(int64 polled_at)
 {
 	long		timeout = onside_ms_until(polled_at, POLL_INTERVAL);
 
@@ -404,7 +403,8 @@ loop_timeout(TimestampTz polled_at)
 	if (may_send())
 		timeout = onside_sooner(timeout, onside_reader_timeout());
 	if (restart_wanted)
-		timeout = onside_sooner(timeout, onside_ms_until(restart_deadline, 0));
+		timeout = onside_sooner(timeout, onside_ms_until(restart_wanted_at,
+														 RESTART_GRACE));
 	if (onside_backlog_counting())
 		timeout = 0;
 	return timeout;
@@ -454,7 +454,7 @@ read_credentials_again(void)
 static void
 main_loop(void)
 {
-	TimestampTz polled_at = GetCurrentTimestamp();
+	int64		polled_at = onside_clock();
 
 	for (;;)
 	{
@@ -480,7 +480,7 @@ main_loop(void)
 		if (onside_ms_until(polled_at, POLL_INTERVAL) == 0)
 		{
 			poll_around();
-			polled_at = GetCurrentTimestamp();
+			polled_at = onside_clock();
 			continue;
 		}
 		if (onside_backlog_counting())
