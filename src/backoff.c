@@ -122,20 +122,24 @@ onside_backoff_init(OnsideBackoff *backoff, int max_in_flight)
 
 bool
 onside_backoff_may_send(const OnsideBackoff *backoff, int64 now_us,
-						int in_flight, int max_in_flight)
+						int in_flight, int stragglers, int max_in_flight)
 {
-	max_in_flight = Max(max_in_flight, 1);
-
 	/*
-	 * What is left of the time before the wait does not count against the
-	 * probe, or a request that hangs would hold up the recovery; but the
-	 * slots are as many as they are.
+	 * What is left of the time before the wait does not count, or requests
+	 * that hang would hold up the recovery; but the slots are as many as they
+	 * are.
 	 */
+	if (in_flight >= Max(max_in_flight, 1))
+		return false;
 	if (backoff->probing)
-		return now_us >= backoff->not_before_us &&
-			!backoff->probe_sent && in_flight < max_in_flight;
+		return now_us >= backoff->not_before_us && !backoff->probe_sent;
+	return in_flight - stragglers < backoff->allowed;
+}
 
-	return in_flight < Min(backoff->allowed, max_in_flight);
+bool
+onside_backoff_is_old(const OnsideBackoff *backoff, int64 started_us)
+{
+	return started_us < backoff->began_us;
 }
 
 void
@@ -154,7 +158,7 @@ onside_backoff_on_success(OnsideBackoff *backoff, int64 started_us,
 
 	if (backoff->probing)
 	{
-		if (started_us < backoff->began_us)
+		if (onside_backoff_is_old(backoff, started_us))
 			return;
 		backoff->probing = false;
 		backoff->probe_sent = false;
@@ -186,7 +190,7 @@ onside_backoff_on_failure(OnsideBackoff *backoff, int64 now_us,
 {
 	int64		not_before_us;
 
-	if (started_us < backoff->began_us)
+	if (onside_backoff_is_old(backoff, started_us))
 	{
 		/* old news, but a wait that it asks for is asked for now */
 		if (retry_after_ms <= 0)
@@ -231,7 +235,7 @@ onside_backoff_on_failure(OnsideBackoff *backoff, int64 now_us,
 void
 onside_backoff_on_abandoned(OnsideBackoff *backoff, int64 started_us)
 {
-	if (backoff->probing && started_us >= backoff->began_us)
+	if (backoff->probing && !onside_backoff_is_old(backoff, started_us))
 		backoff->probe_sent = false;
 }
 

@@ -58,9 +58,17 @@ typedef struct OnsideBackoff
 /* No wait, the whole window. */
 extern void onside_backoff_init(OnsideBackoff *backoff, int max_in_flight);
 
-/* May one more request be sent now?  in_flight: how many are under way. */
+/*
+ * May one more request be sent now?  in_flight: how many are under way;
+ * stragglers: how many of them onside_backoff_is_old() says are old.
+ */
 extern bool onside_backoff_may_send(const OnsideBackoff *backoff, int64 now_us,
-									int in_flight, int max_in_flight);
+									int in_flight, int stragglers,
+									int max_in_flight);
+
+/* Was this request sent before the last failure, or before clear()? */
+extern bool onside_backoff_is_old(const OnsideBackoff *backoff,
+								  int64 started_us);
 
 /*
  * A request was sent at now_us.  To be told of each, since the first after a

@@ -96,6 +96,16 @@ onside_bisect_init(OnsideBisect *bisect, int n, OnsideBisectAnswer answer,
 }
 
 void
+onside_bisect_distrust(OnsideBisect *bisect)
+{
+	bisect->trusted = false;
+	bisect->accepting = false;
+	bisect->refusing = false;
+	bisect->lone_refusals = 0;
+	bisect->lone_too_large = 0;
+}
+
+void
 onside_bisect_too_large_before(OnsideBisect *bisect, int events)
 {
 	bisect->lone_too_large = events;
@@ -264,7 +274,9 @@ adapt_level(OnsideBisect *bisect)
 static void
 begin_refusing(OnsideBisect *bisect)
 {
-	memset(bisect->verdict, ONSIDE_VERDICT_UNKNOWN, bisect->n);
+	for (int i = 0; i < bisect->n; i++)
+		if (bisect->verdict[i] != ONSIDE_VERDICT_DELIVERED)
+			bisect->verdict[i] = ONSIDE_VERDICT_UNKNOWN;
 	bisect->pos = 0;
 	bisect->run_start = 0;
 	bisect->bad = 0;

@@ -86,6 +86,12 @@ extern void onside_bisect_init(OnsideBisect *bisect, int n,
 							   OnsideBisectAnswer answer, bool trusted);
 
 /*
+ * From here on another endpoint answers, of which nothing is known.  What was
+ * delivered and what was found bad stays so.
+ */
+extern void onside_bisect_distrust(OnsideBisect *bisect);
+
+/*
  * So many events, in other batches, were too large each alone since the
  * endpoint accepted anything: they count for this one, too.
  */

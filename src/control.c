@@ -32,6 +32,7 @@
 #include "control.h"
 #include "delivery.h"
 #include "shmem.h"
+#include "version.h"
 #include "window.h"
 
 PG_FUNCTION_INFO_V1(onside_pause);
@@ -93,6 +94,11 @@ is_settled(OnsideSnapshot *until)
 {
 	OnsideDelivery delivery = {0};
 	bool		result;
+	char	   *problem;
+
+	/* Newer tables may look different, and their worker idles. */
+	if (onside_version_match(&problem) == ONSIDE_SQL_NEWER)
+		return false;
 
 	/* The caller's own snapshot may be as old as its transaction. */
 	PushActiveSnapshot(GetLatestSnapshot());
@@ -207,7 +213,8 @@ onside_write_settled(void)
 	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
 
 	if (ActiveSnapshotSet() && slot != NULL && slot->worker_pid != 0 &&
-		onside_slot_pending(slot) == 0 && onside_delivery_exists())
+		!slot->status.objects_differ && onside_slot_pending(slot) == 0 &&
+		onside_delivery_exists())
 		(void) flush(slot,
 					 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 												 WRITE_TIMEOUT));

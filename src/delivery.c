@@ -97,7 +97,7 @@ read_singleton(const char *name, Snapshot snapshot, RowReader reader,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("table \"%s.%s\" has lost its row", ONSIDE_SCHEMA,
 						name),
-				 errhint("Restore it from a backup, or drop the extension and create it again.")));
+				 errhint("Restore it from a backup, or discard what is pending with TRUNCATE onside_attribution.outbox, drop the extension and create it again.")));
 }
 
 static OnsideSnapshot *

@@ -127,7 +127,7 @@ onside_drop_guard_check(Oid relid)
 {
 	char	   *problem;
 	int			pending;
-	int			dead_letters;
+	int			dead_letters = 0;
 
 	/* An update script knows what it does; newer tables may look different. */
 	if (creating_extension || !is_member(relid) || !is_complete() ||
@@ -136,7 +136,8 @@ onside_drop_guard_check(Oid relid)
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	pending = count_pending();
-	dead_letters = count_dead_letters();
+	if (pending > 0 || relid == onside_relation_oid("dead_letter"))
+		dead_letters = count_dead_letters();
 	PopActiveSnapshot();
 
 	if (pending > 0)

@@ -77,6 +77,7 @@ static int	n_ready;
 static OnsideBackoff backoff;
 static OnsideBodyLimit body_limit;
 static OnsideContract contract;
+static int64 elsewhere_us;		/* since when there is this endpoint */
 static OnsideSenderStatus status;
 static OnsideState failure_state;
 static bool unauthorized;
@@ -138,9 +139,24 @@ onside_sender_clear_backoff(void)
 void
 onside_sender_reconfigured(void)
 {
-	onside_contract_init(&contract);
 	onside_body_limit_init(&body_limit);
 	onside_sender_clear_backoff();
+}
+
+void
+onside_sender_elsewhere(void)
+{
+	dlist_iter	iter;
+
+	onside_contract_init(&contract);
+	elsewhere_us = onside_clock();
+	dlist_foreach(iter, &queue)
+	{
+		Queued	   *queued = dlist_container(Queued, node, iter.cur);
+
+		if (queued->bisect != NULL)
+			onside_bisect_distrust(queued->bisect);
+	}
 }
 
 /* ----------
@@ -158,6 +174,25 @@ set_state(Queued *queued, QueuedState state)
 	queued->state = state;
 }
 
+static bool
+may_send_one_more(void)
+{
+	int			stragglers = 0;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &queue)
+	{
+		Queued	   *queued = dlist_container(Queued, node, iter.cur);
+
+		if (queued->state == QUEUED_IN_FLIGHT &&
+			onside_backoff_is_old(&backoff, queued->sent_us))
+			stragglers++;
+	}
+	return onside_backoff_may_send(&backoff, onside_clock(),
+								   onside_http_in_flight(), stragglers,
+								   onside_max_in_flight);
+}
+
 int
 onside_sender_wants(int *max_bytes)
 {
@@ -169,9 +204,7 @@ onside_sender_wants(int *max_bytes)
 	 */
 	if ((n_ready > 0 && !refusing) ||
 		n_queued >= (refusing ? MAX_REFUSED : MAX_QUEUED) ||
-		!onside_backoff_may_send(&backoff, onside_clock(),
-								 onside_http_in_flight(),
-								 onside_max_in_flight))
+		!may_send_one_more())
 		return 0;
 
 	*max_bytes = onside_body_limit_bytes(&body_limit, onside_batch_max_bytes);
@@ -331,9 +364,7 @@ onside_sender_pump(void)
 
 	while ((queued = next_ready()) != NULL &&
 		   onside_http_in_flight() < ONSIDE_HTTP_MAX_REQUESTS &&
-		   onside_backoff_may_send(&backoff, onside_clock(),
-								   onside_http_in_flight(),
-								   onside_max_in_flight))
+		   may_send_one_more())
 	{
 		send_batch(queued);
 		any = true;
@@ -416,7 +447,11 @@ add_refused(Queued *queued, int event, const OnsideHttpResult *result)
 	{
 		refused = lfirst(lc);
 		if (refused->event == event)
+		{
+			pfree(refused->error);
+			pfree(refused);
 			queued->refused = foreach_delete_current(queued->refused, lc);
+		}
 	}
 
 	refused = palloc(sizeof(OnsideRefusedEvent));
@@ -482,16 +517,21 @@ count_result(const OnsideHttpResult *result)
 static void
 answer_accepted(Queued *queued, const OnsideHttpResult *result)
 {
+	bool		elsewhere = queued->sent_us < elsewhere_us;
+
 	count_latency(queued, result->ended);
 	status.last_success_at = result->ended;
-	onside_contract_on_accepted(&contract);
 	onside_backoff_on_success(&backoff, queued->sent_us,
 							  onside_max_in_flight);
 	onside_body_limit_on_success(&body_limit, queued->count,
 								 (int) queued->len,
 								 onside_batch_max_events,
 								 onside_batch_max_bytes);
-	tell_bisects_of_success(queued->sent_us);
+	if (!elsewhere)
+	{
+		onside_contract_on_accepted(&contract);
+		tell_bisects_of_success(queued->sent_us);
+	}
 
 	if (!onside_backoff_is_probing(&backoff))
 	{
@@ -503,6 +543,8 @@ answer_accepted(Queued *queued, const OnsideHttpResult *result)
 	if (queued->bisect != NULL)
 	{
 		onside_bisect_answer(queued->bisect, ONSIDE_BISECT_ACCEPTED);
+		if (elsewhere)
+			onside_bisect_distrust(queued->bisect);
 		if (!onside_bisect_done(queued->bisect))
 		{
 			set_state(queued, QUEUED_READY);
@@ -673,8 +715,12 @@ onside_sender_timeout(void)
 const OnsideSenderStatus *
 onside_sender_status(void)
 {
-	bool		probing = onside_backoff_is_probing(&backoff);
 	int64		next = onside_backoff_next_attempt(&backoff);
+	bool		probing = onside_backoff_is_probing(&backoff);
+
+	/* A wait that is over, and nothing that could be tried: all is well. */
+	if (probing && next <= onside_clock() && !onside_sender_busy())
+		probing = false;
 
 	status.in_flight = onside_http_in_flight();
 	if (probing)

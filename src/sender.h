@@ -52,8 +52,14 @@ typedef struct OnsideSenderStatus
 /* not_before: a predecessor's OnsideSenderStatus.not_before, or 0. */
 extern void onside_sender_init(TimestampTz not_before);
 
-/* Settings have changed: another endpoint or other credentials deserve a try. */
+/* Settings may have changed: they deserve a try now. */
 extern void onside_sender_reconfigured(void);
+
+/*
+ * The endpoint or the account is another one: that events were accepted before
+ * says nothing about it.
+ */
+extern void onside_sender_elsewhere(void);
 
 /* Ends any wait at once (resume(), reload). */
 extern void onside_sender_clear_backoff(void);

@@ -308,9 +308,9 @@ void
 onside_slot_wake(OnsideSlot *slot, uint32 why)
 {
 	/*
-	 * The worker takes the bits before it looks.  Whoever finds bits set
-	 * already knows that the latch was set, too, and that the worker has not
-	 * looked since.
+	 * The worker takes the bits before it looks, and does not sleep while
+	 * there are any: the latch alone could have been reset by a wait for a
+	 * lock.  So whoever finds bits set already knows that it will look.
 	 */
 	if (pg_atomic_fetch_or_u32(&slot->wakeup, why) == 0 ||
 		(why & ~ONSIDE_WAKE_COMMIT) != 0)
@@ -339,7 +339,8 @@ onside_slot_arm(OnsideSlot *slot, uint64 noticed, uint64 wanted)
 
 	pg_atomic_write_u64(&slot->wake_at, wake_at);
 	pg_memory_barrier();
-	return pg_atomic_read_u64(&slot->recorded) < wake_at;
+	return pg_atomic_read_u64(&slot->recorded) < wake_at &&
+		pg_atomic_read_u32(&slot->wakeup) == 0;
 }
 
 int64

@@ -9,8 +9,9 @@
  * they stay until its end.
  *
  * A transaction of ours never waits for a lock while it has another one: what
- * it locks next, all our tables, it locks if they are free.  If one is not, it
- * gives everything back and waits for that one alone before it starts over.
+ * it locks next, all our tables and their indexes, it locks if they are free.
+ * If one is not, it gives everything back and waits for that one alone before
+ * it starts over.
  * So an administrator can lock our tables in any order, and then even drop the
  * extension, without a deadlock; and whoever waits for a table of ours waits
  * for us to do some work, never for what somebody else has locked.
@@ -49,32 +50,38 @@ onside_txn_init(OnsideSlot *my_slot)
 static void
 leave(bool another)
 {
+	slot->orderly = true;
 	onside_slot_leave(slot,
 					  another ? ONSIDE_SLOT_WANTED : ONSIDE_SLOT_ABSENT);
 	proc_exit(0);
 }
 
-/* Locks our tables as far as they are free; or says which one is not. */
+/* Locks what is ours as far as it is free; or says what is not. */
 static bool
-lock_tables(Oid *busy, LOCKMODE *busy_mode)
+lock_relations(Oid *busy, LOCKMODE *busy_mode)
 {
 	static const struct
 	{
 		const char *name;
 		LOCKMODE	mode;
-	}			tables[] = {
+	}			relations[] = {
 		{"outbox_1", AccessShareLock},
 		{"outbox_2", AccessShareLock},
 		{"outbox_3", AccessShareLock},
 		{"delivery_cursor", RowExclusiveLock},
 		{"dead_letter", RowExclusiveLock},
 		{"control", AccessShareLock},
+		{"outbox_1_xid_id_idx", AccessShareLock},
+		{"outbox_2_xid_id_idx", AccessShareLock},
+		{"outbox_3_xid_id_idx", AccessShareLock},
+		{"delivery_cursor_pkey", RowExclusiveLock},
+		{"dead_letter_event_id_idx", RowExclusiveLock},
 	};
 
-	for (int i = 0; i < (int) lengthof(tables); i++)
+	for (int i = 0; i < (int) lengthof(relations); i++)
 	{
-		*busy = onside_relation_oid(tables[i].name);
-		*busy_mode = tables[i].mode;
+		*busy = onside_relation_oid(relations[i].name);
+		*busy_mode = relations[i].mode;
 
 		/* Another version may not have it; see version.c. */
 		if (OidIsValid(*busy) && !ConditionalLockRelationOid(*busy, *busy_mode))
@@ -122,7 +129,7 @@ begin(bool wait)
 		if (table != cursor_table || !OidIsValid(table))
 			leave(OidIsValid(table));
 
-		if (lock_tables(&busy, &busy_mode))
+		if (lock_relations(&busy, &busy_mode))
 		{
 			PushActiveSnapshot(GetTransactionSnapshot());
 			return true;

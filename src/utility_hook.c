@@ -356,9 +356,11 @@ process_utility(PlannedStmt *pstmt, const char *queryString,
 		onside_commit_wake_launcher(false);
 	if (commits_prepared)
 	{
-		onside_commit_wake(ONSIDE_WAKE_COMMIT | ONSIDE_WAKE_RECOUNT);
+		/* It may have been pause(), resume() or ALTER EXTENSION, too ... */
+		onside_commit_wake(ONSIDE_WAKE_COMMIT | ONSIDE_WAKE_RECOUNT |
+						   ONSIDE_WAKE_CONTROL | ONSIDE_WAKE_CHECK);
 
-		/* It may have been CREATE EXTENSION. */
+		/* ... or CREATE EXTENSION. */
 		slot = onside_slot_find(MyDatabaseId);
 		if ((slot == NULL || !slot->found) &&
 			OidIsValid(get_extension_oid("onside_attribution", true)))

@@ -132,6 +132,7 @@ static void
 configure_http(void)
 {
 	static char *user_password = NULL;
+	static char *url = NULL;
 	OnsideHttpConfig config;
 	const char *endpoint_problem = onside_address_endpoint_problem(onside_endpoint);
 	const char *proxy_problem = onside_address_proxy_problem(onside_proxy);
@@ -150,6 +151,14 @@ configure_http(void)
 	if (configuration_problem != NULL)
 		pfree(configuration_problem);
 	configuration_problem = problem;
+
+	if (url == NULL || strcmp(url, onside_endpoint) != 0 ||
+		user_password == NULL || fresh == NULL ||
+		strcmp(user_password, fresh) != 0)
+		onside_sender_elsewhere();
+	if (url != NULL)
+		pfree(url);
+	url = pstrdup(onside_endpoint);
 
 	if (user_password != NULL)
 	{
@@ -329,16 +338,29 @@ publish(void)
  * ----------
  */
 
+static void
+leave_orderly(void)
+{
+	slot->orderly = true;
+	proc_exit(0);
+}
+
 /* Is the extension still there, and still the one that we know? */
 static void
 check_extension(void)
 {
+	OnsideVersionMatch match;
 	char	   *problem;
 
 	onside_txn_begin();
-	if (onside_version_match(&problem) != ONSIDE_VERSION_SAME)
-		want_restart();
+	match = onside_version_match(&problem);
 	onside_txn_commit();
+
+	/* Newer tables may have another shape, also for what is to be saved. */
+	if (match == ONSIDE_SQL_NEWER)
+		leave_orderly();
+	if (match != ONSIDE_VERSION_SAME)
+		want_restart();
 }
 
 static void
@@ -363,13 +385,6 @@ take_wakeup(void)
 	}
 	if ((bits & ONSIDE_WAKE_RECOUNT) && !onside_backlog_counting())
 		onside_backlog_start_counting();
-}
-
-static void
-leave_orderly(void)
-{
-	slot->orderly = true;
-	proc_exit(0);
 }
 
 /* Ends this process if another is to go on, or nobody is. */
@@ -608,6 +623,8 @@ wait_for_matching_version(void)
 {
 	bool		waited = false;
 
+	/* Nothing is sent, so no commit has to wake us. */
+	(void) onside_slot_arm(slot, 0, 0);
 	for (;;)
 	{
 		OnsideVersionMatch match;

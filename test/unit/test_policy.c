@@ -402,9 +402,9 @@ test_backoff(void)
 	int			i;
 
 	onside_backoff_init(&b, 4);
-	ok(onside_backoff_may_send(&b, now, 0, 4) &&
-	   onside_backoff_may_send(&b, now, 3, 4) &&
-	   !onside_backoff_may_send(&b, now, 4, 4) &&
+	ok(onside_backoff_may_send(&b, now, 0, 0, 4) &&
+	   onside_backoff_may_send(&b, now, 3, 0, 4) &&
+	   !onside_backoff_may_send(&b, now, 4, 0, 4) &&
 	   !onside_backoff_is_probing(&b) &&
 	   onside_backoff_next_attempt(&b) == 0 &&
 	   onside_backoff_batch_limit(&b, 1000) == 1000,
@@ -418,31 +418,42 @@ test_backoff(void)
 	ok(b.failures == 1 && due == now + 100 * MS && b.threshold == 2,
 	   "failures of requests under way together are one step");
 	ok(onside_backoff_is_probing(&b) &&
-	   !onside_backoff_may_send(&b, due - 1, 0, 4) &&
-	   onside_backoff_may_send(&b, due, 0, 4),
+	   !onside_backoff_may_send(&b, due - 1, 0, 0, 4) &&
+	   onside_backoff_may_send(&b, due, 0, 0, 4),
 	   "nothing goes before the wait is over");
 	ok(onside_backoff_batch_limit(&b, 1000) == ONSIDE_BACKOFF_PROBE_EVENTS &&
 	   onside_backoff_batch_limit(&b, 3) == 3,
 	   "a probe is small");
-	ok(onside_backoff_may_send(&b, due, 3, 4) &&
-	   !onside_backoff_may_send(&b, due, 4, 4),
+	ok(onside_backoff_may_send(&b, due, 3, 0, 4) &&
+	   !onside_backoff_may_send(&b, due, 4, 0, 4),
 	   "a request that hangs does not hold up the probe");
 
 	onside_backoff_on_success(&b, now - SECOND, 4);
 	ok(onside_backoff_is_probing(&b),
 	   "a success from before the wait does not end it");
 
+	{
+		OnsideBackoff after = b;
+
+		onside_backoff_on_sent(&after, due);
+		onside_backoff_on_success(&after, due, 4);
+		ok(onside_backoff_is_old(&after, now - SECOND) &&
+		   onside_backoff_may_send(&after, due, 3, 3, 4) &&
+		   !onside_backoff_may_send(&after, due, 4, 3, 4),
+		   "nor what comes after it, as long as there are slots");
+	}
+
 	now = due;
 	onside_backoff_on_sent(&b, now);
-	ok(!onside_backoff_may_send(&b, now, 1, 4) &&
-	   !onside_backoff_may_send(&b, now, 0, 4),
+	ok(!onside_backoff_may_send(&b, now, 1, 0, 4) &&
+	   !onside_backoff_may_send(&b, now, 0, 0, 4),
 	   "one probe at a time");
 	onside_backoff_on_failure(&b, now + MS, now - 10 * SECOND,
 							  ONSIDE_BACKOFF_RETRY, 0, 200, 60000, 0.5);
 	ok(b.failures == 1 && b.probe_sent,
 	   "an old failure is not the probe's");
 	onside_backoff_on_abandoned(&b, now);
-	ok(onside_backoff_may_send(&b, now, 0, 4),
+	ok(onside_backoff_may_send(&b, now, 0, 0, 4),
 	   "another probe goes if the first told nothing");
 	onside_backoff_on_sent(&b, now);
 	onside_backoff_on_failure(&b, now + MS, now, ONSIDE_BACKOFF_RETRY, 0,
@@ -465,7 +476,7 @@ test_backoff(void)
 	for (i = 0; i < 100; i++)
 		onside_backoff_on_success(&b, now, 4);
 	ok(b.allowed == 4, "up to the setting");
-	ok(!onside_backoff_may_send(&b, now, 2, 2),
+	ok(!onside_backoff_may_send(&b, now, 2, 0, 2),
 	   "a setting that was lowered holds at once");
 
 	/* the window falls to one and not below */
@@ -510,7 +521,7 @@ test_backoff(void)
 
 	/* clear */
 	onside_backoff_clear(&b, now + 63 * SECOND);
-	ok(onside_backoff_may_send(&b, now + 63 * SECOND, 0, 4) &&
+	ok(onside_backoff_may_send(&b, now + 63 * SECOND, 0, 0, 4) &&
 	   onside_backoff_is_probing(&b) && b.failures == 0,
 	   "clear ends a wait at once, and the next is a probe");
 	onside_backoff_on_sent(&b, now + 63 * SECOND);
@@ -536,8 +547,8 @@ test_backoff(void)
 	/* restore */
 	onside_backoff_init(&b, 4);
 	onside_backoff_restore(&b, now, now + 20 * SECOND);
-	ok(!onside_backoff_may_send(&b, now + 19 * SECOND, 0, 4) &&
-	   onside_backoff_may_send(&b, now + 20 * SECOND, 0, 4) &&
+	ok(!onside_backoff_may_send(&b, now + 19 * SECOND, 0, 0, 4) &&
+	   onside_backoff_may_send(&b, now + 20 * SECOND, 0, 0, 4) &&
 	   onside_backoff_is_probing(&b), "a wait outlives a restart");
 	onside_backoff_init(&b, 4);
 	onside_backoff_restore(&b, now, now - 1);
@@ -945,6 +956,31 @@ test_bisect_refusing(void)
 				onside_bisect_verdict(&b, i) == ONSIDE_VERDICT_DELIVERED;
 	}
 	ok(lone, "refusing everything for a while dead-letters nothing");
+
+	/* another endpoint takes over in the middle, and refuses everything */
+	onside_bisect_init(&b, MAX_EVENTS, ONSIDE_BISECT_REFUSED, true);
+	for (n = 0; n < 12; n++)
+	{
+		onside_bisect_next(&b, &first, &count);
+		onside_bisect_answer(&b, first < 3 ? ONSIDE_BISECT_ACCEPTED :
+							 ONSIDE_BISECT_REFUSED);
+	}
+	lone = onside_bisect_verdict(&b, 0) == ONSIDE_VERDICT_DELIVERED;
+	onside_bisect_distrust(&b);
+	for (requests = 0; requests < 20 && !onside_bisect_refusing(&b); requests++)
+	{
+		onside_bisect_next(&b, &first, &count);
+		onside_bisect_answer(&b, ONSIDE_BISECT_REFUSED);
+	}
+	ok(onside_bisect_refusing(&b) && !onside_bisect_done(&b),
+	   "what another endpoint had accepted does not speak for this one");
+	for (n = 0; n < 3 * MAX_EVENTS; n++)
+	{
+		onside_bisect_next(&b, &first, &count);
+		lone = lone && first >= 3;
+		onside_bisect_answer(&b, ONSIDE_BISECT_REFUSED);
+	}
+	ok(lone && !onside_bisect_done(&b), "and what it took is not sent again");
 
 	/* acceptance elsewhere, with a range under way */
 	onside_bisect_init(&b, 1, ONSIDE_BISECT_REFUSED, false);
