@@ -281,7 +281,22 @@ check_settings(OnsideDoctor *doctor)
 	char	   *errors;
 	char	   *own;
 	char	   *for_database;
+	char	   *outdated;
 
+	/* What ALTER DATABASE has set reaches new sessions. */
+	onside_doctor_query("WITH mine AS (SELECT pg_catalog.split_part(c, '=', 1) AS name,"
+						" pg_catalog.substr(c, pg_catalog.strpos(c, '=') + 1) AS value"
+						" FROM pg_catalog.pg_db_role_setting, pg_catalog.unnest(setconfig) c,"
+						" pg_catalog.pg_database d"
+						" WHERE setdatabase = d.oid AND setrole = 0"
+						" AND datname = pg_catalog.current_database())"
+						" SELECT pg_catalog.string_agg(name, ', ')"
+						" FROM pg_catalog.pg_settings s LEFT JOIN mine USING (name)"
+						" WHERE name LIKE 'onside\\_attribution.%'"
+						" AND source NOT IN ('session', 'user', 'database user', 'client', 'interactive')"
+						" AND ((source = 'database') <> (value IS NOT NULL)"
+						"  OR (vartype = 'string' AND setting <> value))");
+	outdated = onside_doctor_value(0, 1);
 	onside_doctor_query("SELECT pg_catalog.string_agg(pg_catalog.format('%s in line %s of %s: %s',"
 						" name, sourceline, sourcefile, error), '; '),"
 						" (SELECT pg_catalog.string_agg(name, ', ') FROM pg_catalog.pg_settings"
@@ -319,6 +334,11 @@ check_settings(OnsideDoctor *doctor)
 		onside_doctor_row(doctor, "settings", ONSIDE_BAD,
 						  psprintf("not in effect: %s", errors),
 						  "Correct these lines, then SELECT pg_reload_conf(); if it is max_databases, restart the server.");
+	else if (outdated != NULL)
+		onside_doctor_row(doctor, "settings", ONSIDE_UNKNOWN,
+						  psprintf("this session is older than what ALTER DATABASE has set, and sees other values than the worker: %s",
+								   outdated),
+						  "Connect again, and call doctor() there.");
 	else if (own != NULL)
 		onside_doctor_row(doctor, "settings", ONSIDE_UNKNOWN,
 						  psprintf("this session has its own values, and the worker others: %s",

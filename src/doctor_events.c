@@ -66,7 +66,15 @@ check_last_answer(OnsideDoctor *doctor)
 	if (strcmp(doctor->state, "misconfigured") == 0 && doctor->first_bad != NULL)
 		hint = NULL;
 
-	if (doctor->last_error == NULL && doctor->last_success_at == NULL)
+	/* Not because of an answer, and this session sees no reason. */
+	if (strcmp(doctor->state, "misconfigured") == 0 &&
+		(doctor->last_error == NULL || !doctor->last_was_error) &&
+		doctor->first_bad == NULL)
+		onside_doctor_row(doctor, "last_answer", ONSIDE_BAD,
+						  psprintf("the worker sends nothing: %s",
+								   doctor->reason != NULL ? doctor->reason : "no reason is known"),
+						  "The worker may have newer settings than this session: connect again, call doctor() there, and follow its hints.");
+	else if (doctor->last_error == NULL && doctor->last_success_at == NULL)
 		onside_doctor_row(doctor, "last_answer", ONSIDE_GOOD,
 						  "none yet since the worker was started", NULL);
 	else if (!doctor->last_was_error)
@@ -115,6 +123,9 @@ check_backlog(OnsideDoctor *doctor)
 					  doctor->reason != NULL ? doctor->reason : "");
 	if (doctor->first_bad != NULL)
 		hint = psprintf("Follow the hint of the check %s.", doctor->first_bad);
+	else if (strcmp(doctor->state, "sending") != 0)
+		hint = psprintf("Sending goes on by itself when the state %s ends; SELECT onside_attribution.resume(); makes the worker try at once.",
+						doctor->state);
 	else
 		hint = psprintf("They come in faster than the API takes them: ALTER SYSTEM SET onside_attribution.max_in_flight = %d; SELECT pg_reload_conf(); and see request_ms_p50 in onside_attribution.stats.",
 						Min(onside_max_in_flight * 2, 64));
@@ -129,8 +140,9 @@ check_backlog(OnsideDoctor *doctor)
  */
 
 /*
- * Who has a lock on the segment, and how to end that; false if nobody has.  A
- * prepared transaction is known by the lock on its transaction number.
+ * Who has had a lock on the segment for some seconds, and how to end that; false
+ * if nobody has.  A prepared transaction is known by the lock on its transaction
+ * number.
  */
 static bool
 find_holder(Oid relid, StringInfo detail, char **hint)
@@ -149,6 +161,8 @@ find_holder(Oid relid, StringInfo detail, char **hint)
 				 "  WHERE datname = pg_catalog.current_database())"
 				 " AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()"
 				 " AND a.backend_type IS DISTINCT FROM 'onside_attribution worker'"
+				 " AND coalesce(a.xact_start, p.prepared, '-infinity')"
+				 "  < pg_catalog.clock_timestamp() - interval '5 seconds'"
 				 " ORDER BY a.xact_start NULLS FIRST LIMIT 1", relid);
 	char	   *pid;
 	char	   *gid;

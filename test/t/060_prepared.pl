@@ -200,6 +200,16 @@ is(status($node, 'postgres')->{delivered}, $delivered + 23, 'as many more are de
 is(status($node, 'postgres')->{delivered}, $sandbox->report->{distinct},
 	'as many as arrived at all');
 
+# pause() and resume() count when they are committed, too.
+$node->safe_psql('postgres', "BEGIN; SELECT onside_attribution.pause('prepared'); PREPARE TRANSACTION 'pause'");
+is(status($node, 'postgres')->{state}, 'idle', 'prepared, pause() has no effect yet');
+$node->safe_psql('postgres', "COMMIT PREPARED 'pause'");
+poll_status($node, 'postgres', { state => 'paused' }, 'committed, it has');
+$node->safe_psql('postgres', "BEGIN; SELECT onside_attribution.resume(); PREPARE TRANSACTION 'resume'");
+is(status($node, 'postgres')->{state}, 'paused', 'prepared, resume() has no effect yet');
+$node->safe_psql('postgres', "COMMIT PREPARED 'resume'");
+poll_status($node, 'postgres', { state => 'idle' }, 'committed, it has');
+
 $node->stop;
 $sandbox->stop;
 done_testing();

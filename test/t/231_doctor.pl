@@ -136,6 +136,27 @@ write_credentials($node, "shop:$password\n", 0600, 'bad');
 $node->reload;
 finds('a good file', {});
 
+# A session sees what ALTER DATABASE had set when it was connected.
+my $older = $node->background_psql('postgres');
+$older->query_safe('SELECT 1');
+$node->safe_psql('postgres', <<'SQL');
+ALTER DATABASE postgres SET onside_attribution.credentials_file = '/nowhere/credentials';
+SELECT pg_reload_conf();
+SQL
+finds('a file that is not there, for this database', { credentials_file => [ qr{/nowhere/credentials}, qr/./ ] });
+poll_status($node, 'postgres', { state => 'misconfigured' }, 'and nothing is sent');
+my $rows_of_older = $older->query_safe(
+	"SELECT check_name, ok, detail, hint FROM onside_attribution.doctor() WHERE check_name IN ('credentials_file', 'settings', 'last_answer')");
+like($rows_of_older, qr/^settings\|\|.*sees other values than the worker: onside_attribution.credentials_file\|Connect again/m,
+	'an older session says that it has other values');
+like($rows_of_older, qr{^last_answer\|f\|.*/nowhere/credentials.*\|.*connect again}m, 'and what the worker says');
+$older->quit;
+$node->safe_psql('postgres', <<'SQL');
+ALTER DATABASE postgres RESET onside_attribution.credentials_file;
+SELECT pg_reload_conf();
+SQL
+finds('the good file again', {});
+
 set(ca_file => "$file.missing");
 finds('a ca_file that is not there', { ca_file => [ qr/could not open ca_file.*No such file/, qr/ca_file = ''/ ] });
 set(ca_file => '');
