@@ -443,16 +443,17 @@ COMMENT ON FUNCTION onside_attribution.track_batch(jsonb) IS
 COMMENT ON FUNCTION onside_attribution.track_row() IS
     'Trigger function, AFTER INSERT or UPDATE: FOR EACH ROW, or FOR EACH STATEMENT with REFERENCING NEW TABLE (manual: CREATE TRIGGER). '
     'Its arguments are target=column: event_name (a literal instead of a column) and installation_id, which must be there, event_datetime, event_id and payload.KEY. '
-    'A row with a NULL installation_id is skipped. Errors: as track(), unless on_invalid_event says otherwise; 42703 and 42804 for a mapped column that '
-    'does not exist or has an unsuitable type; 22023 and 22004 for its arguments; 39P01 if fired in another way';
+    'A row with a NULL installation_id is skipped. Errors: as track(), unless on_invalid_event says otherwise; 42703, 42804, 0A000 for a mapped column that '
+    'does not exist, has an unsuitable type or is a virtual generated one; 22023, 22004 for its arguments; 39P01 if fired in another way';
 COMMENT ON FUNCTION onside_attribution.preview(uuid) IS
     'The JSON of an event exactly as it is sent, but in the encoding of the database. It finds events in the outbox, delivered ones until their segment is '
     'emptied, and complete ones in dead_letter; NULL for any other. It reads the outbox from its beginning';
 COMMENT ON FUNCTION onside_attribution.attach(regclass, text, name, jsonb, name, name, text, text) IS
     'Makes a trigger that records an event for each inserted or updated row of a table. In: installation_id, event_datetime, event_id: columns; payload: '
     'an object of keys and columns; operation: INSERT, UPDATE or INSERT OR UPDATE; condition: a WHEN clause (manual: CREATE TRIGGER). Out: the trigger''s name. '
-    'Needs TRIGGER on the table. Errors: 22004, 22023 for the arguments; 42703, 42804 for a column that does not exist or has an unsuitable type; 42809 if it is no table; '
-    '42501 without the privilege; 42601 for a condition that is no expression; 42710 if the event is attached to the table already; else as CREATE TRIGGER';
+    'Needs TRIGGER on the table. Errors: 22004, 22023 for the arguments; 42703, 42804, 0A000 for a column as track_row(); 42809 if it is no table; 42501 without the '
+    'privilege; 42601 for a condition that is no expression; 42P17 for one of an INSERT that refers to OLD; 42710 if the event is attached to the table already; '
+    'else as CREATE TRIGGER';
 COMMENT ON FUNCTION onside_attribution.detach(regclass, text) IS
     'Drops the triggers by which a table reports an event. Out: whether there was one. Needs ownership of the table, as DROP TRIGGER does. Errors: 22004, 42501';
 COMMENT ON FUNCTION onside_attribution.trigger_mapping(oid) IS
@@ -723,10 +724,12 @@ COMMENT ON COLUMN onside_attribution.backfill_state.updated_at IS 'See backfill_
 COMMENT ON COLUMN onside_attribution.backfill_state.finished_at IS 'See backfill_progress';
 
 COMMENT ON PROCEDURE onside_attribution.backfill(regclass, text, timestamptz, timestamptz) IS
-    'Records an event for each row that an attached table holds and the trigger has not recorded, in chunks that it commits; called again, it goes on where it has stopped. '
+    'Records an event for each row that an attached table holds, in chunks that it commits; called again, it goes on where it has stopped. Rows with an event_id of '
+    'their own are recorded under it, also if the trigger has done so; others if they have not been written since the event was attached first. '
     'In: the table, the event, and from when to when the events shall have occurred, both ends included, by the mapped event_datetime. '
-    'Needs SELECT on the table. Errors: 2D000 in a transaction block; 42704 if the event is not attached; 55000 if the rows have no key, or none is known to be '
-    'unreported; 22004, 22023 for the arguments; for an invalid row as track_row()';
+    'Needs SELECT on the table. Errors: 2D000 in a transaction block; 42704 if the event is not attached; 42P08 if several triggers report it; 42701 if a column has '
+    'the name that it uses for the row; 55000 if the rows have no key or another one than when it was begun, none is known to be unreported, or its row of '
+    'backfill_state was deleted meanwhile; 0A000 if the key''s columns have no common order; 22004, 22023 for the arguments; 25006; 42501; else as track_row()';
 
 COMMENT ON VIEW onside_attribution.backfill_progress IS 'How far each backfill() has come, and what has become of the rows';
 COMMENT ON COLUMN onside_attribution.backfill_progress.source IS 'Table';

@@ -175,14 +175,14 @@ onside_settings_define(void)
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("onside_attribution.retry_initial_delay",
 							"Ceiling of the wait after the first failure.",
-							"The wait is drawn from zero up to this; it doubles with each failure.",
+							"It doubles with each failure.  The wait is drawn up to it, and is at least a tenth of this setting.",
 							&onside_retry_initial_delay,
 							1000, 1, 3600 * 1000,
 							PGC_SUSET, GUC_UNIT_MS,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("onside_attribution.retry_max_delay",
-							"Longest wait between two attempts.",
-							NULL,
+							"Highest ceiling of the wait between two attempts.",
+							"A Retry-After can ask for more.",
 							&onside_retry_max_delay,
 							300000, 1, 24 * 3600 * 1000,
 							PGC_SUSET, GUC_UNIT_MS,
