@@ -1,7 +1,8 @@
 # One cluster records and does not send; logical replication of its outbox has
 # another one send.  Each event arrives exactly once, those of the initial copy
 # included, with publish_via_partition_root and without, and with a column list
-# as well, which leaves the segment to the subscriber.  Transaction ids are the
+# as well, which leaves the segment to the subscriber.  There the subscription's
+# role may do what README.md says it needs, and no more.  Transaction ids are the
 # subscriber's own.  Emptying segments on the publisher, were it to send as
 # well, empties none on the subscriber; a crash of the subscriber loses nothing.
 
@@ -62,13 +63,19 @@ INSERT INTO noted SELECT onside_attribution.track('before', gen_random_uuid(), '
 CREATE PUBLICATION events $publication{$way};
 SQL
 }
+$publisher->safe_psql('columns', <<'SQL');
+CREATE ROLE replicator LOGIN REPLICATION;
+GRANT USAGE ON SCHEMA onside_attribution TO replicator;
+GRANT SELECT ON onside_attribution.outbox TO replicator;
+SQL
 
 # Two subscriptions hand on prepared transactions and open ones.
 foreach my $way (@ways)
 {
 	my $streaming = $way eq 'leaf' ? 'false' : 'true';
+	my $user = $way eq 'columns' ? 'user=replicator' : '';
 	$subscriber->safe_psql($way, <<SQL);
-CREATE SUBSCRIPTION events_$way CONNECTION '@{[ $publisher->connstr ]} dbname=$way'
+CREATE SUBSCRIPTION events_$way CONNECTION '@{[ $publisher->connstr ]} dbname=$way $user'
 	PUBLICATION events WITH (streaming = $streaming, two_phase = $streaming)
 SQL
 }
