@@ -254,8 +254,8 @@ foreach my $i (0 .. $#lines)
 	push @errors, "$type: $level: $text"
 	  if $level =~ /^(ERROR|FATAL)$/
 	  && $text !~ $expected
-	  # that of a copy which was dropped when autovacuum had just chosen it
-	  && "$type: $text" !~ /^autovacuum worker *: database \d+ does not exist$/;
+	  # that of a copy which was dropped when a worker had just been started for it
+	  && "$type: $text" !~ /^(autovacuum|onside_attribution) worker *: database \d+ does not exist$/;
 	push @waits, [ $pid, $i ] if $text =~ /^process \d+ still waiting for/;
 }
 push @crashes, grep { /TRAP:/ } split /\n/, $log;
