@@ -87,6 +87,53 @@ SELECT try($$CREATE FUNCTION mine() RETURNS trigger LANGUAGE c AS '$libdir/onsid
 SELECT try('DROP EXTENSION onside_attribution');
 RESET ROLE;
 
+-- Tables of those who have nothing to do with it are changed as ever.
+REVOKE USAGE ON SCHEMA onside_attribution FROM regress_onside_nobody;
+SET ROLE regress_onside_nobody;
+CREATE FUNCTION other_trigger() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER other AFTER INSERT ON nobodys FOR EACH ROW EXECUTE FUNCTION other_trigger();
+ALTER TABLE nobodys ADD a int, ADD b int, ADD c int;
+ALTER TABLE nobodys RENAME a TO z;
+ALTER TABLE nobodys ALTER c TYPE bigint, DROP b;
+CREATE TABLE nobodys_child () INHERITS (nobodys);
+ALTER TABLE nobodys_child NO INHERIT nobodys;
+ALTER TABLE nobodys_child INHERIT nobodys;
+CREATE TABLE nobodys_parted (LIKE nobodys) PARTITION BY LIST (z);
+CREATE TABLE nobodys_1 PARTITION OF nobodys_parted FOR VALUES IN (1);
+CREATE TABLE nobodys_2 (LIKE nobodys);
+CREATE TRIGGER other AFTER INSERT ON nobodys_2 FOR EACH ROW EXECUTE FUNCTION other_trigger();
+ALTER TABLE nobodys_parted ATTACH PARTITION nobodys_2 FOR VALUES IN (2);
+ALTER TABLE nobodys_parted DETACH PARTITION nobodys_2;
+CREATE VIEW nobodys_view AS SELECT z FROM nobodys;
+ALTER VIEW nobodys_view RENAME z TO y;
+CREATE TYPE nobodys_type AS (a int, b int);
+ALTER TYPE nobodys_type RENAME ATTRIBUTE a TO z;
+ALTER TYPE nobodys_type DROP ATTRIBUTE b;
+DROP TABLE nobodys, nobodys_child, nobodys_parted, nobodys_2 CASCADE;
+DROP TYPE nobodys_type;
+DROP FUNCTION other_trigger;
+-- So is an attached one, and its trigger follows.
+RESET ROLE;
+CREATE TABLE nobodys (install_id uuid, a int);
+SELECT onside_attribution.attach('nobodys', 'e', 'install_id', '{"a": "a"}');
+ALTER TABLE nobodys OWNER TO regress_onside_nobody;
+SET ROLE regress_onside_nobody;
+ALTER TABLE nobodys RENAME a TO z;
+RESET ROLE;
+SELECT payload FROM onside_attribution.attached WHERE source = 'nobodys'::regclass;
+-- But attach and detach take USAGE, also where somebody else has named them.
+GRANT EXECUTE ON FUNCTION onside_attribution.attach, onside_attribution.detach TO regress_onside_nobody;
+CREATE VIEW attaching AS SELECT onside_attribution.attach('nobodys', 'f', 'install_id', '{}');
+CREATE VIEW detaching AS SELECT onside_attribution.detach('nobodys', 'e');
+GRANT SELECT ON attaching, detaching TO regress_onside_nobody;
+SET ROLE regress_onside_nobody;
+SELECT try('SELECT * FROM attaching');
+SELECT try('SELECT * FROM detaching');
+RESET ROLE;
+SELECT event_name FROM onside_attribution.attached WHERE source = 'nobodys'::regclass;
+DROP TABLE nobodys CASCADE;
+REVOKE EXECUTE ON FUNCTION onside_attribution.attach, onside_attribution.detach FROM regress_onside_nobody;
+
 -- track for a role with just EXECUTE and USAGE
 GRANT USAGE ON SCHEMA onside_attribution TO regress_onside_shop;
 GRANT EXECUTE ON FUNCTION onside_attribution.track, onside_attribution.track_purchase, onside_attribution.track_batch TO regress_onside_shop;

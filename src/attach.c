@@ -62,11 +62,24 @@ PG_FUNCTION_INFO_V1(onside_attach);
 #define TRIGGER_PREFIX	"onside_"
 
 Oid
-onside_track_row_oid(bool missing_ok)
+onside_track_row_oid(void)
 {
 	return LookupFuncName(list_make2(makeString(ONSIDE_SCHEMA),
 									 makeString("track_row")),
-						  0, NULL, missing_ok);
+						  0, NULL, false);
+}
+
+Oid
+onside_find_track_row(void)
+{
+	Oid			schema = get_namespace_oid(ONSIDE_SCHEMA, true);
+
+	if (!OidIsValid(schema))
+		return InvalidOid;
+	return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
+						   CStringGetDatum("track_row"),
+						   PointerGetDatum(buildoidvector(NULL, 0)),
+						   ObjectIdGetDatum(schema));
 }
 
 /* ----------
@@ -460,7 +473,7 @@ owner_of_function(Oid function)
 static void
 create_trigger(CreateTrigStmt *stmt, Oid relid, Node *when, List *rtable)
 {
-	Oid			function = onside_track_row_oid(false);
+	Oid			function = onside_track_row_oid();
 	ObjectAddress address;
 	Oid			user;
 	int			context;

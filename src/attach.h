@@ -20,8 +20,17 @@ extern void onside_check_schema_privilege(Oid relid);
 /* Likewise, without a privilege on the relation itself. */
 extern void onside_check_privilege(Oid relid, AclMode mode);
 
-/* OID of track_row(); InvalidOid if there is none and it may be missing. */
-extern Oid	onside_track_row_oid(bool missing_ok);
+/*
+ * OID of track_row(), for who names it: raises 42501 without USAGE on its
+ * schema, and 42883 if there is none.
+ */
+extern Oid	onside_track_row_oid(void);
+
+/*
+ * The same for what happens to any table, whoever does it: no privilege is
+ * looked at, and there may be none (InvalidOid).
+ */
+extern Oid	onside_find_track_row(void);
 
 /*
  * The table's own triggers that report this event, as pointers into its

@@ -41,7 +41,7 @@ onside_attached_triggers(Relation rel, const char *event_name)
 {
 	List	   *triggers = NIL;
 	TriggerDesc *desc = rel->trigdesc;
-	Oid			function = onside_track_row_oid(false);
+	Oid			function = onside_track_row_oid();
 
 	for (int i = 0; desc != NULL && i < desc->numtriggers; i++)
 	{

@@ -13,6 +13,11 @@
  * trigger of its own at statement level is fired.  Those become triggers at row
  * level, which are, and need nothing else: the function is the same.
  *
+ * The object access hook asks here about every table, most of which have nothing
+ * to do with us, and for every role: whoever may change his table needs no
+ * privilege of ours for it, nothing here looks at one, and where there are no
+ * triggers it ends with a look into the caches.
+ *
  * Each of these commands has locked the table against everybody who would fire
  * its triggers.  All of this needs the library in the session, which is there
  * with shared_preload_libraries.
@@ -26,6 +31,7 @@
 #include "access/table.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_attribute.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_trigger.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
@@ -34,6 +40,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "attach.h"
 #include "follow.h"
@@ -42,15 +49,31 @@
 typedef HeapTuple (*TriggerChange) (Relation triggers, HeapTuple trigger,
 									void *arg);
 
+static bool
+has_triggers(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	bool		result;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	result = ((Form_pg_class) GETSTRUCT(tuple))->relhastriggers;
+	ReleaseSysCache(tuple);
+	return result;
+}
+
 static void
 for_each_trigger(Oid relid, TriggerChange change, void *arg)
 {
-	Oid			function = onside_track_row_oid(true);
+	Oid			function;
 	Relation	rel;
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
+	if (!has_triggers(relid))
+		return;
+	function = onside_find_track_row();
 	if (!OidIsValid(function))
 		return;
 	rel = table_open(TriggerRelationId, RowExclusiveLock);
@@ -182,8 +205,11 @@ new_name(Oid relid, AttrNumber attnum)
 void
 onside_follow_column(Oid relid, AttrNumber attnum)
 {
-	Renaming	renaming = {get_attname(relid, attnum, true), NULL};
+	Renaming	renaming = {0};
 
+	if (!has_triggers(relid))
+		return;
+	renaming.from = get_attname(relid, attnum, true);
 	renaming.to = new_name(relid, attnum);
 	if (renaming.from != NULL && renaming.to != NULL &&
 		strcmp(renaming.from, renaming.to) != 0)
