@@ -136,6 +136,42 @@ ALTER TABLE by_enum ALTER c SET NOT NULL, ALTER p SET NOT NULL;
 CALL onside_attribution.backfill('by_enum', 'enum');
 SELECT payload FROM recorded;
 TRUNCATE onside_attribution.outbox;
+-- More than a chunk of each, and where the name of a type without its length
+-- means another one
+CREATE DOMAIN ulid AS char(26) CHECK (length(VALUE) = 26);
+CREATE FUNCTION keyed(type text, value text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE format('CREATE TABLE %I (k %s PRIMARY KEY, n int, install_id uuid DEFAULT ''550e8400-e29b-41d4-a716-446655440000'')', 'by ' || type, type);
+    EXECUTE format('INSERT INTO %I SELECT (%s)::%s, n FROM generate_series(1, 1001) AS n', 'by ' || type, value, type);
+    PERFORM onside_attribution.attach(format('%I', 'by ' || type)::regclass, type, 'install_id', '{"n": "n"}');
+END
+$$;
+SELECT count(keyed(type, value)) FROM (VALUES
+    ('char(26)', $$'01HX' || to_char(n, 'fm0000000000000000000000')$$), ('ulid', $$'01HX' || to_char(n, 'fm0000000000000000000000')$$),
+    ('char(26)[]', $$ARRAY['01HX', to_char(n, 'fm0000')]$$), ('varchar(4)', $$to_char(n, 'fm0000')$$), ('name', $$to_char(n, 'fm0000')$$),
+    ('bit(12)', 'n::bit(12)'), ('varbit', 'n::bit(12)'), ('bytea', $$decode(to_char(n, 'fm0000'), 'hex')$$),
+    ('numeric(8,2)', 'n / 4.0'), ('real', 'n / 4.0'), ('double precision', 'n / 3.0'), ('oid', 'n'), ('smallint', 'n'), ('bigint', '-n'),
+    ('date', $$'2026-05-05'::date + n$$), ('time(3)', $$'12:00'::time + n * interval '1 ms'$$), ('timestamptz(3)', $$'2026-05-05 12:00+00'::timestamptz + n * interval '1 ms'$$),
+    ('timestamp', $$'2026-05-05'::timestamp + n * interval '1 us'$$), ('interval', $$n * interval '1.5 s'$$), ('inet', $$'10.0.0.0'::inet + n$$),
+    ('uuid', $$('550e8400-e29b-41d4-a716-44665544' || to_char(n, 'fm0000'))$$), ('jsonb', 'to_jsonb(n)'), ('int4range', 'int4range(n, n + 1)')) AS types (type, value);
+SET client_min_messages = warning;
+SELECT format('CALL onside_attribution.backfill(%L, %L)', source, event_name) FROM onside_attribution.attached WHERE source::text LIKE '"by %' ORDER BY trigger_name COLLATE "C" \gexec
+RESET client_min_messages;
+SELECT event_name, count(*), count(DISTINCT event_id), count(DISTINCT payload) FROM onside_attribution.outbox GROUP BY 1 ORDER BY event_name COLLATE "C";
+TRUNCATE onside_attribution.outbox;
+-- A key whose text does not lead back to it ends in an error, and not never.
+CREATE TYPE size AS ENUM ('small', 'large');
+CREATE FUNCTION always_small(text) RETURNS size IMMUTABLE LANGUAGE sql AS $$SELECT 'small'::size$$;
+CREATE CAST (text AS size) WITH FUNCTION always_small(text);
+CREATE TABLE by_size (size size, n int, install_id uuid DEFAULT '550e8400-e29b-41d4-a716-446655440000', PRIMARY KEY (size, n));
+INSERT INTO by_size SELECT 'large', n FROM generate_series(1, 1001) AS n;
+SELECT onside_attribution.attach('by_size', 'size', 'install_id', '{"n": "n"}');
+CALL onside_attribution.backfill('by_size', 'size');
+SELECT count(*) FROM onside_attribution.outbox;
+DROP CAST (text AS size);
+CALL onside_attribution.backfill('by_size', 'size');
+SELECT count(*), count(DISTINCT payload) FROM onside_attribution.outbox;
+TRUNCATE onside_attribution.outbox;
 -- No key at all: a mapped event_id will do if it is NOT NULL.
 CREATE TABLE keyless (install_id uuid DEFAULT '550e8400-e29b-41d4-a716-446655440000', uid uuid DEFAULT gen_random_uuid());
 INSERT INTO keyless SELECT FROM generate_series(1, 1500);

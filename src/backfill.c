@@ -194,6 +194,7 @@ record_chunk(const OnsideBackfillKey *key)
 	OnsideAppend *append = NULL;
 	ErrorContextCallback callback;
 	Portal		portal;
+	Datum		before;
 	int			nrows = 0;
 	Size		size = 0;
 
@@ -207,6 +208,7 @@ record_chunk(const OnsideBackfillKey *key)
 	callback.arg = &source;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
+	before = state->position;
 	portal = onside_source_scan(&source, state);
 	while (nrows < ONSIDE_CHUNK_ROWS && size < CHUNK_BYTES && !state->finished)
 	{
@@ -221,6 +223,8 @@ record_chunk(const OnsideBackfillKey *key)
 	if (append != NULL)
 		onside_append_end(append);
 	error_context_stack = callback.previous;
+	if (nrows > 0)
+		onside_source_check_advance(&source, before, state->position);
 
 	onside_source_close(&source);
 	onside_backfill_save(key, state);

@@ -19,6 +19,7 @@
 #include "access/relation.h"
 #include "access/transam.h"
 #include "catalog/pg_am.h"
+#include "catalog/pg_collation.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
 #include "common/cryptohash.h"
@@ -238,6 +239,9 @@ greater_operator(Oid type)
 /*
  * Whole rows, as the table's row type has them, behind the position; with what
  * says when they were written.  The alias is one that no column should have.
+ *
+ * The position is of the column's type without a modifier, and such a type's
+ * name says so: "character" and "bit" alone are of length 1 to the parser.
  */
 #define ROW_ALIAS "\"onside source row\""
 
@@ -261,7 +265,9 @@ make_query(OnsideSource *source, bool has_position)
 		appendStringInfo(&keys, "%s" ROW_ALIAS ".%s", i > 0 ? ", " : "",
 						 quote_identifier(NameStr(att->attname)));
 		appendStringInfo(&bounds, "%sCAST($%d AS %s)", i > 0 ? ", " : "", i + 1,
-						 format_type_be_qualified(att->atttypid));
+						 format_type_extended(att->atttypid, -1,
+											  FORMAT_TYPE_TYPEMOD_GIVEN |
+											  FORMAT_TYPE_FORCE_QUALIFY));
 		if (operator != NULL && strcmp(operator, this_operator) != 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -321,6 +327,21 @@ onside_source_scan(OnsideSource *source, OnsideBackfillState *state)
 		types[i] = TEXTOID;
 	return SPI_cursor_open_with_args(NULL, make_query(source, n > 0), n, types,
 									 values, NULL, false, 0);
+}
+
+/* Whatever it is that keeps a chunk in its place, it must not go on for ever. */
+void
+onside_source_check_advance(OnsideSource *source, Datum before, Datum after)
+{
+	if (before != (Datum) 0 &&
+		DatumGetBool(OidFunctionCall2Coll(F_ARRAY_EQ, C_COLLATION_OID, before,
+										  after)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("backfill: reading the rows of \"%s\" behind the key %s has led there again",
+						RelationGetRelationName(source->rel),
+						OidOutputFunctionCall(F_ARRAY_OUT, after)),
+				 errhint("Add a unique index on columns of PostgreSQL's own types.")));
 }
 
 TransactionId

@@ -67,6 +67,13 @@ extern void onside_source_check_key(OnsideSource *source,
 extern Portal onside_source_scan(OnsideSource *source,
 								 OnsideBackfillState *state);
 
+/*
+ * Raises XX000 if a chunk has ended at the position behind which it began; that
+ * is 0 for the first chunk.
+ */
+extern void onside_source_check_advance(OnsideSource *source, Datum before,
+										Datum after);
+
 /* Puts row i of what was fetched into source->row, and returns its xmin. */
 extern TransactionId onside_source_store(OnsideSource *source, int i);
 
