@@ -46,10 +46,14 @@
 /* The transaction in which this session has attached an event last. */
 static FullTransactionId attached_in;
 
-/* Runs a statement about one of the two tables, as their owner. */
+/*
+ * Runs a statement about one of the two tables, as their owner.  The memory
+ * context is the same afterwards, to which SPI does not see.
+ */
 static void
 execute(const char *command, int nargs, Oid *types, Datum *values, char *nulls)
 {
+	MemoryContext old = CurrentMemoryContext;
 	Relation	rel = RelationIdGetRelation(onside_relation_oid("attachment"));
 	Oid			owner = rel->rd_rel->relowner;
 	Oid			user;
@@ -69,6 +73,7 @@ execute(const char *command, int nargs, Oid *types, Datum *values, char *nulls)
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 
 	rc = SPI_execute_with_args(command, nargs, types, values, nulls, false, 0);
+	MemoryContextSwitchTo(old);
 
 	AtEOXact_GUC(true, nestlevel);
 	SetUserIdAndSecContext(user, context);
@@ -254,7 +259,10 @@ onside_attachment_load(Oid source, const char *event_name)
 			" FROM onside_attribution.attachment"
 			" WHERE source = $1 AND event_name = $2", 2, types, values, NULL);
 	if (SPI_processed == 0)
+	{
+		SPI_freetuptable(SPI_tuptable);
 		return NULL;
+	}
 
 	attachment = MemoryContextAllocZero(context, sizeof(OnsideAttachment));
 	attachment->event_id = DatumGetInt16(result(1, true, 2, context, &isnull));

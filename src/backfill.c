@@ -212,7 +212,7 @@ record_chunk(const OnsideBackfillKey *key)
 	portal = onside_source_scan(&source, state);
 	while (nrows < ONSIDE_CHUNK_ROWS && size < CHUNK_BYTES && !state->finished)
 	{
-		SPI_cursor_fetch(portal, true, FETCH_ROWS);
+		onside_source_fetch(portal, FETCH_ROWS);
 		state->finished = SPI_processed == 0;
 		nrows += SPI_processed;
 		if (SPI_processed > 0)
@@ -298,7 +298,11 @@ tell_end(const OnsideBackfillKey *key, const OnsideBackfillState *state)
 			 errhint("Left out are rows that the trigger may have recorded: those written since the event was attached first that have no event_id of their own, or whose condition on OLD is unknown.")));
 }
 
-/* All that is left, chunk by chunk. */
+/*
+ * All that is left, chunk by chunk.  What a chunk takes is freed with it: SPI's
+ * own memory, to which each of its calls switches, lives until the last one has
+ * been recorded.
+ */
 static void
 record_all(const OnsideBackfillKey *key, MemoryContext per_chunk)
 {

@@ -316,8 +316,10 @@ onside_source_check_key(OnsideSource *source, OnsideBackfillState *state)
 Portal
 onside_source_scan(OnsideSource *source, OnsideBackfillState *state)
 {
+	MemoryContext old = CurrentMemoryContext;
 	Datum	   *values = NULL;
 	Oid			types[INDEX_MAX_KEYS];
+	Portal		portal;
 	int			n = 0;
 
 	if (state->position != (Datum) 0)
@@ -325,8 +327,19 @@ onside_source_scan(OnsideSource *source, OnsideBackfillState *state)
 						  false, TYPALIGN_INT, &values, NULL, &n);
 	for (int i = 0; i < n; i++)
 		types[i] = TEXTOID;
-	return SPI_cursor_open_with_args(NULL, make_query(source, n > 0), n, types,
-									 values, NULL, false, 0);
+	portal = SPI_cursor_open_with_args(NULL, make_query(source, n > 0), n,
+									   types, values, NULL, false, 0);
+	MemoryContextSwitchTo(old);
+	return portal;
+}
+
+void
+onside_source_fetch(Portal portal, int count)
+{
+	MemoryContext old = CurrentMemoryContext;
+
+	SPI_cursor_fetch(portal, true, count);
+	MemoryContextSwitchTo(old);
 }
 
 /* Whatever it is that keeps a chunk in its place, it must not go on for ever. */

@@ -67,6 +67,9 @@ extern void onside_source_check_key(OnsideSource *source,
 extern Portal onside_source_scan(OnsideSource *source,
 								 OnsideBackfillState *state);
 
+/* Fetches so many of them into SPI_tuptable. */
+extern void onside_source_fetch(Portal portal, int count);
+
 /*
  * Raises XX000 if a chunk has ended at the position behind which it began; that
  * is 0 for the first chunk.

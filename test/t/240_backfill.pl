@@ -158,6 +158,31 @@ like(call('crash'), qr/6000 events recorded in all/, 'crash: the next call goes 
 is(recorded('crash'), '6000|6000|6000', 'crash: each row was recorded once');
 
 # ---------------------------------------------------------------------------
+# Memory
+# ---------------------------------------------------------------------------
+
+# What the session has, where the second chunk begins and where the last one does.
+my $rows = scale(10000, 1000000);
+table('memory', $rows);
+my $last = $rows - 999;
+sql(<<"SQL");
+CREATE TABLE memory_at (id bigint, bytes bigint);
+CREATE FUNCTION measure(bigint) RETURNS boolean LANGUAGE plpgsql AS \$\$
+BEGIN
+    IF \$1 IN (1001, $last) THEN
+        INSERT INTO memory_at SELECT \$1, sum(total_bytes) FROM pg_backend_memory_contexts;
+    END IF;
+    RETURN true;
+END
+\$\$;
+SQL
+attach('memory', ", condition => 'measure(NEW.id)'");
+like(call('memory'), qr/$rows events recorded in all/, 'memory: all rows are recorded');
+my ($second, $end) = split /\n/, sql('SELECT bytes FROM memory_at ORDER BY id');
+note("the session has $second bytes in the second chunk and $end in the last");
+cmp_ok($end, '<', $second + 1024 * 1024, 'memory: a chunk leaves nothing behind');
+
+# ---------------------------------------------------------------------------
 # Two at a time
 # ---------------------------------------------------------------------------
 
