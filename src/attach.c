@@ -23,9 +23,11 @@
 
 #include "access/htup_details.h"
 #include "access/relation.h"
+#include "access/sysattr.h"
 #include "access/xact.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
+#include "catalog/partition.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_trigger.h"
@@ -422,6 +424,83 @@ all_rows_come_in_here(Relation rel)
 		!has_subclass(RelationGetRelid(rel));
 }
 
+/* The columns that the event depends on, as pull_varattnos() has them. */
+static Bitmapset *
+columns_of_event(Relation rel, const OnsideMapping *mapping, Node *when)
+{
+	List	   *names = list_make2(unconstify(char *, mapping->installation_id),
+								   unconstify(char *, mapping->event_datetime));
+	Bitmapset  *columns = NULL;
+	ListCell   *lc;
+
+	names = lappend(names, unconstify(char *, mapping->event_id));
+	for (int i = 0; i < mapping->npayload; i++)
+		names = lappend(names, unconstify(char *, mapping->payload[i].column));
+	foreach(lc, names)
+		if (lfirst(lc) != NULL)
+			columns = bms_add_member(columns,
+									 get_attnum(RelationGetRelid(rel), lfirst(lc)) -
+									 FirstLowInvalidHeapAttributeNumber);
+	pull_varattnos(when, PRS2_OLD_VARNO, &columns);
+	pull_varattnos(when, PRS2_NEW_VARNO, &columns);
+	return columns;
+}
+
+/*
+ * Is a column, or the whole row, in the key by which a partition of any level is
+ * chosen?  All of them are locked.
+ */
+static bool
+are_in_partition_key(Relation rel, Bitmapset *columns)
+{
+	bool		result = bms_is_member(-FirstLowInvalidHeapAttributeNumber,
+									   columns);
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(RelationGetRelid(rel), NoLock, NULL))
+	{
+		Relation	part = relation_open(lfirst_oid(lc), NoLock);
+		Bitmapset  *its = NULL;
+		int			i = -FirstLowInvalidHeapAttributeNumber;
+		bool		in_expression;
+
+		while ((i = bms_next_member(columns, i)) >= 0)
+			its = bms_add_member(its,
+								 get_attnum(RelationGetRelid(part),
+											get_attname(RelationGetRelid(rel),
+														i + FirstLowInvalidHeapAttributeNumber,
+														false)) -
+								 FirstLowInvalidHeapAttributeNumber);
+		if (part->rd_rel->relkind == RELKIND_PARTITIONED_TABLE &&
+			has_partition_attrs(part, its, &in_expression))
+			result = true;
+		relation_close(part, NoLock);
+	}
+	return result;
+}
+
+/*
+ * An UPDATE that moves a row to another partition fires no UPDATE trigger at row
+ * level.  That is said where it is to be expected: where every update is an
+ * event, or where what makes it one, or is in it, decides about the partition.
+ */
+static void
+warn_of_moves(Relation rel, const OnsideMapping *mapping, int16 events,
+			  Node *when)
+{
+	if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE ||
+		events != TRIGGER_TYPE_UPDATE ||
+		(when != NULL &&
+		 !are_in_partition_key(rel, columns_of_event(rel, mapping, when))))
+		return;
+	ereport(WARNING,
+			(errcode(ERRCODE_WARNING),
+			 errmsg("an UPDATE that moves a row of \"%s\" to another partition is not reported",
+					RelationGetRelationName(rel)),
+			 errdetail("To triggers it is a DELETE here and an INSERT there."),
+			 errhint("Attach the event to INSERT OR UPDATE, with a condition on NEW alone, and with event_id, by which a repetition is recognized.")));
+}
+
 static CreateTrigStmt *
 make_statement(Relation rel, const OnsideMapping *mapping, int16 events,
 			   bool has_condition)
@@ -540,6 +619,7 @@ onside_attach(PG_FUNCTION_ARGS)
 				 errmsg("trigger \"%s\" for relation \"%s\" already exists",
 						stmt->trigname, RelationGetRelationName(rel)),
 				 errhint("To attach the event in another way, detach it first.")));
+	warn_of_moves(rel, mapping, events, when);
 	relation_close(rel, NoLock);
 
 	create_trigger(stmt, relid, when, rtable);
