@@ -238,6 +238,23 @@ ALTER TABLE renamed DETACH PARTITION becomes_part;
 INSERT INTO becomes_part VALUES (3, :user, 5);
 SELECT event_name, payload FROM recorded ORDER BY 1, 2;
 TRUNCATE onside_attribution.outbox;
+-- One that is partitioned itself keeps its trigger, made by hand, which goes on
+-- seeing what it saw before; attached again, it sees the rest, too.
+CREATE TABLE sub (id int, install_id uuid, b int) PARTITION BY LIST (b);
+CREATE TABLE sub_1 PARTITION OF sub DEFAULT;
+CREATE TRIGGER by_statement AFTER INSERT ON sub REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT
+EXECUTE FUNCTION onside_attribution.track_row('event_name=sub', 'installation_id=install_id', 'payload.b=b');
+INSERT INTO sub VALUES (4, :user, 1);
+ALTER TABLE renamed ATTACH PARTITION sub FOR VALUES IN (4);
+SELECT onside_attribution.detach('renamed', 'parted');
+INSERT INTO sub VALUES (4, :user, 2);
+INSERT INTO renamed VALUES (4, :user, 3);
+SELECT onside_attribution.detach('sub', 'sub');
+SELECT onside_attribution.attach('sub', 'sub', 'install_id', '{"b": "b"}');
+INSERT INTO sub VALUES (4, :user, 4);
+INSERT INTO renamed VALUES (4, :user, 5);
+SELECT event_name, payload FROM recorded;
+TRUNCATE onside_attribution.outbox;
 -- And one that inherits
 CREATE TABLE grown_up (install_id uuid, a int);
 CREATE TABLE grown (install_id uuid, a int);

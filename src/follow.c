@@ -11,7 +11,9 @@
  *
  * A table that becomes a partition is written to through its parent, where no
  * trigger of its own at statement level is fired.  Those become triggers at row
- * level, which are, and need nothing else: the function is the same.
+ * level, which are, and need nothing else: the function is the same.  Not so
+ * those of a partitioned table, which at row level are fired by their clones in
+ * the partitions alone: there is a warning.
  *
  * The object access hook asks here about every table, most of which have nothing
  * to do with us, and for every role: whoever may change his table needs no
@@ -274,6 +276,19 @@ warn_of_child(Relation triggers, HeapTuple trigger, void *arg)
 	return NULL;
 }
 
+/* At row level it would need clones, and its partitions were not locked for it. */
+static HeapTuple
+warn_of_parent(Relation triggers, HeapTuple trigger, void *arg)
+{
+	if (is_at_statement_level(trigger))
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("trigger \"%s\" is FOR EACH STATEMENT, and does not see rows that come in through \"%s\"",
+						trigger_name(trigger), (const char *) arg),
+				 errhint("Detach the event with onside_attribution.detach(), and attach it again.")));
+	return NULL;
+}
+
 void
 onside_follow_parent(Oid relid, Oid parent)
 {
@@ -281,7 +296,9 @@ onside_follow_parent(Oid relid, Oid parent)
 
 	if (name == NULL)
 		return;
-	for_each_trigger(relid, make_row_level, name);
+	for_each_trigger(relid,
+					 get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE ?
+					 warn_of_parent : make_row_level, name);
 	if (get_rel_relkind(parent) == RELKIND_RELATION)
 		for_each_trigger(parent, warn_of_child, name);
 }
