@@ -87,6 +87,10 @@ unpin(void *arg)
 	Entry	   *entry = arg;
 
 	entry->pins--;
+
+	/* A row that was no valid event has left there what was made of it. */
+	if (entry->is_kept && entry->pins == 0)
+		MemoryContextReset(entry->reader->per_row);
 	free_unless_used(entry);
 }
 

@@ -1,6 +1,7 @@
 # A session's memory does not grow with calls of flush() that are cut off, nor
 # while one waits: after 200 of them, the context that lives as long as the
-# session holds what it held before.
+# session holds what it held before.  Nor does it keep what a large row has taken
+# that was no valid event.
 
 use strict;
 use warnings;
@@ -41,6 +42,21 @@ cmp_ok($after, '<', $before + $slack, 'it leaves nothing behind');
 $node->safe_psql('postgres', 'SELECT onside_attribution.resume()');
 wait_for_flush($node, 'postgres', 'what waited is sent');
 arrived_ok($sandbox, [$id], 'and arrives');
+
+# A row of 30 MB fails; the trigger's mapping is kept, and nothing of the row.
+$node->safe_psql('postgres', <<'SQL');
+CREATE TABLE large (install_id uuid, note text);
+SELECT onside_attribution.attach('large', 'large', 'install_id', '{"note": "note"}');
+SQL
+($status, $out, $err) = $node->psql('postgres', <<'SQL', on_error_stop => 0);
+INSERT INTO large VALUES (gen_random_uuid(), repeat('x', 30000000));
+SELECT 'used ' || total_bytes FROM pg_backend_memory_contexts WHERE name = 'onside_attribution row';
+SQL
+like($err, qr/ERROR:.*payload is too large/, 'a row that is too large fails');
+like($out, qr/^used \d+$/, 'the mapping is kept');
+my ($kept) = $out =~ /(\d+)/;
+note("of it are left $kept bytes");
+cmp_ok($kept, '<', 100000, 'and nothing of the row');
 
 $node->stop;
 done_testing();
