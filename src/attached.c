@@ -40,8 +40,8 @@ List *
 onside_attached_triggers(Relation rel, const char *event_name)
 {
 	List	   *triggers = NIL;
-	TriggerDesc *desc = rel->trigdesc;
 	Oid			function = onside_track_row_oid();
+	TriggerDesc *desc = rel->trigdesc;	/* after what may rebuild it */
 
 	for (int i = 0; desc != NULL && i < desc->numtriggers; i++)
 	{
