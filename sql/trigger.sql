@@ -266,6 +266,15 @@ SELECT onside_attribution.detach('grown_up', 'grown up');
 UPDATE grown_up SET a = 2;
 SELECT event_name, payload FROM recorded;
 TRUNCATE onside_attribution.outbox;
+-- What a table leaves says nothing, and its triggers stay as they are.
+SELECT onside_attribution.detach('grown', 'grown');
+CREATE TRIGGER by_statement AFTER INSERT ON grown_up REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT
+EXECUTE FUNCTION onside_attribution.track_row('event_name=grown up', 'installation_id=install_id', 'payload.a=a');
+CREATE TRIGGER by_statement AFTER INSERT ON sub REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT
+EXECUTE FUNCTION onside_attribution.track_row('event_name=sub by statement', 'installation_id=install_id', 'payload.b=b');
+ALTER TABLE grown NO INHERIT grown_up;
+ALTER TABLE renamed DETACH PARTITION sub;
+ALTER TABLE grown INHERIT grown_up;
 
 -- Triggers that could not work say what to do instead.
 CREATE TABLE wrong (install_id uuid, a int);

@@ -34,6 +34,7 @@
 #include "catalog/indexing.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
@@ -289,11 +290,36 @@ warn_of_parent(Relation triggers, HeapTuple trigger, void *arg)
 	return NULL;
 }
 
+/* As this command has left it; the hook is called when a table leaves, too. */
+static bool
+is_child_of(Oid relid, Oid parent)
+{
+	Relation	rel = table_open(InheritsRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		result = false;
+
+	ScanKeyInit(&key, Anum_pg_inherits_inhrelid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relid));
+	scan = systable_beginscan(rel, InheritsRelidSeqnoIndexId, true,
+							  SnapshotSelf, 1, &key);
+	while (!result && HeapTupleIsValid(tuple = systable_getnext(scan)))
+		result = ((Form_pg_inherits) GETSTRUCT(tuple))->inhparent == parent;
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
 void
 onside_follow_parent(Oid relid, Oid parent)
 {
-	char	   *name = get_rel_name(parent);
+	char	   *name;
 
+	if ((!has_triggers(relid) && !has_triggers(parent)) ||
+		!is_child_of(relid, parent))
+		return;
+	name = get_rel_name(parent);
 	if (name == NULL)
 		return;
 	for_each_trigger(relid,
