@@ -158,7 +158,7 @@ onside_backoff_on_success(OnsideBackoff *backoff, int64 started_us,
 
 	if (backoff->probing)
 	{
-		if (onside_backoff_is_old(backoff, started_us))
+		if (started_us < backoff->failed_us)
 			return;
 		backoff->probing = false;
 		backoff->probe_sent = false;
@@ -205,6 +205,7 @@ onside_backoff_on_failure(OnsideBackoff *backoff, int64 now_us,
 			backoff->probing = true;
 			backoff->probe_sent = false;
 			backoff->kind = kind;
+			backoff->failed_us = now_us;
 			backoff->began_us = now_us;
 		}
 		backoff->not_before_us = Max(backoff->not_before_us, not_before_us);
@@ -228,6 +229,7 @@ onside_backoff_on_failure(OnsideBackoff *backoff, int64 now_us,
 	backoff->probing = true;
 	backoff->probe_sent = false;
 	backoff->failures = Min(backoff->failures + 1, MAX_FAILURES);
+	backoff->failed_us = now_us;
 	backoff->began_us = now_us;
 	backoff->not_before_us = not_before_us;
 }
@@ -265,6 +267,7 @@ onside_backoff_restore(OnsideBackoff *backoff, int64 now_us,
 	backoff->kind = ONSIDE_BACKOFF_THROTTLED;
 	backoff->probing = true;
 	backoff->probe_sent = false;
+	backoff->failed_us = now_us;
 	backoff->began_us = now_us;
 	backoff->not_before_us = Min(not_before_us, latest_us);
 }

@@ -46,7 +46,10 @@ typedef struct OnsideBackoff
 	bool		probing;		/* from a failure until a request succeeds */
 	bool		probe_sent;		/* that one request is under way */
 	int			failures;		/* steps of growth taken; saturates */
-	int64		began_us;		/* requests older than this are old news */
+	int64		failed_us;		/* the last failure: successes of requests
+								 * older than this are old news */
+	int64		began_us;		/* failures of older ones are, the same or the
+								 * last clear() */
 	int64		not_before_us;	/* end of the wait */
 
 	/* the window */

@@ -720,7 +720,10 @@ onside_sender_status(void)
 
 	/* A wait that is over, and nothing that could be tried: all is well. */
 	if (probing && next <= onside_clock() && !onside_sender_busy())
+	{
 		probing = false;
+		status.reason[0] = '\0';
+	}
 
 	status.in_flight = onside_http_in_flight();
 	if (probing)

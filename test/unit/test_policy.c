@@ -524,6 +524,17 @@ test_backoff(void)
 	ok(onside_backoff_may_send(&b, now + 63 * SECOND, 0, 0, 4) &&
 	   onside_backoff_is_probing(&b) && b.failures == 0,
 	   "clear ends a wait at once, and the next is a probe");
+	{
+		OnsideBackoff during = b;
+
+		onside_backoff_on_failure(&during, now + 64 * SECOND,
+								  now + 62 * SECOND + MS,
+								  ONSIDE_BACKOFF_RETRY, 0, 200, 60000, 0.5);
+		ok(onside_backoff_may_send(&during, now + 64 * SECOND, 1, 1, 4),
+		   "what was sent between the failure and clear may fail");
+		onside_backoff_on_success(&during, now + 62 * SECOND + MS, 4);
+		ok(!onside_backoff_is_probing(&during), "and its success ends the wait");
+	}
 	onside_backoff_on_sent(&b, now + 63 * SECOND);
 	onside_backoff_on_success(&b, now + 63 * SECOND, 4);
 	ok(!onside_backoff_is_probing(&b), "whose success counts");
