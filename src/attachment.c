@@ -163,6 +163,12 @@ current_snapshot(void)
 	return buf.data;
 }
 
+#define FORGET(table) \
+	"DELETE FROM onside_attribution." table " WHERE ctid = ANY (ARRAY" \
+	" (SELECT t.ctid FROM onside_attribution." table " t" \
+	" WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.source)" \
+	" FOR UPDATE SKIP LOCKED))"
+
 /*
  * Their OIDs may be those of others one day.  The caller holds a lock that keeps
  * purchases waiting, so he waits for nobody: what another transaction is about to
@@ -173,16 +179,8 @@ forget_dropped_tables(void)
 {
 	if (IsolationUsesXactSnapshot())
 		return;
-	execute("DELETE FROM onside_attribution.attachment WHERE ctid = ANY (ARRAY"
-			" (SELECT a.ctid FROM onside_attribution.attachment a"
-			" WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = a.source)"
-			" FOR UPDATE SKIP LOCKED))",
-			0, NULL, NULL, NULL);
-	execute("DELETE FROM onside_attribution.backfill_state WHERE ctid = ANY (ARRAY"
-			" (SELECT s.ctid FROM onside_attribution.backfill_state s"
-			" WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = s.source)"
-			" FOR UPDATE SKIP LOCKED))",
-			0, NULL, NULL, NULL);
+	execute(FORGET("attachment"), 0, NULL, NULL, NULL);
+	execute(FORGET("backfill_state"), 0, NULL, NULL, NULL);
 }
 
 void

@@ -284,35 +284,30 @@ check_settings(OnsideDoctor *doctor)
 	char	   *outdated;
 
 	/* What ALTER DATABASE has set reaches new sessions. */
-	onside_doctor_query("WITH mine AS (SELECT pg_catalog.split_part(c, '=', 1) AS name,"
+	onside_doctor_query("WITH mine AS (SELECT c, pg_catalog.split_part(c, '=', 1) AS name,"
 						" pg_catalog.substr(c, pg_catalog.strpos(c, '=') + 1) AS value"
 						" FROM pg_catalog.pg_db_role_setting, pg_catalog.unnest(setconfig) c,"
 						" pg_catalog.pg_database d"
 						" WHERE setdatabase = d.oid AND setrole = 0"
-						" AND datname = pg_catalog.current_database())"
-						" SELECT pg_catalog.string_agg(name, ', ')"
-						" FROM pg_catalog.pg_settings s LEFT JOIN mine USING (name)"
-						" WHERE name LIKE 'onside\\_attribution.%'"
-						" AND source NOT IN ('session', 'user', 'database user', 'client', 'interactive')"
-						" AND ((source = 'database') <> (value IS NOT NULL)"
-						"  OR (vartype = 'string' AND setting <> value))");
-	outdated = onside_doctor_value(0, 1);
-	onside_doctor_query("SELECT pg_catalog.string_agg(pg_catalog.format('%s in line %s of %s: %s',"
+						" AND datname = pg_catalog.current_database()"
+						" AND c LIKE 'onside\\_attribution.%'),"
+						" here AS (SELECT name, vartype, source, setting, source IN"
+						"  ('session', 'user', 'database user', 'client', 'interactive') AS own"
+						" FROM pg_catalog.pg_settings WHERE name LIKE 'onside\\_attribution.%')"
+						" SELECT pg_catalog.string_agg(pg_catalog.format('%s in line %s of %s: %s',"
 						" name, sourceline, sourcefile, error), '; '),"
-						" (SELECT pg_catalog.string_agg(name, ', ') FROM pg_catalog.pg_settings"
-						"  WHERE name LIKE 'onside\\_attribution.%' AND source IN"
-						"  ('session', 'user', 'database user', 'client', 'interactive')),"
-						" (SELECT pg_catalog.string_agg(c, ', ')"
-						"  FROM pg_catalog.pg_db_role_setting, pg_catalog.unnest(setconfig) c,"
-						"  pg_catalog.pg_database d"
-						"  WHERE setdatabase = d.oid AND setrole = 0"
-						"  AND datname = pg_catalog.current_database()"
-						"  AND c LIKE 'onside\\_attribution.%')"
+						" (SELECT pg_catalog.string_agg(name, ', ') FROM here WHERE own),"
+						" (SELECT pg_catalog.string_agg(c, ', ') FROM mine),"
+						" (SELECT pg_catalog.string_agg(name, ', ')"
+						"  FROM here LEFT JOIN mine USING (name)"
+						"  WHERE NOT own AND ((source = 'database') <> (value IS NOT NULL)"
+						"   OR (vartype = 'string' AND setting <> value)))"
 						" FROM pg_catalog.pg_file_settings"
 						" WHERE name LIKE 'onside\\_attribution.%' AND error IS NOT NULL");
 	errors = onside_doctor_value(0, 1);
 	own = onside_doctor_value(0, 2);
 	for_database = onside_doctor_value(0, 3);
+	outdated = onside_doctor_value(0, 4);
 
 	/* The names of these, each between spaces. */
 	doctor->overridden = "";

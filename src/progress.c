@@ -300,7 +300,7 @@ onside_progress_timeout(void)
 void
 onside_progress_save_at_exit(void)
 {
-	if (!persist_due && !not_before_has_changed())
+	if (persist_timeout() < 0)
 		return;
 
 	/* Nothing in here may wait, since nothing could end it. */

@@ -704,12 +704,9 @@ long
 onside_sender_timeout(void)
 {
 	int64		next = onside_backoff_next_attempt(&backoff);
-	int64		left;
+	long		left = next == 0 ? 0 : onside_ms_until(next, 0);
 
-	if (next == 0)
-		return -1;
-	left = next - onside_clock();
-	return left <= 0 ? -1 : (long) Min((left + 999) / 1000, INT_MAX);
+	return left == 0 ? -1 : Min(left, INT_MAX);
 }
 
 const OnsideSenderStatus *
