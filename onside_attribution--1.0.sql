@@ -57,14 +57,21 @@ ALTER TABLE onside_attribution.outbox_3 ENABLE ALWAYS TRIGGER onside_outbox_befo
 /*
  * How far delivery has come; written by the worker alone.  '1:1:' has seen
  * nothing, so everything in the outbox is still to be sent.
+ *
+ * This table and "control" say whose they are: written_by is the transaction
+ * that wrote the row here, and so its xmin.  The row that is made here says
+ * nothing yet.
  */
 CREATE TABLE onside_attribution.delivery_cursor (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    written_by xid8,
     settled pg_snapshot NOT NULL,
     settled_window pg_snapshot,
     settled_xid xid8,
     settled_id bigint,
     segment smallint NOT NULL,
+    begun_at timestamptz[],
+    left_at timestamptz[],
     delivered bigint NOT NULL,
     dead_lettered bigint NOT NULL,
     requests bigint NOT NULL,
@@ -75,17 +82,33 @@ CREATE TABLE onside_attribution.delivery_cursor (
 );
 
 INSERT INTO onside_attribution.delivery_cursor VALUES
-    (true, '1:1:', NULL, NULL, NULL, 1, 0, 0, 0, 0, NULL);
+    (true, NULL, '1:1:', NULL, NULL, NULL, 1, NULL, NULL, 0, 0, 0, 0, NULL);
 
 /* What a DBA has decided; written by pause() and resume(). */
 CREATE TABLE onside_attribution.control (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    written_by xid8,
     paused boolean NOT NULL,
     pause_reason text,
     paused_at timestamptz
 );
 
-INSERT INTO onside_attribution.control VALUES (true, false, NULL, NULL);
+INSERT INTO onside_attribution.control VALUES (true, NULL, false, NULL, NULL);
+
+/*
+ * A row of state that comes by SQL or by logical replication is dropped, and the
+ * rows that are there stay: a cursor from elsewhere would skip events.
+ */
+CREATE FUNCTION onside_attribution.keep_state() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'onside_keep_state';
+
+CREATE TRIGGER onside_keep_state BEFORE INSERT OR UPDATE OR DELETE ON onside_attribution.delivery_cursor
+    FOR EACH ROW EXECUTE FUNCTION onside_attribution.keep_state();
+CREATE TRIGGER onside_keep_state BEFORE INSERT OR UPDATE OR DELETE ON onside_attribution.control
+    FOR EACH ROW EXECUTE FUNCTION onside_attribution.keep_state();
+
+ALTER TABLE onside_attribution.delivery_cursor ENABLE ALWAYS TRIGGER onside_keep_state;
+ALTER TABLE onside_attribution.control ENABLE ALWAYS TRIGGER onside_keep_state;
 
 CREATE TABLE onside_attribution.dead_letter (
     event_id uuid,
@@ -102,15 +125,16 @@ CREATE TABLE onside_attribution.dead_letter (
 
 CREATE INDEX dead_letter_event_id_idx ON onside_attribution.dead_letter (event_id);
 
-CREATE VIEW onside_attribution.pending AS
+/* A cursor that was not written here, or is not there, covers nothing. */
+CREATE VIEW onside_attribution.pending WITH (security_barrier) AS
     SELECT o.event_id, o.event_name, o.payload, o.event_datetime,
            o.installation_id, o.recorded_at, o.xid, o.id
-    FROM onside_attribution.outbox o,
-         onside_attribution.delivery_cursor c
-    WHERE NOT pg_catalog.pg_visible_in_snapshot(o.xid, c.settled)
-      AND (c.settled_window IS NULL
-           OR NOT pg_catalog.pg_visible_in_snapshot(o.xid, c.settled_window)
-           OR (o.xid, o.id) OPERATOR(pg_catalog.>) (c.settled_xid, c.settled_id))
+    FROM onside_attribution.outbox o
+    WHERE NOT EXISTS (SELECT FROM onside_attribution.delivery_cursor c
+        WHERE pg_catalog.xid(c.written_by) OPERATOR(pg_catalog.=) c.xmin
+          AND (pg_catalog.pg_visible_in_snapshot(o.xid, c.settled)
+               OR (pg_catalog.pg_visible_in_snapshot(o.xid, c.settled_window)
+                   AND (o.xid, o.id) OPERATOR(pg_catalog.<=) (c.settled_xid, c.settled_id))))
     ORDER BY o.xid, o.id;
 
 /*
@@ -118,23 +142,23 @@ CREATE VIEW onside_attribution.pending AS
  * refuses conditions that name a view, so they repeat that of "pending".
  */
 SELECT pg_catalog.pg_extension_config_dump('onside_attribution.outbox_1',
-    'WHERE EXISTS (SELECT FROM onside_attribution.delivery_cursor c
-        WHERE NOT pg_catalog.pg_visible_in_snapshot(xid, c.settled)
-          AND (c.settled_window IS NULL
-               OR NOT pg_catalog.pg_visible_in_snapshot(xid, c.settled_window)
-               OR (xid, id) OPERATOR(pg_catalog.>) (c.settled_xid, c.settled_id)))');
+    'WHERE NOT EXISTS (SELECT FROM onside_attribution.delivery_cursor c
+        WHERE pg_catalog.xid(c.written_by) OPERATOR(pg_catalog.=) c.xmin
+          AND (pg_catalog.pg_visible_in_snapshot(xid, c.settled)
+               OR (pg_catalog.pg_visible_in_snapshot(xid, c.settled_window)
+                   AND (xid, id) OPERATOR(pg_catalog.<=) (c.settled_xid, c.settled_id))))');
 SELECT pg_catalog.pg_extension_config_dump('onside_attribution.outbox_2',
-    'WHERE EXISTS (SELECT FROM onside_attribution.delivery_cursor c
-        WHERE NOT pg_catalog.pg_visible_in_snapshot(xid, c.settled)
-          AND (c.settled_window IS NULL
-               OR NOT pg_catalog.pg_visible_in_snapshot(xid, c.settled_window)
-               OR (xid, id) OPERATOR(pg_catalog.>) (c.settled_xid, c.settled_id)))');
+    'WHERE NOT EXISTS (SELECT FROM onside_attribution.delivery_cursor c
+        WHERE pg_catalog.xid(c.written_by) OPERATOR(pg_catalog.=) c.xmin
+          AND (pg_catalog.pg_visible_in_snapshot(xid, c.settled)
+               OR (pg_catalog.pg_visible_in_snapshot(xid, c.settled_window)
+                   AND (xid, id) OPERATOR(pg_catalog.<=) (c.settled_xid, c.settled_id))))');
 SELECT pg_catalog.pg_extension_config_dump('onside_attribution.outbox_3',
-    'WHERE EXISTS (SELECT FROM onside_attribution.delivery_cursor c
-        WHERE NOT pg_catalog.pg_visible_in_snapshot(xid, c.settled)
-          AND (c.settled_window IS NULL
-               OR NOT pg_catalog.pg_visible_in_snapshot(xid, c.settled_window)
-               OR (xid, id) OPERATOR(pg_catalog.>) (c.settled_xid, c.settled_id)))');
+    'WHERE NOT EXISTS (SELECT FROM onside_attribution.delivery_cursor c
+        WHERE pg_catalog.xid(c.written_by) OPERATOR(pg_catalog.=) c.xmin
+          AND (pg_catalog.pg_visible_in_snapshot(xid, c.settled)
+               OR (pg_catalog.pg_visible_in_snapshot(xid, c.settled_window)
+                   AND (xid, id) OPERATOR(pg_catalog.<=) (c.settled_xid, c.settled_id))))');
 SELECT pg_catalog.pg_extension_config_dump('onside_attribution.dead_letter', '');
 
 /*
@@ -243,14 +267,12 @@ AS 'MODULE_PATHNAME', 'onside_flush';
 
 CREATE FUNCTION onside_attribution.pause(reason text DEFAULT NULL)
 RETURNS void
-LANGUAGE C VOLATILE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+LANGUAGE C VOLATILE
 AS 'MODULE_PATHNAME', 'onside_pause';
 
 CREATE FUNCTION onside_attribution.resume()
 RETURNS void
-LANGUAGE C VOLATILE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+LANGUAGE C VOLATILE
 AS 'MODULE_PATHNAME', 'onside_resume';
 
 /*
@@ -380,6 +402,8 @@ COMMENT ON FUNCTION onside_attribution.outbox_before_insert() IS
 
 COMMENT ON TABLE onside_attribution.delivery_cursor IS
     'How far delivery has come, in one row that the worker alone writes. What the row covers is settled: delivered or in dead_letter';
+COMMENT ON COLUMN onside_attribution.delivery_cursor.written_by IS
+    'Transaction that wrote the row here: its xmin. A row of which that is not true came from elsewhere and counts for nothing';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.settled IS
     'All that is visible in this snapshot is settled (manual: System Information Functions, pg_snapshot)';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.settled_window IS
@@ -387,6 +411,8 @@ COMMENT ON COLUMN onside_attribution.delivery_cursor.settled_window IS
 COMMENT ON COLUMN onside_attribution.delivery_cursor.settled_xid IS 'See settled_window';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.settled_id IS 'See settled_window';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.segment IS 'Segment of the outbox that is written to';
+COMMENT ON COLUMN onside_attribution.delivery_cursor.begun_at IS 'Since when each segment has had events';
+COMMENT ON COLUMN onside_attribution.delivery_cursor.left_at IS 'When writing left each segment; retention counts from then';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.delivered IS 'Events delivered since CREATE EXTENSION';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.dead_lettered IS 'Events that the API refused for good since CREATE EXTENSION';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.requests IS 'HTTP requests since CREATE EXTENSION; a crash can lose the last ones';
@@ -394,7 +420,13 @@ COMMENT ON COLUMN onside_attribution.delivery_cursor.retries IS 'Those of them t
 COMMENT ON COLUMN onside_attribution.delivery_cursor.not_before IS
     'Until when the API asked to wait (Retry-After), so that a restart keeps to it; NULL if it did not';
 
+COMMENT ON FUNCTION onside_attribution.keep_state() IS
+    'Trigger of delivery_cursor and control: drops every row that SQL or an apply worker would write there';
+COMMENT ON TRIGGER onside_keep_state ON onside_attribution.delivery_cursor IS 'Keeps rows from elsewhere out; also with session_replication_role = replica';
+COMMENT ON TRIGGER onside_keep_state ON onside_attribution.control IS 'Keeps rows from elsewhere out; also with session_replication_role = replica';
+
 COMMENT ON TABLE onside_attribution.control IS 'Whether sending is paused, in one row; written by pause() and resume()';
+COMMENT ON COLUMN onside_attribution.control.written_by IS 'As in delivery_cursor';
 COMMENT ON COLUMN onside_attribution.control.paused IS 'Whether sending is paused';
 COMMENT ON COLUMN onside_attribution.control.pause_reason IS 'What was passed to pause()';
 COMMENT ON COLUMN onside_attribution.control.paused_at IS 'When it was paused; NULL if it is not';

@@ -4,11 +4,11 @@
  *		How many events are pending.
  *
  * Backends add to slot->recorded once they have committed, and what is settled
- * is known here, so the difference costs nothing at any backlog.  Three things
- * escape it: what a predecessor left, prepared transactions, and a commit
- * between its becoming visible and its being added.  For the first two, the
- * backlog is read and counted once, piece by piece between other work.  The
- * last puts itself right: whenever everything is settled, the count is zero.
+ * is known here, so the difference costs nothing at any backlog.  Two things
+ * escape it: what a predecessor left, and a commit between its becoming visible
+ * and its being added.  The former is read and counted once, piece by piece
+ * between other work.  The latter puts itself right: whenever everything is
+ * settled, the count is zero.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,6 +31,7 @@ static OnsideCursor count_cursor;
 static int64 count_total;
 static int64 count_recorded;	/* slot->recorded when it began */
 static int64 count_settled;		/* events settled when it began */
+static OnsideBrake brake = {.work = "count what is pending"};
 
 void
 onside_backlog_init(OnsideSlot *my_slot)
@@ -63,39 +64,63 @@ onside_backlog_start_counting(void)
 	counting = true;
 }
 
-typedef struct CountArg
+/* One piece of it. */
+typedef struct Piece
 {
-	int			left;
-} CountArg;
+	int			events;
+	bool		finished;
+} Piece;
 
 static bool
 count_event(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 {
-	CountArg   *count = (CountArg *) arg;
+	Piece	   *piece = (Piece *) arg;
 
-	if (count->left == 0)
+	if (piece->events == COUNT_CHUNK)
 		return false;
-	count->left--;
-	count_total++;
+	piece->events++;
 	return true;
+}
+
+/* Body of a transaction.  count_cursor is put back if it fails. */
+static void
+count_piece(void *arg)
+{
+	Piece	   *piece = arg;
+
+	piece->finished = onside_window_read(&count_cursor, count_event, piece);
 }
 
 /* Counts some of the backlog that a predecessor left. */
 void
 onside_backlog_count_some(void)
 {
-	CountArg	arg = {COUNT_CHUNK};
+	Piece		piece = {0};
 	bool		fresh = count_cursor.window == NULL;
+	OnsideCursor before = {0};
 
 	if (fresh)
 		count_recorded = pg_atomic_read_u64(&slot->recorded);
-	onside_txn_begin();
-	if (onside_window_read(&count_cursor, count_event, &arg) && fresh)
-		counting = false;
-	onside_txn_commit();
-	publish_uncounted(count_total - count_recorded + count_settled);
+	onside_cursor_copy(&before, &count_cursor);
+	if (onside_txn_run(&brake, ONSIDE_USES_LOG, count_piece, &piece))
+	{
+		count_total += piece.events;
+		counting = !(piece.finished && fresh);
+		publish_uncounted(count_total - count_recorded + count_settled);
+	}
+	else
+		onside_cursor_copy(&count_cursor, &before);
+	onside_cursor_release(&before);
 	if (!counting)
 		onside_cursor_release(&count_cursor);
+}
+
+long
+onside_backlog_timeout(void)
+{
+	if (!counting)
+		return -1;
+	return Max(0, onside_brake_timeout(&brake));
 }
 
 /* Nothing is pending: whatever the counters say, they start from here. */

@@ -23,6 +23,9 @@ extern bool onside_backlog_counting(void);
 /* Counts some of it, in a transaction of its own. */
 extern void onside_backlog_count_some(void);
 
+/* Milliseconds until there is more to count; -1 for never. */
+extern long onside_backlog_timeout(void);
+
 /*
  * Nothing was pending when slot->recorded was "recorded": whatever the
  * counters say, they start from there.

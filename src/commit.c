@@ -7,9 +7,12 @@
  * visible to others, which is just when the worker is to be woken.  Nothing in
  * a callback may fail: the transaction can no longer be undone.
  *
- * Events are counted per subtransaction, so that what a rolled back savepoint
- * recorded is not taken for pending.  A prepared transaction's count is lost
- * here; utility_hook.c has the worker count again at COMMIT PREPARED.
+ * Events are numbered from 1 within their top-level transaction, and counted per
+ * subtransaction: what a savepoint has recorded is forgotten when it is rolled
+ * back, and its numbers are given again, so that the numbers of a transaction's
+ * events have no gap and its last one says how many there are.  That is how
+ * utility_hook.c counts the events of a transaction that another session has
+ * prepared.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,15 +25,21 @@
 #include "commit.h"
 #include "shmem.h"
 
-/* A subtransaction that recorded events, innermost first. */
+/*
+ * A subtransaction that recorded events; the innermost one comes first.  Only
+ * the innermost records, so what the outer ones have recorded does not change
+ * as long as it is there.
+ */
 typedef struct Level
 {
 	SubTransactionId subid;
-	int64		count;
+	int64		before;			/* events that the outer ones have recorded */
+	int64		count;			/* events that this one has recorded */
 	struct Level *outer;
 } Level;
 
 static Level *levels;			/* in TopTransactionContext */
+static int64 prepared;			/* events of a transaction prepared elsewhere */
 static uint32 wake_bits;
 static bool want_worker;
 static bool wake_launcher;
@@ -39,7 +48,8 @@ static bool forget_absent;
 static void
 reset(void)
 {
-	levels = NULL;
+	levels = NULL;				/* the memory goes with the transaction */
+	prepared = 0;
 	wake_bits = 0;
 	want_worker = false;
 	wake_launcher = false;
@@ -50,10 +60,10 @@ static void
 after_commit(void)
 {
 	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
-	int64		count = 0;
+	int64		count = prepared;
 
-	for (Level *level = levels; level != NULL; level = level->outer)
-		count += level->count;
+	if (levels != NULL)
+		count += levels->before + levels->count;
 
 	if (slot != NULL && count > 0)
 		onside_slot_count(slot, count);
@@ -75,8 +85,8 @@ xact_callback(XactEvent event, void *arg)
 	switch (event)
 	{
 		case XACT_EVENT_COMMIT:
-			if (levels != NULL || wake_bits != 0 || want_worker ||
-				wake_launcher)
+			if (levels != NULL || prepared != 0 || wake_bits != 0 ||
+				want_worker || wake_launcher)
 				after_commit();
 			reset();
 			break;
@@ -89,27 +99,35 @@ xact_callback(XactEvent event, void *arg)
 	}
 }
 
+/*
+ * The innermost level ends with its subtransaction: it becomes its parent's, or
+ * a part of that, or is forgotten.
+ */
 static void
 subxact_callback(SubXactEvent event, SubTransactionId mySubid,
 				 SubTransactionId parentSubid, void *arg)
 {
-	if (levels == NULL || levels->subid != mySubid)
+	Level	   *level = levels;
+
+	if (level == NULL || level->subid != mySubid)
 		return;
 
-	if (event == SUBXACT_EVENT_ABORT_SUB)
-		levels = levels->outer;
-	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+	if (event == SUBXACT_EVENT_COMMIT_SUB)
 	{
-		Level	   *outer = levels->outer;
+		Level	   *outer = level->outer;
 
-		if (outer != NULL && outer->subid == parentSubid)
+		if (outer == NULL || outer->subid != parentSubid)
 		{
-			outer->count += levels->count;
-			levels = outer;
+			level->subid = parentSubid;
+			return;
 		}
-		else
-			levels->subid = parentSubid;
+		outer->count += level->count;
 	}
+	else if (event != SUBXACT_EVENT_ABORT_SUB)
+		return;
+
+	levels = level->outer;
+	pfree(level);
 }
 
 void
@@ -119,8 +137,8 @@ onside_commit_init(void)
 	RegisterSubXactCallback(subxact_callback, NULL);
 }
 
-void
-onside_commit_count(int64 n)
+int64
+onside_commit_next_id(void)
 {
 	SubTransactionId subid = GetCurrentSubTransactionId();
 
@@ -130,11 +148,18 @@ onside_commit_count(int64 n)
 											   sizeof(Level));
 
 		level->subid = subid;
+		level->before = levels == NULL ? 0 : levels->before + levels->count;
 		level->count = 0;
 		level->outer = levels;
 		levels = level;
 	}
-	levels->count += n;
+	return levels->before + ++levels->count;
+}
+
+void
+onside_commit_count_prepared(int64 n)
+{
+	prepared += n;
 }
 
 void

@@ -13,8 +13,14 @@
 /* Registers the transaction callbacks; once, from _PG_init. */
 extern void onside_commit_init(void);
 
-/* n events were recorded in the current subtransaction. */
-extern void onside_commit_count(int64 n);
+/*
+ * One more event is recorded in the current subtransaction: the number that it
+ * gets within its top-level transaction, counted from 1 without a gap.
+ */
+extern int64 onside_commit_next_id(void);
+
+/* This command commits n events of a transaction that was prepared. */
+extern void onside_commit_count_prepared(int64 n);
 
 /* At commit, wake this database's worker with these ONSIDE_WAKE_* bits. */
 extern void onside_commit_wake(uint32 why);

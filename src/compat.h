@@ -96,6 +96,26 @@
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
 #endif
 
+/* 16 told updates that indexes of summaries alone (BRIN) have to know of. */
+#if PG_VERSION_NUM >= 160000
+typedef TU_UpdateIndexes OnsideUpdateIndexes;
+
+#define onside_update_needs_indexes(indexes) ((indexes) != TU_None)
+#else
+typedef bool OnsideUpdateIndexes;
+
+#define onside_update_needs_indexes(indexes) (indexes)
+#endif
+
+/* 19 added the options. */
+#if PG_VERSION_NUM >= 190000
+#define onside_table_tuple_update(rel, tid, slot, cid, snapshot, wait, failure, mode, indexes) \
+	table_tuple_update(rel, tid, slot, cid, 0, snapshot, InvalidSnapshot, wait, failure, mode, indexes)
+#else
+#define onside_table_tuple_update(rel, tid, slot, cid, snapshot, wait, failure, mode, indexes) \
+	table_tuple_update(rel, tid, slot, cid, snapshot, InvalidSnapshot, wait, failure, mode, indexes)
+#endif
+
 /* 16 added run_as_table_owner. */
 #if PG_VERSION_NUM >= 160000
 #define onside_truncate(rels, relids) \

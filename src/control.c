@@ -4,19 +4,18 @@
  *		pause, resume and flush.
  *
  * pause and resume write the table "control", so that the decision survives a
- * restart, and have the worker look there once they have committed.  They are
- * SECURITY DEFINER: EXECUTE on them is the privilege.
+ * restart, and have the worker look there once they have committed.  EXECUTE on
+ * them is the privilege; see delivery.c.
  *
- * flush takes a snapshot and waits until no event is left between the cursor
- * and it.
+ * flush takes a snapshot and waits until the settled cursor covers every event
+ * that was committed in it.  What came later does not matter, so it returns
+ * under any load.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/xlog.h"
-#include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
@@ -31,6 +30,7 @@
 #include "compat.h"
 #include "control.h"
 #include "delivery.h"
+#include "outbox.h"
 #include "shmem.h"
 #include "version.h"
 #include "window.h"
@@ -45,30 +45,11 @@ PG_FUNCTION_INFO_V1(onside_flush);
 /* How long to wait for the worker to write what is settled already; ms. */
 #define WRITE_TIMEOUT	1000
 
-static void
-set_paused(bool paused, Datum reason, bool no_reason)
-{
-	Oid			types[2] = {BOOLOID, TEXTOID};
-	Datum		values[2] = {BoolGetDatum(paused), reason};
-	char		nulls[2] = {' ', no_reason ? 'n' : ' '};
-
-	SPI_connect();
-	if (SPI_execute_with_args("UPDATE onside_attribution.control"
-							  " SET paused = $1, pause_reason = $2,"
-							  " paused_at = CASE WHEN $1 THEN pg_catalog.now() END",
-							  2, types, values, nulls, false,
-							  0) != SPI_OK_UPDATE)
-		elog(ERROR, "could not update control");
-	SPI_finish();
-}
-
 /* pause(reason text) */
 Datum
 onside_pause(PG_FUNCTION_ARGS)
 {
-	bool		no_reason = PG_ARGISNULL(0);
-
-	set_paused(true, no_reason ? (Datum) 0 : PG_GETARG_DATUM(0), no_reason);
+	onside_control_set(true, PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0));
 	onside_commit_wake(ONSIDE_WAKE_CONTROL);
 	PG_RETURN_VOID();
 }
@@ -77,24 +58,22 @@ onside_pause(PG_FUNCTION_ARGS)
 Datum
 onside_resume(PG_FUNCTION_ARGS)
 {
-	set_paused(false, (Datum) 0, true);
+	onside_control_set(false, NULL);
 	onside_commit_wake(ONSIDE_WAKE_CONTROL | ONSIDE_WAKE_RESUME);
 	PG_RETURN_VOID();
 }
 
-static bool
-stop_at_event(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
-{
-	return false;
-}
-
-/* Is every event settled that was committed at that moment? */
+/*
+ * Is every event settled that was committed at that moment?  A cursor that is
+ * not our worker's covers nothing; the worker writes its own.
+ */
 static bool
 is_settled(OnsideSnapshot *until)
 {
 	OnsideDelivery delivery = {0};
 	bool		result;
 	char	   *problem;
+	const char *row_problem;
 
 	/* Newer tables may look different, and their worker idles. */
 	if (onside_version_match(&problem) == ONSIDE_SQL_NEWER)
@@ -102,9 +81,8 @@ is_settled(OnsideSnapshot *until)
 
 	/* The caller's own snapshot may be as old as its transaction. */
 	PushActiveSnapshot(GetLatestSnapshot());
-	onside_delivery_load(&delivery, NULL);
-	result = onside_window_read_until(&delivery.settled, until, stop_at_event,
-									  NULL);
+	onside_delivery_load(&delivery, NULL, &row_problem);
+	result = onside_window_pending(&delivery.settled, until, 1).events == 0;
 	PopActiveSnapshot();
 	onside_cursor_release(&delivery.settled);
 	return result;
@@ -214,7 +192,7 @@ onside_write_settled(void)
 
 	if (ActiveSnapshotSet() && slot != NULL && slot->worker_pid != 0 &&
 		!slot->status.objects_differ && onside_slot_pending(slot) == 0 &&
-		onside_delivery_exists())
+		OidIsValid(onside_relation_oid("delivery_cursor")))
 		(void) flush(slot,
 					 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 												 WRITE_TIMEOUT));

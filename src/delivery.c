@@ -4,23 +4,57 @@
  *		What of delivery survives a restart: the tables delivery_cursor and
  *		control.
  *
- * delivery_cursor has one row, which the worker updates as delivery goes on.
- * While somebody holds a snapshot, none of its old versions can be removed, so
- * the worker does that seldom then; see worker.c.  Reading the row never costs
- * more than a scan of those few versions.
+ * Each has one row.  The worker updates that of delivery_cursor as delivery
+ * goes on; pause() and resume() write that of control.  While somebody holds a
+ * snapshot, old versions of the cursor cannot be removed, so the worker writes
+ * it seldom then; see progress.c.  Reading a row never costs more than a scan
+ * of those few versions.
+ *
+ * A cursor of another server is poison: its transaction IDs mean something else
+ * here, and events that nobody has sent would pass for settled.  Logical
+ * replication of all tables brings such rows, and so could anybody's SQL.  Two
+ * things keep them out:
+ *
+ * - A BEFORE ROW trigger on both tables, ENABLE ALWAYS, drops every row that
+ *	 SQL or an apply worker would write; ours are written past it, from here.
+ *
+ * - The row says by itself whose it is.  "written_by" is the transaction that
+ *	 wrote it here, so it must be the xmin of the row's version: a copy of the
+ *	 row, however it was made, has another xmin.  VACUUM, CLUSTER and pg_upgrade
+ *	 keep xmin (a frozen row's, too), and so does a copy of the whole cluster or
+ *	 database, where the cursor is as right as in the original.  NULL stands for
+ *	 the row that CREATE EXTENSION has made, which says nothing.
+ *
+ * A row that is missing or foreign counts as "nothing is settled": what is in
+ * the segments is sent again, with the event_ids that it had, and nothing is
+ * skipped.  The worker then writes a row of its own.
+ *
+ * Writing goes to the table access method, as in insert.c, so no trigger, rule
+ * or policy fires, no privilege on the table is needed and it does not matter
+ * who owns it.  What PostgreSQL would check is therefore checked here or true
+ * by construction: that the server and the transaction are not read-only, that
+ * no parallel operation is under way, and the tables' constraints.  Who may
+ * call pause() and resume() is EXECUTE's business.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/sysattr.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/transam.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
+#include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "replication/logicalworker.h"
 #include "storage/procarray.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/rel.h"
@@ -32,57 +66,48 @@
 #include "delivery.h"
 #include "outbox.h"
 
+PG_FUNCTION_INFO_V1(onside_keep_state);
+
+/* Both tables begin with these two. */
 enum
 {
-	Anum_cursor_settled = 2,
+	Anum_state_singleton = 1,
+	Anum_state_written_by
+};
+
+enum
+{
+	Anum_cursor_settled = Anum_state_written_by + 1,
 	Anum_cursor_settled_window,
 	Anum_cursor_settled_xid,
 	Anum_cursor_settled_id,
 	Anum_cursor_segment,
+	Anum_cursor_begun_at,
+	Anum_cursor_left_at,
 	Anum_cursor_delivered,
 	Anum_cursor_dead_lettered,
 	Anum_cursor_requests,
 	Anum_cursor_retries,
-	Anum_cursor_not_before
+	Anum_cursor_not_before,
+	Natts_cursor = Anum_cursor_not_before
 };
 
 enum
 {
-	Anum_control_paused = 2,
-	Anum_control_pause_reason
+	Anum_control_paused = Anum_state_written_by + 1,
+	Anum_control_pause_reason,
+	Anum_control_paused_at,
+	Natts_control = Anum_control_paused_at
 };
 
-typedef void (*RowReader) (TupleTableSlot *slot, void *arg);
+/* ----------
+ * One row
+ * ----------
+ */
 
-/* Calls reader, if there is one, for the one row of a table.  Is it there? */
-static bool
-scan_singleton(Oid relid, Snapshot snapshot, RowReader reader, void *arg)
-{
-	Relation	rel;
-	TableScanDesc scan;
-	TupleTableSlot *slot;
-	bool		found;
-
-	if (snapshot == NULL)
-		snapshot = GetActiveSnapshot();
-	rel = table_open(relid, AccessShareLock);
-	slot = table_slot_create(rel, NULL);
-	scan = onside_table_beginscan(rel, snapshot, 0, NULL);
-	found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
-	if (found && reader != NULL)
-	{
-		slot_getallattrs(slot);
-		reader(slot, arg);
-	}
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	table_close(rel, AccessShareLock);
-	return found;
-}
-
-static void
-read_singleton(const char *name, Snapshot snapshot, RowReader reader,
-			   void *arg)
+/* Opens a table of ours. */
+static Relation
+open_table(const char *name, LOCKMODE mode)
 {
 	Oid			relid = onside_relation_oid(name);
 
@@ -91,20 +116,300 @@ read_singleton(const char *name, Snapshot snapshot, RowReader reader,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("table \"%s.%s\" does not exist", ONSIDE_SCHEMA, name),
 				 errhint("Create the extension onside_attribution in this database.")));
-
-	if (!scan_singleton(relid, snapshot, reader, arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("table \"%s.%s\" has lost its row", ONSIDE_SCHEMA,
-						name),
-				 errhint("Restore it from a backup, or discard what is pending with TRUNCATE onside_attribution.outbox, drop the extension and create it again.")));
+	return table_open(relid, mode);
 }
+
+/* The table's first row, as the snapshot sees it, goes into the slot. */
+static bool
+find_row(Relation rel, Snapshot snapshot, TupleTableSlot *slot)
+{
+	TableScanDesc scan = onside_table_beginscan(rel, snapshot, 0, NULL);
+	bool		found = table_scan_getnextslot(scan, ForwardScanDirection,
+											   slot);
+
+	if (found)
+		ExecMaterializeSlot(slot);
+	table_endscan(scan);
+	return found;
+}
+
+/*
+ * Was this version of the row written by the transaction that it names?  The
+ * xmin of a slot is the one that was stored, also when it is frozen.
+ */
+static bool
+is_our_own(TupleTableSlot *slot)
+{
+	bool		isnull;
+	FullTransactionId written_by =
+		DatumGetFullTransactionId(slot_getattr(slot, Anum_state_written_by,
+											   &isnull));
+	TransactionId xmin =
+		DatumGetTransactionId(slot_getsysattr(slot,
+											  MinTransactionIdAttributeNumber,
+											  &isnull));
+
+	return TransactionIdEquals(XidFromFullTransactionId(written_by), xmin) &&
+		FullTransactionIdPrecedes(written_by, ReadNextFullTransactionId());
+}
+
+typedef void (*RowReader) (TupleTableSlot *slot, void *arg);
+
+/*
+ * Calls "reader" for the table's row if there is one to be believed.  Returns
+ * what is wrong with it, or NULL: nothing is wrong with the one that CREATE
+ * EXTENSION has made.
+ */
+static const char *
+read_state(const char *name, Snapshot snapshot, RowReader reader, void *arg)
+{
+	Relation	rel = open_table(name, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	const char *problem = NULL;
+
+	if (snapshot == NULL)
+		snapshot = GetActiveSnapshot();
+	if (!find_row(rel, snapshot, slot))
+		problem = "it has lost its row";
+	else if (!slot_attisnull(slot, Anum_state_written_by))
+	{
+		if (is_our_own(slot))
+		{
+			slot_getallattrs(slot);
+			reader(slot, arg);
+		}
+		else
+			problem = "its row was not written by this server";
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, AccessShareLock);
+	return problem;
+}
+
+/* The current (sub)transaction, which a row that is written now has as xmin. */
+static FullTransactionId
+current_xid(void)
+{
+	TransactionId xid = GetCurrentTransactionId();
+
+	return onside_widen_xid(xid, ReadNextFullTransactionId());
+}
+
+/* The primary key's index, and what a DBA has added. */
+static void
+insert_index_entries(Relation rel, TupleTableSlot *slot)
+{
+	ResultRelInfo *rri = makeNode(ResultRelInfo);
+	EState	   *estate = CreateExecutorState();
+
+	rri->ri_RelationDesc = rel;
+	ExecOpenIndices(rri, false);
+	(void) onside_insert_index_entries(rri, slot, estate);
+	ExecCloseIndices(rri);
+	FreeExecutorState(estate);
+}
+
+/*
+ * Replaces a version of the row.  False if somebody else has done so meanwhile,
+ * for whom we have waited.  *moved says whether indexes do not lead to the new
+ * version yet.  Our worker waits for nobody: to it a locked row is an error.
+ */
+static bool
+update_row(Relation rel, ItemPointer tid, TupleTableSlot *slot, bool *moved)
+{
+	TM_FailureData failure;
+	LockTupleMode lock_mode;
+	OnsideUpdateIndexes indexes;
+	TM_Result	result;
+
+	result = onside_table_tuple_update(rel, tid, slot,
+									   GetCurrentCommandId(true),
+									   GetActiveSnapshot(),
+									   MyBgworkerEntry == NULL, &failure,
+									   &lock_mode, &indexes);
+	*moved = onside_update_needs_indexes(indexes);
+	if (result == TM_Ok)
+		return true;
+	if (result == TM_BeingModified)
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("the row of table \"%s.%s\" is locked by another transaction",
+						ONSIDE_SCHEMA, RelationGetRelationName(rel))));
+	if (result != TM_Updated && result != TM_Deleted)
+		elog(ERROR, "could not update table \"%s\": %d",
+			 RelationGetRelationName(rel), (int) result);
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent update"),
+				 errhint("Try again.")));
+	return false;
+}
+
+/* Replaces the one row, or makes it.  False if the former has to be done again. */
+static bool
+replace_row(Relation rel, Datum *values, bool *nulls, bool *replace)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	HeapTuple	tuple;
+	ItemPointerData tid;
+	bool		moved = true;
+	bool		done = true;
+
+	PushActiveSnapshot(IsolationUsesXactSnapshot() ?
+					   GetTransactionSnapshot() : GetLatestSnapshot());
+	if (find_row(rel, GetActiveSnapshot(), slot))
+	{
+		tid = slot->tts_tid;
+		tuple = heap_modify_tuple(ExecFetchSlotHeapTuple(slot, true, NULL),
+								  desc, values, nulls, replace);
+		ExecForceStoreHeapTuple(tuple, slot, false);
+		done = update_row(rel, &tid, slot, &moved);
+	}
+	else
+	{
+		ExecForceStoreHeapTuple(heap_form_tuple(desc, values, nulls), slot,
+								false);
+		table_tuple_insert(rel, slot, GetCurrentCommandId(true), 0, NULL);
+	}
+	if (done && moved)
+		insert_index_entries(rel, slot);
+	PopActiveSnapshot();
+	ExecDropSingleTupleTableSlot(slot);
+	return done;
+}
+
+/*
+ * Writes the one row of a table.  natts values are given; columns behind them,
+ * which somebody has added, keep what they had.
+ */
+static void
+write_state(const char *name, const Datum *values, const bool *nulls,
+			int natts)
+{
+	Relation	rel;
+	int			all;
+	Datum	   *row_values;
+	bool	   *row_nulls;
+	bool	   *replace;
+
+	PreventCommandIfReadOnly("writing the state of delivery");
+	PreventCommandIfParallelMode("writing the state of delivery");
+	rel = open_table(name, RowExclusiveLock);
+	all = RelationGetDescr(rel)->natts;
+	row_values = palloc0(all * sizeof(Datum));
+	row_nulls = palloc(all * sizeof(bool));
+	replace = palloc0(all * sizeof(bool));
+	memset(row_nulls, true, all * sizeof(bool));
+	for (int i = 0; i < natts; i++)
+	{
+		row_values[i] = values[i];
+		row_nulls[i] = nulls[i];
+		replace[i] = true;
+	}
+	row_values[Anum_state_singleton - 1] = BoolGetDatum(true);
+	row_values[Anum_state_written_by - 1] =
+		FullTransactionIdGetDatum(current_xid());
+	row_nulls[Anum_state_singleton - 1] = false;
+	row_nulls[Anum_state_written_by - 1] = false;
+
+	while (!replace_row(rel, row_values, row_nulls, replace))
+		CHECK_FOR_INTERRUPTS();
+	table_close(rel, NoLock);
+	CommandCounterIncrement();
+}
+
+/*
+ * BEFORE INSERT OR UPDATE OR DELETE trigger of the tables of state, ENABLE
+ * ALWAYS: no row gets in or out by SQL.  An apply worker, or whoever copies the
+ * table at the start of a subscription, goes on as if it had; a person is told.
+ */
+Datum
+onside_keep_state(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("this function is a trigger of the extension's tables")));
+	if (!IsLogicalWorker())
+		ereport(NOTICE,
+				(errmsg("a row of table \"%s\" is left as it is",
+						RelationGetRelationName(((TriggerData *) fcinfo->context)->tg_relation)),
+				 errdetail("The extension alone writes this table."),
+				 errhint("Use onside_attribution.pause() and resume().")));
+	return PointerGetDatum(NULL);
+}
+
+/* ----------
+ * delivery_cursor
+ * ----------
+ */
 
 static OnsideSnapshot *
 snapshot_from_datum(Datum datum)
 {
 	return onside_snapshot_parse(DatumGetCString(DirectFunctionCall1(pg_snapshot_out,
 																	 datum)));
+}
+
+static Datum
+snapshot_to_datum(const OnsideSnapshot *snapshot)
+{
+	return DirectFunctionCall1(pg_snapshot_in,
+							   CStringGetDatum(onside_snapshot_print(snapshot)));
+}
+
+static TimestampTz
+time_of(TupleTableSlot *slot, int attnum)
+{
+	return slot->tts_isnull[attnum - 1] ? 0 :
+		DatumGetTimestampTz(slot->tts_values[attnum - 1]);
+}
+
+/* 0 is for what is not known or does not exist. */
+static void
+set_time(Datum *values, bool *nulls, int attnum, TimestampTz t)
+{
+	values[attnum - 1] = TimestampTzGetDatum(t);
+	nulls[attnum - 1] = t == 0;
+}
+
+/* An array of one time for each segment. */
+static void
+read_times(TupleTableSlot *slot, int attnum, TimestampTz *times)
+{
+	Datum	   *elements;
+	bool	   *nulls;
+	int			n;
+
+	if (slot->tts_isnull[attnum - 1])
+		return;
+	deconstruct_array(DatumGetArrayTypeP(slot->tts_values[attnum - 1]),
+					  TIMESTAMPTZOID, sizeof(TimestampTz), FLOAT8PASSBYVAL,
+					  TYPALIGN_DOUBLE, &elements, &nulls, &n);
+	for (int i = 0; i < Min(n, ONSIDE_SEGMENTS); i++)
+		times[i] = nulls[i] ? 0 : DatumGetTimestampTz(elements[i]);
+}
+
+static Datum
+times_to_datum(const TimestampTz *times)
+{
+	Datum		elements[ONSIDE_SEGMENTS];
+	bool		nulls[ONSIDE_SEGMENTS];
+	int			dims[1] = {ONSIDE_SEGMENTS};
+	int			lbs[1] = {1};
+
+	for (int i = 0; i < ONSIDE_SEGMENTS; i++)
+	{
+		elements[i] = TimestampTzGetDatum(times[i]);
+		nulls[i] = times[i] == 0;
+	}
+	return PointerGetDatum(construct_md_array(elements, nulls, 1, dims, lbs,
+											  TIMESTAMPTZOID,
+											  sizeof(TimestampTz),
+											  FLOAT8PASSBYVAL,
+											  TYPALIGN_DOUBLE));
 }
 
 static void
@@ -115,7 +420,6 @@ read_cursor(TupleTableSlot *slot, void *arg)
 	bool	   *nulls = slot->tts_isnull;
 
 	onside_cursor_release(&delivery->settled);
-	memset(delivery, 0, sizeof(*delivery));
 	delivery->settled.done =
 		snapshot_from_datum(values[Anum_cursor_settled - 1]);
 	if (!nulls[Anum_cursor_settled_window - 1])
@@ -128,94 +432,76 @@ read_cursor(TupleTableSlot *slot, void *arg)
 			DatumGetInt64(values[Anum_cursor_settled_id - 1]);
 	}
 	delivery->segment = DatumGetInt16(values[Anum_cursor_segment - 1]);
+	read_times(slot, Anum_cursor_begun_at, delivery->begun_at);
+	read_times(slot, Anum_cursor_left_at, delivery->left_at);
 	delivery->delivered = DatumGetInt64(values[Anum_cursor_delivered - 1]);
 	delivery->dead_lettered =
 		DatumGetInt64(values[Anum_cursor_dead_lettered - 1]);
 	delivery->requests = DatumGetInt64(values[Anum_cursor_requests - 1]);
 	delivery->retries = DatumGetInt64(values[Anum_cursor_retries - 1]);
-	if (!nulls[Anum_cursor_not_before - 1])
-		delivery->not_before =
-			DatumGetTimestampTz(values[Anum_cursor_not_before - 1]);
+	delivery->not_before = time_of(slot, Anum_cursor_not_before);
+	delivery->written_by =
+		DatumGetFullTransactionId(values[Anum_state_written_by - 1]);
 }
 
 void
-onside_delivery_load(OnsideDelivery *delivery, Snapshot snapshot)
+onside_delivery_load(OnsideDelivery *delivery, Snapshot snapshot,
+					 const char **problem)
 {
-	read_singleton("delivery_cursor", snapshot, read_cursor, delivery);
-}
-
-bool
-onside_delivery_exists(void)
-{
-	Oid			relid = onside_relation_oid("delivery_cursor");
-
-	return OidIsValid(relid) && scan_singleton(relid, NULL, NULL, NULL);
-}
-
-static Datum
-snapshot_to_datum(const OnsideSnapshot *snapshot)
-{
-	return DirectFunctionCall1(pg_snapshot_in,
-							   CStringGetDatum(onside_snapshot_print(snapshot)));
+	onside_cursor_release(&delivery->settled);
+	memset(delivery, 0, sizeof(*delivery));
+	delivery->settled.done = onside_snapshot_parse("1:1:");
+	delivery->segment = 1;
+	*problem = read_state("delivery_cursor", snapshot, read_cursor, delivery);
 }
 
 void
-onside_delivery_store(const OnsideDelivery *delivery)
+onside_delivery_store(OnsideDelivery *delivery)
 {
-	static const char *const sql =
-		"UPDATE onside_attribution.delivery_cursor SET"
-		" settled = $1, settled_window = $2, settled_xid = $3,"
-		" settled_id = $4, segment = $5, delivered = $6, dead_lettered = $7,"
-		" requests = $8, retries = $9, not_before = $10";
-	static SPIPlanPtr plan = NULL;
-	Oid			types[10] = {PG_SNAPSHOTOID, PG_SNAPSHOTOID, XID8OID, INT8OID,
-	INT2OID, INT8OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID};
 	const OnsideCursor *settled = &delivery->settled;
 	bool		in_window = settled->window != NULL;
-	Datum		values[10];
-	char		nulls[10];
+	Datum		values[Natts_cursor] = {0};
+	bool		nulls[Natts_cursor] = {0};
 
-	memset(nulls, ' ', sizeof(nulls));
-	values[0] = snapshot_to_datum(settled->done);
-	values[1] = in_window ? snapshot_to_datum(settled->window) : (Datum) 0;
-	values[2] = FullTransactionIdGetDatum(settled->pos.xid);
-	values[3] = Int64GetDatum(settled->pos.id);
-	if (!in_window)
-		nulls[1] = nulls[2] = nulls[3] = 'n';
-	values[4] = Int16GetDatum(delivery->segment);
-	values[5] = Int64GetDatum(delivery->delivered);
-	values[6] = Int64GetDatum(delivery->dead_lettered);
-	values[7] = Int64GetDatum(delivery->requests);
-	values[8] = Int64GetDatum(delivery->retries);
-	values[9] = TimestampTzGetDatum(delivery->not_before);
-	if (delivery->not_before == 0)
-		nulls[9] = 'n';
-
-	SPI_connect();
-	if (plan == NULL)
+	delivery->written_by = current_xid();
+	values[Anum_cursor_settled - 1] = snapshot_to_datum(settled->done);
+	if (in_window)
 	{
-		plan = SPI_prepare(sql, lengthof(types), types);
-		if (plan == NULL)
-			elog(ERROR, "SPI_prepare failed: %s",
-				 SPI_result_code_string(SPI_result));
-		SPI_keepplan(plan);
+		values[Anum_cursor_settled_window - 1] =
+			snapshot_to_datum(settled->window);
+		values[Anum_cursor_settled_xid - 1] =
+			FullTransactionIdGetDatum(settled->pos.xid);
+		values[Anum_cursor_settled_id - 1] = Int64GetDatum(settled->pos.id);
 	}
-	if (SPI_execute_plan(plan, values, nulls, false, 0) != SPI_OK_UPDATE ||
-		SPI_processed != 1)
-		elog(ERROR, "could not update delivery_cursor");
-	SPI_finish();
+	nulls[Anum_cursor_settled_window - 1] = !in_window;
+	nulls[Anum_cursor_settled_xid - 1] = !in_window;
+	nulls[Anum_cursor_settled_id - 1] = !in_window;
+	values[Anum_cursor_segment - 1] = Int16GetDatum(delivery->segment);
+	values[Anum_cursor_begun_at - 1] = times_to_datum(delivery->begun_at);
+	values[Anum_cursor_left_at - 1] = times_to_datum(delivery->left_at);
+	values[Anum_cursor_delivered - 1] = Int64GetDatum(delivery->delivered);
+	values[Anum_cursor_dead_lettered - 1] =
+		Int64GetDatum(delivery->dead_lettered);
+	values[Anum_cursor_requests - 1] = Int64GetDatum(delivery->requests);
+	values[Anum_cursor_retries - 1] = Int64GetDatum(delivery->retries);
+	set_time(values, nulls, Anum_cursor_not_before, delivery->not_before);
+	write_state("delivery_cursor", values, nulls, Natts_cursor);
 }
 
 bool
 onside_delivery_is_held(TransactionId xid)
 {
-	Relation	rel = table_open(onside_relation_oid("delivery_cursor"),
-								 AccessShareLock);
+	Relation	rel = open_table("delivery_cursor", AccessShareLock);
 	TransactionId oldest = GetOldestNonRemovableTransactionId(rel);
 
 	table_close(rel, AccessShareLock);
 	return !TransactionIdPrecedes(xid, oldest);
 }
+
+/* ----------
+ * control
+ * ----------
+ */
 
 typedef struct Control
 {
@@ -235,11 +521,25 @@ read_control(TupleTableSlot *slot, void *arg)
 }
 
 bool
-onside_control_paused(char **reason)
+onside_control_paused(char **reason, const char **problem)
 {
 	Control		control = {0};
 
-	read_singleton("control", NULL, read_control, &control);
+	*problem = read_state("control", NULL, read_control, &control);
 	*reason = control.reason;
 	return control.paused;
+}
+
+void
+onside_control_set(bool paused, text *reason)
+{
+	Datum		values[Natts_control] = {0};
+	bool		nulls[Natts_control] = {0};
+
+	values[Anum_control_paused - 1] = BoolGetDatum(paused);
+	values[Anum_control_pause_reason - 1] = PointerGetDatum(reason);
+	nulls[Anum_control_pause_reason - 1] = reason == NULL;
+	set_time(values, nulls, Anum_control_paused_at,
+			 paused ? GetCurrentTransactionStartTimestamp() : 0);
+	write_state("control", values, nulls, Natts_control);
 }

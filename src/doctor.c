@@ -364,11 +364,12 @@ static void
 check_paused(OnsideDoctor *doctor)
 {
 	char	   *reason = NULL;
+	const char *problem;
 
 	if (!doctor->tables_known)
 		onside_doctor_row(doctor, "paused", ONSIDE_UNKNOWN,
 						  "see the check version", NULL);
-	else if (!onside_control_paused(&reason))
+	else if (!onside_control_paused(&reason, &problem))
 		onside_doctor_row(doctor, "paused", ONSIDE_GOOD,
 						  "sending is not paused", NULL);
 	else

@@ -203,6 +203,7 @@ check_outbox(OnsideDoctor *doctor)
 	StringInfoData detail;
 	OnsideVerdict ok = ONSIDE_GOOD;
 	char	   *hint = NULL;
+	const char *problem;
 
 	if (!doctor->tables_known)
 	{
@@ -212,13 +213,13 @@ check_outbox(OnsideDoctor *doctor)
 	}
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	onside_delivery_load(&delivery, NULL);
+	onside_delivery_load(&delivery, NULL, &problem);
 	initStringInfo(&detail);
 	for (int i = 1; i <= ONSIDE_SEGMENTS; i++)
 	{
 		OnsideSegmentReport report;
 
-		onside_segment_report(i, &delivery.settled, &report);
+		onside_segment_report(i, &delivery, &report);
 		appendStringInfo(&detail, "%ssegment %d has " UINT64_FORMAT " kB%s",
 						 i > 1 ? "; " : "", i, report.bytes / 1024,
 						 i == delivery.segment ? ", is written to" : "");
@@ -230,6 +231,8 @@ check_outbox(OnsideDoctor *doctor)
 			continue;
 		else if (report.retained)
 			appendStringInfoString(&detail, ", is kept for onside_attribution.retention");
+		else if (report.waiting)
+			appendStringInfoString(&detail, ", is delivered, and emptied when it is 16 MB large or a day old");
 		else
 		{
 			appendStringInfoString(&detail, ", is delivered, ");

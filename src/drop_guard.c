@@ -74,23 +74,12 @@ static int
 count_pending(void)
 {
 	OnsideDelivery delivery = {0};
-	int			n = 0;
+	const char *problem;
+	int			n;
 
-	for (int segment = 1; segment <= ONSIDE_SEGMENTS; segment++)
-	{
-		Relation	rel = table_open(onside_segment_oid(segment),
-									 AccessShareLock);
-
-		/* An empty outbox can be dropped even if the cursor has been lost. */
-		if (RelationGetNumberOfBlocks(rel) > 0)
-		{
-			if (delivery.settled.done == NULL)
-				onside_delivery_load(&delivery, NULL);
-			n += onside_window_count_unsettled(rel, &delivery.settled,
-											   MAX_COUNTED + 1 - n);
-		}
-		table_close(rel, AccessShareLock);
-	}
+	onside_delivery_load(&delivery, NULL, &problem);
+	n = onside_window_pending(&delivery.settled, NULL,
+							  MAX_COUNTED + 1).events;
 	onside_cursor_release(&delivery.settled);
 	return n;
 }

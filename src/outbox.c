@@ -51,7 +51,6 @@ struct OnsideAppend
 	int			segment;
 	TimestampTz now;
 	FullTransactionId xid;
-	int64		count;
 };
 
 PG_FUNCTION_INFO_V1(onside_outbox_before_insert);
@@ -126,21 +125,6 @@ onside_segment_index_oid(int segment)
 	return onside_relation_oid(name);
 }
 
-/* The next id of the current top-level transaction. */
-static int64
-next_id(FullTransactionId xid)
-{
-	static FullTransactionId last_xid = {InvalidTransactionId};
-	static int64 last_id;
-
-	if (!FullTransactionIdEquals(xid, last_xid))
-	{
-		last_xid = xid;
-		last_id = 0;
-	}
-	return ++last_id;
-}
-
 /* ----------
  * Our own way in
  * ----------
@@ -183,17 +167,15 @@ onside_append(OnsideAppend *append, const OnsideEvent *event)
 		UUIDPGetDatum(&event->installation_id);
 	values[Anum_outbox_recorded_at - 1] = TimestampTzGetDatum(append->now);
 	values[Anum_outbox_xid - 1] = FullTransactionIdGetDatum(append->xid);
-	values[Anum_outbox_id - 1] = Int64GetDatum(next_id(append->xid));
+	values[Anum_outbox_id - 1] = Int64GetDatum(onside_commit_next_id());
 	values[Anum_outbox_segment - 1] = Int16GetDatum(append->segment);
 
 	onside_insert_row(&append->insert);
-	append->count++;
 }
 
 void
 onside_append_end(OnsideAppend *append)
 {
-	onside_commit_count(append->count);
 	onside_insert_end(&append->insert);
 	pfree(append);
 }
@@ -355,9 +337,7 @@ onside_outbox_before_insert(PG_FUNCTION_ARGS)
 	values[0] = UUIDPGetDatum(&event.event_id);
 	values[1] = TimestampTzGetDatum(recorded_at);
 	values[2] = FullTransactionIdGetDatum(xid);
-	values[3] = Int64GetDatum(next_id(xid));
-	onside_commit_count(1);
-
+	values[3] = Int64GetDatum(onside_commit_next_id());
 	return PointerGetDatum(heap_modify_tuple_by_cols(trigdata->tg_trigtuple,
 													 RelationGetDescr(trigdata->tg_relation),
 													 4, columns, values,

@@ -9,6 +9,15 @@
  * while somebody holds a snapshot.  After a crash the events in between are
  * sent again, with the event_id they had.
  *
+ * What the API has refused goes to dead_letter in the transaction that moves the
+ * cursor past it.  If that cannot be written (a full disk, a lock), memory keeps
+ * what is settled, nothing is sent again, and writing is tried again later; see
+ * txn.c.  So that memory is bounded, sending stops when too many refused events
+ * wait to be written.
+ *
+ * Nobody else writes delivery_cursor.  A row that is not the one that was
+ * written last, whoever has done that, is replaced by what memory says.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -44,8 +53,8 @@
 /* Segments are looked after so often while events pass; ms. */
 #define MAINTENANCE_INTERVAL	1000
 
-/* Delivered events leave a segment that does not fill up after this; ms. */
-#define IDLE_EMPTY_INTERVAL		60000
+/* With so many refused events not yet in dead_letter, no more is sent. */
+#define MAX_UNBURIED			4000
 
 static OnsideSlot *slot;
 static const char *database_name;
@@ -58,13 +67,21 @@ static int64 persisted_at;
 static bool snapshot_held;
 static TransactionId probe_xid; /* wrote the row when was last looked */
 static int64 probed_at;
-static int64 persisted_requests;	/* requests of this process in the row */
-static int64 persisted_retries;
+static int64 requests_before;	/* those of predecessors */
+static int64 retries_before;
+
+/* Refused events that are not in dead_letter yet, and the memory they are in. */
+static List *unburied;
+static MemoryContext unburied_context;
 
 static bool maintenance_due;
 static int64 maintained_at;
-static int64 emptied_at;
 static const char *blocked;		/* see onside_segment_empty() */
+
+static OnsideBrake writing = {.work = "write how far delivery has come"};
+static OnsideBrake burying = {.work = "move refused events to dead_letter"};
+static OnsideBrake maintaining = {.work = "look after the segments of the outbox"};
+static OnsideBrake checking = {.work = "read delivery_cursor"};
 
 /* ----------
  * The row
@@ -92,15 +109,20 @@ store(void)
 {
 	const OnsideSenderStatus *sender = onside_sender_status();
 
-	delivery.requests += sender->requests - persisted_requests;
-	delivery.retries += sender->retries - persisted_retries;
-	persisted_requests = sender->requests;
-	persisted_retries = sender->retries;
+	delivery.requests = requests_before + sender->requests;
+	delivery.retries = retries_before + sender->retries;
 	delivery.not_before = sender->not_before;
 	onside_delivery_store(&delivery);
 	look_for_held_snapshot();
+}
+
+/* The row has been committed. */
+static void
+is_stored(void)
+{
 	persist_due = false;
 	persisted_at = onside_clock();
+	ConditionVariableBroadcast(&slot->settled_cv);
 }
 
 static bool
@@ -123,42 +145,26 @@ not_before_has_changed(void)
 static long
 persist_timeout(void)
 {
-	if (not_before_has_changed())
-		return 0;
-	if (!persist_due)
+	const OnsideBrake *brake = unburied != NIL ? &burying : &writing;
+	long		timeout;
+
+	if (!persist_due && !not_before_has_changed())
 		return -1;
-	if (somebody_waits())
-		return 0;
-	return onside_ms_until(persisted_at, snapshot_held ?
-						   PERSIST_INTERVAL_HELD : PERSIST_INTERVAL);
+	if (somebody_waits() || not_before_has_changed() || unburied != NIL)
+		timeout = 0;
+	else
+		timeout = onside_ms_until(persisted_at, snapshot_held ?
+								  PERSIST_INTERVAL_HELD : PERSIST_INTERVAL);
+	return Max(timeout, onside_brake_timeout(brake));
 }
 
+/* Moves the refused events into dead_letter. */
 static void
-persist(void)
+bury(void)
 {
-	onside_txn_begin();
-	store();
-	onside_txn_commit();
-	ConditionVariableBroadcast(&slot->settled_cv);
-}
-
-/* ----------
- * Settling
- * ----------
- */
-
-/*
- * Moves the refused events into dead_letter and, in the same transaction, the
- * cursor past them.
- */
-static void
-bury(const OnsideSettled *settled)
-{
-	const OnsideRefusedEvent *first = linitial(settled->refused);
 	ListCell   *lc;
 
-	onside_txn_begin();
-	foreach(lc, settled->refused)
+	foreach(lc, unburied)
 	{
 		const OnsideRefusedEvent *refused = lfirst(lc);
 		OnsideEvent event;
@@ -170,16 +176,78 @@ bury(const OnsideSettled *settled)
 									  refused->error, refused->attempts,
 									  recorded_at);
 	}
-	store();
-	onside_txn_commit();
-	ConditionVariableBroadcast(&slot->settled_cv);
+}
+
+/* Says in the log what has been moved, and forgets it. */
+static void
+buried(void)
+{
+	const OnsideRefusedEvent *first = linitial(unburied);
 
 	ereport(LOG,
 			(errmsg_plural("onside_attribution: %d event of database \"%s\" was refused for good and moved to dead_letter",
 						   "onside_attribution: %d events of database \"%s\" were refused for good and moved to dead_letter",
-						   list_length(settled->refused),
-						   list_length(settled->refused), database_name),
+						   list_length(unburied),
+						   list_length(unburied), database_name),
 			 errdetail("The API said: %s", first->error)));
+	unburied = NIL;
+	MemoryContextReset(unburied_context);
+}
+
+/* Body of a transaction: the dead letters, and the row that is past them. */
+static void
+write_all(void *arg)
+{
+	bury();
+	store();
+}
+
+static void
+persist(void)
+{
+	bool		done;
+
+	persist_due = true;			/* also if this fails */
+	if (unburied == NIL)
+		done = onside_txn_run(&writing, ONSIDE_USES_CURSOR, write_all, NULL);
+	else
+		done = onside_txn_run(&burying, ONSIDE_USES_CURSOR |
+							  ONSIDE_USES_LOG | ONSIDE_USES_DEAD_LETTER,
+							  write_all, NULL);
+	if (!done)
+		return;
+	if (unburied != NIL)
+		buried();
+	is_stored();
+}
+
+/* ----------
+ * Settling
+ * ----------
+ */
+
+/* Takes over refused events, which are in somebody else's memory. */
+static void
+note_refused(const List *refused)
+{
+	MemoryContext old = MemoryContextSwitchTo(unburied_context);
+	ListCell   *lc;
+
+	foreach(lc, refused)
+	{
+		OnsideRefusedEvent *copy = palloc(sizeof(OnsideRefusedEvent));
+
+		*copy = *(OnsideRefusedEvent *) lfirst(lc);
+		copy->error = pstrdup(copy->error);
+		unburied = lappend(unburied, copy);
+	}
+	MemoryContextSwitchTo(old);
+}
+
+bool
+onside_progress_may_send(void)
+{
+	return list_length(unburied) < MAX_UNBURIED;
 }
 
 void
@@ -199,24 +267,26 @@ onside_progress_settle(void)
 
 	if (onside_sender_settle(&settled))
 	{
+		int			refused = list_length(settled.refused);
+
 		onside_cursor_copy(&delivery.settled, &settled.end);
 		onside_cursor_release(&settled.end);
 		delivery.delivered += settled.delivered;
-		delivery.dead_lettered += list_length(settled.refused);
-		settled_count += settled.delivered + list_length(settled.refused);
+		delivery.dead_lettered += refused;
+		settled_count += settled.delivered + refused;
 		onside_stats_count(ONSIDE_COUNT_DELIVERED, settled.delivered);
-		onside_stats_count(ONSIDE_COUNT_DEAD_LETTERED,
-						   list_length(settled.refused));
+		onside_stats_count(ONSIDE_COUNT_DEAD_LETTERED, refused);
+		note_refused(settled.refused);
+		persist_due = true;
+		maintenance_due = true;
 
 		/* Before flush() may return. */
 		onside_stats_publish(slot);
 		LWLockAcquire(slot->lock, LW_EXCLUSIVE);
 		onside_progress_report(&slot->status);
 		LWLockRelease(slot->lock);
-		persist_due = true;
-		maintenance_due = true;
-		if (settled.refused != NIL)
-			bury(&settled);
+		if (refused > 0)
+			persist();
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
@@ -227,39 +297,61 @@ onside_progress_settle(void)
  * ----------
  */
 
+/* What looking after the segments has come to. */
+typedef struct Maintenance
+{
+	bool		drained;
+	bool		moved;
+	int			emptied;
+} Maintenance;
+
+/* Body of a transaction.  delivery is put back if it fails. */
+static void
+look_after_segments(void *arg)
+{
+	Maintenance *maintenance = arg;
+	OnsideDelivery before = delivery;
+
+	PG_TRY();
+	{
+		maintenance->moved = onside_segment_move_on(&delivery,
+													maintenance->drained);
+
+		/*
+		 * Not in the same round: who has read the old segment's number just
+		 * before may be about to lock it, and would wait.  And not before the
+		 * dead letters that are still to be read from it are written.
+		 */
+		if (!maintenance->moved && unburied == NIL)
+			maintenance->emptied = onside_segment_empty(&delivery, &blocked);
+		if (maintenance->emptied > 0)
+			store();
+	}
+	PG_CATCH();
+	{
+		delivery = before;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
 void
 onside_progress_maintain(bool drained)
 {
-	bool		move_on = drained &&
-		onside_ms_until(emptied_at, IDLE_EMPTY_INTERVAL) == 0;
-	bool		moved;
-	int			segment;
-	int			emptied = 0;
+	Maintenance maintenance = {.drained = drained};
 
-	onside_txn_begin();
-	segment = onside_segment_choose(delivery.segment, move_on);
-	moved = segment != delivery.segment;
-	if (moved)
+	if (!onside_txn_run(&maintaining, ONSIDE_USES_LOG | ONSIDE_USES_CURSOR,
+						look_after_segments, &maintenance))
+		return;
+	if (maintenance.emptied > 0)
+		is_stored();
+	if (maintenance.moved)
 	{
-		delivery.segment = segment;
-		pg_atomic_write_u32(&slot->segment, segment);
+		pg_atomic_write_u32(&slot->segment, delivery.segment);
 		persist_due = true;
 	}
-	else
-		emptied = onside_segment_empty(segment, &delivery.settled, &blocked);
-	if (emptied > 0)
-		store();
-	onside_txn_commit();
-
-	if (emptied > 0 || move_on)
-		emptied_at = onside_clock();
 	maintained_at = onside_clock();
-
-	/*
-	 * Who has read the old segment's number just before may be about to lock
-	 * it, and would wait if it were being emptied.
-	 */
-	maintenance_due = moved;
+	maintenance_due = maintenance.moved;
 	pgstat_report_stat(true);
 }
 
@@ -279,7 +371,8 @@ maintenance_timeout(void)
 {
 	if (!maintenance_due)
 		return -1;
-	return onside_ms_until(maintained_at, MAINTENANCE_INTERVAL);
+	return Max(onside_ms_until(maintained_at, MAINTENANCE_INTERVAL),
+			   onside_brake_timeout(&maintaining));
 }
 
 void
@@ -300,17 +393,86 @@ onside_progress_timeout(void)
 void
 onside_progress_save_at_exit(void)
 {
-	if (persist_timeout() < 0)
+	uint32		held = InterruptHoldoffCount;
+
+	if (!persist_due && !not_before_has_changed())
 		return;
 
-	/* Nothing in here may wait, since nothing could end it. */
+	/* The process is about to be interrupted; an error would reset the count. */
 	HOLD_INTERRUPTS();
-	if (onside_txn_try_begin())
-	{
-		store();
-		onside_txn_commit();
-	}
-	RESUME_INTERRUPTS();
+	persist();
+	InterruptHoldoffCount = held;
+}
+
+/* ----------
+ * Whose row it is
+ * ----------
+ */
+
+/* Says that the row is replaced, and sees to it. */
+static void
+replace_row(const char *problem, const char *consequence)
+{
+	ereport(WARNING,
+			(errmsg("onside_attribution: table \"%s.delivery_cursor\" of database \"%s\" is written anew: %s",
+					ONSIDE_SCHEMA, database_name, problem),
+			 errdetail("%s", consequence)));
+	persist_due = true;
+}
+
+/* Body of a transaction: is the row the one that we have written? */
+static void
+check_row(void *arg)
+{
+	const char **problem = arg;
+	OnsideDelivery found = {0};
+
+	onside_delivery_load(&found, NULL, problem);
+	if (*problem == NULL &&
+		!FullTransactionIdEquals(found.written_by, delivery.written_by))
+		*problem = "its row is not the one that the worker has written";
+	onside_cursor_release(&found.settled);
+}
+
+void
+onside_progress_check_row(void)
+{
+	const char *problem;
+
+	/* It is about to be written anyway. */
+	if (persist_due)
+		return;
+	if (onside_txn_run(&checking, ONSIDE_USES_CURSOR, check_row, &problem) &&
+		problem != NULL)
+		replace_row(problem, "No event is sent again.");
+}
+
+/* Body of a transaction. */
+static void
+load(void *arg)
+{
+	onside_delivery_load(&delivery, NULL, arg);
+}
+
+void
+onside_progress_init(OnsideSlot *my_slot, const char *my_database_name)
+{
+	const char *problem;
+
+	slot = my_slot;
+	database_name = my_database_name;
+	unburied_context = AllocSetContextCreate(TopMemoryContext,
+											 "onside_attribution dead letters",
+											 ALLOCSET_DEFAULT_SIZES);
+	onside_txn_insist(&checking, ONSIDE_USES_CURSOR, load, &problem);
+	if (problem != NULL)
+		replace_row(problem,
+					"What is in the outbox is sent again, each event under its event_id.");
+	pg_atomic_write_u32(&slot->segment, delivery.segment);
+	settled_count = slot->status.settled;
+	requests_before = delivery.requests;
+	retries_before = delivery.retries;
+	maintained_at = persisted_at = onside_clock();
 }
 
 /* ----------
@@ -318,39 +480,17 @@ onside_progress_save_at_exit(void)
  * ----------
  */
 
-/*
- * The transaction that wrote the cursor came after all that the cursor covers,
- * so this is a server whose transaction IDs were set back (pg_resetwal).  New
- * events would pass for settled and be emptied away.
- */
-static void
-check_cursor(const OnsideCursor *cursor)
-{
-	if (FullTransactionIdPrecedes(ReadNextFullTransactionId(),
-								  cursor->done->xmax))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("table \"%s.delivery_cursor\" is ahead of this server's transactions",
-						ONSIDE_SCHEMA),
-				 errdetail("The server's transaction IDs were set back."),
-				 errhint("Dump and restore the databases, as the manual says of pg_resetwal; a dump takes along what is to be sent.")));
-}
-
-void
-onside_progress_init(OnsideSlot *my_slot, const char *my_database_name)
-{
-	slot = my_slot;
-	database_name = my_database_name;
-	onside_delivery_load(&delivery, NULL);
-	check_cursor(&delivery.settled);
-	pg_atomic_write_u32(&slot->segment, delivery.segment);
-	settled_count = slot->status.settled;
-	emptied_at = maintained_at = persisted_at = onside_clock();
-}
-
 const char *
 onside_progress_blocked(void)
 {
+	if (burying.problem != NULL)
+		return burying.problem;
+	if (writing.problem != NULL)
+		return writing.problem;
+	if (checking.problem != NULL)
+		return checking.problem;
+	if (maintaining.problem != NULL)
+		return maintaining.problem;
 	return blocked;
 }
 
@@ -380,7 +520,6 @@ onside_progress_report(OnsideStatus *status)
 	status->settled = settled_count;
 	status->delivered = delivery.delivered;
 	status->dead_lettered = delivery.dead_lettered;
-	status->requests = delivery.requests + sender->requests -
-		persisted_requests;
-	status->retries = delivery.retries + sender->retries - persisted_retries;
+	status->requests = requests_before + sender->requests;
+	status->retries = retries_before + sender->retries;
 }

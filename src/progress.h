@@ -14,7 +14,7 @@
 #include "shmem.h"
 #include "window.h"
 
-/* Loads what a predecessor has left.  Needs a transaction. */
+/* Loads what a predecessor has left. */
 extern void onside_progress_init(OnsideSlot *slot, const char *database_name);
 
 /* Everything up to here is settled; there was nothing to send. */
@@ -22,6 +22,15 @@ extern void onside_progress_advance(const OnsideCursor *settled);
 
 /* Takes what the sender has settled; moves dead letters. */
 extern void onside_progress_settle(void);
+
+/* Is there room to remember what the API might refuse? */
+extern bool onside_progress_may_send(void);
+
+/*
+ * Somebody may have put another row into delivery_cursor, or taken it away:
+ * looks, and has it written anew.
+ */
+extern void onside_progress_check_row(void);
 
 /* Writes the cursor, and looks after the segments, if that is due. */
 extern void onside_progress_keep(bool drained);
@@ -41,7 +50,7 @@ extern long onside_progress_timeout(void);
  */
 extern void onside_progress_save_at_exit(void);
 
-/* What keeps a settled segment from being emptied, or NULL. */
+/* What cannot be written, or keeps a segment from being emptied; or NULL. */
 extern const char *onside_progress_blocked(void);
 
 extern const OnsideCursor *onside_progress_settled(void);

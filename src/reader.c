@@ -11,6 +11,9 @@
  * nothing is under way, and is filled up until then.  So batches are immediate
  * when it is quiet and large under load.
  *
+ * If a transaction fails, what it has read is forgotten: the open batch is
+ * thrown away, and reading starts over where that batch began.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -30,17 +33,20 @@
 
 static OnsideSlot *slot;
 static OnsideCursor reading;	/* read up to here */
+static OnsideCursor queued;		/* and up to here handed to the sender */
 static OnsideBatch *open_batch; /* being filled, or NULL */
 static bool unread;				/* there may be events to read */
 static uint64 read_recorded;	/* slot->recorded before the last read */
 static TimestampTz peeked_oldest;
 static int	average_bytes;		/* of an event in the last batch */
+static OnsideBrake brake = {.work = "read the outbox"};
 
 void
 onside_reader_init(OnsideSlot *my_slot, const OnsideCursor *settled)
 {
 	slot = my_slot;
 	onside_cursor_copy(&reading, settled);
+	onside_cursor_copy(&queued, settled);
 	unread = true;
 }
 
@@ -54,6 +60,7 @@ typedef struct ReadLimits
 {
 	int			max_events;
 	int			max_bytes;
+	bool		finished;		/* the window was read to its end */
 } ReadLimits;
 
 static bool
@@ -74,8 +81,28 @@ queue_open_batch(void)
 {
 	average_bytes = open_batch->body.len / open_batch->nevents;
 	onside_batch_seal(open_batch);
+	onside_cursor_copy(&queued, &open_batch->end);
 	onside_sender_add(open_batch);
 	open_batch = NULL;
+}
+
+/* Body of a transaction. */
+static void
+read_some(void *arg)
+{
+	ReadLimits *limits = arg;
+
+	limits->finished = onside_window_read(&reading, add_to_open_batch, limits);
+}
+
+/* Forgets what was read and not handed over. */
+static void
+start_over(void)
+{
+	onside_batch_free(open_batch);
+	open_batch = NULL;
+	onside_cursor_copy(&reading, &queued);
+	unread = true;
 }
 
 /*
@@ -91,9 +118,12 @@ read_into_batch(ReadLimits *limits)
 		open_batch = onside_batch_create();
 
 	read_recorded = pg_atomic_read_u64(&slot->recorded);
-	onside_txn_begin();
-	finished = onside_window_read(&reading, add_to_open_batch, limits);
-	onside_txn_commit();
+	if (!onside_txn_run(&brake, ONSIDE_USES_LOG, read_some, limits))
+	{
+		start_over();
+		return false;
+	}
+	finished = limits->finished;
 
 	onside_cursor_copy(&open_batch->end, &reading);
 	if (finished && fresh)
@@ -104,6 +134,7 @@ read_into_batch(ReadLimits *limits)
 		/* Nothing: whatever there is ends here. */
 		if (!onside_sender_extend_last(&reading))
 			onside_progress_advance(&reading);
+		onside_cursor_copy(&queued, &reading);
 		onside_batch_free(open_batch);
 		open_batch = NULL;
 	}
@@ -126,6 +157,8 @@ read_batch(ReadLimits *limits)
 	while (unread || reading.window != NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
+		if (onside_brake_timeout(&brake) > 0)
+			return false;
 		peeked_oldest = 0;
 		if (read_into_batch(limits))
 		{
@@ -188,22 +221,41 @@ onside_reader_recorded(void)
 	return read_recorded;
 }
 
+/* A look at the next event that does not read it. */
+typedef struct Peek
+{
+	OnsideCursor cursor;
+	uint64		recorded;
+	TimestampTz oldest;
+	bool		finished;
+} Peek;
+
 static bool
 take_recorded_at(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 {
+	Peek	   *peek = arg;
 	bool		isnull;
 
-	*(TimestampTz *) arg =
+	peek->oldest =
 		DatumGetTimestampTz(slot_getattr(row, Anum_outbox_recorded_at,
 										 &isnull));
 	return false;
+}
+
+/* Body of a transaction. */
+static void
+peek_body(void *arg)
+{
+	Peek	   *peek = arg;
+
+	peek->finished = onside_window_read(&peek->cursor, take_recorded_at, peek);
 }
 
 TimestampTz
 onside_reader_oldest(void)
 {
 	TimestampTz oldest = onside_sender_oldest();
-	OnsideCursor peeking = {0};
+	Peek		peek = {0};
 
 	if (oldest != 0)
 		return oldest;
@@ -213,25 +265,36 @@ onside_reader_oldest(void)
 		return peeked_oldest;
 
 	/* There may be some that nobody may send now. */
-	read_recorded = pg_atomic_read_u64(&slot->recorded);
-	onside_cursor_copy(&peeking, &reading);
-	onside_txn_begin();
-	if (onside_window_read(&peeking, take_recorded_at, &peeked_oldest) &&
-		reading.window == NULL)
+	peek.recorded = pg_atomic_read_u64(&slot->recorded);
+	onside_cursor_copy(&peek.cursor, &reading);
+	if (onside_txn_run(&brake, ONSIDE_USES_LOG, peek_body, &peek))
 	{
-		/* There are none. */
-		onside_cursor_copy(&reading, &peeking);
-		onside_progress_advance(&peeking);
-		unread = false;
+		read_recorded = peek.recorded;
+		peeked_oldest = peek.oldest;
+		if (peek.finished && reading.window == NULL)
+		{
+			/* There are none. */
+			onside_cursor_copy(&reading, &peek.cursor);
+			onside_cursor_copy(&queued, &peek.cursor);
+			onside_progress_advance(&peek.cursor);
+			unread = false;
+		}
 	}
-	onside_txn_commit();
-	onside_cursor_release(&peeking);
+	onside_cursor_release(&peek.cursor);
 	return peeked_oldest;
+}
+
+const char *
+onside_reader_problem(void)
+{
+	return brake.problem;
 }
 
 long
 onside_reader_timeout(void)
 {
+	if (onside_brake_timeout(&brake) >= 0)
+		return onside_brake_timeout(&brake);
 	if (open_batch == NULL || onside_linger == 0 ||
 		onside_http_in_flight() > 0)
 		return -1;

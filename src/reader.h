@@ -40,7 +40,13 @@ extern uint64 onside_reader_recorded(void);
  */
 extern TimestampTz onside_reader_oldest(void);
 
-/* Milliseconds until a batch has lingered long enough; -1 if none does. */
+/* Why nothing can be read, or NULL. */
+extern const char *onside_reader_problem(void);
+
+/*
+ * Milliseconds until a batch has lingered long enough, or reading is tried
+ * again; -1 for never.
+ */
 extern long onside_reader_timeout(void);
 
 #endif							/* ONSIDE_READER_H */

@@ -15,6 +15,19 @@
  * under the lock: every row that a new snapshot sees must be covered by the
  * cursor.  The cursor is written in the same transaction.
  *
+ * A standby replays that lock, and ends whatever has read the segment there: a
+ * pg_dump, which takes a lock on every table.  So segments are emptied seldom.
+ * Writing leaves one that is full, or 16 MB large with nothing pending, or a day
+ * old: an idle shop empties a segment once a day, a busy one once for each 16 MB
+ * at most, which then is worth it.  16 MB and a day are what a DBA would not
+ * notice in a backup.  And where hot_standby_feedback tells us that somebody on
+ * a standby reads with a snapshot in which the segment was still written to, it
+ * stays until he has finished, or until the outbox has become as large as four
+ * full segments.
+ *
+ * Retention counts from the moment when writing left the segment, so each event
+ * in it is kept for at least that long, whatever recorded_at it has.
+ *
  * We call ExecuteTruncateGuts() rather than run TRUNCATE, and pass no relation
  * to log: a logical subscriber that sends its own copy of the events must not
  * lose them because the publisher has none left to send.
@@ -28,8 +41,13 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "catalog/pg_class.h"
+#include "replication/slot.h"
+#include "replication/walsender_private.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -39,6 +57,13 @@
 #include "segment.h"
 #include "settings.h"
 #include "shmem.h"
+
+/* A segment is emptied when it is larger than this (bytes) or older (seconds). */
+#define WORTH_EMPTYING		(16 * 1024 * 1024)
+#define OLD_ENOUGH			(24 * 3600)
+
+/* A standby holds up emptying until the outbox has this many full segments. */
+#define MAX_HELD_SEGMENTS	4
 
 /* Heap and TOAST, in bytes. */
 static uint64
@@ -65,120 +90,231 @@ next_segment(int segment)
 	return segment % ONSIDE_SEGMENTS + 1;
 }
 
-int
-onside_segment_choose(int current, bool move_on)
+/* As large as a segment gets; bytes. */
+static uint64
+full_size(void)
 {
+	return (uint64) onside_segment_size * 1024;
+}
+
+/* Is it so many seconds after "since"?  0 stands for long ago. */
+static bool
+is_over(TimestampTz since, int seconds)
+{
+	return since + (int64) seconds * USECS_PER_SEC <= GetCurrentTimestamp();
+}
+
+/* Is a segment that large and has been written to since then worth a lock? */
+static bool
+is_worth_emptying(uint64 size, TimestampTz begun_at)
+{
+	return size >= Min(full_size(), WORTH_EMPTYING) ||
+		is_over(begun_at, OLD_ENOUGH);
+}
+
+bool
+onside_segment_move_on(OnsideDelivery *delivery, bool drained)
+{
+	int			current = delivery->segment;
+	TimestampTz now = GetCurrentTimestamp();
 	uint64		size = segment_size(onside_segment_oid(current));
 
-	if (size < (uint64) onside_segment_size * 1024 && !(move_on && size > 0))
-		return current;
+	if (size == 0 || delivery->begun_at[current - 1] == 0)
+		delivery->begun_at[current - 1] = now;	/* it begins now */
+	if (size < full_size() &&
+		!(drained && size > 0 &&
+		  is_worth_emptying(size, delivery->begun_at[current - 1])))
+		return false;
 
 	for (int segment = next_segment(current); segment != current;
 		 segment = next_segment(segment))
 		if (segment_size(onside_segment_oid(segment)) == 0)
-			return segment;
-	return current;
+		{
+			delivery->left_at[current - 1] = now;
+			delivery->segment = segment;
+			delivery->begun_at[segment - 1] = now;
+			delivery->left_at[segment - 1] = 0;
+			return true;
+		}
+	return false;
 }
 
-/* When the youngest event in the segment was recorded; 0 if there is none. */
-static TimestampTz
-last_recorded_at(Relation rel, Oid index_oid)
+/* The xid of the youngest transaction that has rows in a segment, or invalid. */
+static TransactionId
+last_xid(Relation rel)
 {
-	Relation	index = index_open(index_oid, AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	IndexScanDesc scan = onside_index_beginscan(rel, index,
-												GetActiveSnapshot(), 0);
-	TimestampTz result = 0;
-	bool		isnull;
+	return XidFromFullTransactionId(onside_window_last_xid(rel));
+}
 
-	index_rescan(scan, NULL, 0, NULL, 0);
-	if (index_getnext_slot(scan, BackwardScanDirection, slot))
-		result = DatumGetTimestampTz(slot_getattr(slot,
-												  Anum_outbox_recorded_at,
-												  &isnull));
-	index_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	index_close(index, AccessShareLock);
+/*
+ * Does a standby tell us of a snapshot that is not younger than this
+ * transaction?  It does so through its slot, or else through its walsender.
+ */
+static bool
+standby_needs(TransactionId xid)
+{
+	bool		result = false;
+
+	if (!TransactionIdIsNormal(xid))
+		return false;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	for (int i = 0; i < max_replication_slots; i++)
+	{
+		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
+		TransactionId xmin = InvalidTransactionId;
+
+		SpinLockAcquire(&slot->mutex);
+		if (slot->in_use && slot->data.database == InvalidOid)
+			xmin = slot->effective_xmin;
+		SpinLockRelease(&slot->mutex);
+		if (TransactionIdIsNormal(xmin) &&
+			TransactionIdPrecedesOrEquals(xmin, xid))
+			result = true;
+	}
+	LWLockRelease(ReplicationSlotControlLock);
+
+	for (int i = 0; !result && i < max_wal_senders; i++)
+	{
+		WalSnd	   *walsnd = &WalSndCtl->walsnds[i];
+		pid_t		pid;
+		PGPROC	   *proc;
+		TransactionId xmin;
+
+		SpinLockAcquire(&walsnd->mutex);
+		pid = walsnd->pid;
+		SpinLockRelease(&walsnd->mutex);
+		proc = pid == 0 ? NULL : BackendPidGetProc(pid);
+		xmin = proc == NULL ? InvalidTransactionId : proc->xmin;
+		result = TransactionIdIsNormal(xmin) &&
+			TransactionIdPrecedesOrEquals(xmin, xid);
+	}
 	return result;
 }
 
+/* Is the outbox so large that no standby is waited for any more? */
 static bool
-retention_is_over(Relation rel, Oid index_oid)
+is_crowded(void)
 {
-	if (onside_retention == 0)
-		return true;
-	return last_recorded_at(rel, index_oid) +
-		(int64) onside_retention * USECS_PER_SEC <= GetCurrentTimestamp();
+	uint64		size = 0;
+
+	for (int segment = 1; segment <= ONSIDE_SEGMENTS; segment++)
+		size += segment_size(onside_segment_oid(segment));
+	return size > MAX_HELD_SEGMENTS * full_size();
+}
+
+/* May a segment be emptied as far as can be seen without its lock? */
+static bool
+may_be_emptied(int segment, Relation rel, OnsideDelivery *delivery,
+			   const char **blocked)
+{
+	/* Rows that came by replication or a restore may be in any segment. */
+	if (delivery->begun_at[segment - 1] == 0)
+		delivery->begun_at[segment - 1] = GetCurrentTimestamp();
+	if (delivery->left_at[segment - 1] == 0)
+		delivery->left_at[segment - 1] = GetCurrentTimestamp();
+
+	if (onside_window_holds_pending(rel, &delivery->settled) ||
+		!is_over(delivery->left_at[segment - 1], onside_retention) ||
+		!is_worth_emptying(segment_size(RelationGetRelid(rel)),
+						   delivery->begun_at[segment - 1]))
+		return false;
+	if (standby_needs(last_xid(rel)) && !is_crowded())
+	{
+		*blocked = "a delivered segment of the outbox is kept for a standby: a query there (hot_standby_feedback) has a snapshot from when the segment was written to";
+		return false;
+	}
+	return true;
+}
+
+/*
+ * Locks a segment, its indexes and its TOAST table, as TRUNCATE would one after
+ * the other, if all of them are free.  What it has got is kept in any case, to
+ * the end of the transaction.
+ */
+static bool
+lock_all(Relation rel)
+{
+	List	   *relids = list_make1_oid(RelationGetRelid(rel));
+	Oid			toast_id = rel->rd_rel->reltoastrelid;
+	ListCell   *lc;
+
+	relids = list_concat(relids, RelationGetIndexList(rel));
+	if (OidIsValid(toast_id))
+	{
+		Relation	toast = table_open(toast_id, AccessShareLock);
+
+		relids = lappend_oid(relids, toast_id);
+		relids = list_concat(relids, RelationGetIndexList(toast));
+		table_close(toast, AccessShareLock);
+	}
+	foreach(lc, relids)
+		if (!ConditionalLockRelationOid(lfirst_oid(lc), AccessExclusiveLock))
+			return false;
+	return true;
 }
 
 /* Truncates one segment if it may be. */
 static bool
-empty_segment(int segment, const OnsideCursor *settled, const char **blocked)
+empty_segment(int segment, OnsideDelivery *delivery, const char **blocked)
 {
 	Oid			relid = onside_segment_oid(segment);
-	Oid			index_oid = onside_segment_index_oid(segment);
 	Relation	rel;
 	bool		emptied = false;
 
 	if (segment_size(relid) == 0)
+	{
+		delivery->begun_at[segment - 1] = delivery->left_at[segment - 1] = 0;
 		return false;
+	}
 
 	/* Most often it is simply not settled yet; no lock is needed to see that. */
 	rel = table_open(relid, AccessShareLock);
-	PushActiveSnapshot(GetTransactionSnapshot());
-	if (onside_window_count_unsettled(rel, settled, 1) > 0 ||
-		!retention_is_over(rel, index_oid))
+	if (may_be_emptied(segment, rel, delivery, blocked))
 	{
-		PopActiveSnapshot();
-		table_close(rel, AccessShareLock);
-		return false;
+		if (!lock_all(rel))
+			*blocked = "a delivered segment of the outbox is in use by another session: a transaction that has read the outbox or written to it is still open";
+		else
+		{
+			PushActiveSnapshot(GetLatestSnapshot());
+			emptied = !onside_window_holds_pending(rel, &delivery->settled);
+			PopActiveSnapshot();
+		}
 	}
-	PopActiveSnapshot();
-	table_close(rel, AccessShareLock);
-
-	if (!ConditionalLockRelationOid(relid, AccessExclusiveLock))
-	{
-		*blocked = "a delivered segment of the outbox is in use by another session: a transaction that has read the outbox or written to it is still open";
-		return false;
-	}
-
-	rel = table_open(relid, NoLock);
-	PushActiveSnapshot(GetLatestSnapshot());
-	if (onside_window_count_unsettled(rel, settled, 1) == 0)
+	if (emptied)
 	{
 		onside_truncate(list_make1(rel), list_make1_oid(relid));
-		emptied = true;
+		delivery->begun_at[segment - 1] = delivery->left_at[segment - 1] = 0;
 	}
-	PopActiveSnapshot();
 	table_close(rel, NoLock);
 	return emptied;
 }
 
 int
-onside_segment_empty(int current, const OnsideCursor *settled,
-					 const char **blocked)
+onside_segment_empty(OnsideDelivery *delivery, const char **blocked)
 {
 	int			n = 0;
 
 	*blocked = NULL;
-	for (int segment = next_segment(current); segment != current;
-		 segment = next_segment(segment))
-		if (empty_segment(segment, settled, blocked))
+	for (int segment = next_segment(delivery->segment);
+		 segment != delivery->segment; segment = next_segment(segment))
+		if (empty_segment(segment, delivery, blocked))
 			n++;
 	return n;
 }
 
 void
-onside_segment_report(int segment, const OnsideCursor *settled,
+onside_segment_report(int segment, const OnsideDelivery *delivery,
 					  OnsideSegmentReport *report)
 {
 	Oid			relid = onside_segment_oid(segment);
 	Relation	rel = table_open(relid, AccessShareLock);
 
 	report->bytes = segment_size(relid);
-	report->unsettled =
-		onside_window_count_unsettled(rel, settled, 1) > 0;
+	report->unsettled = onside_window_holds_pending(rel, &delivery->settled);
 	report->retained = !report->unsettled &&
-		!retention_is_over(rel, onside_segment_index_oid(segment));
+		!is_over(delivery->left_at[segment - 1], onside_retention);
+	report->waiting = !report->unsettled && !report->retained &&
+		!is_worth_emptying(report->bytes, delivery->begun_at[segment - 1]);
 	table_close(rel, AccessShareLock);
 }

@@ -10,23 +10,24 @@
 
 #include "postgres.h"
 
+#include "delivery.h"
 #include "window.h"
 
 /*
- * Which segment should be written to, given the present one?  Another if this
- * one is full (or if "move_on", and it holds anything) and one is empty.
- * Needs a transaction.
+ * Moves writing to another segment if it is time to and one is empty: changes
+ * delivery's segment and the times that belong to it.  True if it has moved.
+ * "drained" says that nothing is pending.  Needs a transaction.
  */
-extern int	onside_segment_choose(int current, bool move_on);
+extern bool onside_segment_move_on(OnsideDelivery *delivery, bool drained);
 
 /*
- * Empties the segments other than "current" that hold nothing but settled
- * events past their retention, and whose lock is free at once.  Needs a
- * transaction that has written *settled to delivery_cursor.  Returns how many
+ * Empties the segments that are not written to, hold nothing but settled events
+ * past their retention, and whose locks are free at once.  Needs a transaction
+ * with an active snapshot, which must then write *delivery.  Returns how many
  * were emptied.  *blocked says what keeps a segment that is settled from being
  * emptied, or is NULL.
  */
-extern int	onside_segment_empty(int current, const OnsideCursor *settled,
+extern int	onside_segment_empty(OnsideDelivery *delivery,
 								 const char **blocked);
 
 /* What is to be said about a segment. */
@@ -35,10 +36,11 @@ typedef struct OnsideSegmentReport
 	uint64		bytes;			/* heap and TOAST */
 	bool		unsettled;		/* it has events that the cursor does not cover */
 	bool		retained;		/* and if not, retention keeps it */
+	bool		waiting;		/* and if not, it is small and young */
 } OnsideSegmentReport;
 
 /* Looks at a segment with the active snapshot.  Keeps no lock. */
-extern void onside_segment_report(int segment, const OnsideCursor *settled,
+extern void onside_segment_report(int segment, const OnsideDelivery *delivery,
 								  OnsideSegmentReport *report);
 
 #endif							/* ONSIDE_SEGMENT_H */

@@ -40,8 +40,7 @@ typedef enum OnsideState
 #define ONSIDE_WAKE_CONTROL		0x02	/* table "control" has changed */
 #define ONSIDE_WAKE_RESUME		0x04	/* end any wait */
 #define ONSIDE_WAKE_FLUSH		0x08	/* somebody waits in flush() */
-#define ONSIDE_WAKE_RECOUNT		0x10	/* events came that nobody counted */
-#define ONSIDE_WAKE_CHECK		0x20	/* has the extension changed? */
+#define ONSIDE_WAKE_CHECK		0x10	/* has the extension changed? */
 
 /* What the worker publishes for the view "status"; guarded by the lock. */
 typedef struct OnsideStatus

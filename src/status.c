@@ -141,35 +141,15 @@ why_not_running(OnsideSlot *slot)
 	return "a worker is about to be started";
 }
 
-typedef struct Count
-{
-	int64		n;
-	TimestampTz oldest;
-} Count;
-
-static bool
-count_event(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
-{
-	Count	   *count = (Count *) arg;
-	bool		isnull;
-
-	if (count->n == MAX_COUNTED)
-		return false;
-	if (count->n++ == 0)
-		count->oldest =
-			DatumGetTimestampTz(slot_getattr(row, Anum_outbox_recorded_at,
-											 &isnull));
-	return true;
-}
-
 /* From the tables, where no worker tells. */
 static void
 status_from_tables(pid_t pid, OnsideState state, const char *reason,
 				   Datum *values, bool *nulls)
 {
 	OnsideDelivery delivery = {0};
-	Count		count = {0};
+	OnsidePending pending;
 	char	   *problem;
+	const char *row_problem;
 
 	memset(nulls, true, STATUS_COLUMNS * sizeof(bool));
 	nulls[STATUS_WORKER_PID] = pid == 0;
@@ -184,16 +164,17 @@ status_from_tables(pid_t pid, OnsideState state, const char *reason,
 		return;
 	}
 
-	onside_delivery_load(&delivery, NULL);
-	if (!onside_window_read_until(&delivery.settled, NULL, count_event,
-								  &count))
+	onside_delivery_load(&delivery, NULL, &row_problem);
+	pending = onside_window_pending(&delivery.settled, NULL, MAX_COUNTED + 1);
+	if (pending.events > MAX_COUNTED)
 		reason = psprintf("%s (more than %d events are pending)", reason,
 						  MAX_COUNTED);
 	onside_cursor_release(&delivery.settled);
 
 	set_text(values, nulls, STATUS_STATE_REASON, reason);
-	set_age(values, nulls, count.oldest);
-	set_int64(values, nulls, STATUS_PENDING, count.n);
+	set_age(values, nulls, pending.oldest);
+	set_int64(values, nulls, STATUS_PENDING,
+			  Min(pending.events, MAX_COUNTED));
 	set_int64(values, nulls, STATUS_DELIVERED, delivery.delivered);
 	set_int64(values, nulls, STATUS_DEAD_LETTERED, delivery.dead_lettered);
 	set_int64(values, nulls, STATUS_REQUESTS, delivery.requests);

@@ -1,24 +1,26 @@
 /*-------------------------------------------------------------------------
  *
  * txn.c
- *		The worker's transactions.
+ *		The worker's transactions, and what it does when one fails.
  *
  * DROP EXTENSION can come at any time.  It locks the extension before anything
  * else, so each of our transactions, all of them short, does that first, too,
  * and then looks whether the tables are still there, and still the same.  Then
  * they stay until its end.
  *
- * A transaction of ours never waits for a lock while it has another one: what
- * it locks next, all our tables and their indexes, it locks if they are free.
- * If one is not, it gives everything back and waits for that one alone before
- * it starts over.
- * So an administrator can lock our tables in any order, and then even drop the
- * extension, without a deadlock; and whoever waits for a table of ours waits
- * for us to do some work, never for what somebody else has locked.
+ * The worker never waits for a lock.  It takes those of the tables and indexes
+ * that it is about to use if all of them are free at once; otherwise it gives
+ * back what it has got, and tries again a little later.  So nobody ever waits
+ * for us longer than for a few milliseconds of work, an administrator can lock
+ * our tables in any order and for as long as he likes, and what needs none of
+ * the locked tables goes on: with dead_letter locked, events are delivered.
  *
- * These are plain lock waits: signals and barriers are served, and a command
- * that wants the database for itself ends them (see utility_hook.c).  Where
- * interrupts are held it must not wait, hence onside_txn_try_begin().
+ * Nor does an error end the process.  A full disk, a table that somebody has
+ * altered, a damaged page: the transaction is rolled back, and the work rests
+ * before it is tried again, twice as long each time.  What the API has accepted
+ * meanwhile is remembered in memory, so it is not sent again just because it
+ * could not be written down.  The log gets a line a minute, "status" says
+ * what is wrong for as long as it lasts.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,12 +31,25 @@
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
+#include "storage/latch.h"
 #include "storage/lmgr.h"
+#include "storage/lwlock.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "clock.h"
+#include "compat.h"
 #include "outbox.h"
 #include "txn.h"
+
+/* How long work rests after a lock that was not free, and after an error; ms. */
+#define LOCKED_MIN_DELAY	20
+#define LOCKED_MAX_DELAY	500
+#define FAILED_MIN_DELAY	500
+#define FAILED_MAX_DELAY	60000
+
+/* The log gets a line about the same problem so often; ms. */
+#define LOG_INTERVAL		60000
 
 static OnsideSlot *slot;
 static Oid	extension;
@@ -46,6 +61,11 @@ onside_txn_init(OnsideSlot *my_slot)
 	slot = my_slot;
 }
 
+/* ----------
+ * Locks
+ * ----------
+ */
+
 /* The extension that we serve is not there (any more). */
 static void
 leave(bool another)
@@ -56,111 +76,215 @@ leave(bool another)
 	proc_exit(0);
 }
 
-/* Locks what is ours as far as it is free; or says what is not. */
+/* Locks what is to be used if all of it is free; or says what is not. */
 static bool
-lock_relations(Oid *busy, LOCKMODE *busy_mode)
+lock_relations(int uses, const char **busy)
 {
 	static const struct
 	{
+		int			use;
 		const char *name;
 		LOCKMODE	mode;
 	}			relations[] = {
-		{"outbox_1", AccessShareLock},
-		{"outbox_2", AccessShareLock},
-		{"outbox_3", AccessShareLock},
-		{"delivery_cursor", RowExclusiveLock},
-		{"dead_letter", RowExclusiveLock},
-		{"control", AccessShareLock},
-		{"outbox_1_xid_id_idx", AccessShareLock},
-		{"outbox_2_xid_id_idx", AccessShareLock},
-		{"outbox_3_xid_id_idx", AccessShareLock},
-		{"delivery_cursor_pkey", RowExclusiveLock},
-		{"dead_letter_event_id_idx", RowExclusiveLock},
+		{ONSIDE_USES_LOG, "outbox_1", AccessShareLock},
+		{ONSIDE_USES_LOG, "outbox_2", AccessShareLock},
+		{ONSIDE_USES_LOG, "outbox_3", AccessShareLock},
+		{ONSIDE_USES_LOG, "outbox_1_xid_id_idx", AccessShareLock},
+		{ONSIDE_USES_LOG, "outbox_2_xid_id_idx", AccessShareLock},
+		{ONSIDE_USES_LOG, "outbox_3_xid_id_idx", AccessShareLock},
+		{ONSIDE_USES_CURSOR, "delivery_cursor", RowExclusiveLock},
+		{ONSIDE_USES_CURSOR, "delivery_cursor_pkey", RowExclusiveLock},
+		{ONSIDE_USES_DEAD_LETTER, "dead_letter", RowExclusiveLock},
+		{ONSIDE_USES_DEAD_LETTER, "dead_letter_pkey", RowExclusiveLock},
+		{ONSIDE_USES_DEAD_LETTER, "dead_letter_event_id_idx", RowExclusiveLock},
+		{ONSIDE_USES_CONTROL, "control", RowExclusiveLock},
+		{ONSIDE_USES_CONTROL, "control_pkey", RowExclusiveLock},
 	};
 
 	for (int i = 0; i < (int) lengthof(relations); i++)
 	{
-		*busy = onside_relation_oid(relations[i].name);
-		*busy_mode = relations[i].mode;
+		Oid			oid = InvalidOid;
 
-		/* Another version may not have it; see version.c. */
-		if (OidIsValid(*busy) && !ConditionalLockRelationOid(*busy, *busy_mode))
+		if (relations[i].use & uses)
+			oid = onside_relation_oid(relations[i].name);
+
+		/* What is missing is said by whoever opens it. */
+		if (OidIsValid(oid) &&
+			!ConditionalLockRelationOid(oid, relations[i].mode))
+		{
+			*busy = relations[i].name;
 			return false;
+		}
 	}
 	return true;
 }
 
-/* Starts a transaction that has the extension locked; false if it may not wait. */
-static bool
-start(bool wait)
+/*
+ * Locks the extension and those tables, in the current transaction.  Returns
+ * what is locked by somebody else, or NULL.
+ */
+static const char *
+lock(int uses)
 {
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
+	const char *busy;
+	Oid			table;
 
 	if (!OidIsValid(extension))
 		extension = get_extension_oid("onside_attribution", true);
 	if (!OidIsValid(extension))
 		leave(false);
-	if (wait)
-		LockDatabaseObject(ExtensionRelationId, extension, 0,
-						   AccessShareLock);
-	else if (!ConditionalLockDatabaseObject(ExtensionRelationId, extension, 0,
-											AccessShareLock))
-	{
-		CommitTransactionCommand();
-		return false;
-	}
-	return true;
+	if (!ConditionalLockDatabaseObject(ExtensionRelationId, extension, 0,
+									   AccessShareLock))
+		return "extension onside_attribution is locked by another session";
+
+	table = onside_relation_oid("delivery_cursor");
+	if (!OidIsValid(cursor_table))
+		cursor_table = table;
+	if (table != cursor_table || !OidIsValid(table))
+		leave(OidIsValid(table));
+
+	if (!lock_relations(uses, &busy))
+		return psprintf("%s.%s is locked by another session", ONSIDE_SCHEMA,
+						busy);
+	return NULL;
 }
 
-/* Returns false, and no transaction is open, if it would have to wait. */
-static bool
-begin(bool wait)
+/* ----------
+ * Brakes
+ * ----------
+ */
+
+long
+onside_brake_timeout(const OnsideBrake *brake)
 {
-	Oid			table;
-	Oid			busy;
-	LOCKMODE	busy_mode;
-
-	while (start(wait))
-	{
-		table = onside_relation_oid("delivery_cursor");
-		if (!OidIsValid(cursor_table))
-			cursor_table = table;
-		if (table != cursor_table || !OidIsValid(table))
-			leave(OidIsValid(table));
-
-		if (lock_relations(&busy, &busy_mode))
-		{
-			PushActiveSnapshot(GetTransactionSnapshot());
-			return true;
-		}
-		CommitTransactionCommand();
-		if (!wait)
-			break;
-		StartTransactionCommand();
-		LockRelationOid(busy, busy_mode);
-		CommitTransactionCommand();
-	}
-	MemoryContextSwitchTo(TopMemoryContext);
-	return false;
+	return brake->problem == NULL ? -1 :
+		onside_ms_until(brake->tried_at, brake->delay);
 }
 
-void
-onside_txn_begin(void)
+/* The work is done: it has no problem (any more). */
+static void
+release_brake(OnsideBrake *brake)
 {
-	(void) begin(true);
+	if (brake->problem == NULL)
+		return;
+	pfree(brake->problem);
+	brake->problem = NULL;
+	brake->delay = 0;
 }
+
+/* The work rests for a while, twice as long as the last time. */
+static void
+pull_brake(OnsideBrake *brake, const char *problem, int min_delay,
+		   int max_delay)
+{
+	char	   *text = psprintf("could not %s: %s", brake->work, problem);
+
+	if (brake->problem != NULL)
+		pfree(brake->problem);
+	brake->problem = MemoryContextStrdup(TopMemoryContext, text);
+	pfree(text);
+	brake->delay = Max(min_delay, Min(brake->delay * 2, max_delay));
+	brake->tried_at = onside_clock();
+}
+
+/*
+ * Rolls back after an error.  What PostgreSQL's own processes do in their
+ * outermost error handler, of which this is the part that a transaction needs.
+ */
+static void
+roll_back(OnsideBrake *brake, MemoryContext context)
+{
+	ErrorData  *error;
+
+	HOLD_INTERRUPTS();
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	if (brake->logged_at == 0 ||
+		onside_ms_until(brake->logged_at, LOG_INTERVAL) == 0)
+	{
+		error_context_stack = NULL;
+		EmitErrorReport();
+		brake->logged_at = onside_clock();
+	}
+	AbortCurrentTransaction();
+	FlushErrorState();
+	MemoryContextSwitchTo(context);
+	pull_brake(brake, error->message, FAILED_MIN_DELAY, FAILED_MAX_DELAY);
+	FreeErrorData(error);
+	RESUME_INTERRUPTS();
+}
+
+/* ----------
+ * Transactions
+ * ----------
+ */
 
 bool
-onside_txn_try_begin(void)
+onside_txn_run(OnsideBrake *brake, int uses, void (*body) (void *arg),
+			   void *arg)
 {
-	return begin(false);
+	MemoryContext context = CurrentMemoryContext;
+	ErrorContextCallback *callbacks = error_context_stack;
+	volatile bool done = false;
+
+	if (onside_brake_timeout(brake) > 0)
+		return false;
+
+	PG_TRY();
+	{
+		const char *busy;
+
+		SetCurrentStatementStartTimestamp();
+		StartTransactionCommand();
+		busy = lock(uses);
+		if (busy == NULL)
+		{
+			PushActiveSnapshot(GetTransactionSnapshot());
+			body(arg);
+			PopActiveSnapshot();
+			CommitTransactionCommand();
+			done = true;
+		}
+		else
+		{
+			pull_brake(brake, busy, LOCKED_MIN_DELAY, LOCKED_MAX_DELAY);
+			AbortCurrentTransaction();
+		}
+		MemoryContextSwitchTo(context);
+	}
+	PG_CATCH();
+	{
+		roll_back(brake, context);
+		error_context_stack = callbacks;
+	}
+	PG_END_TRY();
+
+	if (done)
+		release_brake(brake);
+	return done;
 }
 
 void
-onside_txn_commit(void)
+onside_txn_insist(OnsideBrake *brake, int uses, void (*body) (void *arg),
+				  void *arg)
 {
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
+	while (!onside_txn_run(brake, uses, body, arg))
+	{
+		LWLockAcquire(slot->lock, LW_EXCLUSIVE);
+		onside_copy_text(slot->status.reason, brake->problem,
+						 sizeof(slot->status.reason));
+		LWLockRelease(slot->lock);
+
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 onside_brake_timeout(brake),
+						 onside_wait_event("OnsideAttributionIdle"));
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (onside_slot_is_closed(slot))
+		{
+			slot->orderly = true;
+			proc_exit(0);
+		}
+	}
 }

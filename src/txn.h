@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * txn.h
- *		The worker's transactions.
+ *		The worker's transactions, and what it does when one fails.
  *
  *-------------------------------------------------------------------------
  */
@@ -12,21 +12,46 @@
 
 #include "shmem.h"
 
+/* Which of our tables a transaction uses; bits. */
+#define ONSIDE_USES_LOG			0x01	/* reads the segments */
+#define ONSIDE_USES_CURSOR		0x02	/* writes delivery_cursor */
+#define ONSIDE_USES_DEAD_LETTER	0x04	/* writes dead_letter */
+#define ONSIDE_USES_CONTROL		0x08	/* reads or repairs control */
+
+/*
+ * One kind of work of the worker, and whether it has a problem: a table that is
+ * locked, a full disk.  Then the work rests for a while, longer each time.
+ * Starts as zeros but for "work".
+ */
+typedef struct OnsideBrake
+{
+	const char *work;			/* "could not ..." */
+	char	   *problem;		/* what is wrong, for status; or NULL */
+	int			delay;			/* ms */
+	int64		tried_at;		/* see clock.h */
+	int64		logged_at;
+} OnsideBrake;
+
 /* Whose transactions these are; once. */
 extern void onside_txn_init(OnsideSlot *slot);
 
 /*
- * Starts a transaction with an active snapshot.  Ends the process, leaving the
+ * Runs body(arg) in a transaction with an active snapshot and those tables
+ * locked, and commits.  False if it could not: it rests, or a lock was not free
+ * at once, or there was an error, after which everything is rolled back, and
+ * body has to be such that it can be run again.  Ends the process, leaving the
  * slot as absent, if the extension is not (or no longer) in this database.
+ *
+ * The current memory context of body is the transaction's.
  */
-extern void onside_txn_begin(void);
+extern bool onside_txn_run(OnsideBrake *brake, int uses,
+						   void (*body) (void *arg), void *arg);
 
-/*
- * The same without waiting for whoever has locked the extension or one of its
- * tables: then it returns false, and there is no transaction.
- */
-extern bool onside_txn_try_begin(void);
+/* The same, but goes on trying, and says meanwhile in "status" what is wrong. */
+extern void onside_txn_insist(OnsideBrake *brake, int uses,
+							  void (*body) (void *arg), void *arg);
 
-extern void onside_txn_commit(void);
+/* Milliseconds until the work may be tried again; -1 if it does not rest. */
+extern long onside_brake_timeout(const OnsideBrake *brake);
 
 #endif							/* ONSIDE_TXN_H */

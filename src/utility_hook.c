@@ -19,7 +19,7 @@
  * - ALTER TABLE of an attached table: see follow.c.
  *
  * - COMMIT PREPARED, which runs in a session that did not record the events
- *	 and so has no callback for them.
+ *	 and so has no callback for them.  The last of them has their number.
  *
  *-------------------------------------------------------------------------
  */
@@ -40,11 +40,15 @@
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
+#include "executor/executor.h"
+#include "fmgr.h"
+#include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/procarray.h"
 #include "tcop/utility.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -58,6 +62,7 @@
 #include "follow.h"
 #include "shmem.h"
 #include "utility_hook.h"
+#include "window.h"
 
 /* How long a command waits for a worker to leave, asked and told to; ms. */
 #define ASK_TIMEOUT		500
@@ -302,6 +307,59 @@ drops_extension(Node *stmt)
 	return false;
 }
 
+/*
+ * The transaction that is prepared under this name, or an invalid one.  Asks the
+ * function beneath the view pg_prepared_xacts, past the privileges: a role that
+ * may not call it may still commit what it has prepared.
+ */
+static FullTransactionId
+find_prepared(const char *gid)
+{
+	LOCAL_FCINFO(fcinfo, 0);
+	FmgrInfo	flinfo;
+	ReturnSetInfo rsinfo = {.type = T_ReturnSetInfo};
+	FullTransactionId next = ReadNextFullTransactionId();
+	FullTransactionId result = InvalidFullTransactionId;
+
+	rsinfo.allowedModes = SFRM_ValuePerCall;
+	rsinfo.returnMode = SFRM_ValuePerCall;
+	rsinfo.econtext = CreateStandaloneExprContext();
+	fmgr_info(F_PG_PREPARED_XACT, &flinfo);
+	InitFunctionCallInfoData(*fcinfo, &flinfo, 0, InvalidOid, NULL,
+							 (Node *) &rsinfo);
+	for (;;)
+	{
+		Datum		row = FunctionCallInvoke(fcinfo);
+		bool		isnull;
+		text	   *name;
+
+		if (rsinfo.isDone != ExprMultipleResult)
+			break;
+		name = DatumGetTextPP(GetAttributeByNum(DatumGetHeapTupleHeader(row),
+												2, &isnull));
+		if (strcmp(text_to_cstring(name), gid) == 0)
+			result = onside_widen_xid(DatumGetTransactionId(GetAttributeByNum(DatumGetHeapTupleHeader(row),
+																			  1, &isnull)),
+									  next);
+	}
+	FreeExprContext(rsinfo.econtext, true);
+	return result;
+}
+
+/*
+ * Counts the events of a transaction that this command has committed.  One that
+ * has recorded none costs a look at the index.
+ */
+static void
+count_prepared(FullTransactionId xid)
+{
+	if (!FullTransactionIdIsValid(xid))
+		return;
+	PushActiveSnapshot(GetLatestSnapshot());
+	onside_commit_count_prepared(onside_window_last_id(xid));
+	PopActiveSnapshot();
+}
+
 static void
 run(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 	ProcessUtilityContext context, ParamListInfo params,
@@ -329,6 +387,7 @@ process_utility(PlannedStmt *pstmt, const char *queryString,
 	bool		changes = changes_databases(stmt);
 	bool		commits_prepared = IsA(stmt, TransactionStmt) &&
 		((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED;
+	FullTransactionId prepared = InvalidFullTransactionId;
 
 	/* Before it locks the worker out. */
 	if (drops_extension(stmt))
@@ -336,6 +395,9 @@ process_utility(PlannedStmt *pstmt, const char *queryString,
 
 	if (OidIsValid(database) && may_run(stmt, context, database))
 		slot = onside_slot_hold(database);
+
+	if (commits_prepared && onside_slot_find(MyDatabaseId) != NULL)
+		prepared = find_prepared(((TransactionStmt *) stmt)->gid);
 
 	if (slot != NULL)
 	{
@@ -357,11 +419,13 @@ process_utility(PlannedStmt *pstmt, const char *queryString,
 	if (commits_prepared)
 	{
 		/* It may have been pause(), resume() or ALTER EXTENSION, too ... */
-		onside_commit_wake(ONSIDE_WAKE_COMMIT | ONSIDE_WAKE_RECOUNT |
-						   ONSIDE_WAKE_CONTROL | ONSIDE_WAKE_CHECK);
+		onside_commit_wake(ONSIDE_WAKE_COMMIT | ONSIDE_WAKE_CONTROL |
+						   ONSIDE_WAKE_CHECK);
 
 		/* ... or CREATE EXTENSION. */
 		slot = onside_slot_find(MyDatabaseId);
+		if (slot != NULL)
+			count_prepared(prepared);
 		if ((slot == NULL || !slot->found) &&
 			OidIsValid(get_extension_oid("onside_attribution", true)))
 			onside_commit_want_worker();

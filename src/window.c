@@ -16,6 +16,12 @@
  * window never change, so it can be read in pieces, each in a transaction of
  * its own, and read again after a crash.
  *
+ * What is in progress costs nothing: the ranges that are read leave out every
+ * transaction that the snapshot does not include, and a transaction that was
+ * open in the last snapshot is looked for only once it has committed.  So two
+ * million rows that somebody has not committed yet, or has rolled back, are
+ * not waded through by each of the others' events.
+ *
  * Reading goes to the segments' indexes directly.  A plan would depend on
  * statistics, of which a table that is filled and truncated has none that are
  * right; here the cost follows what is read.  For each xid that was still open
@@ -31,6 +37,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/relation.h"
 #include "access/relscan.h"
 #include "access/table.h"
 #include "access/tableam.h"
@@ -39,6 +46,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
+#include "storage/lmgr.h"
 #include "storage/lwlock.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -108,9 +116,8 @@ compare_xids(const void *a, const void *b)
 	return FullTransactionIdPrecedes(y, x) ? 1 : 0;
 }
 
-/* An xid of a live snapshot is at most 2^31 behind the next one. */
-static FullTransactionId
-widen(TransactionId xid, FullTransactionId next)
+FullTransactionId
+onside_widen_xid(TransactionId xid, FullTransactionId next)
 {
 	uint32		epoch = EpochFromFullTransactionId(next);
 
@@ -127,10 +134,10 @@ onside_snapshot_take(void)
 	FullTransactionId own = GetTopFullTransactionIdIfAny();
 	OnsideSnapshot *snapshot;
 
-	snapshot = make_snapshot(widen(active->xmin, next),
-							 widen(active->xmax, next), active->xcnt + 1);
+	snapshot = make_snapshot(onside_widen_xid(active->xmin, next),
+							 onside_widen_xid(active->xmax, next), active->xcnt + 1);
 	for (uint32 i = 0; i < active->xcnt; i++)
-		snapshot->xip[i] = widen(active->xip[i], next);
+		snapshot->xip[i] = onside_widen_xid(active->xip[i], next);
 
 	/* A snapshot leaves out its own transaction, which is as open as others. */
 	if (FullTransactionIdIsValid(own) &&
@@ -210,6 +217,28 @@ includes(const OnsideSnapshot *snapshot, FullTransactionId xid)
  * ----------
  */
 
+static int
+compare_positions(const OnsidePosition *a, const OnsidePosition *b)
+{
+	int			cmp = compare_xids(&a->xid, &b->xid);
+
+	if (cmp != 0)
+		return cmp;
+	return a->id < b->id ? -1 : (a->id > b->id ? 1 : 0);
+}
+
+bool
+onside_cursor_covers(const OnsideCursor *cursor, FullTransactionId xid,
+					 int64 id)
+{
+	OnsidePosition pos = {xid, id};
+
+	if (includes(cursor->done, xid))
+		return true;
+	return cursor->window != NULL && includes(cursor->window, xid) &&
+		compare_positions(&pos, &cursor->pos) <= 0;
+}
+
 void
 onside_cursor_copy(OnsideCursor *to, const OnsideCursor *from)
 {
@@ -240,20 +269,20 @@ end_window(OnsideCursor *cursor)
 	memset(&cursor->pos, 0, sizeof(cursor->pos));
 }
 
-static int
-compare_positions(const OnsidePosition *a, const OnsidePosition *b)
-{
-	int			cmp = compare_xids(&a->xid, &b->xid);
-
-	if (cmp != 0)
-		return cmp;
-	return a->id < b->id ? -1 : (a->id > b->id ? 1 : 0);
-}
-
 /* ----------
  * Durability
  * ----------
  */
+
+/* Does clog still know this transaction?  The caller has XactTruncationLock. */
+static bool
+is_in_clog(FullTransactionId xid)
+{
+	return U64FromFullTransactionId(ReadNextFullTransactionId()) -
+		U64FromFullTransactionId(xid) < (UINT64CONST(1) << 31) &&
+		!TransactionIdPrecedes(XidFromFullTransactionId(xid),
+							   onside_oldest_clog_xid());
+}
 
 /*
  * Flushes the WAL of a transaction's commit.  For a synchronous commit, and
@@ -265,7 +294,6 @@ static void
 flush_commit(FullTransactionId xid)
 {
 	static FullTransactionId last = {InvalidTransactionId};
-	TransactionId short_xid = XidFromFullTransactionId(xid);
 	XLogRecPtr	lsn = InvalidXLogRecPtr;
 
 	if (FullTransactionIdEquals(xid, last))
@@ -273,15 +301,26 @@ flush_commit(FullTransactionId xid)
 
 	/* The lock keeps clog from being truncated beneath us. */
 	LWLockAcquire(XactTruncationLock, LW_SHARED);
-	if (U64FromFullTransactionId(ReadNextFullTransactionId()) -
-		U64FromFullTransactionId(xid) < (UINT64CONST(1) << 31) &&
-		!TransactionIdPrecedes(short_xid, onside_oldest_clog_xid()))
-		lsn = TransactionIdGetCommitLSN(short_xid);
+	if (is_in_clog(xid))
+		lsn = TransactionIdGetCommitLSN(XidFromFullTransactionId(xid));
 	LWLockRelease(XactTruncationLock);
 
 	if (!XLogRecPtrIsInvalid(lsn))
 		XLogFlush(lsn);
 	last = xid;
+}
+
+/* Is it known that a transaction, which has ended, was rolled back? */
+static bool
+was_rolled_back(FullTransactionId xid)
+{
+	bool		result;
+
+	LWLockAcquire(XactTruncationLock, LW_SHARED);
+	result = is_in_clog(xid) &&
+		!TransactionIdDidCommit(XidFromFullTransactionId(xid));
+	LWLockRelease(XactTruncationLock);
+	return result;
 }
 
 /* ----------
@@ -303,13 +342,14 @@ typedef struct Ranges
 	Range	   *range;
 } Ranges;
 
-/* A segment, opened, and its scan of the present range. */
+/* A segment, opened, and the scan of the present range. */
 typedef struct Source
 {
 	Relation	rel;
 	Relation	index;
 	IndexScanDesc scan;
 	TupleTableSlot *slot;
+	bool		backward;		/* the last row of a range comes first */
 	bool		has_row;
 	OnsidePosition pos;			/* of the row in slot */
 } Source;
@@ -318,6 +358,12 @@ static FullTransactionId
 next_xid(FullTransactionId xid)
 {
 	return FullTransactionIdFromU64(U64FromFullTransactionId(xid) + 1);
+}
+
+static FullTransactionId
+previous_xid(FullTransactionId xid)
+{
+	return FullTransactionIdFromU64(U64FromFullTransactionId(xid) - 1);
 }
 
 static FullTransactionId
@@ -347,6 +393,33 @@ add_range(Ranges *ranges, FullTransactionId first, FullTransactionId last,
 	range->after_id = after_id;
 }
 
+/*
+ * All transactions from "first" on that the snapshot includes: one range for
+ * each gap between those that were in progress.  At most nxip + 1 of them.
+ */
+static void
+add_ranges_from(Ranges *ranges, FullTransactionId first,
+				const OnsideSnapshot *snapshot)
+{
+	for (uint32 i = 0; i < snapshot->nxip; i++)
+	{
+		if (FullTransactionIdPrecedes(snapshot->xip[i], first))
+			continue;
+		add_range(ranges, first, previous_xid(snapshot->xip[i]), 0);
+		first = next_xid(snapshot->xip[i]);
+	}
+	add_range(ranges, first, previous_xid(snapshot->xmax), 0);
+}
+
+/* One transaction that was in progress, if it has committed by "snapshot". */
+static void
+add_ended(Ranges *ranges, FullTransactionId xid,
+		  const OnsideSnapshot *snapshot)
+{
+	if (includes(snapshot, xid) && !was_rolled_back(xid))
+		add_range(ranges, xid, xid, 0);
+}
+
 /* What is left to read of the cursor's window, in ascending order. */
 static void
 ranges_to_read(const OnsideCursor *cursor, Ranges *ranges)
@@ -354,57 +427,85 @@ ranges_to_read(const OnsideCursor *cursor, Ranges *ranges)
 	const OnsideSnapshot *done = cursor->done;
 	const OnsideSnapshot *window = cursor->window;
 	FullTransactionId pos = cursor->pos.xid;
-	FullTransactionId last =
-		FullTransactionIdFromU64(U64FromFullTransactionId(window->xmax) - 1);
 
-	make_ranges(ranges, done->nxip + 2);
+	make_ranges(ranges, done->nxip + window->nxip + 2);
 	if (FullTransactionIdIsValid(pos))
 		add_range(ranges, pos, pos, cursor->pos.id);
 	for (uint32 i = 0; i < done->nxip; i++)
-		if (FullTransactionIdPrecedes(pos, done->xip[i]) &&
-			includes(window, done->xip[i]))
-			add_range(ranges, done->xip[i], done->xip[i], 0);
-	add_range(ranges, later_xid(done->xmax, next_xid(pos)), last, 0);
+		if (FullTransactionIdPrecedes(pos, done->xip[i]))
+			add_ended(ranges, done->xip[i], window);
+	add_ranges_from(ranges, later_xid(done->xmax, next_xid(pos)), window);
 }
 
-/* Everything that the cursor does not cover, once each, in no order. */
+/*
+ * Everything that "seen" includes and the cursor does not cover, once each, in
+ * no order.
+ */
 static void
-ranges_not_covered(const OnsideCursor *cursor, Ranges *ranges)
+ranges_pending(const OnsideCursor *cursor, const OnsideSnapshot *seen,
+			   Ranges *ranges)
 {
 	const OnsideSnapshot *done = cursor->done;
 	const OnsideSnapshot *window = cursor->window;
 	FullTransactionId pos = cursor->pos.xid;
-	FullTransactionId last = FullTransactionIdFromU64(PG_UINT64_MAX);
 
-	make_ranges(ranges,
-				done->nxip + (window != NULL ? window->nxip : 0) + 2);
+	make_ranges(ranges, done->nxip + seen->nxip +
+				(window != NULL ? window->nxip : 0) + 4);
 	for (uint32 i = 0; i < done->nxip; i++)
 		if (window == NULL ||
 			!includes(window, done->xip[i]) ||
 			FullTransactionIdPrecedes(pos, done->xip[i]))
-			add_range(ranges, done->xip[i], done->xip[i], 0);
+			add_ended(ranges, done->xip[i], seen);
 	if (window == NULL)
 	{
-		add_range(ranges, done->xmax, last, 0);
+		add_ranges_from(ranges, done->xmax, seen);
 		return;
 	}
 	for (uint32 i = 0; i < window->nxip; i++)
 		if (FullTransactionIdPrecedes(window->xip[i], pos) &&
 			!FullTransactionIdPrecedes(window->xip[i], done->xmax))
-			add_range(ranges, window->xip[i], window->xip[i], 0);
-	if (FullTransactionIdIsValid(pos))
+			add_ended(ranges, window->xip[i], seen);
+	if (FullTransactionIdIsValid(pos) && includes(seen, pos))
 		add_range(ranges, pos, pos, cursor->pos.id);
-	add_range(ranges, later_xid(done->xmax, next_xid(pos)), last, 0);
+	add_ranges_from(ranges, later_xid(done->xmax, next_xid(pos)), seen);
+}
+
+/* The index of a segment, opened; NULL if it is missing or cannot be used. */
+static Relation
+try_open_index(Relation rel)
+{
+	Oid			oid = onside_relation_oid(psprintf("%s_xid_id_idx",
+												   RelationGetRelationName(rel)));
+	Relation	index = OidIsValid(oid) ?
+		try_relation_open(oid, AccessShareLock) : NULL;
+
+	if (index != NULL && index->rd_rel->relkind == RELKIND_INDEX &&
+		index->rd_index->indrelid == RelationGetRelid(rel) &&
+		index->rd_index->indisvalid)
+		return index;
+	if (index != NULL)
+		relation_close(index, AccessShareLock);
+	return NULL;
 }
 
 static void
-open_source(Source *source, Relation rel, Oid index)
+open_source(Source *source, Relation rel)
 {
 	source->rel = rel;
-	source->index = index_open(index, AccessShareLock);
+	source->index = try_open_index(rel);
+	if (source->index == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s.%s\" has no valid index \"%s_xid_id_idx\"",
+						ONSIDE_SCHEMA, RelationGetRelationName(rel),
+						RelationGetRelationName(rel)),
+				 errhint("Drop what has this name, and make the index again: CREATE INDEX %s_xid_id_idx ON %s.%s (xid, id);",
+						 RelationGetRelationName(rel), ONSIDE_SCHEMA,
+						 RelationGetRelationName(rel))));
 	source->slot = table_slot_create(rel, NULL);
 	source->scan = onside_index_beginscan(rel, source->index,
 										  GetActiveSnapshot(), 2);
+	source->backward = false;
 	source->has_row = false;
 }
 
@@ -422,8 +523,9 @@ advance(Source *source)
 	TupleTableSlot *slot = source->slot;
 	bool		isnull;
 
-	source->has_row = index_getnext_slot(source->scan, ForwardScanDirection,
-										 slot);
+	source->has_row = index_getnext_slot(source->scan, source->backward ?
+										 BackwardScanDirection :
+										 ForwardScanDirection, slot);
 	if (!source->has_row)
 		return;
 	source->pos.xid =
@@ -485,13 +587,10 @@ read_range(Source *sources, int n, const Range *range, OnsideCursor *cursor,
 	while ((source = first_source(sources, n)) != NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (includes(cursor->window, source->pos.xid))
-		{
-			flush_commit(source->pos.xid);
-			if (!callback(source->slot, &source->pos, arg))
-				return false;
-			cursor->pos = source->pos;
-		}
+		flush_commit(source->pos.xid);
+		if (!callback(source->slot, &source->pos, arg))
+			return false;
+		cursor->pos = source->pos;
 		advance(source);
 	}
 	return true;
@@ -518,7 +617,7 @@ onside_window_read(OnsideCursor *cursor, OnsideReadCallback callback,
 									 AccessShareLock);
 
 		if (RelationGetNumberOfBlocks(rel) > 0)
-			open_source(&sources[n++], rel, onside_segment_index_oid(segment));
+			open_source(&sources[n++], rel);
 		else
 			table_close(rel, AccessShareLock);
 	}
@@ -538,36 +637,130 @@ onside_window_read(OnsideCursor *cursor, OnsideReadCallback callback,
 	return finished;
 }
 
-bool
-onside_window_read_until(OnsideCursor *cursor, OnsideSnapshot *until,
-						 OnsideReadCallback callback, void *arg)
-{
-	/* What came after an open window is another one. */
-	if (cursor->window != NULL && !onside_window_read(cursor, callback, arg))
-		return false;
-	cursor->window = hold(until);
-	return onside_window_read(cursor, callback, arg);
-}
-
-int
-onside_window_count_unsettled(Relation segment, const OnsideCursor *cursor,
-							  int max)
+/* What of a segment the ranges hold; stops at "max" events. */
+static void
+count_in_segment(Relation rel, const Ranges *ranges, int64 max,
+				 OnsidePending *pending)
 {
 	Source		source;
-	Ranges		ranges;
-	int			n = 0;
 
-	/* A plain OID lookup: the index has the segment's name. */
-	open_source(&source, segment,
-				onside_relation_oid(psprintf("%s_xid_id_idx",
-											 RelationGetRelationName(segment))));
-	ranges_not_covered(cursor, &ranges);
-	for (int i = 0; n < max && i < ranges.n; i++)
-		for (start_range(&source, &ranges.range[i]);
-			 n < max && source.has_row; advance(&source))
-			n++;
+	if (RelationGetNumberOfBlocks(rel) == 0)
+		return;
+	open_source(&source, rel);
+	for (int i = 0; pending->events < max && i < ranges->n; i++)
+		for (start_range(&source, &ranges->range[i]);
+			 pending->events < max && source.has_row; advance(&source))
+		{
+			bool		isnull;
+			TimestampTz recorded_at =
+				DatumGetTimestampTz(slot_getattr(source.slot,
+												 Anum_outbox_recorded_at,
+												 &isnull));
+
+			CHECK_FOR_INTERRUPTS();
+			if (pending->events++ == 0 || recorded_at < pending->oldest)
+				pending->oldest = recorded_at;
+		}
 	close_source(&source);
-	return n;
+}
+
+OnsidePending
+onside_window_pending(const OnsideCursor *cursor, const OnsideSnapshot *seen,
+					  int64 max)
+{
+	OnsidePending pending = {0};
+	OnsideSnapshot *now = NULL;
+	FullTransactionId own = GetTopFullTransactionIdIfAny();
+	Ranges		ranges;
+
+	if (seen == NULL)
+		seen = now = onside_snapshot_take();
+	ranges_pending(cursor, seen, &ranges);
+	if (now != NULL && FullTransactionIdIsValid(own))
+		add_range(&ranges, own, own, 0);
+	for (int segment = 1; segment <= ONSIDE_SEGMENTS; segment++)
+	{
+		Relation	rel = table_open(onside_segment_oid(segment),
+									 AccessShareLock);
+
+		count_in_segment(rel, &ranges, max, &pending);
+		table_close(rel, AccessShareLock);
+	}
+	onside_snapshot_release(now);
+	pfree(ranges.range);
+	return pending;
+}
+
+FullTransactionId
+onside_window_last_xid(Relation segment)
+{
+	Range		all = {FirstNormalFullTransactionId,
+	FullTransactionIdFromU64(PG_UINT64_MAX), 0};
+	FullTransactionId xid = InvalidFullTransactionId;
+	Source		source;
+
+	if (RelationGetNumberOfBlocks(segment) == 0)
+		return xid;
+	open_source(&source, segment);
+	source.backward = true;
+	start_range(&source, &all);
+	if (source.has_row)
+		xid = source.pos.xid;
+	close_source(&source);
+	return xid;
+}
+
+bool
+onside_window_holds_pending(Relation segment, const OnsideCursor *cursor)
+{
+	OnsidePending pending = {0};
+	OnsideSnapshot *now = onside_snapshot_take();
+	Ranges		ranges;
+
+	ranges_pending(cursor, now, &ranges);
+
+	/*
+	 * A row that we see has been committed, whatever number it carries: one
+	 * from beyond this server's transactions is no reason to throw it away.
+	 */
+	add_range(&ranges, now->xmax, FullTransactionIdFromU64(PG_UINT64_MAX), 0);
+	count_in_segment(segment, &ranges, 1, &pending);
+	onside_snapshot_release(now);
+	pfree(ranges.range);
+	return pending.events > 0;
+}
+
+int64
+onside_window_last_id(FullTransactionId xid)
+{
+	int64		last = 0;
+
+	for (int segment = 1; segment <= ONSIDE_SEGMENTS; segment++)
+	{
+		Oid			relid = onside_segment_oid(segment);
+		Relation	rel;
+		Relation	index;
+		Range		range = {xid, xid, 0};
+		Source		source;
+
+		if (!OidIsValid(relid) ||
+			!ConditionalLockRelationOid(relid, AccessShareLock))
+			continue;
+		rel = table_open(relid, NoLock);
+		index = try_open_index(rel);
+		if (index != NULL)
+		{
+			index_close(index, NoLock);
+			open_source(&source, rel);
+			source.backward = true;
+			start_range(&source, &range);
+			if (source.has_row)
+				last = Max(last, source.pos.id);
+			close_source(&source);
+		}
+		table_close(rel, AccessShareLock);
+	}
+	return last;
 }
 
 bool
@@ -583,7 +776,7 @@ onside_window_fetch(const OnsidePosition *pos, OnsideEvent *event,
 									 AccessShareLock);
 		Source		source;
 
-		open_source(&source, rel, onside_segment_index_oid(segment));
+		open_source(&source, rel);
 		start_range(&source, &range);
 		found = source.has_row && source.pos.id == pos->id;
 		if (found)

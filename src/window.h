@@ -12,6 +12,7 @@
 
 #include "access/transam.h"
 #include "access/xlogdefs.h"
+#include "datatype/timestamp.h"
 #include "executor/tuptable.h"
 #include "utils/relcache.h"
 
@@ -55,11 +56,18 @@ extern void onside_snapshots_live_in(MemoryContext context);
 extern void onside_cursor_copy(OnsideCursor *to, const OnsideCursor *from);
 extern void onside_cursor_release(OnsideCursor *cursor);
 
+/*
+ * The whole number of a transaction that is in progress, or was a short while
+ * ago: at most 2^31 behind the next one, which is given.
+ */
+extern FullTransactionId onside_widen_xid(TransactionId xid,
+										  FullTransactionId next);
+
 /* From and to the text form of pg_snapshot. */
 extern OnsideSnapshot *onside_snapshot_parse(const char *str);
 extern char *onside_snapshot_print(const OnsideSnapshot *snapshot);
 
-/* The transaction's active snapshot, counted, in TopMemoryContext. */
+/* The transaction's active snapshot, counted. */
 extern OnsideSnapshot *onside_snapshot_take(void);
 
 extern void onside_snapshot_release(OnsideSnapshot *snapshot);
@@ -80,14 +88,42 @@ typedef bool (*OnsideReadCallback) (TupleTableSlot *slot,
 extern bool onside_window_read(OnsideCursor *cursor,
 							   OnsideReadCallback callback, void *arg);
 
+/* Is the event at this place covered by the cursor? */
+extern bool onside_cursor_covers(const OnsideCursor *cursor,
+								 FullTransactionId xid, int64 id);
+
+/* Events that a cursor does not cover. */
+typedef struct OnsidePending
+{
+	int64		events;
+	TimestampTz oldest;			/* least recorded_at of these; 0 for none */
+} OnsidePending;
+
 /*
- * Calls back for every event that the cursor does not cover and that was
- * committed in "until" (NULL for the active snapshot), and perhaps for some
- * later ones.  Moves the cursor.  False if the callback stopped.
+ * The events that the cursor does not cover.  Counts those that were committed
+ * in "seen" (NULL: what the active snapshot sees, the caller's own included),
+ * and stops at "max".  Needs an active snapshot.
  */
-extern bool onside_window_read_until(OnsideCursor *cursor,
-									 OnsideSnapshot *until,
-									 OnsideReadCallback callback, void *arg);
+extern OnsidePending onside_window_pending(const OnsideCursor *cursor,
+										   const OnsideSnapshot *seen,
+										   int64 max);
+
+/*
+ * Has a segment any event that the cursor does not cover, as the active
+ * snapshot sees it?
+ */
+extern bool onside_window_holds_pending(Relation segment,
+										const OnsideCursor *cursor);
+
+/* The youngest transaction that has events in a segment; invalid for none. */
+extern FullTransactionId onside_window_last_xid(Relation segment);
+
+/*
+ * How many events has this transaction recorded, as the active snapshot sees
+ * it?  Costs one look at the index: the last event's id is their number.  Waits
+ * for no lock and raises no error: a segment that cannot be read has none.
+ */
+extern int64 onside_window_last_id(FullTransactionId xid);
 
 /*
  * Reads one event by its place, as the active snapshot sees it, into the
@@ -95,12 +131,5 @@ extern bool onside_window_read_until(OnsideCursor *cursor,
  */
 extern bool onside_window_fetch(const OnsidePosition *pos, OnsideEvent *event,
 								TimestampTz *recorded_at);
-
-/*
- * How many events of a segment does the cursor not cover, as the active
- * snapshot sees it?  Counts no more than max.
- */
-extern int	onside_window_count_unsettled(Relation segment,
-										  const OnsideCursor *cursor, int max);
 
 #endif							/* ONSIDE_WINDOW_H */

@@ -12,9 +12,9 @@
  * This file keeps the rest together: settings, credentials, pausing, when to
  * wake up, and telling the world how things stand.
  *
- * An error in a transaction of ours (disk full, a corrupt table) ends the
- * process; the launcher starts another.  Whatever the network does is not an
- * error, it is the sender's business.
+ * An error in a transaction of ours (a full disk, a locked or damaged table) ends
+ * neither the process nor what it can do without that transaction; see txn.c.
+ * Whatever the network does is not an error, it is the sender's business.
  *
  *-------------------------------------------------------------------------
  */
@@ -47,6 +47,7 @@
 #include "credentials.h"
 #include "delivery.h"
 #include "http.h"
+#include "outbox.h"
 #include "progress.h"
 #include "reader.h"
 #include "sender.h"
@@ -79,6 +80,12 @@ static char *configuration_problem;
 static char *database_settings;
 static bool restart_wanted;
 static int64 restart_wanted_at;
+static bool control_due;		/* the table "control" is to be read */
+static bool control_known;		/* and has been, once */
+static bool settings_due;		/* the database's settings are to be compared */
+static bool check_due;			/* has the extension changed? */
+static OnsideBrake looking = {.work = "look whether the extension has changed"};
+static OnsideBrake controlling = {.work = "read whether sending is paused"};
 static uint32 wait_event_idle;
 static uint32 wait_event_request;
 
@@ -190,48 +197,90 @@ want_restart(void)
 static void
 reload(void)
 {
-	char	   *before;
-
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
-
-	/*
-	 * A setting made by ALTER DATABASE arrives with the connection, and one
-	 * that was reset leaves with it: start over.
-	 */
-	onside_txn_begin();
-	before = database_settings;
-	database_settings = read_database_settings();
-	onside_txn_commit();
-	if (strcmp(before, database_settings) != 0)
-		want_restart();
-	pfree(before);
-
+	settings_due = true;
 	configure_http();
 	onside_sender_reconfigured();
 	onside_progress_request_maintenance();
 }
 
+/* Body of a transaction. */
+static void
+look_at_settings(void *arg)
+{
+	*(char **) arg = read_database_settings();
+}
+
+/*
+ * A setting made by ALTER DATABASE arrives with the connection, and one that was
+ * reset leaves with it: start over.
+ */
+static void
+compare_settings(void)
+{
+	char	   *now;
+
+	if (!onside_txn_run(&looking, 0, look_at_settings, &now))
+		return;
+	settings_due = false;
+	if (strcmp(now, database_settings) != 0)
+		want_restart();
+	pfree(now);
+}
+
+/* What the table "control" says. */
+typedef struct Control
+{
+	bool		paused;
+	char	   *reason;
+	const char *problem;
+} Control;
+
+/* Body of a transaction. */
+static void
+look_at_control(void *arg)
+{
+	Control    *control = arg;
+
+	control->paused = onside_control_paused(&control->reason,
+											&control->problem);
+	if (control->reason != NULL)
+		control->reason = MemoryContextStrdup(TopMemoryContext,
+											  control->reason);
+	if (control->problem != NULL)
+		onside_control_set(false, NULL);
+}
+
+/* Takes over what the table says, or repairs it. */
 static void
 read_control(void)
 {
-	char	   *reason;
+	Control		control = {0};
 
-	onside_txn_begin();
-	paused = onside_control_paused(&reason);
+	if (!onside_txn_run(&controlling, ONSIDE_USES_CONTROL, look_at_control,
+						&control))
+		return;
+	control_due = false;
+	control_known = true;
+	paused = control.paused;
 	if (pause_reason != NULL)
 		pfree(pause_reason);
-	pause_reason = reason == NULL ? NULL :
-		MemoryContextStrdup(TopMemoryContext, reason);
-	onside_txn_commit();
+	pause_reason = control.reason;
+	if (control.problem != NULL)
+		ereport(WARNING,
+				(errmsg("onside_attribution: table \"%s.control\" of database \"%s\" is written anew: %s",
+						ONSIDE_SCHEMA, database_name, control.problem),
+				 errdetail("Sending is not paused.")));
 }
 
 /* May anything be sent? */
 static bool
 may_send(void)
 {
-	return onside_enabled && !paused && credentials != NULL &&
-		!restart_wanted && !onside_slot_is_closed(slot);
+	return onside_enabled && control_known && !paused && credentials != NULL &&
+		!restart_wanted && !onside_slot_is_closed(slot) &&
+		onside_progress_may_send();
 }
 
 /* ----------
@@ -261,8 +310,12 @@ current_state(const OnsideSenderStatus *sender, const char **reason)
 	}
 	if (sender->reason[0] != '\0')
 		*reason = sender->reason;
-	else
+	else if (onside_reader_problem() != NULL)
+		*reason = onside_reader_problem();
+	else if (onside_progress_blocked() != NULL)
 		*reason = onside_progress_blocked();
+	else
+		*reason = controlling.problem;
 	if (sender->state == ONSIDE_IDLE && !onside_reader_drained())
 		return ONSIDE_SENDING;
 	return sender->state;
@@ -345,22 +398,42 @@ leave_orderly(void)
 	proc_exit(0);
 }
 
+/* Body of a transaction. */
+static void
+look_at_version(void *arg)
+{
+	char	   *problem;
+
+	*(OnsideVersionMatch *) arg = onside_version_match(&problem);
+}
+
 /* Is the extension still there, and still the one that we know? */
 static void
 check_extension(void)
 {
 	OnsideVersionMatch match;
-	char	   *problem;
 
-	onside_txn_begin();
-	match = onside_version_match(&problem);
-	onside_txn_commit();
+	if (!onside_txn_run(&looking, 0, look_at_version, &match))
+		return;
+	check_due = false;
 
 	/* Newer tables may have another shape, also for what is to be saved. */
 	if (match == ONSIDE_SQL_NEWER)
 		leave_orderly();
 	if (match != ONSIDE_VERSION_SAME)
 		want_restart();
+}
+
+/* Does what a wake-up or a reload has asked for and needs a transaction. */
+static void
+look_around(void)
+{
+	if (check_due)
+		check_extension();
+	if (settings_due)
+		compare_settings();
+	if (control_due)
+		read_control();
 }
 
 static void
@@ -374,17 +447,15 @@ take_wakeup(void)
 
 	noticed = recorded;
 	onside_reader_wake();
-	if (bits & ONSIDE_WAKE_CHECK)
-		check_extension();
-	if (bits & ONSIDE_WAKE_CONTROL)
-		read_control();
+	check_due |= (bits & ONSIDE_WAKE_CHECK) != 0;
+	control_due |= (bits & ONSIDE_WAKE_CONTROL) != 0;
 	if (bits & ONSIDE_WAKE_RESUME)
 	{
 		configure_http();
 		onside_sender_clear_backoff();
 	}
-	if ((bits & ONSIDE_WAKE_RECOUNT) && !onside_backlog_counting())
-		onside_backlog_start_counting();
+	if (bits & ONSIDE_WAKE_FLUSH)
+		onside_progress_check_row();
 }
 
 /* Ends this process if another is to go on, or nobody is. */
@@ -420,8 +491,11 @@ loop_timeout(int64 polled_at)
 	if (restart_wanted)
 		timeout = onside_sooner(timeout, onside_ms_until(restart_wanted_at,
 														 RESTART_GRACE));
-	if (onside_backlog_counting())
-		timeout = 0;
+	timeout = onside_sooner(timeout, onside_backlog_timeout());
+	if (check_due || settings_due)
+		timeout = onside_sooner(timeout, onside_brake_timeout(&looking));
+	if (control_due)
+		timeout = onside_sooner(timeout, onside_brake_timeout(&controlling));
 	return timeout;
 }
 
@@ -445,6 +519,8 @@ static void
 poll_around(void)
 {
 	onside_progress_maintain(onside_reader_drained());
+	onside_progress_check_row();
+	control_due = true;
 	if (credentials == NULL)
 		configure_http();
 	onside_reader_wake();
@@ -480,8 +556,8 @@ main_loop(void)
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 			reload();
-		restart_if_wanted();	/* before a lock is waited for */
 		take_wakeup();
+		look_around();
 		restart_if_wanted();
 
 		(void) onside_sender_collect();
@@ -578,16 +654,21 @@ take_slot(int slot_no, Oid database)
 	before_shmem_exit(before_exit, (Datum) 0);
 }
 
+/* Body of a transaction. */
+static void
+look_at_database(void *arg)
+{
+	strlcpy(database_name, get_database_name(MyDatabaseId),
+			sizeof(database_name));
+	database_settings = read_database_settings();
+}
+
 /* Ends the process if the extension is not in this database. */
 static void
 find_extension(void)
 {
 	onside_txn_init(slot);
-	onside_txn_begin();
-	strlcpy(database_name, get_database_name(MyDatabaseId),
-			sizeof(database_name));
-	database_settings = read_database_settings();
-	onside_txn_commit();
+	onside_txn_insist(&looking, 0, look_at_database, NULL);
 
 	LWLockAcquire(onside_slots_lock(), LW_EXCLUSIVE);
 	slot->state = ONSIDE_SLOT_RUNNING;
@@ -613,6 +694,17 @@ publish_version_problem(const char *problem)
 	LWLockRelease(slot->lock);
 }
 
+/* Body of a transaction. */
+static void
+look_for_matching_version(void *arg)
+{
+	char	   *problem;
+
+	*(OnsideVersionMatch *) arg = onside_version_match(&problem);
+	if (problem != NULL)
+		publish_version_problem(problem);
+}
+
 /*
  * Touches none of the extension's tables while they are of another version
  * than the library.  When that is over a successor takes over: settings and
@@ -628,7 +720,6 @@ wait_for_matching_version(void)
 	for (;;)
 	{
 		OnsideVersionMatch match;
-		char	   *problem;
 
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
@@ -636,11 +727,7 @@ wait_for_matching_version(void)
 			leave_orderly();
 		pg_atomic_write_u32(&slot->wakeup, 0);
 
-		onside_txn_begin();
-		match = onside_version_match(&problem);
-		if (match != ONSIDE_VERSION_SAME)
-			publish_version_problem(problem);
-		onside_txn_commit();
+		onside_txn_insist(&looking, 0, look_for_matching_version, &match);
 		if (match == ONSIDE_VERSION_SAME)
 			break;
 
@@ -655,15 +742,6 @@ wait_for_matching_version(void)
 	LWLockAcquire(slot->lock, LW_EXCLUSIVE);
 	slot->status.objects_differ = false;
 	LWLockRelease(slot->lock);
-}
-
-static void
-load(void)
-{
-	onside_snapshots_live_in(TopMemoryContext);
-	onside_txn_begin();
-	onside_progress_init(slot, database_name);
-	onside_txn_commit();
 }
 
 void
@@ -687,8 +765,9 @@ onside_worker_main(Datum slot_no)
 
 	find_extension();
 	wait_for_matching_version();
-	load();
-	read_control();
+	onside_snapshots_live_in(TopMemoryContext);
+	onside_progress_init(slot, database_name);
+	control_due = true;
 	onside_http_init();
 	onside_sender_init(onside_progress_not_before());
 	configure_http();
