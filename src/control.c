@@ -30,6 +30,7 @@
 #include "compat.h"
 #include "control.h"
 #include "delivery.h"
+#include "locks.h"
 #include "outbox.h"
 #include "shmem.h"
 #include "version.h"
@@ -41,6 +42,8 @@ PG_FUNCTION_INFO_V1(onside_flush);
 
 /* Without a worker nobody announces that the cursor moved; ms. */
 #define FLUSH_POLL		1000
+
+#define FLUSH_USES		(ONSIDE_USES_LOG | ONSIDE_READS_CURSOR)
 
 /* How long to wait for the worker to write what is settled already; ms. */
 #define WRITE_TIMEOUT	1000
@@ -79,12 +82,17 @@ is_settled(OnsideSnapshot *until)
 	if (onside_version_match(&problem) == ONSIDE_SQL_NEWER)
 		return false;
 
+	/* Who waits for somebody's lock would not notice when the time is over. */
+	if (onside_lock_tables(FLUSH_USES) != NULL)
+		return false;
+
 	/* The caller's own snapshot may be as old as its transaction. */
 	PushActiveSnapshot(GetLatestSnapshot());
 	onside_delivery_load(&delivery, NULL, &row_problem);
 	result = onside_window_pending(&delivery.settled, until, 1).events == 0;
 	PopActiveSnapshot();
 	onside_cursor_release(&delivery.settled);
+	onside_unlock_tables(FLUSH_USES);
 	return result;
 }
 

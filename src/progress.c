@@ -305,34 +305,32 @@ typedef struct Maintenance
 	int			emptied;
 } Maintenance;
 
-/* Body of a transaction.  delivery is put back if it fails. */
+/* Body of a transaction.  What fails half-way is looked at anew. */
 static void
 look_after_segments(void *arg)
 {
 	Maintenance *maintenance = arg;
-	OnsideDelivery before = delivery;
 
-	PG_TRY();
+	maintenance->moved = onside_segment_move_on(&delivery,
+												maintenance->drained);
+	if (maintenance->moved)
 	{
-		maintenance->moved = onside_segment_move_on(&delivery,
-													maintenance->drained);
+		pg_atomic_write_u32(&slot->segment, delivery.segment);
+		persist_due = true;
+	}
 
-		/*
-		 * Not in the same round: who has read the old segment's number just
-		 * before may be about to lock it, and would wait.  And not before the
-		 * dead letters that are still to be read from it are written.
-		 */
-		if (!maintenance->moved && unburied == NIL)
-			maintenance->emptied = onside_segment_empty(&delivery, &blocked);
-		if (maintenance->emptied > 0)
-			store();
-	}
-	PG_CATCH();
-	{
-		delivery = before;
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
+	/*
+	 * Not in the same round: who has read the old segment's number just before
+	 * may be about to lock it, and would wait.  And what covers a segment has
+	 * to be on disk.
+	 */
+	if (persist_due || unburied != NIL)
+		return;
+	if (FullTransactionIdIsValid(delivery.written_by))
+		onside_flush_commit(delivery.written_by);
+	maintenance->emptied = onside_segment_empty(&delivery, &blocked);
+	if (maintenance->emptied > 0)
+		persist_due = true;
 }
 
 void
@@ -340,16 +338,11 @@ onside_progress_maintain(bool drained)
 {
 	Maintenance maintenance = {.drained = drained};
 
-	if (!onside_txn_run(&maintaining, ONSIDE_USES_LOG | ONSIDE_USES_CURSOR,
-						look_after_segments, &maintenance))
+	if (persist_due || unburied != NIL)
+		persist();
+	if (!onside_txn_run(&maintaining, ONSIDE_USES_LOG, look_after_segments,
+						&maintenance))
 		return;
-	if (maintenance.emptied > 0)
-		is_stored();
-	if (maintenance.moved)
-	{
-		pg_atomic_write_u32(&slot->segment, delivery.segment);
-		persist_due = true;
-	}
 	maintained_at = onside_clock();
 	maintenance_due = maintenance.moved;
 	pgstat_report_stat(true);

@@ -13,7 +13,7 @@
  * (a prepared one, too), so with the lock in hand there are no rows of open
  * transactions in it.  What makes it right, however, is looking once more,
  * under the lock: every row that a new snapshot sees must be covered by the
- * cursor.  The cursor is written in the same transaction.
+ * cursor.
  *
  * A standby replays that lock, and ends whatever has read the segment there: a
  * pg_dump, which takes a lock on every table.  So segments are emptied seldom.
@@ -28,19 +28,28 @@
  * Retention counts from the moment when writing left the segment, so each event
  * in it is kept for at least that long, whatever recorded_at it has.
  *
- * We call ExecuteTruncateGuts() rather than run TRUNCATE, and pass no relation
- * to log: a logical subscriber that sends its own copy of the events must not
- * lose them because the publisher has none left to send.
+ * Emptying is the way out of a full disk, so it must not need any: TRUNCATE would
+ * make new files, and fail.  The files are cut to nothing where they are, as
+ * VACUUM cuts the end of a table; see empty_in_place().  That cannot be rolled
+ * back, so what covers the rows, the cursor and the dead letters that were made
+ * of them, is on disk before.  It logs nothing for logical decoding: a subscriber
+ * that sends its own copy of the events must not lose them because the publisher
+ * has none left to send.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/heapam.h"
+#include "access/nbtree.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/xloginsert.h"
+#include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
+#include "catalog/storage.h"
+#include "miscadmin.h"
+#include "pgstat.h"
 #include "replication/slot.h"
 #include "replication/walsender_private.h"
 #include "storage/bufmgr.h"
@@ -48,6 +57,7 @@
 #include "storage/lwlock.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
+#include "utils/inval.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -254,7 +264,95 @@ lock_all(Relation rel)
 	return true;
 }
 
-/* Truncates one segment if it may be. */
+/* Is each of these indexes one that empty_index() knows? */
+static bool
+are_btrees(List *indexes)
+{
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), NoLock);
+		bool		is_btree = index->rd_rel->relam == BTREE_AM_OID;
+
+		index_close(index, NoLock);
+		if (!is_btree)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Makes a btree the one that it was when it was created: a meta page that knows
+ * of no root, and nothing behind it.  A crash between the two leaves an empty
+ * btree, too, whose other pages are reachable from nowhere.
+ */
+static void
+empty_index(Oid oid)
+{
+	Relation	index = index_open(oid, NoLock);
+	Buffer		buffer = ReadBuffer(index, BTREE_METAPAGE);
+	Page		page = BufferGetPage(buffer);
+
+	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	START_CRIT_SECTION();
+	_bt_initmetapage(page, P_NONE, 0, BTPageGetMeta(page)->btm_allequalimage);
+	MarkBufferDirty(buffer);
+	if (RelationNeedsWAL(index))
+		log_newpage_buffer(buffer, true);
+	END_CRIT_SECTION();
+	UnlockReleaseBuffer(buffer);
+	RelationTruncate(index, BTREE_METAPAGE + 1);
+
+	/* Each session remembers where the root is. */
+	CacheInvalidateRelcache(index);
+	index_close(index, NoLock);
+}
+
+/* Indexes first: their entries must not outlive the rows. */
+static void
+empty_table(Relation rel)
+{
+	ListCell   *lc;
+
+	foreach(lc, RelationGetIndexList(rel))
+		empty_index(lfirst_oid(lc));
+	RelationTruncate(rel, 0);
+	pgstat_count_truncate(rel);
+}
+
+/*
+ * Empties a segment and its TOAST table, all of which is locked.  Step by step,
+ * each of which is logged and leaves something that can be read: rows that no
+ * index leads to, values that no row points to.  A segment that a crash has left
+ * like that is not written to before it is empty, and is emptied the next time.
+ */
+static void
+empty_in_place(Relation rel, Relation toast)
+{
+	empty_table(rel);
+	if (toast != NULL)
+		empty_table(toast);
+}
+
+/* Empties a segment that is locked. */
+static void
+empty(Relation rel)
+{
+	Relation	toast = OidIsValid(rel->rd_rel->reltoastrelid) ?
+		table_open(rel->rd_rel->reltoastrelid, NoLock) : NULL;
+
+	/* An index that a DBA has added may be of another kind. */
+	if (are_btrees(RelationGetIndexList(rel)))
+		empty_in_place(rel, toast);
+	else
+		onside_truncate(list_make1(rel),
+						list_make1_oid(RelationGetRelid(rel)));
+	if (toast != NULL)
+		table_close(toast, NoLock);
+}
+
+/* Empties one segment if it may be. */
 static bool
 empty_segment(int segment, OnsideDelivery *delivery, const char **blocked)
 {
@@ -283,7 +381,7 @@ empty_segment(int segment, OnsideDelivery *delivery, const char **blocked)
 	}
 	if (emptied)
 	{
-		onside_truncate(list_make1(rel), list_make1_oid(relid));
+		empty(rel);
 		delivery->begun_at[segment - 1] = delivery->left_at[segment - 1] = 0;
 	}
 	table_close(rel, NoLock);

@@ -5,7 +5,8 @@
  *
  * While a worker runs, everything comes from what it publishes in shared
  * memory, at the same cost whatever the backlog.  Without one, the counters
- * come from delivery_cursor, and pending events are counted up to a bound.
+ * come from delivery_cursor, and pending events are counted up to a bound, if
+ * nobody has locked the tables: it never waits for a lock.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,6 +25,7 @@
 #include "utils/timestamp.h"
 
 #include "delivery.h"
+#include "locks.h"
 #include "outbox.h"
 #include "settings.h"
 #include "shmem.h"
@@ -53,6 +55,8 @@ enum
 
 /* Without a worker, no more events than this are counted. */
 #define MAX_COUNTED 10000
+
+#define STATUS_USES	(ONSIDE_USES_LOG | ONSIDE_READS_CURSOR)
 
 static void
 set_text(Datum *values, bool *nulls, int i, const char *str)
@@ -150,6 +154,7 @@ status_from_tables(pid_t pid, OnsideState state, const char *reason,
 	OnsidePending pending;
 	char	   *problem;
 	const char *row_problem;
+	const char *busy;
 
 	memset(nulls, true, STATUS_COLUMNS * sizeof(bool));
 	nulls[STATUS_WORKER_PID] = pid == 0;
@@ -164,12 +169,21 @@ status_from_tables(pid_t pid, OnsideState state, const char *reason,
 		return;
 	}
 
+	busy = onside_lock_tables(STATUS_USES);
+	if (busy != NULL)
+	{
+		set_text(values, nulls, STATUS_STATE_REASON,
+				 psprintf("%s (%s.%s is locked by another session, so nothing more is known)",
+						  reason, ONSIDE_SCHEMA, busy));
+		return;
+	}
 	onside_delivery_load(&delivery, NULL, &row_problem);
 	pending = onside_window_pending(&delivery.settled, NULL, MAX_COUNTED + 1);
 	if (pending.events > MAX_COUNTED)
 		reason = psprintf("%s (more than %d events are pending)", reason,
 						  MAX_COUNTED);
 	onside_cursor_release(&delivery.settled);
+	onside_unlock_tables(STATUS_USES);
 
 	set_text(values, nulls, STATUS_STATE_REASON, reason);
 	set_age(values, nulls, pending.oldest);

@@ -30,6 +30,7 @@
 #include "catalog/pg_extension.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
@@ -39,6 +40,7 @@
 
 #include "clock.h"
 #include "compat.h"
+#include "locks.h"
 #include "outbox.h"
 #include "txn.h"
 
@@ -76,49 +78,6 @@ leave(bool another)
 	proc_exit(0);
 }
 
-/* Locks what is to be used if all of it is free; or says what is not. */
-static bool
-lock_relations(int uses, const char **busy)
-{
-	static const struct
-	{
-		int			use;
-		const char *name;
-		LOCKMODE	mode;
-	}			relations[] = {
-		{ONSIDE_USES_LOG, "outbox_1", AccessShareLock},
-		{ONSIDE_USES_LOG, "outbox_2", AccessShareLock},
-		{ONSIDE_USES_LOG, "outbox_3", AccessShareLock},
-		{ONSIDE_USES_LOG, "outbox_1_xid_id_idx", AccessShareLock},
-		{ONSIDE_USES_LOG, "outbox_2_xid_id_idx", AccessShareLock},
-		{ONSIDE_USES_LOG, "outbox_3_xid_id_idx", AccessShareLock},
-		{ONSIDE_USES_CURSOR, "delivery_cursor", RowExclusiveLock},
-		{ONSIDE_USES_CURSOR, "delivery_cursor_pkey", RowExclusiveLock},
-		{ONSIDE_USES_DEAD_LETTER, "dead_letter", RowExclusiveLock},
-		{ONSIDE_USES_DEAD_LETTER, "dead_letter_pkey", RowExclusiveLock},
-		{ONSIDE_USES_DEAD_LETTER, "dead_letter_event_id_idx", RowExclusiveLock},
-		{ONSIDE_USES_CONTROL, "control", RowExclusiveLock},
-		{ONSIDE_USES_CONTROL, "control_pkey", RowExclusiveLock},
-	};
-
-	for (int i = 0; i < (int) lengthof(relations); i++)
-	{
-		Oid			oid = InvalidOid;
-
-		if (relations[i].use & uses)
-			oid = onside_relation_oid(relations[i].name);
-
-		/* What is missing is said by whoever opens it. */
-		if (OidIsValid(oid) &&
-			!ConditionalLockRelationOid(oid, relations[i].mode))
-		{
-			*busy = relations[i].name;
-			return false;
-		}
-	}
-	return true;
-}
-
 /*
  * Locks the extension and those tables, in the current transaction.  Returns
  * what is locked by somebody else, or NULL.
@@ -143,7 +102,8 @@ lock(int uses)
 	if (table != cursor_table || !OidIsValid(table))
 		leave(OidIsValid(table));
 
-	if (!lock_relations(uses, &busy))
+	busy = onside_lock_tables(uses);
+	if (busy != NULL)
 		return psprintf("%s.%s is locked by another session", ONSIDE_SCHEMA,
 						busy);
 	return NULL;
@@ -274,6 +234,7 @@ onside_txn_insist(OnsideBrake *brake, int uses, void (*body) (void *arg),
 		onside_copy_text(slot->status.reason, brake->problem,
 						 sizeof(slot->status.reason));
 		LWLockRelease(slot->lock);
+		pgstat_report_activity(STATE_IDLE, brake->problem);
 
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,

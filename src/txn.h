@@ -10,13 +10,8 @@
 
 #include "postgres.h"
 
+#include "locks.h"
 #include "shmem.h"
-
-/* Which of our tables a transaction uses; bits. */
-#define ONSIDE_USES_LOG			0x01	/* reads the segments */
-#define ONSIDE_USES_CURSOR		0x02	/* writes delivery_cursor */
-#define ONSIDE_USES_DEAD_LETTER	0x04	/* writes dead_letter */
-#define ONSIDE_USES_CONTROL		0x08	/* reads or repairs control */
 
 /*
  * One kind of work of the worker, and whether it has a problem: a table that is
@@ -36,8 +31,8 @@ typedef struct OnsideBrake
 extern void onside_txn_init(OnsideSlot *slot);
 
 /*
- * Runs body(arg) in a transaction with an active snapshot and those tables
- * locked, and commits.  False if it could not: it rests, or a lock was not free
+ * Runs body(arg) in a transaction with an active snapshot and what it uses (see
+ * locks.h) locked, and commits.  False if it could not: it rests, or a lock was not free
  * at once, or there was an error, after which everything is rolled back, and
  * body has to be such that it can be run again.  Ends the process, leaving the
  * slot as absent, if the extension is not (or no longer) in this database.

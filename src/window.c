@@ -290,8 +290,8 @@ is_in_clog(FullTransactionId xid)
  * up to the insert position instead would wait for WAL that nobody needs, and
  * can fail where that position is a page boundary with nothing behind it.
  */
-static void
-flush_commit(FullTransactionId xid)
+void
+onside_flush_commit(FullTransactionId xid)
 {
 	static FullTransactionId last = {InvalidTransactionId};
 	XLogRecPtr	lsn = InvalidXLogRecPtr;
@@ -587,7 +587,7 @@ read_range(Source *sources, int n, const Range *range, OnsideCursor *cursor,
 	while ((source = first_source(sources, n)) != NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
-		flush_commit(source->pos.xid);
+		onside_flush_commit(source->pos.xid);
 		if (!callback(source->slot, &source->pos, arg))
 			return false;
 		cursor->pos = source->pos;

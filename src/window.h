@@ -72,6 +72,9 @@ extern OnsideSnapshot *onside_snapshot_take(void);
 
 extern void onside_snapshot_release(OnsideSnapshot *snapshot);
 
+/* Makes the commit of a transaction durable, whatever synchronous_commit was. */
+extern void onside_flush_commit(FullTransactionId xid);
+
 /*
  * Called for each event of a window in the order of (xid, id).  The slot is
  * good during the call alone.  Returning false stops before this event.

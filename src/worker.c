@@ -314,8 +314,10 @@ current_state(const OnsideSenderStatus *sender, const char **reason)
 		*reason = onside_reader_problem();
 	else if (onside_progress_blocked() != NULL)
 		*reason = onside_progress_blocked();
-	else
+	else if (controlling.problem != NULL)
 		*reason = controlling.problem;
+	else
+		*reason = looking.problem;
 	if (sender->state == ONSIDE_IDLE && !onside_reader_drained())
 		return ONSIDE_SENDING;
 	return sender->state;
@@ -339,16 +341,26 @@ log_state(OnsideState before, OnsideState after, const char *reason)
 			 reason != NULL ? errdetail("%s", reason) : 0));
 }
 
+/* For pg_stat_activity: the state, and the reason for it if there is one. */
 static void
-report_activity(OnsideState state)
+report_activity(OnsideState state, const char *reason)
 {
 	static OnsideState reported = ONSIDE_NOT_RUNNING;
+	static char reported_reason[ONSIDE_REASON_MAX];
+	char	   *text;
 
-	if (state == reported)
+	if (reason == NULL)
+		reason = "";
+	if (state == reported &&
+		strncmp(reason, reported_reason, sizeof(reported_reason) - 1) == 0)
 		return;
 	reported = state;
+	onside_copy_text(reported_reason, reason, sizeof(reported_reason));
+	text = psprintf("%s%s%s", onside_state_name(state),
+					reason[0] != '\0' ? ": " : "", reason);
 	pgstat_report_activity(state == ONSIDE_SENDING ? STATE_RUNNING : STATE_IDLE,
-						   onside_state_name(state));
+						   text);
+	pfree(text);
 }
 
 static void
@@ -382,7 +394,7 @@ publish(void)
 	onside_stats_publish(slot);
 
 	log_state(last_state, state, reason);
-	report_activity(state);
+	report_activity(state, reason);
 	last_state = state;
 }
 
@@ -685,7 +697,7 @@ publish_version_problem(const char *problem)
 
 	if (!shared->objects_differ)
 		log_state(ONSIDE_IDLE, ONSIDE_MISCONFIGURED, problem);
-	report_activity(ONSIDE_MISCONFIGURED);
+	report_activity(ONSIDE_MISCONFIGURED, problem);
 
 	LWLockAcquire(slot->lock, LW_EXCLUSIVE);
 	shared->objects_differ = true;

@@ -1,0 +1,29 @@
+/*-------------------------------------------------------------------------
+ *
+ * locks.h
+ *		Locks on the extension's tables that nobody waits for.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_LOCKS_H
+#define ONSIDE_LOCKS_H
+
+#include "postgres.h"
+
+/* What a piece of work uses of our tables, with their indexes; bits. */
+#define ONSIDE_USES_LOG			0x01	/* reads the segments */
+#define ONSIDE_READS_CURSOR		0x02	/* reads delivery_cursor */
+#define ONSIDE_USES_CURSOR		0x04	/* writes delivery_cursor */
+#define ONSIDE_USES_DEAD_LETTER	0x08	/* writes dead_letter */
+#define ONSIDE_USES_CONTROL		0x10	/* reads or repairs control */
+
+/*
+ * Locks all of it if all of it is free at once: returns NULL.  Otherwise keeps
+ * no lock and returns the name of what somebody else has locked.
+ */
+extern const char *onside_lock_tables(int uses);
+
+/* Gives these locks back before the end of the transaction. */
+extern void onside_unlock_tables(int uses);
+
+#endif							/* ONSIDE_LOCKS_H */
