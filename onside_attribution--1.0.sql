@@ -54,6 +54,12 @@ ALTER TABLE onside_attribution.outbox_1 ENABLE ALWAYS TRIGGER onside_outbox_befo
 ALTER TABLE onside_attribution.outbox_2 ENABLE ALWAYS TRIGGER onside_outbox_before_insert;
 ALTER TABLE onside_attribution.outbox_3 ENABLE ALWAYS TRIGGER onside_outbox_before_insert;
 
+-- So that a person can withdraw an event where all tables are published.
+ALTER TABLE onside_attribution.outbox REPLICA IDENTITY FULL;
+ALTER TABLE onside_attribution.outbox_1 REPLICA IDENTITY FULL;
+ALTER TABLE onside_attribution.outbox_2 REPLICA IDENTITY FULL;
+ALTER TABLE onside_attribution.outbox_3 REPLICA IDENTITY FULL;
+
 /*
  * How far delivery has come; written by the worker alone.  '1:1:' has seen
  * nothing, so everything in the outbox is still to be sent.
@@ -120,7 +126,11 @@ CREATE TABLE onside_attribution.dead_letter (
     error text NOT NULL,
     attempts integer NOT NULL,
     recorded_at timestamptz NOT NULL,
-    failed_at timestamptz NOT NULL
+    failed_at timestamptz NOT NULL,
+    retry_at timestamptz,
+    source text,
+    -- No sequence: rows also come by logical replication and from a dump.
+    id uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid()
 );
 
 CREATE INDEX dead_letter_event_id_idx ON onside_attribution.dead_letter (event_id);
@@ -282,54 +292,15 @@ AS 'MODULE_PATHNAME', 'onside_resume';
  */
 CREATE FUNCTION onside_attribution.retry_dead_letters(event_ids uuid[] DEFAULT NULL)
 RETURNS bigint
-LANGUAGE sql VOLATILE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
-AS $$
-    WITH moved AS (
-        DELETE FROM onside_attribution.dead_letter d
-        WHERE CASE WHEN event_ids IS NULL THEN d.http_status IS NOT NULL
-                   ELSE d.event_id = ANY (event_ids) END
-        RETURNING d.*
-    ), recorded AS (
-        INSERT INTO onside_attribution.outbox
-            (event_id, event_name, payload, event_datetime, installation_id)
-        SELECT m.event_id, m.event_name, m.payload, m.event_datetime, m.installation_id
-        FROM moved m
-        ORDER BY m.failed_at
-        RETURNING 1
-    )
-    SELECT count(*) FROM recorded
-$$;
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'onside_retry_dead_letters';
 
 CREATE FUNCTION onside_attribution.replay(
     since timestamptz,
     until timestamptz DEFAULT pg_catalog.now())
 RETURNS bigint
-LANGUAGE sql VOLATILE STRICT SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
-AS $$
-    -- Another call must see what this one has recorded.
-    SELECT pg_advisory_xact_lock('pg_class'::regclass::oid::integer,
-                                 'onside_attribution.outbox'::regclass::oid::integer);
-    WITH settled AS (
-        SELECT DISTINCT ON (o.event_id) o.*
-        FROM onside_attribution.outbox o
-        WHERE o.recorded_at >= since AND o.recorded_at <= until
-          AND NOT EXISTS (SELECT FROM onside_attribution.pending p
-                          WHERE p.event_id = o.event_id)
-          AND NOT EXISTS (SELECT FROM onside_attribution.dead_letter d
-                          WHERE d.event_id = o.event_id)
-        ORDER BY o.event_id, o.recorded_at
-    ), recorded AS (
-        INSERT INTO onside_attribution.outbox
-            (event_id, event_name, payload, event_datetime, installation_id)
-        SELECT s.event_id, s.event_name, s.payload, s.event_datetime, s.installation_id
-        FROM settled s
-        ORDER BY s.xid, s.id
-        RETURNING 1
-    )
-    SELECT count(*) FROM recorded
-$$;
+LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT
+AS 'MODULE_PATHNAME', 'onside_replay';
 
 CREATE FUNCTION onside_attribution.worker_status(
     OUT worker_pid integer,
@@ -444,6 +415,12 @@ COMMENT ON COLUMN onside_attribution.dead_letter.error IS 'The API''s words, or 
 COMMENT ON COLUMN onside_attribution.dead_letter.attempts IS 'HTTP requests that carried the event until then; 0 if it was never sent';
 COMMENT ON COLUMN onside_attribution.dead_letter.recorded_at IS 'When the event was recorded';
 COMMENT ON COLUMN onside_attribution.dead_letter.failed_at IS 'When it was put here';
+COMMENT ON COLUMN onside_attribution.dead_letter.retry_at IS
+    'From when it gets another chance by itself; NULL: only by a person';
+COMMENT ON COLUMN onside_attribution.dead_letter.source IS
+    'Table whose trigger recorded it, schema.table as SQL quotes it, the root of a partition; NULL if it was recorded by a function or INSERT, or refused by the API: the outbox does not know the table';
+COMMENT ON COLUMN onside_attribution.dead_letter.id IS 'Of this row; an event can be here more than once';
+COMMENT ON INDEX onside_attribution.dead_letter_pkey IS 'The identity of a dead letter, also for logical replication';
 COMMENT ON INDEX onside_attribution.dead_letter_event_id_idx IS 'For retry_dead_letters()';
 
 COMMENT ON VIEW onside_attribution.pending IS
@@ -512,10 +489,12 @@ COMMENT ON FUNCTION onside_attribution.resume() IS
     'Starts sending in this database again from the commit on, and ends a wait for the next attempt at once';
 COMMENT ON FUNCTION onside_attribution.retry_dead_letters(uuid[]) IS
     'Moves dead letters back into the outbox, with the same event_id. In: which; NULL: all that the API has refused, but not what a trigger found invalid. '
-    'Out: how many. Errors: as track(), for one that is still invalid';
+    'Out: how many. Errors: as track(), with the dead letter in the context, for one that is still invalid; 40001 if somebody has changed one since a transaction '
+    'began that is not READ COMMITTED; 25006 in a read-only one';
 COMMENT ON FUNCTION onside_attribution.replay(timestamptz, timestamptz) IS
     'Records delivered events again that the outbox still holds (see the setting retention), with the same event_id. '
-    'In: the time of recording, both ends included. Out: how many';
+    'In: the time of recording, both ends included. Out: how many. What is pending or in dead_letter is left out. It waits for another replay() to commit, '
+    'and sees what that has recorded at any isolation level. Errors: 25006 in a read-only transaction';
 COMMENT ON FUNCTION onside_attribution.worker_status() IS
     'Beneath the view status, which says what the columns are';
 

@@ -7,17 +7,61 @@
  * moves the cursor past them, and from track_row, which lets an invalid row
  * through if on_invalid_event says so.  They leave by retry_dead_letters.
  *
+ * retry_dead_letters reads and deletes the rows by the table access method, with
+ * no SQL and as whoever calls it, so it matters neither who owns the table nor
+ * what is on it.  EXECUTE on the function is the privilege.  This is safe
+ * because nothing of anybody's is executed: no trigger, rule, policy, default or
+ * operator but PostgreSQL's own for uuid, timestamptz and tid.  PostgreSQL's
+ * executor would have checked, and so it falls to us:
+ *
+ * - that the transaction may write, and is in no parallel worker;
+ * - that a row which another session has changed meanwhile is judged anew, or
+ *   under REPEATABLE READ and SERIALIZABLE ends the transaction (take_letter());
+ * - that the event keeps the rules; the outbox's trigger does that otherwise.
+ *
+ * Two of its checks are left out deliberately.  A foreign key that somebody has
+ * made to reference dead_letter would be a trigger, which we do not fire.  A
+ * table that is published has to have a replica identity for a DELETE: this one
+ * has its primary key, and without that decoding would pass over the DELETE,
+ * which is better than to keep the dead letters.
+ *
+ * The rows' payloads can be more than memory holds.  So the function notes only
+ * where each row is, and reads them one by one in the order of failed_at.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "lib/qunique.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/uuid.h"
 
 #include "dead_letter.h"
 #include "insert.h"
 #include "outbox.h"
+#include "sort.h"
+
+PG_FUNCTION_INFO_V1(onside_retry_dead_letters);
+
+/* ----------
+ * In
+ * ----------
+ */
 
 static text *
 clipped_text(const char *str)
@@ -32,12 +76,13 @@ clipped_text(const char *str)
 void
 onside_dead_letter_insert(const OnsideEvent *event, int http_status,
 						  const char *error, int attempts,
-						  TimestampTz recorded_at)
+						  TimestampTz recorded_at, const char *source)
 {
 	OnsideInsert insert;
 	TupleTableSlot *slot;
 	Datum	   *values;
 	bool	   *nulls;
+	pg_uuid_t	id;
 
 	onside_insert_begin(&insert, onside_relation_oid("dead_letter"));
 	slot = onside_insert_slot(&insert);
@@ -67,7 +112,250 @@ onside_dead_letter_insert(const OnsideEvent *event, int http_status,
 	values[Anum_dead_letter_failed_at - 1] =
 		TimestampTzGetDatum(GetCurrentTimestamp());
 	nulls[Anum_dead_letter_failed_at - 1] = false;
+	nulls[Anum_dead_letter_retry_at - 1] = true;
+	nulls[Anum_dead_letter_source - 1] = source == NULL;
+	if (source != NULL)
+		values[Anum_dead_letter_source - 1] = CStringGetTextDatum(source);
+	onside_event_next_id(&id);
+	values[Anum_dead_letter_id - 1] = UUIDPGetDatum(&id);
+	nulls[Anum_dead_letter_id - 1] = false;
 
 	onside_insert_row(&insert);
 	onside_insert_end(&insert);
+}
+
+/* ----------
+ * Out
+ * ----------
+ */
+
+/* Which dead letters: those of some events, or all that were sent. */
+typedef struct Wanted
+{
+	bool		all_sent;
+	int			nids;
+	pg_uuid_t  *ids;			/* ascending, each once */
+} Wanted;
+
+static int
+compare_uuids(const void *a, const void *b)
+{
+	return memcmp(a, b, UUID_LEN);
+}
+
+/* Reads the function's argument, in which nulls stand for nothing. */
+static void
+read_wanted(Wanted *wanted, ArrayType *array)
+{
+	Datum	   *elements;
+	bool	   *nulls;
+	int			n;
+
+	memset(wanted, 0, sizeof(*wanted));
+	wanted->all_sent = array == NULL;
+	if (array == NULL)
+		return;
+
+	deconstruct_array(array, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR,
+					  &elements, &nulls, &n);
+	wanted->ids = palloc(Max(n, 1) * sizeof(pg_uuid_t));
+	for (int i = 0; i < n; i++)
+		if (!nulls[i])
+			wanted->ids[wanted->nids++] = *DatumGetUUIDP(elements[i]);
+	qsort(wanted->ids, wanted->nids, sizeof(pg_uuid_t), compare_uuids);
+	wanted->nids = qunique(wanted->ids, wanted->nids, sizeof(pg_uuid_t),
+						   compare_uuids);
+}
+
+static bool
+is_wanted(const Wanted *wanted, TupleTableSlot *letter)
+{
+	Datum		event_id;
+	bool		isnull;
+
+	if (wanted->all_sent)
+		return !slot_attisnull(letter, Anum_dead_letter_http_status);
+
+	event_id = slot_getattr(letter, Anum_outbox_event_id, &isnull);
+	return !isnull && bsearch(DatumGetUUIDP(event_id), wanted->ids,
+							  wanted->nids, sizeof(pg_uuid_t),
+							  compare_uuids) != NULL;
+}
+
+/*
+ * Notes when and where the dead letters are that were sent, or that one event
+ * has, as the active snapshot sees them.
+ */
+static void
+note_letters(Relation rel, const pg_uuid_t *event_id, OnsideSort *sort)
+{
+	Oid			index = onside_relation_oid("dead_letter_event_id_idx");
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	if (event_id != NULL)
+		ScanKeyInit(&key, Anum_outbox_event_id, BTEqualStrategyNumber,
+					F_UUID_EQ, UUIDPGetDatum(event_id));
+	scan = systable_beginscan(rel, index,
+							  event_id != NULL && OidIsValid(index),
+							  GetActiveSnapshot(), event_id != NULL ? 1 : 0,
+							  &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Datum		values[2];
+		bool		nulls[2] = {false, false};
+
+		CHECK_FOR_INTERRUPTS();
+		if (event_id == NULL &&
+			heap_attisnull(tuple, Anum_dead_letter_http_status,
+						   RelationGetDescr(rel)))
+			continue;
+		values[0] = heap_getattr(tuple, Anum_dead_letter_failed_at,
+								 RelationGetDescr(rel), &nulls[0]);
+		values[1] = PointerGetDatum(&tuple->t_self);
+		onside_sort_put(sort, values, nulls);
+	}
+	systable_endscan(scan);
+}
+
+/*
+ * Deletes a dead letter and leaves its last version in the slot.  Waits for
+ * whoever is changing it.  At READ COMMITTED, what that makes of it counts, as
+ * with a DELETE: false if it is gone, or is none that is wanted any more.
+ */
+static bool
+take_letter(Relation rel, ItemPointer tid, const Wanted *wanted,
+			TupleTableSlot *slot)
+{
+	uint8		flags = IsolationUsesXactSnapshot() ?
+		0 : TUPLE_LOCK_FLAG_FIND_LAST_VERSION;
+	TM_FailureData failure;
+	TM_Result	result;
+
+	result = table_tuple_lock(rel, tid, GetActiveSnapshot(), slot,
+							  GetCurrentCommandId(true), LockTupleExclusive,
+							  LockWaitBlock, flags, &failure);
+	if ((result == TM_Updated || result == TM_Deleted) &&
+		IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent change of a dead letter"),
+				 errhint("The transaction might succeed if retried.")));
+	if (result == TM_Deleted)
+		return false;
+	if (result != TM_Ok)
+		elog(ERROR, "unexpected result of locking a dead letter: %d",
+			 (int) result);
+	if (failure.traversed && !is_wanted(wanted, slot))
+		return false;
+
+	simple_table_tuple_delete(rel, &slot->tts_tid, GetActiveSnapshot());
+	return true;
+}
+
+/* Which of many dead letters is it that cannot be put back? */
+static void
+letter_error_context(void *arg)
+{
+	TupleTableSlot *letter = (TupleTableSlot *) arg;
+	bool		isnull;
+	Datum		id = slot_getattr(letter, Anum_dead_letter_id, &isnull);
+
+	if (!isnull)
+		errcontext("dead letter with id %s",
+				   DatumGetCString(DirectFunctionCall1(uuid_out, id)));
+}
+
+static void
+check_letter(TupleTableSlot *letter, const OnsideEvent *event)
+{
+	OnsideEventError error;
+	ErrorContextCallback callback;
+
+	callback.callback = letter_error_context;
+	callback.arg = letter;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	if (!onside_event_check(event, &error))
+		onside_event_throw(&error);
+	error_context_stack = callback.previous;
+}
+
+/* Moves the dead letters that were noted into the outbox.  How many were they? */
+static int64
+put_back(Relation rel, OnsideSort *sort, const Wanted *wanted)
+{
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	MemoryContext per_letter =
+		AllocSetContextCreate(CurrentMemoryContext,
+							  "onside_attribution dead letter",
+							  ALLOCSET_DEFAULT_SIZES);
+	OnsideAppend *append = NULL;
+	TupleTableSlot *noted;
+	int64		count = 0;
+
+	while ((noted = onside_sort_next(sort)) != NULL)
+	{
+		ItemPointerData tid = *(ItemPointer) DatumGetPointer(noted->tts_values[1]);
+		MemoryContext old = MemoryContextSwitchTo(per_letter);
+		OnsideEvent event;
+		bool		taken;
+
+		CHECK_FOR_INTERRUPTS();
+		taken = take_letter(rel, &tid, wanted, slot);
+		if (taken)
+		{
+			onside_outbox_read_event(slot, &event);
+			check_letter(slot, &event);
+		}
+		MemoryContextSwitchTo(old);
+		if (taken)
+		{
+			if (append == NULL)
+				append = onside_append_begin();
+			onside_append(append, &event);
+			count++;
+		}
+		MemoryContextReset(per_letter);
+	}
+
+	if (append != NULL)
+		onside_append_end(append);
+	MemoryContextDelete(per_letter);
+	ExecDropSingleTupleTableSlot(slot);
+	return count;
+}
+
+/* retry_dead_letters(event_ids uuid[]) */
+Datum
+onside_retry_dead_letters(PG_FUNCTION_ARGS)
+{
+	static const Oid columns[] = {TIMESTAMPTZOID, TIDOID};
+	Wanted		wanted;
+	Relation	rel;
+	OnsideSort *sort;
+	int64		count;
+
+	PreventCommandIfReadOnly("retry_dead_letters()");
+	PreventCommandIfParallelMode("retry_dead_letters()");
+	read_wanted(&wanted, PG_ARGISNULL(0) ? NULL : PG_GETARG_ARRAYTYPE_P(0));
+	rel = table_open(onside_relation_oid("dead_letter"), RowExclusiveLock);
+
+	/* As the command of its own that it is. */
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
+
+	sort = onside_sort_begin(columns, lengthof(columns), lengthof(columns));
+	if (wanted.all_sent)
+		note_letters(rel, NULL, sort);
+	for (int i = 0; i < wanted.nids; i++)
+		note_letters(rel, &wanted.ids[i], sort);
+	onside_sort_perform(sort);
+	count = put_back(rel, sort, &wanted);
+	onside_sort_end(sort);
+
+	PopActiveSnapshot();
+	table_close(rel, NoLock);
+	PG_RETURN_INT64(count);
 }

@@ -20,7 +20,10 @@ enum
 	Anum_dead_letter_attempts,
 	Anum_dead_letter_recorded_at,
 	Anum_dead_letter_failed_at,
-	Natts_dead_letter = Anum_dead_letter_failed_at
+	Anum_dead_letter_retry_at,
+	Anum_dead_letter_source,
+	Anum_dead_letter_id,
+	Natts_dead_letter = Anum_dead_letter_id
 };
 
 /* Most that is kept of what the API said, in bytes. */
@@ -28,10 +31,12 @@ enum
 
 /*
  * Puts an event into dead_letter, within the current transaction.  Fields that
- * it lacks become null, and so does http_status 0 (it was never sent).
+ * it lacks become null, and so does http_status 0 (it was never sent).  "source"
+ * is schema.table of the row that was to become the event, or NULL.
  */
 extern void onside_dead_letter_insert(const OnsideEvent *event,
 									  int http_status, const char *error,
-									  int attempts, TimestampTz recorded_at);
+									  int attempts, TimestampTz recorded_at,
+									  const char *source);
 
 #endif							/* ONSIDE_DEAD_LETTER_H */

@@ -174,7 +174,7 @@ bury(void)
 		if (onside_window_fetch(&refused->pos, &event, &recorded_at))
 			onside_dead_letter_insert(&event, refused->http_status,
 									  refused->error, refused->attempts,
-									  recorded_at);
+									  recorded_at, NULL);
 	}
 }
 

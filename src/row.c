@@ -15,8 +15,10 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/partition.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -58,6 +60,7 @@ onside_row_reader(Trigger *trigger, Relation rel, MemoryContext context)
 	OnsideRowReader *reader = palloc0(sizeof(OnsideRowReader));
 	OnsideEventError error;
 
+	reader->relid = RelationGetRelid(rel);
 	reader->event_name = cstring_to_text(mapping->event_name);
 	reader->name_is_valid = onside_event_check_name(reader->event_name,
 													&error);
@@ -237,8 +240,22 @@ count_skipped(void)
 		pg_atomic_fetch_add_u64(&slot->skipped, 1);
 }
 
+/* schema.table of the table, or if that is a partition, of the root. */
+static char *
+source_of(Oid relid)
+{
+	List	   *ancestors = get_partition_ancestors(relid);
+
+	/* A partition that is being detached has none. */
+	if (ancestors != NIL)
+		relid = llast_oid(ancestors);
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+									  get_rel_name(relid));
+}
+
 static void
-dead_letter(const OnsideEvent *event, const OnsideEventError *error)
+dead_letter(const OnsideRowReader *reader, const OnsideEvent *event,
+			const OnsideEventError *error)
 {
 	ereport(WARNING,
 			(errcode(error->sqlstate),
@@ -246,7 +263,8 @@ dead_letter(const OnsideEvent *event, const OnsideEventError *error)
 			 errdetail("The row was let through and the event put into dead_letter."),
 			 errhint("%s", error->hint)));
 	onside_dead_letter_insert(event, 0, error->message, 0,
-							  GetCurrentTimestamp());
+							  GetCurrentTimestamp(),
+							  source_of(reader->relid));
 }
 
 OnsideRowOutcome
@@ -276,7 +294,7 @@ onside_row_record(OnsideRowReader *reader, TupleTableSlot *row,
 	}
 	else if (onside_on_invalid_event == ONSIDE_INVALID_DEAD_LETTER)
 	{
-		dead_letter(&event, &error);
+		dead_letter(reader, &event, &error);
 		outcome = ONSIDE_ROW_DEAD_LETTER;
 	}
 	else

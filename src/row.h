@@ -20,6 +20,7 @@
 /* A trigger's mapping, resolved against its table. */
 typedef struct OnsideRowReader
 {
+	Oid			relid;
 	text	   *event_name;
 	bool		name_is_valid;
 	OnsideColumn installation_id;

@@ -1,0 +1,36 @@
+/*-------------------------------------------------------------------------
+ *
+ * sort.h
+ *		Sorting small rows of any number.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_SORT_H
+#define ONSIDE_SORT_H
+
+#include "postgres.h"
+
+#include "executor/tuptable.h"
+
+typedef struct OnsideSort OnsideSort;
+
+/*
+ * Columns of these types, in the order of the first nkeys of them, ascending,
+ * nulls last.  Takes work_mem, and temporary files beyond.
+ */
+extern OnsideSort *onside_sort_begin(const Oid *types, int ncolumns,
+									 int nkeys);
+
+/* Takes a row, and copies it. */
+extern void onside_sort_put(OnsideSort *sort, const Datum *values,
+							const bool *nulls);
+
+/* After the last row. */
+extern void onside_sort_perform(OnsideSort *sort);
+
+/* The next row, its columns extracted; NULL after the last one. */
+extern TupleTableSlot *onside_sort_next(OnsideSort *sort);
+
+extern void onside_sort_end(OnsideSort *sort);
+
+#endif							/* ONSIDE_SORT_H */
