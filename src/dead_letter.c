@@ -240,7 +240,9 @@ take_letter(Relation rel, ItemPointer tid, const Wanted *wanted,
 		IsolationUsesXactSnapshot())
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not serialize access due to concurrent change of a dead letter"),
+				 result == TM_Updated ?
+				 errmsg("could not serialize access due to concurrent update") :
+				 errmsg("could not serialize access due to concurrent delete"),
 				 errhint("The transaction might succeed if retried.")));
 	if (result == TM_Deleted)
 		return false;
