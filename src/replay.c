@@ -113,7 +113,14 @@ note_row(OnsideSort *notes, TupleTableSlot *row, int segment,
 	bool		nulls[NOTE_NCOLUMNS] = {false};
 	TimestampTz recorded_at;
 
+	/* Whoever has taken NOT NULL away gets no crash for it. */
 	slot_getsomeattrs(row, Anum_outbox_id);
+	if (row->tts_isnull[Anum_outbox_event_id - 1] ||
+		row->tts_isnull[Anum_outbox_recorded_at - 1] ||
+		row->tts_isnull[Anum_outbox_xid - 1] ||
+		row->tts_isnull[Anum_outbox_id - 1])
+		return false;
+
 	values[NOTE_EVENT_ID] = row->tts_values[Anum_outbox_event_id - 1];
 	values[NOTE_IS_DELIVERED] = BoolGetDatum(true);
 	values[NOTE_RECORDED_AT] = row->tts_values[Anum_outbox_recorded_at - 1];

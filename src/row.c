@@ -244,7 +244,10 @@ count_skipped(void)
 static char *
 source_of(Oid relid)
 {
-	List	   *ancestors = get_partition_ancestors(relid);
+	List	   *ancestors = NIL;
+
+	if (get_rel_relispartition(relid))
+		ancestors = get_partition_ancestors(relid);
 
 	/* A partition that is being detached has none. */
 	if (ancestors != NIL)

@@ -170,9 +170,12 @@ CREATE TABLE shop.parted_2 PARTITION OF shop.parted_1 DEFAULT;
 SELECT onside_attribution.attach('shop.parted', 'parted', 'install', '{"total": "total"}');
 INSERT INTO shop.parted VALUES (gen_random_uuid(), 'NaN');
 INSERT INTO shop.parted_2 VALUES (gen_random_uuid(), 'NaN');
+CREATE TABLE shop.heir () INHERITS (shop."Sold");
+SELECT onside_attribution.attach('shop.heir', 'sold by heir', 'install', '{"total": "total"}');
+INSERT INTO shop.heir VALUES (gen_random_uuid(), 'NaN');
 SQL
 	is(sql('SELECT source, event_name, count(*) FROM onside_attribution.dead_letter GROUP BY 1, 2 ORDER BY 2'),
-		qq(shop.parted|parted|2\nshop."Sold"|sold|1), 'of a trigger');
+		qq(shop.parted|parted|2\nshop."Sold"|sold|1\nshop.heir|sold by heir|1), 'of a trigger');
 	sql('DELETE FROM onside_attribution.dead_letter');
 
 	track($node, 'postgres');

@@ -82,7 +82,8 @@ foreach my $name (qw(untouched given reassigned demoted))
 			$owner{$name}, 'the tables are theirs');
 		$sql->(<<'SQL');
 GRANT USAGE ON SCHEMA onside_attribution TO operator;
-GRANT EXECUTE ON FUNCTION onside_attribution.retry_dead_letters, onside_attribution.replay TO operator;
+GRANT EXECUTE ON FUNCTION onside_attribution.retry_dead_letters, onside_attribution.replay,
+    onside_attribution.pause, onside_attribution.resume TO operator;
 SQL
 
 		my $since = $sql->('SELECT clock_timestamp()');
@@ -98,16 +99,21 @@ SQL
 		is($sandbox->events->{$id}, 1, 'what was retried has come');
 		is($sql->('SELECT count(*) FROM onside_attribution.dead_letter'), 0, 'no dead letter is left');
 
+		is($call->("pause('by the operator')"), '', 'pause()');
+		poll_status($node, $name, { state => 'paused', state_reason => qr/by the operator/ }, 'it is paused');
+		is($call->('resume()'), '', 'resume()');
+		poll_status($node, $name, { state => 'idle' }, 'it is not any more');
+
 		# The privilege is EXECUTE, and it is one on nothing else.
-		foreach my $table (qw(outbox outbox_1 dead_letter delivery_cursor))
+		foreach my $table (qw(outbox outbox_1 dead_letter delivery_cursor control))
 		{
 			my ($ret, undef, $error) = $node->psql($name, "SELECT * FROM onside_attribution.$table",
 				extra_params => [ '-U', 'operator' ]);
 			like($error, qr/permission denied for table $table/, "$table is still nothing that it may read");
 		}
-		$sql->('REVOKE EXECUTE ON FUNCTION onside_attribution.retry_dead_letters, onside_attribution.replay FROM operator');
+		$sql->('REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA onside_attribution FROM operator');
 		like($call->($_), qr/permission denied for function/, "$_ needs EXECUTE")
-		  foreach 'retry_dead_letters()', "replay('-infinity')";
+		  foreach 'retry_dead_letters()', "replay('-infinity')", 'pause()', 'resume()';
 	};
 }
 
