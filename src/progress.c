@@ -461,6 +461,8 @@ onside_progress_init(OnsideSlot *my_slot, const char *my_database_name)
 	if (problem != NULL)
 		replace_row(problem,
 					"What is in the outbox is sent again, each event under its event_id.");
+	if (delivery.begun_at[delivery.segment - 1] == 0)
+		delivery.begun_at[delivery.segment - 1] = GetCurrentTimestamp();
 	pg_atomic_write_u32(&slot->segment, delivery.segment);
 	settled_count = slot->status.settled;
 	requests_before = delivery.requests;

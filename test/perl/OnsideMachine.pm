@@ -1,0 +1,99 @@
+# OnsideMachine: a machine with faults below PostgreSQL.
+#
+# Compiles test/instruments/faults.c and has servers that are started from then
+# on load it: their disk can be full, and their clock be set, from one moment to
+# the next.
+
+=head1 SYNOPSIS
+
+  my $machine = OnsideMachine->new or plan skip_all => 'there is no compiler';
+  my $node = onside_node('main', sandbox => $sandbox);
+  $machine->fill_disk;
+  $machine->free_disk;
+  $machine->set_clock(86400);
+
+=cut
+
+package OnsideMachine;
+
+use strict;
+use warnings;
+
+use Cwd            ();
+use File::Basename ();
+use File::Spec     ();
+use File::Temp     ();
+
+use PostgreSQL::Test::Utils ();
+
+my $source = File::Spec->catfile(
+	File::Basename::dirname(Cwd::abs_path(__FILE__)),
+	File::Spec->updir, 'instruments', 'faults.c');
+
+=head1 METHODS
+
+=head2 OnsideMachine->new
+
+Sets the environment for all servers that this test starts.  Returns nothing if
+the compiler cannot make it.
+
+=cut
+
+sub new
+{
+	my ($class) = @_;
+	my $directory = PostgreSQL::Test::Utils::tempdir();
+	my $library = "$directory/faults.so";
+
+	system('gcc', '-shared', '-fPIC', '-o', $library, $source, '-ldl') == 0
+	  or return;
+	$ENV{LD_PRELOAD} = $library;
+	$ENV{ONSIDE_FAULTS} = $directory;
+	return bless { directory => $directory }, $class;
+}
+
+sub _write
+{
+	my ($self, $name, $text) = @_;
+	PostgreSQL::Test::Utils::append_to_file("$self->{directory}/$name.new", $text);
+	rename "$self->{directory}/$name.new", "$self->{directory}/$name"
+	  or die "could not rename: $!";
+	return;
+}
+
+=head2 fill_disk, free_disk
+
+From now on no table can grow; and it can again.
+
+=cut
+
+sub fill_disk { return $_[0]->_write('full', '') }
+
+sub free_disk
+{
+	my ($self) = @_;
+	unlink "$self->{directory}/full" or die "could not unlink: $!";
+	return;
+}
+
+=head2 refusals
+
+How often a table could not grow so far.
+
+=cut
+
+sub refusals { return (-s "$_[0]{directory}/refused") // 0 }
+
+=head2 set_clock($seconds)
+
+The servers' clock is so many seconds ahead.
+
+=cut
+
+sub set_clock
+{
+	my ($self, $seconds) = @_;
+	return $self->_write('clock', "$seconds\n");
+}
+
+1;
