@@ -66,7 +66,9 @@ sub is_small
 	return wait_until(
 		sub {
 			$node->safe_psql('postgres', <<'SQL') <= $segment_size;
-SELECT sum(pg_table_size(inhrelid)) FROM pg_inherits WHERE inhparent = 'onside_attribution.outbox'::regclass
+SELECT sum(pg_relation_size(inhrelid) + pg_relation_size(reltoastrelid))
+FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid
+WHERE inhparent = 'onside_attribution.outbox'::regclass
 SQL
 		});
 }
