@@ -52,7 +52,6 @@
 #include "utils/syscache.h"
 
 #include "attach.h"
-#include "attachment.h"
 #include "column.h"
 #include "compat.h"
 #include "event.h"
@@ -623,9 +622,6 @@ onside_attach(PG_FUNCTION_ARGS)
 	relation_close(rel, NoLock);
 
 	create_trigger(stmt, relid, when, rtable);
-	onside_attachment_note(relid, mapping->event_name,
-						   mapping->event_id == NULL ? InvalidAttrNumber :
-						   get_attnum(relid, mapping->event_id));
 
 	PG_RETURN_DATUM(DirectFunctionCall1(namein,
 										CStringGetDatum(stmt->trigname)));

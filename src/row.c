@@ -174,8 +174,8 @@ read_payload(OnsideRowReader *reader, TupleTableSlot *row,
  * event has what there is of it.
  */
 static bool
-read_row(OnsideRowReader *reader, TupleTableSlot *row, const pg_uuid_t *id,
-		 OnsideEvent *event, OnsideEventError *error)
+read_row(OnsideRowReader *reader, TupleTableSlot *row, OnsideEvent *event,
+		 OnsideEventError *error)
 {
 	OnsideEventError this_error;
 	bool		valid = true;
@@ -215,9 +215,7 @@ read_row(OnsideRowReader *reader, TupleTableSlot *row, const pg_uuid_t *id,
 	}
 	if (ok && !event->has_event_id)
 	{
-		if (id != NULL)
-			event->event_id = *id;
-		else if (reader->many)
+		if (reader->many)
 			onside_event_next_id(&event->event_id);
 		else
 			onside_event_new_id(&event->event_id);
@@ -272,7 +270,7 @@ dead_letter(const OnsideRowReader *reader, const OnsideEvent *event,
 
 OnsideRowOutcome
 onside_row_record(OnsideRowReader *reader, TupleTableSlot *row,
-				  const pg_uuid_t *id, OnsideAppend **append)
+				  OnsideAppend **append)
 {
 	MemoryContext old = MemoryContextSwitchTo(reader->per_row);
 	OnsideEvent event = {0};
@@ -285,7 +283,7 @@ onside_row_record(OnsideRowReader *reader, TupleTableSlot *row,
 		count_skipped();
 		outcome = ONSIDE_ROW_SKIPPED;
 	}
-	else if (read_row(reader, row, id, &event, &error))
+	else if (read_row(reader, row, &event, &error))
 	{
 		if (*append == NULL)
 		{

@@ -19,7 +19,6 @@
 #include "utils/rel.h"
 #include "utils/tuplestore.h"
 
-#include "attachment.h"
 #include "column.h"
 #include "outbox.h"
 #include "row.h"
@@ -42,7 +41,7 @@ record_transition_table(OnsideRowReader *reader, Relation rel,
 	while (tuplestore_gettupleslot(rows, true, false, row))
 	{
 		CHECK_FOR_INTERRUPTS();
-		(void) onside_row_record(reader, row, NULL, append);
+		(void) onside_row_record(reader, row, append);
 	}
 	ExecDropSingleTupleTableSlot(row);
 }
@@ -90,7 +89,6 @@ onside_track_row(PG_FUNCTION_ARGS)
 									  fcinfo->flinfo->fn_mcxt);
 		reader->many = TRIGGER_FIRED_FOR_STATEMENT(trigdata->tg_event);
 		fcinfo->flinfo->fn_extra = reader;
-		onside_attachment_used();
 	}
 
 	if (reader->needs_settings)
@@ -100,11 +98,9 @@ onside_track_row(PG_FUNCTION_ARGS)
 		record_transition_table(reader, trigdata->tg_relation,
 								trigdata->tg_newtable, &append);
 	else if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
-		(void) onside_row_record(reader, trigdata->tg_newslot, NULL,
-								 &append);
+		(void) onside_row_record(reader, trigdata->tg_newslot, &append);
 	else
-		(void) onside_row_record(reader, trigdata->tg_trigslot, NULL,
-								 &append);
+		(void) onside_row_record(reader, trigdata->tg_trigslot, &append);
 
 	if (append != NULL)
 		onside_append_end(append);
