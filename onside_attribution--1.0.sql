@@ -239,7 +239,7 @@ CREATE FUNCTION onside_attribution.trigger_mapping(
 LANGUAGE C STABLE STRICT
 AS 'MODULE_PATHNAME', 'onside_trigger_mapping';
 
-CREATE VIEW onside_attribution.attached AS
+CREATE VIEW onside_attribution.attached WITH (security_barrier) AS
     SELECT t.tgrelid::regclass AS source,
            m.event_name,
            t.tgname AS trigger_name,
@@ -676,7 +676,7 @@ CREATE PROCEDURE onside_attribution.backfill(
 LANGUAGE C
 AS 'MODULE_PATHNAME', 'onside_backfill';
 
-CREATE VIEW onside_attribution.backfill_progress AS
+CREATE VIEW onside_attribution.backfill_progress WITH (security_barrier) AS
     SELECT s.source::regclass AS source,
            s.event_name,
            CASE WHEN s.role <> 0 THEN s.role::regrole END AS role,
