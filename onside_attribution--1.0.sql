@@ -338,7 +338,7 @@ COMMENT ON TABLE onside_attribution.outbox IS
 COMMENT ON COLUMN onside_attribution.outbox.event_id IS
     'Version 4 UUID by which the API tells a repetition (API: Request body); made if NULL is inserted';
 COMMENT ON COLUMN onside_attribution.outbox.event_name IS
-    'Name of the event, sent as written: 1 to 255 characters, no control characters; the API ignores case';
+    'Name of the event, sent as written: 1 to 255 characters, not blanks alone, no control characters; the API ignores case';
 COMMENT ON COLUMN onside_attribution.outbox.payload IS
     'Properties of the event: a JSON object';
 COMMENT ON COLUMN onside_attribution.outbox.event_datetime IS

@@ -59,6 +59,7 @@
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/relcache.h"
 #include "utils/syscache.h"
 
 #include "attach.h"
@@ -365,7 +366,8 @@ check_column(Relation rel, const char *field, const char *name)
 				 errmsg("attach: %s", error.message),
 				 error.sqlstate == ERRCODE_UNDEFINED_COLUMN ?
 				 errhint("Names of columns are taken as written; upper and lower case differ.") :
-				 errhint("%s", error.hint)));
+				 errhint("%s", error.hint),
+				 errtablecolname(rel, name)));
 }
 
 static void

@@ -94,7 +94,7 @@ record_row(OnsideSource *source, OnsideVerdict verdict, OnsideAppend **append,
 		return;
 	}
 
-	switch (onside_row_record(reader, source->row, append))
+	switch (onside_row_record(reader, source->rel, source->row, append))
 	{
 		case ONSIDE_ROW_RECORDED:
 			state->recorded++;

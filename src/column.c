@@ -127,6 +127,7 @@ onside_column_resolve(OnsideColumn *column, const char *field,
 	}
 
 	column->field = field;
+	column->name = pstrdup(name);
 	column->attnum = InvalidAttrNumber;
 	column->kind = ONSIDE_COLUMN_TEXT;
 	column->needs_settings = false;

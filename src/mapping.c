@@ -11,6 +11,8 @@
  */
 #include "postgres.h"
 
+#include "utils/relcache.h"
+
 #include "mapping.h"
 
 #define PAYLOAD_PREFIX "payload."
@@ -122,7 +124,7 @@ parse(int nargs, char **args, Problem *problem)
 }
 
 OnsideMapping *
-onside_mapping_parse(int nargs, char **args)
+onside_mapping_parse(int nargs, char **args, Relation rel)
 {
 	Problem		problem;
 	OnsideMapping *mapping = parse(nargs, args, &problem);
@@ -131,7 +133,7 @@ onside_mapping_parse(int nargs, char **args)
 		ereport(ERROR,
 				(errcode(problem.sqlstate),
 				 errmsg("track_row: %s", problem.message),
-				 errhint("%s", problem.hint)));
+				 errhint("%s", problem.hint), errtable(rel)));
 	return mapping;
 }
 

@@ -20,7 +20,6 @@
 /* A trigger's mapping, resolved against its table. */
 typedef struct OnsideRowReader
 {
-	Oid			relid;
 	text	   *event_name;
 	bool		name_is_valid;
 	OnsideColumn installation_id;
@@ -51,10 +50,12 @@ extern OnsideRowReader *onside_row_reader(Trigger *trigger, Relation rel,
 										  MemoryContext context);
 
 /*
- * Records one row, with a fresh event_id if it has none of its own.  *append is
- * opened with the first event: a statement that has none leaves no trace.
+ * Records one row of this table, with a fresh event_id if it has none of its
+ * own.  *append is opened with the first event: a statement that has none leaves
+ * no trace.
  */
 extern OnsideRowOutcome onside_row_record(OnsideRowReader *reader,
+										  Relation rel,
 										  TupleTableSlot *row,
 										  OnsideAppend **append);
 
