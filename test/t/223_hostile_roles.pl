@@ -202,14 +202,36 @@ sub judge
 {
 	my ($position, $what) = @_;
 	my $log = log_since($node, $position);
-	my @foreign = grep { !m{ as mallory/mallory(?: at character \d+)?$} } $log =~ /(evil .*)$/mg;
+	my @foreign = grep { !m{ as mallory/mallory(?: at character \d+)?$} } $log =~ /LOG: +(evil .*)$/mg;
 	my %foreign = map { $_ => 1 } @foreign;
 	my $worst = $node->safe_psql('postgres', "SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'");
 
 	is(join('; ', sort keys %foreign) . $worst, 'f', "$what: nothing ran as anybody else");
 	$node->safe_psql('postgres', 'ALTER ROLE mallory NOSUPERUSER') if $worst ne 'f';
 	unlike($log, qr/terminated by signal|PANIC/, "$what: no process crashed");
-	return scalar(() = $log =~ m{evil .* as mallory/mallory(?: at character \d+)?$}mg);
+	return scalar(() = $log =~ m{LOG: +evil .* as mallory/mallory(?: at character \d+)?$}mg);
+}
+
+# Takes away what the role has made of its table, and its settings.
+sub clean_up
+{
+	$node->safe_psql('postgres', <<'SQL');
+SET client_min_messages = warning;
+ALTER ROLE mallory RESET ALL;
+DO $$
+DECLARE
+    victim record;
+BEGIN
+    FOR victim IN SELECT relname FROM pg_class WHERE relnamespace = 'mallory'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition LOOP
+        EXECUTE format('DROP TABLE IF EXISTS mallory.%I CASCADE', victim.relname);
+    END LOOP;
+    FOR victim IN SELECT typname FROM pg_type WHERE typnamespace = 'mallory'::regnamespace AND typtype IN ('d', 'c', 'e') LOOP
+        EXECUTE format('DROP TYPE IF EXISTS mallory.%I CASCADE', victim.typname);
+    END LOOP;
+END
+$$;
+SQL
+	return;
 }
 
 my $events = 0;
@@ -256,26 +278,73 @@ SELECT * FROM onside_attribution.doctor();
 SQL
 	wait_for_flush($node, 'postgres', "$shape: the worker sends what was recorded");
 	is(judge($position, "$shape, operator and worker"), 0, "$shape, operator and worker: nor as the role");
-	$node->safe_psql('postgres', <<'SQL');
-SET client_min_messages = warning;
-ALTER ROLE mallory RESET ALL;
-DO $$
-DECLARE
-    victim record;
-BEGIN
-    FOR victim IN SELECT relname FROM pg_class WHERE relnamespace = 'mallory'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition LOOP
-        EXECUTE format('DROP TABLE IF EXISTS mallory.%I CASCADE', victim.relname);
-    END LOOP;
-    FOR victim IN SELECT typname FROM pg_type WHERE typnamespace = 'mallory'::regnamespace AND typtype IN ('d', 'c', 'e') LOOP
-        EXECUTE format('DROP TYPE IF EXISTS mallory.%I CASCADE', victim.typname);
-    END LOOP;
-END
-$$;
-SQL
+	clean_up();
 	my $now = $node->safe_psql('postgres', 'SELECT delivered + dead_lettered FROM onside_attribution.status');
 	cmp_ok($now, '>', $events, "$shape: events of it have left");
 	$events = $now;
 }
+
+# ---------------------------------------------------------------------------
+# Settings
+# ---------------------------------------------------------------------------
+
+# Everything that a role can set for itself, at its extremes; then all of the
+# above with a table that calls its functions wherever it can.
+my $everything = "CREATE DOMAIN d AS numeric CHECK (mallory.evil('x') = 0); $plain ALTER TABLE t ALTER total TYPE d;"
+  . join(';', map { (my $rest = $shapes{$_}) =~ s/^\Q$plain\E//; $rest } 'index expression', 'index predicate', 'check constraint', 'rule', 'trigger');
+foreach my $extreme ('max', 'min')
+{
+	my ($retval, undef, $err) = as_mallory("SET search_path = mallory; SET client_min_messages = warning;\n$everything");
+	is($err, '', "settings, $extreme: the role makes its table");
+	my (undef, $settings) = as_mallory(<<"SQL");
+SELECT name || '|' || CASE vartype
+    WHEN 'bool' THEN CASE boot_val WHEN 'on' THEN 'off' ELSE 'on' END
+    WHEN 'enum' THEN enumvals[CASE '$extreme' WHEN 'min' THEN 1 ELSE array_length(enumvals, 1) END]
+    WHEN 'string' THEN coalesce(boot_val, '')
+    ELSE CASE WHEN '$extreme' = 'max' THEN max_val WHEN min_val IN ('0', '-1') THEN '1' ELSE min_val END END
+FROM pg_settings WHERE context IN ('user', 'superuser')
+SQL
+	my @set;
+	foreach (split /\n/, $settings)
+	{
+		my ($name, $value) = split /\|/;
+
+		# With these nothing could be done at all.
+		next if $name =~ /_timeout$|^client_encoding$|^log_|default_transaction_read_only|^default_tablespace|^local_preload_libraries|^temp_file_limit/;
+		push @set, "ALTER ROLE mallory SET $name = " . ($name eq 'search_path' ? 'planted, pg_catalog' : "'$value'") . ";\n";
+	}
+	(undef, undef, $err) = $node->psql('postgres', join('', @set), extra_params => [ '-U', 'mallory' ], on_error_stop => 0);
+	my $refused = () = $err =~ /ERROR/g;
+	cmp_ok(@set - $refused, '>', 100, "settings, $extreme: there are many");
+	($retval, undef, $err) = as_mallory('SELECT');
+	is($retval, 0, "settings, $extreme: the role can connect with them") or diag($err);
+	is((as_mallory('SHOW search_path'))[1], 'planted, pg_catalog', "settings, $extreme: they are in force");
+
+	my $attach = q{SELECT onside_attribution.attach('mallory.t', 'e', 'inst', '{"amount": "total"}', NULL, 'uid', 'INSERT OR UPDATE', 'mallory.evil(''x'') = 0')};
+	my ($ran, $done) = (0, 0);
+	foreach (@actions)
+	{
+		my ($action, $sql) = @$_;
+		my $position = log_position($node);
+		$done++ if (as_mallory($sql // $attach))[0] == 0;
+		$ran += judge($position, "settings, $extreme, $action");
+	}
+	cmp_ok($ran, '>', 0, "settings, $extreme: the function was called at all");
+	cmp_ok($done, '>', @actions / 2, "settings, $extreme: most can be done");
+	clean_up();
+	wait_for_flush($node, 'postgres', "settings, $extreme: the worker sends what was recorded");
+}
+
+# ---------------------------------------------------------------------------
+# What could
+# ---------------------------------------------------------------------------
+
+# Nothing takes up its owner's rights but what is named here, and that touches no
+# table of a user's.
+my %definer = map { $_ => 1 } qw(doctor pause replay resume retry_dead_letters);
+is(join(' ', grep { !$definer{$_} } split /\n/, $node->safe_psql('postgres', <<'SQL')), '', 'no other function is SECURITY DEFINER');
+SELECT proname FROM pg_proc WHERE pronamespace = 'onside_attribution'::regnamespace AND prosecdef ORDER BY 1
+SQL
 
 $node->stop;
 $sandbox->stop;
