@@ -3,21 +3,22 @@
  * attach.c
  *		attach: makes the triggers that report a table's rows.
  *
- * The result is a plain trigger that calls track_row, so that pg_dump, psql and
- * DROP TRIGGER treat it as any other.  The trigger is at statement level where
- * that sees every row, because that is far cheaper.  It is at row level if there
- * is a condition on rows, if both INSERT and UPDATE fire it, or if rows come in
- * through another table (partitions, inheritance).
+ * The result is a plain trigger that calls track_row, so that pg_dump, psql
+ * and DROP TRIGGER treat it as any other.  The trigger is at statement level
+ * where that sees every row, because that is far cheaper.  It is at row level
+ * if there is a condition on rows, if both INSERT and UPDATE fire it, or if
+ * rows come in through another table (partitions, inheritance).
  *
- * The trigger is made by a CREATE TRIGGER command, as the caller.  So PostgreSQL
- * checks the privileges: TRIGGER on the table and on its partitions, EXECUTE on
- * track_row.  Event triggers and other extensions see the command.
+ * The trigger is made by a CREATE TRIGGER command, as the caller.  So
+ * PostgreSQL checks the privileges: TRIGGER on the table and its partitions,
+ * EXECUTE on track_row.  Event triggers and other extensions see the command.
  *
  * No step here has other rights than the caller's.  That matters, because to
  * look at somebody's table is to run his code: PostgreSQL evaluates the
  * immutable parts of a partition key or an index expression when it reads them,
- * and a literal in the condition can be of a type whose input runs the CHECK of
- * a domain.  Whoever calls attach runs that code anyway with his CREATE TRIGGER.
+ * and a literal in the condition can be of a type whose input runs the CHECK
+ * of a domain.  Whoever calls attach runs that code anyway, with his CREATE
+ * TRIGGER.
  *
  * Before CREATE TRIGGER we look at everything that can be wrong with the
  * arguments, for the sake of messages that name them.  We look at the caller's
@@ -119,6 +120,7 @@ throw_bad(const char *message, const char *hint)
 			 errmsg("attach: %s", message), errhint("%s", hint)));
 }
 
+/* Reads the object of keys and columns; each entry is checked for its form. */
 static void
 read_payload(Jsonb *payload, OnsideMapping *mapping)
 {
@@ -154,6 +156,7 @@ read_payload(Jsonb *payload, OnsideMapping *mapping)
 	}
 }
 
+/* What the arguments say about the event; all but source and operation. */
 static OnsideMapping *
 read_mapping(FunctionCallInfo fcinfo)
 {
@@ -612,9 +615,12 @@ attach(Oid relid, const OnsideMapping *mapping, int16 events,
 		elog(ERROR, "could not execute \"%s\"", command);
 	SPI_finish();
 
-	/* The lock keeps the table's name, but not that of its schema. */
+	/*
+	 * The lock keeps the table's name, but not that of its schema; and an event
+	 * trigger can do anything.
+	 */
 	if (!OidIsValid(get_trigger_oid(relid, name, true)))
-		elog(ERROR, "trigger \"%s\" was made on another table", name);
+		elog(ERROR, "\"%s\" has made no trigger on the table", command);
 	return name;
 }
 

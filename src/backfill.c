@@ -73,6 +73,7 @@ PG_FUNCTION_INFO_V1(onside_backfill);
  * ----------
  */
 
+/* Records one row, or counts why not. */
 static void
 record_row(OnsideSource *source, OnsideVerdict verdict, OnsideAppend **append,
 		   OnsideBackfillState *state)

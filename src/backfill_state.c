@@ -176,6 +176,9 @@ onside_backfill_lock(const OnsideBackfillKey *key)
 	return state;
 }
 
+/*
+ * Replaces the row.  Columns that somebody has added are filled with NULL.
+ */
 void
 onside_backfill_save(const OnsideBackfillKey *key,
 					 const OnsideBackfillState *state)

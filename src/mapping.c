@@ -69,6 +69,7 @@ add_payload_key(OnsideMapping *mapping, const char *target, const char *column,
 	return true;
 }
 
+/* One "target=column"; the column may contain further signs "=". */
 static bool
 read_argument(OnsideMapping *mapping, const char *arg, Problem *problem)
 {
@@ -145,6 +146,7 @@ onside_mapping_try_parse(int nargs, char **args)
 	return parse(nargs, args, &problem);
 }
 
+/* In the order in which README.md writes them. */
 List *
 onside_mapping_args(const OnsideMapping *mapping)
 {

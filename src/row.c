@@ -51,6 +51,10 @@ resolve(OnsideRowReader *reader, OnsideColumn *column, const char *field,
 	}
 }
 
+/*
+ * Resolves each mapped column.  A column that cannot be used does not fail here
+ * but makes every row invalid, so that on_invalid_event decides what happens.
+ */
 OnsideRowReader *
 onside_row_reader(Trigger *trigger, Relation rel, MemoryContext context)
 {
@@ -303,6 +307,7 @@ report(int elevel, OnsideRowReader *reader, Relation rel,
 			 column != NULL ? errtablecolname(rel, column) : errtable(rel)));
 }
 
+/* What is made of the row lives in per_row and is gone afterwards. */
 OnsideRowOutcome
 onside_row_record(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 				  OnsideAppend **append)

@@ -169,6 +169,10 @@ prepare_condition(OnsideSource *source, Trigger *trigger)
 	source->condition = ExecPrepareExpr((Expr *) when, source->estate);
 }
 
+/*
+ * Everything is resolved anew for each chunk: between two of them there is no
+ * lock on the table, and it may have changed.
+ */
 void
 onside_source_open(OnsideSource *source, Oid relid, const char *event_name)
 {
@@ -303,6 +307,7 @@ onside_source_check_key(OnsideSource *source, OnsideBackfillState *state)
 	state->key_columns = PointerGetDatum(array);
 }
 
+/* SPI switches to its own memory context; we stay in the caller's. */
 Portal
 onside_source_scan(OnsideSource *source, OnsideBackfillState *state)
 {
@@ -347,6 +352,10 @@ onside_source_check_advance(OnsideSource *source, Datum before, Datum after)
 				 errhint("Add a unique index on columns of PostgreSQL's own types.")));
 }
 
+/*
+ * The row is copied into the current memory context, as one of the root table's
+ * row type, and knows from which partition it is.
+ */
 void
 onside_source_store(OnsideSource *source, int i)
 {
@@ -421,6 +430,7 @@ onside_source_judge(OnsideSource *source, const OnsideBackfillKey *key)
 		ONSIDE_NOT_DUE;
 }
 
+/* The key is also kept as one text, for the context of an error. */
 void
 onside_source_read_key(OnsideSource *source, char **texts)
 {

@@ -8,6 +8,10 @@
  * all the while.  What the trigger's arguments mean is in row_cache.c, what
  * becomes of a row in row.c.
  *
+ * Whoever writes to the table may not know that its rows are reported.  So every
+ * error in here names the trigger and the table in its context, and one about a
+ * row names the table and the column in the error's own fields, too (row.c).
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -37,6 +41,7 @@ typedef struct TriggerCall
 	char	   *table;
 } TriggerCall;
 
+/* The outbox stays open for all rows of the statement. */
 static void
 record_transition_table(OnsideRowReader *reader, Relation rel,
 						Tuplestorestate *rows, OnsideAppend **append)
@@ -57,6 +62,7 @@ record_transition_table(OnsideRowReader *reader, Relation rel,
 	ExecDropSingleTupleTableSlot(row);
 }
 
+/* A trigger that somebody made by hand can be of any kind. */
 static void
 check_fired_right(TriggerData *trigdata)
 {
@@ -90,6 +96,7 @@ trigger_error(void *arg)
 			   call->table);
 }
 
+/* The memory context is that of the statement. */
 static TriggerCall *
 begin_call(TriggerData *trigdata, MemoryContext context)
 {
@@ -104,6 +111,7 @@ begin_call(TriggerData *trigdata, MemoryContext context)
 	return call;
 }
 
+/* Session settings are fixed only if a mapped column's text depends on them. */
 static void
 record(TriggerData *trigdata, OnsideRowReader *reader)
 {
@@ -127,6 +135,10 @@ record(TriggerData *trigdata, OnsideRowReader *reader)
 		onside_column_restore_settings(nestlevel);
 }
 
+/*
+ * The trigger function.  From the moment that the trigger's name is known, every
+ * error's context has it.
+ */
 Datum
 onside_track_row(PG_FUNCTION_ARGS)
 {
