@@ -668,6 +668,10 @@ CREATE TABLE onside_attribution.backfill_state (
     PRIMARY KEY (source, event_name, role, since, until)
 );
 
+CREATE TRIGGER onside_keep_state BEFORE INSERT OR UPDATE OR DELETE ON onside_attribution.backfill_state
+    FOR EACH ROW EXECUTE FUNCTION onside_attribution.keep_state();
+ALTER TABLE onside_attribution.backfill_state ENABLE ALWAYS TRIGGER onside_keep_state;
+
 CREATE PROCEDURE onside_attribution.backfill(
     source regclass,
     event_name text,
@@ -693,6 +697,7 @@ CREATE VIEW onside_attribution.backfill_progress WITH (security_barrier) AS
            s.finished_at
     FROM onside_attribution.backfill_state s;
 
+COMMENT ON TRIGGER onside_keep_state ON onside_attribution.backfill_state IS 'Keeps rows from elsewhere out; also with session_replication_role = replica';
 COMMENT ON TABLE onside_attribution.backfill_state IS
     'How far each backfill() has come. Without its row a backfill begins anew';
 COMMENT ON COLUMN onside_attribution.backfill_state.source IS 'OID of the table';

@@ -157,6 +157,23 @@ is(recorded('two'), '8000|8000|8000', 'two at a time: each row was recorded once
 # What is written on the table of ours
 # ---------------------------------------------------------------------------
 
+# Nobody else writes it: not by SQL, nor where a publication of all tables brings
+# the rows of another server, whose tables have other OIDs.
+my $before = sql('SELECT count(*), sum(recorded) FROM onside_attribution.backfill_state');
+foreach my $role (qw(origin replica))
+{
+	is(sql(<<"SQL"), 
+		$before, "session_replication_role = $role: SQL changes no row of it");
+SET client_min_messages = error;
+SET session_replication_role = $role;
+INSERT INTO onside_attribution.backfill_state (source, event_name, role, since, until, recorded, skipped, dead_lettered, not_due, left_out, started_at, updated_at)
+VALUES (1, 'e', 0, '-infinity', 'infinity', 0, 0, 0, 0, 0, now(), now());
+UPDATE onside_attribution.backfill_state SET recorded = 4711;
+DELETE FROM onside_attribution.backfill_state;
+SELECT count(*), sum(recorded) FROM onside_attribution.backfill_state;
+SQL
+}
+
 # Its rows are written whatever somebody has put on the table, and for a role that
 # has no privilege on it; with an isolation level that sees nothing new, too.
 sql(<<'SQL');
