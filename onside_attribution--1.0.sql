@@ -239,7 +239,7 @@ CREATE FUNCTION onside_attribution.trigger_mapping(
 LANGUAGE C STABLE STRICT
 AS 'MODULE_PATHNAME', 'onside_trigger_mapping';
 
-CREATE VIEW onside_attribution.attached AS
+CREATE VIEW onside_attribution.attached WITH (security_barrier) AS
     SELECT t.tgrelid::regclass AS source,
            m.event_name,
            t.tgname AS trigger_name,
@@ -338,7 +338,7 @@ COMMENT ON TABLE onside_attribution.outbox IS
 COMMENT ON COLUMN onside_attribution.outbox.event_id IS
     'Version 4 UUID by which the API tells a repetition (API: Request body); made if NULL is inserted';
 COMMENT ON COLUMN onside_attribution.outbox.event_name IS
-    'Name of the event, sent as written: 1 to 255 characters, no control characters; the API ignores case';
+    'Name of the event, sent as written: 1 to 255 characters, not blanks alone, no control characters; the API ignores case';
 COMMENT ON COLUMN onside_attribution.outbox.payload IS
     'Properties of the event: a JSON object';
 COMMENT ON COLUMN onside_attribution.outbox.event_datetime IS
@@ -460,7 +460,7 @@ COMMENT ON FUNCTION onside_attribution.preview(uuid) IS
 COMMENT ON FUNCTION onside_attribution.attach(regclass, text, name, jsonb, name, name, text, text) IS
     'Makes a trigger that records an event for each inserted or updated row of a table. In: installation_id, event_datetime, event_id: columns; payload: '
     'an object of keys and columns; operation: INSERT, UPDATE or INSERT OR UPDATE; condition: a WHEN clause (manual: CREATE TRIGGER). Out: the trigger''s name. '
-    'Needs TRIGGER on the table. Errors: 22004, 22023 for the arguments; 42703, 42804, 0A000 for a column as track_row(); 42809 if it is no table; 42501 without the '
+    'Needs TRIGGER on the table and EXECUTE on track_row(), as CREATE TRIGGER does. Errors: 22004, 22023 for the arguments; 55P03 if the table is locked for longer than lock_timeout, or 2 s; 42703, 42804, 0A000 for a column as track_row(); 42809 if it is no table; 42501 without the '
     'privilege; 42601 for a condition that is no expression; 42P17 for one of an INSERT that refers to OLD; 42710 if the event is attached to the table already; '
     'else as CREATE TRIGGER';
 COMMENT ON FUNCTION onside_attribution.detach(regclass, text) IS
@@ -646,20 +646,8 @@ COMMENT ON FUNCTION onside_attribution.doctor() IS
     'hint, what to do, for a row that is not ok. Sends no event; connects to the endpoint and disconnects, for which it takes 5 seconds at most. Errors: 55P03 if a table is locked for long';
 
 /*
- * Backfill: what is remembered of attached events, and how far it has come.
- * Written by attach() and backfill() alone.
+ * Backfill, and how far each has come.  backfill() alone writes that.
  */
-
-CREATE TABLE onside_attribution.attachment (
-    source oid NOT NULL,
-    event_name text NOT NULL,
-    event_id smallint NOT NULL,
-    rows_before pg_snapshot NOT NULL,
-    attached_by xid8 NOT NULL,
-    attached_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-    namespace uuid NOT NULL,
-    PRIMARY KEY (source, event_name)
-);
 
 CREATE TABLE onside_attribution.backfill_state (
     source oid NOT NULL,
@@ -669,16 +657,20 @@ CREATE TABLE onside_attribution.backfill_state (
     until timestamptz NOT NULL,
     key_columns smallint[],
     "position" text[],
-    recorded bigint NOT NULL DEFAULT 0,
-    skipped bigint NOT NULL DEFAULT 0,
-    dead_lettered bigint NOT NULL DEFAULT 0,
-    not_due bigint NOT NULL DEFAULT 0,
-    left_out bigint NOT NULL DEFAULT 0,
-    started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-    updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    recorded bigint NOT NULL,
+    skipped bigint NOT NULL,
+    dead_lettered bigint NOT NULL,
+    not_due bigint NOT NULL,
+    left_out bigint NOT NULL,
+    started_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL,
     finished_at timestamptz,
     PRIMARY KEY (source, event_name, role, since, until)
 );
+
+CREATE TRIGGER onside_keep_state BEFORE INSERT OR UPDATE OR DELETE ON onside_attribution.backfill_state
+    FOR EACH ROW EXECUTE FUNCTION onside_attribution.keep_state();
+ALTER TABLE onside_attribution.backfill_state ENABLE ALWAYS TRIGGER onside_keep_state;
 
 CREATE PROCEDURE onside_attribution.backfill(
     source regclass,
@@ -688,7 +680,7 @@ CREATE PROCEDURE onside_attribution.backfill(
 LANGUAGE C
 AS 'MODULE_PATHNAME', 'onside_backfill';
 
-CREATE VIEW onside_attribution.backfill_progress AS
+CREATE VIEW onside_attribution.backfill_progress WITH (security_barrier) AS
     SELECT s.source::regclass AS source,
            s.event_name,
            CASE WHEN s.role <> 0 THEN s.role::regrole END AS role,
@@ -705,19 +697,9 @@ CREATE VIEW onside_attribution.backfill_progress AS
            s.finished_at
     FROM onside_attribution.backfill_state s;
 
-COMMENT ON TABLE onside_attribution.attachment IS
-    'Since when events have been attached, for backfill(). A row stays when the event is detached: what the trigger has recorded then has been recorded';
-COMMENT ON COLUMN onside_attribution.attachment.source IS 'OID of the table';
-COMMENT ON COLUMN onside_attribution.attachment.event_name IS 'Event that its rows become';
-COMMENT ON COLUMN onside_attribution.attachment.event_id IS 'Number of the column of the event_id when it was attached first; 0 if none was mapped';
-COMMENT ON COLUMN onside_attribution.attachment.rows_before IS
-    'Rows that are visible in this snapshot have not been written since, so the trigger has not recorded them';
-COMMENT ON COLUMN onside_attribution.attachment.attached_by IS 'Transaction that has attached it first';
-COMMENT ON COLUMN onside_attribution.attachment.attached_at IS 'When that was';
-COMMENT ON COLUMN onside_attribution.attachment.namespace IS 'From which backfill() derives the event_id of a row that has none of its own';
-
+COMMENT ON TRIGGER onside_keep_state ON onside_attribution.backfill_state IS 'Keeps rows from elsewhere out; also with session_replication_role = replica';
 COMMENT ON TABLE onside_attribution.backfill_state IS
-    'How far each backfill() has come. A row that is deleted lets it begin anew';
+    'How far each backfill() has come. Without its row a backfill begins anew';
 COMMENT ON COLUMN onside_attribution.backfill_state.source IS 'OID of the table';
 COMMENT ON COLUMN onside_attribution.backfill_state.event_name IS 'Event that its rows become';
 COMMENT ON COLUMN onside_attribution.backfill_state.role IS 'Role whose row security policies decide which rows it sees; 0 if none do';
@@ -735,12 +717,11 @@ COMMENT ON COLUMN onside_attribution.backfill_state.updated_at IS 'See backfill_
 COMMENT ON COLUMN onside_attribution.backfill_state.finished_at IS 'See backfill_progress';
 
 COMMENT ON PROCEDURE onside_attribution.backfill(regclass, text, timestamptz, timestamptz) IS
-    'Records an event for each row that an attached table holds, in chunks that it commits; called again, it goes on where it has stopped. Rows with an event_id of '
-    'their own are recorded under it, also if the trigger has done so; others if they have not been written since the event was attached first. '
+    'Records an event for each row that an attached table holds, in chunks that it commits; called again, it goes on where it was stopped, or begins anew if it was not. '
+    'Needs a mapped event_id: rows that the trigger has reported are recorded again under the same one, by which the API recognizes a repetition. '
     'In: the table, the event, and from when to when the events shall have occurred, both ends included, by the mapped event_datetime. '
     'Needs SELECT on the table. Errors: 2D000 in a transaction block; 42704 if the event is not attached; 42P08 if several triggers report it; 42701 if a column has '
-    'the name that it uses for the row; 55000 if the rows have no key or another one than when it was begun, none is known to be unreported, or its row of '
-    'backfill_state was deleted meanwhile; 0A000 if the key''s columns have no common order; 22004, 22023 for the arguments; 25006; 42501; else as track_row()';
+    'the name that it uses for the row; 55000 if no event_id is mapped or the rows have no key; 0A000 if the key''s columns have no common order; 22004, 22023 for the arguments; 25006; 42501; else as track_row()';
 
 COMMENT ON VIEW onside_attribution.backfill_progress IS 'How far each backfill() has come, and what has become of the rows';
 COMMENT ON COLUMN onside_attribution.backfill_progress.source IS 'Table';
@@ -753,8 +734,7 @@ COMMENT ON COLUMN onside_attribution.backfill_progress.skipped IS 'Rows without 
 COMMENT ON COLUMN onside_attribution.backfill_progress.dead_lettered IS 'Rows that are no valid event and were put into dead_letter';
 COMMENT ON COLUMN onside_attribution.backfill_progress.not_due IS 'Rows that do not meet the condition, or lie outside of since and until';
 COMMENT ON COLUMN onside_attribution.backfill_progress.left_out IS
-    'Rows that were written after the event was attached and have no event_id of their own, so that it cannot be known whether the trigger has recorded them; '
-    'and rows for which a condition on OLD is unknown';
+    'Rows whose event_id is NULL, so that nobody knows under which one the trigger has recorded them; and rows for which a condition on OLD is unknown';
 COMMENT ON COLUMN onside_attribution.backfill_progress."position" IS 'Key of the last row that was read';
 COMMENT ON COLUMN onside_attribution.backfill_progress.started_at IS 'When it was called first';
 COMMENT ON COLUMN onside_attribution.backfill_progress.updated_at IS 'When the last chunk was committed';

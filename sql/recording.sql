@@ -52,6 +52,7 @@ SELECT track_try(event_name => E'\x1f');
 SELECT track_try(event_name => E'a\x7fb');
 SELECT track_try(event_name => U&'a\0080');
 SELECT track_try(event_name => U&'a\009F');
+SELECT track_try(event_name => U&'a\00A0');
 SELECT track_try(event_name => U&'\00A0');
 SELECT track_try(event_name => ' ');
 SELECT track_try(event_name => repeat('x', 255));

@@ -3,19 +3,28 @@
  * attach.c
  *		attach: makes the triggers that report a table's rows.
  *
- * What is made is a plain trigger that calls track_row, so that pg_dump, psql
- * and DROP TRIGGER treat it as one.  It is statement level where that sees
- * every row (it is cheaper by far): not for a condition on rows, for more than
- * one event, or where rows come in through another table (partitions,
- * inheritance).
+ * The result is a plain trigger that calls track_row, so that pg_dump, psql
+ * and DROP TRIGGER treat it as any other.  The trigger is at statement level
+ * where that sees every row, because that is far cheaper.  It is at row level
+ * if there is a condition on rows, if both INSERT and UPDATE fire it, or if
+ * rows come in through another table (partitions, inheritance).
  *
- * attach requires the TRIGGER privilege on the table (and, where the trigger is
- * cloned, on its partitions) and USAGE on its schema, as CREATE TRIGGER does,
- * and looks at them before it locks anything.  EXECUTE on attach stands for
- * EXECUTE on track_row: the trigger is made with the rights of track_row's owner,
- * by calling CreateTrigger() itself, so that no event trigger or other code of a
- * user's runs with them.  Nothing is looked up by name with those rights: what
- * the condition's names mean is settled before, with the caller's own.
+ * The trigger is made by a CREATE TRIGGER command, as the caller.  So
+ * PostgreSQL checks the privileges: TRIGGER on the table and its partitions,
+ * EXECUTE on track_row.  Event triggers and other extensions see the command.
+ *
+ * No step here has other rights than the caller's.  That matters, because to
+ * look at somebody's table is to run his code: PostgreSQL evaluates the
+ * immutable parts of a partition key or an index expression when it reads them,
+ * and a literal in the condition can be of a type whose input runs the CHECK
+ * of a domain.  Whoever calls attach runs that code anyway, with his CREATE
+ * TRIGGER.
+ *
+ * Before CREATE TRIGGER we look at everything that can be wrong with the
+ * arguments, for the sake of messages that name them.  We look at the caller's
+ * privileges first of all: who may not make the trigger must not make others
+ * wait for his lock.  The lock is waited for at most lock_timeout, or
+ * LOCK_TIMEOUT if that is not set, since purchases queue behind whoever waits.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,7 +34,6 @@
 #include "access/relation.h"
 #include "access/sysattr.h"
 #include "access/xact.h"
-#include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "catalog/pg_inherits.h"
@@ -34,6 +42,7 @@
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "common/hashfn.h"
+#include "executor/spi.h"
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -44,15 +53,17 @@
 #include "parser/parse_func.h"
 #include "parser/parse_relation.h"
 #include "parser/parser.h"
+#include "storage/proc.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/relcache.h"
 #include "utils/syscache.h"
 
 #include "attach.h"
-#include "attachment.h"
 #include "column.h"
 #include "compat.h"
 #include "event.h"
@@ -62,6 +73,9 @@
 PG_FUNCTION_INFO_V1(onside_attach);
 
 #define TRIGGER_PREFIX	"onside_"
+
+/* How long to wait for a lock if lock_timeout is not set. */
+#define LOCK_TIMEOUT	"2s"
 
 Oid
 onside_track_row_oid(void)
@@ -106,6 +120,7 @@ throw_bad(const char *message, const char *hint)
 			 errmsg("attach: %s", message), errhint("%s", hint)));
 }
 
+/* Reads the object of keys and columns; each entry is checked for its form. */
 static void
 read_payload(Jsonb *payload, OnsideMapping *mapping)
 {
@@ -141,6 +156,7 @@ read_payload(Jsonb *payload, OnsideMapping *mapping)
 	}
 }
 
+/* What the arguments say about the event; all but source and operation. */
 static OnsideMapping *
 read_mapping(FunctionCallInfo fcinfo)
 {
@@ -266,12 +282,12 @@ check_old_rows(ParseState *pstate, Node *when, int16 events)
 }
 
 /*
- * Makes a trigger's WHEN clause of the condition, with its names looked up as
- * the caller sees them.  *rtable is what the clause's dependencies refer to.
+ * Understands the condition as CREATE TRIGGER will, to see which columns it
+ * refers to, and to find what is wrong with it.  It is not evaluated, and
+ * nothing in it is.
  */
 static Node *
-transform_condition(Relation rel, const char *condition, int16 events,
-					List **rtable)
+transform_condition(Relation rel, const char *condition, int16 events)
 {
 	ConditionContext context = {psprintf("SELECT (%s\n)", condition), true};
 	ParseState *pstate = make_parsestate(NULL);
@@ -300,7 +316,6 @@ transform_condition(Relation rel, const char *condition, int16 events,
 	assign_expr_collations(pstate, when);
 	check_old_rows(pstate, when, events);
 
-	*rtable = pstate->p_rtable;
 	free_parsestate(pstate);
 	error_context_stack = callback.previous;
 	return when;
@@ -354,7 +369,8 @@ check_column(Relation rel, const char *field, const char *name)
 				 errmsg("attach: %s", error.message),
 				 error.sqlstate == ERRCODE_UNDEFINED_COLUMN ?
 				 errhint("Names of columns are taken as written; upper and lower case differ.") :
-				 errhint("%s", error.hint)));
+				 errhint("%s", error.hint),
+				 errtablecolname(rel, name)));
 }
 
 static void
@@ -501,74 +517,111 @@ warn_of_moves(Relation rel, const OnsideMapping *mapping, int16 events,
 			 errhint("Attach the event to INSERT OR UPDATE, with a condition on NEW alone, and with event_id, by which a repetition is recognized.")));
 }
 
-static CreateTrigStmt *
-make_statement(Relation rel, const OnsideMapping *mapping, int16 events,
-			   bool has_condition)
+/*
+ * The command.  The condition has been found to be one expression by itself, so
+ * it cannot close the parenthesis and go on with something else.
+ */
+static char *
+make_command(Relation rel, const OnsideMapping *mapping, const char *name,
+			 int16 events, const char *condition)
 {
-	CreateTrigStmt *stmt = makeNode(CreateTrigStmt);
+	bool		for_each_row = condition != NULL ||
+		!all_rows_come_in_here(rel) ||
+		(events != TRIGGER_TYPE_INSERT && events != TRIGGER_TYPE_UPDATE);
+	StringInfoData command;
+	const char *separator = "";
 	ListCell   *lc;
 
-	stmt->trigname = trigger_name(mapping->event_name);
-	stmt->relation = makeRangeVar(get_namespace_name(RelationGetNamespace(rel)),
-								  pstrdup(RelationGetRelationName(rel)), -1);
-	stmt->funcname = list_make2(makeString(ONSIDE_SCHEMA),
-								makeString("track_row"));
+	initStringInfo(&command);
+	appendStringInfo(&command, "CREATE TRIGGER %s AFTER %s ON %s",
+					 quote_identifier(name),
+					 events == TRIGGER_TYPE_INSERT ? "INSERT" :
+					 events == TRIGGER_TYPE_UPDATE ? "UPDATE" :
+					 "INSERT OR UPDATE",
+					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+												RelationGetRelationName(rel)));
+	appendStringInfoString(&command, for_each_row ? " FOR EACH ROW" :
+						   " REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT");
+	if (condition != NULL)
+		appendStringInfo(&command, " WHEN (%s\n)", condition);
+	appendStringInfoString(&command,
+						   " EXECUTE FUNCTION " ONSIDE_SCHEMA ".track_row(");
 	foreach(lc, onside_mapping_args(mapping))
-		stmt->args = lappend(stmt->args, makeString((char *) lfirst(lc)));
-	stmt->timing = TRIGGER_TYPE_AFTER;
-	stmt->events = events;
-
-	stmt->row = has_condition || !all_rows_come_in_here(rel) ||
-		(events != TRIGGER_TYPE_INSERT && events != TRIGGER_TYPE_UPDATE);
-	if (!stmt->row)
 	{
-		TriggerTransition *transition = makeNode(TriggerTransition);
-
-		transition->name = "new_rows";
-		transition->isNew = true;
-		transition->isTable = true;
-		stmt->transitionRels = list_make1(transition);
+		appendStringInfo(&command, "%s%s", separator,
+						 quote_literal_cstr(lfirst(lc)));
+		separator = ", ";
 	}
-	return stmt;
+	appendStringInfoChar(&command, ')');
+	return command.data;
 }
 
-static Oid
-owner_of_function(Oid function)
+/* Tells who met a lock what to do. */
+static void
+lock_error(void *arg)
 {
-	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for function %u", function);
-	owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
-	ReleaseSysCache(tuple);
-	return owner;
+	if (geterrcode() == ERRCODE_LOCK_NOT_AVAILABLE)
+		errhint("Another session uses the table; see pg_locks. Try again, or set lock_timeout to wait longer.");
 }
 
 /*
- * Makes the trigger with the rights of track_row's owner.  If that fails, the
- * end of the (sub)transaction gives the caller his own rights back.
+ * Who may not make the trigger must not make others wait, either: this comes
+ * before any lock, and CREATE TRIGGER checks it all again under its own.
  */
 static void
-create_trigger(CreateTrigStmt *stmt, Oid relid, Node *when, List *rtable)
+check_privileges(Oid relid)
 {
-	Oid			function = onside_track_row_oid();
-	ObjectAddress address;
-	Oid			user;
-	int			context;
+	ListCell   *lc;
 
-	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(owner_of_function(function),
-						   context | SECURITY_LOCAL_USERID_CHANGE);
-	address = CreateTrigger(stmt, "attach", relid, InvalidOid, InvalidOid,
-							InvalidOid, function, InvalidOid, when, false,
-							false);
-	SetUserIdAndSecContext(user, context);
+	onside_check_schema_privilege(relid);
+	onside_check_privilege(relid, ACL_TRIGGER);
+	if (get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE)
+		foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+			onside_check_privilege(lfirst_oid(lc), ACL_TRIGGER);
+}
 
-	/* CreateTrigger does it for the clauses that it transforms itself. */
-	if (when != NULL)
-		recordDependencyOnExpr(&address, when, rtable, DEPENDENCY_NORMAL);
-	CommandCounterIncrement();
+/*
+ * Makes the trigger under its name and returns that.  The table stays locked.
+ */
+static char *
+attach(Oid relid, const OnsideMapping *mapping, int16 events,
+	   const char *condition)
+{
+	Relation	rel;
+	char	   *name = trigger_name(mapping->event_name);
+	char	   *command;
+	Node	   *when = NULL;
+
+	/* The locks that CREATE TRIGGER takes, too. */
+	rel = relation_open(relid, ShareRowExclusiveLock);
+	check_source(rel);
+	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+		(void) find_all_inheritors(relid, ShareRowExclusiveLock, NULL);
+	check_columns(rel, mapping);
+	if (condition != NULL)
+		when = transform_condition(rel, condition, events);
+	if (OidIsValid(get_trigger_oid(relid, name, true)))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("trigger \"%s\" for relation \"%s\" already exists",
+						name, RelationGetRelationName(rel)),
+				 errhint("To attach the event in another way, detach it first.")));
+	warn_of_moves(rel, mapping, events, when);
+	command = make_command(rel, mapping, name, events, condition);
+	relation_close(rel, NoLock);
+
+	SPI_connect();
+	if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not execute \"%s\"", command);
+	SPI_finish();
+
+	/*
+	 * The lock keeps the table's name, but not that of its schema; and an event
+	 * trigger can do anything.
+	 */
+	if (!OidIsValid(get_trigger_oid(relid, name, true)))
+		elog(ERROR, "\"%s\" has made no trigger on the table", command);
+	return name;
 }
 
 /* attach(source, event_name, installation_id, payload, ...) */
@@ -576,12 +629,11 @@ Datum
 onside_attach(PG_FUNCTION_ARGS)
 {
 	OnsideMapping *mapping;
-	Oid			relid;
-	Relation	rel;
-	CreateTrigStmt *stmt;
-	Node	   *when = NULL;
-	List	   *rtable = NIL;
+	ErrorContextCallback callback;
+	char	   *condition = NULL;
+	char	   *name;
 	int16		events;
+	int			nestlevel = NewGUCNestLevel();
 
 	if (PG_ARGISNULL(0))
 		throw_missing("source");
@@ -591,42 +643,22 @@ onside_attach(PG_FUNCTION_ARGS)
 	mapping = read_mapping(fcinfo);
 	check_event_name(mapping->event_name);
 	events = read_operation(PG_GETARG_TEXT_PP(6));
-
-	/* Who may not make a trigger must not make others wait, either. */
-	relid = PG_GETARG_OID(0);
-	onside_check_schema_privilege(relid);
-	onside_check_privilege(relid, ACL_TRIGGER);
-
-	/* The lock that CREATE TRIGGER takes, too. */
-	rel = relation_open(relid, ShareRowExclusiveLock);
-	check_source(rel);
-	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
-	{
-		ListCell   *lc;
-
-		foreach(lc, find_all_inheritors(relid, ShareRowExclusiveLock, NULL))
-			onside_check_privilege(lfirst_oid(lc), ACL_TRIGGER);
-	}
-	check_columns(rel, mapping);
 	if (!PG_ARGISNULL(7))
-		when = transform_condition(rel,
-								   text_to_cstring(PG_GETARG_TEXT_PP(7)),
-								   events, &rtable);
-	stmt = make_statement(rel, mapping, events, when != NULL);
-	if (OidIsValid(get_trigger_oid(relid, stmt->trigname, true)))
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("trigger \"%s\" for relation \"%s\" already exists",
-						stmt->trigname, RelationGetRelationName(rel)),
-				 errhint("To attach the event in another way, detach it first.")));
-	warn_of_moves(rel, mapping, events, when);
-	relation_close(rel, NoLock);
+		condition = text_to_cstring(PG_GETARG_TEXT_PP(7));
 
-	create_trigger(stmt, relid, when, rtable);
-	onside_attachment_note(relid, mapping->event_name,
-						   mapping->event_id == NULL ? InvalidAttrNumber :
-						   get_attnum(relid, mapping->event_id));
+	check_privileges(PG_GETARG_OID(0));
 
-	PG_RETURN_DATUM(DirectFunctionCall1(namein,
-										CStringGetDatum(stmt->trigname)));
+	callback.callback = lock_error;
+	callback.arg = NULL;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	if (LockTimeout == 0)
+		(void) set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
+	name = attach(PG_GETARG_OID(0), mapping, events, condition);
+	AtEOXact_GUC(true, nestlevel);
+	error_context_stack = callback.previous;
+
+	PG_RETURN_DATUM(DirectFunctionCall1(namein, CStringGetDatum(name)));
 }

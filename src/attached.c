@@ -36,6 +36,10 @@ PG_FUNCTION_INFO_V1(onside_trigger_mapping);
  * ----------
  */
 
+/*
+ * Triggers that a user made, not their clones in partitions.  Those whose
+ * arguments nobody understands report no event.
+ */
 List *
 onside_attached_triggers(Relation rel, const char *event_name)
 {
@@ -101,6 +105,7 @@ onside_detach(PG_FUNCTION_ARGS)
  * ----------
  */
 
+/* The mapping of the payload as attach() takes it: keys and columns. */
 static Datum
 payload_mapping(const OnsideMapping *mapping)
 {

@@ -10,41 +10,19 @@
  * last row that was recorded.  Several sessions can do it at once; they take
  * turns, by a lock on the row that says how far it has come.
  *
- * Never the same row twice, also not what the trigger has recorded or records
- * meanwhile:
- *
- * - A row with an event_id of its own is the same event whoever records it.
- *	 The API tells a repetition by the event_id.
- *
- * - For any other row the trigger makes up an event_id that nobody can know
- *	 afterwards.  So such a row is recorded only if it is known not to have been
- *	 written since before the trigger was there: if its xmin is visible in the
- *	 snapshot that attach() has taken under its lock (see attachment.c).  A row
- *	 that was written later may have been reported; it is left out, and counted.
- *	 Detaching the event and attaching it again does not change that snapshot:
- *	 it is of the first time.  Where there is none, for a trigger that was made
- *	 by hand or restored from a dump, such rows are refused.
- *
- * - The event_id of such a row is derived from the table, the event and the
- *	 row's key: a server that has lost the end of what it had committed, by a
- *	 failover or a restore to a point in time, repeats it with the same one.  It
- *	 has the form of a UUIDv4, whose other bits are anybody's to choose; these
- *	 are of a SHA-256, and as unlikely to meet another one as random ones are.
- *
- * The trigger could derive its event_ids from the key likewise, and all rows
- * would be the same event whoever records them.  It does not, since a key can
- * be used again: after a DELETE, or by a server that took over without the last
- * transactions and gives their numbers to other purchases.  Their events would
- * be taken for repetitions and be lost, which is worse than leaving rows out
- * here and saying so.
+ * An event_id must be mapped, which a row keeps.  So an event is the same one
+ * whoever records it and however often: the trigger, this call, another one.
+ * The API recognizes a repetition by the event_id, and nothing has to be
+ * remembered about rows.  A row whose event_id is NULL is left out and counted:
+ * the trigger made one up for it, which nobody knows afterwards.
  *
  * A trigger's condition is evaluated as the trigger does.  There is no OLD row;
  * it is taken to be all NULL, as PL/pgSQL does for INSERT, and a row for which
  * the condition is then unknown is left out, too.
  *
- * All is done with the rights of the caller, but what attachment.c does: the
- * rows are those that a SELECT of his would return, and the functions in a
- * condition run as in an INSERT of his.
+ * The rows are those that a SELECT of the caller's would return, and the
+ * functions in a condition run as in an INSERT of his.  Nothing here has any
+ * other rights; see backfill_state.c for the one table of ours that is written.
  *
  *-------------------------------------------------------------------------
  */
@@ -67,7 +45,7 @@
 #include "utils/timestamp.h"
 
 #include "attach.h"
-#include "attachment.h"
+#include "backfill_state.h"
 #include "column.h"
 #include "compat.h"
 #include "row.h"
@@ -95,30 +73,29 @@ PG_FUNCTION_INFO_V1(onside_backfill);
  * ----------
  */
 
+/* Records one row, or counts why not. */
 static void
-record_row(OnsideSource *source, OnsideVerdict verdict, char **texts,
-		   OnsideAppend **append, OnsideBackfillState *state)
+record_row(OnsideSource *source, OnsideVerdict verdict, OnsideAppend **append,
+		   OnsideBackfillState *state)
 {
-	bool		has_id = source->reader->has_event_id &&
-		!onside_column_is_null(&source->reader->event_id, source->row);
-	pg_uuid_t	id;
+	OnsideRowReader *reader = source->reader;
 
 	if (verdict == ONSIDE_NOT_DUE)
 	{
 		state->not_due++;
 		return;
 	}
+
+	/* Without an installation_id it is no event in any case. */
 	if (verdict == ONSIDE_UNDECIDED ||
-		(verdict != ONSIDE_DUE_AND_OLD && !(has_id && source->same_id)))
+		(onside_column_is_null(&reader->event_id, source->row) &&
+		 !onside_column_is_null(&reader->installation_id, source->row)))
 	{
 		state->left_out++;
 		return;
 	}
 
-	if (!has_id)
-		onside_source_derive_id(source, texts, &id);
-	switch (onside_row_record(source->reader, source->row, has_id ? NULL : &id,
-							  append))
+	switch (onside_row_record(reader, source->rel, source->row, append))
 	{
 		case ONSIDE_ROW_RECORDED:
 			state->recorded++;
@@ -150,18 +127,17 @@ record_fetched(OnsideSource *source, const OnsideBackfillKey *key,
 
 	for (int i = 0; i < n; i++)
 	{
-		TransactionId xmin = onside_source_store(source, i);
-
-		verdicts[i] = onside_source_judge(source, key, xmin);
+		onside_source_store(source, i);
+		verdicts[i] = onside_source_judge(source, key);
 	}
 
 	nestlevel = onside_column_fix_settings();
 	for (int i = 0; i < n; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		(void) onside_source_store(source, i);
+		onside_source_store(source, i);
 		onside_source_read_key(source, texts);
-		record_row(source, verdicts[i], texts, append, state);
+		record_row(source, verdicts[i], append, state);
 		size += SPI_tuptable->vals[i]->t_len;
 	}
 	onside_column_restore_settings(nestlevel);
@@ -236,7 +212,7 @@ record_chunk(const OnsideBackfillKey *key)
  * ----------
  */
 
-/* What it is about to do, and whether it can. */
+/* Whether it can be done, and what there is to say about it. */
 static void
 check_source(const OnsideBackfillKey *key)
 {
@@ -295,7 +271,18 @@ tell_end(const OnsideBackfillKey *key, const OnsideBackfillState *state)
 					   state->skipped, state->dead_lettered, state->not_due,
 					   state->left_out),
 			 state->left_out == 0 ? 0 :
-			 errhint("Left out are rows that the trigger may have recorded: those written since the event was attached first that have no event_id of their own, or whose condition on OLD is unknown.")));
+			 errhint("Left out are rows that the trigger may have recorded under an event_id that nobody knows, because theirs is NULL; and rows for which a condition on OLD is unknown.")));
+}
+
+/* What ended earlier begins anew, and what did not is gone on with. */
+static void
+begin(const OnsideBackfillKey *key)
+{
+	OnsideBackfillState *state = onside_backfill_lock(key);
+
+	if (state->finished)
+		onside_backfill_reset(state);
+	onside_backfill_save(key, state);
 }
 
 /*
@@ -385,9 +372,11 @@ onside_backfill(PG_FUNCTION_ARGS)
 				 errmsg("backfill cannot be called in a transaction block"),
 				 errhint("It commits what it has recorded, chunk by chunk. Call it by itself.")));
 
+	onside_backfill_forget_dropped();
+	SPI_commit();
 	key.role = progress_of(key.source);
 	check_source(&key);
-	onside_backfill_begin(&key);
+	begin(&key);
 	SPI_commit();
 	record_all(&key, AllocSetContextCreate(CurrentMemoryContext,
 										   "onside_attribution backfill",

@@ -30,6 +30,7 @@
 
 #include "column.h"
 
+/* By the type that is beneath domains. */
 static OnsideColumnKind
 kind_of_type(Oid type)
 {
@@ -110,6 +111,10 @@ unusable(OnsideColumn *column, OnsideEventError *error, int sqlstate,
 	return false;
 }
 
+/*
+ * The column's name is copied, since the mapping's strings are parts of the
+ * trigger's arguments, which a reader can outlive.
+ */
 bool
 onside_column_resolve(OnsideColumn *column, const char *field,
 					  TupleDesc tupdesc, const char *relname,
@@ -127,6 +132,7 @@ onside_column_resolve(OnsideColumn *column, const char *field,
 	}
 
 	column->field = field;
+	column->name = pstrdup(name);
 	column->attnum = InvalidAttrNumber;
 	column->kind = ONSIDE_COLUMN_TEXT;
 	column->needs_settings = false;
@@ -173,6 +179,10 @@ onside_column_needs_settings(const OnsideColumn *column)
 	return column->needs_settings;
 }
 
+/*
+ * Every setting on which the text form of one of PostgreSQL's types depends.  The
+ * end of the transaction restores them after an error.
+ */
 int
 onside_column_fix_settings(void)
 {
@@ -252,6 +262,7 @@ float_to_json(OnsideColumn *column, bool finite, char *str, JsonbValue *value,
 	return true;
 }
 
+/* A time that the API cannot be told is shown to a human as PostgreSQL does. */
 static bool
 time_to_json(OnsideColumn *column, TimestampTz t, JsonbValue *value,
 			 OnsideEventError *error)
@@ -368,6 +379,7 @@ onside_column_is_null(OnsideColumn *column, TupleTableSlot *row)
 	return isnull;
 }
 
+/* One case for each kind; README.md's table of types says the same. */
 bool
 onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 					  JsonbValue *value, OnsideEventError *error)
@@ -483,6 +495,7 @@ column_text(OnsideColumn *column, Datum datum)
 	return str;
 }
 
+/* From a uuid, or from its text. */
 bool
 onside_column_to_uuid(OnsideColumn *column, TupleTableSlot *row,
 					  pg_uuid_t *uuid, bool *has, OnsideEventError *error)
@@ -507,6 +520,7 @@ onside_column_to_uuid(OnsideColumn *column, TupleTableSlot *row,
 	return true;
 }
 
+/* A timestamp or date without time zone is taken to be in UTC. */
 bool
 onside_column_to_datetime(OnsideColumn *column, TupleTableSlot *row,
 						  TimestampTz *t, bool *has, OnsideEventError *error)

@@ -42,6 +42,7 @@ typedef enum OnsideColumnKind
 typedef struct OnsideColumn
 {
 	const char *field;			/* of the event, for messages */
+	const char *name;			/* as it is mapped; a copy */
 	AttrNumber	attnum;			/* 0: there is none, always null */
 	OnsideColumnKind kind;
 	FmgrInfo	output;			/* for ONSIDE_COLUMN_OTHER */

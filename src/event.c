@@ -129,6 +129,33 @@ utf8_length(const char *str)
 	return n;
 }
 
+/* Is the UTF-8 string nothing but blanks, of whatever width? */
+static bool
+is_blank(const char *str)
+{
+	static const char *const blanks[] = {
+		" ", "\u00a0", "\u1680", "\u2000", "\u2001", "\u2002", "\u2003",
+		"\u2004", "\u2005", "\u2006", "\u2007", "\u2008", "\u2009", "\u200a",
+		"\u200b", "\u200c", "\u200d", "\u2028", "\u2029", "\u202f", "\u205f",
+		"\u2060", "\u3000", "\ufeff"
+	};
+	int			i = 0;
+
+	while (*str && i < (int) lengthof(blanks))
+	{
+		Size		len = strlen(blanks[i]);
+
+		if (strncmp(str, blanks[i], len) == 0)
+		{
+			str += len;
+			i = 0;
+		}
+		else
+			i++;
+	}
+	return *str == '\0';
+}
+
 bool
 onside_event_check_name(const text *event_name, OnsideEventError *error)
 {
@@ -142,10 +169,6 @@ onside_event_check_name(const text *event_name, OnsideEventError *error)
 		return missing(error, "event_name", hint);
 
 	len = VARSIZE_ANY_EXHDR(event_name);
-	if (len == 0)
-		return invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
-					   pstrdup("event_name must not be empty"), hint);
-
 	/* No encoding has more than four bytes a character. */
 	str = len > ONSIDE_EVENT_NAME_MAX * MAX_CONVERSION_GROWTH ? NULL :
 		as_utf8(text_to_cstring(event_name), len);
@@ -156,6 +179,9 @@ onside_event_check_name(const text *event_name, OnsideEventError *error)
 					   psprintf("event_name must not be longer than %d characters",
 								ONSIDE_EVENT_NAME_MAX),
 					   hint);
+	if (is_blank(str))
+		return invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
+					   pstrdup("event_name must not be empty or blank"), hint);
 	if (has_control_character(str))
 		return invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
 					   pstrdup("event_name must not contain control characters"),
@@ -332,13 +358,26 @@ onside_event_check(const OnsideEvent *event, OnsideEventError *error)
 	return check_rendered(event, error);
 }
 
+/* An event's field, and so a column of the outbox? */
+static bool
+is_field(const char *name)
+{
+	return strcmp(name, "event_name") == 0 || strcmp(name, "payload") == 0 ||
+		strcmp(name, "event_datetime") == 0 ||
+		strcmp(name, "event_id") == 0 || strcmp(name, "installation_id") == 0;
+}
+
 void
 onside_event_throw(const OnsideEventError *error)
 {
 	ereport(ERROR,
 			(errcode(error->sqlstate),
 			 errmsg("invalid event: %s", error->message),
-			 errhint("%s", error->hint)));
+			 errhint("%s", error->hint),
+			 err_generic_string(PG_DIAG_SCHEMA_NAME, ONSIDE_SCHEMA),
+			 err_generic_string(PG_DIAG_TABLE_NAME, "outbox"),
+			 is_field(error->field) ?
+			 err_generic_string(PG_DIAG_COLUMN_NAME, error->field) : 0));
 }
 
 /* snprintf() would be a seventh of all that sending an event costs. */

@@ -17,6 +17,8 @@
 
 #include "compat.h"
 
+#define ONSIDE_SCHEMA	"onside_attribution"
+
 /* What the API's request body puts around and between events. */
 #define ONSIDE_BODY_OPEN		"{\"events\":["
 #define ONSIDE_BODY_CLOSE		"]}"
@@ -61,7 +63,10 @@ extern bool onside_event_check(const OnsideEvent *event,
 extern bool onside_event_check_name(const text *event_name,
 									OnsideEventError *error);
 
-/* Raises what onside_event_check found. */
+/*
+ * Raises what onside_event_check found, about an event that somebody records by
+ * calling a function or by an INSERT into the outbox.
+ */
 pg_noreturn extern void onside_event_throw(const OnsideEventError *error);
 
 /*

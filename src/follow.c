@@ -65,6 +65,11 @@ has_triggers(Oid relid)
 	return result;
 }
 
+/*
+ * Applies a change to each track_row trigger of a table, in the catalog itself:
+ * there is no command that changes a trigger's arguments or level.  Whoever
+ * changes the table has had his privileges checked by the command that he gave.
+ */
 static void
 for_each_trigger(Oid relid, TriggerChange change, void *arg)
 {
@@ -147,6 +152,7 @@ rename_in_args(bytea *args, int nargs, const Renaming *renaming, bool *found)
 	return PointerGetDatum(cstring_to_text_with_len(buf.data, buf.len));
 }
 
+/* Renames it in the trigger's arguments; warns if it is dropped. */
 static HeapTuple
 rename_column(Relation triggers, HeapTuple trigger, void *arg)
 {
@@ -239,6 +245,7 @@ is_at_statement_level(HeapTuple trigger)
 	return !TRIGGER_FOR_ROW(((Form_pg_trigger) GETSTRUCT(trigger))->tgtype);
 }
 
+/* Only the level changes: track_row serves both, and needs no transition table. */
 static HeapTuple
 make_row_level(Relation triggers, HeapTuple trigger, void *arg)
 {

@@ -11,6 +11,8 @@
  */
 #include "postgres.h"
 
+#include "utils/relcache.h"
+
 #include "mapping.h"
 
 #define PAYLOAD_PREFIX "payload."
@@ -67,6 +69,7 @@ add_payload_key(OnsideMapping *mapping, const char *target, const char *column,
 	return true;
 }
 
+/* One "target=column"; the column may contain further signs "=". */
 static bool
 read_argument(OnsideMapping *mapping, const char *arg, Problem *problem)
 {
@@ -122,7 +125,7 @@ parse(int nargs, char **args, Problem *problem)
 }
 
 OnsideMapping *
-onside_mapping_parse(int nargs, char **args)
+onside_mapping_parse(int nargs, char **args, Relation rel)
 {
 	Problem		problem;
 	OnsideMapping *mapping = parse(nargs, args, &problem);
@@ -131,7 +134,7 @@ onside_mapping_parse(int nargs, char **args)
 		ereport(ERROR,
 				(errcode(problem.sqlstate),
 				 errmsg("track_row: %s", problem.message),
-				 errhint("%s", problem.hint)));
+				 errhint("%s", problem.hint), errtable(rel)));
 	return mapping;
 }
 
@@ -143,6 +146,7 @@ onside_mapping_try_parse(int nargs, char **args)
 	return parse(nargs, args, &problem);
 }
 
+/* In the order in which README.md writes them. */
 List *
 onside_mapping_args(const OnsideMapping *mapping)
 {

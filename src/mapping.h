@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "nodes/pg_list.h"
+#include "utils/rel.h"
 
 /* One entry of the payload. */
 typedef struct OnsidePayloadKey
@@ -35,10 +36,11 @@ typedef struct OnsideMapping
 } OnsideMapping;
 
 /*
- * Reads the arguments of a track_row trigger.  Raises 22023 for one that is
+ * Reads the arguments of a track_row trigger of this table.  Raises 22023 for one that is
  * not understood and 22004 for one that is missing.
  */
-extern OnsideMapping *onside_mapping_parse(int nargs, char **args);
+extern OnsideMapping *onside_mapping_parse(int nargs, char **args,
+										   Relation rel);
 
 /* The same, with NULL in place of an error. */
 extern OnsideMapping *onside_mapping_try_parse(int nargs, char **args);

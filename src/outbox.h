@@ -14,8 +14,6 @@
 
 #include "event.h"
 
-#define ONSIDE_SCHEMA	"onside_attribution"
-
 /* Columns of outbox and of its segments outbox_1 .. outbox_3. */
 enum
 {

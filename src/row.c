@@ -51,16 +51,19 @@ resolve(OnsideRowReader *reader, OnsideColumn *column, const char *field,
 	}
 }
 
+/*
+ * Resolves each mapped column.  A column that cannot be used does not fail here
+ * but makes every row invalid, so that on_invalid_event decides what happens.
+ */
 OnsideRowReader *
 onside_row_reader(Trigger *trigger, Relation rel, MemoryContext context)
 {
 	MemoryContext old = MemoryContextSwitchTo(context);
 	OnsideMapping *mapping = onside_mapping_parse(trigger->tgnargs,
-												  trigger->tgargs);
+												  trigger->tgargs, rel);
 	OnsideRowReader *reader = palloc0(sizeof(OnsideRowReader));
 	OnsideEventError error;
 
-	reader->relid = RelationGetRelid(rel);
 	reader->event_name = cstring_to_text(mapping->event_name);
 	reader->name_is_valid = onside_event_check_name(reader->event_name,
 													&error);
@@ -149,7 +152,7 @@ read_payload(OnsideRowReader *reader, TupleTableSlot *row,
 		size += value_size(&value);
 		if (size > PAYLOAD_LIMIT)
 		{
-			this_error.field = "payload";
+			this_error.field = reader->payload[i].field;
 			this_error.sqlstate = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
 			this_error.message = psprintf("payload is too large: %s takes it beyond %d bytes",
 										  reader->payload[i].field,
@@ -174,8 +177,8 @@ read_payload(OnsideRowReader *reader, TupleTableSlot *row,
  * event has what there is of it.
  */
 static bool
-read_row(OnsideRowReader *reader, TupleTableSlot *row, const pg_uuid_t *id,
-		 OnsideEvent *event, OnsideEventError *error)
+read_row(OnsideRowReader *reader, TupleTableSlot *row, OnsideEvent *event,
+		 OnsideEventError *error)
 {
 	OnsideEventError this_error;
 	bool		valid = true;
@@ -215,9 +218,7 @@ read_row(OnsideRowReader *reader, TupleTableSlot *row, const pg_uuid_t *id,
 	}
 	if (ok && !event->has_event_id)
 	{
-		if (id != NULL)
-			event->event_id = *id;
-		else if (reader->many)
+		if (reader->many)
 			onside_event_next_id(&event->event_id);
 		else
 			onside_event_new_id(&event->event_id);
@@ -256,23 +257,60 @@ source_of(Oid relid)
 									  get_rel_name(relid));
 }
 
-static void
-dead_letter(const OnsideRowReader *reader, const OnsideEvent *event,
-			const OnsideEventError *error)
+/* The column that this field of an event is taken from; NULL if not from one. */
+static const char *
+column_of(OnsideRowReader *reader, const char *field)
 {
-	ereport(WARNING,
-			(errcode(error->sqlstate),
-			 errmsg("invalid event: %s", error->message),
-			 errdetail("The row was let through and the event put into dead_letter."),
-			 errhint("%s", error->hint)));
-	onside_dead_letter_insert(event, 0, error->message, 0,
-							  GetCurrentTimestamp(),
-							  source_of(reader->relid));
+	if (strcmp(field, "installation_id") == 0)
+		return reader->installation_id.name;
+	if (strcmp(field, "event_datetime") == 0)
+		return reader->event_datetime.name;
+	if (strcmp(field, "event_id") == 0)
+		return reader->event_id.name;
+	for (int i = 0; i < reader->npayload; i++)
+		if (strcmp(field, reader->payload[i].field) == 0)
+			return reader->payload[i].name;
+	return NULL;
 }
 
+/*
+ * Says what is wrong with a row, to somebody who wrote to a table of his and may
+ * not know that its rows are reported.
+ */
+static void
+report(int elevel, OnsideRowReader *reader, Relation rel,
+	   const OnsideEventError *error)
+{
+	const char *column = column_of(reader, error->field);
+	StringInfoData detail;
+
+	initStringInfo(&detail);
+	appendStringInfo(&detail,
+					 "Rows of table \"%s\" are reported as event \"%s\"",
+					 RelationGetRelationName(rel),
+					 text_to_cstring(reader->event_name));
+	if (column != NULL)
+		appendStringInfo(&detail, ", with column \"%s\" as %s", column,
+						 error->field);
+	appendStringInfoChar(&detail, '.');
+	if (elevel < ERROR)
+		appendStringInfoString(&detail,
+							   " This row was let through and its event put into dead_letter.");
+
+	ereport(elevel,
+			(errcode(error->sqlstate),
+			 errmsg("invalid event: %s", error->message),
+			 errdetail_internal("%s", detail.data),
+			 elevel < ERROR ? errhint("%s", error->hint) :
+			 errhint("%s To let such rows through, set onside_attribution.on_invalid_event to dead_letter.",
+					 error->hint),
+			 column != NULL ? errtablecolname(rel, column) : errtable(rel)));
+}
+
+/* What is made of the row lives in per_row and is gone afterwards. */
 OnsideRowOutcome
-onside_row_record(OnsideRowReader *reader, TupleTableSlot *row,
-				  const pg_uuid_t *id, OnsideAppend **append)
+onside_row_record(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
+				  OnsideAppend **append)
 {
 	MemoryContext old = MemoryContextSwitchTo(reader->per_row);
 	OnsideEvent event = {0};
@@ -285,7 +323,7 @@ onside_row_record(OnsideRowReader *reader, TupleTableSlot *row,
 		count_skipped();
 		outcome = ONSIDE_ROW_SKIPPED;
 	}
-	else if (read_row(reader, row, id, &event, &error))
+	else if (read_row(reader, row, &event, &error))
 	{
 		if (*append == NULL)
 		{
@@ -297,11 +335,14 @@ onside_row_record(OnsideRowReader *reader, TupleTableSlot *row,
 	}
 	else if (onside_on_invalid_event == ONSIDE_INVALID_DEAD_LETTER)
 	{
-		dead_letter(reader, &event, &error);
+		report(WARNING, reader, rel, &error);
+		onside_dead_letter_insert(&event, 0, error.message, 0,
+								  GetCurrentTimestamp(),
+								  source_of(RelationGetRelid(rel)));
 		outcome = ONSIDE_ROW_DEAD_LETTER;
 	}
 	else
-		onside_event_throw(&error);
+		report(ERROR, reader, rel, &error);
 
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(reader->per_row);

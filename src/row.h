@@ -20,7 +20,6 @@
 /* A trigger's mapping, resolved against its table. */
 typedef struct OnsideRowReader
 {
-	Oid			relid;
 	text	   *event_name;
 	bool		name_is_valid;
 	OnsideColumn installation_id;
@@ -51,13 +50,13 @@ extern OnsideRowReader *onside_row_reader(Trigger *trigger, Relation rel,
 										  MemoryContext context);
 
 /*
- * Records one row, with "id" if it has no event_id of its own, or a fresh one
- * if that is NULL.  *append is opened with the first event: a statement that has
- * none leaves no trace.
+ * Records one row of this table, with a fresh event_id if it has none of its
+ * own.  *append is opened with the first event: a statement that has none leaves
+ * no trace.
  */
 extern OnsideRowOutcome onside_row_record(OnsideRowReader *reader,
+										  Relation rel,
 										  TupleTableSlot *row,
-										  const pg_uuid_t *id,
 										  OnsideAppend **append);
 
 #endif							/* ONSIDE_ROW_H */

@@ -130,6 +130,10 @@ make(Trigger *trigger, Relation rel)
 	return entry;
 }
 
+/*
+ * A reader that is kept is pinned; any other lives only as long as its pin.
+ * "context" is that of the statement, whose end unpins.
+ */
 OnsideRowReader *
 onside_row_cache_get(Trigger *trigger, Relation rel, MemoryContext context)
 {

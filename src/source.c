@@ -17,13 +17,10 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
-#include "access/transam.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
-#include "common/cryptohash.h"
-#include "common/sha2.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "optimizer/optimizer.h"
@@ -32,13 +29,11 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
-#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/relcache.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
-#include "utils/xid8.h"
 
 #include "attach.h"
 #include "column.h"
@@ -108,8 +103,7 @@ static void
 find_key(OnsideSource *source)
 {
 	TupleDesc	tupdesc = RelationGetDescr(source->rel);
-	AttrNumber	event_id = source->reader->has_event_id ?
-		source->reader->event_id.attnum : InvalidAttrNumber;
+	AttrNumber	event_id = source->reader->event_id.attnum;
 	bool		primary = false;
 	ListCell   *lc;
 
@@ -175,6 +169,10 @@ prepare_condition(OnsideSource *source, Trigger *trigger)
 	source->condition = ExecPrepareExpr((Expr *) when, source->estate);
 }
 
+/*
+ * Everything is resolved anew for each chunk: between two of them there is no
+ * lock on the table, and it may have changed.
+ */
 void
 onside_source_open(OnsideSource *source, Oid relid, const char *event_name)
 {
@@ -186,20 +184,15 @@ onside_source_open(OnsideSource *source, Oid relid, const char *event_name)
 	source->reader = onside_row_reader(trigger, source->rel,
 									   CurrentMemoryContext);
 	source->reader->many = true;
-	find_key(source);
-	prepare_condition(source, trigger);
-
-	source->attachment = onside_attachment_load(relid, event_name);
-	source->same_id = source->attachment == NULL ||
-		(source->reader->has_event_id &&
-		 source->attachment->event_id == source->reader->event_id.attnum);
-	if (source->attachment == NULL && !source->reader->has_event_id)
+	if (!source->reader->has_event_id)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("backfill: it is not known which rows of \"%s\" the trigger \"%s\" has recorded",
-						RelationGetRelationName(source->rel), trigger->tgname),
-				 errdetail("It was made by hand, restored from a dump, or attached by an older version, and its rows have no event_id of their own."),
-				 errhint("If it has recorded none of them, detach the event and attach it again.")));
+				 errmsg("backfill: no column of \"%s\" is mapped to the event_id of \"%s\"",
+						RelationGetRelationName(source->rel), event_name),
+				 errdetail("The trigger makes up an event_id for each row, so a row that it has reported would become another event."),
+				 errhint("Detach the event, and attach it with event_id => the name of a column that has a version 4 UUID for each row. Leave out what the trigger has reported before that with the argument \"until\".")));
+	find_key(source);
+	prepare_condition(source, trigger);
 }
 
 void
@@ -237,8 +230,8 @@ greater_operator(Oid type)
 }
 
 /*
- * Whole rows, as the table's row type has them, behind the position; with what
- * says when they were written.  The alias is one that no column should have.
+ * Whole rows, as the table's row type has them, behind the position, and of
+ * which partition they are.  The alias is one that no column should have.
  *
  * The position is of the column's type without a modifier, and such a type's
  * name says so: "character" and "bit" alone are of length 1 to the parser.
@@ -278,8 +271,8 @@ make_query(OnsideSource *source, bool has_position)
 	}
 
 	initStringInfo(&query);
-	appendStringInfo(&query, "SELECT " ROW_ALIAS ", " ROW_ALIAS ".xmin, "
-					 ROW_ALIAS ".tableoid FROM %s%s AS " ROW_ALIAS,
+	appendStringInfo(&query, "SELECT " ROW_ALIAS ", " ROW_ALIAS
+					 ".tableoid FROM %s%s AS " ROW_ALIAS,
 					 rel->rd_rel->relkind == RELKIND_RELATION ? "ONLY " : "",
 					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 												RelationGetRelationName(rel)));
@@ -301,18 +294,20 @@ onside_source_check_key(OnsideSource *source, OnsideBackfillState *state)
 		columns[i] = Int16GetDatum(source->keys[i]);
 	array = construct_array(columns, source->nkeys, INT2OID, sizeof(int16),
 							true, TYPALIGN_SHORT);
-	if (state->key_columns == (Datum) 0)
-		state->key_columns = PointerGetDatum(array);
-	else if (!DatumGetBool(OidFunctionCall2Coll(F_ARRAY_EQ, InvalidOid,
-												state->key_columns,
-												PointerGetDatum(array))))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("backfill: the key of \"%s\" has changed since it was begun",
-						RelationGetRelationName(source->rel)),
-				 errhint("To begin anew, delete the row of onside_attribution.backfill_state; without an event_id of their own, rows get others then.")));
+	if (state->key_columns != (Datum) 0 &&
+		!DatumGetBool(OidFunctionCall2Coll(F_ARRAY_EQ, InvalidOid,
+										   state->key_columns,
+										   PointerGetDatum(array))))
+	{
+		ereport(NOTICE,
+				(errmsg("backfill begins anew, since the key of \"%s\" has changed",
+						RelationGetRelationName(source->rel))));
+		onside_backfill_reset(state);
+	}
+	state->key_columns = PointerGetDatum(array);
 }
 
+/* SPI switches to its own memory context; we stay in the caller's. */
 Portal
 onside_source_scan(OnsideSource *source, OnsideBackfillState *state)
 {
@@ -357,14 +352,17 @@ onside_source_check_advance(OnsideSource *source, Datum before, Datum after)
 				 errhint("Add a unique index on columns of PostgreSQL's own types.")));
 }
 
-TransactionId
+/*
+ * The row is copied into the current memory context, as one of the root table's
+ * row type, and knows from which partition it is.
+ */
+void
 onside_source_store(OnsideSource *source, int i)
 {
 	HeapTuple	result = SPI_tuptable->vals[i];
 	TupleDesc	tupdesc = SPI_tuptable->tupdesc;
 	HeapTuple	tuple;
 	HeapTupleHeader header;
-	Datum		datum;
 	bool		isnull;
 
 	if (TupleDescAttr(tupdesc, 0)->atttypid != source->rel->rd_rel->reltype)
@@ -379,43 +377,16 @@ onside_source_store(OnsideSource *source, int i)
 	tuple->t_len = HeapTupleHeaderGetDatumLength(header);
 	ItemPointerSetInvalid(&tuple->t_self);
 	tuple->t_data = header;
-	tuple->t_tableOid = DatumGetObjectId(SPI_getbinval(result, tupdesc, 3,
+	tuple->t_tableOid = DatumGetObjectId(SPI_getbinval(result, tupdesc, 2,
 													   &isnull));
 	ExecStoreHeapTuple(tuple, source->row, false);
 	source->row->tts_tableOid = tuple->t_tableOid;
-
-	datum = SPI_getbinval(result, tupdesc, 2, &isnull);
-	return isnull ? InvalidTransactionId : DatumGetTransactionId(datum);
 }
 
 /* ----------
  * Judging a row
  * ----------
  */
-
-/* Was this transaction over when the event was attached? */
-static bool
-was_there_before(OnsideSource *source, TransactionId xmin)
-{
-	FullTransactionId next = ReadNextFullTransactionId();
-	uint32		epoch = EpochFromFullTransactionId(next);
-
-	if (source->attachment == NULL || xmin == InvalidTransactionId)
-		return false;
-	if (!TransactionIdIsNormal(xmin))
-		return true;
-
-	/*
-	 * The number of a frozen row may be older than this by some four thousand
-	 * millions.  Then this takes the row to be younger than it is, which errs
-	 * on the safe side.
-	 */
-	if (xmin >= XidFromFullTransactionId(next))
-		epoch--;
-	return DatumGetBool(DirectFunctionCall2(pg_visible_in_snapshot,
-											FullTransactionIdGetDatum(FullTransactionIdFromEpochAndXid(epoch, xmin)),
-											source->attachment->rows_before));
-}
 
 /* Does the row meet the trigger's condition? */
 static OnsideVerdict
@@ -453,18 +424,13 @@ is_in_range(OnsideSource *source, const OnsideBackfillKey *key)
 }
 
 OnsideVerdict
-onside_source_judge(OnsideSource *source, const OnsideBackfillKey *key,
-					TransactionId xmin)
+onside_source_judge(OnsideSource *source, const OnsideBackfillKey *key)
 {
-	OnsideVerdict verdict = ONSIDE_NOT_DUE;
-
-	if (is_in_range(source, key))
-		verdict = judge_condition(source);
-	if (verdict == ONSIDE_DUE && was_there_before(source, xmin))
-		verdict = ONSIDE_DUE_AND_OLD;
-	return verdict;
+	return is_in_range(source, key) ? judge_condition(source) :
+		ONSIDE_NOT_DUE;
 }
 
+/* The key is also kept as one text, for the context of an error. */
 void
 onside_source_read_key(OnsideSource *source, char **texts)
 {
@@ -482,26 +448,4 @@ onside_source_read_key(OnsideSource *source, char **texts)
 		appendStringInfo(&buf, "%s%s", i > 0 ? ", " : "", texts[i]);
 	}
 	source->current = buf.data;
-}
-
-void
-onside_source_derive_id(OnsideSource *source, char **texts, pg_uuid_t *id)
-{
-	uint8		digest[PG_SHA256_DIGEST_LENGTH];
-	pg_cryptohash_ctx *hash = pg_cryptohash_create(PG_SHA256);
-	bool		ok;
-
-	ok = hash != NULL && pg_cryptohash_init(hash) >= 0 &&
-		pg_cryptohash_update(hash, source->attachment->namespace.data,
-							 UUID_LEN) >= 0;
-	for (int i = 0; i < source->nkeys && ok; i++)
-		ok = pg_cryptohash_update(hash, (const uint8 *) texts[i],
-								  strlen(texts[i]) + 1) >= 0;
-	if (!ok || pg_cryptohash_final(hash, digest, sizeof(digest)) < 0)
-		elog(ERROR, "could not compute SHA-256");
-	pg_cryptohash_free(hash);
-
-	memcpy(id->data, digest, UUID_LEN);
-	id->data[6] = (id->data[6] & 0x0f) | 0x40;
-	id->data[8] = (id->data[8] & 0x3f) | 0x80;
 }

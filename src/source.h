@@ -14,7 +14,7 @@
 #include "utils/portal.h"
 #include "utils/rel.h"
 
-#include "attachment.h"
+#include "backfill_state.h"
 #include "row.h"
 
 /* No more rows than this are read at a time. */
@@ -25,8 +25,6 @@ typedef struct OnsideSource
 {
 	Relation	rel;
 	OnsideRowReader *reader;
-	OnsideAttachment *attachment;	/* or NULL if nothing is known */
-	bool		same_id;		/* the trigger always took this event_id */
 	int			nkeys;
 	AttrNumber	keys[INDEX_MAX_KEYS];
 	FmgrInfo	outputs[INDEX_MAX_KEYS];
@@ -44,21 +42,20 @@ typedef enum OnsideVerdict
 	ONSIDE_DUE,
 	ONSIDE_NOT_DUE,
 	ONSIDE_UNDECIDED,			/* by a condition on OLD */
-	ONSIDE_DUE_AND_OLD,			/* and not written since it was attached */
 } OnsideVerdict;
 
 /*
- * Looks up what reports the event, with an SPI connection and in the current
- * memory context.  Raises 42704 if nothing does, and 55000 if there is no key
- * to read by or no way to know which rows have been recorded.
+ * Looks up what reports the event, in the current memory context.  Raises 42704
+ * if nothing does, and 55000 if no event_id is mapped or there is no key to read
+ * by.
  */
 extern void onside_source_open(OnsideSource *source, Oid relid,
 							   const char *event_name);
 extern void onside_source_close(OnsideSource *source);
 
 /*
- * Raises 55000 if the rows before the state's position were read by another
- * key; notes the key if there are none.
+ * Notes the key by which rows are read.  If those before the state's position
+ * were read by another one, that begins anew.
  */
 extern void onside_source_check_key(OnsideSource *source,
 									OnsideBackfillState *state);
@@ -77,19 +74,14 @@ extern void onside_source_fetch(Portal portal, int count);
 extern void onside_source_check_advance(OnsideSource *source, Datum before,
 										Datum after);
 
-/* Puts row i of what was fetched into source->row, and returns its xmin. */
-extern TransactionId onside_source_store(OnsideSource *source, int i);
+/* Puts row i of what was fetched into source->row. */
+extern void onside_source_store(OnsideSource *source, int i);
 
 /* Judges that row, with the session's own settings. */
 extern OnsideVerdict onside_source_judge(OnsideSource *source,
-										 const OnsideBackfillKey *key,
-										 TransactionId xmin);
+										 const OnsideBackfillKey *key);
 
 /* The texts of its key; the settings have to be fixed. */
 extern void onside_source_read_key(OnsideSource *source, char **texts);
-
-/* The event_id that follows from those. */
-extern void onside_source_derive_id(OnsideSource *source, char **texts,
-									pg_uuid_t *id);
 
 #endif							/* ONSIDE_SOURCE_H */

@@ -8,6 +8,10 @@
  * all the while.  What the trigger's arguments mean is in row_cache.c, what
  * becomes of a row in row.c.
  *
+ * Whoever writes to the table may not know that its rows are reported.  So every
+ * error in here names the trigger and the table in its context, and one about a
+ * row names the table and the column in the error's own fields, too (row.c).
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -16,10 +20,11 @@
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/relcache.h"
 #include "utils/tuplestore.h"
 
-#include "attachment.h"
 #include "column.h"
 #include "outbox.h"
 #include "row.h"
@@ -27,6 +32,16 @@
 
 PG_FUNCTION_INFO_V1(onside_track_row);
 
+/* Kept from one row of a statement to the next. */
+typedef struct TriggerCall
+{
+	OnsideRowReader *reader;
+	char	   *name;			/* of the trigger, for errors */
+	char	   *schema;
+	char	   *table;
+} TriggerCall;
+
+/* The outbox stays open for all rows of the statement. */
 static void
 record_transition_table(OnsideRowReader *reader, Relation rel,
 						Tuplestorestate *rows, OnsideAppend **append)
@@ -42,74 +57,119 @@ record_transition_table(OnsideRowReader *reader, Relation rel,
 	while (tuplestore_gettupleslot(rows, true, false, row))
 	{
 		CHECK_FOR_INTERRUPTS();
-		(void) onside_row_record(reader, row, NULL, append);
+		(void) onside_row_record(reader, rel, row, append);
 	}
 	ExecDropSingleTupleTableSlot(row);
 }
 
+/* A trigger that somebody made by hand can be of any kind. */
 static void
-check_called_right(FunctionCallInfo fcinfo)
+check_fired_right(TriggerData *trigdata)
 {
-	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-
-	if (!CALLED_AS_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("track_row must be called as a trigger"),
-				 errhint("Make the trigger with onside_attribution.attach().")));
 	if (!TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
 		!(TRIGGER_FIRED_BY_INSERT(trigdata->tg_event) ||
 		  TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event)))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("track_row must be fired AFTER INSERT or AFTER UPDATE"),
-				 errhint("Make the trigger with onside_attribution.attach().")));
+				 errhint("Make the trigger with onside_attribution.attach()."),
+				 errtable(trigdata->tg_relation)));
 	if (TRIGGER_FIRED_FOR_STATEMENT(trigdata->tg_event) &&
 		trigdata->tg_newtable == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("track_row FOR EACH STATEMENT needs a transition table"),
-				 errhint("Add REFERENCING NEW TABLE AS new_rows to the trigger.")));
+				 errhint("Add REFERENCING NEW TABLE AS new_rows to the trigger."),
+				 errtable(trigdata->tg_relation)));
 }
 
-Datum
-onside_track_row(PG_FUNCTION_ARGS)
+/*
+ * Names the trigger in whatever goes wrong while it is at work.  The names are
+ * looked up before, since an error is no time to read the catalog.
+ */
+static void
+trigger_error(void *arg)
 {
-	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-	OnsideRowReader *reader;
+	TriggerCall *call = (TriggerCall *) arg;
+
+	errcontext("trigger \"%s\" on table \"%s.%s\"", call->name, call->schema,
+			   call->table);
+}
+
+/* The memory context is that of the statement. */
+static TriggerCall *
+begin_call(TriggerData *trigdata, MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	TriggerCall *call = palloc0(sizeof(TriggerCall));
+	Relation	rel = trigdata->tg_relation;
+
+	call->name = pstrdup(trigdata->tg_trigger->tgname);
+	call->schema = get_namespace_name(RelationGetNamespace(rel));
+	call->table = pstrdup(RelationGetRelationName(rel));
+	MemoryContextSwitchTo(old);
+	return call;
+}
+
+/* Session settings are fixed only if a mapped column's text depends on them. */
+static void
+record(TriggerData *trigdata, OnsideRowReader *reader)
+{
+	Relation	rel = trigdata->tg_relation;
 	OnsideAppend *append = NULL;
 	int			nestlevel = 0;
-
-	check_called_right(fcinfo);
-
-	reader = fcinfo->flinfo->fn_extra;
-	if (reader == NULL)
-	{
-		reader = onside_row_cache_get(trigdata->tg_trigger,
-									  trigdata->tg_relation,
-									  fcinfo->flinfo->fn_mcxt);
-		reader->many = TRIGGER_FIRED_FOR_STATEMENT(trigdata->tg_event);
-		fcinfo->flinfo->fn_extra = reader;
-		onside_attachment_used();
-	}
 
 	if (reader->needs_settings)
 		nestlevel = onside_column_fix_settings();
 
 	if (TRIGGER_FIRED_FOR_STATEMENT(trigdata->tg_event))
-		record_transition_table(reader, trigdata->tg_relation,
-								trigdata->tg_newtable, &append);
+		record_transition_table(reader, rel, trigdata->tg_newtable, &append);
 	else if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
-		(void) onside_row_record(reader, trigdata->tg_newslot, NULL,
-								 &append);
+		(void) onside_row_record(reader, rel, trigdata->tg_newslot, &append);
 	else
-		(void) onside_row_record(reader, trigdata->tg_trigslot, NULL,
-								 &append);
+		(void) onside_row_record(reader, rel, trigdata->tg_trigslot, &append);
 
 	if (append != NULL)
 		onside_append_end(append);
 	if (reader->needs_settings)
 		onside_column_restore_settings(nestlevel);
+}
 
+/*
+ * The trigger function.  From the moment that the trigger's name is known, every
+ * error's context has it.
+ */
+Datum
+onside_track_row(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+	ErrorContextCallback callback;
+	TriggerCall *call = fcinfo->flinfo->fn_extra;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("track_row must be called as a trigger"),
+				 errhint("Make the trigger with onside_attribution.attach().")));
+	if (call == NULL)
+		call = begin_call(trigdata, fcinfo->flinfo->fn_mcxt);
+
+	callback.callback = trigger_error;
+	callback.arg = call;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+
+	check_fired_right(trigdata);
+	if (call->reader == NULL)
+	{
+		call->reader = onside_row_cache_get(trigdata->tg_trigger,
+											trigdata->tg_relation,
+											fcinfo->flinfo->fn_mcxt);
+		call->reader->many = TRIGGER_FIRED_FOR_STATEMENT(trigdata->tg_event);
+		fcinfo->flinfo->fn_extra = call;
+	}
+	record(trigdata, call->reader);
+
+	error_context_stack = callback.previous;
 	return PointerGetDatum(NULL);
 }

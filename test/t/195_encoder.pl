@@ -125,7 +125,14 @@ sub uuid
 sub event_name
 {
 	my ($encoding) = @_;
-	return join '', map { character($encoding) } 1 .. 1 + int rand(one_of(10, 10, 255));
+	my $name;
+
+	# One of blanks alone is refused.
+	do
+	{
+		$name = join '', map { character($encoding) } 1 .. 1 + int rand(one_of(10, 10, 255));
+	} until $name =~ /[^\s\x{200b}-\x{200d}\x{2060}\x{feff}]/;
+	return $name;
 }
 
 sub datetime

@@ -26,9 +26,9 @@ sub sql { return $node->safe_psql('postgres', $_[0]) }
 # ---------------------------------------------------------------------------
 
 sql(<<SQL);
-CREATE TABLE shop (id bigint PRIMARY KEY, install_id uuid, paid_at timestamptz);
+CREATE TABLE shop (id bigint PRIMARY KEY, install_id uuid, paid_at timestamptz, uid uuid DEFAULT gen_random_uuid());
 INSERT INTO shop SELECT n, $user, '2026-05-05 12:00+00' FROM generate_series(1, 1500) AS n;
-SELECT onside_attribution.attach('shop', 'bought', 'install_id', '{"id": "id"}', 'paid_at');
+SELECT onside_attribution.attach('shop', 'bought', 'install_id', '{"id": "id"}', 'paid_at', 'uid');
 SELECT onside_attribution.pause('a test');
 SQL
 poll_status($node, 'postgres', { state => 'paused' }, 'paused');
