@@ -56,6 +56,7 @@
 
 #include "compat.h"
 #include "launcher.h"
+#include "process.h"
 #include "settings.h"
 #include "shmem.h"
 #include "worker.h"
@@ -477,8 +478,7 @@ onside_launcher_main(Datum arg)
 	pqsignal(SIGTERM, die);
 	pqsignal(SIGINT, PG_SIG_IGN);
 	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
-	MemoryContextSwitchTo(TopMemoryContext);
+	onside_process_connect(InvalidOid);
 	pgstat_report_appname("onside_attribution launcher");
 
 	mindings = palloc0(onside_max_databases * sizeof(Minding));
