@@ -30,6 +30,7 @@
 #include "commit.h"
 #include "compat.h"
 #include "control.h"
+#include "crash_guard.h"
 #include "delivery.h"
 #include "shmem.h"
 #include "version.h"
@@ -79,6 +80,7 @@ onside_resume(PG_FUNCTION_ARGS)
 {
 	set_paused(false, (Datum) 0, true);
 	onside_commit_wake(ONSIDE_WAKE_CONTROL | ONSIDE_WAKE_RESUME);
+	onside_commit_wake_launcher(false);
 	PG_RETURN_VOID();
 }
 
@@ -98,6 +100,10 @@ is_settled(OnsideSnapshot *until)
 
 	/* Newer tables may look different, and their worker idles. */
 	if (onside_version_match(&problem) == ONSIDE_SQL_NEWER)
+		return false;
+
+	/* Reading the outbox may be what crashes. */
+	if (onside_crash_guard_reason() != NULL)
 		return false;
 
 	/* The caller's own snapshot may be as old as its transaction. */

@@ -23,6 +23,7 @@
 
 #include "clock.h"
 #include "compat.h"
+#include "crash_guard.h"
 #include "dead_letter.h"
 #include "outbox.h"
 #include "progress.h"
@@ -157,6 +158,7 @@ bury(const OnsideSettled *settled)
 	const OnsideRefusedEvent *first = linitial(settled->refused);
 	ListCell   *lc;
 
+	onside_crash_guard_step(ONSIDE_STEP_BURYING, &first->pos);
 	onside_txn_begin();
 	foreach(lc, settled->refused)
 	{
@@ -236,6 +238,7 @@ onside_progress_maintain(bool drained)
 	int			segment;
 	int			emptied = 0;
 
+	onside_crash_guard_step(ONSIDE_STEP_EMPTYING, NULL);
 	onside_txn_begin();
 	segment = onside_segment_choose(delivery.segment, move_on);
 	moved = segment != delivery.segment;

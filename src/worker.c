@@ -43,6 +43,7 @@
 #include "backlog.h"
 #include "clock.h"
 #include "compat.h"
+#include "crash_guard.h"
 #include "credentials.h"
 #include "delivery.h"
 #include "http.h"
@@ -505,6 +506,7 @@ main_loop(void)
 		if (!arm_wakeup())
 			continue;
 		waiting = onside_http_in_flight() > 0;
+		onside_crash_guard_step(ONSIDE_STEP_WAITING, NULL);
 		(void) onside_http_wait(loop_timeout(polled_at),
 								waiting ? wait_event_request : wait_event_idle);
 	}
@@ -637,6 +639,7 @@ onside_worker_main(Datum slot_no)
 
 	memcpy(&database, MyBgworkerEntry->bgw_extra, sizeof(database));
 	take_slot(DatumGetInt32(slot_no), database);
+	onside_crash_guard_begin(database);
 	onside_process_connect(database);
 
 	wait_event_idle = onside_wait_event("OnsideAttributionIdle");
