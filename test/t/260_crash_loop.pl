@@ -167,6 +167,64 @@ SQL
 	};
 }
 
+subtest 'what it was doing' => sub {
+	my $waits_for_lock = sub {
+		my ($pid) = @_;
+		return wait_until(sub { $node->safe_psql('postgres', <<SQL) eq 't' });
+SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $pid
+SQL
+	};
+
+	# A table that the worker wants for what it does next is locked.
+	my %moments = (
+		'reading the outbox' => sub {
+			my ($buyer, $holder) = map { $node->background_psql('postgres') } 1, 2;
+			$buyer->query_safe('BEGIN');
+			push @ids, $buyer->query_safe(
+				"SELECT onside_attribution.track('paid', '$OnsideTest::installation', '{}')");
+			my $pid = $holder->query_safe('SELECT pg_backend_pid()');
+			$holder->query_until(qr/locking/,
+				"\\echo locking\nBEGIN; LOCK onside_attribution.outbox;\n");
+			ok($waits_for_lock->($pid), 'a session waits for the lock');
+			$buyer->query_safe('COMMIT');
+			return $buyer, $holder;
+		},
+		'moving events to dead_letter (at or behind the event with xid \\d+, id \\d+)' => sub {
+			my $holder = $node->background_psql('postgres');
+			$sandbox->poison('"rotten"');
+			$sandbox->behave({ status => 503 });
+			$node->safe_psql('postgres',
+				qq{SELECT onside_attribution.track('rotten', '$OnsideTest::installation', '{"a": 1}')});
+			buy('postgres');
+			$holder->query_safe('BEGIN; LOCK onside_attribution.dead_letter');
+			$sandbox->behave;
+			return $holder;
+		},
+	);
+	foreach my $doing (sort keys %moments)
+	{
+		my $pid = poll_worker($node, 'postgres');
+		my $position = log_position($node);
+		my @sessions = $moments{$doing}();
+		my $regexp = $doing =~ s/([()])/\\$1/gr;
+
+		ok($waits_for_lock->($pid), "$doing: it waits");
+		crash('SEGV', $pid);
+		wait_for_log_line($node,
+			qr/DETAIL:  It was ended by signal 11 \(.*\) while $regexp\./,
+			$position, 'the log says that it was at that');
+		foreach my $session (@sessions) { eval { $session->quit } }
+		poll_worker($node, 'postgres');
+		wait_for_flush($node, 'postgres', 'it goes on');
+	}
+	$sandbox->poison(undef);
+	arrived_ok($sandbox, \@ids, 'nothing is lost');
+
+	crash_worker('SEGV');
+	poll_status($node, 'postgres', $waits, 'a third crash');
+	$node->safe_psql('postgres', 'SELECT onside_attribution.resume()');
+};
+
 # ---------------------------------------------------------------------------
 # Times
 # ---------------------------------------------------------------------------
