@@ -83,7 +83,7 @@ sub crash
 	my $position = log_position($node);
 	kill $signal, $pid or die "could not kill $pid: $!";
 	wait_for_log_line($node, qr/; reinitializing$/m, $position, "$signal: the server recovers");
-	$node->poll_query_until('postgres', 'SELECT true') or die 'the server is gone';
+	wait_until(sub { eval { $node->safe_psql('postgres', 'SELECT 1') } }) or die 'the server is gone';
 	return;
 }
 
