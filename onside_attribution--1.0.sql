@@ -486,7 +486,7 @@ COMMENT ON FUNCTION onside_attribution.flush(interval) IS
 COMMENT ON FUNCTION onside_attribution.pause(text) IS
     'Stops sending in this database from the commit on, across restarts; requests under way end as they do. In: a reason, shown in status';
 COMMENT ON FUNCTION onside_attribution.resume() IS
-    'Starts sending in this database again from the commit on, and ends a wait for the next attempt at once';
+    'Starts sending in this database again from the commit on, and ends at once a wait for the next attempt, or that after three crashes';
 COMMENT ON FUNCTION onside_attribution.retry_dead_letters(uuid[]) IS
     'Moves dead letters back into the outbox, with the same event_id. In: which; NULL: all that the API has refused, but not what a trigger found invalid. '
     'Out: how many. Errors: as track(), with the dead letter in the context, for one that is still invalid; 40001 if somebody has changed one since a transaction '
@@ -505,7 +505,7 @@ COMMENT ON COLUMN onside_attribution.status.state IS
     'idle, sending, backing_off, paused, unauthorized, misconfigured, refusing, disabled or not_running';
 COMMENT ON COLUMN onside_attribution.status.state_reason IS 'Why, and what to do about it; NULL if all is well';
 COMMENT ON COLUMN onside_attribution.status.pending IS
-    'Events committed and not settled. Without a worker no more than 10000 are counted';
+    'Events committed and not settled. Without a worker no more than 10000 are counted; NULL after three crashes, when no table is read';
 COMMENT ON COLUMN onside_attribution.status.oldest_pending_age IS 'Time since the first of them was recorded';
 COMMENT ON COLUMN onside_attribution.status.in_flight IS 'Requests under way';
 COMMENT ON COLUMN onside_attribution.status.delivered IS 'Events delivered since CREATE EXTENSION';

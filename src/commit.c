@@ -23,6 +23,7 @@
 #include "utils/memutils.h"
 
 #include "commit.h"
+#include "crash_guard.h"
 #include "shmem.h"
 
 /*
@@ -67,6 +68,8 @@ after_commit(void)
 
 	if (slot != NULL && count > 0)
 		onside_slot_count(slot, count);
+	if (wake_bits & ONSIDE_WAKE_RESUME)
+		onside_crash_guard_release();
 	if (slot != NULL && wake_bits != 0)
 		onside_slot_wake(slot, wake_bits);
 

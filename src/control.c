@@ -29,6 +29,7 @@
 #include "commit.h"
 #include "compat.h"
 #include "control.h"
+#include "crash_guard.h"
 #include "delivery.h"
 #include "locks.h"
 #include "outbox.h"
@@ -63,6 +64,7 @@ onside_resume(PG_FUNCTION_ARGS)
 {
 	onside_control_set(false, NULL);
 	onside_commit_wake(ONSIDE_WAKE_CONTROL | ONSIDE_WAKE_RESUME);
+	onside_commit_wake_launcher(false);
 	PG_RETURN_VOID();
 }
 
@@ -80,6 +82,10 @@ is_settled(OnsideSnapshot *until)
 
 	/* Newer tables may look different, and their worker idles. */
 	if (onside_version_match(&problem) == ONSIDE_SQL_NEWER)
+		return false;
+
+	/* Reading the outbox may be what crashes. */
+	if (onside_crash_guard_reason() != NULL)
 		return false;
 
 	/* Who waits for somebody's lock would not notice when the time is over. */

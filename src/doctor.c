@@ -41,6 +41,7 @@
 #include "utils/tuplestore.h"
 
 #include "address.h"
+#include "crash_guard.h"
 #include "credentials.h"
 #include "delivery.h"
 #include "doctor.h"
@@ -250,10 +251,19 @@ check_worker_slots(OnsideDoctor *doctor)
 							   max_worker_processes + onside_max_databases + 1));
 }
 
+#define CRASH_HINT \
+	"The server's log says what happened (look for \"was terminated by signal\"), and a core file where: please report it." \
+	" Signal 9 often comes from the kernel, which says \"Out of memory\" in its own log." \
+	" When the cause is gone: SELECT onside_attribution.resume();"
+
 static void
 check_worker(OnsideDoctor *doctor)
 {
 	const char *reason = doctor->reason != NULL ? doctor->reason : "";
+	bool		crashed = doctor->may_run && onside_crash_guard_reason() != NULL;
+
+	/* What is in the tables may be what crashes who reads it. */
+	doctor->tables_known &= !crashed;
 
 	if (doctor->worker_pid != NULL)
 		onside_doctor_row(doctor, "worker", ONSIDE_GOOD,
@@ -263,6 +273,7 @@ check_worker(OnsideDoctor *doctor)
 		onside_doctor_row(doctor, "worker", ONSIDE_UNKNOWN, reason, NULL);
 	else
 		onside_doctor_row(doctor, "worker", ONSIDE_BAD, reason,
+						  crashed ? CRASH_HINT :
 						  doctor->first_bad != NULL ?
 						  psprintf("Follow the hint of the check %s.",
 								   doctor->first_bad) :

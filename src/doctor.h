@@ -25,7 +25,7 @@ typedef struct OnsideDoctor
 	ReturnSetInfo *rsinfo;
 	const char *database;		/* name, quoted */
 	const char *first_bad;		/* check; NULL while there is none */
-	bool		tables_known;	/* library and objects are of one version */
+	bool		tables_known;	/* of our version, and nobody crashes on them */
 	bool		standby;
 	bool		may_run;		/* a worker could be there */
 	const char *overridden;		/* " name  name ": set for this database */

@@ -106,7 +106,7 @@ check_backlog(OnsideDoctor *doctor)
 	if (doctor->pending == NULL)
 	{
 		onside_doctor_row(doctor, "backlog", ONSIDE_UNKNOWN,
-						  "see the check version", NULL);
+						  "see the checks above", NULL);
 		return;
 	}
 	if (strcmp(doctor->pending, "0") == 0)
@@ -208,7 +208,7 @@ check_outbox(OnsideDoctor *doctor)
 	if (!doctor->tables_known)
 	{
 		onside_doctor_row(doctor, "outbox", ONSIDE_UNKNOWN,
-						  "see the check version", NULL);
+						  "see the checks above", NULL);
 		return;
 	}
 
@@ -263,7 +263,7 @@ check_dead_letters(OnsideDoctor *doctor)
 	if (!doctor->tables_known)
 	{
 		onside_doctor_row(doctor, "dead_letters", ONSIDE_UNKNOWN,
-						  "see the check version", NULL);
+						  "see the checks above", NULL);
 		return;
 	}
 	onside_doctor_query("SELECT pg_catalog.count(*), pg_catalog.max(failed_at)"

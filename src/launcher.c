@@ -55,7 +55,9 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "crash_guard.h"
 #include "launcher.h"
+#include "process.h"
 #include "settings.h"
 #include "shmem.h"
 #include "worker.h"
@@ -365,6 +367,27 @@ set_dismissed(OnsideSlot *slot, bool dismissed)
 	onside_slot_wake(slot, ONSIDE_WAKE_CHECK);
 }
 
+/*
+ * Milliseconds for which a worker that has crashed too often stays away.  A
+ * worker has the slot before it says that it runs, and says that it ends before
+ * it leaves the slot; so under the lock there is none, or it has crashed.
+ */
+static long
+wait_after_crashes(OnsideSlot *slot)
+{
+	bool		crashed;
+
+	LWLockAcquire(onside_slots_lock(), LW_SHARED);
+	crashed = slot->worker_pid == 0 && onside_crash_guard_look(slot->database);
+	LWLockRelease(onside_slots_lock());
+
+	if (crashed)
+		onside_crash_guard_log(slot->database,
+							   psprintf("the worker of database %s",
+										printable_name(slot->database)));
+	return onside_crash_guard_wait(slot->database);
+}
+
 /* A worker is wanted: starts it if it may be.  Returns as mind_slot(). */
 static long
 mind_wanted(int i)
@@ -388,6 +411,8 @@ mind_wanted(int i)
 	schedule_restart(slot, minding);
 	wait = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
 										   minding->not_before);
+	if (wait <= 0)
+		wait = wait_after_crashes(slot);
 	if (wait > 0)
 		return wait;
 
@@ -446,7 +471,32 @@ mind_slot(int i, List *databases)
 static void
 launcher_exit(int code, Datum arg)
 {
+	onside_crash_guard_end();
 	onside_launcher_detach();
+}
+
+/* Sleeps until the latch is set, or so many milliseconds. */
+static void
+sleep_for(long timeout)
+{
+	(void) WaitLatch(MyLatch,
+					 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 timeout, onside_wait_event("OnsideAttributionLauncher"));
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/* Counts, connected to nothing, what has crashed before us, and waits. */
+static void
+begin(void)
+{
+	long		wait;
+
+	if (onside_crash_guard_look(InvalidOid))
+		onside_crash_guard_log(InvalidOid, "the launcher");
+	while ((wait = onside_crash_guard_wait(InvalidOid)) > 0)
+		sleep_for(wait);
+	onside_crash_guard_begin(InvalidOid);
 }
 
 static long
@@ -459,6 +509,7 @@ look_around(void)
 		forget_databases();
 
 	databases = list_databases();
+	onside_crash_guard_sweep(databases);
 	for (int i = 0; i < onside_max_databases; i++)
 		timeout = Min(timeout, mind_slot(i, databases));
 
@@ -477,30 +528,23 @@ onside_launcher_main(Datum arg)
 	pqsignal(SIGTERM, die);
 	pqsignal(SIGINT, PG_SIG_IGN);
 	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
-	MemoryContextSwitchTo(TopMemoryContext);
-	pgstat_report_appname("onside_attribution launcher");
 
-	mindings = palloc0(onside_max_databases * sizeof(Minding));
 	before_shmem_exit(launcher_exit, (Datum) 0);
 	onside_launcher_attach();
+	begin();
+	onside_process_connect(InvalidOid);
+	pgstat_report_appname("onside_attribution launcher");
+	mindings = palloc0(onside_max_databases * sizeof(Minding));
 
 	for (;;)
 	{
-		long		timeout;
-
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 
-		timeout = look_around();
-		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 timeout, onside_wait_event("OnsideAttributionLauncher"));
+		sleep_for(look_around());
 	}
 }
 

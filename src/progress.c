@@ -32,6 +32,7 @@
 
 #include "clock.h"
 #include "compat.h"
+#include "crash_guard.h"
 #include "dead_letter.h"
 #include "outbox.h"
 #include "progress.h"
@@ -169,6 +170,8 @@ bury(void)
 		const OnsideRefusedEvent *refused = lfirst(lc);
 		OnsideEvent event;
 		TimestampTz recorded_at;
+
+		onside_crash_guard_step(ONSIDE_STEP_BURYING, &refused->pos);
 
 		/* Somebody may have deleted it meanwhile. */
 		if (onside_window_fetch(&refused->pos, &event, &recorded_at))
@@ -340,6 +343,7 @@ onside_progress_maintain(bool drained)
 
 	if (persist_due || unburied != NIL)
 		persist();
+	onside_crash_guard_step(ONSIDE_STEP_EMPTYING, NULL);
 	if (!onside_txn_run(&maintaining, ONSIDE_USES_LOG, look_after_segments,
 						&maintenance))
 		return;

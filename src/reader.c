@@ -23,6 +23,7 @@
 
 #include "batch.h"
 #include "clock.h"
+#include "crash_guard.h"
 #include "http.h"
 #include "outbox.h"
 #include "progress.h"
@@ -69,6 +70,7 @@ add_to_open_batch(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 	ReadLimits *limits = (ReadLimits *) arg;
 	OnsideEvent event;
 
+	onside_crash_guard_at(pos);
 	onside_outbox_read_event(row, &event);
 	return onside_batch_add(open_batch, &event, pos,
 							DatumGetTimestampTz(row->tts_values[Anum_outbox_recorded_at - 1]),
@@ -117,6 +119,7 @@ read_into_batch(ReadLimits *limits)
 	if (open_batch == NULL)
 		open_batch = onside_batch_create();
 
+	onside_crash_guard_step(ONSIDE_STEP_READING, NULL);
 	read_recorded = pg_atomic_read_u64(&slot->recorded);
 	if (!onside_txn_run(&brake, ONSIDE_USES_LOG, read_some, limits))
 	{

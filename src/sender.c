@@ -29,6 +29,7 @@
 #include "batch.h"
 #include "bisect.h"
 #include "clock.h"
+#include "crash_guard.h"
 #include "http.h"
 #include "response.h"
 #include "sender.h"
@@ -338,6 +339,8 @@ send_batch(Queued *queued)
 	}
 
 	set_state(queued, QUEUED_IN_FLIGHT);
+	onside_crash_guard_step(ONSIDE_STEP_SENDING,
+							&batch->events[queued->first].pos);
 	queued->sent_us = onside_clock();
 	onside_backoff_on_sent(&backoff, queued->sent_us);
 	status.requests++;

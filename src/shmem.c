@@ -24,6 +24,7 @@
 #include "storage/shmem.h"
 
 #include "compat.h"
+#include "crash_guard.h"
 #include "settings.h"
 #include "shmem.h"
 
@@ -276,6 +277,9 @@ onside_slot_is_closed(OnsideSlot *slot)
 void
 onside_slot_leave(OnsideSlot *slot, OnsideSlotState state)
 {
+	/* Before the launcher can start another one. */
+	onside_crash_guard_end();
+
 	LWLockAcquire(control->lock, LW_EXCLUSIVE);
 	if (slot->worker_pid == MyProcPid)
 	{

@@ -6,7 +6,8 @@
  * While a worker runs, everything comes from what it publishes in shared
  * memory, at the same cost whatever the backlog.  Without one, the counters
  * come from delivery_cursor, and pending events are counted up to a bound, if
- * nobody has locked the tables: it never waits for a lock.
+ * nobody has locked the tables: it never waits for a lock.  While none is
+ * started because too many have crashed, no table is read.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,6 +25,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "crash_guard.h"
 #include "delivery.h"
 #include "locks.h"
 #include "outbox.h"
@@ -145,6 +147,19 @@ why_not_running(OnsideSlot *slot)
 	return "a worker is about to be started";
 }
 
+/* How things stand, and no number. */
+static void
+status_alone(pid_t pid, OnsideState state, const char *reason, Datum *values,
+			 bool *nulls)
+{
+	memset(nulls, true, STATUS_COLUMNS * sizeof(bool));
+	nulls[STATUS_WORKER_PID] = pid == 0;
+	values[STATUS_WORKER_PID] = Int32GetDatum(pid);
+	nulls[STATUS_STATE] = false;
+	values[STATUS_STATE] = CStringGetTextDatum(onside_state_name(state));
+	set_text(values, nulls, STATUS_STATE_REASON, reason);
+}
+
 /* From the tables, where no worker tells. */
 static void
 status_from_tables(pid_t pid, OnsideState state, const char *reason,
@@ -156,25 +171,19 @@ status_from_tables(pid_t pid, OnsideState state, const char *reason,
 	const char *row_problem;
 	const char *busy;
 
-	memset(nulls, true, STATUS_COLUMNS * sizeof(bool));
-	nulls[STATUS_WORKER_PID] = pid == 0;
-	values[STATUS_WORKER_PID] = Int32GetDatum(pid);
-	nulls[STATUS_STATE] = false;
-	values[STATUS_STATE] = CStringGetTextDatum(onside_state_name(state));
-
 	/* Newer tables than this library knows may have any shape. */
 	if (onside_version_match(&problem) == ONSIDE_SQL_NEWER)
 	{
-		set_text(values, nulls, STATUS_STATE_REASON, problem);
+		status_alone(pid, state, problem, values, nulls);
 		return;
 	}
 
 	busy = onside_lock_tables(STATUS_USES);
 	if (busy != NULL)
 	{
-		set_text(values, nulls, STATUS_STATE_REASON,
-				 psprintf("%s (%s.%s is locked by another session, so nothing more is known)",
-						  reason, ONSIDE_SCHEMA, busy));
+		status_alone(pid, state,
+					 psprintf("%s (%s.%s is locked by another session, so nothing more is known)",
+							  reason, ONSIDE_SCHEMA, busy), values, nulls);
 		return;
 	}
 	onside_delivery_load(&delivery, NULL, &row_problem);
@@ -185,7 +194,7 @@ status_from_tables(pid_t pid, OnsideState state, const char *reason,
 	onside_cursor_release(&delivery.settled);
 	onside_unlock_tables(STATUS_USES);
 
-	set_text(values, nulls, STATUS_STATE_REASON, reason);
+	status_alone(pid, state, reason, values, nulls);
 	set_age(values, nulls, pending.oldest);
 	set_int64(values, nulls, STATUS_PENDING,
 			  Min(pending.events, MAX_COUNTED));
@@ -235,6 +244,7 @@ onside_worker_status(PG_FUNCTION_ARGS)
 {
 	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
 	pid_t		pid = slot == NULL ? 0 : slot->worker_pid;
+	char	   *crashes;
 	TupleDesc	tupdesc;
 	Datum		values[STATUS_COLUMNS] = {0};
 	bool		nulls[STATUS_COLUMNS] = {0};
@@ -244,6 +254,12 @@ onside_worker_status(PG_FUNCTION_ARGS)
 
 	if (pid != 0 && slot->status.state != ONSIDE_NOT_RUNNING)
 		status_of_worker(slot, pid, values, nulls);
+	else if (pid == 0 && onside_launcher_pid() != 0 &&
+			 (crashes = onside_crash_guard_reason()) != NULL)
+	{
+		/* What is in the tables may be what crashes who reads it. */
+		status_alone(0, ONSIDE_MISCONFIGURED, crashes, values, nulls);
+	}
 	else
 		status_from_tables(0, ONSIDE_NOT_RUNNING, why_not_running(slot), values,
 						   nulls);

@@ -23,7 +23,6 @@
 #include "access/genam.h"
 #include "access/table.h"
 #include "access/xact.h"
-#include "catalog/pg_authid.h"
 #include "catalog/pg_db_role_setting.h"
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
@@ -44,10 +43,12 @@
 #include "backlog.h"
 #include "clock.h"
 #include "compat.h"
+#include "crash_guard.h"
 #include "credentials.h"
 #include "delivery.h"
 #include "http.h"
 #include "outbox.h"
+#include "process.h"
 #include "progress.h"
 #include "reader.h"
 #include "sender.h"
@@ -593,6 +594,7 @@ main_loop(void)
 		if (!arm_wakeup())
 			continue;
 		waiting = onside_http_in_flight() > 0;
+		onside_crash_guard_step(ONSIDE_STEP_WAITING, NULL);
 		(void) onside_http_wait(loop_timeout(polled_at),
 								waiting ? wait_event_request : wait_event_idle);
 	}
@@ -602,47 +604,6 @@ main_loop(void)
  * Starting
  * ----------
  */
-
-/*
- * ALTER DATABASE and ALTER ROLE can set anything for us, too; these would do
- * harm.  Whom the database's owner would have us be comes first: as somebody
- * else we could not write delivery_cursor.
- *
- * A trigger or rule that somebody has put on one of our tables (GRANT ALL ON
- * ALL TABLES lets him) would be executed with our rights, a superuser's, when
- * we update or truncate the table; in the role "replica" none is.
- */
-static void
-fix_settings(void)
-{
-	static const char *const fixed[][2] = {
-		{"role", "none"},
-		{"session_replication_role", "replica"},
-		{"search_path", "pg_catalog, pg_temp"},
-		{"statement_timeout", "0"},
-		{"lock_timeout", "0"},
-		{"transaction_timeout", "0"},
-		{"idle_in_transaction_session_timeout", "0"},
-		{"default_transaction_read_only", "off"},
-		{"default_transaction_isolation", "read committed"},
-		{"default_transaction_deferrable", "off"},
-		{"row_security", "on"},
-		{"jit", "off"},
-		{"synchronous_commit", "off"},	/* what we write can be lost */
-	};
-
-	/* A user's name has to be looked up. */
-	StartTransactionCommand();
-	SetConfigOption("session_authorization",
-					GetUserNameFromId(BOOTSTRAP_SUPERUSERID, false), PGC_SUSET,
-					PGC_S_OVERRIDE);
-	for (int i = 0; i < (int) lengthof(fixed); i++)
-		if (GetConfigOption(fixed[i][0], true, false) != NULL)
-			SetConfigOption(fixed[i][0], fixed[i][1], PGC_SUSET,
-							PGC_S_OVERRIDE);
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
-}
 
 /* Takes the slot, unless it has been given to another database meanwhile. */
 static void
@@ -768,9 +729,8 @@ onside_worker_main(Datum slot_no)
 
 	memcpy(&database, MyBgworkerEntry->bgw_extra, sizeof(database));
 	take_slot(DatumGetInt32(slot_no), database);
-	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
-	MemoryContextSwitchTo(TopMemoryContext);
-	fix_settings();
+	onside_crash_guard_begin(database);
+	onside_process_connect(database);
 
 	wait_event_idle = onside_wait_event("OnsideAttributionIdle");
 	wait_event_request = onside_wait_event("OnsideAttributionRequest");

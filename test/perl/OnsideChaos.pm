@@ -328,6 +328,7 @@ sub _kill
 	wait_until(sub { log_since($self->{node}, $position) =~ /; reinitializing$/m }, 10)
 	  or delete $self->{killed}{$pid};
 	$self->sql('postgres', 'SELECT 1');
+	watch_worker($self->{node}, $_) foreach @{ $self->{databases} };
 	return;
 }
 

@@ -42,7 +42,7 @@ our @EXPORT = qw(
   scale full_scale patience
   onside_node send_to write_credentials preload
   create_extension set_for_database
-  status poll_status poll_worker worker_pid launcher_pid postmaster_pid
+  status poll_status poll_worker watch_worker worker_pid launcher_pid postmaster_pid
   outbox_size
   wait_until process_exists wait_for_exit memory_of context_switches
   track wait_for_flush
@@ -332,6 +332,27 @@ sub poll_worker
 		})
 	  or die "no worker for $database came up; status: " . _json($row);
 	return $pid;
+}
+
+=head2 watch_worker($node, $database, [$not_this_pid])
+
+The same by an operator who watches: where none is started because too many have
+crashed, calls resume().
+
+=cut
+
+sub watch_worker
+{
+	my ($node, $database, $other) = @_;
+	wait_until(
+		sub {
+			my $row = eval { status($node, $database) } // return 0;
+			my $pid = $row->{worker_pid};
+			return 1 if defined $pid && $pid != ($other // 0);
+			return 0 if ($row->{state_reason} // '') !~ /has crashed/;
+			return defined eval { $node->safe_psql($database, 'SELECT onside_attribution.resume()') };
+		});
+	return poll_worker($node, $database, $other);
 }
 
 =head2 outbox_size($node, $database)

@@ -85,7 +85,7 @@ foreach my $crash (sort keys %crash)
 				"$case: there is one");
 		}
 		$crash{$crash}();
-		$worker = poll_worker($node, 'postgres', $worker);
+		$worker = watch_worker($node, 'postgres', $worker);
 
 		wait_for_flush($node, 'postgres', "$case: all is settled");
 		arrived_ok($sandbox, \@good, "$case: what is good has arrived");
