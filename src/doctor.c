@@ -384,7 +384,8 @@ static void
 check_credentials(OnsideDoctor *doctor)
 {
 	char	   *problem = NULL;
-	char	   *credentials = onside_credentials_read(onside_credentials_file,
+	char	   *credentials = onside_credentials_read("credentials_file",
+													  onside_credentials_file,
 													  &problem);
 	struct passwd *user = getpwuid(geteuid());
 	char	   *hint;
