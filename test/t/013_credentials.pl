@@ -83,6 +83,8 @@ refused_ok(File::Spec->rel2abs($node->basedir), qr/not a regular file/, 'a direc
 my $fifo = "$good.fifo";
 POSIX::mkfifo($fifo, 0600) or die;
 refused_ok($fifo, qr/not a regular file/, 'a FIFO');
+refused_ok('/etc/passwd', qr/is root's and has more permissions than reading for its group/,
+	'a file of root that all can read') if -e '/etc/passwd';
 refused_ok('/dev/zero', qr/not a regular file|not owned/, 'a device');
 
 # A link is as good as the file that it leads to: secret stores use them.

@@ -471,6 +471,6 @@ main(void)
 		test_password(passwords[i]);
 	test_kinds();
 	test_endless();
-	printf("1..%d\n", passed + failed);
+	printf("%d passed, %d failed\n", passed, failed);
 	return failed == 0 ? 0 : 1;
 }
