@@ -152,7 +152,7 @@ status_from_tables(pid_t pid, OnsideState state, const char *reason,
 {
 	OnsideDelivery delivery = {0};
 	OnsidePending pending;
-	char	   *problem;
+	char	   *problem = onside_version_problem();
 	const char *row_problem;
 	const char *busy;
 
@@ -162,8 +162,8 @@ status_from_tables(pid_t pid, OnsideState state, const char *reason,
 	nulls[STATUS_STATE] = false;
 	values[STATUS_STATE] = CStringGetTextDatum(onside_state_name(state));
 
-	/* Newer tables than this library knows may have any shape. */
-	if (onside_version_match(&problem) == ONSIDE_SQL_NEWER)
+	/* The tables of another version may have any shape. */
+	if (problem != NULL)
 	{
 		set_text(values, nulls, STATUS_STATE_REASON, problem);
 		return;

@@ -422,26 +422,22 @@ leave_orderly(void)
 static void
 look_at_version(void *arg)
 {
-	char	   *problem;
-
-	*(OnsideVersionMatch *) arg = onside_version_match(&problem);
+	*(bool *) arg = onside_version_problem() != NULL;
 }
 
 /* Is the extension still there, and still the one that we know? */
 static void
 check_extension(void)
 {
-	OnsideVersionMatch match;
+	bool		differs;
 
-	if (!onside_txn_run(&looking, 0, look_at_version, &match))
+	if (!onside_txn_run(&looking, 0, look_at_version, &differs))
 		return;
 	check_due = false;
 
-	/* Newer tables may have another shape, also for what is to be saved. */
-	if (match == ONSIDE_SQL_NEWER)
+	/* Its tables may have another shape, also for what is to be saved. */
+	if (differs)
 		leave_orderly();
-	if (match != ONSIDE_VERSION_SAME)
-		want_restart();
 }
 
 /* Does what a wake-up or a reload has asked for and needs a transaction. */
@@ -717,9 +713,9 @@ publish_version_problem(const char *problem)
 static void
 look_for_matching_version(void *arg)
 {
-	char	   *problem;
+	char	   *problem = onside_version_problem();
 
-	*(OnsideVersionMatch *) arg = onside_version_match(&problem);
+	*(bool *) arg = problem != NULL;
 	if (problem != NULL)
 		publish_version_problem(problem);
 }
@@ -738,7 +734,7 @@ wait_for_matching_version(void)
 	(void) onside_slot_arm(slot, 0, 0);
 	for (;;)
 	{
-		OnsideVersionMatch match;
+		bool		differs;
 
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
@@ -746,8 +742,8 @@ wait_for_matching_version(void)
 			leave_orderly();
 		pg_atomic_write_u32(&slot->wakeup, 0);
 
-		onside_txn_insist(&looking, 0, look_for_matching_version, &match);
-		if (match == ONSIDE_VERSION_SAME)
+		onside_txn_insist(&looking, 0, look_for_matching_version, &differs);
+		if (!differs)
 			break;
 
 		waited = true;
