@@ -95,18 +95,16 @@ onside_doctor_look(OnsideDoctor *doctor, const char *check, OnsideLook look)
 
 	if (error == NULL)
 		return;
-	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
-	{
-		case ERRCODE_OPERATOR_INTERVENTION:
-		case ERRCODE_INSUFFICIENT_RESOURCES:
-			ReThrowError(error);
-	}
-	if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
-		onside_doctor_row(doctor, check, ONSIDE_UNKNOWN, error->message,
-						  error->hint);
-	else
-		onside_doctor_row(doctor, check, ONSIDE_BAD, error->message,
-						  error->hint);
+	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION ||
+		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES)
+		ReThrowError(error);
+
+	/* Locked: the check tables says more */
+	onside_doctor_row(doctor, check,
+					  ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
+					  ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE ?
+					  ONSIDE_UNKNOWN : ONSIDE_BAD,
+					  error->message, error->hint);
 }
 
 /* ----------
@@ -148,7 +146,7 @@ onside_doctor_table(const char *name)
 				 errhint("Drop the extension onside_attribution and create it again.")));
 	if (!onside_doctor_try_lock(relid))
 		ereport(ERROR,
-				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("table \"%s.%s\" is locked by another session",
 						ONSIDE_SCHEMA, name),
 				 errhint("Follow the hint of the check tables.")));
