@@ -241,6 +241,20 @@ $fault->survived(
 	end => sub { write_credentials($node, "$proxy_user:new-password", 0600, 'proxy') });
 $fault->configure(retry_max_delay => '200ms');
 
+# It can say back what we said, as the API can.
+$fault->configure(endpoint => $plain->url);
+foreach my $said ($proxy_user . ':new-password', 'new-password', 'new%2Dpassword', '\\u006eew-password',
+	'cCU0MStyIMO8Om5ldy1wYXNzd29yZA==', 'bmV3LXBhc3N3b3Jk')
+{
+	$fault->survived(
+		"a proxy that says $said",
+		begin => sub { proxy_answers("HTTP/1.1 500 No\r\nContent-Length: " . length($said) . "\r\n\r\n$said") },
+		while => { state => 'backing_off', last_error => qr/^HTTP 500: \*\*\*=*$/ },
+		end => sub { proxy_answers(undef) });
+}
+unlike(slurp_file($node->logfile), qr/new-password|new%2Dpassword|006eew|cCU0MStyIMO8|bmV3LXBh/, 'nothing of it is in the log');
+$fault->configure(endpoint => $sandbox->url);
+
 # Nothing is sent with a file that cannot be used, and status says which.
 close_tunnel();
 $fault->survived(

@@ -75,7 +75,7 @@ walk_locks('with a worker');
 	my $reader = $node->background_psql('postgres');
 	$reader->query_safe('BEGIN; SELECT count(*) FROM onside_attribution.control');
 	my $waiter = $node->background_psql('postgres');
-	$waiter->query_until(qr/waits/, "\\echo waits\nLOCK TABLE onside_attribution.control IN ACCESS EXCLUSIVE MODE;\n");
+	$waiter->query_until(qr/waits/, "BEGIN;\n\\echo waits\nLOCK TABLE onside_attribution.control IN ACCESS EXCLUSIVE MODE;\n");
 	$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND relation = 'onside_attribution.control'::regclass");
 	my $out = as_role('monitor', $walk);
 	like($out, qr/^tables\|f\|onside_attribution\.control is locked by process/m, 'a lock that is waited for is one');
