@@ -20,8 +20,8 @@
  * no function or operator of anybody's can come in between.  Our own tables,
  * on which the caller needs no privilege, are read in C, which checks none; of
  * them nothing is shown but counts, sizes, times and the reason of a pause.
- * That of settings which are for superusers alone is shown what is wrong with
- * them, and the name of a file.
+ * Of settings that are for superusers alone, what is wrong with them and the
+ * name of a file is shown.
  *
  * How tables and catalogs are looked at: doctor_look.c.  The checks behind the
  * endpoint: doctor_events.c.
@@ -91,6 +91,7 @@ set_command(OnsideDoctor *doctor, const char *name, const char *value)
 	"SELECT 1 WHERE pg_catalog.has_table_privilege('pg_catalog.pg_file_settings', 'SELECT')" \
 	" AND pg_catalog.has_function_privilege('pg_catalog.pg_show_all_file_settings()', 'EXECUTE')"
 
+/* Without it there is no launcher, and nothing is sent. */
 static void
 look_at_preload(OnsideDoctor *doctor)
 {
@@ -121,6 +122,7 @@ look_at_preload(OnsideDoctor *doctor)
 							   libraries, libraries[0] != '\0' ? ", " : ""));
 }
 
+/* May our tables be read? */
 static void
 look_at_version(OnsideDoctor *doctor)
 {
@@ -170,6 +172,7 @@ look_at_tables(OnsideDoctor *doctor)
 					  "Look for it in pg_locks, and have that transaction end.");
 }
 
+/* Events are sent by the primary. */
 static void
 check_recovery(OnsideDoctor *doctor)
 {
@@ -183,6 +186,7 @@ check_recovery(OnsideDoctor *doctor)
 						  "this server is not a standby", NULL);
 }
 
+/* The process that starts the workers. */
 static void
 check_launcher(OnsideDoctor *doctor)
 {
@@ -201,6 +205,7 @@ check_launcher(OnsideDoctor *doctor)
 						  "It is started again every second, if max_worker_processes allows it; look for \"onside_attribution launcher\" in the server's log. If that has nothing, restart the server.");
 }
 
+/* Has this database a place in shared memory? */
 static void
 check_databases(OnsideDoctor *doctor)
 {
@@ -227,6 +232,7 @@ check_databases(OnsideDoctor *doctor)
 							   onside_max_databases * 2));
 }
 
+/* What the server said when the launcher asked it for a worker. */
 static void
 check_worker_slots(OnsideDoctor *doctor)
 {
@@ -243,6 +249,7 @@ check_worker_slots(OnsideDoctor *doctor)
 							   max_worker_processes + onside_max_databases + 1));
 }
 
+/* The process that sends; a failure above says why there is none. */
 static void
 check_worker(OnsideDoctor *doctor)
 {
@@ -320,6 +327,7 @@ look_at_settings(OnsideDoctor *doctor)
 						  NULL);
 }
 
+/* The worker's own value, if there is one that tells it. */
 static void
 check_enabled(OnsideDoctor *doctor)
 {
@@ -332,6 +340,7 @@ check_enabled(OnsideDoctor *doctor)
 					  set_command(doctor, "enabled", "on"));
 }
 
+/* pause() and resume() write it. */
 static void
 look_at_control(OnsideDoctor *doctor)
 {
@@ -350,6 +359,7 @@ look_at_control(OnsideDoctor *doctor)
 						  "SELECT onside_attribution.resume();");
 }
 
+/* Reads the file as the worker would; what is in it is not shown. */
 static void
 check_credentials(OnsideDoctor *doctor, const char *setting, const char *path)
 {
@@ -376,6 +386,7 @@ check_credentials(OnsideDoctor *doctor, const char *setting, const char *path)
 	onside_doctor_row(doctor, setting, ONSIDE_BAD, problem, hint);
 }
 
+/* libcurl reads it; whether it holds certificates the check tls finds. */
 static void
 check_ca_file(OnsideDoctor *doctor)
 {
@@ -414,6 +425,7 @@ check_ca_file(OnsideDoctor *doctor)
  * ----------
  */
 
+/* May anything be sent there? */
 static bool
 check_endpoint(OnsideDoctor *doctor)
 {
@@ -432,6 +444,7 @@ check_endpoint(OnsideDoctor *doctor)
 	return problem == NULL;
 }
 
+/* May anything be sent through it? */
 static bool
 check_proxy(OnsideDoctor *doctor)
 {
@@ -471,6 +484,7 @@ probe_row(OnsideDoctor *doctor, const char *check, const OnsideProbe *probe,
 		onside_doctor_row(doctor, check, ONSIDE_UNKNOWN, NOT_TRIED, NULL);
 }
 
+/* How far the connection came, a row for each step. */
 static void
 probe_rows(OnsideDoctor *doctor, const OnsideProbe *probe)
 {
@@ -506,6 +520,7 @@ check_proxy_credentials(OnsideDoctor *doctor)
 						  onside_proxy_credentials_file);
 }
 
+/* Makes the connection that the worker would make. */
 static void
 check_connection(OnsideDoctor *doctor, bool addresses_ok)
 {
@@ -612,7 +627,7 @@ ask_worker(OnsideDoctor *doctor)
 	ReleaseTupleDesc(tupdesc);
 }
 
-/* doctor() */
+/* doctor(): every check, in the order in which an event meets it. */
 Datum
 onside_doctor(PG_FUNCTION_ARGS)
 {

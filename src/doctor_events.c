@@ -56,6 +56,7 @@ static const struct
 	"It is tried again by itself. After a repair, SELECT onside_attribution.resume(); makes it be tried at once."},
 };
 
+/* What the API said last, and what that asks for. */
 static void
 check_last_answer(OnsideDoctor *doctor)
 {
@@ -109,6 +110,7 @@ check_last_answer(OnsideDoctor *doctor)
  * ----------
  */
 
+/* How much is pending, and why. */
 static void
 check_backlog(OnsideDoctor *doctor)
 {
@@ -151,6 +153,7 @@ check_backlog(OnsideDoctor *doctor)
  * ----------
  */
 
+/* What keeps each segment from being emptied. */
 static void
 look_at_outbox(OnsideDoctor *doctor)
 {
@@ -208,6 +211,7 @@ look_at_outbox(OnsideDoctor *doctor)
 /* No more than this are counted. */
 #define MAX_COUNTED	10000
 
+/* How many there are, and how new the newest is. */
 static void
 look_at_dead_letters(OnsideDoctor *doctor)
 {
@@ -283,6 +287,7 @@ add_broken(Broken *broken, char *detail, char *hint)
 		appendStringInfoString(&broken->detail, "; and others");
 }
 
+/* Is a mapped column there? */
 static void
 look_at_column(Broken *broken, Oid relid, const char *trigger,
 			   const char *table, const char *event_name, const char *column)
@@ -350,6 +355,7 @@ look_at_trigger(Broken *broken, int row)
 					   mapping->payload[i].column);
 }
 
+/* The triggers, as the catalog has them: no table is opened for it. */
 static void
 look_at_attached(OnsideDoctor *doctor)
 {

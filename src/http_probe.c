@@ -43,6 +43,7 @@ throw_out_of_memory(void)
 			 errmsg("could not set up libcurl")));
 }
 
+/* Sets the connection up, with all that decides to whom it goes. */
 static void
 begin(const OnsideHttpConfig *config)
 {
@@ -178,6 +179,7 @@ step_before_failure(CURLcode code)
 	}
 }
 
+/* Says how far it came, to whom, and what went wrong. */
 static void
 take_result(CURLcode code, OnsideProbe *probe)
 {

@@ -90,6 +90,7 @@ token_of(const char *secret)
 	return token;
 }
 
+/* Makes the forms that are looked for.  An empty password is no secret. */
 void
 onside_secret_set(OnsideSecretKind kind, const char *credentials)
 {
@@ -463,6 +464,7 @@ match(const char *p, const char *secret, bool token, bool cut, int matched)
 	return cut && matched > HARMLESS_PREFIX && is_torn(p) ? p + strlen(p) : NULL;
 }
 
+/* Puts MASK in the place of one form, wherever it is. */
 static void
 hide_form(char *text, const char *form, bool token, bool cut)
 {

@@ -19,6 +19,7 @@
 
 #include <limits.h>
 
+#include "access/parallel.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
 
@@ -59,6 +60,10 @@ static bool
 refuse(const char *name, char *value, const char *problem, const char *hint,
 	   GucSource source)
 {
+	/* A parallel worker is given what its leader has. */
+	if (InitializingParallelWorker)
+		return true;
+
 	/*
 	 * When the server starts there is no earlier value to stay with, only the
 	 * default: the real API, for which these events may not be, or a direct

@@ -122,6 +122,28 @@ wait_for_flush($node, 'postgres', 'what was before is in force');
 # A start, and what was stored without the library
 # ---------------------------------------------------------------------------
 
+# Other queries do not suffer: parallel workers are given the setting, too.
+sub parallel_ok
+{
+	my ($what) = @_;
+	my $count = $node->safe_psql('postgres', <<'SQL');
+CREATE TABLE IF NOT EXISTS numbers AS SELECT * FROM generate_series(1, 100000) n;
+SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
+DO $$
+DECLARE line text; seen boolean := false;
+BEGIN
+    FOR line IN EXPLAIN ANALYZE SELECT count(*) FROM numbers LOOP
+        seen := seen OR line ~ 'Workers Launched: [1-9]';
+    END LOOP;
+    ASSERT seen, 'no parallel worker was launched';
+END
+$$;
+SELECT count(*) FROM numbers;
+SQL
+	is($count, 100000, "$what: parallel queries work");
+	return;
+}
+
 my %reason = (
 	proxy => qr/onside_attribution.proxy cannot be used/,
 	endpoint => qr/onside_attribution.endpoint cannot be used/,
@@ -138,6 +160,7 @@ foreach my $setting (sort keys %reason)
 	track($node, 'postgres');
 	poll_status($node, 'postgres', { state => 'misconfigured', state_reason => $reason{$setting} },
 		"$setting: a start with it sends nothing");
+	parallel_ok($setting);
 	is($sandbox->report->{requests}, $requests, "$setting: indeed");
 	like(log_since($node, $position), qr/WARNING:  invalid value for parameter "onside_attribution.$setting"/,
 		"$setting: the log says why");
@@ -162,6 +185,7 @@ foreach my $setting (sort keys %reason)
 	track($node, 'postgres');
 	poll_status($node, 'postgres', { state => 'misconfigured', state_reason => $reason{$setting} },
 		"$setting: stored without the library, it sends nothing");
+	parallel_ok($setting);
 	is($sandbox->report->{requests}, $requests, "$setting: indeed");
 	unlike(seen($position), qr/$secret/, "$setting: and is shown nowhere but in pg_db_role_setting");
 	configure();
