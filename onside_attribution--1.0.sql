@@ -636,14 +636,12 @@ COMMENT ON COLUMN onside_attribution.stats_histogram.count IS 'How many took no 
 
 CREATE FUNCTION onside_attribution.doctor()
 RETURNS TABLE (check_name text, ok boolean, detail text, hint text)
-LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER ROWS 22
-SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
-SET lock_timeout = '5s'
+LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 24
 AS 'MODULE_PATHNAME', 'onside_doctor';
 
 COMMENT ON FUNCTION onside_attribution.doctor() IS
     'Everything to look at when nothing arrives, one row a check. Out: check_name; ok, NULL if it cannot be known; detail, what was found; '
-    'hint, what to do, for a row that is not ok. Sends no event; connects to the endpoint and disconnects, for which it takes 5 seconds at most. Errors: 55P03 if a table is locked for long';
+    'hint, what to do, for a row that is not ok. Sends no event and waits for no lock; connects to the endpoint and disconnects, for which it takes 5 seconds at most';
 
 /*
  * Backfill, and how far each has come.  backfill() alone writes that.

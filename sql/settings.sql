@@ -120,6 +120,7 @@ SELECT format('%-40s %s', name, public_try) FROM (VALUES
 SELECT left(try('SET onside_attribution.endpoint = ''https://example.com/'''), 5);
 SELECT left(try('SHOW onside_attribution.credentials_file'), 5);
 SELECT left(try('SHOW onside_attribution.proxy'), 5);
+SELECT left(try('SHOW onside_attribution.proxy_credentials_file'), 5);
 SET onside_attribution.on_invalid_event = 'dead_letter';
 RESET ROLE;
 GRANT SET ON PARAMETER onside_attribution.linger TO regress_onside_settings;

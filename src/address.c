@@ -8,8 +8,8 @@
  * when it is set, and by the address that is connected to, in http.c.
  *
  * libcurl takes addresses apart here, since what counts is what libcurl will
- * make of them.  No setting holds a password; only a proxy's can be had in no
- * other way.
+ * make of them.  No setting holds a password: what has the form of one is
+ * refused, and what is wrong is said without repeating the value.
  *
  *-------------------------------------------------------------------------
  */
@@ -89,14 +89,16 @@ onside_address_endpoint_problem(const char *url)
 	if (parsed == NULL)
 		return "Out of memory.";
 
-	if (has_control_characters(url) ||
+	if (strcmp(url, ONSIDE_REFUSED_VALUE) == 0)
+		problem = ONSIDE_REFUSED_PROBLEM;
+	else if (has_control_characters(url) ||
 		curl_url_set(parsed, CURLUPART_URL, url, 0) != CURLUE_OK ||
 		curl_url_get(parsed, CURLUPART_SCHEME, &scheme, 0) != CURLUE_OK ||
 		curl_url_get(parsed, CURLUPART_HOST, &host, 0) != CURLUE_OK)
 		problem = "This is not a URL.";
 	else if (curl_url_get(parsed, CURLUPART_USER, &part, 0) == CURLUE_OK ||
 			 curl_url_get(parsed, CURLUPART_PASSWORD, &part, 0) == CURLUE_OK)
-		problem = "The URL must not contain credentials; they belong into credentials_file.";
+		problem = "The URL must not contain a user or password; they belong into credentials_file.";
 	else if (strcmp(scheme, "https") == 0)
 		problem = NULL;
 	else if (strcmp(scheme, "http") != 0)
@@ -132,7 +134,9 @@ parse_proxy(const char *proxy)
 
 /*
  * libcurl's own messages about a proxy that it does not understand repeat it,
- * password included; so it must not get that far.
+ * so it must not get that far.  Nothing but scheme, host and port has a
+ * meaning in it; anything else is refused, for it may be a password in an
+ * unusual form.  That is why an '@' is looked for in all of it.
  */
 const char *
 onside_address_proxy_problem(const char *proxy)
@@ -142,10 +146,17 @@ onside_address_proxy_problem(const char *proxy)
 	};
 	CURLU	   *parsed;
 	char	   *scheme = NULL;
+	char	   *path = NULL;
+	char	   *part = NULL;
+	const char *problem = NULL;
 	bool		known = false;
 
 	if (proxy[0] == '\0')
 		return NULL;
+	if (strcmp(proxy, ONSIDE_REFUSED_VALUE) == 0)
+		return ONSIDE_REFUSED_PROBLEM;
+	if (strchr(proxy, '@') != NULL || strstr(proxy, "%40") != NULL)
+		return "The address must not contain a user or password.";
 	parsed = parse_proxy(proxy);
 	if (parsed == NULL)
 		return "This is not the address of a proxy.";
@@ -153,29 +164,17 @@ onside_address_proxy_problem(const char *proxy)
 	if (curl_url_get(parsed, CURLUPART_SCHEME, &scheme, 0) == CURLUE_OK)
 		for (int i = 0; i < (int) lengthof(schemes); i++)
 			known |= strcmp(scheme, schemes[i]) == 0;
+	if (!known)
+		problem = "The scheme must be http, https, socks4, socks4a, socks5 or socks5h.";
+	else if ((curl_url_get(parsed, CURLUPART_PATH, &path, 0) == CURLUE_OK &&
+			  strcmp(path, "/") != 0) ||
+			 curl_url_get(parsed, CURLUPART_QUERY, &part, 0) == CURLUE_OK ||
+			 curl_url_get(parsed, CURLUPART_FRAGMENT, &part, 0) == CURLUE_OK)
+		problem = "The address must end after host and port.";
 
+	curl_free(part);
+	curl_free(path);
 	curl_free(scheme);
 	curl_url_cleanup(parsed);
-	return known ? NULL :
-		"The scheme must be http, https, socks4, socks4a, socks5 or socks5h.";
-}
-
-char *
-onside_address_credentials(const char *proxy, bool decoded)
-{
-	unsigned int flags = decoded ? CURLU_URLDECODE : 0;
-	CURLU	   *parsed = parse_proxy(proxy);
-	char	   *user = NULL;
-	char	   *password = NULL;
-	char	   *result = NULL;
-
-	if (parsed == NULL)
-		return NULL;
-	if (curl_url_get(parsed, CURLUPART_USER, &user, flags) == CURLUE_OK &&
-		curl_url_get(parsed, CURLUPART_PASSWORD, &password, flags) == CURLUE_OK)
-		result = psprintf("%s:%s", user, password);
-	curl_free(user);
-	curl_free(password);
-	curl_url_cleanup(parsed);
-	return result;
+	return problem;
 }

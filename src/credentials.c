@@ -1,12 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * credentials.c
- *		The credentials file.
+ *		The credentials files: the API's and the proxy's.
  *
- * One line "user:password" in a regular file that belongs to the server's user
- * and that nobody else has access to, as for the server's own private keys.
- * The file is opened first and judged by its descriptor, so that it cannot be
- * exchanged in between.
+ * One line "user:password" in a regular file, of which PostgreSQL's own rule
+ * for ssl_key_file holds: it belongs to the server's user and nobody else has
+ * access to it, or it belongs to root and a group may read it.  Links are
+ * followed, since secret stores (Kubernetes) make them.  The file is opened
+ * first and judged by its descriptor, so that it cannot be exchanged in
+ * between.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,63 +20,86 @@
 
 #include "storage/fd.h"
 
+#include "address.h"
 #include "credentials.h"
 
-/* RFC 7617 sets no limit; no real user:password is near this one. */
-#define MAX_CREDENTIALS 4096
+/* Editors of some systems put it in front of a text in UTF-8. */
+#define BYTE_ORDER_MARK "\xef\xbb\xbf"
 
-/* Judges the file; returns NULL if it may be used. */
-static char *
-problem_of_file(int fd, const char *path)
+/*
+ * Judges the file by its owner and mode; returns NULL if it may be used, or
+ * what is wrong, with its name and setting to be put in front.
+ */
+static const char *
+problem_of_file(int fd)
 {
 	struct stat st;
 
 	if (fstat(fd, &st) != 0)
-		return psprintf("could not stat credentials_file \"%s\": %m", path);
+		return "cannot be examined";
 	if (!S_ISREG(st.st_mode))
-		return psprintf("credentials_file \"%s\" is not a regular file", path);
-	if (st.st_uid != geteuid())
-		return psprintf("credentials_file \"%s\" is not owned by the server's user; chown it",
-						path);
-	if ((st.st_mode & (S_IRWXG | S_IRWXO)) != 0)
-		return psprintf("credentials_file \"%s\" has permissions for group or others; chmod it to 0600",
-						path);
+		return "is not a regular file";
+	if (st.st_uid != geteuid() && st.st_uid != 0)
+		return "is not owned by the server's user or root; chown it";
+	if (st.st_uid == geteuid() && (st.st_mode & (S_IRWXG | S_IRWXO)) != 0)
+		return "has permissions for group or others; chmod it to 0600";
+	if (st.st_uid == 0 &&
+		(st.st_mode & (S_IWGRP | S_IXGRP | S_IRWXO)) != 0)
+		return "is root's and has more permissions than reading for its group; chmod it to 0640";
 	return NULL;
 }
 
-/* Judges the content, and cuts off the end of the line. */
-static char *
-problem_of_content(char *buf, const char *path)
+/*
+ * Reads all of it into buf, which has room for ONSIDE_CREDENTIALS_MAX bytes and two
+ * more, and judges it.  What frames the line is cut off.
+ */
+static const char *
+problem_of_content(int fd, char *buf)
 {
-	size_t		len = strlen(buf);
-	char	   *colon;
+	ssize_t		len = 0;
+	ssize_t		n;
+
+	while ((n = read(fd, buf + len, ONSIDE_CREDENTIALS_MAX + 1 - len)) > 0)
+		len += n;
+	if (n < 0)
+		return "cannot be read";
+	if (len > ONSIDE_CREDENTIALS_MAX)
+		return "is longer than " CppAsString2(ONSIDE_CREDENTIALS_MAX) " bytes";
+	if (strlen(buf) != (size_t) len)
+		return "contains a zero byte";
 
 	if (len > 0 && buf[len - 1] == '\n')
 		buf[--len] = '\0';
 	if (len > 0 && buf[len - 1] == '\r')
 		buf[--len] = '\0';
+	if (strncmp(buf, BYTE_ORDER_MARK, strlen(BYTE_ORDER_MARK)) == 0)
+		memmove(buf, buf + strlen(BYTE_ORDER_MARK),
+				len + 1 - strlen(BYTE_ORDER_MARK));
 
-	colon = strchr(buf, ':');
-	if (colon == NULL || colon == buf || colon[1] == '\0')
-		return psprintf("credentials_file \"%s\" does not hold one line user:password",
-						path);
 	for (char *p = buf; *p != '\0'; p++)
 		if ((unsigned char) *p < 0x20 || *p == 0x7f)
-			return psprintf("credentials_file \"%s\" holds more than one line or control characters",
-							path);
+			return "holds more than one line or control characters";
+	if (strchr(buf, ':') == NULL || buf[0] == ':')
+		return "does not hold one line user:password";
 	return NULL;
 }
 
 char *
-onside_credentials_read(const char *path, char **problem)
+onside_credentials_read(const char *setting, const char *path, char **problem)
 {
+	const char *wrong;
 	char	   *buf;
 	int			fd;
-	ssize_t		len;
 
 	if (path == NULL || path[0] == '\0')
 	{
-		*problem = pstrdup("onside_attribution.credentials_file is not set");
+		*problem = psprintf("onside_attribution.%s is not set", setting);
+		return NULL;
+	}
+	if (strcmp(path, ONSIDE_REFUSED_VALUE) == 0)
+	{
+		*problem = psprintf("onside_attribution.%s cannot be used: %s",
+							setting, ONSIDE_REFUSED_PROBLEM);
 		return NULL;
 	}
 
@@ -82,36 +107,31 @@ onside_credentials_read(const char *path, char **problem)
 	fd = OpenTransientFile(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | PG_BINARY);
 	if (fd < 0)
 	{
-		*problem = psprintf("could not open credentials_file \"%s\": %m", path);
+		*problem = psprintf("could not open %s \"%s\": %m", setting, path);
 		return NULL;
 	}
 
-	*problem = problem_of_file(fd, path);
-	if (*problem != NULL)
-	{
-		CloseTransientFile(fd);
-		return NULL;
-	}
-
-	buf = palloc0(MAX_CREDENTIALS + 1);
-	len = read(fd, buf, MAX_CREDENTIALS + 1);
-	if (len < 0)
-		*problem = psprintf("could not read credentials_file \"%s\": %m", path);
-	else if (len > MAX_CREDENTIALS)
-		*problem = psprintf("credentials_file \"%s\" is longer than %d bytes",
-							path, MAX_CREDENTIALS);
-	else if (strlen(buf) != (size_t) len)
-		*problem = psprintf("credentials_file \"%s\" contains a zero byte",
-							path);
-	else
-		*problem = problem_of_content(buf, path);
+	buf = palloc0(ONSIDE_CREDENTIALS_MAX + 2);
+	wrong = problem_of_file(fd);
+	if (wrong == NULL)
+		wrong = problem_of_content(fd, buf);
 	CloseTransientFile(fd);
 
-	if (*problem != NULL)
+	if (wrong != NULL)
 	{
-		explicit_bzero(buf, MAX_CREDENTIALS + 1);
+		*problem = psprintf("%s \"%s\" %s", setting, path, wrong);
+		explicit_bzero(buf, ONSIDE_CREDENTIALS_MAX + 2);
 		pfree(buf);
 		return NULL;
 	}
 	return buf;
+}
+
+void
+onside_credentials_free(char *credentials)
+{
+	if (credentials == NULL)
+		return;
+	explicit_bzero(credentials, strlen(credentials));
+	pfree(credentials);
 }

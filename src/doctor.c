@@ -10,15 +10,21 @@
  * followed as it stands.
  *
  * It runs in the caller's backend and not in the worker, which may be what is
- * missing.  It changes nothing, sends no event, and takes no lock to the end of
- * the caller's transaction that would keep the outbox from being emptied.  The
- * function is SECURITY DEFINER: what it reads is the owner's, EXECUTE is the
- * privilege.  So nothing here may show a credential or a payload, and the only
- * host that it connects to is that of the setting endpoint (or proxy), which
- * the caller cannot change unless he may decide where events go.
+ * missing.  It changes nothing, sends no event, waits for no lock and keeps
+ * none, and the only host that it connects to is that of the setting endpoint
+ * (or proxy), which the caller cannot change unless he may decide where events
+ * go.
  *
- * What the worker has found out itself comes from worker_status(); for the
- * checks behind the endpoint see doctor_events.c.
+ * EXECUTE is the privilege.  doctor() has the caller's rights and no others:
+ * catalogs are for all to read, in a search_path of pg_catalog alone, so that
+ * no function or operator of anybody's can come in between.  Our own tables,
+ * on which the caller needs no privilege, are read in C, which checks none; of
+ * them nothing is shown but counts, sizes, times and the reason of a pause.
+ * Of settings that are for superusers alone, what is wrong with them and the
+ * name of a file is shown.
+ *
+ * How tables and catalogs are looked at: doctor_look.c.  The checks behind the
+ * endpoint: doctor_events.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,24 +34,30 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "access/htup_details.h"
 #include "access/xlog.h"
-#include "commands/dbcommands.h"
+#include "catalog/namespace.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "nodes/value.h"
+#include "parser/parse_func.h"
 #include "storage/fd.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/tuplestore.h"
+#include "utils/timestamp.h"
+#include "utils/typcache.h"
 
 #include "address.h"
+#include "compat.h"
 #include "crash_guard.h"
 #include "credentials.h"
 #include "delivery.h"
 #include "doctor.h"
 #include "http_probe.h"
+#include "outbox.h"
 #include "settings.h"
 #include "shmem.h"
 #include "version.h"
@@ -57,53 +69,13 @@ PG_FUNCTION_INFO_V1(onside_doctor);
 
 #define RELOAD			"; SELECT pg_reload_conf();"
 
-/* ----------
- * Rows
- * ----------
- */
-
-void
-onside_doctor_row(OnsideDoctor *doctor, const char *check, OnsideVerdict ok,
-				  const char *detail, const char *hint)
-{
-	Datum		values[4] = {0};
-	bool		nulls[4] = {0};
-
-	values[0] = CStringGetTextDatum(check);
-	values[1] = BoolGetDatum(ok == ONSIDE_GOOD);
-	nulls[1] = ok == ONSIDE_UNKNOWN;
-	values[2] = CStringGetTextDatum(detail);
-	nulls[3] = hint == NULL || ok == ONSIDE_GOOD;
-	if (!nulls[3])
-		values[3] = CStringGetTextDatum(hint);
-	tuplestore_putvalues(doctor->rsinfo->setResult, doctor->rsinfo->setDesc,
-						 values, nulls);
-
-	if (ok == ONSIDE_BAD && doctor->first_bad == NULL)
-		doctor->first_bad = check;
-}
-
-void
-onside_doctor_query(const char *query)
-{
-	int			rc = SPI_execute(query, true, 0);
-
-	if (rc != SPI_OK_SELECT)
-		elog(ERROR, "doctor: %s", SPI_result_code_string(rc));
-}
-
-char *
-onside_doctor_value(int row, int column)
-{
-	return SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
-						column);
-}
-
 /* "ALTER SYSTEM SET name = value", or for the database that overrides it. */
 static char *
 set_command(OnsideDoctor *doctor, const char *name, const char *value)
 {
-	if (strstr(doctor->overridden, psprintf(" %s ", name)) != NULL)
+	if (doctor->overridden != NULL &&
+		strstr(doctor->overridden,
+			   psprintf("onside_attribution.%s,", name)) != NULL)
 		return psprintf("ALTER DATABASE %s SET onside_attribution.%s = %s" RELOAD,
 						doctor->database, name, value);
 	return psprintf("ALTER SYSTEM SET onside_attribution.%s = %s" RELOAD,
@@ -115,10 +87,16 @@ set_command(OnsideDoctor *doctor, const char *name, const char *value)
  * ----------
  */
 
+/* May the caller see what configuration files hold? */
+#define MAY_SEE_FILES \
+	"SELECT 1 WHERE pg_catalog.has_table_privilege('pg_catalog.pg_file_settings', 'SELECT')" \
+	" AND pg_catalog.has_function_privilege('pg_catalog.pg_show_all_file_settings()', 'EXECUTE')"
+
+/* Without it there is no launcher, and nothing is sent. */
 static void
-check_preload(OnsideDoctor *doctor)
+look_at_preload(OnsideDoctor *doctor)
 {
-	bool		listed;
+	bool		listed = false;
 	char	   *libraries;
 
 	if (onside_shmem_available())
@@ -129,12 +107,14 @@ check_preload(OnsideDoctor *doctor)
 	}
 
 	/* Perhaps somebody has seen to it, and only the restart is missing. */
-	onside_doctor_query("SELECT FROM (SELECT setting FROM pg_catalog.pg_file_settings"
-						" WHERE name = 'shared_preload_libraries'"
-						" ORDER BY seqno DESC LIMIT 1) last"
-						" WHERE setting ~ 'onside_attribution'");
-	listed = SPI_processed > 0;
-	libraries = GetConfigOptionByName("shared_preload_libraries", NULL, false);
+	if (onside_doctor_query(MAY_SEE_FILES) > 0)
+		listed = onside_doctor_query("SELECT FROM (SELECT setting FROM pg_catalog.pg_file_settings"
+									 " WHERE name = 'shared_preload_libraries'"
+									 " ORDER BY seqno DESC LIMIT 1) last"
+									 " WHERE setting ~ 'onside_attribution'") > 0;
+	libraries = GetConfigOptionByName("shared_preload_libraries", NULL, true);
+	if (libraries == NULL)
+		libraries = "";
 	onside_doctor_row(doctor, "preload", ONSIDE_BAD, listed ?
 					  "shared_preload_libraries has the library, but the server was not restarted since" :
 					  "the library is not in shared_preload_libraries: events are recorded, and nothing sends them",
@@ -143,30 +123,57 @@ check_preload(OnsideDoctor *doctor)
 							   libraries, libraries[0] != '\0' ? ", " : ""));
 }
 
+/* May our tables be read? */
 static void
-check_version(OnsideDoctor *doctor)
+look_at_version(OnsideDoctor *doctor)
 {
-	char	   *problem;
+	char	   *problem = onside_version_problem();
 
-	switch (onside_version_match(&problem))
-	{
-		case ONSIDE_VERSION_SAME:
-			doctor->tables_known = true;
-			onside_doctor_row(doctor, "version", ONSIDE_GOOD,
-							  "library and objects are version " ONSIDE_SQL_VERSION,
-							  NULL);
-			break;
-		case ONSIDE_SQL_OLDER:
-			onside_doctor_row(doctor, "version", ONSIDE_BAD, problem,
-							  "ALTER EXTENSION onside_attribution UPDATE;");
-			break;
-		case ONSIDE_SQL_NEWER:
-			onside_doctor_row(doctor, "version", ONSIDE_BAD, problem,
-							  "Install the package of that version if it is not, and restart the server.");
-			break;
-	}
+	doctor->tables_known = problem == NULL;
+	if (problem == NULL)
+		onside_doctor_row(doctor, "version", ONSIDE_GOOD,
+						  "library and objects are version " ONSIDE_SQL_VERSION,
+						  NULL);
+	else
+		onside_doctor_row(doctor, "version", ONSIDE_BAD, problem,
+						  "Install the package of the newer version if it is not, and restart the server; then ALTER EXTENSION onside_attribution UPDATE;");
 }
 
+/* Is one of our tables locked, so that nobody can read it? */
+static void
+look_at_tables(OnsideDoctor *doctor)
+{
+	StringInfoData detail;
+	char	   *hint = NULL;
+	int			n = onside_doctor_query("SELECT oid, relname FROM pg_catalog.pg_class"
+										" WHERE relnamespace = (SELECT oid FROM pg_catalog.pg_namespace"
+										"  WHERE nspname = '" ONSIDE_SCHEMA "')"
+										" AND relkind IN ('r', 'p') ORDER BY relname");
+	SPITupleTable *tables = SPI_tuptable;
+
+	initStringInfo(&detail);
+	for (int i = 0; i < n; i++)
+	{
+		bool		isnull;
+		Oid			relid = DatumGetObjectId(SPI_getbinval(tables->vals[i],
+														   tables->tupdesc, 1,
+														   &isnull));
+
+		if (onside_doctor_try_lock(relid))
+			continue;
+		appendStringInfo(&detail, "%s%s.%s is ", detail.len > 0 ? "; " : "",
+						 ONSIDE_SCHEMA,
+						 SPI_getvalue(tables->vals[i], tables->tupdesc, 2));
+		if (!onside_doctor_holder(relid, true, &detail, &hint))
+			appendStringInfoString(&detail, "locked by another session");
+	}
+	onside_doctor_row(doctor, "tables", detail.len == 0 ? ONSIDE_GOOD : ONSIDE_BAD,
+					  detail.len == 0 ? "none is locked" : detail.data,
+					  hint != NULL ? hint :
+					  "Look for it in pg_locks, and have that transaction end.");
+}
+
+/* Events are sent by the primary. */
 static void
 check_recovery(OnsideDoctor *doctor)
 {
@@ -180,6 +187,7 @@ check_recovery(OnsideDoctor *doctor)
 						  "this server is not a standby", NULL);
 }
 
+/* The process that starts the workers. */
 static void
 check_launcher(OnsideDoctor *doctor)
 {
@@ -198,6 +206,7 @@ check_launcher(OnsideDoctor *doctor)
 						  "It is started again every second, if max_worker_processes allows it; look for \"onside_attribution launcher\" in the server's log. If that has nothing, restart the server.");
 }
 
+/* Has this database a place in shared memory? */
 static void
 check_databases(OnsideDoctor *doctor)
 {
@@ -224,29 +233,19 @@ check_databases(OnsideDoctor *doctor)
 							   onside_max_databases * 2));
 }
 
-/* Processes that do not take one of max_worker_processes. */
-#define OTHER_PROCESSES \
-	"'archiver','autovacuum launcher','autovacuum worker','background writer'," \
-	"'checkpointer','client backend','dead-end client backend','io worker'," \
-	"'slotsync worker','standalone backend','startup','walreceiver'," \
-	"'walsender','walsummarizer','walwriter'"
-
+/* What the server said when the launcher asked it for a worker. */
 static void
 check_worker_slots(OnsideDoctor *doctor)
 {
-	const char *refused = doctor->reason != NULL ?
-		strstr(doctor->reason, "no free background worker") : NULL;
-	int			used;
+	bool		refused = doctor->worker_pid == NULL && doctor->reason != NULL &&
+		strstr(doctor->reason, "no free background worker") != NULL;
 
-	onside_doctor_query("SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity"
-						" WHERE backend_type NOT IN (" OTHER_PROCESSES ")");
-	used = atoi(onside_doctor_value(0, 1));
 	onside_doctor_row(doctor, "max_worker_processes",
-					  doctor->worker_pid == NULL &&
-					  (refused != NULL || used >= max_worker_processes) ?
-					  ONSIDE_BAD : ONSIDE_GOOD,
-					  psprintf("%d background workers run, of at most %d; each database that sends needs one, and the launcher",
-							   used, max_worker_processes),
+					  refused ? ONSIDE_BAD : ONSIDE_GOOD,
+					  psprintf("%d background workers can run, %s; the launcher and each database that sends need one",
+							   max_worker_processes, refused ?
+							   "and none was free for this database" :
+							   "and this database was not refused one"),
 					  psprintf("ALTER SYSTEM SET max_worker_processes = %d; then restart the server.",
 							   max_worker_processes + onside_max_databases + 1));
 }
@@ -256,6 +255,7 @@ check_worker_slots(OnsideDoctor *doctor)
 	" Signal 9 often comes from the kernel, which says \"Out of memory\" in its own log." \
 	" When the cause is gone: SELECT onside_attribution.resume();"
 
+/* The process that sends; a failure above says why there is none. */
 static void
 check_worker(OnsideDoctor *doctor)
 {
@@ -265,10 +265,17 @@ check_worker(OnsideDoctor *doctor)
 	/* What is in the tables may be what crashes who reads it. */
 	doctor->tables_known &= !crashed;
 
-	if (doctor->worker_pid != NULL)
-		onside_doctor_row(doctor, "worker", ONSIDE_GOOD,
-						  psprintf("process %s, state %s", doctor->worker_pid,
-								   doctor->state), NULL);
+	if (doctor->state == NULL)
+		onside_doctor_row(doctor, "worker", ONSIDE_UNKNOWN,
+						  "there is none that could be asked", NULL);
+	else if (doctor->worker_pid != NULL)
+		onside_doctor_row(doctor, "worker",
+						  strncmp(reason, "could not ", 10) == 0 ?
+						  ONSIDE_BAD : ONSIDE_GOOD,
+						  psprintf("process %s, state %s%s%s", doctor->worker_pid,
+								   doctor->state,
+								   reason[0] != '\0' ? ": " : "", reason),
+						  "Remove what is in its way, a lock, a full disk, or a change to its tables (see the check tables); it tries again by itself, every minute or more often.");
 	else if (!doctor->may_run)
 		onside_doctor_row(doctor, "worker", ONSIDE_UNKNOWN, reason, NULL);
 	else
@@ -285,66 +292,42 @@ check_worker(OnsideDoctor *doctor)
  * ----------
  */
 
-/* Values that the worker has not, or that nobody has. */
+/* The names of settings that have another source than the server's. */
+#define NAMES_FROM(sources) \
+	"SELECT pg_catalog.string_agg(name, ', ') FROM pg_catalog.pg_settings" \
+	" WHERE name LIKE 'onside\\_attribution.%' AND source IN (" sources ")"
+
+/*
+ * Lines that were refused, if the caller may see them; values that this
+ * session has and the worker has not; and those of the database, of which
+ * set_command() has to know.
+ */
 static void
-check_settings(OnsideDoctor *doctor)
+look_at_settings(OnsideDoctor *doctor)
 {
-	char	   *errors;
+	char	   *errors = NULL;
 	char	   *own;
-	char	   *for_database;
-	char	   *outdated;
+	char	   *of_database;
 
-	/* What ALTER DATABASE has set reaches new sessions. */
-	onside_doctor_query("WITH mine AS (SELECT c, pg_catalog.split_part(c, '=', 1) AS name,"
-						" pg_catalog.substr(c, pg_catalog.strpos(c, '=') + 1) AS value"
-						" FROM pg_catalog.pg_db_role_setting, pg_catalog.unnest(setconfig) c,"
-						" pg_catalog.pg_database d"
-						" WHERE setdatabase = d.oid AND setrole = 0"
-						" AND datname = pg_catalog.current_database()"
-						" AND c LIKE 'onside\\_attribution.%'),"
-						" here AS (SELECT name, vartype, source, setting, source IN"
-						"  ('session', 'user', 'database user', 'client', 'interactive') AS own"
-						" FROM pg_catalog.pg_settings WHERE name LIKE 'onside\\_attribution.%')"
-						" SELECT pg_catalog.string_agg(pg_catalog.format('%s in line %s of %s: %s',"
-						" name, sourceline, sourcefile, error), '; '),"
-						" (SELECT pg_catalog.string_agg(name, ', ') FROM here WHERE own),"
-						" (SELECT pg_catalog.string_agg(c, ', ') FROM mine),"
-						" (SELECT pg_catalog.string_agg(name, ', ')"
-						"  FROM here LEFT JOIN mine USING (name)"
-						"  WHERE NOT own AND ((source = 'database') <> (value IS NOT NULL)"
-						"   OR (vartype = 'string' AND setting <> value)))"
-						" FROM pg_catalog.pg_file_settings"
-						" WHERE name LIKE 'onside\\_attribution.%' AND error IS NOT NULL");
-	errors = onside_doctor_value(0, 1);
-	own = onside_doctor_value(0, 2);
-	for_database = onside_doctor_value(0, 3);
-	outdated = onside_doctor_value(0, 4);
-
-	/* The names of these, each between spaces. */
-	doctor->overridden = "";
-	if (for_database != NULL)
+	if (onside_doctor_query(MAY_SEE_FILES) > 0)
 	{
-		StringInfoData names;
-		char	   *next = for_database;
-
-		initStringInfo(&names);
-		while ((next = strstr(next, "onside_attribution.")) != NULL)
-		{
-			next += strlen("onside_attribution.");
-			appendStringInfo(&names, " %.*s ", (int) strcspn(next, "="), next);
-		}
-		doctor->overridden = names.data;
+		onside_doctor_query("SELECT pg_catalog.string_agg(pg_catalog.format("
+							"'%s in line %s of %s: %s', name, sourceline, sourcefile, error), '; ')"
+							" FROM pg_catalog.pg_file_settings"
+							" WHERE name LIKE 'onside\\_attribution.%' AND error IS NOT NULL");
+		errors = onside_doctor_value(0, 1);
 	}
+	onside_doctor_query(NAMES_FROM("'session', 'user', 'database user', 'client', 'interactive'"));
+	own = onside_doctor_value(0, 1);
+	onside_doctor_query(NAMES_FROM("'database'"));
+	of_database = onside_doctor_value(0, 1);
+	if (of_database != NULL)
+		doctor->overridden = psprintf("%s,", of_database);
 
 	if (errors != NULL)
 		onside_doctor_row(doctor, "settings", ONSIDE_BAD,
 						  psprintf("not in effect: %s", errors),
 						  "Correct these lines, then SELECT pg_reload_conf(); if it is max_databases, restart the server.");
-	else if (outdated != NULL)
-		onside_doctor_row(doctor, "settings", ONSIDE_UNKNOWN,
-						  psprintf("this session is older than what ALTER DATABASE has set, and sees other values than the worker: %s",
-								   outdated),
-						  "Connect again, and call doctor() there.");
 	else if (own != NULL)
 		onside_doctor_row(doctor, "settings", ONSIDE_UNKNOWN,
 						  psprintf("this session has its own values, and the worker others: %s",
@@ -353,12 +336,13 @@ check_settings(OnsideDoctor *doctor)
 								   own));
 	else
 		onside_doctor_row(doctor, "settings", ONSIDE_GOOD,
-						  for_database == NULL ?
+						  of_database == NULL ?
 						  "those of the server; this database has none of its own" :
-						  psprintf("this database has its own: %s", for_database),
+						  psprintf("this database has its own: %s", of_database),
 						  NULL);
 }
 
+/* The worker's own value, if there is one that tells it. */
 static void
 check_enabled(OnsideDoctor *doctor)
 {
@@ -371,16 +355,15 @@ check_enabled(OnsideDoctor *doctor)
 					  set_command(doctor, "enabled", "on"));
 }
 
+/* pause() and resume() write it. */
 static void
-check_paused(OnsideDoctor *doctor)
+look_at_control(OnsideDoctor *doctor)
 {
 	char	   *reason = NULL;
 	const char *problem;
 
-	if (!doctor->tables_known)
-		onside_doctor_row(doctor, "paused", ONSIDE_UNKNOWN,
-						  "see the check version", NULL);
-	else if (!onside_control_paused(&reason, &problem))
+	(void) onside_doctor_table("control");
+	if (!onside_control_paused(&reason, &problem))
 		onside_doctor_row(doctor, "paused", ONSIDE_GOOD,
 						  "sending is not paused", NULL);
 	else
@@ -391,35 +374,34 @@ check_paused(OnsideDoctor *doctor)
 						  "SELECT onside_attribution.resume();");
 }
 
+/* Reads the file as the worker would; what is in it is not shown. */
 static void
-check_credentials(OnsideDoctor *doctor)
+check_credentials(OnsideDoctor *doctor, const char *setting, const char *path)
 {
 	char	   *problem = NULL;
-	char	   *credentials = onside_credentials_read(onside_credentials_file,
-													  &problem);
+	char	   *credentials = onside_credentials_read(setting, path, &problem);
 	struct passwd *user = getpwuid(geteuid());
 	char	   *hint;
 
 	if (credentials != NULL)
 	{
-		explicit_bzero(credentials, strlen(credentials));
-		pfree(credentials);
-		onside_doctor_row(doctor, "credentials_file", ONSIDE_GOOD,
+		onside_credentials_free(credentials);
+		onside_doctor_row(doctor, setting, ONSIDE_GOOD,
 						  psprintf("\"%s\" has one line user:password and is closed to others",
-								   onside_credentials_file), NULL);
+								   path), NULL);
 		return;
 	}
-	if (onside_credentials_file[0] == '\0')
+	if (path[0] == '\0' || strcmp(path, ONSIDE_REFUSED_VALUE) == 0)
 		hint = psprintf("Write one line user:password into a file that only the server's user may read, then %s",
-						set_command(doctor, "credentials_file",
-									"'/path/of/the/file'"));
+						set_command(doctor, setting, "'/path/of/the/file'"));
 	else
 		hint = psprintf("Make it a file of one line user:password; as root: chown %s '%s' && chmod 600 '%s'; then SELECT pg_reload_conf();",
 						user != NULL ? user->pw_name : psprintf("%d", (int) geteuid()),
-						onside_credentials_file, onside_credentials_file);
-	onside_doctor_row(doctor, "credentials_file", ONSIDE_BAD, problem, hint);
+						path, path);
+	onside_doctor_row(doctor, setting, ONSIDE_BAD, problem, hint);
 }
 
+/* libcurl reads it; whether it holds certificates the check tls finds. */
 static void
 check_ca_file(OnsideDoctor *doctor)
 {
@@ -458,15 +440,17 @@ check_ca_file(OnsideDoctor *doctor)
  * ----------
  */
 
+/* May anything be sent there? */
 static bool
 check_endpoint(OnsideDoctor *doctor)
 {
 	const char *problem = onside_address_endpoint_problem(onside_endpoint);
 
 	if (problem == NULL)
-		onside_doctor_row(doctor, "endpoint", ONSIDE_GOOD, onside_endpoint,
-						  NULL);
-	else						/* not repeated: a password may be in it */
+		onside_doctor_row(doctor, "endpoint", ONSIDE_GOOD,
+						  pnstrdup(onside_endpoint,
+								   strcspn(onside_endpoint, "?#")), NULL);
+	else
 		onside_doctor_row(doctor, "endpoint", ONSIDE_BAD,
 						  psprintf("onside_attribution.endpoint cannot be used: %s",
 								   problem),
@@ -475,12 +459,13 @@ check_endpoint(OnsideDoctor *doctor)
 	return problem == NULL;
 }
 
+/* May anything be sent through it? */
 static bool
 check_proxy(OnsideDoctor *doctor)
 {
 	const char *problem = onside_address_proxy_problem(onside_proxy);
 
-	/* Its address is not repeated: a password may be in it. */
+	/* Its address is for superusers alone. */
 	if (problem == NULL)
 		onside_doctor_row(doctor, "proxy", ONSIDE_GOOD,
 						  onside_proxy[0] == '\0' ?
@@ -514,6 +499,7 @@ probe_row(OnsideDoctor *doctor, const char *check, const OnsideProbe *probe,
 		onside_doctor_row(doctor, check, ONSIDE_UNKNOWN, NOT_TRIED, NULL);
 }
 
+/* How far the connection came, a row for each step. */
 static void
 probe_rows(OnsideDoctor *doctor, const OnsideProbe *probe)
 {
@@ -536,6 +522,20 @@ probe_rows(OnsideDoctor *doctor, const OnsideProbe *probe)
 			  "Check that onside_attribution.endpoint has the right host name. If the certificate is signed by an authority of your own, put that authority's certificate into a file, set onside_attribution.ca_file to it, then SELECT pg_reload_conf();");
 }
 
+/* The proxy may want to know who we are; without that, nothing is learnt. */
+static void
+check_proxy_credentials(OnsideDoctor *doctor)
+{
+	if (onside_proxy[0] == '\0' || onside_proxy_credentials_file[0] == '\0')
+		onside_doctor_row(doctor, "proxy_credentials_file", ONSIDE_GOOD,
+						  onside_proxy[0] == '\0' ? "not needed" :
+						  "not set: the proxy is told no user", NULL);
+	else
+		check_credentials(doctor, "proxy_credentials_file",
+						  onside_proxy_credentials_file);
+}
+
+/* Makes the connection that the worker would make. */
 static void
 check_connection(OnsideDoctor *doctor, bool addresses_ok)
 {
@@ -546,16 +546,25 @@ check_connection(OnsideDoctor *doctor, bool addresses_ok)
 		.proxy = onside_proxy,
 	};
 
-	if (addresses_ok)
+	if (!addresses_ok)
 	{
-		onside_http_probe(&config, Min(onside_connect_timeout, PROBE_TIMEOUT),
-						  &probe);
-		probe_rows(doctor, &probe);
+		for (int i = 0; i < (int) lengthof(probe_checks); i++)
+			onside_doctor_row(doctor, probe_checks[i], ONSIDE_UNKNOWN,
+							  NOT_TRIED, NULL);
 		return;
 	}
-	for (int i = 0; i < (int) lengthof(probe_checks); i++)
-		onside_doctor_row(doctor, probe_checks[i], ONSIDE_UNKNOWN, NOT_TRIED,
-						  NULL);
+	if (onside_proxy[0] != '\0' && onside_proxy_credentials_file[0] != '\0')
+	{
+		char	   *problem;
+
+		config.proxy_credentials =
+			onside_credentials_read("proxy_credentials_file",
+									onside_proxy_credentials_file, &problem);
+	}
+	onside_http_probe(&config, Min(onside_connect_timeout, PROBE_TIMEOUT),
+					  &probe);
+	onside_credentials_free(unconstify(char *, config.proxy_credentials));
+	probe_rows(doctor, &probe);
 }
 
 /* ----------
@@ -563,33 +572,77 @@ check_connection(OnsideDoctor *doctor, bool addresses_ok)
  * ----------
  */
 
-/* What the worker says, or what the view status says in its place. */
+/* A column of what worker_status() returned, as text; NULL for NULL. */
+static char *
+status_value(HeapTuple tuple, TupleDesc tupdesc, const char *column)
+{
+	return SPI_getvalue(tuple, tupdesc, SPI_fnumber(tupdesc, column));
+}
+
+static TimestampTz
+status_time(HeapTuple tuple, TupleDesc tupdesc, const char *column)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(tuple, tupdesc,
+									  SPI_fnumber(tupdesc, column), &isnull);
+
+	return isnull ? DT_NOBEGIN : DatumGetTimestampTz(value);
+}
+
+static bool
+is_old(HeapTuple tuple, TupleDesc tupdesc)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(tuple, tupdesc,
+									  SPI_fnumber(tupdesc, "oldest_pending_age"),
+									  &isnull);
+	Interval   *age = DatumGetIntervalP(value);
+
+	return !isnull && (age->month > 0 || age->day > 0 ||
+					   age->time > 5 * USECS_PER_MINUTE);
+}
+
+/*
+ * What the view status says.  The function beneath it is called, not the view,
+ * on which the caller may have no privilege.  Without a worker it reads tables.
+ */
 static void
 ask_worker(OnsideDoctor *doctor)
 {
-	onside_doctor_query("SELECT worker_pid, state, state_reason, pending,"
-						" oldest_pending_age, oldest_pending_age > '5 minutes',"
-						" last_error, last_error_at, last_success_at,"
-						" last_error_at > last_success_at OR last_success_at IS NULL,"
-						" next_attempt_at"
-						" FROM onside_attribution.worker_status()");
-	doctor->worker_pid = onside_doctor_value(0, 1);
-	doctor->state = onside_doctor_value(0, 2);
-	doctor->reason = onside_doctor_value(0, 3);
-	doctor->pending = onside_doctor_value(0, 4);
-	doctor->oldest_age = onside_doctor_value(0, 5);
-	doctor->backlog_is_old = onside_doctor_value(0, 6) != NULL &&
-		onside_doctor_value(0, 6)[0] == 't';
-	doctor->last_error = onside_doctor_value(0, 7);
-	doctor->last_error_at = onside_doctor_value(0, 8);
-	doctor->last_success_at = onside_doctor_value(0, 9);
-	doctor->last_was_error = onside_doctor_value(0, 10) != NULL &&
-		onside_doctor_value(0, 10)[0] == 't';
-	doctor->next_attempt_at = onside_doctor_value(0, 11);
-	doctor->may_run = onside_shmem_available() && !doctor->standby;
+	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
+	Oid			function = LookupFuncName(list_make2(makeString(ONSIDE_SCHEMA),
+													 makeString("worker_status")),
+										  0, NULL, false);
+	HeapTupleData tuple = {0};
+	TupleDesc	tupdesc;
+
+	if (slot == NULL || slot->worker_pid == 0)
+	{
+		(void) onside_doctor_table("delivery_cursor");
+		for (int i = 1; i <= ONSIDE_SEGMENTS; i++)
+			(void) onside_doctor_table(psprintf("outbox_%d", i));
+	}
+	tuple.t_data = DatumGetHeapTupleHeader(OidFunctionCall0(function));
+	tuple.t_len = HeapTupleHeaderGetDatumLength(tuple.t_data);
+	tupdesc = lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(tuple.t_data),
+									 HeapTupleHeaderGetTypMod(tuple.t_data));
+
+	doctor->worker_pid = status_value(&tuple, tupdesc, "worker_pid");
+	doctor->state = status_value(&tuple, tupdesc, "state");
+	doctor->reason = status_value(&tuple, tupdesc, "state_reason");
+	doctor->pending = status_value(&tuple, tupdesc, "pending");
+	doctor->oldest_age = status_value(&tuple, tupdesc, "oldest_pending_age");
+	doctor->backlog_is_old = is_old(&tuple, tupdesc);
+	doctor->last_error = status_value(&tuple, tupdesc, "last_error");
+	doctor->last_error_at = status_value(&tuple, tupdesc, "last_error_at");
+	doctor->last_success_at = status_value(&tuple, tupdesc, "last_success_at");
+	doctor->last_was_error = status_time(&tuple, tupdesc, "last_error_at") >
+		status_time(&tuple, tupdesc, "last_success_at");
+	doctor->next_attempt_at = status_value(&tuple, tupdesc, "next_attempt_at");
+	ReleaseTupleDesc(tupdesc);
 }
 
-/* doctor() */
+/* doctor(): every check, in the order in which an event meets it. */
 Datum
 onside_doctor(PG_FUNCTION_ARGS)
 {
@@ -599,27 +652,31 @@ onside_doctor(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	doctor.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	doctor.database = quote_identifier(get_database_name(MyDatabaseId));
-	SPI_connect();
 
-	check_preload(&doctor);
-	check_version(&doctor);
+	onside_doctor_look(&doctor, "preload", look_at_preload);
+	onside_doctor_look(&doctor, "version", look_at_version);
+	onside_doctor_look(&doctor, "tables", look_at_tables);
 	check_recovery(&doctor);
-	ask_worker(&doctor);
+	doctor.may_run = onside_shmem_available() && !doctor.standby;
+	onside_doctor_look(&doctor, "status", ask_worker);
 	check_launcher(&doctor);
 	check_databases(&doctor);
 	check_worker_slots(&doctor);
 	check_worker(&doctor);
 
-	check_settings(&doctor);
+	onside_doctor_look(&doctor, "settings", look_at_settings);
 	check_enabled(&doctor);
-	check_paused(&doctor);
-	check_credentials(&doctor);
+	if (doctor.tables_known)
+		onside_doctor_look(&doctor, "paused", look_at_control);
+	else
+		onside_doctor_row(&doctor, "paused", ONSIDE_UNKNOWN,
+						  "see the check version", NULL);
+	check_credentials(&doctor, "credentials_file", onside_credentials_file);
 	check_ca_file(&doctor);
 	addresses_ok = check_endpoint(&doctor);
 	addresses_ok &= check_proxy(&doctor);
+	check_proxy_credentials(&doctor);
 	check_connection(&doctor, addresses_ok);
 	onside_doctor_events(&doctor);
-
-	SPI_finish();
 	return (Datum) 0;
 }

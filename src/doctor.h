@@ -1,7 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * doctor.h
- *		doctor(): everything to look at when nothing arrives.
+ *		doctor(): its rows, and how its checks look at tables.
+ *
+ * For doctor_*.c; see doctor.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -10,6 +12,7 @@
 
 #include "postgres.h"
 
+#include "lib/stringinfo.h"
 #include "nodes/execnodes.h"
 
 typedef enum OnsideVerdict
@@ -49,9 +52,41 @@ extern void onside_doctor_row(OnsideDoctor *doctor, const char *check,
 							  OnsideVerdict ok, const char *detail,
 							  const char *hint);
 
-/* Runs a query within SPI; a value of its result, NULL for NULL. */
-extern void onside_doctor_query(const char *query);
+/* A check that looks at tables or catalogs; it adds its row itself. */
+typedef void (*OnsideLook) (OnsideDoctor *doctor);
+
+/*
+ * Calls it in a transaction of its own within the caller's, in which names
+ * are looked up in pg_catalog alone, and which is rolled back: nothing that it
+ * locks stays locked.  If it fails, the row says why; so no table, whatever
+ * its state, keeps the other checks from being made.
+ */
+extern void onside_doctor_look(OnsideDoctor *doctor, const char *check,
+							   OnsideLook look);
+
+/*
+ * In a look: the OID of a table of ours, locked for reading with all that
+ * belongs to it.  It waits for nobody: a table that somebody has locked ends
+ * the look.  No privilege is checked.
+ */
+extern Oid	onside_doctor_table(const char *name);
+
+/* Likewise for a relation; false if somebody has it locked. */
+extern bool onside_doctor_try_lock(Oid relid);
+
+/*
+ * In a look: runs a query on catalogs, with the caller's rights; how many rows
+ * it has, and a value of its result, NULL for NULL.
+ */
+extern int	onside_doctor_query(const char *query);
 extern char *onside_doctor_value(int row, int column);
+
+/*
+ * In a look: who has had the relation locked for some seconds, and how to end
+ * that; false if nobody has.  With exclusive, who locks out its readers.
+ */
+extern bool onside_doctor_holder(Oid relid, bool exclusive, StringInfo detail,
+								 char **hint);
 
 /* The checks from the last answer on: see doctor_events.c. */
 extern void onside_doctor_events(OnsideDoctor *doctor);

@@ -10,12 +10,23 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
+#include "access/tableam.h"
 #include "executor/spi.h"
+#include "executor/tuptable.h"
+#include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
+#include "attach.h"
+#include "compat.h"
 #include "delivery.h"
 #include "doctor.h"
+#include "mapping.h"
 #include "outbox.h"
 #include "segment.h"
 #include "settings.h"
@@ -45,12 +56,12 @@ static const struct
 	"It is tried again by itself. After a repair, SELECT onside_attribution.resume(); makes it be tried at once."},
 };
 
+/* What the API said last, and what that asks for. */
 static void
 check_last_answer(OnsideDoctor *doctor)
 {
-	bool		works = strcmp(doctor->state, "idle") == 0 ||
-		strcmp(doctor->state, "sending") == 0;
 	const char *hint = NULL;
+	bool		works;
 
 	if (doctor->worker_pid == NULL)
 	{
@@ -58,6 +69,8 @@ check_last_answer(OnsideDoctor *doctor)
 						  "there is no worker to ask", NULL);
 		return;
 	}
+	works = strcmp(doctor->state, "idle") == 0 ||
+		strcmp(doctor->state, "sending") == 0;
 	for (int i = 0; i < (int) lengthof(answer_hints); i++)
 		if (strcmp(doctor->state, answer_hints[i].state) == 0)
 			hint = answer_hints[i].hint;
@@ -97,6 +110,7 @@ check_last_answer(OnsideDoctor *doctor)
  * ----------
  */
 
+/* How much is pending, and why. */
 static void
 check_backlog(OnsideDoctor *doctor)
 {
@@ -139,65 +153,9 @@ check_backlog(OnsideDoctor *doctor)
  * ----------
  */
 
-/*
- * Who has had a lock on the segment for some seconds, and how to end that; false
- * if nobody has.  A prepared transaction is known by the lock on its transaction
- * number.
- */
-static bool
-find_holder(Oid relid, StringInfo detail, char **hint)
-{
-	char	   *query =
-		psprintf("SELECT l.pid, p.gid, a.usename, a.state, a.xact_start"
-				 " FROM pg_catalog.pg_locks l"
-				 " LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid"
-				 " LEFT JOIN pg_catalog.pg_locks x ON l.pid IS NULL AND x.pid IS NULL"
-				 "  AND x.locktype = 'transactionid'"
-				 "  AND x.virtualtransaction = l.virtualtransaction"
-				 " LEFT JOIN pg_catalog.pg_prepared_xacts p"
-				 "  ON p.transaction = x.transactionid"
-				 " WHERE l.locktype = 'relation' AND l.relation = %u AND l.granted"
-				 " AND l.database = (SELECT oid FROM pg_catalog.pg_database"
-				 "  WHERE datname = pg_catalog.current_database())"
-				 " AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()"
-				 " AND a.backend_type IS DISTINCT FROM 'onside_attribution worker'"
-				 " AND coalesce(a.xact_start, p.prepared, '-infinity')"
-				 "  < pg_catalog.clock_timestamp() - interval '5 seconds'"
-				 " ORDER BY a.xact_start NULLS FIRST LIMIT 1", relid);
-	char	   *pid;
-	char	   *gid;
-
-	onside_doctor_query(query);
-	if (SPI_processed == 0)
-		return false;
-	pid = onside_doctor_value(0, 1);
-	gid = onside_doctor_value(0, 2);
-	if (pid != NULL)
-	{
-		char	   *user = onside_doctor_value(0, 3);
-		char	   *state = onside_doctor_value(0, 4);
-		char	   *since = onside_doctor_value(0, 5);
-
-		appendStringInfo(detail, "in use by process %s (%s, %s, in a transaction since %s)",
-						 pid, user != NULL ? user : "no user",
-						 state != NULL ? state : "state unknown",
-						 since != NULL ? since : "an unknown time");
-		*hint = psprintf("Have that transaction end, or SELECT pg_terminate_backend(%s);",
-						 pid);
-	}
-	else
-	{
-		char	   *name = quote_literal_cstr(gid != NULL ? gid : "?");
-
-		appendStringInfo(detail, "in use by the prepared transaction %s", name);
-		*hint = psprintf("COMMIT PREPARED %s; or ROLLBACK PREPARED %s;", name,
-						 name);
-	}
-	return true;
-}
-
+/* What keeps each segment from being emptied. */
 static void
-check_outbox(OnsideDoctor *doctor)
+look_at_outbox(OnsideDoctor *doctor)
 {
 	OnsideDelivery delivery = {0};
 	StringInfoData detail;
@@ -205,14 +163,10 @@ check_outbox(OnsideDoctor *doctor)
 	char	   *hint = NULL;
 	const char *problem;
 
-	if (!doctor->tables_known)
-	{
-		onside_doctor_row(doctor, "outbox", ONSIDE_UNKNOWN,
-						  "see the checks above", NULL);
-		return;
-	}
+	(void) onside_doctor_table("delivery_cursor");
+	for (int i = 1; i <= ONSIDE_SEGMENTS; i++)
+		(void) onside_doctor_table(psprintf("outbox_%d", i));
 
-	PushActiveSnapshot(GetLatestSnapshot());
 	onside_delivery_load(&delivery, NULL, &problem);
 	initStringInfo(&detail);
 	for (int i = 1; i <= ONSIDE_SEGMENTS; i++)
@@ -236,7 +190,8 @@ check_outbox(OnsideDoctor *doctor)
 		else
 		{
 			appendStringInfoString(&detail, ", is delivered, ");
-			if (find_holder(onside_segment_oid(i), &detail, &hint))
+			if (onside_doctor_holder(onside_segment_oid(i), false, &detail,
+									 &hint))
 				ok = ONSIDE_BAD;
 			else
 				appendStringInfoString(&detail, doctor->worker_pid != NULL ?
@@ -245,7 +200,6 @@ check_outbox(OnsideDoctor *doctor)
 		}
 	}
 	onside_cursor_release(&delivery.settled);
-	PopActiveSnapshot();
 	onside_doctor_row(doctor, "outbox", ok, detail.data, hint);
 }
 
@@ -254,29 +208,47 @@ check_outbox(OnsideDoctor *doctor)
  * ----------
  */
 
-static void
-check_dead_letters(OnsideDoctor *doctor)
-{
-	char	   *n;
-	char	   *newest;
+/* No more than this are counted. */
+#define MAX_COUNTED	10000
 
-	if (!doctor->tables_known)
+/* How many there are, and how new the newest is. */
+static void
+look_at_dead_letters(OnsideDoctor *doctor)
+{
+	Oid			relid = onside_doctor_table("dead_letter");
+	AttrNumber	failed_at = get_attnum(relid, "failed_at");
+	Relation	rel = table_open(relid, NoLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TableScanDesc scan = onside_table_beginscan(rel, GetActiveSnapshot(), 0,
+												NULL);
+	TimestampTz newest = DT_NOBEGIN;
+	int			n = 0;
+
+	while (n <= MAX_COUNTED &&
+		   table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
-		onside_doctor_row(doctor, "dead_letters", ONSIDE_UNKNOWN,
-						  "see the checks above", NULL);
-		return;
+		bool		isnull;
+		Datum		datum = slot_getattr(slot, failed_at, &isnull);
+
+		CHECK_FOR_INTERRUPTS();
+		if (!isnull)
+			newest = Max(newest, DatumGetTimestampTz(datum));
+		n++;
 	}
-	onside_doctor_query("SELECT pg_catalog.count(*), pg_catalog.max(failed_at)"
-						" FROM onside_attribution.dead_letter");
-	n = onside_doctor_value(0, 1);
-	newest = onside_doctor_value(0, 2);
-	if (newest == NULL)
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, NoLock);
+
+	if (n == 0)
 		onside_doctor_row(doctor, "dead_letters", ONSIDE_GOOD,
 						  "there are none", NULL);
 	else
 		onside_doctor_row(doctor, "dead_letters", ONSIDE_BAD,
-						  psprintf("%s events were refused for good, the last at %s",
-								   n, newest),
+						  n > MAX_COUNTED ?
+						  psprintf("more than %d events were refused for good",
+								   MAX_COUNTED) :
+						  psprintf("%d events were refused for good, the last at %s",
+								   n, timestamptz_to_str(newest)),
 						  "SELECT event_id, error FROM onside_attribution.dead_letter ORDER BY failed_at DESC; says why. Repair that, then SELECT onside_attribution.retry_dead_letters(); or DELETE FROM onside_attribution.dead_letter;");
 }
 
@@ -285,68 +257,132 @@ check_dead_letters(OnsideDoctor *doctor)
  * ----------
  */
 
-/* Triggers that do not fire, or whose columns are not there any more. */
-#define BROKEN_TRIGGERS \
-	"SELECT pg_catalog.format('the trigger %I on %s is disabled'," \
-	"  tgname, tgrelid::regclass)," \
-	" pg_catalog.format('ALTER TABLE %s ENABLE TRIGGER %I;'," \
-	"  tgrelid::regclass, tgname)" \
-	" FROM pg_catalog.pg_trigger" \
-	" WHERE tgfoid = 'onside_attribution.track_row()'::regprocedure" \
-	" AND NOT tgisinternal AND tgenabled IN ('D', 'R')" \
-	" UNION ALL" \
-	" SELECT pg_catalog.format('the trigger %I on %s maps the column %I," \
-	" which is not there', a.trigger_name, a.source, m.c)," \
-	" pg_catalog.format('SELECT onside_attribution.detach(%L, %L);" \
-	" and attach() again with the columns that there are'," \
-	"  a.source, a.event_name)" \
-	" FROM onside_attribution.attached a," \
-	" LATERAL (SELECT pg_catalog.unnest(ARRAY[installation_id, event_datetime, event_id])" \
-	"  UNION SELECT value FROM pg_catalog.jsonb_each_text(a.payload)) m(c)" \
-	" WHERE m.c IS NOT NULL AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute" \
-	"  WHERE attrelid = a.source AND attname = m.c::name" \
-	"  AND attnum > 0 AND NOT attisdropped)" \
-	" UNION ALL" \
-	" SELECT pg_catalog.format('the trigger %I on %s has arguments that are not understood'," \
-	"  trigger_name, source)," \
-	" pg_catalog.format('DROP TRIGGER %I ON %s; and attach() the event again'," \
-	"  trigger_name, source)" \
-	" FROM onside_attribution.attached WHERE event_name IS NULL"
+/* The triggers that call track_row, with those of partitions. */
+#define TRIGGERS \
+	"SELECT t.tgrelid, t.tgname, t.tgenabled IN ('D', 'R'), t.tgparentid <> 0," \
+	" t.tgnargs, t.tgargs, pg_catalog.format('%%I.%%I', n.nspname, c.relname)" \
+	" FROM pg_catalog.pg_trigger t" \
+	" JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid" \
+	" JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace" \
+	" WHERE t.tgfoid = %u AND NOT t.tgisinternal ORDER BY 7, 2"
 
-static void
-check_attached(OnsideDoctor *doctor)
+/* What is wrong with the triggers; hint is for the first of them. */
+typedef struct Broken
 {
+	int			n;
 	StringInfoData detail;
 	char	   *hint;
-	char	   *n;
-	uint64		broken;
+} Broken;
 
-	onside_doctor_query(BROKEN_TRIGGERS);
-	broken = SPI_processed;
-	if (broken > 0)
+static void
+add_broken(Broken *broken, char *detail, char *hint)
+{
+	broken->n++;
+	if (broken->n == 1)
+		broken->hint = hint;
+	if (broken->n <= MAX_LISTED)
+		appendStringInfo(&broken->detail, "%s%s", broken->n > 1 ? "; " : "",
+						 detail);
+	else if (broken->n == MAX_LISTED + 1)
+		appendStringInfoString(&broken->detail, "; and others");
+}
+
+/* Is a mapped column there? */
+static void
+look_at_column(Broken *broken, Oid relid, const char *trigger,
+			   const char *table, const char *event_name, const char *column)
+{
+	if (column != NULL && get_attnum(relid, column) == InvalidAttrNumber)
+		add_broken(broken,
+				   psprintf("the trigger %s on %s maps the column %s, which is not there",
+							trigger, table, quote_identifier(column)),
+				   psprintf("SELECT onside_attribution.detach(%s, %s); and attach() again with the columns that there are",
+							quote_literal_cstr(table),
+							quote_literal_cstr(event_name)));
+}
+
+/* Does it fire, and are its columns there? */
+static void
+look_at_trigger(Broken *broken, int row)
+{
+	HeapTuple	tuple = SPI_tuptable->vals[row];
+	TupleDesc	tupdesc = SPI_tuptable->tupdesc;
+	bool		isnull;
+	Oid			relid = DatumGetObjectId(SPI_getbinval(tuple, tupdesc, 1,
+													   &isnull));
+	const char *name = quote_identifier(onside_doctor_value(row, 2));
+	bool		disabled = DatumGetBool(SPI_getbinval(tuple, tupdesc, 3,
+													  &isnull));
+	bool		of_partition = DatumGetBool(SPI_getbinval(tuple, tupdesc, 4,
+														  &isnull));
+	int			nargs = DatumGetInt16(SPI_getbinval(tuple, tupdesc, 5, &isnull));
+	char	   *p = VARDATA_ANY(DatumGetByteaPCopy(SPI_getbinval(tuple, tupdesc,
+																 6, &isnull)));
+	char	   *table = onside_doctor_value(row, 7);
+	char	  **args = palloc(Max(nargs, 1) * sizeof(char *));
+	OnsideMapping *mapping;
+
+	if (disabled)
+		add_broken(broken,
+				   psprintf("the trigger %s on %s is disabled", name, table),
+				   psprintf("ALTER TABLE %s ENABLE TRIGGER %s;", table, name));
+	if (of_partition)
+		return;
+
+	for (int i = 0; i < nargs; i++)
 	{
-		initStringInfo(&detail);
-		for (uint64 i = 0; i < Min(broken, MAX_LISTED); i++)
-			appendStringInfo(&detail, "%s%s", i > 0 ? "; " : "",
-							 onside_doctor_value(i, 1));
-		if (broken > MAX_LISTED)
-			appendStringInfoString(&detail, "; and others");
-		hint = onside_doctor_value(0, 2);
-		onside_doctor_row(doctor, "attached", ONSIDE_BAD, detail.data, hint);
+		args[i] = p;
+		p += strlen(p) + 1;
+	}
+	mapping = onside_mapping_try_parse(nargs, args);
+	if (mapping == NULL)
+	{
+		add_broken(broken,
+				   psprintf("the trigger %s on %s has arguments that are not understood",
+							name, table),
+				   psprintf("DROP TRIGGER %s ON %s; and attach() the event again",
+							name, table));
 		return;
 	}
+	look_at_column(broken, relid, name, table, mapping->event_name,
+				   mapping->installation_id);
+	look_at_column(broken, relid, name, table, mapping->event_name,
+				   mapping->event_datetime);
+	look_at_column(broken, relid, name, table, mapping->event_name,
+				   mapping->event_id);
+	for (int i = 0; i < mapping->npayload; i++)
+		look_at_column(broken, relid, name, table, mapping->event_name,
+					   mapping->payload[i].column);
+}
 
-	onside_doctor_query("SELECT pg_catalog.count(*) FROM onside_attribution.attached");
-	n = onside_doctor_value(0, 1);
-	onside_doctor_query("SELECT skipped FROM onside_attribution.delivery_stats()"
-						" WHERE skipped > 0");
-	onside_doctor_row(doctor, "attached", ONSIDE_GOOD,
-					  strcmp(n, "0") == 0 ?
-					  "no table is attached; events come from the functions and the outbox alone" :
-					  psprintf("%s triggers are enabled and their columns are there%s",
-							   n, SPI_processed == 0 ? "" :
-							   psprintf("; %s rows had no installation_id and were skipped",
-										onside_doctor_value(0, 1))), NULL);
+/* The triggers, as the catalog has them: no table is opened for it. */
+static void
+look_at_attached(OnsideDoctor *doctor)
+{
+	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
+	uint64		skipped = slot == NULL ? 0 :
+		pg_atomic_read_u64(&slot->skipped);
+	Broken		broken = {0};
+	int			n;
+
+	initStringInfo(&broken.detail);
+	n = onside_doctor_query(psprintf(TRIGGERS, onside_find_track_row()));
+	for (int i = 0; i < n; i++)
+		look_at_trigger(&broken, i);
+
+	if (broken.n > 0)
+		onside_doctor_row(doctor, "attached", ONSIDE_BAD, broken.detail.data,
+						  broken.hint);
+	else if (n == 0)
+		onside_doctor_row(doctor, "attached", ONSIDE_GOOD,
+						  "no table is attached; events come from the functions and the outbox alone",
+						  NULL);
+	else
+		onside_doctor_row(doctor, "attached", ONSIDE_GOOD,
+						  psprintf("%d triggers are enabled and their columns are there%s",
+								   n, skipped == 0 ? "" :
+								   psprintf("; " UINT64_FORMAT " rows had no installation_id and were skipped",
+											skipped)), NULL);
 }
 
 void
@@ -354,7 +390,17 @@ onside_doctor_events(OnsideDoctor *doctor)
 {
 	check_last_answer(doctor);
 	check_backlog(doctor);
-	check_outbox(doctor);
-	check_dead_letters(doctor);
-	check_attached(doctor);
+	if (doctor->tables_known)
+	{
+		onside_doctor_look(doctor, "outbox", look_at_outbox);
+		onside_doctor_look(doctor, "dead_letters", look_at_dead_letters);
+	}
+	else
+	{
+		onside_doctor_row(doctor, "outbox", ONSIDE_UNKNOWN,
+						  "see the check version", NULL);
+		onside_doctor_row(doctor, "dead_letters", ONSIDE_UNKNOWN,
+						  "see the check version", NULL);
+	}
+	onside_doctor_look(doctor, "attached", look_at_attached);
 }

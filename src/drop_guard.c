@@ -114,13 +114,12 @@ print_count(int n)
 void
 onside_drop_guard_check(Oid relid)
 {
-	char	   *problem;
 	int			pending;
 	int			dead_letters = 0;
 
-	/* An update script knows what it does; newer tables may look different. */
+	/* An update script knows what it does; others' tables may look different. */
 	if (creating_extension || !is_member(relid) || !is_complete() ||
-		onside_version_match(&problem) == ONSIDE_SQL_NEWER)
+		onside_version_problem() != NULL)
 		return;
 
 	PushActiveSnapshot(GetLatestSnapshot());

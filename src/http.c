@@ -43,6 +43,7 @@
 #include "address.h"
 #include "clock.h"
 #include "compat.h"
+#include "credentials.h"
 #include "http.h"
 #include "http_curl.h"
 #include "secret.h"
@@ -325,31 +326,43 @@ onside_http_init(void)
 				 errmsg("could not set up libcurl")));
 }
 
-/* As they are written in the setting, and as they are sent. */
-static void
-hide_proxy_credentials(void)
-{
-	for (int decoded = 0; decoded <= 1; decoded++)
-	{
-		char	   *credentials =
-			onside_address_credentials(config.proxy, decoded != 0);
-
-		if (credentials == NULL)
-			continue;
-		onside_secret_set(decoded ? ONSIDE_SECRET_PROXY :
-						  ONSIDE_SECRET_PROXY_AS_WRITTEN, credentials);
-		explicit_bzero(credentials, strlen(credentials));
-		pfree(credentials);
-	}
-}
-
 void
 onside_http_configure(const OnsideHttpConfig *new_config)
 {
 	config = *new_config;
 	config_generation++;
 	onside_secret_set(ONSIDE_SECRET_API, config.credentials);
-	hide_proxy_credentials();
+	if (config.proxy_credentials != NULL)
+		onside_secret_set(ONSIDE_SECRET_PROXY, config.proxy_credentials);
+}
+
+/*
+ * CURLOPT_PROXYUSERNAME and CURLOPT_PROXYPASSWORD are decoded before libcurl
+ * 8.8 and taken as they are from then on; this option is decoded by all.
+ */
+static bool
+set_proxy_credentials(CURL *easy, const char *credentials)
+{
+	int			user_len = strcspn(credentials, ":");
+	char	   *user = curl_easy_escape(easy, credentials, user_len);
+	char	   *password = curl_easy_escape(easy, credentials + user_len + 1, 0);
+	bool		ok = false;
+
+	if (user != NULL && password != NULL)
+	{
+		char		both[ONSIDE_CREDENTIALS_MAX * 3 + 1];
+
+		snprintf(both, sizeof(both), "%s:%s", user, password);
+		ok = curl_easy_setopt(easy, CURLOPT_PROXYUSERPWD, both) == CURLE_OK &&
+			curl_easy_setopt(easy, CURLOPT_PROXYAUTH,
+							 (long) CURLAUTH_BASIC) == CURLE_OK;
+		explicit_bzero(both, sizeof(both));
+		explicit_bzero(user, strlen(user));
+		explicit_bzero(password, strlen(password));
+	}
+	curl_free(user);
+	curl_free(password);
+	return ok;
 }
 
 bool
@@ -361,7 +374,9 @@ onside_http_set_transport(CURL *easy, const OnsideHttpConfig *config,
 		curl_easy_setopt(easy, CURLOPT_PROXY, config->proxy) != CURLE_OK ||
 		curl_easy_setopt(easy, CURLOPT_NOPROXY, "") != CURLE_OK ||
 		(config->ca_file[0] != '\0' &&
-		 curl_easy_setopt(easy, CURLOPT_CAINFO, config->ca_file) != CURLE_OK))
+		 curl_easy_setopt(easy, CURLOPT_CAINFO, config->ca_file) != CURLE_OK) ||
+		(config->proxy_credentials != NULL &&
+		 !set_proxy_credentials(easy, config->proxy_credentials)))
 		return false;
 
 #if LIBCURL_VERSION_NUM >= 0x075500

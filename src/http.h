@@ -23,6 +23,7 @@ typedef struct OnsideHttpConfig
 	const char *credentials;	/* user:password */
 	const char *ca_file;		/* "" for the system's */
 	const char *proxy;			/* "" for none */
+	const char *proxy_credentials;	/* user:password; NULL for none */
 	int			connect_timeout;	/* ms */
 	int			request_timeout;	/* ms */
 } OnsideHttpConfig;

@@ -20,7 +20,7 @@ extern void onside_http_unblock_signals(void);
 
 /* What is said where *kept_in is set. */
 #define ONSIDE_HTTP_KEPT_IN \
-	"without TLS no connection is made to an address that is not loopback; is the proxy one, and what is localhost here?"
+	"refused to connect without TLS to an address that is not loopback: check the setting proxy, and what localhost resolves to"
 
 /*
  * Everything that decides to whom a connection is made, and whom it trusts.

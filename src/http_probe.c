@@ -12,7 +12,8 @@
  * are those of http.c: nothing is raised through it, and signals are blocked
  * where it may start a thread.  We look after the transfer every 10 ms rather
  * than wait for its sockets: a latch and a timeout are all that is needed then,
- * and a cancel is served at once.
+ * and a cancel is served at once.  It must not wait then for a thread that asks
+ * a name server: see end().
  *
  *-------------------------------------------------------------------------
  */
@@ -32,6 +33,7 @@ static CURLM *multi;
 static CURL *easy;
 static char errbuf[CURL_ERROR_SIZE];
 static bool kept_in;
+static bool under_way;			/* libcurl has not said that it is over */
 
 static void
 throw_out_of_memory(void)
@@ -41,14 +43,16 @@ throw_out_of_memory(void)
 			 errmsg("could not set up libcurl")));
 }
 
+/* Sets the connection up, with all that decides to whom it goes. */
 static void
-begin(const OnsideHttpConfig *config, int timeout)
+begin(const OnsideHttpConfig *config)
 {
 	static bool initialized = false;
 
 	Assert(multi == NULL && easy == NULL);
 	errbuf[0] = '\0';
 	kept_in = false;
+	under_way = false;
 
 	onside_http_block_signals();
 	if (!initialized)
@@ -58,6 +62,10 @@ begin(const OnsideHttpConfig *config, int timeout)
 		multi = curl_multi_init();
 		easy = curl_easy_init();
 	}
+#if LIBCURL_VERSION_NUM >= 0x081400
+	if (multi != NULL)
+		curl_multi_setopt(multi, CURLMOPT_QUICK_EXIT, 1L);
+#endif
 	if (easy != NULL && !onside_http_set_transport(easy, config, &kept_in))
 	{
 		curl_easy_cleanup(easy);
@@ -66,16 +74,29 @@ begin(const OnsideHttpConfig *config, int timeout)
 	if (easy != NULL)
 	{
 		curl_easy_setopt(easy, CURLOPT_CONNECT_ONLY, 1L);
-		curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long) timeout);
-		curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, (long) timeout);
 		curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, errbuf);
 	}
 	onside_http_unblock_signals();
 }
 
+/*
+ * Gives the connection up.  A libcurl older than 7.87 would wait here for the
+ * thread that resolves the name, as long as the name server lets it; while that
+ * is under way, what belongs to the connection is left to the thread instead.
+ */
 static void
 end(void)
 {
+	curl_off_t	resolved = 0;
+
+	if (easy != NULL)
+		curl_easy_getinfo(easy, CURLINFO_NAMELOOKUP_TIME_T, &resolved);
+	if (under_way && resolved == 0 && LIBCURL_VERSION_NUM < 0x075700)
+	{
+		easy = NULL;
+		multi = NULL;
+		return;
+	}
 	onside_http_block_signals();
 	if (multi != NULL && easy != NULL)
 		curl_multi_remove_handle(multi, easy);
@@ -86,9 +107,12 @@ end(void)
 	multi = NULL;
 }
 
-/* Drives the connection until it is there or has failed. */
+/*
+ * Drives the connection until it is there, has failed, or time is up.  libcurl
+ * is told no time: an old one would wait for the name server at its end.
+ */
 static CURLcode
-run(void)
+run(TimestampTz deadline)
 {
 	uint32		wait_event = onside_wait_event("OnsideAttributionDoctor");
 	CURLMcode	code;
@@ -97,6 +121,7 @@ run(void)
 	code = curl_multi_add_handle(multi, easy);
 	onside_http_unblock_signals();
 
+	under_way = code == CURLM_OK;
 	while (code == CURLM_OK)
 	{
 		CURLMsg    *msg;
@@ -107,7 +132,12 @@ run(void)
 		msg = curl_multi_info_read(multi, &n);
 		onside_http_unblock_signals();
 		if (msg != NULL && msg->msg == CURLMSG_DONE)
+		{
+			under_way = false;
 			return msg->data.result;
+		}
+		if (GetCurrentTimestamp() >= deadline)
+			return CURLE_OPERATION_TIMEDOUT;
 
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
@@ -149,6 +179,7 @@ step_before_failure(CURLcode code)
 	}
 }
 
+/* Says how far it came, to whom, and what went wrong. */
 static void
 take_result(CURLcode code, OnsideProbe *probe)
 {
@@ -183,10 +214,10 @@ onside_http_probe(const OnsideHttpConfig *config, int timeout,
 
 	PG_TRY();
 	{
-		begin(config, timeout);
+		begin(config);
 		if (multi == NULL || easy == NULL)
 			throw_out_of_memory();
-		take_result(run(), probe);
+		take_result(run(TimestampTzPlusMilliseconds(started, timeout)), probe);
 	}
 	PG_FINALLY();
 	{

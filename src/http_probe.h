@@ -33,7 +33,7 @@ typedef struct OnsideProbe
 
 /*
  * Connects to the endpoint as the worker would, with TLS if it is https, and
- * disconnects: no request is made, no credentials are sent.  Takes timeout ms
+ * disconnects: no request is made, no credentials but the proxy's are sent.  Takes timeout ms
  * at most, and serves interrupts.  For any process but the postmaster; errors
  * are raised with ereport.
  */

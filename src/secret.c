@@ -5,12 +5,18 @@
  *
  * An error page can show the request that it is about, with its Authorization
  * or Proxy-Authorization header; and what an answer says is shown in "status",
- * in dead_letter and in the log.  So what stands for the credentials is taken
- * out of it first: the header's token, user:password, and the password alone
- * unless it is so short that it would be found in any text.
+ * in dead_letter, by doctor() and in the log.  So what stands for the
+ * credentials is taken out of it first: user:password, the header's token, and
+ * the password alone, as it is or in base64, unless the password is so short
+ * that it would be found in any text.
  *
- * It is found as it was sent.  A peer that encodes it in some way of its own
- * cannot be guarded against, but then it is the one whom we gave it to.
+ * A peer quotes them in the language of its answer: escaped for JSON, a URL or
+ * HTML, some characters or all, one language within another, or with letters
+ * spoilt that it has read in another encoding than ours.  Those are too many
+ * to list.  So a text is compared character by character, and each character
+ * of it is tried as what it is and as what it can stand for.  An encoding that
+ * moves bits across characters cannot be undone in that way; of those, base64
+ * is known.
  *
  * No SQL, no network, no allocation that can be left behind.
  *
@@ -19,6 +25,7 @@
 #include "postgres.h"
 
 #include "common/base64.h"
+#include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 
 #include "secret.h"
@@ -26,20 +33,35 @@
 /* Shorter passwords are words: "a", "test", "shop". */
 #define SHORTEST_PASSWORD	6
 
-/* So much of the beginning of one tells nothing. */
+/* A prefix this short reveals nothing about the secret. */
 #define HARMLESS_PREFIX		3
 
 #define MASK				"***"
 #define MASK_LEN			3
 
-/* As it may appear, the longest form first; NULL if there is none. */
+/* As it may appear, the longest first of those that begin alike. */
+enum
+{
+	FORM_CREDENTIALS,
+	FORM_TOKEN,					/* base64, without padding */
+	FORM_PASSWORD,
+	FORM_PASSWORD_TOKEN,
+	FORMS
+};
+
 typedef struct Secret
 {
-	char	   *forms[3];
+	char	   *credentials;	/* NULL for none */
+	char	   *forms[FORMS];	/* NULL for those that are not looked for */
 } Secret;
 
 static Secret current[ONSIDE_SECRET_KINDS];
 static Secret previous[ONSIDE_SECRET_KINDS];
+
+/* ----------
+ * The forms
+ * ----------
+ */
 
 static void
 forget(char **str)
@@ -52,86 +74,434 @@ forget(char **str)
 	}
 }
 
+/* In base64, without the padding, which not everybody writes. */
 static char *
-token_of(const char *credentials)
+token_of(const char *secret)
 {
-	int			len = strlen(credentials);
+	int			len = strlen(secret);
 	int			size = pg_b64_enc_len(len);
 	char	   *token = MemoryContextAlloc(TopMemoryContext, size + 1);
 
 	/* PostgreSQL 18 takes bytes, the ones before it take characters */
-	size = pg_b64_encode((const void *) credentials, len, token, size);
-	token[Max(size, 0)] = '\0';
+	size = Max(pg_b64_encode((const void *) secret, len, token, size), 0);
+	while (size > 0 && token[size - 1] == '=')
+		size--;
+	token[size] = '\0';
 	return token;
 }
 
+/* Makes the forms that are looked for.  An empty password is no secret. */
 void
 onside_secret_set(OnsideSecretKind kind, const char *credentials)
 {
 	const char *colon = strchr(credentials, ':');
+	const char *password = colon != NULL ? colon + 1 : "";
 	Secret	   *now = &current[kind];
 	Secret	   *before = &previous[kind];
 
-	if (now->forms[0] != NULL && strcmp(now->forms[0], credentials) == 0)
+	if (now->credentials != NULL && strcmp(now->credentials, credentials) == 0)
 		return;
 
-	for (int i = 0; i < (int) lengthof(now->forms); i++)
-	{
+	forget(&before->credentials);
+	for (int i = 0; i < FORMS; i++)
 		forget(&before->forms[i]);
-		before->forms[i] = now->forms[i];
-		now->forms[i] = NULL;
-	}
+	*before = *now;
+	memset(now, 0, sizeof(*now));
 
-	now->forms[0] = MemoryContextStrdup(TopMemoryContext, credentials);
-	now->forms[1] = token_of(credentials);
-	if (colon != NULL && strlen(colon + 1) >= SHORTEST_PASSWORD)
-		now->forms[2] = MemoryContextStrdup(TopMemoryContext, colon + 1);
+	now->credentials = MemoryContextStrdup(TopMemoryContext, credentials);
+	if (password[0] == '\0')
+		return;
+	now->forms[FORM_CREDENTIALS] =
+		MemoryContextStrdup(TopMemoryContext, credentials);
+	now->forms[FORM_TOKEN] = token_of(credentials);
+	if (strlen(password) < SHORTEST_PASSWORD)
+		return;
+	now->forms[FORM_PASSWORD] = MemoryContextStrdup(TopMemoryContext, password);
+	now->forms[FORM_PASSWORD_TOKEN] = token_of(password);
 }
 
-static void
-hide_form(char *text, const char *form, bool cut)
+/* ----------
+ * Reading a text that may be encoded
+ * ----------
+ */
+
+/* So many languages can be wrapped around one another. */
+#define DEPTH		3
+
+/* Something at a place of the text, and what it stands for. */
+typedef struct Unit
 {
-	size_t		len = strlen(form);
-	size_t		text_len;
-	char	   *found = text;
+	uint32		c;				/* a byte, or a character that is not ASCII */
+	bool		wide;			/* it is such a character: a code point */
+	int			len;			/* bytes in the text */
+} Unit;
 
-	if (len < MASK_LEN)
-		return;
+#define MAX_UNITS	8
+#define ANY_SIGN	0x110000	/* some character, but no letter or digit */
 
-	while ((found = strstr(found, form)) != NULL)
+/* Ends a comparison that a text makes endless. */
+#define MAX_STEPS	1000000
+
+#define LETTERS \
+	"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+static int	steps;
+
+static int	read_units(const char *p, int depth, Unit *units);
+
+/*
+ * Takes one of these characters, however encoded; returns its length, or 0.
+ * "\\" is one backslash rather than two.
+ */
+static int
+take(const char *p, int depth, const char *set, uint32 *c)
+{
+	Unit		units[MAX_UNITS];
+	int			n = read_units(p, depth, units);
+
+	for (int i = 0; i < n; i++)
+		if (!units[i].wide && units[i].c != 0 &&
+			strchr(set, (int) units[i].c) != NULL)
+		{
+			*c = units[i].c;
+			return units[i].len;
+		}
+	return 0;
+}
+
+/* Takes min to max digits; returns their length, or 0. */
+static int
+take_number(const char *p, int depth, int base, int min, int max, uint32 *value)
+{
+	const char *set = base == 16 ? "0123456789abcdefABCDEF" :
+		base == 10 ? "0123456789" : "01234567";
+	int			len = 0;
+	int			n;
+
+	*value = 0;
+	for (n = 0; n < max; n++)
 	{
-		memcpy(found, MASK, MASK_LEN);
-		memmove(found + MASK_LEN, found + len, strlen(found + len) + 1);
-		found += MASK_LEN;
+		uint32		c;
+		int			digit = take(p + len, depth, set, &c);
+
+		if (digit == 0)
+			break;
+		len += digit;
+		*value = *value * base +
+			(c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10);
+	}
+	return n < min ? 0 : len;
+}
+
+/* What follows a backslash: JSON, and what C, Python and PHP make of it. */
+static int
+read_backslash(const char *p, int depth, Unit *unit)
+{
+	uint32		c;
+	uint32		low;
+	int			len;
+	int			more;
+
+	unit->wide = false;
+	if ((len = take(p, depth, "u", &c)) > 0 &&
+		(more = take_number(p + len, depth, 16, 4, 4, &unit->c)) > 0)
+	{
+		len += more;
+		unit->wide = true;
+		if (unit->c < 0xd800 || unit->c > 0xdbff)
+			return len;
+		if ((more = take(p + len, depth, "\\", &c)) == 0)
+			return 0;
+		len += more;
+		if ((more = take(p + len, depth, "u", &c)) == 0)
+			return 0;
+		len += more;
+		if ((more = take_number(p + len, depth, 16, 4, 4, &low)) == 0)
+			return 0;
+		unit->c = 0x10000 + ((unit->c - 0xd800) << 10) + ((low - 0xdc00) & 0x3ff);
+		return len + more;
+	}
+	if ((len = take(p, depth, "x", &c)) > 0 &&
+		(more = take_number(p + len, depth, 16, 2, 2, &unit->c)) > 0)
+		return len + more;
+	if ((len = take_number(p, depth, 8, 3, 3, &unit->c)) > 0)
+		return len;
+	return take(p, depth, "\"\\/'`$!#%&()*+,-.:;<=>?@[]^_{|}~ ", &unit->c);
+}
+
+/* What follows an ampersand: HTML and XML. */
+static int
+read_entity(const char *p, int depth, Unit *unit)
+{
+	static const struct
+	{
+		const char *name;
+		char		c;
+	}			names[] =
+	{
+		{"amp", '&'}, {"lt", '<'}, {"gt", '>'}, {"quot", '"'}, {"apos", '\''},
+	};
+	char		name[10];
+	uint32		c = 0;
+	int			len;
+	int			more;
+	int			n = 0;
+
+	unit->wide = true;
+	if ((len = take(p, depth, "#", &c)) > 0)
+	{
+		if ((more = take(p + len, depth, "xX", &c)) > 0)
+		{
+			len += more;
+			more = take_number(p + len, depth, 16, 1, 6, &unit->c);
+		}
+		else
+			more = take_number(p + len, depth, 10, 1, 7, &unit->c);
+		if (more == 0)
+			return 0;
+		len += more;
+	}
+	else
+	{
+		while (n < (int) sizeof(name) - 1 &&
+			   (more = take(p + len, depth, LETTERS, &c)) > 0)
+		{
+			name[n++] = c;
+			len += more;
+		}
+		name[n] = '\0';
+		if (n < 2)
+			return 0;
+
+		/* The names of all others are too many; one will do for any. */
+		unit->c = ANY_SIGN;
+		for (int i = 0; i < (int) lengthof(names); i++)
+			if (strcmp(name, names[i].name) == 0)
+				unit->c = names[i].c;
+	}
+	more = take(p + len, depth, ";", &c);
+	return more == 0 ? 0 : len + more;
+}
+
+/* Adds one, the longest first; returns how many there are then. */
+static int
+add_unit(Unit *units, int n, Unit unit)
+{
+	int			i;
+
+	if (unit.c < 0x80)
+		unit.wide = false;
+	for (i = 0; i < n; i++)
+		if (units[i].c == unit.c && units[i].wide == unit.wide &&
+			units[i].len == unit.len)
+			return n;
+	if (n == MAX_UNITS)
+		return n;
+	for (i = n; i > 0 && units[i - 1].len < unit.len; i--)
+		units[i] = units[i - 1];
+	units[i] = unit;
+	return n + 1;
+}
+
+/* The length of the UTF-8 character, and which it is; 0 if it is none. */
+static int
+character_at(const char *str, uint32 *c)
+{
+	const unsigned char *p = (const unsigned char *) str;
+	int			len = pg_utf_mblen(p);
+
+	if (*p < 0x80 || strnlen(str, len) < (size_t) len ||
+		!pg_utf8_islegal(p, len))
+		return 0;
+	*c = utf8_to_unicode(p);
+	return len;
+}
+
+/*
+ * All that the text can mean at this place: the byte that is there, the
+ * character, and what an escape stands for that begins here.  The signs of
+ * which an escape is made may be escaped themselves, depth - 1 times.  Returns
+ * how many there are.
+ */
+static int
+read_units(const char *p, int depth, Unit *units)
+{
+	Unit		first[MAX_UNITS];
+	Unit		unit = {(unsigned char) *p, false, 1};
+	int			nfirst;
+	int			n = add_unit(units, 0, unit);
+
+	steps++;
+	if ((unit.len = character_at(p, &unit.c)) > 0)
+	{
+		unit.wide = true;
+		n = add_unit(units, n, unit);
+	}
+	if (depth == 0 || *p == '\0' || strchr("%\\&", *p) == NULL)
+		return n;
+
+	nfirst = read_units(p, depth - 1, first);
+	for (int i = 0; i < nfirst; i++)
+	{
+		const char *rest = p + first[i].len;
+		int			len = 0;
+
+		memset(&unit, 0, sizeof(unit));
+		if (first[i].wide)
+			len = 0;
+		else if (first[i].c == '%')
+			len = take_number(rest, depth - 1, 16, 2, 2, &unit.c);
+		else if (first[i].c == '\\')
+			len = read_backslash(rest, depth - 1, &unit);
+		else if (first[i].c == '&')
+			len = read_entity(rest, depth - 1, &unit);
+		if (len > 0)
+		{
+			unit.len = first[i].len + len;
+			n = add_unit(units, n, unit);
+		}
+		n = add_unit(units, n, first[i]);
 	}
 
-	text_len = strlen(text);
-	for (size_t n = Min(len - 1, text_len); cut && n > HARMLESS_PREFIX; n--)
+	/* Two bytes of a Latin-1 character in UTF-8, each escaped by itself */
+	nfirst = n;
+	memcpy(first, units, n * sizeof(Unit));
+	for (int i = 0; i < nfirst; i++)
 	{
-		if (memcmp(text + text_len - n, form, n) == 0)
-		{
-			strcpy(text + text_len - n, MASK);
-			break;
-		}
+		Unit		second[MAX_UNITS];
+		int			nsecond = 0;
+
+		if (first[i].c == 0xc2 || first[i].c == 0xc3)
+			nsecond = read_units(p + first[i].len, depth - 1, second);
+		for (int j = 0; j < nsecond; j++)
+			if ((second[j].c & ~0x3f) == 0x80)
+			{
+				unit.c = (first[i].c & 3) << 6 | (second[j].c & 0x3f);
+				unit.wide = true;
+				unit.len = first[i].len + second[j].len;
+				n = add_unit(units, n, unit);
+			}
+	}
+	return n;
+}
+
+/* ----------
+ * Finding a secret
+ * ----------
+ */
+
+/*
+ * How many bytes of the secret the unit can stand for; 0 if it is another
+ * character.  *fewer is another answer, or 0: a peer that takes the secret for
+ * text of another encoding puts one sign for a character or for each byte.
+ */
+static int
+stands_for(const Unit *unit, const char *secret, bool token, int *fewer)
+{
+	unsigned char s = *secret;
+	uint32		character = 0;
+	int			len = character_at(secret, &character);
+	bool		letter = ('a' <= (s | 0x20) && (s | 0x20) <= 'z') ||
+		('0' <= s && s <= '9');
+
+	*fewer = 0;
+	if (unit->c == s)
+		return 1;				/* also as a character of Latin-1 */
+	if (len > 0 && unit->c == character)
+		return len;				/* also as a byte of Latin-1 */
+	if ((s >= 0x80 && (unit->c == '?' || unit->c == 0xfffd)) ||
+		(!letter && unit->c == ANY_SIGN))
+	{
+		*fewer = len > 1 ? 1 : 0;
+		return Max(len, 1);
+	}
+	return (unit->c == '+' && s == ' ') ||
+		(token && unit->c == '-' && s == '+') ||
+		(token && unit->c == '_' && s == '/');
+}
+
+/* Is the rest of the text the beginning of an escape or a character? */
+static bool
+is_torn(const char *p)
+{
+	return (strchr("%\\&", *p) != NULL && strlen(p) < 12 &&
+			p[strcspn(p, " \t\r\n\"'<>()")] == '\0') ||
+		((unsigned char) *p >= 0x80 && strlen(p) < MAX_MULTIBYTE_CHAR_LEN);
+}
+
+/*
+ * Is the secret here?  Returns the end of it, or NULL.  If the text is cut, its
+ * end ends any secret of which more than HARMLESS_PREFIX bytes are there.
+ */
+static const char *
+match(const char *p, const char *secret, bool token, bool cut, int matched)
+{
+	Unit		units[MAX_UNITS];
+	int			n;
+
+	if (*secret == '\0')
+		return p;
+	if (cut && matched > HARMLESS_PREFIX && *p == '\0')
+		return p;
+	if (*p == '\0' || steps > MAX_STEPS)
+		return NULL;
+
+	n = read_units(p, DEPTH, units);
+	for (int i = 0; i < n; i++)
+	{
+		int			fewer;
+		int			len = stands_for(&units[i], secret, token, &fewer);
+		const char *next = p + units[i].len;
+		const char *end = NULL;
+
+		if (len > 0)
+			end = match(next, secret + len, token, cut, matched + len);
+		if (end == NULL && fewer > 0)
+			end = match(next, secret + fewer, token, cut, matched + fewer);
+		if (end != NULL)
+			return end;
+	}
+	return cut && matched > HARMLESS_PREFIX && is_torn(p) ? p + strlen(p) : NULL;
+}
+
+/* Puts MASK in the place of one form, wherever it is. */
+static void
+hide_form(char *text, const char *form, bool token, bool cut)
+{
+	if (strlen(form) < MASK_LEN)
+		return;
+	for (char *p = text; *p != '\0'; p++)
+	{
+		const char *end = match(p, form, token, cut, 0);
+		int			len;
+
+		if (end == NULL)
+			continue;
+		len = Min(MASK_LEN, end - p);
+		memcpy(p, MASK, len);
+		memmove(p + len, end, strlen(end) + 1);
+		p += len - 1;
 	}
 }
 
 static void
 hide(char *text, const Secret *secret, bool cut)
 {
-	for (int i = 0; i < (int) lengthof(secret->forms); i++)
-	{
+	for (int i = 0; i < FORMS; i++)
 		if (secret->forms[i] != NULL)
-			hide_form(text, secret->forms[i], cut);
-	}
+			hide_form(text, secret->forms[i],
+					  i == FORM_TOKEN || i == FORM_PASSWORD_TOKEN, cut);
 }
 
 void
 onside_secret_hide(char *text, bool cut)
 {
+	steps = 0;
 	for (int kind = 0; kind < ONSIDE_SECRET_KINDS; kind++)
 	{
 		hide(text, &current[kind], cut);
 		hide(text, &previous[kind], cut);
 	}
+	if (steps > MAX_STEPS && strlen(text) >= MASK_LEN)
+		strcpy(text, MASK);
 }

@@ -14,10 +14,9 @@ typedef enum OnsideSecretKind
 {
 	ONSIDE_SECRET_API,
 	ONSIDE_SECRET_PROXY,
-	ONSIDE_SECRET_PROXY_AS_WRITTEN
 } OnsideSecretKind;
 
-#define ONSIDE_SECRET_KINDS	(ONSIDE_SECRET_PROXY_AS_WRITTEN + 1)
+#define ONSIDE_SECRET_KINDS	(ONSIDE_SECRET_PROXY + 1)
 
 /*
  * These credentials ("user:password") are in use from now on.  The ones before
@@ -28,6 +27,7 @@ extern void onside_secret_set(OnsideSecretKind kind, const char *credentials);
 /*
  * Puts "***" in the place of credentials in a text, which never gets longer
  * by it.  cut: the text went on, so its end may be the beginning of one.
+ * Text that takes too long to look through is replaced whole.
  */
 extern void onside_secret_hide(char *text, bool cut);
 

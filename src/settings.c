@@ -9,7 +9,9 @@
  * alone is the session's own business.
  *
  * There is deliberately no setting for a password: the statement log, the
- * reload log and pg_db_role_setting would all show it.
+ * reload log and pg_db_role_setting would all show it.  A value that has the
+ * form of one (user information in an address, user:password in place of a
+ * file's name) is refused, and not repeated where that is said.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,6 +19,7 @@
 
 #include <limits.h>
 
+#include "access/parallel.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
 
@@ -28,6 +31,7 @@ char	   *onside_endpoint;
 char	   *onside_credentials_file;
 char	   *onside_ca_file;
 char	   *onside_proxy;
+char	   *onside_proxy_credentials_file;
 bool		onside_enabled = true;
 int			onside_batch_max_events = ONSIDE_API_MAX_EVENTS;
 int			onside_batch_max_bytes = ONSIDE_API_MAX_BYTES;
@@ -53,17 +57,31 @@ static const struct config_enum_entry invalid_event_options[] = {
  * in it.
  */
 static bool
-refuse(const char *name, const char *problem, const char *hint,
+refuse(const char *name, char *value, const char *problem, const char *hint,
 	   GucSource source)
 {
+	/* A parallel worker is given what its leader has. */
+	if (InitializingParallelWorker)
+		return true;
+
 	/*
 	 * When the server starts there is no earlier value to stay with, only the
 	 * default: the real API, for which these events may not be, or a direct
-	 * connection.  The bad value is kept, and the worker refuses to send.
+	 * connection.  The same is true of a session that finds a bad value in
+	 * pg_db_role_setting, where ALTER DATABASE and ALTER ROLE can have put it
+	 * while the library was not loaded: the server's own value is not meant
+	 * for this database.  So none is taken in its place, and the worker refuses
+	 * to send.  What was refused is overwritten, lest pg_settings shows it.
 	 */
-	if (process_shared_preload_libraries_in_progress &&
-		source != PGC_S_DEFAULT)
+	if ((process_shared_preload_libraries_in_progress &&
+		 source != PGC_S_DEFAULT) ||
+		(source >= PGC_S_GLOBAL && source <= PGC_S_DATABASE_USER))
 	{
+		size_t		len = strlen(value);
+
+		explicit_bzero(value, len);
+		if (len > 0)
+			strcpy(value, ONSIDE_REFUSED_VALUE);
 		ereport(WARNING,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid value for parameter \"%s\"", name),
@@ -84,7 +102,7 @@ check_endpoint(char **newval, void **extra, GucSource source)
 	const char *problem = onside_address_endpoint_problem(*newval);
 
 	return problem == NULL ||
-		refuse("onside_attribution.endpoint", problem,
+		refuse("onside_attribution.endpoint", *newval, problem,
 			   "Use https://, or http:// with a loopback address.", source);
 }
 
@@ -94,8 +112,41 @@ check_proxy(char **newval, void **extra, GucSource source)
 	const char *problem = onside_address_proxy_problem(*newval);
 
 	return problem == NULL ||
-		refuse("onside_attribution.proxy", problem,
-			   "For example http://proxy.example:3128.", source);
+		refuse("onside_attribution.proxy", *newval, problem,
+			   "Write it like http://proxy.example:3128. A user and password belong into a file: set onside_attribution.proxy_credentials_file to its name.",
+			   source);
+}
+
+/*
+ * Somebody may take the setting for the place of the credentials themselves.
+ * No name of a file has a colon before its first slash.
+ */
+static bool
+check_file(const char *name, char *value, GucSource source)
+{
+	return value[strcspn(value, ":/")] != ':' ||
+		refuse(name, value, "This is not the name of a file.",
+			   "Write what is secret into a file that only the server's user may read, and set this to the file's full name.",
+			   source);
+}
+
+static bool
+check_credentials_file(char **newval, void **extra, GucSource source)
+{
+	return check_file("onside_attribution.credentials_file", *newval, source);
+}
+
+static bool
+check_proxy_credentials_file(char **newval, void **extra, GucSource source)
+{
+	return check_file("onside_attribution.proxy_credentials_file", *newval,
+					  source);
+}
+
+static bool
+check_ca_file(char **newval, void **extra, GucSource source)
+{
+	return check_file("onside_attribution.ca_file", *newval, source);
 }
 
 void
@@ -109,22 +160,28 @@ onside_settings_define(void)
 							   check_endpoint, NULL, NULL);
 	DefineCustomStringVariable("onside_attribution.credentials_file",
 							   "File that holds the API's user:password.",
-							   "One line; a regular file owned by the server's user and closed to others.  Nothing is sent without it.",
+							   "One line; a regular file of the server's user, closed to others, or of root's.  Nothing is sent without it.",
 							   &onside_credentials_file, "",
 							   PGC_SUSET, GUC_SUPERUSER_ONLY,
-							   NULL, NULL, NULL);
+							   check_credentials_file, NULL, NULL);
 	DefineCustomStringVariable("onside_attribution.ca_file",
 							   "File of certificate authorities to trust instead of the system's.",
 							   NULL,
 							   &onside_ca_file, "",
 							   PGC_SUSET, 0,
-							   NULL, NULL, NULL);
+							   check_ca_file, NULL, NULL);
 	DefineCustomStringVariable("onside_attribution.proxy",
 							   "Proxy through which requests go.",
 							   "Empty for none; the environment's proxy variables are ignored.",
 							   &onside_proxy, "",
 							   PGC_SUSET, GUC_SUPERUSER_ONLY,
 							   check_proxy, NULL, NULL);
+	DefineCustomStringVariable("onside_attribution.proxy_credentials_file",
+							   "File that holds the proxy's user:password.",
+							   "As credentials_file.  Empty for a proxy that asks for none.",
+							   &onside_proxy_credentials_file, "",
+							   PGC_SUSET, GUC_SUPERUSER_ONLY,
+							   check_proxy_credentials_file, NULL, NULL);
 	DefineCustomBoolVariable("onside_attribution.enabled",
 							 "Whether events are sent; they are recorded in any case.",
 							 NULL,

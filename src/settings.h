@@ -25,6 +25,7 @@ extern char *onside_endpoint;
 extern char *onside_credentials_file;
 extern char *onside_ca_file;
 extern char *onside_proxy;
+extern char *onside_proxy_credentials_file;
 extern bool onside_enabled;
 extern int	onside_batch_max_events;
 extern int	onside_batch_max_bytes;

@@ -167,12 +167,12 @@ status_from_tables(pid_t pid, OnsideState state, const char *reason,
 {
 	OnsideDelivery delivery = {0};
 	OnsidePending pending;
-	char	   *problem;
+	char	   *problem = onside_version_problem();
 	const char *row_problem;
 	const char *busy;
 
-	/* Newer tables than this library knows may have any shape. */
-	if (onside_version_match(&problem) == ONSIDE_SQL_NEWER)
+	/* The tables of another version may have any shape. */
+	if (problem != NULL)
 	{
 		status_alone(pid, state, problem, values, nulls);
 		return;

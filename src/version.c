@@ -25,27 +25,6 @@
 
 #include "version.h"
 
-/* Is version a ("1.0") before (< 0), the same as or after b? */
-static int
-compare_versions(const char *a, const char *b)
-{
-	while (*a != '\0' || *b != '\0')
-	{
-		char	   *a_end;
-		char	   *b_end;
-		unsigned long x = strtoul(a, &a_end, 10);
-		unsigned long y = strtoul(b, &b_end, 10);
-
-		if (x != y)
-			return x < y ? -1 : 1;
-		if (a_end == a && b_end == b)
-			return strcmp(a, b);
-		a = *a_end == '.' ? a_end + 1 : a_end;
-		b = *b_end == '.' ? b_end + 1 : b_end;
-	}
-	return 0;
-}
-
 /* The extension's extversion; NULL if it is not there. */
 static char *
 installed_version(void)
@@ -75,25 +54,13 @@ installed_version(void)
 	return result;
 }
 
-OnsideVersionMatch
-onside_version_match(char **problem)
+char *
+onside_version_problem(void)
 {
 	char	   *version = installed_version();
-	int			cmp = version == NULL ? 0 :
-		compare_versions(version, ONSIDE_SQL_VERSION);
 
-	*problem = NULL;
-	if (cmp < 0)
-	{
-		*problem = psprintf("the library is version %s and the extension's objects are still version %s: run ALTER EXTENSION onside_attribution UPDATE in this database",
-							ONSIDE_SQL_VERSION, version);
-		return ONSIDE_SQL_OLDER;
-	}
-	if (cmp > 0)
-	{
-		*problem = psprintf("the extension's objects are version %s and the server still runs version %s of the library: install the new one if it is not, and restart the server",
-							version, ONSIDE_SQL_VERSION);
-		return ONSIDE_SQL_NEWER;
-	}
-	return ONSIDE_VERSION_SAME;
+	if (version == NULL || strcmp(version, ONSIDE_SQL_VERSION) == 0)
+		return NULL;
+	return psprintf("the library is version %s and the extension's objects in this database are version %s: restart the server if a newer package is installed, and run ALTER EXTENSION onside_attribution UPDATE",
+					ONSIDE_SQL_VERSION, version);
 }

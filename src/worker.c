@@ -135,53 +135,61 @@ read_database_settings(void)
 	return MemoryContextStrdup(TopMemoryContext, buf.data);
 }
 
-/* Reads the credentials file and tells http.c how to send. */
+/*
+ * Reads the credentials files and tells http.c how to send.  If anything is
+ * wrong with them or with an address, nothing is sent, and
+ * configuration_problem says why.
+ */
 static void
 configure_http(void)
 {
-	static char *user_password = NULL;
 	static char *url = NULL;
+	static char *proxy_credentials = NULL;
 	OnsideHttpConfig config;
 	const char *endpoint_problem = onside_address_endpoint_problem(onside_endpoint);
 	const char *proxy_problem = onside_address_proxy_problem(onside_proxy);
 	char	   *problem = NULL;
 	char	   *fresh = NULL;
 
+	onside_credentials_free(proxy_credentials);
+	proxy_credentials = NULL;
 	if (endpoint_problem != NULL)
 		problem = psprintf("onside_attribution.endpoint cannot be used: %s",
 						   endpoint_problem);
 	else if (proxy_problem != NULL)
 		problem = psprintf("onside_attribution.proxy cannot be used: %s",
 						   proxy_problem);
-	else
-		fresh = onside_credentials_read(onside_credentials_file, &problem);
+	else if (onside_proxy[0] != '\0' &&
+			 onside_proxy_credentials_file[0] != '\0')
+		proxy_credentials =
+			onside_credentials_read("proxy_credentials_file",
+									onside_proxy_credentials_file, &problem);
+	if (problem == NULL)
+		fresh = onside_credentials_read("credentials_file",
+										onside_credentials_file, &problem);
 
 	if (configuration_problem != NULL)
 		pfree(configuration_problem);
 	configuration_problem = problem;
 
 	if (url == NULL || strcmp(url, onside_endpoint) != 0 ||
-		user_password == NULL || fresh == NULL ||
-		strcmp(user_password, fresh) != 0)
+		credentials == NULL || fresh == NULL ||
+		strcmp(credentials, fresh) != 0)
 		onside_sender_elsewhere();
 	if (url != NULL)
 		pfree(url);
 	url = pstrdup(onside_endpoint);
 
-	if (user_password != NULL)
-	{
-		explicit_bzero(user_password, strlen(user_password));
-		pfree(user_password);
-	}
-	user_password = fresh;
+	onside_credentials_free(credentials);
 	credentials = fresh;
-	if (fresh == NULL)
+	if (credentials == NULL)
 		return;
 
 	config.url = onside_endpoint;
-	config.credentials = user_password;
+	config.credentials = credentials;
 	config.ca_file = onside_ca_file;
 	config.proxy = onside_proxy;
+	config.proxy_credentials = proxy_credentials;
 	config.connect_timeout = onside_connect_timeout;
 	config.request_timeout = onside_request_timeout;
 	onside_http_configure(&config);
@@ -415,26 +423,22 @@ leave_orderly(void)
 static void
 look_at_version(void *arg)
 {
-	char	   *problem;
-
-	*(OnsideVersionMatch *) arg = onside_version_match(&problem);
+	*(bool *) arg = onside_version_problem() != NULL;
 }
 
 /* Is the extension still there, and still the one that we know? */
 static void
 check_extension(void)
 {
-	OnsideVersionMatch match;
+	bool		differs;
 
-	if (!onside_txn_run(&looking, 0, look_at_version, &match))
+	if (!onside_txn_run(&looking, 0, look_at_version, &differs))
 		return;
 	check_due = false;
 
-	/* Newer tables may have another shape, also for what is to be saved. */
-	if (match == ONSIDE_SQL_NEWER)
+	/* Its tables may have another shape, also for what is to be saved. */
+	if (differs)
 		leave_orderly();
-	if (match != ONSIDE_VERSION_SAME)
-		want_restart();
 }
 
 /* Does what a wake-up or a reload has asked for and needs a transaction. */
@@ -534,8 +538,7 @@ poll_around(void)
 	onside_progress_maintain(onside_reader_drained());
 	onside_progress_check_row();
 	control_due = true;
-	if (credentials == NULL)
-		configure_http();
+	configure_http();			/* a credentials file may have changed */
 	onside_reader_wake();
 }
 
@@ -671,9 +674,9 @@ publish_version_problem(const char *problem)
 static void
 look_for_matching_version(void *arg)
 {
-	char	   *problem;
+	char	   *problem = onside_version_problem();
 
-	*(OnsideVersionMatch *) arg = onside_version_match(&problem);
+	*(bool *) arg = problem != NULL;
 	if (problem != NULL)
 		publish_version_problem(problem);
 }
@@ -692,7 +695,7 @@ wait_for_matching_version(void)
 	(void) onside_slot_arm(slot, 0, 0);
 	for (;;)
 	{
-		OnsideVersionMatch match;
+		bool		differs;
 
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
@@ -700,8 +703,8 @@ wait_for_matching_version(void)
 			leave_orderly();
 		pg_atomic_write_u32(&slot->wakeup, 0);
 
-		onside_txn_insist(&looking, 0, look_for_matching_version, &match);
-		if (match == ONSIDE_VERSION_SAME)
+		onside_txn_insist(&looking, 0, look_for_matching_version, &differs);
+		if (!differs)
 			break;
 
 		waited = true;

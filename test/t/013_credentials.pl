@@ -1,7 +1,8 @@
 # The credentials file is a regular file of the server's user, closed to
 # others, with one line user:password.  Anything else is refused, status says
 # why, and nothing at all is sent; when it has been put right, a reload is
-# enough.  What is in it appears nowhere.
+# enough.  What frames the line is no part of it, the password may be empty, and
+# a file that changes is noticed by itself.  What is in it appears nowhere.
 
 use strict;
 use warnings;
@@ -69,6 +70,8 @@ refused_ok(write_credentials($node, "shop\n", 0600, 'user'), qr/user:password/,
 	'no password');
 refused_ok(write_credentials($node, ":$password\n", 0600, 'nouser'),
 	qr/user:password/, 'no user');
+refused_ok(write_credentials($node, "shop:$password\n\n", 0600, 'blank'),
+	qr/more than one line/, 'an empty line behind it');
 refused_ok(
 	write_credentials($node, "shop:$password\nshop:$password\n", 0600, 'two'),
 	qr/more than one line/, 'two lines');
@@ -80,6 +83,8 @@ refused_ok(File::Spec->rel2abs($node->basedir), qr/not a regular file/, 'a direc
 my $fifo = "$good.fifo";
 POSIX::mkfifo($fifo, 0600) or die;
 refused_ok($fifo, qr/not a regular file/, 'a FIFO');
+refused_ok('/etc/passwd', qr/is root's and has more permissions than reading for its group/,
+	'a file of root that all can read') if -e '/etc/passwd';
 refused_ok('/dev/zero', qr/not a regular file|not owned/, 'a device');
 
 # A link is as good as the file that it leads to: secret stores use them.
@@ -104,9 +109,49 @@ write_credentials($node, "shop:$password\n", 0600, 'credentials.missing');
 wait_for_flush($node, 'postgres', 'a repaired file is found without a reload');
 
 # ---------------------------------------------------------------------------
+# What frames the line
+# ---------------------------------------------------------------------------
+
+foreach (
+	[ 'no line end', '', '', $password ],
+	[ 'CRLF', '', "\r\n", $password ],
+	[ 'a BOM', "\xef\xbb\xbf", "\n", $password ],
+	[ 'a BOM and CRLF', "\xef\xbb\xbf", "\r\n", $password ],
+	[ 'an empty password', '', "\n", '' ],
+	[ 'an empty password and CRLF', "\xef\xbb\xbf", "\r\n", '' ],
+	[ 'a password of blanks', '', "\n", '   ' ])
+{
+	my ($what, $before, $after, $is) = @$_;
+	$sandbox->credentials('shop', $is);
+	write_credentials($node, "${before}shop:$is$after", 0600, 'framed');
+	set_credentials_file(File::Spec->rel2abs($node->basedir . '/framed'));
+	push @ids, track($node, 'postgres');
+	wait_for_flush($node, 'postgres', $what);
+}
+arrived_ok($sandbox, \@ids, 'all of them arrived');
+
+# A file that is good as it is, and is replaced as Kubernetes does it: by another
+# link.  Nothing is refused meanwhile, so only a look can notice it.
+{
+	my $dir = File::Spec->rel2abs($node->basedir);
+	write_credentials($node, "shop:$password\n", 0600, 'secret.1');
+	write_credentials($node, "shop:\n\n", 0600, 'secret.2');
+	symlink("$dir/secret.1", "$dir/secret") or die;
+	$sandbox->credentials('shop', $password);
+	set_credentials_file("$dir/secret");
+	push @ids, track($node, 'postgres');
+	wait_for_flush($node, 'postgres', 'a link');
+	symlink("$dir/secret.2", "$dir/secret.new") or die;
+	rename("$dir/secret.new", "$dir/secret") or die;
+	poll_status($node, 'postgres', { state => 'misconfigured', state_reason => qr/more than one line/ },
+		'a link to another file is noticed, without a reload or a request');
+}
+
+# ---------------------------------------------------------------------------
 # Rotation
 # ---------------------------------------------------------------------------
 
+$sandbox->credentials('shop', $password);
 set_credentials_file($good);
 my $worker = worker_pid($node, 'postgres');
 my $password2 = "n\xc3\xa4chstes pa\"ss'wort\\";

@@ -1,7 +1,7 @@
 # The credentials appear nowhere: not in the log at any level, not in a view, a
 # table or a setting, and not among a process's arguments, whatever is wrong
 # with them, with the file or with the peer, and even if the peer sends them
-# back in its answer.
+# back in its answer, encoded as answers are.
 
 use strict;
 use warnings;
@@ -177,6 +177,27 @@ my %echoes = (
 	'the token across the end of what is kept' => 'x' x (1024 - length($token) + 3) . $token,
 	'the password across the end of what is kept' => 'x' x (1024 - length($password) + 2) . $password,
 	'the header across the end of what is read' => 'x' x (65536 - 10) . "Basic $token");
+
+# In the languages of answers; test/unit/test_secret.c has many more.
+my $each = sub { my ($text, $put) = @_; return join '', map { $put->($_) } split //, $text };
+my $unless_letter = sub { my ($format) = @_; return sub { $_[0] =~ /[A-Za-z0-9]/ ? $_[0] : sprintf $format, ord $_[0] } };
+my %languages = (
+	'JSON' => sub { $_[0] =~ s/(["\\\/])/\\$1/gr },
+	'JSON, each character' => sub { $each->($_[0], sub { sprintf '\u%04x', ord $_[0] }) },
+	'JSON, upper case' => sub { $each->($_[0], $unless_letter->('\u%04X')) },
+	'URL' => sub { $each->($_[0], $unless_letter->('%%%02X')) },
+	'URL, each byte' => sub { $each->($_[0], sub { sprintf '%%%02x', ord $_[0] }) },
+	'HTML' => sub { $_[0] =~ s/&/&amp;/gr =~ s/"/&quot;/gr =~ s/'/&#39;/gr },
+	'HTML, hexadecimal' => sub { $each->($_[0], $unless_letter->('&#x%x;')) },
+	'base64' => sub { MIME::Base64::encode_base64($_[0], '') },
+	'base64 for URLs' => sub { MIME::Base64::encode_base64($_[0], '') =~ tr/+\//-_/r =~ s/=//gr });
+foreach my $language (keys %languages)
+{
+	my $encoded = $languages{$language}->($password);
+	$echoes{"the password in $language"} = "{\"error\": \"$encoded\"}";
+	$echoes{"user and password in $language"} = "{\"error\": \"" . $languages{$language}->("$user:$password") . '"}';
+	$secrets{$encoded} = "the password in $language";
+}
 foreach my $echo (sort keys %echoes)
 {
 	$fault->survived(

@@ -1,8 +1,9 @@
 # Requests go through onside_attribution.proxy when it is set, and through
 # nothing else: not through what http_proxy, HTTPS_PROXY, all_proxy or no_proxy
 # say, and no .netrc has a say in the credentials.  Through a proxy, TLS is
-# still from here to the API: the proxy sees no event and no credentials.  A
-# proxy that fails is a failure like any other.
+# still from here to the API: the proxy sees no event and no credentials but its
+# own, which come from proxy_credentials_file.  A proxy that fails is a failure
+# like any other.
 
 use strict;
 use warnings;
@@ -28,7 +29,7 @@ plan skip_all => 'openssl is not installed' unless OnsideTls::available();
 
 my $dir = PostgreSQL::Test::Utils::tempdir();
 append_to_file("$dir/proxy.py", <<'PYTHON');
-import os, re, signal, socket, sys, threading
+import base64, os, re, signal, socket, sys, threading
 
 directory = sys.argv[1]
 signal.alarm(600)
@@ -62,6 +63,15 @@ def serve(client):
         client.sendall(answer)
         client.close()
         return
+    try:
+        with open(directory + "/credentials", "rb") as f:
+            wanted = b"Proxy-Authorization: Basic " + base64.b64encode(f.read())
+    except OSError:
+        wanted = None
+    if wanted is not None and wanted not in head.split(b"\r\n"):
+        client.sendall(b"HTTP/1.1 407 No\r\nProxy-Authenticate: Basic realm=x\r\nContent-Length: 0\r\n\r\n")
+        client.close()
+        return
     connect = re.match(rb"CONNECT ([^ :]+):(\d+) HTTP/1.1\r\n", head)
     plain = re.match(rb"(\w+) http://([^ :/]+):(\d+)(/\S*) ", head)
     if connect:
@@ -69,7 +79,9 @@ def serve(client):
         client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
     else:
         upstream = socket.create_connection((plain[2].decode(), int(plain[3])))
-        upstream.sendall(plain[1] + b" " + plain[4] + b" " + head[plain.end():])
+        # One request a connection: the next one could be for another server.
+        upstream.sendall(plain[1] + b" " + plain[4] + b" "
+                         + head[plain.end():].replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
     threading.Thread(target=pump, args=(upstream, client), daemon=True).start()
     pump(client, upstream)
 
@@ -183,6 +195,80 @@ foreach my $scheme ('http://', '')
 like(proxy_log(), qr/^CONNECT 127\.0\.0\.1:@{[$sandbox->port]} HTTP/m, 'as a tunnel');
 unlike(proxy_log(), qr/\Q$credentials\E|purchase_completed|^Authorization/m,
 	'in which the proxy sees neither credentials nor events');
+
+# ---------------------------------------------------------------------------
+# A proxy that asks who we are
+# ---------------------------------------------------------------------------
+
+sub proxy_wants
+{
+	my ($wanted) = @_;
+	unlink "$dir/credentials";
+	return unless defined $wanted;
+	append_to_file("$dir/credentials.new", $wanted);
+	rename("$dir/credentials.new", "$dir/credentials") or die "rename: $!";
+	return;
+}
+
+# What libcurl could take for something else, and what a file can have around it
+my $proxy_user = 'p%41+r ü';
+my @proxy_passwords = ('p:w%41 ü"\\/+@', '', 'plain-password');
+my $proxy_file = write_credentials($node, "wrong:wrong\n", 0600, 'proxy');
+close_tunnel();
+foreach my $password (@proxy_passwords)
+{
+	foreach my $endpoint ($sandbox->url, $plain->url)
+	{
+		my $name = "the password '$password' to reach $endpoint";
+		proxy_wants("$proxy_user:$password");
+		write_credentials($node, "\xef\xbb\xbf$proxy_user:$password\r\n", 0600, 'proxy');
+		$fault->configure(endpoint => $endpoint, proxy_credentials_file => $proxy_file);
+		my $before = proxy_seen();
+		$fault->record;
+		$fault->settled($name);
+		cmp_ok(proxy_seen(), '>', $before, "$name: through the proxy");
+		close_tunnel();
+	}
+}
+unlike(proxy_log(), qr/\@/, 'and nowhere but in their header');
+
+# A wrong one; when the file is replaced, that is noticed.
+$fault->configure(endpoint => $sandbox->url, retry_max_delay => '1s');
+$fault->survived(
+	'a proxy that does not know us',
+	begin => sub { proxy_wants("$proxy_user:new-password") },
+	while => { state => 'backing_off', last_error => qr/407/ },
+	end => sub { write_credentials($node, "$proxy_user:new-password", 0600, 'proxy') });
+$fault->configure(retry_max_delay => '200ms');
+
+# It can say back what we said, as the API can.
+$fault->configure(endpoint => $plain->url);
+foreach my $said ($proxy_user . ':new-password', 'new-password', 'new%2Dpassword', '\\u006eew-password',
+	'cCU0MStyIMO8Om5ldy1wYXNzd29yZA==', 'bmV3LXBhc3N3b3Jk')
+{
+	$fault->survived(
+		"a proxy that says $said",
+		begin => sub { proxy_answers("HTTP/1.1 500 No\r\nContent-Length: " . length($said) . "\r\n\r\n$said") },
+		while => { state => 'backing_off', last_error => qr/^HTTP 500: \*\*\*=*$/ },
+		end => sub { proxy_answers(undef) });
+}
+unlike(slurp_file($node->logfile), qr/new-password|new%2Dpassword|006eew|cCU0MStyIMO8|bmV3LXBh/, 'nothing of it is in the log');
+$fault->configure(endpoint => $sandbox->url);
+
+# Nothing is sent with a file that cannot be used, and status says which.
+close_tunnel();
+$fault->survived(
+	'a file that others can read',
+	begin => sub { chmod 0644, $proxy_file; $node->reload },
+	while => { state => 'misconfigured', state_reason => qr/^proxy_credentials_file ".*" has permissions for group or others/ },
+	end => sub { chmod 0600, $proxy_file; $node->reload });
+
+# Without a proxy, nobody asks.
+$fault->configure(proxy => '', proxy_credentials_file => '/nowhere');
+$fault->record;
+$fault->settled('a file for no proxy');
+$fault->configure(proxy => "http://127.0.0.1:$proxy_port", proxy_credentials_file => '');
+proxy_wants(undef);
 
 # ---------------------------------------------------------------------------
 # A proxy that fails
