@@ -42,6 +42,8 @@
 #include "lib/qunique.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "storage/latch.h"
+#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -51,12 +53,16 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
+#include "compat.h"
 #include "dead_letter.h"
 #include "insert.h"
 #include "outbox.h"
 #include "sort.h"
 
 PG_FUNCTION_INFO_V1(onside_retry_dead_letters);
+
+/* How often a lock that is not free is tried; ms. */
+#define LOCK_POLL	10
 
 /* ----------
  * In
@@ -71,6 +77,33 @@ clipped_text(const char *str)
 	if (len > ONSIDE_DEAD_LETTER_ERROR_MAX)
 		len = pg_mbcliplen(str, len, ONSIDE_DEAD_LETTER_ERROR_MAX);
 	return cstring_to_text_with_len(str, len);
+}
+
+bool
+onside_dead_letter_lock(int patience)
+{
+	static TimestampTz waited_in = 0;	/* the start of a transaction */
+	Oid			relid = onside_relation_oid("dead_letter");
+
+	/* Once in a transaction is enough, however many rows it has. */
+	if (waited_in == GetCurrentTransactionStartTimestamp())
+		patience = 0;
+	for (int waited = 0;
+		 OidIsValid(relid) && !ConditionalLockRelationOid(relid, RowExclusiveLock);
+		 waited += LOCK_POLL)
+	{
+		if (waited >= patience)
+		{
+			waited_in = GetCurrentTransactionStartTimestamp();
+			return false;
+		}
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 LOCK_POLL, onside_wait_event("OnsideAttributionDeadLetter"));
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return true;
 }
 
 void

@@ -30,6 +30,12 @@ enum
 #define ONSIDE_DEAD_LETTER_ERROR_MAX	1024
 
 /*
+ * Locks dead_letter for that, to the end of the transaction, but waits no longer
+ * than so many milliseconds.  False if somebody else has it locked for longer.
+ */
+extern bool onside_dead_letter_lock(int patience);
+
+/*
  * Puts an event into dead_letter, within the current transaction.  Fields that
  * it lacks become null, and so does http_status 0 (it was never sent).  "source"
  * is schema.table of the row that was to become the event, or NULL.

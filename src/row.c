@@ -36,6 +36,9 @@
  */
 #define PAYLOAD_LIMIT	(100 * ONSIDE_API_MAX_BYTES)
 
+/* How long a purchase waits for somebody who has locked dead_letter; ms. */
+#define DEAD_LETTER_PATIENCE	1000
+
 static void
 resolve(OnsideRowReader *reader, OnsideColumn *column, const char *field,
 		Relation rel, const char *name)
@@ -279,7 +282,7 @@ column_of(OnsideRowReader *reader, const char *field)
  */
 static void
 report(int elevel, OnsideRowReader *reader, Relation rel,
-	   const OnsideEventError *error)
+	   const OnsideEventError *error, const char *outcome)
 {
 	const char *column = column_of(reader, error->field);
 	StringInfoData detail;
@@ -292,10 +295,7 @@ report(int elevel, OnsideRowReader *reader, Relation rel,
 	if (column != NULL)
 		appendStringInfo(&detail, ", with column \"%s\" as %s", column,
 						 error->field);
-	appendStringInfoChar(&detail, '.');
-	if (elevel < ERROR)
-		appendStringInfoString(&detail,
-							   " This row was let through and its event put into dead_letter.");
+	appendStringInfo(&detail, ".%s", outcome);
 
 	ereport(elevel,
 			(errcode(error->sqlstate),
@@ -305,6 +305,53 @@ report(int elevel, OnsideRowReader *reader, Relation rel,
 			 errhint("%s To let such rows through, set onside_attribution.on_invalid_event to dead_letter.",
 					 error->hint),
 			 column != NULL ? errtablecolname(rel, column) : errtable(rel)));
+}
+
+/* What there is of an event, for a person. */
+static char *
+describe(const OnsideEvent *event)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	if (event->has_event_id)
+		appendStringInfo(&text, "event_id %s, ",
+						 DatumGetCString(DirectFunctionCall1(uuid_out,
+															 UUIDPGetDatum(&event->event_id))));
+	if (event->has_installation_id)
+		appendStringInfo(&text, "installation_id %s, ",
+						 DatumGetCString(DirectFunctionCall1(uuid_out,
+															 UUIDPGetDatum(&event->installation_id))));
+	if (event->has_event_datetime)
+		appendStringInfo(&text, "event_datetime %s, ",
+						 timestamptz_to_str(event->event_datetime));
+	appendStringInfo(&text, "payload %s", event->payload == NULL ? "unknown" :
+					 JsonbToCString(NULL, &event->payload->root,
+									VARSIZE(event->payload)));
+	return text.data;
+}
+
+/*
+ * Lets a row through that is no valid event.  Somebody may have locked
+ * dead_letter for an hour: the purchase does not wait that long, and the event
+ * is kept in the log.
+ */
+static void
+let_through(OnsideRowReader *reader, Relation rel, const OnsideEvent *event,
+			const OnsideEventError *error)
+{
+	if (!onside_dead_letter_lock(DEAD_LETTER_PATIENCE))
+	{
+		report(WARNING, reader, rel, error,
+			   psprintf(" This row was let through. Its event is kept in this message alone, since dead_letter is locked by another session: %s.",
+						describe(event)));
+		return;
+	}
+	report(WARNING, reader, rel, error,
+		   " This row was let through and its event put into dead_letter.");
+	onside_dead_letter_insert(event, 0, error->message, 0,
+							  GetCurrentTimestamp(),
+							  source_of(RelationGetRelid(rel)));
 }
 
 /* What is made of the row lives in per_row and is gone afterwards. */
@@ -335,14 +382,11 @@ onside_row_record(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 	}
 	else if (onside_on_invalid_event == ONSIDE_INVALID_DEAD_LETTER)
 	{
-		report(WARNING, reader, rel, &error);
-		onside_dead_letter_insert(&event, 0, error.message, 0,
-								  GetCurrentTimestamp(),
-								  source_of(RelationGetRelid(rel)));
+		let_through(reader, rel, &event, &error);
 		outcome = ONSIDE_ROW_DEAD_LETTER;
 	}
 	else
-		report(ERROR, reader, rel, &error);
+		report(ERROR, reader, rel, &error, "");
 
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(reader->per_row);
