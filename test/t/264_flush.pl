@@ -227,6 +227,8 @@ wait_for_flush($node, 'postgres', 'the load has ended');
 $node->append_conf('postgresql.conf', 'onside_attribution.max_in_flight = 4');
 $node->restart;
 poll_worker($node, 'postgres');
+track($node, 'postgres');
+wait_for_flush($node, 'postgres');
 my $repeatable = session();
 my $serializable = session();
 $repeatable->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM noted');
