@@ -202,28 +202,6 @@ ok(is_small(), 'when it is over, they go');
 configure('retention', '0');
 everything_arrived('in the end');
 
-# ---------------------------------------------------------------------------
-# Transaction IDs that were set back
-# ---------------------------------------------------------------------------
-
-# What pg_resetwal leaves behind: a cursor from the server's future.
-my $cursor = $node->safe_psql('postgres',
-	'SELECT settled FROM onside_attribution.delivery_cursor');
-my $position = log_position($node);
-$node->safe_psql('postgres', <<'SQL');
-UPDATE onside_attribution.delivery_cursor SET settled = '4000000000:4000000000:',
-    settled_window = NULL, settled_xid = NULL, settled_id = NULL;
-SELECT pg_terminate_backend(worker_pid) FROM onside_attribution.status;
-SQL
-poll_status($node, 'postgres', { state => 'not_running', state_reason => qr/worker has failed/ },
-	'nothing is sent by a cursor that is ahead of the transactions');
-wait_for_log_line($node, qr/"onside_attribution\.delivery_cursor" is ahead of this server's transactions/,
-	$position, 'and the log says so');
-track($node, 'postgres');
-$node->safe_psql('postgres',
-	"UPDATE onside_attribution.delivery_cursor SET settled = '$cursor'");
-wait_for_flush($node, 'postgres', 'what was recorded meanwhile is not lost');
-
 $node->stop;
 $sandbox->stop;
 done_testing();
