@@ -162,8 +162,7 @@ is(recorded('two'), '8000|8000|8000', 'two at a time: each row was recorded once
 my $before = sql('SELECT count(*), sum(recorded) FROM onside_attribution.backfill_state');
 foreach my $role (qw(origin replica))
 {
-	is(sql(<<"SQL"), 
-		$before, "session_replication_role = $role: SQL changes no row of it");
+	is(sql(<<"SQL"), $before, "session_replication_role = $role: SQL changes no row of it");
 SET client_min_messages = error;
 SET session_replication_role = $role;
 INSERT INTO onside_attribution.backfill_state (source, event_name, role, since, until, recorded, skipped, dead_lettered, not_due, left_out, started_at, updated_at)

@@ -67,7 +67,7 @@ $first->query_safe('BEGIN');
 is($first->query_safe("SELECT onside_attribution.replay('-infinity')"), 101500, 'replay: the first call records all');
 my $second = $node->background_psql('postgres', on_error_stop => 1);
 $second->query_until(qr/started/, "\\echo started\nSELECT 'second: ' || onside_attribution.replay('-infinity');\n");
-$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_locks WHERE relation = 'onside_attribution.outbox'::regclass AND NOT granted")
   or die 'the second replay does not wait';
 sql('SELECT onside_attribution.pause()');
 $first->query_safe('COMMIT');
