@@ -31,6 +31,7 @@
 #include "compat.h"
 #include "delivery.h"
 #include "outbox.h"
+#include "shape.h"
 
 enum
 {
@@ -66,6 +67,7 @@ scan_singleton(Oid relid, Snapshot snapshot, RowReader reader, void *arg)
 	if (snapshot == NULL)
 		snapshot = GetActiveSnapshot();
 	rel = table_open(relid, AccessShareLock);
+	(void) onside_shape_require(rel, true);
 	slot = table_slot_create(rel, NULL);
 	scan = onside_table_beginscan(rel, snapshot, 0, NULL);
 	found = table_scan_getnextslot(scan, ForwardScanDirection, slot);

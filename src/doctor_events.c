@@ -19,6 +19,7 @@
 #include "outbox.h"
 #include "segment.h"
 #include "settings.h"
+#include "shape.h"
 #include "shmem.h"
 
 /* Of a list in a detail, no more than this is shown. */
@@ -247,6 +248,27 @@ check_outbox(OnsideDoctor *doctor)
 }
 
 /* ----------
+ * What somebody has done to our tables
+ * ----------
+ */
+
+static void
+check_tables(OnsideDoctor *doctor)
+{
+	char	   *problems = doctor->tables_known ? onside_shape_report() : NULL;
+
+	if (!doctor->tables_known)
+		onside_doctor_row(doctor, "tables", ONSIDE_UNKNOWN,
+						  "see the check version", NULL);
+	else if (problems == NULL)
+		onside_doctor_row(doctor, "tables", ONSIDE_GOOD,
+						  "the extension's tables are as it needs them", NULL);
+	else
+		onside_doctor_row(doctor, "tables", ONSIDE_BAD, problems,
+						  "The extension writes and reads these tables directly, without triggers, rules and constraints. Undo these changes with ALTER TABLE or DROP; columns that can be null and have no default, and indexes on columns that are not unique, may stay.");
+}
+
+/* ----------
  * Dead letters
  * ----------
  */
@@ -351,6 +373,7 @@ onside_doctor_events(OnsideDoctor *doctor)
 {
 	check_last_answer(doctor);
 	check_backlog(doctor);
+	check_tables(doctor);
 	check_outbox(doctor);
 	check_dead_letters(doctor);
 	check_attached(doctor);

@@ -43,6 +43,7 @@
 #include "compat.h"
 #include "insert.h"
 #include "outbox.h"
+#include "shape.h"
 #include "shmem.h"
 
 struct OnsideAppend
@@ -120,10 +121,14 @@ onside_segment_oid(int segment)
 Oid
 onside_segment_index_oid(int segment)
 {
-	char		name[NAMEDATALEN];
+	Relation	rel = table_open(onside_segment_oid(segment),
+								 AccessShareLock);
+	Oid			index;
 
-	snprintf(name, sizeof(name), "outbox_%d_xid_id_idx", segment);
-	return onside_relation_oid(name);
+	(void) onside_shape_require(rel, true);
+	index = onside_shape_index(rel);
+	table_close(rel, NoLock);
+	return index;
 }
 
 /* The next id of the current top-level transaction. */
@@ -249,6 +254,7 @@ find_in(Oid relid, const pg_uuid_t *event_id, OnsideEvent *event)
 	bool		found;
 
 	rel = table_open(relid, AccessShareLock);
+	(void) onside_shape_require(rel, true);
 	slot = table_slot_create(rel, NULL);
 	ScanKeyInit(&key, Anum_outbox_event_id, BTEqualStrategyNumber, F_UUID_EQ,
 				UUIDPGetDatum(event_id));
@@ -278,23 +284,6 @@ onside_outbox_find(const pg_uuid_t *event_id, OnsideEvent *event)
 	return find_in(onside_relation_oid("dead_letter"), event_id, event);
 }
 
-/* Are these the columns of a segment? */
-static bool
-looks_like_segment(TupleDesc tupdesc)
-{
-	static const Oid types[] = {
-		UUIDOID, TEXTOID, JSONBOID, TIMESTAMPTZOID, UUIDOID, TIMESTAMPTZOID,
-		XID8OID, INT8OID, INT2OID
-	};
-
-	if (tupdesc->natts < Natts_outbox)
-		return false;
-	for (int i = 0; i < Natts_outbox; i++)
-		if (TupleDescAttr(tupdesc, i)->atttypid != types[i])
-			return false;
-	return true;
-}
-
 /*
  * BEFORE INSERT OR UPDATE trigger of the segments, ENABLE ALWAYS.  Whoever may
  * insert needs no privilege beyond that: a trigger function's EXECUTE is
@@ -320,10 +309,11 @@ onside_outbox_before_insert(PG_FUNCTION_ARGS)
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
 		!TRIGGER_FIRED_BEFORE(trigdata->tg_event) ||
 		!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) ||
-		!looks_like_segment(RelationGetDescr(trigdata->tg_relation)))
+		!onside_shape_is_segment(trigdata->tg_relation))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("this function is the trigger of the outbox's segments")));
+	(void) onside_shape_require(trigdata->tg_relation, false);
 
 	if (!TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
 		ereport(ERROR,

@@ -44,8 +44,13 @@ extern void onside_outbox_init(void);
 /* OID of an extension's relation, or InvalidOid. */
 extern Oid	onside_relation_oid(const char *name);
 
-/* OIDs of a segment (1 ..) and its index, or InvalidOid. */
+/* OID of a segment (1 ..), or InvalidOid. */
 extern Oid	onside_segment_oid(int segment);
+
+/*
+ * OID of the index that a segment's rows are read by.  Raises an error if either
+ * of them is not as it has to be.
+ */
 extern Oid	onside_segment_index_oid(int segment);
 
 /* The event in a row of a segment.  Points into the slot where it can. */
