@@ -39,7 +39,7 @@ onside_dead_letter_insert(const OnsideEvent *event, int http_status,
 	Datum	   *values;
 	bool	   *nulls;
 
-	onside_insert_begin(&insert, onside_relation_oid("dead_letter"));
+	onside_insert_begin(&insert, onside_table_oid("dead_letter"));
 	slot = onside_insert_slot(&insert);
 	values = slot->tts_values;
 	nulls = slot->tts_isnull;

@@ -86,15 +86,7 @@ static void
 read_singleton(const char *name, Snapshot snapshot, RowReader reader,
 			   void *arg)
 {
-	Oid			relid = onside_relation_oid(name);
-
-	if (!OidIsValid(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("table \"%s.%s\" does not exist", ONSIDE_SCHEMA, name),
-				 errhint("Create the extension onside_attribution in this database.")));
-
-	if (!scan_singleton(relid, snapshot, reader, arg))
+	if (!scan_singleton(onside_table_oid(name), snapshot, reader, arg))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("table \"%s.%s\" has lost its row", ONSIDE_SCHEMA,

@@ -367,7 +367,7 @@ check_paused(OnsideDoctor *doctor)
 
 	if (!doctor->tables_known)
 		onside_doctor_row(doctor, "paused", ONSIDE_UNKNOWN,
-						  "see the check version", NULL);
+						  "see the checks version and tables", NULL);
 	else if (!onside_control_paused(&reason))
 		onside_doctor_row(doctor, "paused", ONSIDE_GOOD,
 						  "sending is not paused", NULL);
@@ -591,6 +591,7 @@ onside_doctor(PG_FUNCTION_ARGS)
 
 	check_preload(&doctor);
 	check_version(&doctor);
+	onside_doctor_tables(&doctor);
 	check_recovery(&doctor);
 	ask_worker(&doctor);
 	check_launcher(&doctor);

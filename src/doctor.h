@@ -25,7 +25,7 @@ typedef struct OnsideDoctor
 	ReturnSetInfo *rsinfo;
 	const char *database;		/* name, quoted */
 	const char *first_bad;		/* check; NULL while there is none */
-	bool		tables_known;	/* library and objects are of one version */
+	bool		tables_known;	/* of the library's version, and readable */
 	bool		standby;
 	bool		may_run;		/* a worker could be there */
 	const char *overridden;		/* " name  name ": set for this database */
@@ -52,6 +52,9 @@ extern void onside_doctor_row(OnsideDoctor *doctor, const char *check,
 /* Runs a query within SPI; a value of its result, NULL for NULL. */
 extern void onside_doctor_query(const char *query);
 extern char *onside_doctor_value(int row, int column);
+
+/* Are our tables as they have to be? */
+extern void onside_doctor_tables(OnsideDoctor *doctor);
 
 /* The checks from the last answer on: see doctor_events.c. */
 extern void onside_doctor_events(OnsideDoctor *doctor);

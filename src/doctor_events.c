@@ -26,6 +26,31 @@
 #define MAX_LISTED	10
 
 /* ----------
+ * What somebody has done to our tables
+ * ----------
+ */
+
+void
+onside_doctor_tables(OnsideDoctor *doctor)
+{
+	char	   *problems;
+
+	if (!doctor->tables_known)
+	{
+		onside_doctor_row(doctor, "tables", ONSIDE_UNKNOWN,
+						  "see the check version", NULL);
+		return;
+	}
+	problems = onside_shape_report(&doctor->tables_known);
+	if (problems == NULL)
+		onside_doctor_row(doctor, "tables", ONSIDE_GOOD,
+						  "the extension's tables are as it needs them", NULL);
+	else
+		onside_doctor_row(doctor, "tables", ONSIDE_BAD, problems,
+						  "The extension writes and reads these tables directly, without triggers, rules and constraints. Undo these changes with ALTER TABLE or DROP; columns that can be null and have no default, and indexes on columns that are not unique, may stay.");
+}
+
+/* ----------
  * The last answer
  * ----------
  */
@@ -208,7 +233,7 @@ check_outbox(OnsideDoctor *doctor)
 	if (!doctor->tables_known)
 	{
 		onside_doctor_row(doctor, "outbox", ONSIDE_UNKNOWN,
-						  "see the check version", NULL);
+						  "see the checks version and tables", NULL);
 		return;
 	}
 
@@ -248,27 +273,6 @@ check_outbox(OnsideDoctor *doctor)
 }
 
 /* ----------
- * What somebody has done to our tables
- * ----------
- */
-
-static void
-check_tables(OnsideDoctor *doctor)
-{
-	char	   *problems = doctor->tables_known ? onside_shape_report() : NULL;
-
-	if (!doctor->tables_known)
-		onside_doctor_row(doctor, "tables", ONSIDE_UNKNOWN,
-						  "see the check version", NULL);
-	else if (problems == NULL)
-		onside_doctor_row(doctor, "tables", ONSIDE_GOOD,
-						  "the extension's tables are as it needs them", NULL);
-	else
-		onside_doctor_row(doctor, "tables", ONSIDE_BAD, problems,
-						  "The extension writes and reads these tables directly, without triggers, rules and constraints. Undo these changes with ALTER TABLE or DROP; columns that can be null and have no default, and indexes on columns that are not unique, may stay.");
-}
-
-/* ----------
  * Dead letters
  * ----------
  */
@@ -282,7 +286,7 @@ check_dead_letters(OnsideDoctor *doctor)
 	if (!doctor->tables_known)
 	{
 		onside_doctor_row(doctor, "dead_letters", ONSIDE_UNKNOWN,
-						  "see the check version", NULL);
+						  "see the checks version and tables", NULL);
 		return;
 	}
 	onside_doctor_query("SELECT pg_catalog.count(*), pg_catalog.max(failed_at)"
@@ -373,7 +377,6 @@ onside_doctor_events(OnsideDoctor *doctor)
 {
 	check_last_answer(doctor);
 	check_backlog(doctor);
-	check_tables(doctor);
 	check_outbox(doctor);
 	check_dead_letters(doctor);
 	check_attached(doctor);

@@ -62,7 +62,7 @@ static bool
 is_complete(void)
 {
 	for (int segment = 1; segment <= ONSIDE_SEGMENTS; segment++)
-		if (!OidIsValid(onside_segment_oid(segment)) ||
+		if (!OidIsValid(onside_relation_oid(psprintf("outbox_%d", segment))) ||
 			!OidIsValid(onside_relation_oid(psprintf("outbox_%d_xid_id_idx",
 													 segment))))
 			return false;

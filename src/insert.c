@@ -156,6 +156,7 @@ compute_others(OnsideInsert *insert, TupleTableSlot *slot)
 					 errdetail("The extension onside_attribution writes this table and does not know the column."),
 					 errhint("ALTER TABLE %s.%s ALTER COLUMN %s DROP NOT NULL;",
 							 ONSIDE_SCHEMA,
+							 onside_shape_is_segment(insert->rel) ? "outbox" :
 							 RelationGetRelationName(insert->rel),
 							 quote_identifier(NameStr(attr->attname))),
 					 errtablecol(insert->rel, i + 1)));

@@ -108,6 +108,19 @@ onside_relation_oid(const char *name)
 }
 
 Oid
+onside_table_oid(const char *name)
+{
+	Oid			relid = onside_relation_oid(name);
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table \"%s.%s\" does not exist", ONSIDE_SCHEMA, name),
+				 errhint("Create the extension onside_attribution in this database, or give the table its name and schema back.")));
+	return relid;
+}
+
+Oid
 onside_segment_oid(int segment)
 {
 	static const char *const names[ONSIDE_SEGMENTS] = {
@@ -115,7 +128,7 @@ onside_segment_oid(int segment)
 	};
 
 	Assert(segment >= 1 && segment <= ONSIDE_SEGMENTS);
-	return onside_relation_oid(names[segment - 1]);
+	return onside_table_oid(names[segment - 1]);
 }
 
 Oid
@@ -155,18 +168,9 @@ OnsideAppend *
 onside_append_begin(void)
 {
 	OnsideAppend *append = palloc0(sizeof(OnsideAppend));
-	Oid			relid;
 
 	append->segment = current_segment();
-	relid = onside_segment_oid(append->segment);
-	if (!OidIsValid(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("segment %d of the outbox does not exist",
-						append->segment),
-				 errhint("Create the extension onside_attribution in this database.")));
-
-	onside_insert_begin(&append->insert, relid);
+	onside_insert_begin(&append->insert, onside_segment_oid(append->segment));
 	append->now = GetCurrentTimestamp();
 	append->xid = GetTopFullTransactionId();
 	return append;
@@ -281,7 +285,7 @@ onside_outbox_find(const pg_uuid_t *event_id, OnsideEvent *event)
 	for (int segment = 1; segment <= ONSIDE_SEGMENTS; segment++)
 		if (find_in(onside_segment_oid(segment), event_id, event))
 			return true;
-	return find_in(onside_relation_oid("dead_letter"), event_id, event);
+	return find_in(onside_table_oid("dead_letter"), event_id, event);
 }
 
 /*
@@ -312,7 +316,10 @@ onside_outbox_before_insert(PG_FUNCTION_ARGS)
 		!onside_shape_is_segment(trigdata->tg_relation))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("this function is the trigger of the outbox's segments")));
+				 errmsg("this function is the trigger of the outbox's segments"),
+				 CALLED_AS_TRIGGER(fcinfo) ?
+				 errdetail("Table \"%s\" is not one of them.",
+						   RelationGetRelationName(trigdata->tg_relation)) : 0));
 	(void) onside_shape_require(trigdata->tg_relation, false);
 
 	if (!TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))

@@ -44,7 +44,10 @@ extern void onside_outbox_init(void);
 /* OID of an extension's relation, or InvalidOid. */
 extern Oid	onside_relation_oid(const char *name);
 
-/* OID of a segment (1 ..), or InvalidOid. */
+/* OID of a table; raises an error if it is not there. */
+extern Oid	onside_table_oid(const char *name);
+
+/* OID of a segment (1 ..), likewise. */
 extern Oid	onside_segment_oid(int segment);
 
 /*

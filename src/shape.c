@@ -287,6 +287,7 @@ typedef struct Check
 	Oid			relid;
 	Snapshot	snapshot;
 	List	   *problems;
+	bool		unusable;		/* nobody can read or write it */
 
 	/* which of these have been seen */
 	int			ncolumns;
@@ -368,6 +369,8 @@ check_own_column(Check *check, Form_pg_attribute form)
 	const char *table = check->shape->name;
 	const OwnColumn *column = &check->shape->columns[form->attnum - 1];
 
+	check->unusable |= form->attisdropped || form->atttypid != column->type ||
+		(column->not_null && !form->attnotnull);
 	if (form->attisdropped)
 		problem(check, "column \"%s\" of table %s.%s was dropped",
 				column->name, ONSIDE_SCHEMA, table);
@@ -593,7 +596,8 @@ visit_parent(Check *check, Relation catalog, HeapTuple tuple)
 }
 
 List *
-onside_shape_problems(const OnsideTables *tables, int n, Snapshot snapshot)
+onside_shape_problems(const OnsideTables *tables, int n, Snapshot snapshot,
+					  bool *usable)
 {
 	const Shape *shape = &shapes[n];
 	Oid			relid = tables->relid[n];
@@ -602,6 +606,7 @@ onside_shape_problems(const OnsideTables *tables, int n, Snapshot snapshot)
 	/* visit_class() finds out whether it is there, by its name. */
 	walk(&check, RelationRelationId, ClassOidIndexId, Anum_pg_class_oid,
 		 relid, visit_class);
+	*usable = false;
 	if (!OidIsValid(check.relid))
 	{
 		problem(&check, "table %s.%s is not there", ONSIDE_SCHEMA, shape->name);
@@ -642,22 +647,32 @@ onside_shape_problems(const OnsideTables *tables, int n, Snapshot snapshot)
 		if (shape->checks[i] != NULL && !check.has_check[i])
 			problem(&check, "table %s.%s lacks the check constraint \"%s\"",
 					ONSIDE_SCHEMA, shape->name, shape->checks[i]);
+	*usable = !check.unusable && check.ncolumns == shape->ncolumns &&
+		(shape->index.name == NULL || check.has_index);
 	return check.problems;
 }
 
 char *
-onside_shape_report(void)
+onside_shape_report(bool *usable)
 {
 	OnsideTables tables;
+	bool		this_one;
 	StringInfoData buf;
 	ListCell   *lc;
 
 	initStringInfo(&buf);
 	(void) onside_shape_find(&tables);
+	*usable = true;
 	for (int i = 0; i < (int) lengthof(shapes); i++)
-		foreach(lc, onside_shape_problems(&tables, i, NULL))
+	{
+		List	   *problems = onside_shape_problems(&tables, i, NULL,
+													 &this_one);
+
+		*usable &= this_one;
+		foreach(lc, problems)
 			appendStringInfo(&buf, "%s%s", buf.len > 0 ? "; " : "",
 							 (char *) lfirst(lc));
+	}
 	return buf.len > 0 ? buf.data : NULL;
 }
 

@@ -42,18 +42,16 @@ extern bool onside_shape_has_index(int n, const char *index);
  * 'column "note" of table onside_attribution.outbox_1 has a default'; NIL if
  * nothing is.  Looks at the catalogs alone, with this snapshot, or NULL for one
  * of the present moment.  Takes no lock on the table and runs nothing of a
- * user's.
+ * user's.  usable: can rows be read and written?
  */
 extern List *onside_shape_problems(const OnsideTables *tables, int n,
-								   Snapshot snapshot);
+								   Snapshot snapshot, bool *usable);
 
 /* Has this table the name of one of the outbox's segments? */
 extern bool onside_shape_is_segment(Relation rel);
 
-/*
- * What is wrong with all of them, for doctor(); NULL if nothing is.
- */
-extern char *onside_shape_report(void);
+/* What is wrong with all of them, for doctor(); NULL if nothing is. */
+extern char *onside_shape_report(bool *usable);
 
 /*
  * Raises an error unless the columns of a table of ours are where and what we

@@ -133,8 +133,9 @@ check_alter(const OnsideTables *tables, AlterTableStmt *stmt)
 
 		if (cmd->subtype == AT_DropColumn &&
 			onside_shape_has_column(table, cmd->name))
-			refuse(table, psprintf("the table lacks its column \"%s\"",
-								   cmd->name));
+			refuse(table, psprintf("column \"%s\" of table %s.%s is gone",
+								   cmd->name, ONSIDE_SCHEMA,
+								   onside_shape_name(table)));
 		if (cmd->subtype == AT_DetachPartition &&
 			castNode(PartitionCmd, cmd->def)->concurrent)
 			refuse(table, "the table lacks a partition");
@@ -203,7 +204,9 @@ may_have_altered(Oid relid)
 static const char *
 new_problem(const OnsideShapeGuard *guard, int table)
 {
-	List	   *now = onside_shape_problems(&guard->tables, table, NULL);
+	bool		ignored;
+	List	   *now = onside_shape_problems(&guard->tables, table, NULL,
+											&ignored);
 	List	   *then;
 	ListCell   *lc;
 	ListCell   *lc2;
@@ -212,7 +215,8 @@ new_problem(const OnsideShapeGuard *guard, int table)
 		return NULL;
 	PushCopiedSnapshot(GetLatestSnapshot());
 	GetActiveSnapshot()->curcid = guard->command;
-	then = onside_shape_problems(&guard->tables, table, GetActiveSnapshot());
+	then = onside_shape_problems(&guard->tables, table, GetActiveSnapshot(),
+								 &ignored);
 	PopActiveSnapshot();
 
 	foreach(lc, now)

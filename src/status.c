@@ -26,6 +26,7 @@
 #include "delivery.h"
 #include "outbox.h"
 #include "settings.h"
+#include "shape.h"
 #include "shmem.h"
 #include "version.h"
 #include "window.h"
@@ -170,6 +171,7 @@ status_from_tables(pid_t pid, OnsideState state, const char *reason,
 	OnsideDelivery delivery = {0};
 	Count		count = {0};
 	char	   *problem;
+	bool		usable;
 
 	memset(nulls, true, STATUS_COLUMNS * sizeof(bool));
 	nulls[STATUS_WORKER_PID] = pid == 0;
@@ -177,8 +179,9 @@ status_from_tables(pid_t pid, OnsideState state, const char *reason,
 	nulls[STATUS_STATE] = false;
 	values[STATUS_STATE] = CStringGetTextDatum(onside_state_name(state));
 
-	/* Newer tables than this library knows may have any shape. */
-	if (onside_version_match(&problem) == ONSIDE_SQL_NEWER)
+	/* Newer tables than this library knows may have any shape; so may altered. */
+	if (onside_version_match(&problem) == ONSIDE_SQL_NEWER ||
+		((problem = onside_shape_report(&usable)) != NULL && !usable))
 	{
 		set_text(values, nulls, STATUS_STATE_REASON, problem);
 		return;
