@@ -350,20 +350,59 @@ foreach my $case ([ 'nothing', 'outbox', 'works' ], @cases)
 	note("$name: $result") if $result !~ /^works/;
 }
 
-# A database for each alteration of all its tables at once, or of one table if it
-# may stop something.
-my @databases;
+# A database for some alterations of all their tables at once, or for one of one
+# table if it may stop something.
+my (@databases, %gathered);
+sub altered_database
+{
+	my ($expected, @those) = @_;
+	my $name = sprintf 'altered_%02d', scalar @databases;
+	my (%tables, $n, @statements);
+	foreach my $case (@those)
+	{
+		my ($what, $table, undef, @commands) = @$case;
+		$n++;
+		s/\b(mine|note|dom|other|four|child|parent|mood)_?/$1_${n}_/g foreach @those > 1 ? @commands : ();
+		push @statements, @commands;
+		$tables{$table} = 1;
+	}
+	$node->safe_psql('postgres', "CREATE DATABASE $name TEMPLATE base STRATEGY file_copy");
+	$node->safe_psql($name, join '', map { "$_;\n" } @statements);
+	my %what = map { $_->[0] => 1 } @those;
+	push @databases,
+	  { name => $name, what => join(', ', sort(keys %what), @those > 1 ? () : keys %tables), expected => $expected,
+		tables => [ sort keys %tables ], ids => {}, errors => '' };
+	return;
+}
+
 foreach my $alteration (@alterations)
 {
-	my ($what, $tables, $expected) = @$alteration;
-	foreach my $group ($expected eq 'stops' ? (map { [$_] } @$tables) : ($tables))
+	my ($what, undef, $expected) = @$alteration;
+	my @those = grep { $_->[0] eq $what } @cases;
+	if ($expected eq 'stops')
 	{
-		my $name = sprintf 'altered_%02d', scalar @databases;
-		$node->safe_psql('postgres', "CREATE DATABASE $name TEMPLATE base");
-		$node->safe_psql($name, "$_;") foreach map { statements($alteration, $_) } @$group;
-		push @databases, { name => $name, what => "$what, @$group", expected => $expected, tables => $group, ids => {} };
+		altered_database($expected, $_) foreach @those;
+	}
+	else
+	{
+		push @{ $gathered{$expected} }, \@those;
 	}
 }
+foreach my $expected (sort keys %gathered)
+{
+	while (my @some = splice @{ $gathered{$expected} }, 0, 4)
+	{
+		altered_database($expected, map { @$_ } @some);
+	}
+}
+
+# One to be repaired.
+$node->safe_psql('postgres', 'CREATE DATABASE broken TEMPLATE base');
+$node->safe_psql('broken', <<'SQL');
+ALTER TABLE onside_attribution.dead_letter ADD COLUMN note text DEFAULT 'x';
+CREATE TRIGGER mine AFTER INSERT ON onside_attribution.dead_letter FOR EACH ROW EXECUTE FUNCTION public.stop();
+SQL
+note(scalar(@databases) . ' databases');
 unlike(log_since($node, $position), qr/terminated by signal/, 'made without the library: no session has crashed');
 
 # ---------------------------------------------------------------------------
@@ -554,18 +593,16 @@ foreach my $db (@databases)
 is($sandbox->report->{mismatched}, 0, 'nothing came again with other bytes');
 
 # What is wrong already keeps nobody from anything else, nor from repairing it.
-my ($db) = grep { $_->{what} =~ /^a column with a default/ } @databases;
-like(($node->psql($db->{name}, "ALTER TABLE $schema.dead_letter ADD COLUMN more text DEFAULT 'x'"))[2],
+like(($node->psql('broken', "ALTER TABLE $schema.dead_letter ADD COLUMN more text DEFAULT 'x'"))[2],
 	qr/cannot change table .*\n.*column "more"/, 'a table that is wrong gets nothing else that is wrong');
-$node->safe_psql($db->{name}, "CREATE TABLE public.more (a int DEFAULT 1); ALTER TABLE $schema.dead_letter ADD COLUMN more text");
-foreach my $table (@all)
-{
-	$node->safe_psql($db->{name}, "ALTER TABLE $schema.$table ALTER note DROP DEFAULT");
-}
-is($node->safe_psql($db->{name}, "SELECT ok FROM onside_attribution.doctor() WHERE check_name = 'tables'"), 't', 'repaired');
+$node->safe_psql('broken', 'CREATE TABLE public.more (a int DEFAULT 1)');
+$node->safe_psql('broken', "ALTER TABLE $schema.dead_letter ADD COLUMN more text");
+$node->safe_psql('broken', "DROP TRIGGER mine ON $schema.dead_letter");
+$node->safe_psql('broken', "ALTER TABLE $schema.dead_letter ALTER note DROP DEFAULT");
+is($node->safe_psql('broken', "SELECT ok FROM onside_attribution.doctor() WHERE check_name = 'tables'"), 't', 'repaired step by step');
 
 # An index that is missing: the error says what to do.
-($db) = grep { $_->{what} eq 'its own index dropped, outbox_1' } @databases;
+my ($db) = grep { $_->{what} eq 'its own index dropped, outbox_1' } @databases;
 my ($command) = log_since($node, $position) =~ /HINT:  (CREATE INDEX outbox_1_xid_id_idx .*;)/;
 ok(defined $command, 'the worker says which index it needs');
 $node->safe_psql($db->{name}, $command) if defined $command;
