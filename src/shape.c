@@ -521,7 +521,7 @@ visit_trigger(Check *check, Relation catalog, HeapTuple tuple)
 	{
 		check->has_trigger = true;
 		if (form->tgenabled != TRIGGER_FIRES_ALWAYS)
-			problem(check, "trigger \"%s\" of table %s.%s is not enabled ALWAYS",
+			problem(check, "trigger \"%s\" of table %s.%s is not enabled ALWAYS; no restore needs --disable-triggers for it",
 					NameStr(form->tgname), ONSIDE_SCHEMA, table);
 		if (!heap_attisnull(tuple, Anum_pg_trigger_tgqual,
 							RelationGetDescr(catalog)))

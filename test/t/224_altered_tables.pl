@@ -350,6 +350,34 @@ foreach my $case ([ 'nothing', 'outbox', 'works' ], @cases)
 	note("$name: $result") if $result !~ /^works/;
 }
 
+# An index that somebody has added is kept up, whatever it is; and no row with a
+# foreign transaction's number gets in, not even with the trigger disabled.
+is($node->safe_psql('shop', <<'SQL'), "t\n1\n1", 'made without the library: indexes are kept up');
+SET client_min_messages = error;
+CREATE INDEX ON onside_attribution.outbox_1 ((payload ->> 'k')) WHERE event_name = 'e';
+CREATE UNIQUE INDEX ON onside_attribution.outbox_1 (event_id);
+SELECT onside_attribution.track('e', gen_random_uuid(), '{"k": "v"}', event_id => '0a0b0c0d-0001-4002-8003-000000000001') IS NOT NULL;
+SET enable_seqscan = off;
+SELECT count(*) FROM onside_attribution.outbox_1 WHERE event_name = 'e' AND payload ->> 'k' = 'v';
+SELECT count(*) FROM onside_attribution.outbox_1 WHERE event_id = '0a0b0c0d-0001-4002-8003-000000000001';
+SQL
+like(($node->psql('shop', "SELECT onside_attribution.track('e', gen_random_uuid(), '{}', event_id => '0a0b0c0d-0001-4002-8003-000000000001')"))[2],
+	qr/duplicate key value violates unique constraint "outbox_1_event_id_idx"/, 'and unique ones are unique');
+$node->safe_psql('shop', <<'SQL');
+TRUNCATE onside_attribution.outbox;
+DROP INDEX onside_attribution.outbox_1_expr_idx, onside_attribution.outbox_1_event_id_idx;
+SQL
+foreach ([ "'3', 1", qr/violates check constraint "xid_is_the_recording_transaction"/ ], [ 'NULL, 1', qr/null value in column "xid"/ ])
+{
+	my ($place, $error) = @$_;
+	like(($node->psql('shop', <<SQL))[2], $error, "made without the library: trigger disabled, an xid of $place");
+BEGIN;
+ALTER TABLE onside_attribution.outbox_1 DISABLE TRIGGER ALL;
+INSERT INTO onside_attribution.outbox (event_id, event_name, payload, installation_id, recorded_at, xid, id, segment)
+VALUES ('0a0b0c0d-0001-4002-8003-000000000001', 'e', '{}', '550e8400-e29b-41d4-a716-446655440000', now(), $place, 1);
+SQL
+}
+
 # A database for some alterations of all their tables at once, or for one of one
 # table if it may stop something.
 my (@databases, %gathered);
@@ -462,6 +490,19 @@ foreach (
 	}
 }
 is($node->safe_psql('shop', attempt([])), 'works', 'with the library: all is as before');
+
+# pg_restore --disable-triggers asks for what is refused, and restores all the same.
+$node->safe_psql('shop', 'TRUNCATE onside_attribution.outbox');
+my @pending = map { track($node, 'shop') } 1 .. 2;
+my $dump = $node->basedir . '/dump';
+$node->command_ok([ 'pg_dump', '-Fc', '-a', '-f', $dump, $node->connstr('shop') ], 'pg_dump');
+$node->safe_psql('postgres', 'CREATE DATABASE restored');
+$node->safe_psql('restored', 'CREATE EXTENSION onside_attribution');
+$node->safe_psql('restored', 'SELECT onside_attribution.pause()');
+my ($stdout, $stderr) = run_command([ 'pg_restore', '-a', '-n', $schema, '--disable-triggers', '-d', $node->connstr('restored'), $dump ]);
+like($stderr, qr/cannot change table "$schema\.outbox_\d" in this way.*--disable-triggers/s, 'pg_restore --disable-triggers says that it need not');
+is($node->safe_psql('restored', 'SELECT event_id FROM onside_attribution.pending ORDER BY 1'), join("\n", sort @pending), 'and has restored what was pending');
+is($node->safe_psql('restored', "SELECT ok FROM onside_attribution.doctor() WHERE check_name = 'tables'"), 't', 'and the tables are as they have to be');
 
 # The schema, the extension, and what CASCADE would drop with a column.
 foreach (

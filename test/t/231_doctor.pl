@@ -26,7 +26,7 @@ send_to($node, $sandbox, 'shop', $password);
 $node->start;
 create_extension($node, 'postgres');
 
-my @checks = qw(preload version primary launcher max_databases
+my @checks = qw(preload version tables primary launcher max_databases
   max_worker_processes worker settings enabled paused credentials_file ca_file
   endpoint proxy name_resolution connection tls last_answer backlog outbox
   dead_letters attached);
@@ -386,10 +386,10 @@ $rows = doctor();
 is($rows->{version}{ok}, 0, 'objects newer than the library');
 like($rows->{version}{hint}, qr/restart the server/, 'are to be followed by a restart');
 is($rows->{$_}{ok}, undef, "and $_ is not looked at, for it may have any shape")
-  foreach qw(paused outbox dead_letters);
+  foreach qw(tables paused outbox dead_letters);
 version_is('0.9');
 finds('objects older than the library', { version => [ qr/still version 0\.9/, qr/^ALTER EXTENSION onside_attribution UPDATE;/ ] },
-	unknown => [qw(paused outbox dead_letters)]);
+	unknown => [qw(tables paused outbox dead_letters)]);
 version_is('1.0');
 finds('of the same version', {});
 
