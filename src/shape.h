@@ -10,32 +10,67 @@
 
 #include "postgres.h"
 
+#include "catalog/pg_index.h"
 #include "nodes/pg_list.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
 
-/* Room for all of the extension's tables. */
-#define ONSIDE_MAX_TABLES	16
+/* How many tables we have, and how much they have. */
+#define ONSIDE_TABLES			9
+#define ONSIDE_SHAPE_KEYS		5
+#define ONSIDE_SHAPE_CHECKS		4
 
-/* The extension's tables, by number; InvalidOid for one that is not there. */
+typedef struct OnsideShapeColumn
+{
+	const char *name;
+	Oid			type;
+	bool		not_null;
+	bool		has_default;	/* must have one; any other may */
+} OnsideShapeColumn;
+
+/* An index that we need. */
+typedef struct OnsideShapeIndex
+{
+	const char *name;
+	bool		primary;
+	AttrNumber	keys[ONSIDE_SHAPE_KEYS];	/* with zeros at the end */
+} OnsideShapeIndex;
+
+/* A trigger of ours, which has to be enabled ALWAYS. */
+typedef struct OnsideShapeTrigger
+{
+	const char *name;
+	const char *function;
+	int16		type;
+} OnsideShapeTrigger;
+
+typedef struct OnsideShape
+{
+	const char *name;
+	char		relkind;
+	const char *parent;			/* partitioned table, or NULL */
+	int			ncolumns;
+	const OnsideShapeColumn *columns;
+	OnsideShapeIndex index;		/* no name: none */
+	OnsideShapeTrigger trigger; /* no name: none */
+	const char *checks[ONSIDE_SHAPE_CHECKS];
+} OnsideShape;
+
+extern const OnsideShape onside_shapes[ONSIDE_TABLES];
+
+/* Where these tables are, in the same order; InvalidOid if one is not there. */
 typedef struct OnsideTables
 {
 	Oid			schema;
-	Oid			relid[ONSIDE_MAX_TABLES];
+	Oid			relid[ONSIDE_TABLES];
 } OnsideTables;
-
-/* How many tables there are. */
-extern int	onside_shape_count(void);
 
 /* Finds the tables.  False if their schema is not there. */
 extern bool onside_shape_find(OnsideTables *tables);
 
-/* The n-th table's name; 0 .. onside_shape_count() - 1. */
-extern const char *onside_shape_name(int n);
-
-/* Is this a column, an index of the n-th table that the extension has made? */
-extern bool onside_shape_has_column(int n, const char *column);
-extern bool onside_shape_has_index(int n, const char *index);
+/* Has an index these columns as its key? */
+extern bool onside_shape_has_keys(Form_pg_index form,
+								  const OnsideShapeIndex *index);
 
 /*
  * What is wrong with the n-th table, as a list of strings such as

@@ -57,7 +57,7 @@ refuse(int table, const char *problem)
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("cannot change table \"%s.%s\" in this way",
-					ONSIDE_SCHEMA, onside_shape_name(table)),
+					ONSIDE_SCHEMA, onside_shapes[table].name),
 			 errdetail("After that, %s.", problem),
 			 errhint("The extension onside_attribution writes and reads this table directly. It may get columns that can be null and have no default, and indexes on columns that are not unique; triggers, constraints and rules belong on a table of your own.")));
 }
@@ -73,7 +73,7 @@ find_table(const OnsideTables *tables, RangeVar *name)
 {
 	Oid			relid = RangeVarGetRelid(name, NoLock, true);
 
-	for (int i = 0; OidIsValid(relid) && i < onside_shape_count(); i++)
+	for (int i = 0; OidIsValid(relid) && i < ONSIDE_TABLES; i++)
 		if (tables->relid[i] == relid)
 			return i;
 	return -1;
@@ -111,11 +111,21 @@ check_drop_index(const OnsideTables *tables, DropStmt *stmt)
 
 		if (!OidIsValid(index) || get_rel_namespace(index) != tables->schema)
 			continue;
-		for (int i = 0; i < onside_shape_count(); i++)
-			if (onside_shape_has_index(i, get_rel_name(index)))
+		for (int i = 0; i < ONSIDE_TABLES; i++)
+			if (onside_shapes[i].index.name != NULL &&
+				strcmp(onside_shapes[i].index.name, get_rel_name(index)) == 0)
 				refuse(i, psprintf("the table lacks the index \"%s\"",
 								   get_rel_name(index)));
 	}
+}
+
+static bool
+is_own_column(int table, const char *name)
+{
+	for (int i = 0; i < onside_shapes[table].ncolumns; i++)
+		if (strcmp(onside_shapes[table].columns[i].name, name) == 0)
+			return true;
+	return false;
 }
 
 /* DROP COLUMN and DETACH PARTITION CONCURRENTLY */
@@ -132,10 +142,10 @@ check_alter(const OnsideTables *tables, AlterTableStmt *stmt)
 		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
 
 		if (cmd->subtype == AT_DropColumn &&
-			onside_shape_has_column(table, cmd->name))
+			is_own_column(table, cmd->name))
 			refuse(table, psprintf("column \"%s\" of table %s.%s is gone",
 								   cmd->name, ONSIDE_SCHEMA,
-								   onside_shape_name(table)));
+								   onside_shapes[table].name));
 		if (cmd->subtype == AT_DetachPartition &&
 			castNode(PartitionCmd, cmd->def)->concurrent)
 			refuse(table, "the table lacks a partition");
@@ -233,13 +243,13 @@ new_problem(const OnsideShapeGuard *guard, int table)
 void
 onside_shape_guard_after(const OnsideShapeGuard *guard)
 {
-	bool		altered[ONSIDE_MAX_TABLES] = {false};
+	bool		altered[ONSIDE_TABLES] = {false};
 	bool		any = false;
 	char	   *ignored;
 
 	if (!guard->on)
 		return;
-	for (int i = 0; i < onside_shape_count(); i++)
+	for (int i = 0; i < ONSIDE_TABLES; i++)
 		any |= altered[i] = OidIsValid(guard->tables.relid[i]) &&
 			(guard->renames ||
 			 may_have_altered(guard->tables.relid[i]));
@@ -252,7 +262,7 @@ onside_shape_guard_after(const OnsideShapeGuard *guard)
 		in_own_script() ||
 		onside_version_match(&ignored) != ONSIDE_VERSION_SAME)
 		return;
-	for (int i = 0; i < onside_shape_count(); i++)
+	for (int i = 0; i < ONSIDE_TABLES; i++)
 	{
 		const char *problem = altered[i] ? new_problem(guard, i) : NULL;
 
