@@ -120,15 +120,9 @@ SELECT try('UPDATE onside_attribution.outbox SET event_name = ''x''');
 RESET session_replication_role;
 TRUNCATE onside_attribution.outbox;
 
--- With the trigger disabled a foreign xid is still refused.
-BEGIN;
-ALTER TABLE onside_attribution.outbox_1 DISABLE TRIGGER ALL;
-SELECT try($$INSERT INTO onside_attribution.outbox (event_id, event_name, payload, installation_id, recorded_at, xid, id, segment)
-             VALUES ('0a0b0c0d-0001-4002-8003-000000000001', 'e', '{}', '550e8400-e29b-41d4-a716-446655440000', now(), '3', 1, 1)$$);
-SELECT try($$INSERT INTO onside_attribution.outbox (event_id, event_name, payload, installation_id, recorded_at, id, segment)
-             VALUES ('0a0b0c0d-0001-4002-8003-000000000001', 'e', '{}', '550e8400-e29b-41d4-a716-446655440000', now(), 1, 1)$$);
-SELECT count(*) FROM onside_attribution.outbox;
-ROLLBACK;
+-- It stays enabled.
+SELECT try('ALTER TABLE onside_attribution.outbox_1 DISABLE TRIGGER ALL');
+SELECT try('ALTER TABLE onside_attribution.outbox_1 ENABLE TRIGGER onside_outbox_before_insert');
 
 -- The trigger's function is for nothing else.
 CREATE TABLE other (a int);
@@ -141,16 +135,16 @@ SELECT try('INSERT INTO other VALUES (1)');
 -- A DBA's own indexes are kept up by both ways in.
 BEGIN;
 CREATE INDEX ON onside_attribution.outbox (installation_id);
-CREATE INDEX ON onside_attribution.outbox ((payload ->> 'k')) WHERE event_name = 'e';
+CREATE INDEX ON onside_attribution.outbox USING gin (payload);
 SELECT onside_attribution.track(name, '550e8400-e29b-41d4-a716-446655440000', '{"k": "v"}') IS NOT NULL FROM unnest('{e,f,e}'::text[]) AS name;
 INSERT INTO onside_attribution.outbox (event_name, payload, installation_id) VALUES ('e', '{"k": "v"}', '550e8400-e29b-41d4-a716-446655440000');
 SET LOCAL enable_seqscan = off;
+SELECT count(*) FROM onside_attribution.outbox WHERE payload @> '{"k": "v"}';
 SET LOCAL enable_bitmapscan = off;
-EXPLAIN (COSTS OFF) SELECT FROM onside_attribution.outbox_1 WHERE event_name = 'e' AND payload ->> 'k' = 'v';
-SELECT count(*) FROM onside_attribution.outbox WHERE event_name = 'e' AND payload ->> 'k' = 'v';
+EXPLAIN (COSTS OFF) SELECT FROM onside_attribution.outbox_1 WHERE installation_id = '550e8400-e29b-41d4-a716-446655440000';
 SELECT count(*) FROM onside_attribution.outbox WHERE installation_id = '550e8400-e29b-41d4-a716-446655440000';
--- And unique ones are unique.
-CREATE UNIQUE INDEX ON onside_attribution.outbox_1 (event_id);
-SELECT onside_attribution.track('e', gen_random_uuid(), '{}', event_id => '0a0b0c0d-0001-4002-8003-000000000009') IS NOT NULL;
-SELECT try($$SELECT onside_attribution.track('e', gen_random_uuid(), '{}', event_id => '0a0b0c0d-0001-4002-8003-000000000009')$$);
 ROLLBACK;
+-- Those that would refuse rows or run code are refused.
+SELECT try('CREATE INDEX ON onside_attribution.outbox ((payload ->> ''k''))');
+SELECT try('CREATE INDEX ON onside_attribution.outbox (event_id) WHERE event_name = ''e''');
+SELECT try('CREATE UNIQUE INDEX ON onside_attribution.outbox_1 (event_id)');

@@ -41,6 +41,7 @@
 #include "compat.h"
 #include "insert.h"
 #include "outbox.h"
+#include "shape.h"
 
 enum
 {
@@ -60,20 +61,6 @@ enum
 	Anum_state_updated_at,
 	Anum_state_finished_at
 };
-
-static Oid
-state_oid(void)
-{
-	Oid			relid = onside_relation_oid("backfill_state");
-
-	if (!OidIsValid(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("table \"%s.backfill_state\" does not exist",
-						ONSIDE_SCHEMA),
-				 errhint("Create the extension onside_attribution in this database.")));
-	return relid;
-}
 
 static uint32
 hash_key(const OnsideBackfillKey *key)
@@ -147,7 +134,7 @@ OnsideBackfillState *
 onside_backfill_lock(const OnsideBackfillKey *key)
 {
 	OnsideBackfillState *state = palloc(sizeof(OnsideBackfillState));
-	Oid			relid = state_oid();
+	Oid			relid = onside_table_oid("backfill_state");
 	Relation	rel;
 	Snapshot	snapshot;
 	TableScanDesc scan;
@@ -159,6 +146,7 @@ onside_backfill_lock(const OnsideBackfillKey *key)
 	LockDatabaseObject(relid, hash_key(key), 0, ExclusiveLock);
 
 	rel = table_open(relid, RowExclusiveLock);
+	(void) onside_shape_require(rel, true);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	slot = table_slot_create(rel, NULL);
 	scan = onside_table_beginscan(rel, snapshot, 0, NULL);
@@ -188,7 +176,7 @@ onside_backfill_save(const OnsideBackfillKey *key,
 	Datum	   *values;
 	bool	   *nulls;
 
-	onside_insert_begin(&insert, state_oid());
+	onside_insert_begin(&insert, onside_table_oid("backfill_state"));
 	if (ItemPointerIsValid(&state->tid))
 		simple_heap_delete(insert.rel,
 						   unconstify(ItemPointerData *, &state->tid));
@@ -230,7 +218,7 @@ onside_backfill_save(const OnsideBackfillKey *key,
 void
 onside_backfill_forget_dropped(void)
 {
-	Oid			relid = state_oid();
+	Oid			relid = onside_table_oid("backfill_state");
 	Relation	rel;
 	Snapshot	snapshot;
 	TableScanDesc scan;

@@ -57,6 +57,7 @@
 #include "dead_letter.h"
 #include "insert.h"
 #include "outbox.h"
+#include "shape.h"
 #include "sort.h"
 
 PG_FUNCTION_INFO_V1(onside_retry_dead_letters);
@@ -117,7 +118,7 @@ onside_dead_letter_insert(const OnsideEvent *event, int http_status,
 	bool	   *nulls;
 	pg_uuid_t	id;
 
-	onside_insert_begin(&insert, onside_relation_oid("dead_letter"));
+	onside_insert_begin(&insert, onside_table_oid("dead_letter"));
 	slot = onside_insert_slot(&insert);
 	values = slot->tts_values;
 	nulls = slot->tts_isnull;
@@ -375,7 +376,8 @@ onside_retry_dead_letters(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("retry_dead_letters()");
 	PreventCommandIfParallelMode("retry_dead_letters()");
 	read_wanted(&wanted, PG_ARGISNULL(0) ? NULL : PG_GETARG_ARRAYTYPE_P(0));
-	rel = table_open(onside_relation_oid("dead_letter"), RowExclusiveLock);
+	rel = table_open(onside_table_oid("dead_letter"), RowExclusiveLock);
+	(void) onside_shape_require(rel, true);
 
 	/* As the command of its own that it is. */
 	CommandCounterIncrement();

@@ -47,7 +47,6 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
-#include "executor/executor.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -64,7 +63,9 @@
 
 #include "compat.h"
 #include "delivery.h"
+#include "insert.h"
 #include "outbox.h"
+#include "shape.h"
 
 PG_FUNCTION_INFO_V1(onside_keep_state);
 
@@ -105,18 +106,14 @@ enum
  * ----------
  */
 
-/* Opens a table of ours. */
+/* Opens a table of ours to read it. */
 static Relation
-open_table(const char *name, LOCKMODE mode)
+open_table(const char *name)
 {
-	Oid			relid = onside_relation_oid(name);
+	Relation	rel = table_open(onside_table_oid(name), AccessShareLock);
 
-	if (!OidIsValid(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("table \"%s.%s\" does not exist", ONSIDE_SCHEMA, name),
-				 errhint("Create the extension onside_attribution in this database.")));
-	return table_open(relid, mode);
+	(void) onside_shape_require(rel, true);
+	return rel;
 }
 
 /* The table's first row, as the snapshot sees it, goes into the slot. */
@@ -163,7 +160,7 @@ typedef void (*RowReader) (TupleTableSlot *slot, void *arg);
 static const char *
 read_state(const char *name, Snapshot snapshot, RowReader reader, void *arg)
 {
-	Relation	rel = open_table(name, AccessShareLock);
+	Relation	rel = open_table(name);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	const char *problem = NULL;
 
@@ -193,20 +190,6 @@ current_xid(void)
 	TransactionId xid = GetCurrentTransactionId();
 
 	return onside_widen_xid(xid, ReadNextFullTransactionId());
-}
-
-/* The primary key's index, and what a DBA has added. */
-static void
-insert_index_entries(Relation rel, TupleTableSlot *slot)
-{
-	ResultRelInfo *rri = makeNode(ResultRelInfo);
-	EState	   *estate = CreateExecutorState();
-
-	rri->ri_RelationDesc = rel;
-	ExecOpenIndices(rri, false);
-	(void) onside_insert_index_entries(rri, slot, estate);
-	ExecCloseIndices(rri);
-	FreeExecutorState(estate);
 }
 
 /*
@@ -246,49 +229,55 @@ update_row(Relation rel, ItemPointer tid, TupleTableSlot *slot, bool *moved)
 	return false;
 }
 
-/* Replaces the one row, or makes it.  False if the former has to be done again. */
+/*
+ * Replaces the one row, or makes it.  False if the former has to be done again.
+ * Columns that somebody has added keep what they had.
+ */
 static bool
-replace_row(Relation rel, Datum *values, bool *nulls, bool *replace)
+replace_row(OnsideInsert *insert, Datum *values, bool *nulls, bool *replace)
 {
-	TupleDesc	desc = RelationGetDescr(rel);
+	Relation	rel = insert->rel;
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	HeapTuple	tuple;
-	ItemPointerData tid;
-	bool		moved = true;
+	bool		moved = false;
 	bool		done = true;
 
 	PushActiveSnapshot(IsolationUsesXactSnapshot() ?
 					   GetTransactionSnapshot() : GetLatestSnapshot());
 	if (find_row(rel, GetActiveSnapshot(), slot))
 	{
-		tid = slot->tts_tid;
-		tuple = heap_modify_tuple(ExecFetchSlotHeapTuple(slot, true, NULL),
-								  desc, values, nulls, replace);
+		ItemPointerData tid = slot->tts_tid;
+		HeapTuple	tuple =
+			heap_modify_tuple(ExecFetchSlotHeapTuple(slot, true, NULL),
+							  RelationGetDescr(rel), values, nulls, replace);
+
 		ExecForceStoreHeapTuple(tuple, slot, false);
 		done = update_row(rel, &tid, slot, &moved);
 	}
 	else
 	{
-		ExecForceStoreHeapTuple(heap_form_tuple(desc, values, nulls), slot,
-								false);
-		table_tuple_insert(rel, slot, GetCurrentCommandId(true), 0, NULL);
+		TupleTableSlot *row = onside_insert_slot(insert);
+
+		for (int i = 0; i < RelationGetDescr(rel)->natts; i++)
+			if (replace[i])
+			{
+				row->tts_values[i] = values[i];
+				row->tts_isnull[i] = nulls[i];
+			}
+		onside_insert_row(insert);
 	}
 	if (done && moved)
-		insert_index_entries(rel, slot);
+		onside_insert_moved(insert, slot);
 	PopActiveSnapshot();
 	ExecDropSingleTupleTableSlot(slot);
 	return done;
 }
 
-/*
- * Writes the one row of a table.  natts values are given; columns behind them,
- * which somebody has added, keep what they had.
- */
+/* Writes the one row of a table, of which natts values are given. */
 static void
 write_state(const char *name, const Datum *values, const bool *nulls,
 			int natts)
 {
-	Relation	rel;
+	OnsideInsert insert;
 	int			all;
 	Datum	   *row_values;
 	bool	   *row_nulls;
@@ -296,27 +285,21 @@ write_state(const char *name, const Datum *values, const bool *nulls,
 
 	PreventCommandIfReadOnly("writing the state of delivery");
 	PreventCommandIfParallelMode("writing the state of delivery");
-	rel = open_table(name, RowExclusiveLock);
-	all = RelationGetDescr(rel)->natts;
+	onside_insert_begin(&insert, onside_table_oid(name));
+	all = RelationGetDescr(insert.rel)->natts;
 	row_values = palloc0(all * sizeof(Datum));
-	row_nulls = palloc(all * sizeof(bool));
+	row_nulls = palloc0(all * sizeof(bool));
 	replace = palloc0(all * sizeof(bool));
-	memset(row_nulls, true, all * sizeof(bool));
-	for (int i = 0; i < natts; i++)
-	{
-		row_values[i] = values[i];
-		row_nulls[i] = nulls[i];
-		replace[i] = true;
-	}
+	memcpy(row_values, values, natts * sizeof(Datum));
+	memcpy(row_nulls, nulls, natts * sizeof(bool));
+	memset(replace, true, natts * sizeof(bool));
 	row_values[Anum_state_singleton - 1] = BoolGetDatum(true);
 	row_values[Anum_state_written_by - 1] =
 		FullTransactionIdGetDatum(current_xid());
-	row_nulls[Anum_state_singleton - 1] = false;
-	row_nulls[Anum_state_written_by - 1] = false;
 
-	while (!replace_row(rel, row_values, row_nulls, replace))
+	while (!replace_row(&insert, row_values, row_nulls, replace))
 		CHECK_FOR_INTERRUPTS();
-	table_close(rel, NoLock);
+	onside_insert_end(&insert);
 	CommandCounterIncrement();
 }
 
@@ -491,7 +474,7 @@ onside_delivery_store(OnsideDelivery *delivery)
 bool
 onside_delivery_is_held(TransactionId xid)
 {
-	Relation	rel = open_table("delivery_cursor", AccessShareLock);
+	Relation	rel = open_table("delivery_cursor");
 	TransactionId oldest = GetOldestNonRemovableTransactionId(rel);
 
 	table_close(rel, AccessShareLock);

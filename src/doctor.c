@@ -59,6 +59,7 @@
 #include "http_probe.h"
 #include "outbox.h"
 #include "settings.h"
+#include "shape.h"
 #include "shmem.h"
 #include "version.h"
 
@@ -139,10 +140,16 @@ look_at_version(OnsideDoctor *doctor)
 						  "Install the package of the newer version if it is not, and restart the server; then ALTER EXTENSION onside_attribution UPDATE;");
 }
 
-/* Is one of our tables locked, so that nobody can read it? */
+/*
+ * Has somebody altered one of our tables, or locked it, so that nobody can read
+ * it?
+ */
 static void
 look_at_tables(OnsideDoctor *doctor)
 {
+	bool		usable = true;
+	char	   *problems = doctor->tables_known ?
+		onside_shape_report(&usable) : NULL;
 	StringInfoData detail;
 	char	   *hint = NULL;
 	int			n = onside_doctor_query("SELECT oid, relname FROM pg_catalog.pg_class"
@@ -151,6 +158,13 @@ look_at_tables(OnsideDoctor *doctor)
 										" AND relkind IN ('r', 'p') ORDER BY relname");
 	SPITupleTable *tables = SPI_tuptable;
 
+	if (problems != NULL)
+	{
+		doctor->tables_known &= usable;
+		onside_doctor_row(doctor, "tables", ONSIDE_BAD, problems,
+						  "The extension writes and reads these tables directly, without triggers, rules and constraints. Undo these changes with ALTER TABLE or DROP; columns that can be null and have no default, and indexes on columns that are not unique, may stay.");
+		return;
+	}
 	initStringInfo(&detail);
 	for (int i = 0; i < n; i++)
 	{
@@ -168,7 +182,7 @@ look_at_tables(OnsideDoctor *doctor)
 			appendStringInfoString(&detail, "locked by another session");
 	}
 	onside_doctor_row(doctor, "tables", detail.len == 0 ? ONSIDE_GOOD : ONSIDE_BAD,
-					  detail.len == 0 ? "none is locked" : detail.data,
+					  detail.len == 0 ? "they are as the extension needs them, and none is locked" : detail.data,
 					  hint != NULL ? hint :
 					  "Look for it in pg_locks, and have that transaction end.");
 }

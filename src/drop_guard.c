@@ -62,8 +62,9 @@ static bool
 is_complete(void)
 {
 	for (int segment = 1; segment <= ONSIDE_SEGMENTS; segment++)
-		if (!OidIsValid(onside_segment_oid(segment)) ||
-			!OidIsValid(onside_segment_index_oid(segment)))
+		if (!OidIsValid(onside_relation_oid(psprintf("outbox_%d", segment))) ||
+			!OidIsValid(onside_relation_oid(psprintf("outbox_%d_xid_id_idx",
+													 segment))))
 			return false;
 	return OidIsValid(onside_relation_oid("delivery_cursor")) &&
 		OidIsValid(onside_relation_oid("dead_letter"));

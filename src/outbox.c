@@ -43,6 +43,7 @@
 #include "compat.h"
 #include "insert.h"
 #include "outbox.h"
+#include "shape.h"
 #include "shmem.h"
 
 struct OnsideAppend
@@ -106,6 +107,19 @@ onside_relation_oid(const char *name)
 }
 
 Oid
+onside_table_oid(const char *name)
+{
+	Oid			relid = onside_relation_oid(name);
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table \"%s.%s\" does not exist", ONSIDE_SCHEMA, name),
+				 errhint("Create the extension onside_attribution in this database, or give the table its name and schema back.")));
+	return relid;
+}
+
+Oid
 onside_segment_oid(int segment)
 {
 	static const char *const names[ONSIDE_SEGMENTS] = {
@@ -113,16 +127,7 @@ onside_segment_oid(int segment)
 	};
 
 	Assert(segment >= 1 && segment <= ONSIDE_SEGMENTS);
-	return onside_relation_oid(names[segment - 1]);
-}
-
-Oid
-onside_segment_index_oid(int segment)
-{
-	char		name[NAMEDATALEN];
-
-	snprintf(name, sizeof(name), "outbox_%d_xid_id_idx", segment);
-	return onside_relation_oid(name);
+	return onside_table_oid(names[segment - 1]);
 }
 
 /* ----------
@@ -134,18 +139,9 @@ OnsideAppend *
 onside_append_begin(void)
 {
 	OnsideAppend *append = palloc0(sizeof(OnsideAppend));
-	Oid			relid;
 
 	append->segment = current_segment();
-	relid = onside_segment_oid(append->segment);
-	if (!OidIsValid(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("segment %d of the outbox does not exist",
-						append->segment),
-				 errhint("Create the extension onside_attribution in this database.")));
-
-	onside_insert_begin(&append->insert, relid);
+	onside_insert_begin(&append->insert, onside_segment_oid(append->segment));
 	append->now = GetCurrentTimestamp();
 	append->xid = GetTopFullTransactionId();
 	return append;
@@ -231,6 +227,7 @@ find_in(Oid relid, const pg_uuid_t *event_id, OnsideEvent *event)
 	bool		found;
 
 	rel = table_open(relid, AccessShareLock);
+	(void) onside_shape_require(rel, true);
 	slot = table_slot_create(rel, NULL);
 	ScanKeyInit(&key, Anum_outbox_event_id, BTEqualStrategyNumber, F_UUID_EQ,
 				UUIDPGetDatum(event_id));
@@ -257,24 +254,7 @@ onside_outbox_find(const pg_uuid_t *event_id, OnsideEvent *event)
 	for (int segment = 1; segment <= ONSIDE_SEGMENTS; segment++)
 		if (find_in(onside_segment_oid(segment), event_id, event))
 			return true;
-	return find_in(onside_relation_oid("dead_letter"), event_id, event);
-}
-
-/* Are these the columns of a segment? */
-static bool
-looks_like_segment(TupleDesc tupdesc)
-{
-	static const Oid types[] = {
-		UUIDOID, TEXTOID, JSONBOID, TIMESTAMPTZOID, UUIDOID, TIMESTAMPTZOID,
-		XID8OID, INT8OID, INT2OID
-	};
-
-	if (tupdesc->natts < Natts_outbox)
-		return false;
-	for (int i = 0; i < Natts_outbox; i++)
-		if (TupleDescAttr(tupdesc, i)->atttypid != types[i])
-			return false;
-	return true;
+	return find_in(onside_table_oid("dead_letter"), event_id, event);
 }
 
 /*
@@ -302,10 +282,14 @@ onside_outbox_before_insert(PG_FUNCTION_ARGS)
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
 		!TRIGGER_FIRED_BEFORE(trigdata->tg_event) ||
 		!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) ||
-		!looks_like_segment(RelationGetDescr(trigdata->tg_relation)))
+		!onside_shape_is_segment(trigdata->tg_relation))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("this function is the trigger of the outbox's segments")));
+				 errmsg("this function is the trigger of the outbox's segments"),
+				 CALLED_AS_TRIGGER(fcinfo) ?
+				 errdetail("Table \"%s\" is not one of them.",
+						   RelationGetRelationName(trigdata->tg_relation)) : 0));
+	(void) onside_shape_require(trigdata->tg_relation, false);
 
 	if (!TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
 		ereport(ERROR,

@@ -42,9 +42,11 @@ extern void onside_outbox_init(void);
 /* OID of an extension's relation, or InvalidOid. */
 extern Oid	onside_relation_oid(const char *name);
 
-/* OIDs of a segment (1 ..) and its index, or InvalidOid. */
+/* OID of a table; raises an error if it is not there. */
+extern Oid	onside_table_oid(const char *name);
+
+/* OID of a segment (1 ..), likewise. */
 extern Oid	onside_segment_oid(int segment);
-extern Oid	onside_segment_index_oid(int segment);
 
 /* The event in a row of a segment.  Points into the slot where it can. */
 extern void onside_outbox_read_event(TupleTableSlot *slot, OnsideEvent *event);

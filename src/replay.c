@@ -45,6 +45,7 @@
 #include "compat.h"
 #include "delivery.h"
 #include "outbox.h"
+#include "shape.h"
 #include "shmem.h"
 #include "sort.h"
 #include "window.h"
@@ -167,12 +168,13 @@ note_segment(OnsideSort *notes, Relation rel, int segment,
 static void
 note_dead_letters(OnsideSort *notes)
 {
-	Relation	rel = table_open(onside_relation_oid("dead_letter"),
+	Relation	rel = table_open(onside_table_oid("dead_letter"),
 								 AccessShareLock);
 	TupleTableSlot *row = table_slot_create(rel, NULL);
 	TableScanDesc scan = onside_table_beginscan(rel, GetActiveSnapshot(), 0,
 												NULL);
 
+	(void) onside_shape_require(rel, true);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, row))
 	{
 		bool		isnull;
@@ -308,10 +310,13 @@ onside_replay(PG_FUNCTION_ARGS)
 
 	PreventCommandIfReadOnly("replay()");
 	PreventCommandIfParallelMode("replay()");
-	outbox = table_open(onside_relation_oid("outbox"),
+	outbox = table_open(onside_table_oid("outbox"),
 						ShareUpdateExclusiveLock);
 	for (int i = 0; i < ONSIDE_SEGMENTS; i++)
+	{
 		segments[i] = table_open(onside_segment_oid(i + 1), AccessShareLock);
+		(void) onside_shape_require(segments[i], true);
+	}
 
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetLatestSnapshot());

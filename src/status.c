@@ -30,6 +30,7 @@
 #include "locks.h"
 #include "outbox.h"
 #include "settings.h"
+#include "shape.h"
 #include "shmem.h"
 #include "version.h"
 #include "window.h"
@@ -171,7 +172,15 @@ status_from_tables(pid_t pid, OnsideState state, const char *reason,
 	const char *row_problem;
 	const char *busy;
 
-	/* The tables of another version may have any shape. */
+	/* The tables of another version, or altered ones, may have any shape. */
+	if (problem == NULL)
+	{
+		bool		usable;
+		char	   *report = onside_shape_report(&usable);
+
+		if (report != NULL && !usable)
+			problem = report;
+	}
 	if (problem != NULL)
 	{
 		status_alone(pid, state, problem, values, nulls);

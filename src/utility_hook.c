@@ -3,7 +3,7 @@
  * utility_hook.c
  *		Commands that concern the workers.
  *
- * Four kinds:
+ * Five kinds:
  *
  * - CREATE, ALTER and DROP EXTENSION, in whatever form they come (CASCADE,
  *	 DROP OWNED, a restore): seen by the object access hook, acted on at commit.
@@ -17,6 +17,8 @@
  *	 does not leave, the command says itself that somebody is connected.
  *
  * - ALTER TABLE of an attached table: see follow.c.
+ *
+ * - Whatever alters the extension's own tables: see shape_guard.c.
  *
  * - COMMIT PREPARED, which runs in a session that did not record the events
  *	 and so has no callback for them.  The last of them has their number.
@@ -60,6 +62,7 @@
 #include "control.h"
 #include "drop_guard.h"
 #include "follow.h"
+#include "shape_guard.h"
 #include "shmem.h"
 #include "utility_hook.h"
 #include "window.h"
@@ -384,10 +387,16 @@ process_utility(PlannedStmt *pstmt, const char *queryString,
 	Oid			database = dbname == NULL ? InvalidOid :
 		get_database_oid(dbname, true);
 	OnsideSlot *slot = NULL;
+	OnsideShapeGuard guard = {0};
 	bool		changes = changes_databases(stmt);
-	bool		commits_prepared = IsA(stmt, TransactionStmt) &&
+	bool		commits_prepared = onside_shmem_available() &&
+		IsA(stmt, TransactionStmt) &&
 		((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED;
 	FullTransactionId prepared = InvalidFullTransactionId;
+
+	/* The statement that a subcommand belongs to is looked at as a whole. */
+	if (context != PROCESS_UTILITY_SUBCOMMAND)
+		onside_shape_guard_before(&guard, stmt);
 
 	/* Before it locks the worker out. */
 	if (drops_extension(stmt))
@@ -414,6 +423,7 @@ process_utility(PlannedStmt *pstmt, const char *queryString,
 		run(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest,
 			qc);
 
+	onside_shape_guard_after(&guard);
 	if (changes)
 		onside_commit_wake_launcher(false);
 	if (commits_prepared)
@@ -438,9 +448,6 @@ onside_utility_hook_init(void)
 	prev_object_access = object_access_hook;
 	object_access_hook = object_access;
 
-	/* There are no workers to look after without preloading. */
-	if (!process_shared_preload_libraries_in_progress)
-		return;
 	prev_process_utility = ProcessUtility_hook;
 	ProcessUtility_hook = process_utility;
 }

@@ -57,6 +57,7 @@
 
 #include "compat.h"
 #include "outbox.h"
+#include "shape.h"
 #include "shmem.h"
 #include "window.h"
 
@@ -491,17 +492,9 @@ try_open_index(Relation rel)
 static void
 open_source(Source *source, Relation rel)
 {
+	(void) onside_shape_require(rel, true);
 	source->rel = rel;
-	source->index = try_open_index(rel);
-	if (source->index == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("table \"%s.%s\" has no valid index \"%s_xid_id_idx\"",
-						ONSIDE_SCHEMA, RelationGetRelationName(rel),
-						RelationGetRelationName(rel)),
-				 errhint("Drop what has this name, and make the index again: CREATE INDEX %s_xid_id_idx ON %s.%s (xid, id);",
-						 RelationGetRelationName(rel), ONSIDE_SCHEMA,
-						 RelationGetRelationName(rel))));
+	source->index = index_open(onside_shape_index(rel), AccessShareLock);
 	source->slot = table_slot_create(rel, NULL);
 	source->scan = onside_index_beginscan(rel, source->index,
 										  GetActiveSnapshot(), 2);
@@ -737,7 +730,7 @@ onside_window_last_id(FullTransactionId xid)
 
 	for (int segment = 1; segment <= ONSIDE_SEGMENTS; segment++)
 	{
-		Oid			relid = onside_segment_oid(segment);
+		Oid			relid = onside_relation_oid(psprintf("outbox_%d", segment));
 		Relation	rel;
 		Relation	index;
 		Range		range = {xid, xid, 0};

@@ -15,8 +15,8 @@ use OnsideSandbox;
 use OnsideTest;
 
 my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox);
-create_extension($node, 'postgres');
+my $node = onside_node('main', preload => 0, sandbox => $sandbox);
+$node->safe_psql('postgres', 'CREATE EXTENSION onside_attribution');
 my @ids;
 
 # ---------------------------------------------------------------------------
@@ -24,7 +24,7 @@ my @ids;
 # ---------------------------------------------------------------------------
 
 # GRANT ALL ON ALL TABLES is what somebody types who is in a hurry, and TRIGGER
-# is part of it.
+# is part of it.  The library would refuse such a trigger, so it is not there yet.
 my $position = log_position($node);
 $node->safe_psql('postgres', <<'SQL');
 CREATE ROLE mallory LOGIN;
@@ -71,6 +71,10 @@ foreach my $seen ('INSERT of outbox', 'INSERT of outbox_1', 'UPDATE of control')
 	like(log_since($node, $position), qr/hijacked $seen as mallory/,
 		"a trigger is fired by the $seen of its owner");
 }
+
+preload($node);
+$node->restart;
+poll_worker($node, 'postgres');
 
 # Every way in which the extension writes to its tables: recording, the cursor,
 # dead letters, segments that are emptied, and its functions.

@@ -1,0 +1,314 @@
+/*-------------------------------------------------------------------------
+ *
+ * shape.c
+ *		What the extension's tables have to look like.
+ *
+ * The tables belong to whoever made the extension, and a DBA alters tables: adds
+ * a column for notes, an index for a report, a trigger for an audit.  We read
+ * and write these tables directly, by the number of a column, without triggers,
+ * rules, policies and constraints.  So this file says what each table looks
+ * like, and what else it may get:
+ *
+ * - columns that may be null and have no default; we write NULL into them;
+ * - indexes on columns, not unique, for all rows; we keep them up;
+ * - whatever does not change how rows are written and read: an owner, storage
+ *	 parameters, a tablespace, a replica identity, statistics, comments.
+ *
+ * Anything else would run code, change or refuse rows: it would be ignored by
+ * what we write directly, or fail in it.  shape_guard.c refuses the statement
+ * that does it, and doctor() names what was done where this library was not
+ * loaded; shape_check.c compares for both.  What then must not happen is a crash:
+ * whoever opens one of the tables calls onside_shape_require(), which compares
+ * the types of the columns and costs some nanoseconds, and insert.c computes
+ * what must be.
+ *
+ * Whoever changes a table in the installation script changes it here, too;
+ * test/t/225_altered_tables.pl fails otherwise.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "lib/stringinfo.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+#include "dead_letter.h"
+#include "outbox.h"
+#include "shape.h"
+
+/* ----------
+ * The tables
+ * ----------
+ */
+
+#define NULLABLE(name, type) {name, type, false, false}
+#define NOT_NULL(name, type) {name, type, true, false}
+#define DEFAULTED(name, type) {name, type, true, true}
+#define COLUMNS(array) .ncolumns = lengthof(array), .columns = array
+
+static const OnsideShapeColumn outbox_columns[] = {
+	NOT_NULL("event_id", UUIDOID),
+	NOT_NULL("event_name", TEXTOID),
+	NOT_NULL("payload", JSONBOID),
+	DEFAULTED("event_datetime", TIMESTAMPTZOID),
+	NOT_NULL("installation_id", UUIDOID),
+	NOT_NULL("recorded_at", TIMESTAMPTZOID),
+	NOT_NULL("xid", XID8OID),
+	NOT_NULL("id", INT8OID),
+	DEFAULTED("segment", INT2OID),
+};
+
+#define OUTBOX_CHECKS {"xid_is_the_recording_transaction"}
+
+#define SEGMENT(segment) \
+{ \
+	.name = segment, .relkind = RELKIND_RELATION, .parent = "outbox", \
+	COLUMNS(outbox_columns), \
+	.index = {segment "_xid_id_idx", false, \
+	{Anum_outbox_xid, Anum_outbox_id}}, \
+	.trigger = {"onside_outbox_before_insert", "outbox_before_insert", \
+	TRIGGER_TYPE_ROW | TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_INSERT | \
+	TRIGGER_TYPE_UPDATE}, \
+	.checks = OUTBOX_CHECKS \
+}
+
+#define STATE_TRIGGER \
+{ \
+	"onside_keep_state", "keep_state", \
+	TRIGGER_TYPE_ROW | TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_INSERT | \
+	TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE \
+}
+
+static const OnsideShapeColumn delivery_cursor_columns[] = {
+	DEFAULTED("singleton", BOOLOID),
+	NULLABLE("written_by", XID8OID),
+	NOT_NULL("settled", PG_SNAPSHOTOID),
+	NULLABLE("settled_window", PG_SNAPSHOTOID),
+	NULLABLE("settled_xid", XID8OID),
+	NULLABLE("settled_id", INT8OID),
+	NOT_NULL("segment", INT2OID),
+	NULLABLE("begun_at", TIMESTAMPTZARRAYOID),
+	NULLABLE("left_at", TIMESTAMPTZARRAYOID),
+	NOT_NULL("delivered", INT8OID),
+	NOT_NULL("dead_lettered", INT8OID),
+	NOT_NULL("requests", INT8OID),
+	NOT_NULL("retries", INT8OID),
+	NULLABLE("not_before", TIMESTAMPTZOID),
+};
+
+static const OnsideShapeColumn control_columns[] = {
+	DEFAULTED("singleton", BOOLOID),
+	NULLABLE("written_by", XID8OID),
+	NOT_NULL("paused", BOOLOID),
+	NULLABLE("pause_reason", TEXTOID),
+	NULLABLE("paused_at", TIMESTAMPTZOID),
+};
+
+static const OnsideShapeColumn dead_letter_columns[] = {
+	NULLABLE("event_id", UUIDOID),
+	NULLABLE("event_name", TEXTOID),
+	NULLABLE("payload", JSONBOID),
+	NULLABLE("event_datetime", TIMESTAMPTZOID),
+	NULLABLE("installation_id", UUIDOID),
+	NULLABLE("http_status", INT4OID),
+	NOT_NULL("error", TEXTOID),
+	NOT_NULL("attempts", INT4OID),
+	NOT_NULL("recorded_at", TIMESTAMPTZOID),
+	NOT_NULL("failed_at", TIMESTAMPTZOID),
+	NULLABLE("retry_at", TIMESTAMPTZOID),
+	NULLABLE("source", TEXTOID),
+	DEFAULTED("id", UUIDOID),
+};
+
+static const OnsideShapeColumn backfill_state_columns[] = {
+	NOT_NULL("source", OIDOID),
+	NOT_NULL("event_name", TEXTOID),
+	NOT_NULL("role", OIDOID),
+	NOT_NULL("since", TIMESTAMPTZOID),
+	NOT_NULL("until", TIMESTAMPTZOID),
+	NULLABLE("key_columns", INT2ARRAYOID),
+	NULLABLE("position", TEXTARRAYOID),
+	NOT_NULL("recorded", INT8OID),
+	NOT_NULL("skipped", INT8OID),
+	NOT_NULL("dead_lettered", INT8OID),
+	NOT_NULL("not_due", INT8OID),
+	NOT_NULL("left_out", INT8OID),
+	NOT_NULL("started_at", TIMESTAMPTZOID),
+	NOT_NULL("updated_at", TIMESTAMPTZOID),
+	NULLABLE("finished_at", TIMESTAMPTZOID),
+};
+
+const OnsideShape onside_shapes[] = {
+	{
+		.name = "outbox", .relkind = RELKIND_PARTITIONED_TABLE,
+		COLUMNS(outbox_columns),
+		.checks = OUTBOX_CHECKS
+	},
+	SEGMENT("outbox_1"),
+	SEGMENT("outbox_2"),
+	SEGMENT("outbox_3"),
+	{
+		.name = "delivery_cursor", .relkind = RELKIND_RELATION,
+		COLUMNS(delivery_cursor_columns),
+		.index = {"delivery_cursor_pkey", true, {1}},
+		.trigger = STATE_TRIGGER,
+		.checks = {"delivery_cursor_singleton_check", "delivery_cursor_check",
+		"delivery_cursor_check1"}
+	},
+	{
+		.name = "control", .relkind = RELKIND_RELATION,
+		COLUMNS(control_columns),
+		.index = {"control_pkey", true, {1}},
+		.trigger = STATE_TRIGGER,
+		.checks = {"control_singleton_check"}
+	},
+	{
+		.name = "dead_letter", .relkind = RELKIND_RELATION,
+		COLUMNS(dead_letter_columns),
+		.index = {"dead_letter_event_id_idx", false, {Anum_outbox_event_id}},
+		.key = {"dead_letter_pkey", true, {Anum_dead_letter_id}}
+	},
+	{
+		.name = "backfill_state", .relkind = RELKIND_RELATION,
+		COLUMNS(backfill_state_columns),
+		.index = {"backfill_state_pkey", true, {1, 2, 3, 4, 5}},
+		.trigger = STATE_TRIGGER
+	},
+};
+
+bool
+onside_shape_find(OnsideTables *tables)
+{
+	tables->schema = get_namespace_oid(ONSIDE_SCHEMA, true);
+	if (!OidIsValid(tables->schema))
+		return false;
+	for (int i = 0; i < ONSIDE_TABLES; i++)
+		tables->relid[i] = get_relname_relid(onside_shapes[i].name, tables->schema);
+	return true;
+}
+
+/* ----------
+ * Before a table is read or written
+ * ----------
+ */
+
+bool
+onside_shape_has_keys(Form_pg_index form, const OnsideShapeIndex *index)
+{
+	for (int i = 0; i < ONSIDE_SHAPE_KEYS; i++)
+	{
+		AttrNumber	key = i < form->indnkeyatts ? form->indkey.values[i] : 0;
+
+		if (key != index->keys[i])
+			return false;
+	}
+	return form->indnkeyatts <= ONSIDE_SHAPE_KEYS;
+}
+
+bool
+onside_shape_is_segment(Relation rel)
+{
+	for (int i = 0; i < ONSIDE_TABLES; i++)
+		if (onside_shapes[i].parent != NULL &&
+			strcmp(onside_shapes[i].name, RelationGetRelationName(rel)) == 0)
+			return true;
+	return false;
+}
+
+static const OnsideShape *
+shape_of(Relation rel)
+{
+	for (int i = 0; i < ONSIDE_TABLES; i++)
+		if (strcmp(onside_shapes[i].name, RelationGetRelationName(rel)) == 0)
+			return &onside_shapes[i];
+	elog(ERROR, "\"%s\" is not a table of " ONSIDE_SCHEMA,
+		 RelationGetRelationName(rel));
+}
+
+int
+onside_shape_require(Relation rel, bool to_read)
+{
+	const OnsideShape *shape = shape_of(rel);
+	TupleDesc	tupdesc = RelationGetDescr(rel);
+
+	for (int i = 0; i < shape->ncolumns; i++)
+	{
+		const OnsideShapeColumn *column = &shape->columns[i];
+		Form_pg_attribute attr = i < tupdesc->natts ?
+			TupleDescAttr(tupdesc, i) : NULL;
+
+		if (attr != NULL && !attr->attisdropped &&
+			attr->atttypid == column->type &&
+			(!to_read || !column->not_null || attr->attnotnull))
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s.%s\" was altered: its column \"%s\" is not as the extension made it",
+						ONSIDE_SCHEMA, shape->name, column->name),
+				 errdetail("The column should have the type %s%s.",
+						   format_type_be(column->type),
+						   column->not_null ? " and be NOT NULL" : ""),
+				 errhint("Undo that with ALTER TABLE; the check \"tables\" of %s.doctor() lists all that was altered.",
+						 ONSIDE_SCHEMA),
+				 errtable(rel)));
+	}
+	return shape->ncolumns;
+}
+
+/* The command that makes an index. */
+static char *
+index_command(const OnsideShape *shape)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	if (shape->index.primary)
+		appendStringInfo(&buf, "ALTER TABLE %s.%s ADD CONSTRAINT %s PRIMARY KEY (",
+						 ONSIDE_SCHEMA, shape->name, shape->index.name);
+	else
+		appendStringInfo(&buf, "CREATE INDEX %s ON %s.%s (", shape->index.name,
+						 ONSIDE_SCHEMA, shape->name);
+	for (int i = 0; i < ONSIDE_SHAPE_KEYS && shape->index.keys[i] != 0; i++)
+		appendStringInfo(&buf, "%s%s", i > 0 ? ", " : "",
+						 shape->columns[shape->index.keys[i] - 1].name);
+	appendStringInfoString(&buf, ");");
+	return buf.data;
+}
+
+Oid
+onside_shape_index(Relation rel)
+{
+	const OnsideShape *shape = shape_of(rel);
+	Oid			index = onside_relation_oid(shape->index.name);
+	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
+	bool		usable = false;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		Form_pg_index form = (Form_pg_index) GETSTRUCT(tuple);
+
+		usable = form->indrelid == RelationGetRelid(rel) &&
+			form->indisvalid && onside_shape_has_keys(form, &shape->index);
+		ReleaseSysCache(tuple);
+	}
+	if (!usable)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("table \"%s.%s\" lacks its index \"%s\", or it is not usable",
+						ONSIDE_SCHEMA, shape->name, shape->index.name),
+				 errhint("%s%s",
+						 OidIsValid(index) ?
+						 psprintf("DROP INDEX %s.%s; ", ONSIDE_SCHEMA,
+								  shape->index.name) : "",
+						 index_command(shape)),
+				 errtable(rel)));
+	return index;
+}
