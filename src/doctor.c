@@ -276,6 +276,12 @@ check_worker(OnsideDoctor *doctor)
 	const char *reason = doctor->reason != NULL ? doctor->reason : "";
 	bool		crashed = doctor->may_run && onside_crash_guard_reason() != NULL;
 
+	/* The other states have rows of their own. */
+	bool		stuck = doctor->state != NULL &&
+		(strcmp(doctor->state, "idle") == 0 ||
+		 strcmp(doctor->state, "sending") == 0) &&
+		strncmp(reason, "could not ", strlen("could not ")) == 0;
+
 	/* What is in the tables may be what crashes who reads it. */
 	doctor->tables_known &= !crashed;
 
@@ -284,11 +290,10 @@ check_worker(OnsideDoctor *doctor)
 						  "there is none that could be asked", NULL);
 	else if (doctor->worker_pid != NULL)
 		onside_doctor_row(doctor, "worker",
-						  strncmp(reason, "could not ", 10) == 0 ?
-						  ONSIDE_BAD : ONSIDE_GOOD,
+						  stuck ? ONSIDE_BAD : ONSIDE_GOOD,
 						  psprintf("process %s, state %s%s%s", doctor->worker_pid,
-								   doctor->state,
-								   reason[0] != '\0' ? ": " : "", reason),
+								   doctor->state, stuck ? ": " : "",
+								   stuck ? reason : ""),
 						  "Remove what is in its way, a lock, a full disk, or a change to its tables (see the check tables); it tries again by itself, every minute or more often.");
 	else if (!doctor->may_run)
 		onside_doctor_row(doctor, "worker", ONSIDE_UNKNOWN, reason, NULL);

@@ -87,12 +87,12 @@ foreach my $url (
 my $password = 'Xyzzy-plugh!42';
 foreach my $proxy (
 	'', '127.0.0.1:3128', 'http://proxy.example:3128', 'https://proxy.example', 'socks5h://[::1]:1080',
-	'ftp.example:3128', "http://user:$password\@proxy.example")
+	'ftp.example:3128')
 {
 	is(set_to('proxy', $proxy), 'ok', "proxy $proxy");
 }
 foreach my $proxy (
-	"ftp://user:$password\@proxy.example", "file://user:$password\@x/", "http://user:$password\@pro xy",
+	"http://user:$password\@proxy.example", "ftp://user:$password\@proxy.example", "file://user:$password\@x/", "http://user:$password\@pro xy",
 	"http://user:$password\@proxy.example:port", "http://proxy.example/\r\nX-Evil: $password",
 	"http://user:$password\n\@proxy.example", "socks9://user:$password\@proxy.example", 'http://')
 {
@@ -107,7 +107,7 @@ foreach my $proxy ('http://192.0.2.1:3128', 'https://192.0.2.1', 'socks5://192.0
 	$fault->survived(
 		"no TLS, and the proxy $proxy",
 		begin => sub { $fault->configure(proxy => $proxy) },
-		while => { state => 'backing_off', last_error => qr/without TLS no connection is made/ },
+		while => { state => 'backing_off', last_error => qr/connect without TLS to an address that is not loopback/ },
 		end => sub { $fault->configure(proxy => '') });
 }
 
@@ -135,6 +135,7 @@ $fault->settled('without it');
 my $token = MIME::Base64::encode_base64("user:$password", '');
 (my $written = $password) =~ s/!/%21/;
 my $endpoint = $sandbox->url;
+my $proxy_file = write_credentials($node, "user:$password\n", 0600, 'proxy_credentials');
 foreach my $echo ("Proxy-Authorization: Basic $token", "user:$password", "no user with $password",
 	"http://user:$written\@127.0.0.1/")
 {
@@ -142,14 +143,16 @@ foreach my $echo ("Proxy-Authorization: Basic $token", "user:$password", "no use
 		"a proxy that says $echo",
 		begin => sub {
 			$sandbox->behave({ status => 502, body => "<$echo>" });
-			$fault->configure(proxy => "http://user:$written\@127.0.0.1:" . $sandbox->port);
+			$fault->configure(
+				proxy => 'http://127.0.0.1:' . $sandbox->port,
+				proxy_credentials_file => $proxy_file);
 		},
 		while => { state => 'backing_off', last_error => qr/^HTTP 502: <[^>]*\*\*\*/ },
 		during => sub {
 			unlike($node->safe_psql('postgres', 'SELECT * FROM onside_attribution.status'),
 				qr/\Q$token\E|\Q$password\E|\Q$written\E/, "a proxy that says $echo: it is hidden");
 		},
-		end => sub { $fault->configure(proxy => ''); $sandbox->behave });
+		end => sub { $fault->configure(proxy => '', proxy_credentials_file => ''); $sandbox->behave });
 }
 
 # ---------------------------------------------------------------------------
