@@ -270,7 +270,8 @@ check_worker(OnsideDoctor *doctor)
 						  "there is none that could be asked", NULL);
 	else if (doctor->worker_pid != NULL)
 		onside_doctor_row(doctor, "worker",
-						  strncmp(reason, "could not ", 10) == 0 ?
+						  strncmp(reason, "could not ", 10) == 0 &&
+						  strcmp(doctor->state, "misconfigured") != 0 ?
 						  ONSIDE_BAD : ONSIDE_GOOD,
 						  psprintf("process %s, state %s%s%s", doctor->worker_pid,
 								   doctor->state,
