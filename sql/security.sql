@@ -45,13 +45,13 @@ LEFT JOIN pg_proc f ON p.classid = 'pg_proc'::regclass AND f.oid = p.objid
 LEFT JOIN pg_type t ON p.classid = 'pg_type'::regclass AND t.oid = p.objid
 LEFT JOIN pg_namespace n ON p.classid = 'pg_namespace'::regclass AND n.oid = p.objid
 WHERE coalesce(c.relowner, f.proowner, t.typowner, n.nspowner) <> (SELECT extowner FROM pg_extension WHERE extname = 'onside_attribution');
--- Nothing runs with its owner's rights; and what is text that is parsed when it
+-- Nothing runs with its owner's rights, and what is text that is parsed when it
 -- is called has a search_path of its own.
+SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'onside_attribution'::regnamespace AND prosecdef;
 SELECT oid::regprocedure, proconfig FROM pg_proc
 WHERE pronamespace = 'onside_attribution'::regnamespace
-  AND (prosecdef OR prolang IN (SELECT oid FROM pg_language WHERE lanname NOT IN ('c', 'internal')))
+  AND prolang IN (SELECT oid FROM pg_language WHERE lanname NOT IN ('c', 'internal'))
   AND NOT coalesce(proconfig @> ARRAY['search_path=pg_catalog, pg_temp'], false);
-SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'onside_attribution'::regnamespace AND prosecdef;
 -- No object to come is granted to anybody.
 SELECT * FROM pg_default_acl WHERE defaclnamespace = 'onside_attribution'::regnamespace;
 

@@ -380,9 +380,15 @@ look_at_control(OnsideDoctor *doctor)
 {
 	char	   *reason = NULL;
 	const char *problem;
+	bool		paused;
 
 	(void) onside_doctor_table("control");
-	if (!onside_control_paused(&reason, &problem))
+	paused = onside_control_paused(&reason, &problem);
+	if (problem != NULL)
+		onside_doctor_row(doctor, "paused", ONSIDE_UNKNOWN,
+						  psprintf("the table control cannot be believed: %s. The worker makes it anew, as not paused",
+								   problem), NULL);
+	else if (!paused)
 		onside_doctor_row(doctor, "paused", ONSIDE_GOOD,
 						  "sending is not paused", NULL);
 	else
@@ -623,24 +629,17 @@ is_old(HeapTuple tuple, TupleDesc tupdesc)
 
 /*
  * What the view status says.  The function beneath it is called, not the view,
- * on which the caller may have no privilege.  Without a worker it reads tables.
+ * on which the caller may have no privilege.  It waits for no lock, either.
  */
 static void
 ask_worker(OnsideDoctor *doctor)
 {
-	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
 	Oid			function = LookupFuncName(list_make2(makeString(ONSIDE_SCHEMA),
 													 makeString("worker_status")),
 										  0, NULL, false);
 	HeapTupleData tuple = {0};
 	TupleDesc	tupdesc;
 
-	if (slot == NULL || slot->worker_pid == 0)
-	{
-		(void) onside_doctor_table("delivery_cursor");
-		for (int i = 1; i <= ONSIDE_SEGMENTS; i++)
-			(void) onside_doctor_table(psprintf("outbox_%d", i));
-	}
 	tuple.t_data = DatumGetHeapTupleHeader(OidFunctionCall0(function));
 	tuple.t_len = HeapTupleHeaderGetDatumLength(tuple.t_data);
 	tupdesc = lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(tuple.t_data),

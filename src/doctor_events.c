@@ -200,6 +200,12 @@ look_at_outbox(OnsideDoctor *doctor)
 		}
 	}
 	onside_cursor_release(&delivery.settled);
+	if (problem != NULL && ok == ONSIDE_GOOD)
+	{
+		ok = ONSIDE_UNKNOWN;
+		appendStringInfo(&detail, "; the table delivery_cursor cannot be believed: %s. The worker makes it anew, and what the outbox holds is sent again",
+						 problem);
+	}
 	onside_doctor_row(doctor, "outbox", ok, detail.data, hint);
 }
 
