@@ -142,14 +142,6 @@ SELECT hand('AFTER INSERT ON by_hand FOR EACH ROW', $$'event_name=e', 'installat
 SELECT hand('AFTER INSERT ON by_hand FOR EACH ROW', $$'event_name=e', 'installation_id=id'$$);
 SELECT hand('AFTER INSERT ON by_hand FOR EACH ROW', $$'event_name= ', 'installation_id=inst'$$);
 SELECT hand('AFTER INSERT ON by_hand FOR EACH ROW', $$'event_name=e', 'installation_id=inst', 'payload.x=nowhere'$$);
--- An error of the trigger's that is not about an event
-CREATE TRIGGER hand AFTER INSERT ON by_hand FOR EACH ROW EXECUTE FUNCTION onside_attribution.track_row('event_name=e', 'installation_id=inst');
-BEGIN;
-ALTER TABLE onside_attribution.outbox_1 RENAME TO outbox_4;
-ALTER TABLE onside_attribution.outbox_2 RENAME TO outbox_5;
-ALTER TABLE onside_attribution.outbox_3 RENAME TO outbox_6;
-SELECT state, context ~ 'trigger "hand" on table "t.by_hand"' FROM diagnose('INSERT INTO by_hand DEFAULT VALUES');
-ROLLBACK;
 DROP TABLE by_hand;
 
 -- ---------------------------------------------------------------------------

@@ -228,7 +228,7 @@ $node->stop;
 # Errors that the sessions make on purpose, or that come with what was done.
 my $expected = qr{
 	^division\ by\ zero$
-	| ^invalid\ event:\ event_name\ must\ not\ be\ empty$
+	| ^invalid\ event:\ event_name\ must\ not\ be\ empty\ or\ blank$
 	| ^invalid\ event:\ payload.amount\ must\ not\ be\ NaN
 	| ^current\ transaction\ is\ aborted
 	| ^prepared\ transaction\ with\ identifier\ .*\ (does\ not\ exist|is\ busy)$
