@@ -219,6 +219,7 @@ persist(void)
 							  write_all, NULL);
 	if (!done)
 		return;
+	onside_brake_release(&writing);	/* that was part of it */
 	if (unburied != NIL)
 		buried();
 	is_stored();

@@ -121,9 +121,8 @@ onside_brake_timeout(const OnsideBrake *brake)
 		onside_ms_until(brake->tried_at, brake->delay);
 }
 
-/* The work is done: it has no problem (any more). */
-static void
-release_brake(OnsideBrake *brake)
+void
+onside_brake_release(OnsideBrake *brake)
 {
 	if (brake->problem == NULL)
 		return;
@@ -220,7 +219,7 @@ onside_txn_run(OnsideBrake *brake, int uses, void (*body) (void *arg),
 	PG_END_TRY();
 
 	if (done)
-		release_brake(brake);
+		onside_brake_release(brake);
 	return done;
 }
 

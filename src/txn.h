@@ -46,6 +46,9 @@ extern bool onside_txn_run(OnsideBrake *brake, int uses,
 extern void onside_txn_insist(OnsideBrake *brake, int uses,
 							  void (*body) (void *arg), void *arg);
 
+/* The work is done, by this or in another way: it has no problem (any more). */
+extern void onside_brake_release(OnsideBrake *brake);
+
 /* Milliseconds until the work may be tried again; -1 if it does not rest. */
 extern long onside_brake_timeout(const OnsideBrake *brake);
 

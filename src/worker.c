@@ -350,7 +350,7 @@ log_state(OnsideState before, OnsideState after, const char *reason)
 			 reason != NULL ? errdetail("%s", reason) : 0));
 }
 
-/* For pg_stat_activity: the state, and the reason for it if there is one. */
+/* For pg_stat_activity: the state, and what the worker cannot do meanwhile. */
 static void
 report_activity(OnsideState state, const char *reason)
 {
@@ -403,7 +403,7 @@ publish(void)
 	onside_stats_publish(slot);
 
 	log_state(last_state, state, reason);
-	report_activity(state, reason);
+	report_activity(state, is_trouble(state) ? NULL : reason);
 	last_state = state;
 }
 
