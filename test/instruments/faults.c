@@ -10,6 +10,8 @@
  *			would have made one grow fails with ENOSPC, and adds a byte to the
  *			file "refused"
  *	 clock	so many seconds are added to the time of day
+ *	 crash	the extension's worker dies by SIGSEGV when it writes to a table's file
+ *			or to WAL the next time, and takes this file away
  *
  *-------------------------------------------------------------------------
  */
@@ -18,6 +20,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,8 +45,9 @@ fault_path(const char *name)
 	return path;
 }
 
+/* Is the file below this directory? */
 static int
-is_table(int fd)
+is_below(int fd, const char *directory)
 {
 	char		link[64];
 	char		path[1024];
@@ -54,18 +58,46 @@ is_table(int fd)
 	if (len < 0)
 		return 0;
 	path[len] = '\0';
-	return strstr(path, "/base/") != NULL;
+	return strstr(path, directory) != NULL;
+}
+
+/* Is this process the worker?  Its title says so. */
+static int
+is_worker(void)
+{
+	char		title[256];
+	int			fd = open("/proc/self/cmdline", O_RDONLY);
+	ssize_t		len = fd < 0 ? -1 : read(fd, title, sizeof(title) - 1);
+
+	if (fd >= 0)
+		close(fd);
+	title[len > 0 ? len : 0] = '\0';
+	return strstr(title, "onside_attribution worker") != NULL;
+}
+
+static void
+crash_if_wanted(int fd)
+{
+	const char *path = fault_path("crash");
+
+	if (path != NULL && access(path, F_OK) == 0 && is_worker() &&
+		(is_below(fd, "/base/") || is_below(fd, "/pg_wal/")) &&
+		unlink(path) == 0)
+		raise(SIGSEGV);
 }
 
 /* Would the file have to grow, and must not?  Sets errno. */
 static int
 is_refused(int fd, off_t end)
 {
-	const char *path = fault_path("full");
+	const char *path;
 	struct stat st;
 	int			refused;
 
-	if (path == NULL || access(path, F_OK) != 0 || !is_table(fd) ||
+	crash_if_wanted(fd);
+	path = fault_path("full");
+
+	if (path == NULL || access(path, F_OK) != 0 || !is_below(fd, "/base/") ||
 		fstat(fd, &st) != 0 || end <= st.st_size)
 		return 0;
 

@@ -84,6 +84,16 @@ How often a table could not grow so far.
 
 sub refusals { return (-s "$_[0]{directory}/refused") // 0 }
 
+=head2 crash_worker, is_crashed
+
+The extension's worker dies by SIGSEGV when it writes to a table's file or to
+WAL the next time; and has it?
+
+=cut
+
+sub crash_worker { return $_[0]->_write('crash', '') }
+sub is_crashed { return !-e "$_[0]{directory}/crash" }
+
 =head2 set_clock($seconds)
 
 The servers' clock is so many seconds ahead.

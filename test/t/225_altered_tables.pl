@@ -554,8 +554,7 @@ foreach my $db (@databases)
 	$db->{ids}{$_} = 1 foreach grep { /^[0-9a-f-]{36}$/ } @ids;
 }
 
-# Is there an error of a session that names the table, or has the worker ended
-# with one?  (The server's log does not say in which database that was.)
+# Is there an error that names the table, of a session or of the worker?
 sub stopped
 {
 	my ($db) = @_;
@@ -563,8 +562,7 @@ sub stopped
 	my ($column) = $words{ $db->{tables}[0] }{column};
 	my $errors = $db->{errors};
 	my $row = status($node, $db->{name});
-	$errors .= log_since($node, $position) =~ s/^(?!.* onside_attribution worker .*ERROR).*\n//gmr
-	  if $row->{state} eq 'not_running';
+	$errors .= "\nERROR: $row->{state_reason}" if ($row->{state_reason} // '') =~ /^could not/;
 	return $errors =~ /(?:ERROR: .*|TABLE NAME:  )(?:\b\Q$family\E|column \S*\b\Q$column\E"? (?:of relation .*)?does not exist)/;
 }
 
