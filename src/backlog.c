@@ -7,8 +7,10 @@
  * is known here, so the difference costs nothing at any backlog.  Two things
  * escape it: what a predecessor left, and a commit between its becoming visible
  * and its being added.  The former is read and counted once, piece by piece
- * between other work.  The latter puts itself right: whenever everything is
- * settled, the count is zero.
+ * between other work.  As for the latter, the count stands only if nobody has
+ * added anything for a moment after the last look; otherwise what is new is
+ * counted, too, and so on for a while.  Under a load that never pauses the count
+ * can stay off by a few, until everything is settled: then it is zero.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,12 +19,17 @@
 #include "storage/lwlock.h"
 
 #include "backlog.h"
+#include "clock.h"
 #include "progress.h"
 #include "txn.h"
 #include "window.h"
 
 /* Events counted in one go. */
 #define COUNT_CHUNK		20000
+
+/* A commit is added within this time (ms), and is waited for so often. */
+#define CONFIRM_DELAY	20
+#define MAX_CONFIRMS	100
 
 static OnsideSlot *slot;
 
@@ -31,6 +38,8 @@ static OnsideCursor count_cursor;
 static int64 count_total;
 static int64 count_recorded;	/* slot->recorded when it began */
 static int64 count_settled;		/* events settled when it began */
+static int64 counted_at;		/* when the last of it was counted; 0 for not yet */
+static int	confirms;			/* how often that was waited for */
 static OnsideBrake brake = {.work = "count what is pending"};
 
 void
@@ -61,6 +70,8 @@ onside_backlog_start_counting(void)
 	count_total = 0;
 	count_recorded = pg_atomic_read_u64(&slot->recorded);
 	count_settled = onside_progress_settled_count();
+	counted_at = 0;
+	confirms = 0;
 	counting = true;
 }
 
@@ -99,20 +110,32 @@ onside_backlog_count_some(void)
 	bool		fresh = count_cursor.window == NULL;
 	OnsideCursor before = {0};
 
+	if (counted_at != 0)
+	{
+		if (onside_ms_until(counted_at, CONFIRM_DELAY) > 0)
+			return;
+		if (pg_atomic_read_u64(&slot->recorded) == (uint64) count_recorded ||
+			++confirms >= MAX_CONFIRMS)
+		{
+			counting = false;
+			onside_cursor_release(&count_cursor);
+			return;
+		}
+		counted_at = 0;
+	}
 	if (fresh)
 		count_recorded = pg_atomic_read_u64(&slot->recorded);
 	onside_cursor_copy(&before, &count_cursor);
 	if (onside_txn_run(&brake, ONSIDE_USES_LOG, count_piece, &piece))
 	{
 		count_total += piece.events;
-		counting = !(piece.finished && fresh);
+		if (piece.finished && fresh)
+			counted_at = onside_clock();
 		publish_uncounted(count_total - count_recorded + count_settled);
 	}
 	else
 		onside_cursor_copy(&count_cursor, &before);
 	onside_cursor_release(&before);
-	if (!counting)
-		onside_cursor_release(&count_cursor);
 }
 
 long
@@ -120,6 +143,8 @@ onside_backlog_timeout(void)
 {
 	if (!counting)
 		return -1;
+	if (counted_at != 0)
+		return onside_ms_until(counted_at, CONFIRM_DELAY);
 	return Max(0, onside_brake_timeout(&brake));
 }
 

@@ -203,6 +203,9 @@ subtest 'what it was doing' => sub {
 			$position, 'the log says that it was at that');
 		wait_until(sub { eval { $node->safe_psql('postgres', 'SELECT 1') } }) or die 'the server is gone';
 		poll_worker($node, 'postgres');
+
+		# An event that is refused is judged once another one is accepted.
+		buy('postgres');
 		wait_for_flush($node, 'postgres', 'it goes on');
 	}
 	$sandbox->poison(undef);
