@@ -562,7 +562,7 @@ sub stopped
 	my ($column) = $words{ $db->{tables}[0] }{column};
 	my $errors = $db->{errors};
 	my $row = status($node, $db->{name});
-	$errors .= "\nERROR: $row->{state_reason}" if ($row->{state_reason} // '') =~ /^could not/;
+	$errors .= "\nERROR: $row->{state_reason}" if $row->{state} eq 'not_running' || ($row->{state_reason} // '') =~ /^could not/;
 	return $errors =~ /(?:ERROR: .*|TABLE NAME:  )(?:\b\Q$family\E|column \S*\b\Q$column\E"? (?:of relation .*)?does not exist)/;
 }
 
