@@ -331,6 +331,12 @@ onside_http_configure(const OnsideHttpConfig *new_config)
 {
 	config = *new_config;
 	config_generation++;
+
+	/*
+	 * libcurl 8.14 uses an idle TLS connection for http://, too, if host and
+	 * port are the same.
+	 */
+	connections_doubted = true;
 	onside_secret_set(ONSIDE_SECRET_API, config.credentials);
 	if (config.proxy_credentials != NULL)
 		onside_secret_set(ONSIDE_SECRET_PROXY, config.proxy_credentials);
