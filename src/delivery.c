@@ -165,7 +165,7 @@ read_state(const char *name, Snapshot snapshot, RowReader reader, void *arg)
 	const char *problem = NULL;
 
 	if (snapshot == NULL)
-		snapshot = GetActiveSnapshot();
+		snapshot = onside_reading_snapshot();
 	if (!find_row(rel, snapshot, slot))
 		problem = "it has lost its row";
 	else if (!slot_attisnull(slot, Anum_state_written_by))

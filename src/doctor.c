@@ -314,7 +314,7 @@ check_worker(OnsideDoctor *doctor)
 /* The names of settings that have another source than the server's. */
 #define NAMES_FROM(sources) \
 	"SELECT pg_catalog.string_agg(name, ', ') FROM pg_catalog.pg_settings" \
-	" WHERE name LIKE 'onside\\_attribution.%' AND source IN (" sources ")"
+	" WHERE pg_catalog.starts_with(name, 'onside_attribution.') AND source IN (" sources ")"
 
 /*
  * Lines that were refused, if the caller may see them; values that this
@@ -333,7 +333,7 @@ look_at_settings(OnsideDoctor *doctor)
 		onside_doctor_query("SELECT pg_catalog.string_agg(pg_catalog.format("
 							"'%s in line %s of %s: %s', name, sourceline, sourcefile, error), '; ')"
 							" FROM pg_catalog.pg_file_settings"
-							" WHERE name LIKE 'onside\\_attribution.%' AND error IS NOT NULL");
+							" WHERE pg_catalog.starts_with(name, 'onside_attribution.') AND error IS NOT NULL");
 		errors = onside_doctor_value(0, 1);
 	}
 	onside_doctor_query(NAMES_FROM("'session', 'user', 'database user', 'client', 'interactive'"));
@@ -688,7 +688,7 @@ onside_doctor(PG_FUNCTION_ARGS)
 		onside_doctor_look(&doctor, "paused", look_at_control);
 	else
 		onside_doctor_row(&doctor, "paused", ONSIDE_UNKNOWN,
-						  "see the check version", NULL);
+						  "see the checks version and tables", NULL);
 	check_credentials(&doctor, "credentials_file", onside_credentials_file);
 	check_ca_file(&doctor);
 	addresses_ok = check_endpoint(&doctor);

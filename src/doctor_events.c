@@ -404,9 +404,9 @@ onside_doctor_events(OnsideDoctor *doctor)
 	else
 	{
 		onside_doctor_row(doctor, "outbox", ONSIDE_UNKNOWN,
-						  "see the check version", NULL);
+						  "see the checks version and tables", NULL);
 		onside_doctor_row(doctor, "dead_letters", ONSIDE_UNKNOWN,
-						  "see the check version", NULL);
+						  "see the checks version and tables", NULL);
 	}
 	onside_doctor_look(doctor, "attached", look_at_attached);
 }

@@ -130,6 +130,12 @@ onside_segment_oid(int segment)
 	return onside_table_oid(names[segment - 1]);
 }
 
+Snapshot
+onside_reading_snapshot(void)
+{
+	return IsolationIsSerializable() ? SnapshotSelf : GetActiveSnapshot();
+}
+
 /* ----------
  * Our own way in
  * ----------
@@ -231,7 +237,7 @@ find_in(Oid relid, const pg_uuid_t *event_id, OnsideEvent *event)
 	slot = table_slot_create(rel, NULL);
 	ScanKeyInit(&key, Anum_outbox_event_id, BTEqualStrategyNumber, F_UUID_EQ,
 				UUIDPGetDatum(event_id));
-	scan = onside_table_beginscan(rel, GetActiveSnapshot(), 1, &key);
+	scan = onside_table_beginscan(rel, onside_reading_snapshot(), 1, &key);
 	found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
 	if (found)
 	{

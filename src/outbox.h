@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "executor/tuptable.h"
+#include "utils/snapshot.h"
 
 #include "event.h"
 
@@ -47,6 +48,14 @@ extern Oid	onside_table_oid(const char *name);
 
 /* OID of a segment (1 ..), likewise. */
 extern Oid	onside_segment_oid(int segment);
+
+/*
+ * With which snapshot our tables are read on behalf of somebody: the active one,
+ * but under SERIALIZABLE what is committed now.  PostgreSQL would note who has
+ * read what (predicate locks), and have another session's purchase fail because
+ * somebody without any privilege on the tables has called flush() or preview().
+ */
+extern Snapshot onside_reading_snapshot(void);
 
 /* The event in a row of a segment.  Points into the slot where it can. */
 extern void onside_outbox_read_event(TupleTableSlot *slot, OnsideEvent *event);

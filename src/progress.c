@@ -74,6 +74,7 @@ static int64 retries_before;
 /* Refused events that are not in dead_letter yet, and the memory they are in. */
 static List *unburied;
 static MemoryContext unburied_context;
+static TimestampTz unburied_since;
 
 static bool maintenance_due;
 static int64 maintained_at;
@@ -206,6 +207,15 @@ write_all(void *arg)
 }
 
 static void
+publish_counts(void)
+{
+	onside_stats_publish(slot);
+	LWLockAcquire(slot->lock, LW_EXCLUSIVE);
+	onside_progress_report(&slot->status);
+	LWLockRelease(slot->lock);
+}
+
+static void
 persist(void)
 {
 	bool		done;
@@ -221,7 +231,10 @@ persist(void)
 		return;
 	onside_brake_release(&writing);	/* that was part of it */
 	if (unburied != NIL)
+	{
 		buried();
+		publish_counts();
+	}
 	is_stored();
 }
 
@@ -243,6 +256,8 @@ note_refused(const List *refused)
 
 		*copy = *(OnsideRefusedEvent *) lfirst(lc);
 		copy->error = pstrdup(copy->error);
+		if (unburied == NIL)
+			unburied_since = GetCurrentTimestamp();
 		unburied = lappend(unburied, copy);
 	}
 	MemoryContextSwitchTo(old);
@@ -285,10 +300,7 @@ onside_progress_settle(void)
 		maintenance_due = true;
 
 		/* Before flush() may return. */
-		onside_stats_publish(slot);
-		LWLockAcquire(slot->lock, LW_EXCLUSIVE);
-		onside_progress_report(&slot->status);
-		LWLockRelease(slot->lock);
+		publish_counts();
 		if (refused > 0)
 			persist();
 	}
@@ -473,6 +485,7 @@ onside_progress_init(OnsideSlot *my_slot, const char *my_database_name)
 	requests_before = delivery.requests;
 	retries_before = delivery.retries;
 	maintained_at = persisted_at = onside_clock();
+	maintenance_due = true;		/* a crash may have left a segment half empty */
 }
 
 /* ----------
@@ -509,7 +522,19 @@ onside_progress_not_before(void)
 int64
 onside_progress_settled_count(void)
 {
-	return settled_count;
+	return settled_count - list_length(unburied);
+}
+
+TimestampTz
+onside_progress_unwritten_since(void)
+{
+	return unburied == NIL ? 0 : unburied_since;
+}
+
+bool
+onside_progress_is_written(void)
+{
+	return unburied == NIL && writing.problem == NULL;
 }
 
 void
@@ -517,9 +542,10 @@ onside_progress_report(OnsideStatus *status)
 {
 	const OnsideSenderStatus *sender = onside_sender_status();
 
-	status->settled = settled_count;
+	/* What is not in dead_letter is as pending as it was. */
+	status->settled = onside_progress_settled_count();
 	status->delivered = delivery.delivered;
-	status->dead_lettered = delivery.dead_lettered;
+	status->dead_lettered = delivery.dead_lettered - list_length(unburied);
 	status->requests = requests_before + sender->requests;
 	status->retries = retries_before + sender->retries;
 }

@@ -56,8 +56,14 @@ extern const char *onside_progress_blocked(void);
 extern const OnsideCursor *onside_progress_settled(void);
 extern TimestampTz onside_progress_not_before(void);
 
-/* Events settled since the slot was taken. */
+/* Events settled since the slot was taken, and those refused in dead_letter. */
 extern int64 onside_progress_settled_count(void);
+
+/* Since when refused events wait to be written to dead_letter; 0 for none. */
+extern TimestampTz onside_progress_unwritten_since(void);
+
+/* Is nothing of what is settled kept from being written down? */
+extern bool onside_progress_is_written(void);
 
 /* Fills in the cumulative counters. */
 extern void onside_progress_report(OnsideStatus *status);

@@ -224,8 +224,13 @@ may_be_emptied(int segment, Relation rel, OnsideDelivery *delivery,
 	if (delivery->left_at[segment - 1] == 0)
 		delivery->left_at[segment - 1] = GetCurrentTimestamp();
 
-	if (onside_window_holds_pending(rel, &delivery->settled) ||
-		!is_over(delivery->left_at[segment - 1], onside_retention) ||
+	if (onside_window_holds_pending(rel, &delivery->settled))
+		return false;
+
+	/* A crash has come between its indexes and its rows: see empty_in_place(). */
+	if (!FullTransactionIdIsValid(onside_window_last_xid(rel)))
+		return true;
+	if (!is_over(delivery->left_at[segment - 1], onside_retention) ||
 		!is_worth_emptying(segment_size(RelationGetRelid(rel)),
 						   delivery->begun_at[segment - 1]))
 		return false;

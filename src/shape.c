@@ -263,9 +263,8 @@ onside_shape_require(Relation rel, bool to_read)
 	return shape->ncolumns;
 }
 
-/* The command that makes an index. */
-static char *
-index_command(const OnsideShape *shape)
+char *
+onside_shape_index_command(const OnsideShape *shape)
 {
 	StringInfoData buf;
 
@@ -308,7 +307,7 @@ onside_shape_index(Relation rel)
 						 OidIsValid(index) ?
 						 psprintf("DROP INDEX %s.%s; ", ONSIDE_SCHEMA,
 								  shape->index.name) : "",
-						 index_command(shape)),
+						 onside_shape_index_command(shape)),
 				 errtable(rel)));
 	return index;
 }

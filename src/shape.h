@@ -96,6 +96,9 @@ extern char *onside_shape_report(bool *usable);
  */
 extern int	onside_shape_require(Relation rel, bool to_read);
 
+/* The command that makes the index that a table's rows are read by. */
+extern char *onside_shape_index_command(const OnsideShape *shape);
+
 /*
  * The index of a table of ours that its rows are read by.  Raises an error if
  * it is not there, or no longer usable.

@@ -384,8 +384,10 @@ onside_shape_problems(const OnsideTables *tables, int n, Snapshot snapshot,
 	if (check.ncolumns < shape->ncolumns)
 		table_problem(&check, "lacks columns", NULL);
 	if (shape->index.name != NULL && !check.has_index)
-		table_problem(&check, "lacks the index, or a usable one,",
-					  shape->index.name);
+		table_problem(&check,
+					  psprintf("lacks the index \"%s\", or a usable one, which is made by %s",
+							   shape->index.name,
+							   onside_shape_index_command(shape)), NULL);
 	if (shape->key.name != NULL && !check.has_key)
 		table_problem(&check, "lacks the primary key", shape->key.name);
 	if (shape->trigger.name != NULL && !check.has_trigger)

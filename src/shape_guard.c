@@ -44,9 +44,11 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "commit.h"
 #include "compat.h"
 #include "outbox.h"
 #include "shape_guard.h"
+#include "shmem.h"
 #include "version.h"
 
 pg_noreturn static void refuse(int table, const char *problem);
@@ -154,6 +156,21 @@ check_alter(const OnsideTables *tables, AlterTableStmt *stmt)
 	}
 }
 
+/*
+ * What leaves the extension also leaves the list of tables whose rows pg_dump
+ * takes along, and putting it back does not put it there.
+ */
+static void
+check_contents(AlterExtensionContentsStmt *stmt)
+{
+	if (stmt->action < 0 && strcmp(stmt->extname, "onside_attribution") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot take objects out of extension onside_attribution"),
+				 errdetail("A dump would no longer have what is pending, or would have it twice."),
+				 errhint("DROP EXTENSION drops all of it.")));
+}
+
 static void
 check_rename(RenameStmt *stmt)
 {
@@ -192,6 +209,8 @@ onside_shape_guard_before(OnsideShapeGuard *guard, Node *stmt)
 		check_alter(&guard->tables, (AlterTableStmt *) stmt);
 	else if (IsA(stmt, RenameStmt))
 		check_rename((RenameStmt *) stmt);
+	else if (IsA(stmt, AlterExtensionContentsStmt))
+		check_contents((AlterExtensionContentsStmt *) stmt);
 }
 
 /* ----------
@@ -270,4 +289,7 @@ onside_shape_guard_after(const OnsideShapeGuard *guard)
 		if (problem != NULL)
 			refuse(i, problem);
 	}
+
+	/* It may have been a repair, for which the worker waits. */
+	onside_commit_wake(ONSIDE_WAKE_CHECK);
 }

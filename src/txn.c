@@ -56,6 +56,7 @@
 static OnsideSlot *slot;
 static Oid	extension;
 static Oid	cursor_table;
+static int64 hurried_at;		/* see onside_txn_hurry() */
 
 void
 onside_txn_init(OnsideSlot *my_slot)
@@ -117,8 +118,16 @@ lock(int uses)
 long
 onside_brake_timeout(const OnsideBrake *brake)
 {
-	return brake->problem == NULL ? -1 :
+	if (brake->problem == NULL)
+		return -1;
+	return brake->tried_at < hurried_at ? 0 :
 		onside_ms_until(brake->tried_at, brake->delay);
+}
+
+void
+onside_txn_hurry(void)
+{
+	hurried_at = onside_clock();
 }
 
 void

@@ -49,6 +49,9 @@ extern void onside_txn_insist(OnsideBrake *brake, int uses,
 /* The work is done, by this or in another way: it has no problem (any more). */
 extern void onside_brake_release(OnsideBrake *brake);
 
+/* Somebody may have removed what is in the way: all that rests is tried now. */
+extern void onside_txn_hurry(void);
+
 /* Milliseconds until the work may be tried again; -1 if it does not rest. */
 extern long onside_brake_timeout(const OnsideBrake *brake);
 

@@ -497,7 +497,7 @@ open_source(Source *source, Relation rel)
 	source->index = index_open(onside_shape_index(rel), AccessShareLock);
 	source->slot = table_slot_create(rel, NULL);
 	source->scan = onside_index_beginscan(rel, source->index,
-										  GetActiveSnapshot(), 2);
+										  onside_reading_snapshot(), 2);
 	source->backward = false;
 	source->has_row = false;
 }
@@ -687,19 +687,28 @@ onside_window_pending(const OnsideCursor *cursor, const OnsideSnapshot *seen,
 FullTransactionId
 onside_window_last_xid(Relation segment)
 {
-	Range		all = {FirstNormalFullTransactionId,
-	FullTransactionIdFromU64(PG_UINT64_MAX), 0};
 	FullTransactionId xid = InvalidFullTransactionId;
+	OnsideSnapshot *now;
+	Ranges		ranges;
 	Source		source;
 
 	if (RelationGetNumberOfBlocks(segment) == 0)
 		return xid;
+	now = onside_snapshot_take();
+	make_ranges(&ranges, now->nxip + 2);
+	add_ranges_from(&ranges, FirstNormalFullTransactionId, now);
+	add_range(&ranges, now->xmax, FullTransactionIdFromU64(PG_UINT64_MAX), 0);
+
+	/* The last range first, and in it the last row. */
 	open_source(&source, segment);
 	source.backward = true;
-	start_range(&source, &all);
+	for (int i = ranges.n - 1; !source.has_row && i >= 0; i--)
+		start_range(&source, &ranges.range[i]);
 	if (source.has_row)
 		xid = source.pos.xid;
 	close_source(&source);
+	onside_snapshot_release(now);
+	pfree(ranges.range);
 	return xid;
 }
 

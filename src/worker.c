@@ -208,6 +208,7 @@ reload(void)
 {
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
+	onside_txn_hurry();
 	settings_due = true;
 	configure_http();
 	onside_sender_reconfigured();
@@ -327,7 +328,8 @@ current_state(const OnsideSenderStatus *sender, const char **reason)
 		*reason = controlling.problem;
 	else
 		*reason = looking.problem;
-	if (sender->state == ONSIDE_IDLE && !onside_reader_drained())
+	if (sender->state == ONSIDE_IDLE &&
+		!(onside_reader_drained() && onside_progress_is_written()))
 		return ONSIDE_SENDING;
 	return sender->state;
 }
@@ -384,8 +386,10 @@ publish(void)
 
 	sender = onside_sender_status();
 	state = current_state(sender, &reason);
-	if (onside_reader_drained())
+	if (onside_reader_drained() && onside_progress_unwritten_since() == 0)
 		onside_backlog_is_empty(onside_reader_recorded());
+	if (oldest == 0)
+		oldest = onside_progress_unwritten_since();
 
 	LWLockAcquire(slot->lock, LW_EXCLUSIVE);
 	shared->state = state;
@@ -466,6 +470,8 @@ take_wakeup(void)
 	onside_reader_wake();
 	check_due |= (bits & ONSIDE_WAKE_CHECK) != 0;
 	control_due |= (bits & ONSIDE_WAKE_CONTROL) != 0;
+	if (bits & (ONSIDE_WAKE_CHECK | ONSIDE_WAKE_RESUME))
+		onside_txn_hurry();
 	if (bits & ONSIDE_WAKE_RESUME)
 	{
 		configure_http();
