@@ -459,7 +459,9 @@ foreach my $case (@cases)
 	else
 	{
 		like($result,
-			qr/^altered \| 0A000 \| cannot change table "$schema\.\w+" in this way \| After that, .*\Q$table\E.* \| The extension/,
+			$what =~ /^no member/
+			? qr/^altered \| 0A000 \| cannot take objects out of extension/
+			: qr/^altered \| 0A000 \| cannot change table "$schema\.\w+" in this way \| After that, .*\Q$table\E.* \| The extension/,
 			"$name: refused");
 	}
 }
