@@ -38,22 +38,23 @@ SELECT datname, unnest(setconfig) FROM pg_db_role_setting JOIN pg_database d ON 
 ORDER BY 1, 2
 SQL
 
-my $segments = q{SELECT pg_relation_filenode(inhrelid) FROM pg_inherits
-	WHERE inhparent = 'onside_attribution.outbox'::regclass};
-
-# Records until each segment of "small" has been emptied, which gives it another
-# file.
+# Records until each segment of "small" has been written to and the first events
+# are gone.
 sub all_segments_emptied
 {
 	my ($node, $what) = @_;
-	my %before = map { $_ => 1 } @{ committed($node, 'small', $segments) };
+	my %written;
+	my $first = $node->safe_psql('small', "SELECT onside_attribution.track('level', gen_random_uuid(), '{}')");
+	$node->safe_psql('small', "INSERT INTO noted VALUES ('$first')");
 	ok( wait_until(
 			sub {
 				$node->safe_psql('small', <<'SQL');
 INSERT INTO noted SELECT onside_attribution.track('level', gen_random_uuid(), '{}') FROM generate_series(1, 500)
 SQL
 				wait_until(sub { status($node, 'small')->{pending} == 0 });
-				return !grep { $before{$_} } @{ committed($node, 'small', $segments) };
+				$written{ $node->safe_psql('small', 'SELECT segment FROM onside_attribution.delivery_cursor') } = 1;
+				return keys %written == 3
+				  && !$node->safe_psql('small', "SELECT count(*) FROM onside_attribution.outbox WHERE event_id = '$first'");
 			}),
 		$what);
 	return;
