@@ -689,7 +689,8 @@ CREATE VIEW onside_attribution.backfill_progress WITH (security_barrier) AS
            s.dead_lettered,
            s.not_due,
            s.left_out,
-           s."position",
+           -- Values of a table that the reader may not read are none of his business.
+           CASE WHEN pg_catalog.has_table_privilege(s.source, 'SELECT') THEN s."position" END AS "position",
            s.started_at,
            s.updated_at,
            s.finished_at
@@ -733,7 +734,7 @@ COMMENT ON COLUMN onside_attribution.backfill_progress.dead_lettered IS 'Rows th
 COMMENT ON COLUMN onside_attribution.backfill_progress.not_due IS 'Rows that do not meet the condition, or lie outside of since and until';
 COMMENT ON COLUMN onside_attribution.backfill_progress.left_out IS
     'Rows whose event_id is NULL, so that nobody knows under which one the trigger has recorded them; and rows for which a condition on OLD is unknown';
-COMMENT ON COLUMN onside_attribution.backfill_progress."position" IS 'Key of the last row that was read';
+COMMENT ON COLUMN onside_attribution.backfill_progress."position" IS 'Key of the last row that was read; NULL for who may not SELECT from the table';
 COMMENT ON COLUMN onside_attribution.backfill_progress.started_at IS 'When it was called first';
 COMMENT ON COLUMN onside_attribution.backfill_progress.updated_at IS 'When the last chunk was committed';
 COMMENT ON COLUMN onside_attribution.backfill_progress.finished_at IS 'When it had read all rows; NULL until then';
