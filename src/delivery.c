@@ -358,6 +358,9 @@ set_time(Datum *values, bool *nulls, int attnum, TimestampTz t)
 	nulls[attnum - 1] = t == 0;
 }
 
+/* No more of a Retry-After is believed than this, also by another clock; ms. */
+#define MAX_NOT_BEFORE	(3600 * 1000)
+
 /* An array of one time for each segment. */
 static void
 read_times(TupleTableSlot *slot, int attnum, TimestampTz *times)
@@ -401,6 +404,8 @@ read_cursor(TupleTableSlot *slot, void *arg)
 	OnsideDelivery *delivery = (OnsideDelivery *) arg;
 	Datum	   *values = slot->tts_values;
 	bool	   *nulls = slot->tts_isnull;
+	TimestampTz latest = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													 MAX_NOT_BEFORE);
 
 	onside_cursor_release(&delivery->settled);
 	delivery->settled.done =
@@ -415,6 +420,7 @@ read_cursor(TupleTableSlot *slot, void *arg)
 			DatumGetInt64(values[Anum_cursor_settled_id - 1]);
 	}
 	delivery->segment = DatumGetInt16(values[Anum_cursor_segment - 1]);
+	delivery->segment = Max(1, Min(delivery->segment, ONSIDE_SEGMENTS));
 	read_times(slot, Anum_cursor_begun_at, delivery->begun_at);
 	read_times(slot, Anum_cursor_left_at, delivery->left_at);
 	delivery->delivered = DatumGetInt64(values[Anum_cursor_delivered - 1]);
@@ -423,19 +429,41 @@ read_cursor(TupleTableSlot *slot, void *arg)
 	delivery->requests = DatumGetInt64(values[Anum_cursor_requests - 1]);
 	delivery->retries = DatumGetInt64(values[Anum_cursor_retries - 1]);
 	delivery->not_before = time_of(slot, Anum_cursor_not_before);
+	if (delivery->not_before > latest)
+		delivery->not_before = latest;
 	delivery->written_by =
 		DatumGetFullTransactionId(values[Anum_state_written_by - 1]);
+}
+
+/* Nothing is settled. */
+static void
+forget_all(OnsideDelivery *delivery)
+{
+	onside_cursor_release(&delivery->settled);
+	memset(delivery, 0, sizeof(*delivery));
+	delivery->settled.done = onside_snapshot_parse("1:1:");
+	delivery->segment = 1;
+}
+
+/* Somebody who writes the catalogs can have the row say anything. */
+static bool
+is_ahead(const OnsideSnapshot *snapshot)
+{
+	return snapshot != NULL &&
+		FullTransactionIdPrecedes(ReadNextFullTransactionId(), snapshot->xmax);
 }
 
 void
 onside_delivery_load(OnsideDelivery *delivery, Snapshot snapshot,
 					 const char **problem)
 {
-	onside_cursor_release(&delivery->settled);
-	memset(delivery, 0, sizeof(*delivery));
-	delivery->settled.done = onside_snapshot_parse("1:1:");
-	delivery->segment = 1;
+	forget_all(delivery);
 	*problem = read_state("delivery_cursor", snapshot, read_cursor, delivery);
+	if (is_ahead(delivery->settled.done) || is_ahead(delivery->settled.window))
+	{
+		forget_all(delivery);
+		*problem = "its row is ahead of this server's transactions";
+	}
 }
 
 void
