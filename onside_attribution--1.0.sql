@@ -116,6 +116,41 @@ CREATE TRIGGER onside_keep_state BEFORE INSERT OR UPDATE OR DELETE ON onside_att
 ALTER TABLE onside_attribution.delivery_cursor ENABLE ALWAYS TRIGGER onside_keep_state;
 ALTER TABLE onside_attribution.control ENABLE ALWAYS TRIGGER onside_keep_state;
 
+/*
+ * A TRUNCATE that logical replication brings takes along neither what this
+ * database has recorded itself and not sent, nor its pause.
+ */
+CREATE FUNCTION onside_attribution.before_truncate() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'onside_before_truncate';
+CREATE FUNCTION onside_attribution.after_truncate() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'onside_after_truncate';
+
+CREATE TRIGGER onside_before_truncate BEFORE TRUNCATE ON onside_attribution.outbox_1
+    FOR EACH STATEMENT EXECUTE FUNCTION onside_attribution.before_truncate();
+CREATE TRIGGER onside_after_truncate AFTER TRUNCATE ON onside_attribution.outbox_1
+    FOR EACH STATEMENT EXECUTE FUNCTION onside_attribution.after_truncate();
+CREATE TRIGGER onside_before_truncate BEFORE TRUNCATE ON onside_attribution.outbox_2
+    FOR EACH STATEMENT EXECUTE FUNCTION onside_attribution.before_truncate();
+CREATE TRIGGER onside_after_truncate AFTER TRUNCATE ON onside_attribution.outbox_2
+    FOR EACH STATEMENT EXECUTE FUNCTION onside_attribution.after_truncate();
+CREATE TRIGGER onside_before_truncate BEFORE TRUNCATE ON onside_attribution.outbox_3
+    FOR EACH STATEMENT EXECUTE FUNCTION onside_attribution.before_truncate();
+CREATE TRIGGER onside_after_truncate AFTER TRUNCATE ON onside_attribution.outbox_3
+    FOR EACH STATEMENT EXECUTE FUNCTION onside_attribution.after_truncate();
+CREATE TRIGGER onside_before_truncate BEFORE TRUNCATE ON onside_attribution.control
+    FOR EACH STATEMENT EXECUTE FUNCTION onside_attribution.before_truncate();
+CREATE TRIGGER onside_after_truncate AFTER TRUNCATE ON onside_attribution.control
+    FOR EACH STATEMENT EXECUTE FUNCTION onside_attribution.after_truncate();
+
+ALTER TABLE onside_attribution.outbox_1 ENABLE ALWAYS TRIGGER onside_before_truncate;
+ALTER TABLE onside_attribution.outbox_1 ENABLE ALWAYS TRIGGER onside_after_truncate;
+ALTER TABLE onside_attribution.outbox_2 ENABLE ALWAYS TRIGGER onside_before_truncate;
+ALTER TABLE onside_attribution.outbox_2 ENABLE ALWAYS TRIGGER onside_after_truncate;
+ALTER TABLE onside_attribution.outbox_3 ENABLE ALWAYS TRIGGER onside_before_truncate;
+ALTER TABLE onside_attribution.outbox_3 ENABLE ALWAYS TRIGGER onside_after_truncate;
+ALTER TABLE onside_attribution.control ENABLE ALWAYS TRIGGER onside_before_truncate;
+ALTER TABLE onside_attribution.control ENABLE ALWAYS TRIGGER onside_after_truncate;
+
 CREATE TABLE onside_attribution.dead_letter (
     event_id uuid,
     event_name text,
@@ -391,6 +426,18 @@ COMMENT ON COLUMN onside_attribution.delivery_cursor.retries IS 'Those of them t
 COMMENT ON COLUMN onside_attribution.delivery_cursor.not_before IS
     'Until when the API asked to wait (Retry-After), so that a restart keeps to it; NULL if it did not';
 
+COMMENT ON FUNCTION onside_attribution.before_truncate() IS
+    'Trigger of the segments and of control: notes what a replicated TRUNCATE must not take';
+COMMENT ON FUNCTION onside_attribution.after_truncate() IS
+    'Trigger of the segments and of control: puts back what before_truncate() has noted';
+COMMENT ON TRIGGER onside_before_truncate ON onside_attribution.outbox_1 IS 'Keeps what is ours from a replicated TRUNCATE';
+COMMENT ON TRIGGER onside_after_truncate ON onside_attribution.outbox_1 IS 'Keeps what is ours from a replicated TRUNCATE';
+COMMENT ON TRIGGER onside_before_truncate ON onside_attribution.outbox_2 IS 'Keeps what is ours from a replicated TRUNCATE';
+COMMENT ON TRIGGER onside_after_truncate ON onside_attribution.outbox_2 IS 'Keeps what is ours from a replicated TRUNCATE';
+COMMENT ON TRIGGER onside_before_truncate ON onside_attribution.outbox_3 IS 'Keeps what is ours from a replicated TRUNCATE';
+COMMENT ON TRIGGER onside_after_truncate ON onside_attribution.outbox_3 IS 'Keeps what is ours from a replicated TRUNCATE';
+COMMENT ON TRIGGER onside_before_truncate ON onside_attribution.control IS 'Keeps what is ours from a replicated TRUNCATE';
+COMMENT ON TRIGGER onside_after_truncate ON onside_attribution.control IS 'Keeps what is ours from a replicated TRUNCATE';
 COMMENT ON FUNCTION onside_attribution.keep_state() IS
     'Trigger of delivery_cursor and control: drops every row that SQL or an apply worker would write there';
 COMMENT ON TRIGGER onside_keep_state ON onside_attribution.delivery_cursor IS 'Keeps rows from elsewhere out; also with session_replication_role = replica';

@@ -40,7 +40,8 @@ typedef struct Level
 } Level;
 
 static Level *levels;			/* in TopTransactionContext */
-static int64 prepared;			/* events of a transaction prepared elsewhere */
+static int64 prepared;			/* events of a transaction prepared elsewhere; or
+								 * less than 0, counted before: see rescue.c */
 static uint32 wake_bits;
 static bool want_worker;
 static bool wake_launcher;

@@ -19,7 +19,10 @@ extern void onside_commit_init(void);
  */
 extern int64 onside_commit_next_id(void);
 
-/* This command commits n events of a transaction that was prepared. */
+/*
+ * This command commits n events of a transaction that was prepared; -n of those
+ * that it records were counted before.
+ */
 extern void onside_commit_count_prepared(int64 n);
 
 /* At commit, wake this database's worker with these ONSIDE_WAKE_* bits. */

@@ -77,6 +77,7 @@ static const OnsideShapeColumn outbox_columns[] = {
 	.trigger = {"onside_outbox_before_insert", "outbox_before_insert", \
 	TRIGGER_TYPE_ROW | TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_INSERT | \
 	TRIGGER_TYPE_UPDATE}, \
+	.rescued = true, \
 	.checks = OUTBOX_CHECKS \
 }
 
@@ -168,6 +169,7 @@ const OnsideShape onside_shapes[] = {
 		COLUMNS(control_columns),
 		.index = {"control_pkey", true, {1}},
 		.trigger = STATE_TRIGGER,
+		.rescued = true,
 		.checks = {"control_singleton_check"}
 	},
 	{

@@ -54,6 +54,7 @@ typedef struct OnsideShape
 	OnsideShapeIndex index;		/* that rows are read by; no name: none */
 	OnsideShapeIndex key;		/* a primary key besides; no name: none */
 	OnsideShapeTrigger trigger; /* no name: none */
+	bool		rescued;		/* it has the triggers of rescue.c, too */
 	const char *checks[ONSIDE_SHAPE_CHECKS];
 } OnsideShape;
 

@@ -49,6 +49,7 @@ typedef struct Check
 	bool		has_index;
 	bool		has_key;
 	bool		has_trigger;
+	int			nrescues;		/* triggers of rescue.c */
 	bool		has_parent;
 	bool		has_check[ONSIDE_SHAPE_CHECKS];
 } Check;
@@ -254,9 +255,9 @@ visit_index(Check *check, Relation catalog, HeapTuple tuple)
 }
 
 static bool
-is_own_trigger(Check *check, Form_pg_trigger form)
+is_trigger(Check *check, Form_pg_trigger form,
+		   const OnsideShapeTrigger *ours)
 {
-	const OnsideShapeTrigger *ours = &check->shape->trigger;
 	char	   *function = get_func_name(form->tgfoid);
 
 	return ours->name != NULL &&
@@ -266,13 +267,36 @@ is_own_trigger(Check *check, Form_pg_trigger form)
 		get_func_namespace(form->tgfoid) == check->tables->schema;
 }
 
+/* One of the two that bring back what a replicated TRUNCATE takes. */
+static bool
+is_rescue(Check *check, Form_pg_trigger form)
+{
+	static const OnsideShapeTrigger rescues[] = {
+		{"onside_before_truncate", "before_truncate",
+		TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_TRUNCATE},
+		{"onside_after_truncate", "after_truncate", TRIGGER_TYPE_TRUNCATE},
+	};
+
+	return check->shape->rescued &&
+		(is_trigger(check, form, &rescues[0]) ||
+		 is_trigger(check, form, &rescues[1]));
+}
+
+static bool
+is_own_trigger(Check *check, Form_pg_trigger form)
+{
+	return is_trigger(check, form, &check->shape->trigger) ||
+		is_rescue(check, form);
+}
+
 static void
 visit_trigger(Check *check, Relation catalog, HeapTuple tuple)
 {
 	Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
 	const char *name = NameStr(form->tgname);
 
-	check->has_trigger |= is_own_trigger(check, form);
+	check->has_trigger |= is_trigger(check, form, &check->shape->trigger);
+	check->nrescues += is_rescue(check, form);
 	if (form->tgisinternal)
 		table_problem(check, "has a foreign key or a deferrable constraint, or a foreign key refers to it",
 					  NULL);
@@ -392,6 +416,8 @@ onside_shape_problems(const OnsideTables *tables, int n, Snapshot snapshot,
 		table_problem(&check, "lacks the primary key", shape->key.name);
 	if (shape->trigger.name != NULL && !check.has_trigger)
 		table_problem(&check, "lacks the trigger", shape->trigger.name);
+	if (shape->rescued && check.nrescues < 2)
+		table_problem(&check, "lacks a trigger of TRUNCATE", NULL);
 	if (shape->parent != NULL && !check.has_parent)
 		table_problem(&check, "is no partition any more of", shape->parent);
 	for (int i = 0; i < ONSIDE_SHAPE_CHECKS; i++)

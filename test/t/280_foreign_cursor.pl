@@ -198,6 +198,20 @@ foreach my $way (@ways)
 	another_worker($way);
 	poll_status($subscriber, $way, { state => 'paused', state_reason => qr/the subscriber/ },
 		"$way: the publisher's resume() is not the subscriber's");
+
+	# Nor does a TRUNCATE of what the publisher has recorded take along what the
+	# subscriber has, nor one of control its pause.
+	record($subscriber, $way, 10, 'own');
+	$publisher->safe_psql($way, 'TRUNCATE onside_attribution.outbox');
+	$publisher->safe_psql($way, 'TRUNCATE onside_attribution.control');
+	replicated($way);
+	my $n = @{ own($way) };
+	ok(wait_until(sub { pending_own($way) == $n }), "$way, the publisher's outbox truncated: all $n events of its own are pending");
+	poll_status($subscriber, $way, { state => 'paused', state_reason => qr/the subscriber/, pending => sub { $_[0] >= $n } },
+		"$way, the publisher's control truncated: it is paused, and counts them");
+	another_worker($way);
+	poll_status($subscriber, $way, { state => 'paused', state_reason => qr/the subscriber/ },
+		"$way, the publisher's control truncated, another worker: it is paused");
 	$subscriber->safe_psql($way, 'SELECT onside_attribution.resume()');
 
 	$sandbox{$way}->behave();
