@@ -9,7 +9,7 @@ MODULE_big = onside_attribution
 PGFILEDESC = "onside_attribution - reports committed purchases to the Onside attribution API"
 
 DATA = $(sort $(wildcard onside_attribution--*.sql))
-OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
 
 # `make installcheck` has to pass on any running server, preloaded or not, so
 # it runs these alone.  The specs need workers: check-isolation.
@@ -147,7 +147,7 @@ endif
 include $(PGXS)
 
 # PGXS on Debian does not track headers.
-$(OBJS) $(OBJS:.o=.bc): $(wildcard $(srcdir)/src/*.h)
+$(OBJS) $(OBJS:.o=.bc): $(wildcard $(srcdir)/src/*.h $(srcdir)/src/*/*.h)
 
 pgxs_test = $(abspath $(dir $(PGXS))../test)
 

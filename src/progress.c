@@ -37,7 +37,7 @@
 #include "outbox.h"
 #include "progress.h"
 #include "segment.h"
-#include "sender.h"
+#include "send/sender.h"
 #include "stats.h"
 #include "txn.h"
 

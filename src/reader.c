@@ -24,11 +24,11 @@
 #include "batch.h"
 #include "clock.h"
 #include "crash_guard.h"
-#include "http.h"
+#include "send/http.h"
 #include "outbox.h"
 #include "progress.h"
 #include "reader.h"
-#include "sender.h"
+#include "send/sender.h"
 #include "settings.h"
 #include "txn.h"
 

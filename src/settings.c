@@ -23,8 +23,8 @@
 #include "miscadmin.h"
 #include "utils/guc.h"
 
-#include "address.h"
-#include "http.h"
+#include "send/address.h"
+#include "send/http.h"
 #include "settings.h"
 
 char	   *onside_endpoint;

@@ -16,8 +16,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "http.c"
-#include "secret.h"
+#include "send/http.c"
+#include "send/secret.h"
 
 /* postgres.h points these at the server's own */
 #undef printf

@@ -6,7 +6,7 @@
  *		I=$(pg_config --includedir-server)
  *		clang -g -O1 -fsanitize=fuzzer,address,undefined \
  *			-fno-sanitize-recover=undefined -isystem $I -Isrc \
- *			test/fuzz/fuzz_response.c src/response.c -o fuzz_response
+ *			test/fuzz/fuzz_response.c src/send/response.c -o fuzz_response
  *		./fuzz_response -max_total_time=60
  *
  * Each input is a clock (8 bytes), a status (2 bytes) and, split at the first
@@ -17,7 +17,7 @@
  */
 #include "postgres.h"
 
-#include "response.h"
+#include "send/response.h"
 
 /* postgres.h points these at the server's own */
 #undef printf

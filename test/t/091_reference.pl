@@ -143,7 +143,7 @@ same_ok([ map { $_->[0] } rows('States') ], [ $names =~ /"(\w+)"/g ], 'state');
 # The names that the source uses, but for those of whole classes, which it
 # compares with and does not raise.
 my %raised;
-foreach my $file (glob("$tree/src/*.[ch]"))
+foreach my $file (glob("$tree/src/*.[ch] $tree/src/*/*.[ch]"))
 {
 	my $source = slurp_file($file);
 	$source =~ s/ERRCODE_TO_CATEGORY\([^;{]*//g;

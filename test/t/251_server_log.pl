@@ -133,7 +133,7 @@ $flush->quit;
 # ---------------------------------------------------------------------------
 
 my %source;
-foreach my $file (glob "$tree/src/*.c")
+foreach my $file (glob "$tree/src/*.c $tree/src/*/*.c")
 {
 	$source{$_} = 1 foreach slurp_file($file) =~ /onside_wait_event\("(\w+)"\)/g;
 }

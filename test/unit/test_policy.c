@@ -17,9 +17,9 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#include "backoff.h"
-#include "bisect.h"
-#include "response.h"
+#include "send/backoff.h"
+#include "send/bisect.h"
+#include "send/response.h"
 
 /* postgres.h points these at the server's own */
 #undef printf

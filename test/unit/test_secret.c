@@ -14,7 +14,7 @@
 #include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 
-#include "secret.h"
+#include "send/secret.h"
 
 /* postgres.h points these at the server's own */
 #undef printf

@@ -10,7 +10,7 @@
 
 #include "postgres.h"
 
-#include "http.h"
+#include "send/http.h"
 
 /* How far a connection came; each step includes those before it. */
 typedef enum OnsideProbeStep

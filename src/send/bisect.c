@@ -60,7 +60,7 @@
  */
 #include "postgres.h"
 
-#include "bisect.h"
+#include "send/bisect.h"
 
 /*
  * The sizes that a group can have.  The smallest come twice, so that two of

@@ -28,7 +28,7 @@
 #include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 
-#include "secret.h"
+#include "send/secret.h"
 
 /* Shorter passwords are words: "a", "test", "shop". */
 #define SHORTEST_PASSWORD	6

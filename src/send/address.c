@@ -20,7 +20,7 @@
 
 #include <curl/curl.h>
 
-#include "address.h"
+#include "send/address.h"
 
 bool
 onside_address_is_loopback(const struct sockaddr *address)

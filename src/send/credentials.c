@@ -20,8 +20,8 @@
 
 #include "storage/fd.h"
 
-#include "address.h"
-#include "credentials.h"
+#include "send/address.h"
+#include "send/credentials.h"
 
 /* Editors of some systems put it in front of a text in UTF-8. */
 #define BYTE_ORDER_MARK "\xef\xbb\xbf"

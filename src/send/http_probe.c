@@ -24,8 +24,8 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
-#include "http_curl.h"
-#include "http_probe.h"
+#include "send/http_curl.h"
+#include "send/http_probe.h"
 
 #define LOOK_INTERVAL	10		/* ms */
 

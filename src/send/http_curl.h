@@ -12,7 +12,7 @@
 
 #include <curl/curl.h>
 
-#include "http.h"
+#include "send/http.h"
 
 /* Around every call that can start a thread; see http.c. */
 extern void onside_http_block_signals(void);

@@ -40,13 +40,13 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "address.h"
+#include "send/address.h"
 #include "clock.h"
 #include "compat.h"
-#include "credentials.h"
-#include "http.h"
-#include "http_curl.h"
-#include "secret.h"
+#include "send/credentials.h"
+#include "send/http.h"
+#include "send/http_curl.h"
+#include "send/secret.h"
 
 /*
  * The API's answers have a few hundred bytes.  Bodies somewhat above what we

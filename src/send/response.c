@@ -13,7 +13,7 @@
  */
 #include "postgres.h"
 
-#include "response.h"
+#include "send/response.h"
 
 #define MS_PER_SECOND		INT64CONST(1000)
 #define SECONDS_PER_DAY		INT64CONST(86400)

@@ -23,8 +23,8 @@
  */
 #include "postgres.h"
 
-#include "backoff.h"
-#include "response.h"
+#include "send/backoff.h"
+#include "send/response.h"
 
 #define US_PER_MS			INT64CONST(1000)
 
