@@ -169,7 +169,9 @@ sub settled
 	my %dead = map { $_ => 1 } split /\n/,
 	  $node->safe_psql($database,
 		'SELECT event_id FROM onside_attribution.dead_letter');
-	is_deeply([ sort keys %dead ], [ sort @{ $self->{dead_ids} } ],
+	# What was refused may have been accepted meanwhile, by its second chance.
+	my %belongs = map { $_ => 1 } @{ $self->{dead_ids} };
+	is_deeply([ grep { !$belongs{$_} } sort keys %dead ], [],
 		"$name: nothing is in dead_letter that does not belong there");
 	arrived_ok($self->{sandboxes}, [ grep { !$dead{$_} } @{ $self->{recorded} } ],
 		"$name: what was committed arrived");

@@ -59,6 +59,7 @@ Starts the server and waits until it listens.  Options, all of them optional:
   sink              true: count events without looking at them
   keep_events       how many of the first events kept() can return (1000)
   log               file that gets a line "epoch event_id crc32" per accepted event
+  history           true: note what history() returns
   progress          true: one line a second about the arrivals in sandbox.log
   max_lifetime      seconds after which the server ends by itself (3600)
 
@@ -123,6 +124,9 @@ sub logfile { return $_[0]{logfile} }
   kept            [ the first events, as structures ]
   kept_text       the same as the JSON text in which they were sent
   requests        [ a record per request, oldest first ]
+  history         { event_id => { came, first, last, first_answer, last_answer,
+                  accepted } }, if it was started with history => 1
+  accepted(@ids)  how many of these events have been accepted
 
 =cut
 
@@ -131,6 +135,14 @@ sub events { return $_[0]->_get('/events') }
 sub arrivals { return $_[0]->_get('/arrivals') }
 sub kept { return $_[0]->_get('/kept') }
 sub requests { return $_[0]->_get('/requests') }
+sub history { return $_[0]->_get('/history') }
+
+sub accepted
+{
+	my ($self, @ids) = @_;
+	my $events = $self->events;
+	return scalar grep { $events->{$_} } @ids;
+}
 
 sub kept_text
 {
@@ -162,7 +174,26 @@ sub wait_requests { return shift->_wait('requests', @_) }
 
 README.md beside the server describes the rules.
 
+=head2 Rules in short: on(\%match, \%answer), sick(\%answer, [$new])
+
+C<on> is a rule for requests with an event (or on a connection) of a kind, as in
+C<behave(on({ event_name =E<gt> 'bad' }, { status =E<gt> 500 }))>.  C<sick> is
+one for the connections that are open now and, with a number, for as many new
+ones.  Both are functions.
+
 =cut
+
+sub on
+{
+	my ($match, $answer) = @_;
+	return { %$answer, match => $match };
+}
+
+sub sick
+{
+	my ($answer, $new) = @_;
+	return on({ connection_up_to => ($new // 0) + 0 }, $answer);
+}
 
 sub behave
 {
@@ -200,6 +231,64 @@ sub reset
 {
 	my ($self) = @_;
 	return $self->_post('/reset', {});
+}
+
+=head2 OnsideSandbox->balancer(@sandboxes), OnsideSandbox->proxy(%options)
+
+What stands in front of a sandbox, with C<url>, C<port> and C<stop>.  A balancer
+gives each connection to the next sandbox; a proxy takes C<user> and C<password>,
+and C<answer($bytes)> has it say that to everything, C<answer(undef)> ends it;
+C<asked> has the first line of each request.
+
+=cut
+
+sub balancer
+{
+	my ($class, @sandboxes) = @_;
+	return $class->_middle('balancer', map { '--backend=' . $_->port } @sandboxes);
+}
+
+sub proxy
+{
+	my ($class, %options) = @_;
+	my $file = File::Spec->catfile(File::Temp::tempdir(CLEANUP => 1), 'answer');
+	my $self = $class->_middle('proxy', "--answer=$file", _arguments(%options));
+	$self->{answer} = $file;
+	return $self;
+}
+
+sub answer
+{
+	my ($self, $bytes) = @_;
+	return unlink $self->{answer} unless defined $bytes;
+	open(my $fh, '>', "$self->{answer}.new") or die "could not write $self->{answer}: $!";
+	print $fh $bytes;
+	close $fh;
+	rename "$self->{answer}.new", $self->{answer} or die "could not rename: $!";
+	return;
+}
+
+sub asked
+{
+	my ($self) = @_;
+	open(my $fh, '<', "$self->{answer}.log") or return;
+	return <$fh>;
+}
+
+sub _middle
+{
+	my ($class, @arguments) = @_;
+	my $self = bless { owner => $$, host => '127.0.0.1', scheme => 'http' }, $class;
+	my $dir = $self->{dir} = File::Temp::tempdir(CLEANUP => 1);
+	my $port_file = File::Spec->catfile($dir, 'port');
+	$self->{logfile} = File::Spec->catfile($dir, 'middle.log');
+	$self->{pid} = _spawn($self->{logfile}, _python(), '-B',
+		File::Spec->catfile(File::Basename::dirname($script), 'middle.py'),
+		@arguments, '--port-file' => $port_file, '--parent-pid' => $$);
+	$running{ $self->{pid} } = $self;
+	Scalar::Util::weaken($running{ $self->{pid} });
+	($self->{port}) = $self->_read_ports($port_file);
+	return $self;
 }
 
 =head2 stop
@@ -256,7 +345,7 @@ sub _arguments
 	{
 		my $value = $options{$name};
 		(my $flag = "--$name") =~ tr/_/-/;
-		if ($name eq 'sink' || $name eq 'progress')
+		if ($name =~ /^(?:sink|progress|history)$/)
 		{
 			push @arguments, $flag if $value;
 		}

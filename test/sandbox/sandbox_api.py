@@ -14,8 +14,8 @@ Threads and who owns what
     A second listener, the control port, has a thread per request, so that it
     answers while every data connection hangs in a fault.  They share
         Recorder   what arrived; one lock, held for a batch or for a snapshot
-        Rules      how to misbehave; the list is replaced whole by the control
-                   thread, its counters are moved by the loop's thread only
+        Rules      how to misbehave; replaced whole by the control thread, its
+                   counters are moved by the loop's thread only
         Settings   limits, credentials, poison; single attributes, replaced whole
 
 One request's way
@@ -46,6 +46,7 @@ import http.server
 import itertools
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -250,6 +251,16 @@ def check_poison(events, poison):
             raise Refused(400, f"events[{index}].payload: is poisoned (sandbox rule)")
 
 
+def parse_events(body):
+    """Return the events of a body that need not be valid, as far as they are
+    objects with an event_id."""
+    try:
+        events = json.loads(bytes(body))["events"]
+        return [e for e in events if type(e) is dict and type(e.get("event_id")) is str]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return []
+
+
 def count_events(body):
     """Count the events of a body that is answered without being validated."""
     try:
@@ -273,14 +284,17 @@ Batch = collections.namedtuple("Batch", "count ids events", defaults=((), ()))
 class Recorder:
     """What arrived.  Every method takes the lock; none waits for the network."""
 
-    def __init__(self, keep_events, log_path):
+    def __init__(self, keep_events, log_path, keep_history=False):
         self.lock = threading.Lock()
         self.changed = threading.Condition(self.lock)
         self.waiters = 0
         self.keep_events = keep_events
+        self.keep_history = keep_history
+        self.under_way = {}             # event_id -> the connection that it is on
         self.log = open(log_path, "a", buffering=1 << 20) if log_path else None
         self.started = time.time()
         self.open_connections = 0
+        self.accepted_connections = 0   # ever; a reset does not renumber them
         self.in_progress = 0
         self.clear()
 
@@ -289,6 +303,9 @@ class Recorder:
             self.first = {}             # event_id -> (epoch of first arrival, hash)
             self.again = {}             # event_id -> [count, epoch of last arrival]
             self.mismatched = set()
+            self.history = {}           # event_id -> what history_of() names
+            self.twice_in_request = 0
+            self.twice_in_flight = 0
             self.kept = []
             self.records = collections.deque(maxlen=REQUEST_RECORDS)
             self.requests = 0
@@ -307,7 +324,8 @@ class Recorder:
         with self.lock:
             self.connections += 1
             self.open_connections += 1
-            return self.connections
+            self.accepted_connections += 1
+            return self.accepted_connections
 
     def connection_closed(self):
         with self.lock:
@@ -335,6 +353,42 @@ class Recorder:
                 self.by_status[str(record["status"])] += 1
             if self.waiters:
                 self.changed.notify_all()
+
+    def events_came(self, ids, connection):
+        """Note that the connection has a request with these events to answer.
+        One that another connection has, which its client has not given up, is
+        in flight twice."""
+        now = time.time()
+        with self.lock:
+            self.twice_in_request += len(ids) - len(set(ids))
+            for event_id in ids:
+                other = self.under_way.get(event_id)
+                if other is not None and other is not connection and not other.gone():
+                    self.twice_in_flight += 1
+                self.under_way[event_id] = connection
+                entry = self.history.setdefault(event_id, [0, now, now, None, None])
+                entry[0] += 1
+                entry[2] = now
+
+    def events_answered(self, ids, connection, answer):
+        with self.lock:
+            for event_id in ids:
+                if self.under_way.get(event_id) is connection:
+                    del self.under_way[event_id]
+                entry = self.history.get(event_id)
+                if entry:
+                    entry[3] = entry[3] or answer
+                    entry[4] = answer
+
+    def history_of(self):
+        """Return a snapshot as [(event_id, what is known of it)]."""
+        with self.lock:
+            history = [(event_id, tuple(entry)) for event_id, entry in self.history.items()]
+            accepted = set(self.first)
+        for event_id, (came, first, last, first_answer, last_answer) in history:
+            yield event_id, {"came": came, "first": first, "last": last,
+                             "first_answer": first_answer, "last_answer": last_answer,
+                             "accepted": event_id in accepted}
 
     def request_ended(self, record, status, duration):
         with self.lock:
@@ -387,6 +441,8 @@ class Recorder:
             "distinct": distinct,
             "duplicates": repeated,
             "mismatched": len(self.mismatched),
+            "twice_in_request": self.twice_in_request,
+            "twice_in_flight": self.twice_in_flight,
             "max_body": self.max_body,
             "max_events": self.max_events,
             "max_concurrent": self.max_concurrent,
@@ -491,19 +547,59 @@ def is_count(value):
     return type(value) is int and value >= 0
 
 
+def is_text(value):
+    return type(value) is str
+
+
+def is_ascending(value):
+    return type(value) is list and len(value) == 2 and all(map(is_number, value)) and value[0] <= value[1]
+
+
+def is_header(value):
+    return is_text(value) or type(value) is list and all(map(is_text, value))
+
+
+# What a rule can ask of a request, of its connection, and of an event in it.
+REQUEST_MATCHES = {"min_events": is_count, "max_events": is_count, "contains": is_text}
+CONNECTION_MATCHES = {"connection_up_to": is_count, "connection_every": lambda v: is_count(v) and v > 0}
+EVENT_MATCHES = {
+    "event_id": lambda v: is_text(v) or is_header(v),
+    "event_name": is_text,
+    "payload": lambda v: type(v) is dict,
+    "older_than": lambda v: is_text(v) and bool(DATETIME.fullmatch(v)),
+    "at": lambda v: is_count(v) and v > 0,
+    "every": lambda v: is_count(v) and v > 0,
+    "block": is_ascending,
+    "share": is_ascending,
+}
+MATCHES = {**REQUEST_MATCHES, **CONNECTION_MATCHES, **EVENT_MATCHES}
+
+
 def is_match(value):
-    checks = {"min_events": is_count, "max_events": is_count,
-              "contains": lambda v: type(v) is str}
-    return type(value) is dict and all(k in checks and checks[k](v) for k, v in value.items())
+    return type(value) is dict and all(k in MATCHES and MATCHES[k](v) for k, v in value.items())
+
+
+def instant(text):
+    return datetime.fromisoformat(re.sub(r"\.[0-9]+", "", text).replace("Z", "+00:00"))
+
+
+def share_of(event_id):
+    """Where an event_id is between 0 and 1, the same in each run."""
+    return zlib.crc32(event_id.encode()) / 2 ** 32
 
 
 RULE_KEYS = {
     "times": lambda v: v is None or is_count(v),
     "skip": is_count,
+    "from": is_number,
+    "until": is_number,
+    "chance": lambda v: is_number(v) and v <= 1,
+    "seed": is_count,
+    "one_of": lambda v: type(v) is list and bool(v),
     "status": lambda v: type(v) is int and 200 <= v <= 599,
-    "headers": lambda v: type(v) is dict and all(type(x) is str for x in v.values()),
-    "body": lambda v: type(v) is str,
-    "delay": is_number,
+    "headers": lambda v: type(v) is dict and all(map(is_header, v.values())),
+    "body": is_text,
+    "delay": lambda v: is_number(v) or is_ascending(v),
     "fault": lambda v: v in FAULTS,
     "accept": lambda v: type(v) is bool,
     "match": is_match,
@@ -512,25 +608,50 @@ RULE_KEYS = {
     "after": is_number,
     "when": lambda v: v in ("later", "next_request"),
     "every": lambda v: is_count(v) and v > 0,
-    "location": lambda v: type(v) is str,
+    "location": is_text,
 }
-EARLY_RULE_KEYS = {"times", "skip", "fault", "bytes"}
+EARLY_RULE_KEYS = {"times", "skip", "from", "until", "chance", "seed", "fault", "bytes", "match"}
+ANSWER_KEYS = set(RULE_KEYS) - {"times", "skip", "from", "until", "chance", "one_of", "match"}
+
+
+class Request:
+    """What rules look at: a body, its events once somebody asks for them, and
+    the connection."""
+
+    def __init__(self, connection, body=b""):
+        self.connection = connection
+        self.body = body
+        self._events = None
+
+    def events(self):
+        if self._events is None:
+            self._events = parse_events(self.body)
+        return self._events
 
 
 class Rule:
-    def __init__(self, spec):
+    def __init__(self, spec, keys=RULE_KEYS):
         if type(spec) is not dict:
             raise ValueError("a rule must be an object")
         for key, value in spec.items():
-            if key not in RULE_KEYS:
+            if key not in keys:
                 raise ValueError(f"a rule has no key {key}")
             if not RULE_KEYS[key](value):
                 raise ValueError(f"{key}: not a value for it: {json.dumps(value)}")
         self.spec = spec
         self.fault = spec.get("fault")
         self.phase = FAULTS[self.fault].phase if self.fault else AT_END
-        if self.phase != AT_END and not EARLY_RULE_KEYS.issuperset(spec):
-            raise ValueError(f"{self.fault} takes only {', '.join(sorted(EARLY_RULE_KEYS))}")
+        self.match = spec.get("match") or {}
+        self.of_event = {k: v for k, v in self.match.items() if k in EVENT_MATCHES}
+        if self.phase != AT_END and not (EARLY_RULE_KEYS.issuperset(spec)
+                                         and set(self.match) <= set(CONNECTION_MATCHES)
+                                         and ("match" not in spec or self.match)):
+            raise ValueError(f"{self.fault} takes only {', '.join(sorted(EARLY_RULE_KEYS))}, "
+                             f"and a match only of {', '.join(CONNECTION_MATCHES)}")
+        self.choices = [Rule(choice, ANSWER_KEYS) for choice in spec.get("one_of", ())]
+        if any(choice.phase != AT_END for choice in self.choices):
+            raise ValueError("one_of: the body is read before one is drawn")
+        self.random = random.Random(spec.get("seed", 0))
         self.left = spec.get("times")
         self.skip = spec.get("skip", 0)
         self.used = 0
@@ -539,19 +660,61 @@ class Rule:
         value = self.spec.get(key)
         return default if value is None else value
 
-    def matches(self, body):
-        match = self.spec.get("match")
-        if not match:
-            return True
-        if "contains" in match and match["contains"].encode() not in body:
+    def delay(self):
+        value = self.get("delay", 0)
+        return self.random.uniform(*value) if type(value) is list else value
+
+    def matches(self, request, rules):
+        return (self._matches_connection(request.connection, rules)
+                and self._matches_request(request)
+                and (not self.of_event
+                     or any(self._matches_event(event, place, rules)
+                            for place, event in enumerate(request.events(), 1))))
+
+    def _matches_connection(self, connection, rules):
+        number = connection.number - rules.connections_before
+        return (number <= self.match.get("connection_up_to", number)
+                and number % self.match.get("connection_every", 1) == 0)
+
+    def _matches_request(self, request):
+        match = self.match
+        if "contains" in match and match["contains"].encode() not in request.body:
             return False
         if "min_events" in match or "max_events" in match:
-            events = count_events(body)
+            events = count_events(request.body)
             return match.get("min_events", 0) <= events <= match.get("max_events", events)
         return True
 
-    def take(self):
-        """Say whether it is this rule's turn, and count it."""
+    def _matches_event(self, event, place, rules):
+        return all(self._has(key, value, event, place, rules) for key, value in self.of_event.items())
+
+    @staticmethod
+    def _has(key, value, event, place, rules):
+        event_id = event["event_id"]
+        if key == "event_id":
+            return event_id == value or event_id in value
+        if key == "event_name":
+            return event.get("event_name") == value
+        if key == "payload":
+            payload = event.get("payload")
+            return type(payload) is dict and all(payload.get(k) == v for k, v in value.items())
+        if key == "older_than":
+            when = event.get("event_datetime")
+            return is_text(when) and bool(DATETIME.fullmatch(when)) and instant(when) < instant(value)
+        if key == "at":
+            return place == value
+        if key == "share":
+            return value[0] <= share_of(event_id) < value[1]
+        number = rules.number_of(event_id)
+        return number % value == 0 if key == "every" else value[0] <= number <= value[1]
+
+    def take(self, since):
+        """Say whether it is this rule's turn, so many seconds after the rules
+        were made, and count it."""
+        if not self.get("from", 0) <= since < self.get("until", since + 1):
+            return False
+        if "chance" in self.spec and self.random.random() >= self.spec["chance"]:
+            return False
         if self.skip:
             self.skip -= 1
             return False
@@ -559,6 +722,14 @@ class Rule:
             self.left -= 1
         self.used += 1
         return True
+
+    def acting(self):
+        """The rule that says what is done: this one, or one that it draws."""
+        if not self.choices:
+            return self
+        choice = self.random.choice(self.choices)
+        choice.used += 1
+        return choice
 
     def answers_itself(self):
         """True if the answer is the rule's and not what validation says."""
@@ -580,17 +751,26 @@ class Rule:
 
 
 class Rules:
-    def __init__(self):
-        self.rules = []
-        self.generation = 0
+    """The rules, and what they count from: the moment when they were made, the
+    connections until then, and the events as they came since."""
 
-    def replace(self, specs):
-        if type(specs) is not list:
+    def __init__(self, specs=(), generation=0, connections_before=0):
+        if type(specs) not in (list, tuple):
             raise ValueError("a list of rules is expected")
         self.rules = [Rule(spec) for spec in specs]
-        self.generation += 1
+        self.generation = generation
+        self.connections_before = connections_before
+        self.made = time.monotonic()
+        self.numbers = {}
+        self.numbering = any(k in rule.of_event for rule in self.rules for k in ("every", "block"))
 
-    def pick_early(self, phase):
+    def number_of(self, event_id):
+        return self.numbers.setdefault(event_id, len(self.numbers) + 1)
+
+    def _turn(self, rule):
+        return rule.take(time.monotonic() - self.made)
+
+    def pick_early(self, phase, connection):
         """Pick a rule that acts before the body is known.  A rule in front of
         it which is not used up has the first say, and that comes later."""
         for rule in self.rules:
@@ -598,14 +778,18 @@ class Rules:
                 continue
             if rule.phase != phase:
                 return None
-            if rule.take():
+            if rule.matches(Request(connection), self) and self._turn(rule):
                 return rule
         return None
 
-    def pick(self, body):
+    def pick(self, request):
+        if self.numbering:
+            for event in request.events():
+                self.number_of(event["event_id"])
         for rule in self.rules:
-            if rule.left != 0 and rule.phase == AT_END and rule.matches(body) and rule.take():
-                return rule
+            if (rule.left != 0 and rule.phase == AT_END and rule.matches(request, self)
+                    and self._turn(rule)):
+                return rule.acting()
         return None
 
     def describe(self):
@@ -757,7 +941,13 @@ class Answer:
 
     def closes(self):
         return any(name.lower() == "connection" and value.lower() == "close"
-                   for name, value in self.headers.items())
+                   for name, value in self.fields())
+
+    def fields(self):
+        """The headers; one whose value is a list is there several times."""
+        for name, values in self.headers.items():
+            for value in values if type(values) is list else (values,):
+                yield name, value
 
     def head(self, *extra, date=True):
         """Return the status line and headers, without the empty line."""
@@ -768,7 +958,7 @@ class Answer:
         lines = [f"HTTP/1.1 {self.status} {reason}"]
         if date and not any(name.lower() == "date" for name in self.headers):
             lines.append(f"Date: {http_date()}")
-        lines += [f"{name}: {value}" for name, value in self.headers.items()]
+        lines += [f"{name}: {value}" for name, value in self.fields()]
         lines += extra
         return ("\r\n".join(lines) + "\r\n").encode("latin-1")
 
@@ -969,7 +1159,6 @@ class Connection(asyncio.Protocol):
         self.sandbox = sandbox
         self.recorder = sandbox.recorder
         self.settings = sandbox.settings
-        self.rules = sandbox.rules
         self.loop = sandbox.loop
         self.buf = bytearray()
         self.writable = asyncio.Event()
@@ -987,6 +1176,11 @@ class Connection(asyncio.Protocol):
         self.refusal = None     # what the head alone earns, if anything
         self.rule = None
         self.record = None
+        self.ids = ()           # of the events that wait for an answer
+
+    @property
+    def rules(self):
+        return self.sandbox.rules
 
     # -- transport's side ---------------------------------------------------
 
@@ -1010,6 +1204,7 @@ class Connection(asyncio.Protocol):
                 self._see(error="the client closed before the request was whole")
             elif self.rule and not self.rule.fault:
                 self.record["error"] = "the client closed before the answer"
+            self._answered("none")
             self._end(None)
 
     def pause_writing(self):
@@ -1029,14 +1224,24 @@ class Connection(asyncio.Protocol):
         return self.transport.is_closing()
 
     def write(self, data):
+        # Once the client can read a final status, it may send the events again.
+        if self.ids and data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 1"):
+            self._answered(data[9:12].decode())
         if not self.gone():
             self.transport.write(data)
 
     def close(self):
+        self._answered("none")
         self.transport.close()
+
+    def _answered(self, answer):
+        if self.ids:
+            self.recorder.events_answered(self.ids, self, answer)
+            self.ids = ()
 
     def reset(self):
         """Close with RST instead of FIN, throwing away what is in flight."""
+        self._answered("none")
         try:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         except OSError:
@@ -1073,7 +1278,7 @@ class Connection(asyncio.Protocol):
         return True
 
     def _reset_at_start(self):
-        if not self.rules.pick_early(AT_START):
+        if not self.rules.pick_early(AT_START, self):
             return False
         if self.began is None:
             self.began = time.monotonic()
@@ -1094,7 +1299,7 @@ class Connection(asyncio.Protocol):
         self.head = head = Head(raw)
         self.reader = head.body_reader(self.settings.max_body)
         self.refusal = self._judge_head(head)
-        self.rule = self.rules.pick_early(IN_BODY)
+        self.rule = self.rules.pick_early(IN_BODY, self)
         if head.expect:
             self._answer_expect()
         if self.reader.hopeless():
@@ -1140,7 +1345,11 @@ class Connection(asyncio.Protocol):
 
     def _handle(self):
         body = self.reader.data
-        self.rule = rule = self.rules.pick(body) if self.rules.rules else None
+        request = Request(self, body)
+        self.rule = rule = self.rules.pick(request) if self.rules.rules else None
+        if self.recorder.keep_history:
+            self.ids = [event["event_id"] for event in request.events()]
+            self.recorder.events_came(self.ids, self)
         if rule is None:
             answer, count, batch = self._judge(body)
         else:
@@ -1148,14 +1357,15 @@ class Connection(asyncio.Protocol):
         error = None
         if answer.status >= 400 and not (rule and rule.answers_itself()):
             error = json.loads(answer.body)["error"]
-        at_once = rule is None or not (rule.fault or rule.get("delay"))
+        delay = rule.delay() if rule else 0
+        at_once = rule is None or not (rule.fault or delay)
         self._see(events=count, batch=batch, error=error, fault=rule.fault if rule else None,
                   status=answer.status if at_once else None)
         if at_once:
             self._end(self.send(answer))
             return
         self.flapped_down = rule.flapped_down()
-        self.task = self.loop.create_task(self._play(rule, answer))
+        self.task = self.loop.create_task(self._play(rule, answer, delay))
 
     def _judge(self, body):
         """Return the strict server's (answer, number of events, Batch or None)."""
@@ -1196,9 +1406,9 @@ class Connection(asyncio.Protocol):
             answer = Answer(answer.status, dict(answer.headers, **rule.spec["headers"]), answer.body)
         return answer, count, batch if record else None
 
-    async def _play(self, rule, answer):
-        if rule.get("delay"):
-            await asyncio.sleep(rule.get("delay"))
+    async def _play(self, rule, answer, delay):
+        if delay:
+            await asyncio.sleep(delay)
         play = FAULTS[rule.fault].play if rule.fault else answer_normally
         try:
             status = await asyncio.wait_for(play(self, rule, answer), FAULT_LIMIT)
@@ -1285,6 +1495,7 @@ class ControlHandler(http.server.BaseHTTPRequestHandler):
         self._dispatch({"/report": self.get_report, "/wait": self.get_wait,
                         "/events": self.get_events, "/arrivals": self.get_arrivals,
                         "/kept": self.get_kept, "/requests": self.get_requests,
+                        "/history": self.get_history,
                         "/behave": self.get_behave})
 
     def do_POST(self):
@@ -1363,6 +1574,10 @@ class ControlHandler(http.server.BaseHTTPRequestHandler):
         self._stream(b"{", (f'"{event_id}":[{count},{first!r},{last!r}]'
                             for event_id, count, first, last in self.recorder.arrivals()), b"}\n")
 
+    def get_history(self):
+        self._stream(b"{", (f'"{event_id}":{json.dumps(known)}'
+                            for event_id, known in self.recorder.history_of()), b"}\n")
+
     def get_kept(self):
         """The events in the very text in which they were sent."""
         self._stream(b"[", self.recorder.kept_events(), b"]\n")
@@ -1374,7 +1589,7 @@ class ControlHandler(http.server.BaseHTTPRequestHandler):
         return self.sandbox.rules.describe()
 
     def post_behave(self):
-        self.sandbox.rules.replace(self._posted())
+        self.sandbox.behave(self._posted())
         return self.sandbox.rules.describe()
 
     def post_poison(self):
@@ -1427,11 +1642,14 @@ def tls_context(cert, key):
 class Sandbox:
     def __init__(self, options):
         self.options = options
-        self.recorder = Recorder(options.keep_events, options.log)
+        self.recorder = Recorder(options.keep_events, options.log, options.history)
         self.settings = Settings(options)
         self.rules = Rules()
         self.connections = set()
         self.server = None
+
+    def behave(self, specs):
+        self.rules = Rules(specs, self.rules.generation + 1, self.recorder.accepted_connections)
 
     async def run(self):
         self.loop = asyncio.get_running_loop()
@@ -1631,6 +1849,7 @@ def parse_options(argv):
     p.add_argument("--poison", help="refuse events whose text contains this")
     p.add_argument("--sink", action="store_true", help="count events, do not look at them")
     p.add_argument("--keep-events", type=int, default=1000, help="how many first events are kept whole")
+    p.add_argument("--history", action="store_true", help="note of each event how often it came and its answers")
     p.add_argument("--log", help="append a line 'epoch event_id crc32' for each accepted event")
     p.add_argument("--tls-cert")
     p.add_argument("--tls-key")

@@ -631,6 +631,186 @@ class Faults(SandboxTest):
             self.assertLess(time.monotonic() - began, 2)
 
 
+class RulesByContent(SandboxTest):
+    """A rule finds the events, connections and moments that it is for."""
+    options = ("--history",)
+
+    def statuses(self, *bodies):
+        with self.server.connect() as client:
+            return [client.post(body).status for body in bodies]
+
+    def by(self, **match):
+        self.server.control("/behave", [{"status": 500, "match": match}])
+
+    def test_content(self):
+        one, other = event(event_name="bad", payload={"a": 1, "b": "x"}), event()
+        for match in ({"event_id": one["event_id"]}, {"event_id": [one["event_id"]]},
+                      {"event_name": "bad"}, {"payload": {"b": "x"}}, {"payload": {"a": 1, "b": "x"}},
+                      {"event_name": "bad", "event_id": one["event_id"]}):
+            with self.subTest(match=match):
+                self.by(**match)
+                self.assertEqual(self.statuses(batch(other), batch(other, one), batch(one)), [204, 500, 500])
+        # What is asked of an event is asked of a single one.
+        self.by(event_name="bad", event_id=other["event_id"])
+        self.assertEqual(self.statuses(batch(other, one)), [204])
+
+    def test_age(self):
+        self.by(older_than="2026-05-05T12:00:00Z")
+        self.assertEqual(self.statuses(
+            batch(event()), batch(event(event_datetime="2026-05-05T11:59:59.9Z")),
+            batch(event(event_datetime="2026-05-05T13:59:59+02:00"))), [204, 500, 500])
+
+    def test_position(self):
+        self.by(at=2)
+        self.assertEqual(self.statuses(batch(event()), batch(event(), event())), [204, 500])
+        events = [event() for _ in range(6)]
+        self.by(every=3)
+        self.assertEqual(self.statuses(*[batch(e) for e in events + events]), [204, 204, 500] * 4)
+        self.by(block=[2, 4])
+        self.assertEqual(self.statuses(*[batch(e) for e in events + events]),
+                         [204, 500, 500, 500, 204, 204] * 2)
+
+    def test_share(self):
+        events = [event() for _ in range(400)]
+        answers = []
+        for share in ([0, 0.25], [0.25, 1]):
+            self.by(share=share)
+            answers.append(self.statuses(*[batch(e) for e in events]))
+        self.assertTrue(all(set(pair) == {204, 500} for pair in zip(*answers)))
+        self.assertTrue(50 < answers[0].count(500) < 150)
+
+    def test_moments(self):
+        self.server.control("/behave", [{"status": 500, "until": 0.3}, {"status": 501, "from": 3600}])
+        self.assertEqual(self.statuses(batch(event())), [500])
+        deadline = time.monotonic() + LIMIT
+        while self.statuses(batch(event())) == [500] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.assertEqual(self.statuses(batch(event())), [204])
+
+    def test_connections(self):
+        with self.server.connect() as old:
+            self.assertEqual(old.post(batch(event())).status, 204)
+            self.by(connection_up_to=1)
+            self.assertEqual([old.post(batch(event())).status for _ in range(2)], [500, 500])
+            self.assertEqual([self.statuses(*[batch(event())] * 2) for _ in range(2)],
+                             [[500, 500], [204, 204]])
+            self.assertEqual(old.post(batch(event())).status, 500)
+        self.by(connection_every=2)
+        self.assertEqual([self.statuses(batch(event()))[0] for _ in range(4)], [204, 500] * 2)
+        self.behave(fault="reset_before_read", match={"connection_up_to": 1})
+        with self.assertRaises(ConnectionResetError):
+            self.statuses(batch(event()))
+        self.assertEqual(self.statuses(batch(event())), [204])
+
+    def test_draws(self):
+        seen = []
+        for seed in (1, 1, 2):
+            self.server.control("/behave", [{"seed": seed, "chance": 0.5, "one_of": [
+                {"status": 500}, {"status": 413}, {"status": 400, "delay": [0, 0.01]}]}])
+            seen.append(self.statuses(*[batch(event()) for _ in range(100)]))
+        self.assertEqual(set(seen[0]), {204, 400, 413, 500})
+        self.assertEqual(seen[0], seen[1])
+        self.assertNotEqual(seen[0], seen[2])
+
+    def test_a_header_several_times(self):
+        self.behave(status=503, headers={"Retry-After": ["1", "2"]})
+        with self.server.connect() as client:
+            client.send(request(batch(event()), Connection="close"))
+            self.assertIn(b"Retry-After: 1\r\nRetry-After: 2\r\n", client.rest())
+
+    def test_history(self):
+        one, two = event(), event()
+        self.server.control("/behave", [{"times": 1, "status": 500}, {"times": 1, "fault": "close_no_answer"}])
+        self.post(batch(one))
+        with self.assertRaises(EOFError):
+            self.post(batch(one, two))
+        self.post(batch(one))
+        known = self.server.control("/history")
+        self.assertEqual([[known[e["event_id"]][k] for k in ("came", "first_answer", "last_answer", "accepted")]
+                          for e in (one, two)], [[3, "500", "204", True], [1, "none", "none", False]])
+        self.assertLess(known[one["event_id"]]["first"], known[one["event_id"]]["last"])
+
+    def test_the_same_event_twice(self):
+        one = event()
+        self.post(batch(one, one))
+        self.behave(fault="black_hole")
+        for given_up, twice in ((True, 0), (False, 1)):
+            with self.server.connect() as first, self.server.connect() as second:
+                seen = self.report()["requests"]
+                first.send(request(batch(one)))
+                self.server.control(f"/wait?requests={seen + 1}&timeout=10")
+                if given_up:
+                    first.stream.close()
+                    first.sock.close()
+                second.send(request(batch(one)))
+                self.server.control(f"/wait?requests={seen + 2}&timeout=10")
+                self.assertEqual(self.report()["twice_in_flight"], twice)
+        self.assertEqual(self.report()["twice_in_request"], 1)
+
+    def test_nonsense(self):
+        for rule in ({"match": {"at": 0}}, {"match": {"share": 0.5}}, {"match": {"older_than": "1 h"}},
+                     {"one_of": []}, {"one_of": [{"times": 1}]}, {"one_of": [{"fault": "reset_before_read"}]},
+                     {"fault": "reset_before_read", "match": {"at": 1}}, {"delay": [2, 1]}, {"chance": 2}):
+            with self.subTest(rule=rule):
+                self.server.control("/behave", [rule], expect=400)
+
+
+class Middle(unittest.TestCase):
+    """What stands in front: a balancer that pins, a proxy that may refuse."""
+
+    def setUp(self):
+        self.where = tempfile.TemporaryDirectory()
+        self.addCleanup(self.where.cleanup)
+        self.servers = [Server(), Server()]
+        for server in self.servers:
+            self.addCleanup(server.stop)
+
+    def start(self, *options):
+        port_file = os.path.join(self.where.name, "middle")
+        process = subprocess.Popen([sys.executable, "-B", os.path.join(HERE, "middle.py"), *options,
+                                    "--port-file", port_file, "--parent-pid", str(os.getpid()),
+                                    "--max-lifetime", "60"])
+        self.addCleanup(lambda: (process.terminate(), process.wait(LIMIT)))
+        deadline = time.monotonic() + LIMIT
+        while not os.path.exists(port_file) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with open(port_file) as f:
+            return int(f.read())
+
+    def accepted(self):
+        return [server.control("/report")["events_accepted"] for server in self.servers]
+
+    def test_a_balancer_pins(self):
+        port = self.start("balancer", *[f"--backend={server.port}" for server in self.servers])
+        for expected in ([3, 0], [3, 3], [6, 3]):
+            with Client(port) as client:
+                self.assertEqual([client.post(batch(event())).status for _ in range(3)], [204] * 3)
+            self.assertEqual(self.accepted(), expected)
+
+    def test_a_proxy(self):
+        answer = os.path.join(self.where.name, "answer")
+        port = self.start("proxy", "--answer", answer, "--user", "u", "--password", "p")
+        there = f"127.0.0.1:{self.servers[0].port}"
+
+        def connect(**headers):
+            with Client(port) as client:
+                client.send(request(b"", "CONNECT", there, Content_Length=None, Authorization=None, **headers))
+                status = Answer(client.stream).status
+                return client.post(batch(event())).status if status == 200 else status
+
+        self.assertEqual(connect(), 407)
+        self.assertEqual(connect(Proxy_Authorization=basic("u", "p")), 204)
+        with Client(port) as client:
+            self.assertEqual(client.post(batch(event()), path=f"http://{there}{PATH}",
+                                         Proxy_Authorization=basic("u", "p")).status, 204)
+        with open(answer, "wb") as f:
+            f.write(b"HTTP/1.1 502 No\r\nContent-Length: 0\r\n\r\n")
+        self.assertEqual(connect(Proxy_Authorization=basic("u", "p")), 502)
+        with open(answer + ".log") as f:
+            self.assertEqual([line.split()[0] for line in f], ["CONNECT", "CONNECT", "POST", "CONNECT"])
+        self.assertEqual(self.accepted(), [2, 0])
+
+
 class Sink(SandboxTest):
     options = ("--sink",)
 
