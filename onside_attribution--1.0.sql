@@ -29,8 +29,8 @@ CREATE TABLE onside_attribution.outbox (
         DEFAULT COALESCE(pg_catalog.current_setting('onside_attribution.current_segment', true), '1')::smallint
 ) PARTITION BY LIST (segment);
 
-CREATE FUNCTION onside_attribution.outbox_before_insert() RETURNS trigger
-LANGUAGE C AS 'MODULE_PATHNAME', 'onside_outbox_before_insert';
+CREATE FUNCTION onside_attribution.before_change() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'onside_before_change';
 
 CREATE TABLE onside_attribution.outbox_1 PARTITION OF onside_attribution.outbox FOR VALUES IN (1)
     WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false);
@@ -43,16 +43,16 @@ CREATE INDEX outbox_1_xid_id_idx ON onside_attribution.outbox_1 (xid, id);
 CREATE INDEX outbox_2_xid_id_idx ON onside_attribution.outbox_2 (xid, id);
 CREATE INDEX outbox_3_xid_id_idx ON onside_attribution.outbox_3 (xid, id);
 
-CREATE TRIGGER onside_outbox_before_insert BEFORE INSERT OR UPDATE ON onside_attribution.outbox_1
-    FOR EACH ROW EXECUTE FUNCTION onside_attribution.outbox_before_insert();
-CREATE TRIGGER onside_outbox_before_insert BEFORE INSERT OR UPDATE ON onside_attribution.outbox_2
-    FOR EACH ROW EXECUTE FUNCTION onside_attribution.outbox_before_insert();
-CREATE TRIGGER onside_outbox_before_insert BEFORE INSERT OR UPDATE ON onside_attribution.outbox_3
-    FOR EACH ROW EXECUTE FUNCTION onside_attribution.outbox_before_insert();
+CREATE TRIGGER onside_before_change BEFORE INSERT OR UPDATE OR DELETE ON onside_attribution.outbox_1
+    FOR EACH ROW EXECUTE FUNCTION onside_attribution.before_change();
+CREATE TRIGGER onside_before_change BEFORE INSERT OR UPDATE OR DELETE ON onside_attribution.outbox_2
+    FOR EACH ROW EXECUTE FUNCTION onside_attribution.before_change();
+CREATE TRIGGER onside_before_change BEFORE INSERT OR UPDATE OR DELETE ON onside_attribution.outbox_3
+    FOR EACH ROW EXECUTE FUNCTION onside_attribution.before_change();
 
-ALTER TABLE onside_attribution.outbox_1 ENABLE ALWAYS TRIGGER onside_outbox_before_insert;
-ALTER TABLE onside_attribution.outbox_2 ENABLE ALWAYS TRIGGER onside_outbox_before_insert;
-ALTER TABLE onside_attribution.outbox_3 ENABLE ALWAYS TRIGGER onside_outbox_before_insert;
+ALTER TABLE onside_attribution.outbox_1 ENABLE ALWAYS TRIGGER onside_before_change;
+ALTER TABLE onside_attribution.outbox_2 ENABLE ALWAYS TRIGGER onside_before_change;
+ALTER TABLE onside_attribution.outbox_3 ENABLE ALWAYS TRIGGER onside_before_change;
 
 -- So that a person can withdraw an event where all tables are published.
 ALTER TABLE onside_attribution.outbox REPLICA IDENTITY FULL;
@@ -82,13 +82,14 @@ CREATE TABLE onside_attribution.delivery_cursor (
     dead_lettered bigint NOT NULL,
     requests bigint NOT NULL,
     retries bigint NOT NULL,
+    refused_in_row integer NOT NULL,
     not_before timestamptz,
     CHECK ((settled_window IS NULL) OPERATOR(pg_catalog.=) (settled_xid IS NULL)),
     CHECK ((settled_window IS NULL) OPERATOR(pg_catalog.=) (settled_id IS NULL))
 );
 
 INSERT INTO onside_attribution.delivery_cursor VALUES
-    (true, NULL, '1:1:', NULL, NULL, NULL, 1, NULL, NULL, 0, 0, 0, 0, NULL);
+    (true, NULL, '1:1:', NULL, NULL, NULL, 1, NULL, NULL, 0, 0, 0, 0, 0, NULL);
 
 /* What a DBA has decided; written by pause() and resume(). */
 CREATE TABLE onside_attribution.control (
@@ -151,6 +152,34 @@ ALTER TABLE onside_attribution.outbox_3 ENABLE ALWAYS TRIGGER onside_after_trunc
 ALTER TABLE onside_attribution.control ENABLE ALWAYS TRIGGER onside_before_truncate;
 ALTER TABLE onside_attribution.control ENABLE ALWAYS TRIGGER onside_after_truncate;
 
+/* What is pending and out of the log's way; the worker's, but see before_change(). */
+CREATE TABLE onside_attribution.aside (
+    event_id uuid NOT NULL,
+    event_name text NOT NULL,
+    payload jsonb NOT NULL,
+    event_datetime timestamptz NOT NULL,
+    installation_id uuid NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    failed_at timestamptz NOT NULL,
+    http_status integer,
+    error text NOT NULL,
+    -- No sequence: rows also come by logical replication and from a dump.
+    id uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid()
+);
+
+CREATE INDEX aside_recorded_at_id_idx ON onside_attribution.aside (recorded_at, id);
+
+CREATE TRIGGER onside_before_change BEFORE INSERT OR UPDATE OR DELETE ON onside_attribution.aside
+    FOR EACH ROW EXECUTE FUNCTION onside_attribution.before_change();
+CREATE TRIGGER onside_before_truncate BEFORE TRUNCATE ON onside_attribution.aside
+    FOR EACH STATEMENT EXECUTE FUNCTION onside_attribution.before_truncate();
+CREATE TRIGGER onside_after_truncate AFTER TRUNCATE ON onside_attribution.aside
+    FOR EACH STATEMENT EXECUTE FUNCTION onside_attribution.after_truncate();
+
+ALTER TABLE onside_attribution.aside ENABLE ALWAYS TRIGGER onside_before_change;
+ALTER TABLE onside_attribution.aside ENABLE ALWAYS TRIGGER onside_before_truncate;
+ALTER TABLE onside_attribution.aside ENABLE ALWAYS TRIGGER onside_after_truncate;
+
 CREATE TABLE onside_attribution.dead_letter (
     event_id uuid,
     event_name text,
@@ -164,11 +193,14 @@ CREATE TABLE onside_attribution.dead_letter (
     failed_at timestamptz NOT NULL,
     retry_at timestamptz,
     source text,
+    chances smallint,
     -- No sequence: rows also come by logical replication and from a dump.
     id uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid()
 );
 
 CREATE INDEX dead_letter_event_id_idx ON onside_attribution.dead_letter (event_id);
+CREATE INDEX dead_letter_chances_idx ON onside_attribution.dead_letter
+    (http_status, event_name COLLATE "C", retry_at, id);
 
 /* A cursor that was not written here, or is not there, covers nothing. */
 CREATE VIEW onside_attribution.pending WITH (security_barrier) AS
@@ -180,7 +212,11 @@ CREATE VIEW onside_attribution.pending WITH (security_barrier) AS
           AND (pg_catalog.pg_visible_in_snapshot(o.xid, c.settled)
                OR (pg_catalog.pg_visible_in_snapshot(o.xid, c.settled_window)
                    AND (o.xid, o.id) OPERATOR(pg_catalog.<=) (c.settled_xid, c.settled_id))))
-    ORDER BY o.xid, o.id;
+    UNION ALL
+    SELECT a.event_id, a.event_name, a.payload, a.event_datetime,
+           a.installation_id, a.recorded_at, NULL, NULL
+    FROM onside_attribution.aside a
+    ORDER BY xid NULLS FIRST, id, recorded_at;
 
 /*
  * A dump carries what is still to be sent, and the dead letters.  pg_dump
@@ -204,6 +240,7 @@ SELECT pg_catalog.pg_extension_config_dump('onside_attribution.outbox_3',
           AND (pg_catalog.pg_visible_in_snapshot(xid, c.settled)
                OR (pg_catalog.pg_visible_in_snapshot(xid, c.settled_window)
                    AND (xid, id) OPERATOR(pg_catalog.<=) (c.settled_xid, c.settled_id))))');
+SELECT pg_catalog.pg_extension_config_dump('onside_attribution.aside', '');
 SELECT pg_catalog.pg_extension_config_dump('onside_attribution.dead_letter', '');
 
 /*
@@ -330,6 +367,11 @@ RETURNS bigint
 LANGUAGE C VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'onside_retry_dead_letters';
 
+CREATE FUNCTION onside_attribution.forget(installation_id uuid)
+RETURNS bigint
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'onside_forget';
+
 CREATE FUNCTION onside_attribution.replay(
     since timestamptz,
     until timestamptz DEFAULT pg_catalog.now())
@@ -396,15 +438,15 @@ COMMENT ON INDEX onside_attribution.outbox_2_xid_id_idx IS 'By which the worker 
 COMMENT ON INDEX onside_attribution.outbox_3_xid_id_idx IS 'By which the worker reads what has been committed';
 COMMENT ON CONSTRAINT xid_is_the_recording_transaction ON onside_attribution.outbox IS
     'A transaction number of another server must never be taken for one of this server, not even with triggers disabled';
-COMMENT ON TRIGGER onside_outbox_before_insert ON onside_attribution.outbox_1 IS
-    'Checks an inserted event and gives it its place in the log; refuses UPDATE';
-COMMENT ON TRIGGER onside_outbox_before_insert ON onside_attribution.outbox_2 IS
-    'Checks an inserted event and gives it its place in the log; refuses UPDATE';
-COMMENT ON TRIGGER onside_outbox_before_insert ON onside_attribution.outbox_3 IS
-    'Checks an inserted event and gives it its place in the log; refuses UPDATE';
-COMMENT ON FUNCTION onside_attribution.outbox_before_insert() IS
-    'Trigger function of the outbox''s segments, BEFORE INSERT OR UPDATE. In: the row. Out: the row with event_id, if it was NULL, '
-    'recorded_at, xid and id filled in. Errors: 22004, 22023, 54000 as track(); 55000 for an UPDATE; 39P01 if fired in another way';
+COMMENT ON TRIGGER onside_before_change ON onside_attribution.outbox_1 IS
+    'Checks an inserted event and gives it its place in the log; refuses UPDATE; tells the worker of a DELETE';
+COMMENT ON TRIGGER onside_before_change ON onside_attribution.outbox_2 IS
+    'Checks an inserted event and gives it its place in the log; refuses UPDATE; tells the worker of a DELETE';
+COMMENT ON TRIGGER onside_before_change ON onside_attribution.outbox_3 IS
+    'Checks an inserted event and gives it its place in the log; refuses UPDATE; tells the worker of a DELETE';
+COMMENT ON FUNCTION onside_attribution.before_change() IS
+    'Trigger function of the outbox''s segments and of aside, BEFORE INSERT OR UPDATE OR DELETE. In: the row. Out: the row with event_id, if it was NULL, '
+    'recorded_at and what else is the extension''s filled in. Errors: 22004, 22023, 54000 as track(); 55000 for an UPDATE; 39P01 if fired in another way';
 
 COMMENT ON TABLE onside_attribution.delivery_cursor IS
     'How far delivery has come, in one row that the worker alone writes. What the row covers is settled: delivered or in dead_letter';
@@ -422,20 +464,24 @@ COMMENT ON COLUMN onside_attribution.delivery_cursor.left_at IS 'When writing le
 COMMENT ON COLUMN onside_attribution.delivery_cursor.delivered IS 'Events delivered since CREATE EXTENSION';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.dead_lettered IS 'Events that the API refused for good since CREATE EXTENSION';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.requests IS 'HTTP requests since CREATE EXTENSION; a crash can lose the last ones';
+COMMENT ON COLUMN onside_attribution.delivery_cursor.refused_in_row IS
+    'Events that were refused for good since the API has accepted anything; ten at most';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.retries IS 'Those of them that sent once more what a failed request had carried';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.not_before IS
     'Until when the API asked to wait (Retry-After), so that a restart keeps to it; NULL if it did not';
 
 COMMENT ON FUNCTION onside_attribution.before_truncate() IS
-    'Trigger of the segments and of control: notes what a replicated TRUNCATE must not take';
+    'Trigger of the segments, aside and control: notes what a replicated TRUNCATE must not take';
 COMMENT ON FUNCTION onside_attribution.after_truncate() IS
-    'Trigger of the segments and of control: puts back what before_truncate() has noted';
+    'Trigger of the segments, aside and control: puts back what before_truncate() has noted, or tells the worker what was withdrawn';
 COMMENT ON TRIGGER onside_before_truncate ON onside_attribution.outbox_1 IS 'Keeps what is ours from a replicated TRUNCATE';
 COMMENT ON TRIGGER onside_after_truncate ON onside_attribution.outbox_1 IS 'Keeps what is ours from a replicated TRUNCATE';
 COMMENT ON TRIGGER onside_before_truncate ON onside_attribution.outbox_2 IS 'Keeps what is ours from a replicated TRUNCATE';
 COMMENT ON TRIGGER onside_after_truncate ON onside_attribution.outbox_2 IS 'Keeps what is ours from a replicated TRUNCATE';
 COMMENT ON TRIGGER onside_before_truncate ON onside_attribution.outbox_3 IS 'Keeps what is ours from a replicated TRUNCATE';
 COMMENT ON TRIGGER onside_after_truncate ON onside_attribution.outbox_3 IS 'Keeps what is ours from a replicated TRUNCATE';
+COMMENT ON TRIGGER onside_before_truncate ON onside_attribution.aside IS 'Keeps what is ours from a replicated TRUNCATE';
+COMMENT ON TRIGGER onside_after_truncate ON onside_attribution.aside IS 'Keeps what is ours from a replicated TRUNCATE';
 COMMENT ON TRIGGER onside_before_truncate ON onside_attribution.control IS 'Keeps what is ours from a replicated TRUNCATE';
 COMMENT ON TRIGGER onside_after_truncate ON onside_attribution.control IS 'Keeps what is ours from a replicated TRUNCATE';
 COMMENT ON FUNCTION onside_attribution.keep_state() IS
@@ -449,29 +495,50 @@ COMMENT ON COLUMN onside_attribution.control.paused IS 'Whether sending is pause
 COMMENT ON COLUMN onside_attribution.control.pause_reason IS 'What was passed to pause()';
 COMMENT ON COLUMN onside_attribution.control.paused_at IS 'When it was paused; NULL if it is not';
 
+COMMENT ON TABLE onside_attribution.aside IS
+    'Pending events that have failed while others were accepted, out of the log''s way. They come and go by themselves; '
+    'inserting into it is as good as into the outbox, and a DELETE withdraws an event that is not in flight';
+COMMENT ON COLUMN onside_attribution.aside.event_id IS 'As in the outbox';
+COMMENT ON COLUMN onside_attribution.aside.event_name IS 'As in the outbox';
+COMMENT ON COLUMN onside_attribution.aside.payload IS 'As in the outbox';
+COMMENT ON COLUMN onside_attribution.aside.event_datetime IS 'As in the outbox';
+COMMENT ON COLUMN onside_attribution.aside.installation_id IS 'As in the outbox';
+COMMENT ON COLUMN onside_attribution.aside.recorded_at IS 'When the event was recorded; an inserted value is kept unless it is in the future';
+COMMENT ON COLUMN onside_attribution.aside.failed_at IS 'When it had failed last when it was put here; now if NULL is inserted';
+COMMENT ON COLUMN onside_attribution.aside.http_status IS 'Status of that failure; NULL: there was no answer';
+COMMENT ON COLUMN onside_attribution.aside.error IS 'The API''s words, or the failure of the transport; at most 1024 bytes';
+COMMENT ON COLUMN onside_attribution.aside.id IS 'Of this row';
+COMMENT ON INDEX onside_attribution.aside_pkey IS 'By which the worker finds a row; its identity for logical replication, too';
+COMMENT ON INDEX onside_attribution.aside_recorded_at_id_idx IS 'By which the worker reads what is there, oldest first';
+COMMENT ON TRIGGER onside_before_change ON onside_attribution.aside IS
+    'Checks an inserted event; refuses UPDATE; tells the worker';
+
 COMMENT ON TABLE onside_attribution.dead_letter IS
     'Events that were refused for good: by the API, or by a trigger with on_invalid_event = dead_letter. '
-    'Nothing removes them but retry_dead_letters() and your own DELETE';
+    'Those with a retry_at are tried again from then on, and leave if they are accepted; others leave by retry_dead_letters(), forget() and your own DELETE';
 COMMENT ON COLUMN onside_attribution.dead_letter.event_id IS 'As in the outbox; NULL if an invalid row had none';
 COMMENT ON COLUMN onside_attribution.dead_letter.event_name IS 'As in the outbox';
 COMMENT ON COLUMN onside_attribution.dead_letter.payload IS 'As in the outbox; a number that JSON does not know (NaN) is kept as text';
 COMMENT ON COLUMN onside_attribution.dead_letter.event_datetime IS 'As in the outbox; NULL if an invalid row had none';
 COMMENT ON COLUMN onside_attribution.dead_letter.installation_id IS 'As in the outbox; NULL if an invalid row had no UUID';
-COMMENT ON COLUMN onside_attribution.dead_letter.http_status IS 'Status of the refusal (400 or 413); NULL if the event was never sent';
+COMMENT ON COLUMN onside_attribution.dead_letter.http_status IS 'Status of the last failure; NULL if there was no answer, or the event was never sent';
 COMMENT ON COLUMN onside_attribution.dead_letter.error IS 'The API''s words, or what is wrong with the row; at most 1024 bytes';
-COMMENT ON COLUMN onside_attribution.dead_letter.attempts IS 'HTTP requests that carried the event until then; 0 if it was never sent';
+COMMENT ON COLUMN onside_attribution.dead_letter.attempts IS 'How often the event had failed by then; 0 if it was never sent';
 COMMENT ON COLUMN onside_attribution.dead_letter.recorded_at IS 'When the event was recorded';
-COMMENT ON COLUMN onside_attribution.dead_letter.failed_at IS 'When it was put here';
+COMMENT ON COLUMN onside_attribution.dead_letter.failed_at IS 'When it was put here, or has failed again';
 COMMENT ON COLUMN onside_attribution.dead_letter.retry_at IS
     'From when it gets another chance by itself; NULL: only by a person';
 COMMENT ON COLUMN onside_attribution.dead_letter.source IS
     'Table whose trigger recorded it, schema.table as SQL quotes it, the root of a partition; NULL if it was recorded by a function or INSERT, or refused by the API: the outbox does not know the table';
+COMMENT ON COLUMN onside_attribution.dead_letter.chances IS
+    'How many chances it has had by itself, each of which has failed: 1 min, 10 min and 1 h after the failure before, then daily for a week; NULL is as good as 0';
 COMMENT ON COLUMN onside_attribution.dead_letter.id IS 'Of this row; an event can be here more than once';
 COMMENT ON INDEX onside_attribution.dead_letter_pkey IS 'The identity of a dead letter, also for logical replication';
 COMMENT ON INDEX onside_attribution.dead_letter_event_id_idx IS 'For retry_dead_letters()';
+COMMENT ON INDEX onside_attribution.dead_letter_chances_idx IS 'By which the worker finds what is due; without it nothing is tried again by itself';
 
 COMMENT ON VIEW onside_attribution.pending IS
-    'Committed events that are neither delivered nor in dead_letter, oldest transaction first. '
+    'Committed events that are neither delivered nor in dead_letter: first those in aside, then the log''s, each oldest first. '
     'It reads the whole outbox; for monitoring use status.pending';
 COMMENT ON COLUMN onside_attribution.pending.event_id IS 'As in the outbox';
 COMMENT ON COLUMN onside_attribution.pending.event_name IS 'As in the outbox';
@@ -479,8 +546,8 @@ COMMENT ON COLUMN onside_attribution.pending.payload IS 'As in the outbox';
 COMMENT ON COLUMN onside_attribution.pending.event_datetime IS 'As in the outbox';
 COMMENT ON COLUMN onside_attribution.pending.installation_id IS 'As in the outbox';
 COMMENT ON COLUMN onside_attribution.pending.recorded_at IS 'When the event was recorded';
-COMMENT ON COLUMN onside_attribution.pending.xid IS 'Transaction that inserted it';
-COMMENT ON COLUMN onside_attribution.pending.id IS '(xid, id) is the event''s place in the log';
+COMMENT ON COLUMN onside_attribution.pending.xid IS 'Transaction that inserted it; NULL if it is in aside';
+COMMENT ON COLUMN onside_attribution.pending.id IS '(xid, id) is the event''s place in the log; NULL if it is in aside';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.singleton IS 'Always true: there is one row';
 COMMENT ON COLUMN onside_attribution.control.singleton IS 'Always true: there is one row';
 
@@ -538,6 +605,10 @@ COMMENT ON FUNCTION onside_attribution.retry_dead_letters(uuid[]) IS
     'Moves dead letters back into the outbox, with the same event_id. In: which; NULL: all that the API has refused, but not what a trigger found invalid. '
     'Out: how many. Errors: as track(), with the dead letter in the context, for one that is still invalid; 40001 if somebody has changed one since a transaction '
     'began that is not READ COMMITTED; 25006 in a read-only one';
+COMMENT ON FUNCTION onside_attribution.forget(uuid) IS
+    'Deletes everything about an installation from outbox (delivered events that are still there, too), aside and dead_letter, whoever recorded it. '
+    'In: the installation_id. Out: how many rows. From the commit on nothing of it is sent but what is under way at that moment. '
+    'It deletes what is committed when it runs, at any isolation level, and waits for whoever is changing a row. Reads all of these tables. Errors: 22004 for NULL; 25006 in a read-only transaction';
 COMMENT ON FUNCTION onside_attribution.replay(timestamptz, timestamptz) IS
     'Records delivered events again that the outbox still holds (see the setting retention), with the same event_id. '
     'In: the time of recording, both ends included. Out: how many. What is pending or in dead_letter is left out. It waits for another replay() to commit, '
@@ -645,7 +716,7 @@ COMMENT ON COLUMN onside_attribution.stats.dead_lettered IS 'Events that the API
 COMMENT ON COLUMN onside_attribution.stats.events_sent IS 'Events in requests, each as often as it was sent';
 COMMENT ON COLUMN onside_attribution.stats.bytes_sent IS 'Bytes of the requests'' bodies';
 COMMENT ON COLUMN onside_attribution.stats.connections IS 'Connections made';
-COMMENT ON COLUMN onside_attribution.stats.requests IS 'HTTP requests begun. One that libcurl repeats by itself, because a kept connection turned out to be closed, counts once';
+COMMENT ON COLUMN onside_attribution.stats.requests IS 'HTTP requests begun, also those that libcurl (7.80 or later) repeats by itself, because a kept connection turned out to be closed';
 COMMENT ON COLUMN onside_attribution.stats.retries IS 'Those of them that sent once more what a failed request had carried';
 COMMENT ON COLUMN onside_attribution.stats.back_offs IS 'Waits that failures have caused';
 COMMENT ON COLUMN onside_attribution.stats.responses_204 IS 'Requests answered by 204, the acknowledgement. A request is counted in one of the columns from here to malformed when it ends';

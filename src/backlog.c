@@ -18,9 +18,12 @@
 
 #include "storage/lwlock.h"
 
+#include "aside.h"
 #include "backlog.h"
 #include "clock.h"
 #include "progress.h"
+#include "reader.h"
+#include "sending.h"
 #include "txn.h"
 #include "window.h"
 
@@ -40,6 +43,8 @@ static int64 count_recorded;	/* slot->recorded when it began */
 static int64 count_settled;		/* events settled when it began */
 static int64 counted_at;		/* when the last of it was counted; 0 for not yet */
 static int	confirms;			/* how often that was waited for */
+static bool prepared;
+static TimestampTz aside_oldest;
 static OnsideBrake brake = {.work = "count what is pending"};
 
 void
@@ -66,13 +71,43 @@ publish_uncounted(int64 uncounted)
 void
 onside_backlog_start_counting(void)
 {
-	onside_cursor_copy(&count_cursor, onside_progress_settled());
-	count_total = 0;
+	counting = true;
+	prepared = false;
+}
+
+/* Those of aside are counted in the table. */
+static void
+count_item(OnsideItem *item, void *arg)
+{
+	if (item->home == ONSIDE_IN_LOG)
+		(*(int64 *) arg)++;
+}
+
+/* Body of a transaction. */
+static void
+count_aside(void *arg)
+{
+	count_total = onside_aside_count(PG_INT64_MAX, &aside_oldest);
+}
+
+/*
+ * Counts what is aside and what has been read, at one moment at which all that is
+ * decided is written; the log from there on is counted next.
+ */
+static bool
+prepare(void)
+{
+	if (!onside_progress_is_written() ||
+		!onside_txn_run(&brake, ONSIDE_READS_ASIDE, count_aside, NULL))
+		return false;
+	count_total += onside_reader_waiting();
+	onside_sender_visit(onside_sending_sender(), count_item, &count_total);
+	onside_cursor_copy(&count_cursor, onside_reader_position());
 	count_recorded = pg_atomic_read_u64(&slot->recorded);
 	count_settled = onside_progress_settled_count();
 	counted_at = 0;
 	confirms = 0;
-	counting = true;
+	return true;
 }
 
 /* One piece of it. */
@@ -110,6 +145,11 @@ onside_backlog_count_some(void)
 	bool		fresh = count_cursor.window == NULL;
 	OnsideCursor before = {0};
 
+	if (!prepared)
+	{
+		prepared = prepare();
+		return;
+	}
 	if (counted_at != 0)
 	{
 		if (onside_ms_until(counted_at, CONFIRM_DELAY) > 0)
@@ -143,9 +183,17 @@ onside_backlog_timeout(void)
 {
 	if (!counting)
 		return -1;
+	if (!prepared && !onside_progress_is_written())
+		return -1;
 	if (counted_at != 0)
 		return onside_ms_until(counted_at, CONFIRM_DELAY);
 	return Max(0, onside_brake_timeout(&brake));
+}
+
+TimestampTz
+onside_backlog_aside_oldest(void)
+{
+	return aside_oldest;
 }
 
 /* Nothing is pending: whatever the counters say, they start from here. */

@@ -10,6 +10,8 @@
 
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
+
 #include "shmem.h"
 
 extern void onside_backlog_init(OnsideSlot *slot);
@@ -22,6 +24,12 @@ extern bool onside_backlog_counting(void);
 
 /* Counts some of it, in a transaction of its own. */
 extern void onside_backlog_count_some(void);
+
+/*
+ * When the oldest event was recorded that was aside at the last count; 0 if none
+ * was.
+ */
+extern TimestampTz onside_backlog_aside_oldest(void);
 
 /* Milliseconds until there is more to count; -1 for never. */
 extern long onside_backlog_timeout(void);

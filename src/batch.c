@@ -1,11 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * batch.c
- *		Events on their way: a request's body and what is in it.
- *
- * Events are rendered straight into the body.  Where each of them lies is
- * remembered, so that a part of a refused batch can be sent without reading
- * or rendering anything again, and with the same bytes.
+ *		A request's body, and which events are in it.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,7 +25,7 @@ onside_batch_create(void)
 
 	batch->context = context;
 	batch->capacity = 16;
-	batch->events = palloc(batch->capacity * sizeof(OnsideBatchEvent));
+	batch->items = palloc(batch->capacity * sizeof(OnsideItem));
 	batch->opened_at = onside_clock();
 	initStringInfo(&batch->body);
 	appendStringInfoString(&batch->body, ONSIDE_BODY_OPEN);
@@ -40,7 +36,6 @@ onside_batch_create(void)
 void
 onside_batch_free(OnsideBatch *batch)
 {
-	onside_cursor_release(&batch->end);
 	MemoryContextDelete(batch->context);
 }
 
@@ -55,7 +50,7 @@ find_seen(OnsideBatch *batch, const pg_uuid_t *event_id)
 		lengthof(batch->seen);
 
 	while (batch->seen[i] != 0 &&
-		   memcmp(&batch->events[batch->seen[i] - 1].event_id, event_id,
+		   memcmp(batch->items[batch->seen[i] - 1].event_id, event_id,
 				  UUID_LEN) != 0)
 		i = (i + 1) % lengthof(batch->seen);
 	return &batch->seen[i];
@@ -63,35 +58,35 @@ find_seen(OnsideBatch *batch, const pg_uuid_t *event_id)
 
 bool
 onside_batch_add(OnsideBatch *batch, const OnsideEvent *event,
-				 const OnsidePosition *pos, TimestampTz recorded_at,
-				 int max_events, int max_bytes)
+				 const OnsideItem *where, int max_events, int max_bytes)
 {
 	StringInfo	body = &batch->body;
 	int			start = body->len;
-	OnsideBatchEvent *entry;
+	OnsideItem *item;
 	uint16	   *seen;
 
-	if (batch->nevents >= max_events)
+	if (batch->nitems >= max_events)
 		return false;
 	seen = find_seen(batch, &event->event_id);
 	if (*seen != 0)
 		return false;
 
-	if (batch->nevents == batch->capacity)
+	if (batch->nitems == batch->capacity)
 	{
 		batch->capacity = Min(batch->capacity * 4, ONSIDE_API_MAX_EVENTS);
-		batch->events = repalloc(batch->events,
-								 batch->capacity * sizeof(OnsideBatchEvent));
+		batch->items = repalloc(batch->items,
+								batch->capacity * sizeof(OnsideItem));
 	}
 
-	if (batch->nevents > 0)
+	if (batch->nitems > 0)
 		appendStringInfoChar(body, ',');
-	entry = &batch->events[batch->nevents];
-	entry->offset = body->len;
+	item = &batch->items[batch->nitems];
+	*item = *where;
+	item->bytes = -body->len;
 	onside_event_render(body, event);
-	entry->length = body->len - entry->offset;
+	item->bytes += body->len;
 
-	if (batch->nevents > 0 &&
+	if (batch->nitems > 0 &&
 		body->len + (int) sizeof(ONSIDE_BODY_CLOSE) - 1 >= max_bytes)
 	{
 		body->len = start;
@@ -99,10 +94,8 @@ onside_batch_add(OnsideBatch *batch, const OnsideEvent *event,
 		return false;
 	}
 
-	entry->pos = *pos;
-	entry->recorded_at = recorded_at;
-	entry->event_id = event->event_id;
-	*seen = ++batch->nevents;
+	memcpy(item->event_id, event->event_id.data, UUID_LEN);
+	*seen = ++batch->nitems;
 	return true;
 }
 
@@ -110,24 +103,4 @@ void
 onside_batch_seal(OnsideBatch *batch)
 {
 	appendStringInfoString(&batch->body, ONSIDE_BODY_CLOSE);
-}
-
-char *
-onside_batch_part(OnsideBatch *batch, int first, int count, size_t *len)
-{
-	const OnsideBatchEvent *from = &batch->events[first];
-	const OnsideBatchEvent *to = &batch->events[first + count - 1];
-	StringInfoData part;
-	MemoryContext old = MemoryContextSwitchTo(batch->context);
-
-	Assert(first >= 0 && count > 0 && first + count <= batch->nevents);
-
-	initStringInfo(&part);
-	MemoryContextSwitchTo(old);
-	appendStringInfoString(&part, ONSIDE_BODY_OPEN);
-	appendBinaryStringInfo(&part, batch->body.data + from->offset,
-						   to->offset + to->length - from->offset);
-	appendStringInfoString(&part, ONSIDE_BODY_CLOSE);
-	*len = part.len;
-	return part.data;
 }

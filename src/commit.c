@@ -12,7 +12,8 @@
  * back, and its numbers are given again, so that the numbers of a transaction's
  * events have no gap and its last one says how many there are.  That is how
  * utility_hook.c counts the events of a transaction that another session has
- * prepared.
+ * prepared.  Whether such a transaction has withdrawn events nobody can see
+ * afterwards, so it is noted when it is prepared.
  *
  *-------------------------------------------------------------------------
  */
@@ -71,6 +72,10 @@ after_commit(void)
 		onside_slot_count(slot, count);
 	if (wake_bits & ONSIDE_WAKE_RESUME)
 		onside_crash_guard_release();
+
+	/* The worker empties segments itself. */
+	if (slot != NULL && slot->worker_pid == MyProcPid)
+		wake_bits &= ~ONSIDE_WAKE_WITHDRAWN;
 	if (slot != NULL && wake_bits != 0)
 		onside_slot_wake(slot, wake_bits);
 
@@ -83,6 +88,16 @@ after_commit(void)
 	}
 }
 
+/* Before, because afterwards another session can commit it at once. */
+static void
+before_prepare(void)
+{
+	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
+
+	if (slot != NULL && (wake_bits & ONSIDE_WAKE_WITHDRAWN) != 0)
+		onside_slot_withdraw_later(slot, GetTopFullTransactionId());
+}
+
 static void
 xact_callback(XactEvent event, void *arg)
 {
@@ -93,6 +108,9 @@ xact_callback(XactEvent event, void *arg)
 				want_worker || wake_launcher)
 				after_commit();
 			reset();
+			break;
+		case XACT_EVENT_PRE_PREPARE:
+			before_prepare();
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:

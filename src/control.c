@@ -8,8 +8,8 @@
  * them is the privilege; see delivery.c.
  *
  * flush takes a snapshot and waits until the settled cursor covers every event
- * that was committed in it.  What came later does not matter, so it returns
- * under any load.
+ * that was committed in it, and none is aside that was recorded by then.  What came
+ * later does not matter, so it returns under any load.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,6 +26,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "aside.h"
 #include "commit.h"
 #include "compat.h"
 #include "control.h"
@@ -44,7 +45,8 @@ PG_FUNCTION_INFO_V1(onside_flush);
 /* Without a worker nobody announces that the cursor moved; ms. */
 #define FLUSH_POLL		1000
 
-#define FLUSH_USES		(ONSIDE_USES_LOG | ONSIDE_READS_CURSOR)
+#define FLUSH_USES \
+	(ONSIDE_USES_LOG | ONSIDE_READS_CURSOR | ONSIDE_READS_ASIDE)
 
 /* How long to wait for the worker to write what is settled already; ms. */
 #define WRITE_TIMEOUT	1000
@@ -68,12 +70,19 @@ onside_resume(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* What flush() waits for: all that was committed then. */
+typedef struct Moment
+{
+	OnsideSnapshot *snapshot;
+	TimestampTz time;
+} Moment;
+
 /*
  * Is every event settled that was committed at that moment?  A cursor that is
  * not our worker's covers nothing; the worker writes its own.
  */
 static bool
-is_settled(OnsideSnapshot *until)
+is_settled(const Moment *until)
 {
 	OnsideDelivery delivery = {0};
 	bool		result;
@@ -94,7 +103,8 @@ is_settled(OnsideSnapshot *until)
 	/* The caller's own snapshot may be as old as its transaction. */
 	PushActiveSnapshot(GetLatestSnapshot());
 	onside_delivery_load(&delivery, NULL, &row_problem);
-	result = onside_window_pending(&delivery.settled, until, 1).events == 0;
+	result = onside_window_pending(&delivery.settled, until->snapshot, 1).events == 0 &&
+		!onside_aside_holds(until->time);
 	PopActiveSnapshot();
 	onside_cursor_release(&delivery.settled);
 	onside_unlock_tables(FLUSH_USES);
@@ -110,7 +120,7 @@ stop_waiting(int code, Datum arg)
 }
 
 static bool
-wait_until_settled(OnsideSnapshot *until, OnsideSlot *slot,
+wait_until_settled(const Moment *until, OnsideSlot *slot,
 				   TimestampTz deadline)
 {
 	bool		settled;
@@ -156,26 +166,27 @@ wait_until_settled(OnsideSnapshot *until, OnsideSlot *slot,
 static bool
 flush(OnsideSlot *slot, TimestampTz deadline)
 {
-	OnsideSnapshot *until;
+	Moment		until;
 	bool		settled;
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	until = onside_snapshot_take();
+	until.snapshot = onside_snapshot_take();
+	until.time = GetCurrentTimestamp();
 	PopActiveSnapshot();
 
 	if (slot == NULL)
-		settled = wait_until_settled(until, NULL, deadline);
+		settled = wait_until_settled(&until, NULL, deadline);
 	else
 	{
 		pg_atomic_fetch_add_u32(&slot->flush_waiters, 1);
 		PG_ENSURE_ERROR_CLEANUP(stop_waiting, PointerGetDatum(slot));
 		{
-			settled = wait_until_settled(until, slot, deadline);
+			settled = wait_until_settled(&until, slot, deadline);
 		}
 		PG_END_ENSURE_ERROR_CLEANUP(stop_waiting, PointerGetDatum(slot));
 		stop_waiting(0, PointerGetDatum(slot));
 	}
-	onside_snapshot_release(until);
+	onside_snapshot_release(until.snapshot);
 	return settled;
 }
 

@@ -5,7 +5,8 @@
  *
  * They come from the worker, which moves them here in the transaction that
  * moves the cursor past them, and from track_row, which lets an invalid row
- * through if on_invalid_event says so.  They leave by retry_dead_letters.
+ * through if on_invalid_event says so.  They leave by retry_dead_letters, and
+ * those that were sent by a second chance, too: see second_chance.c.
  *
  * retry_dead_letters reads and deletes the rows by the table access method, with
  * no SQL and as whoever calls it, so it matters neither who owns the table nor
@@ -17,6 +18,7 @@
  * - that the transaction may write, and is in no parallel worker;
  * - that a row which another session has changed meanwhile is judged anew, or
  *   under REPEATABLE READ and SERIALIZABLE ends the transaction (take_letter());
+ *   take.c waits for that session;
  * - that the event keeps the rules; the outbox's trigger does that otherwise.
  *
  * Two of its checks are left out deliberately.  A foreign key that somebody has
@@ -34,6 +36,7 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/relscan.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
@@ -59,6 +62,7 @@
 #include "outbox.h"
 #include "shape.h"
 #include "sort.h"
+#include "take.h"
 
 PG_FUNCTION_INFO_V1(onside_retry_dead_letters);
 
@@ -70,14 +74,25 @@ PG_FUNCTION_INFO_V1(onside_retry_dead_letters);
  * ----------
  */
 
-static text *
-clipped_text(const char *str)
+text *
+onside_dead_letter_clip(const char *error)
 {
-	int			len = strlen(str);
+	int			len = strlen(error);
 
 	if (len > ONSIDE_DEAD_LETTER_ERROR_MAX)
-		len = pg_mbcliplen(str, len, ONSIDE_DEAD_LETTER_ERROR_MAX);
-	return cstring_to_text_with_len(str, len);
+		len = pg_mbcliplen(error, len, ONSIDE_DEAD_LETTER_ERROR_MAX);
+	return cstring_to_text_with_len(error, len);
+}
+
+/* A trigger's event_name can be too long for an event, and for our index. */
+static text *
+clipped_name(text *name)
+{
+	const char *str = VARDATA_ANY(name);
+	int			len = VARSIZE_ANY_EXHDR(name);
+	int			kept = pg_mbcharcliplen(str, len, ONSIDE_EVENT_NAME_MAX);
+
+	return kept == len ? name : cstring_to_text_with_len(str, kept);
 }
 
 bool
@@ -108,15 +123,16 @@ onside_dead_letter_lock(int patience)
 }
 
 void
-onside_dead_letter_insert(const OnsideEvent *event, int http_status,
-						  const char *error, int attempts,
-						  TimestampTz recorded_at, const char *source)
+onside_dead_letter_insert(const pg_uuid_t *id, const OnsideEvent *event,
+						  int http_status, const char *error, int attempts,
+						  TimestampTz recorded_at, TimestampTz retry_at,
+						  const char *source)
 {
 	OnsideInsert insert;
 	TupleTableSlot *slot;
 	Datum	   *values;
 	bool	   *nulls;
-	pg_uuid_t	id;
+	pg_uuid_t	fresh;
 
 	onside_insert_begin(&insert, onside_table_oid("dead_letter"));
 	slot = onside_insert_slot(&insert);
@@ -125,8 +141,10 @@ onside_dead_letter_insert(const OnsideEvent *event, int http_status,
 
 	values[Anum_outbox_event_id - 1] = UUIDPGetDatum(&event->event_id);
 	nulls[Anum_outbox_event_id - 1] = !event->has_event_id;
-	values[Anum_outbox_event_name - 1] = PointerGetDatum(event->event_name);
 	nulls[Anum_outbox_event_name - 1] = event->event_name == NULL;
+	if (event->event_name != NULL)
+		values[Anum_outbox_event_name - 1] =
+			PointerGetDatum(clipped_name(event->event_name));
 	values[Anum_outbox_payload - 1] = JsonbPGetDatum(event->payload);
 	nulls[Anum_outbox_payload - 1] = event->payload == NULL;
 	values[Anum_outbox_event_datetime - 1] =
@@ -137,7 +155,8 @@ onside_dead_letter_insert(const OnsideEvent *event, int http_status,
 	nulls[Anum_outbox_installation_id - 1] = !event->has_installation_id;
 	values[Anum_dead_letter_http_status - 1] = Int32GetDatum(http_status);
 	nulls[Anum_dead_letter_http_status - 1] = http_status == 0;
-	values[Anum_dead_letter_error - 1] = PointerGetDatum(clipped_text(error));
+	values[Anum_dead_letter_error - 1] = 
+		PointerGetDatum(onside_dead_letter_clip(error));
 	nulls[Anum_dead_letter_error - 1] = false;
 	values[Anum_dead_letter_attempts - 1] = Int32GetDatum(attempts);
 	nulls[Anum_dead_letter_attempts - 1] = false;
@@ -146,16 +165,51 @@ onside_dead_letter_insert(const OnsideEvent *event, int http_status,
 	values[Anum_dead_letter_failed_at - 1] =
 		TimestampTzGetDatum(GetCurrentTimestamp());
 	nulls[Anum_dead_letter_failed_at - 1] = false;
-	nulls[Anum_dead_letter_retry_at - 1] = true;
+	values[Anum_dead_letter_retry_at - 1] = TimestampTzGetDatum(retry_at);
+	nulls[Anum_dead_letter_retry_at - 1] = retry_at == 0;
 	nulls[Anum_dead_letter_source - 1] = source == NULL;
 	if (source != NULL)
 		values[Anum_dead_letter_source - 1] = CStringGetTextDatum(source);
-	onside_event_next_id(&id);
-	values[Anum_dead_letter_id - 1] = UUIDPGetDatum(&id);
+	values[Anum_dead_letter_chances - 1] = Int16GetDatum(0);
+	nulls[Anum_dead_letter_chances - 1] = retry_at == 0;
+	if (id == NULL)
+	{
+		onside_event_next_id(&fresh);
+		id = &fresh;
+	}
+	values[Anum_dead_letter_id - 1] = UUIDPGetDatum(id);
 	nulls[Anum_dead_letter_id - 1] = false;
 
 	onside_insert_row(&insert);
 	onside_insert_end(&insert);
+}
+
+bool
+onside_dead_letter_holds(const pg_uuid_t *event_id, TimestampTz recorded_at)
+{
+	Relation	rel = table_open(onside_table_oid("dead_letter"),
+								 RowExclusiveLock);
+	Oid			index = onside_relation_oid("dead_letter_event_id_idx");
+	bool		found = false;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_outbox_event_id, BTEqualStrategyNumber, F_UUID_EQ,
+				UUIDPGetDatum(event_id));
+	scan = systable_beginscan(rel, index, OidIsValid(index),
+							  GetActiveSnapshot(), 1, &key);
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+		Datum		when = heap_getattr(tuple, Anum_dead_letter_recorded_at,
+										RelationGetDescr(rel), &isnull);
+
+		found = !isnull && DatumGetTimestampTz(when) == recorded_at;
+	}
+	systable_endscan(scan);
+	table_close(rel, NoLock);
+	return found;
 }
 
 /* ----------
@@ -201,6 +255,17 @@ read_wanted(Wanted *wanted, ArrayType *array)
 						   compare_uuids);
 }
 
+/* Or is it a row that never became an event? */
+static bool
+was_sent(TupleTableSlot *letter)
+{
+	bool		isnull;
+
+	return !slot_attisnull(letter, Anum_dead_letter_http_status) ||
+		DatumGetInt32(slot_getattr(letter, Anum_dead_letter_attempts,
+								   &isnull)) > 0;
+}
+
 static bool
 is_wanted(const Wanted *wanted, TupleTableSlot *letter)
 {
@@ -208,7 +273,7 @@ is_wanted(const Wanted *wanted, TupleTableSlot *letter)
 	bool		isnull;
 
 	if (wanted->all_sent)
-		return !slot_attisnull(letter, Anum_dead_letter_http_status);
+		return was_sent(letter);
 
 	event_id = slot_getattr(letter, Anum_outbox_event_id, &isnull);
 	return !isnull && bsearch(DatumGetUUIDP(event_id), wanted->ids,
@@ -223,7 +288,7 @@ is_wanted(const Wanted *wanted, TupleTableSlot *letter)
 static void
 note_letters(Relation rel, const pg_uuid_t *event_id, OnsideSort *sort)
 {
-	Oid			index = onside_relation_oid("dead_letter_event_id_idx");
+	Oid			index = onside_shape_find_index(rel, "dead_letter_event_id_idx");
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
@@ -241,9 +306,7 @@ note_letters(Relation rel, const pg_uuid_t *event_id, OnsideSort *sort)
 		bool		nulls[2] = {false, false};
 
 		CHECK_FOR_INTERRUPTS();
-		if (event_id == NULL &&
-			heap_attisnull(tuple, Anum_dead_letter_http_status,
-						   RelationGetDescr(rel)))
+		if (event_id == NULL && !was_sent(scan->slot))
 			continue;
 		values[0] = heap_getattr(tuple, Anum_dead_letter_failed_at,
 								 RelationGetDescr(rel), &nulls[0]);
@@ -262,31 +325,20 @@ static bool
 take_letter(Relation rel, ItemPointer tid, const Wanted *wanted,
 			TupleTableSlot *slot)
 {
-	uint8		flags = IsolationUsesXactSnapshot() ?
-		0 : TUPLE_LOCK_FLAG_FIND_LAST_VERSION;
-	TM_FailureData failure;
-	TM_Result	result;
+	OnsideTaken taken = onside_take_lock(rel, tid, LockWaitBlock, slot);
 
-	result = table_tuple_lock(rel, tid, GetActiveSnapshot(), slot,
-							  GetCurrentCommandId(true), LockTupleExclusive,
-							  LockWaitBlock, flags, &failure);
-	if ((result == TM_Updated || result == TM_Deleted) &&
-		IsolationUsesXactSnapshot())
+	if (taken != ONSIDE_TAKEN && IsolationUsesXactSnapshot())
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 result == TM_Updated ?
+				 taken == ONSIDE_TAKEN_CHANGED ?
 				 errmsg("could not serialize access due to concurrent update") :
 				 errmsg("could not serialize access due to concurrent delete"),
 				 errhint("The transaction might succeed if retried.")));
-	if (result == TM_Deleted)
-		return false;
-	if (result != TM_Ok)
-		elog(ERROR, "unexpected result of locking a dead letter: %d",
-			 (int) result);
-	if (failure.traversed && !is_wanted(wanted, slot))
+	if (taken == ONSIDE_TAKE_GONE ||
+		(taken == ONSIDE_TAKEN_CHANGED && !is_wanted(wanted, slot)))
 		return false;
 
-	simple_table_tuple_delete(rel, &slot->tts_tid, GetActiveSnapshot());
+	onside_take_delete(rel, slot);
 	return true;
 }
 

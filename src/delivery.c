@@ -89,6 +89,7 @@ enum
 	Anum_cursor_dead_lettered,
 	Anum_cursor_requests,
 	Anum_cursor_retries,
+	Anum_cursor_refused_in_row,
 	Anum_cursor_not_before,
 	Natts_cursor = Anum_cursor_not_before
 };
@@ -428,6 +429,8 @@ read_cursor(TupleTableSlot *slot, void *arg)
 		DatumGetInt64(values[Anum_cursor_dead_lettered - 1]);
 	delivery->requests = DatumGetInt64(values[Anum_cursor_requests - 1]);
 	delivery->retries = DatumGetInt64(values[Anum_cursor_retries - 1]);
+	delivery->refused_in_row =
+		DatumGetInt32(values[Anum_cursor_refused_in_row - 1]);
 	delivery->not_before = time_of(slot, Anum_cursor_not_before);
 	if (delivery->not_before > latest)
 		delivery->not_before = latest;
@@ -495,6 +498,8 @@ onside_delivery_store(OnsideDelivery *delivery)
 		Int64GetDatum(delivery->dead_lettered);
 	values[Anum_cursor_requests - 1] = Int64GetDatum(delivery->requests);
 	values[Anum_cursor_retries - 1] = Int64GetDatum(delivery->retries);
+	values[Anum_cursor_refused_in_row - 1] =
+		Int32GetDatum(delivery->refused_in_row);
 	set_time(values, nulls, Anum_cursor_not_before, delivery->not_before);
 	write_state("delivery_cursor", values, nulls, Natts_cursor);
 }

@@ -56,7 +56,7 @@
 #include "send/credentials.h"
 #include "delivery.h"
 #include "doctor.h"
-#include "send/http_probe.h"
+#include "send/http.h"
 #include "outbox.h"
 #include "settings.h"
 #include "shape.h"

@@ -22,6 +22,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "aside.h"
 #include "attach.h"
 #include "compat.h"
 #include "delivery.h"
@@ -210,12 +211,32 @@ look_at_outbox(OnsideDoctor *doctor)
 }
 
 /* ----------
- * Dead letters
+ * Aside, and dead letters
  * ----------
  */
 
 /* No more than this are counted. */
 #define MAX_COUNTED	10000
+
+/* How many there are, and since when. */
+static void
+look_at_aside(OnsideDoctor *doctor)
+{
+	TimestampTz oldest;
+	int64		n;
+
+	(void) onside_doctor_table("aside");
+	n = onside_aside_count(MAX_COUNTED + 1, &oldest);
+	if (n == 0)
+		onside_doctor_row(doctor, "aside", ONSIDE_GOOD, "nothing is aside",
+						  NULL);
+	else
+		onside_doctor_row(doctor, "aside", ONSIDE_GOOD,
+						  psprintf("%s" INT64_FORMAT " events have failed while others were accepted, the first of them recorded at %s; they are tried again by themselves",
+								   n > MAX_COUNTED ? "more than " : "",
+								   Min(n, MAX_COUNTED),
+								   timestamptz_to_str(oldest)), NULL);
+}
 
 /* How many there are, and how new the newest is. */
 static void
@@ -399,11 +420,14 @@ onside_doctor_events(OnsideDoctor *doctor)
 	if (doctor->tables_known)
 	{
 		onside_doctor_look(doctor, "outbox", look_at_outbox);
+		onside_doctor_look(doctor, "aside", look_at_aside);
 		onside_doctor_look(doctor, "dead_letters", look_at_dead_letters);
 	}
 	else
 	{
 		onside_doctor_row(doctor, "outbox", ONSIDE_UNKNOWN,
+						  "see the checks version and tables", NULL);
+		onside_doctor_row(doctor, "aside", ONSIDE_UNKNOWN,
 						  "see the checks version and tables", NULL);
 		onside_doctor_row(doctor, "dead_letters", ONSIDE_UNKNOWN,
 						  "see the checks version and tables", NULL);

@@ -32,6 +32,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "aside.h"
 #include "compat.h"
 #include "delivery.h"
 #include "drop_guard.h"
@@ -67,6 +68,7 @@ is_complete(void)
 													 segment))))
 			return false;
 	return OidIsValid(onside_relation_oid("delivery_cursor")) &&
+		OidIsValid(onside_relation_oid("aside")) &&
 		OidIsValid(onside_relation_oid("dead_letter"));
 }
 
@@ -76,11 +78,13 @@ count_pending(void)
 {
 	OnsideDelivery delivery = {0};
 	const char *problem;
+	TimestampTz oldest;
 	int			n;
 
 	onside_delivery_load(&delivery, NULL, &problem);
 	n = onside_window_pending(&delivery.settled, NULL,
-							  MAX_COUNTED + 1).events;
+							  MAX_COUNTED + 1).events +
+		onside_aside_count(MAX_COUNTED + 1, &oldest);
 	onside_cursor_release(&delivery.settled);
 	return n;
 }
@@ -138,7 +142,7 @@ onside_drop_guard_check(Oid relid)
 						   print_count(pending)) :
 				 errdetail("Events that have not been delivered: %s; dead letters: %s.",
 						   print_count(pending), print_count(dead_letters)),
-				 errhint("Wait for them with SELECT onside_attribution.flush(), or discard them with TRUNCATE onside_attribution.outbox.")));
+				 errhint("Wait for them with SELECT onside_attribution.flush(), or discard them with TRUNCATE onside_attribution.outbox, onside_attribution.aside.")));
 	if (dead_letters > 0)
 		ereport(NOTICE,
 				(errmsg("dropping extension onside_attribution with %s dead letters",

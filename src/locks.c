@@ -37,6 +37,14 @@ static const Use relations[] = {
 	{ONSIDE_USES_DEAD_LETTER, "dead_letter", RowExclusiveLock},
 	{ONSIDE_USES_DEAD_LETTER, "dead_letter_pkey", RowExclusiveLock},
 	{ONSIDE_USES_DEAD_LETTER, "dead_letter_event_id_idx", RowExclusiveLock},
+	{ONSIDE_USES_DEAD_LETTER, "dead_letter_chances_idx", RowExclusiveLock},
+	{ONSIDE_READS_ASIDE, "aside", AccessShareLock},
+	{ONSIDE_READS_ASIDE, "aside_recorded_at_id_idx", AccessShareLock},
+
+	/* While forget() is under way no event moves on to dead_letter, either. */
+	{ONSIDE_USES_ASIDE | ONSIDE_USES_DEAD_LETTER, "aside", RowExclusiveLock},
+	{ONSIDE_USES_ASIDE, "aside_pkey", RowExclusiveLock},
+	{ONSIDE_USES_ASIDE, "aside_recorded_at_id_idx", RowExclusiveLock},
 	{ONSIDE_USES_CONTROL, "control", RowExclusiveLock},
 	{ONSIDE_USES_CONTROL, "control_pkey", RowExclusiveLock},
 };

@@ -16,6 +16,8 @@
 #define ONSIDE_USES_CURSOR		0x04	/* writes delivery_cursor */
 #define ONSIDE_USES_DEAD_LETTER	0x08	/* writes dead_letter */
 #define ONSIDE_USES_CONTROL		0x10	/* reads or repairs control */
+#define ONSIDE_READS_ASIDE		0x20	/* reads aside */
+#define ONSIDE_USES_ASIDE		0x40	/* writes aside */
 
 /*
  * Locks all of it if all of it is free at once: returns NULL.  Otherwise keeps

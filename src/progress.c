@@ -9,11 +9,14 @@
  * while somebody holds a snapshot.  After a crash the events in between are
  * sent again, with the event_id they had.
  *
- * What the API has refused goes to dead_letter in the transaction that moves the
- * cursor past it.  If that cannot be written (a full disk, a lock), memory keeps
- * what is settled, nothing is sent again, and writing is tried again later; see
- * txn.c.  So that memory is bounded, sending stops when too many refused events
- * wait to be written.
+ * What has become of events that is more than "delivered" (fates, see sender.h)
+ * is carried out in the transaction that moves the cursor past them: the refused
+ * go to dead_letter, and rows of aside and dead_letter that were accepted go.  If
+ * that cannot be written (a full disk, a lock), memory keeps the fates, nothing is
+ * sent again, and writing is tried again later; see txn.c.  So that memory is
+ * bounded, sending stops when too many wait to be written.
+ *
+ * What is not decided soon leaves the log for the table aside, likewise.
  *
  * Nobody else writes delivery_cursor.  A row that is not the one that was
  * written last, whoever has done that, is replaced by what memory says.
@@ -27,9 +30,12 @@
 #include "pgstat.h"
 #include "storage/condition_variable.h"
 #include "storage/lwlock.h"
+#include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "aside.h"
+#include "chance.h"
 #include "clock.h"
 #include "compat.h"
 #include "crash_guard.h"
@@ -37,7 +43,8 @@
 #include "outbox.h"
 #include "progress.h"
 #include "segment.h"
-#include "send/sender.h"
+#include "reader.h"
+#include "sending.h"
 #include "stats.h"
 #include "txn.h"
 
@@ -54,27 +61,33 @@
 /* Segments are looked after so often while events pass; ms. */
 #define MAINTENANCE_INTERVAL	1000
 
-/* With so many refused events not yet in dead_letter, no more is sent. */
-#define MAX_UNBURIED			4000
+/* So many fates are carried out, or events set aside, in one transaction. */
+#define WRITE_AT_ONCE			500
+
+/* Setting aside is tried again so soon if it could not be done; us. */
+#define ASIDE_AGAIN				INT64CONST(1000000)
 
 static OnsideSlot *slot;
 static const char *database_name;
 
 static OnsideDelivery delivery;
-static int64 settled_count;
+static OnsideSender *sender;
+static OnsideDelivery before;	/* what a predecessor has left: its counters */
+static int64 settled_before;	/* slot->status.settled when this began */
 
 static bool persist_due;		/* the row lacks something that was settled */
 static int64 persisted_at;
 static bool snapshot_held;
 static TransactionId probe_xid; /* wrote the row when was last looked */
 static int64 probed_at;
-static int64 requests_before;	/* those of predecessors */
-static int64 retries_before;
+static int	written;			/* fates of the present transaction */
+static pg_uuid_t letter_ids[WRITE_AT_ONCE]; /* of dead letters made in it */
+static TimestampTz unwritten_since;	/* there are fates; or 0 */
 
-/* Refused events that are not in dead_letter yet, and the memory they are in. */
-static List *unburied;
-static MemoryContext unburied_context;
-static TimestampTz unburied_since;
+/* Where the reading of aside has come to; and is there more? */
+static TimestampTz aside_recorded_at;
+static pg_uuid_t aside_id;
+static bool more_aside;
 
 static bool maintenance_due;
 static int64 maintained_at;
@@ -82,6 +95,8 @@ static const char *blocked;		/* see onside_segment_empty() */
 
 static OnsideBrake writing = {.work = "write how far delivery has come"};
 static OnsideBrake burying = {.work = "move refused events to dead_letter"};
+static OnsideBrake leaving = {.work = "set events aside"};
+static OnsideBrake loading = {.work = "read the events that are aside"};
 static OnsideBrake maintaining = {.work = "look after the segments of the outbox"};
 static OnsideBrake checking = {.work = "read delivery_cursor"};
 
@@ -105,15 +120,31 @@ look_for_held_snapshot(void)
 	probed_at = onside_clock();
 }
 
+/* Refused events that are not in dead_letter yet; they are as pending as before. */
+static int
+count_unburied(void)
+{
+	int			n = 0;
+
+	for (int i = 0; i < sender->nfates; i++)
+		n += sender->fates[i].kind == ONSIDE_FATE_REFUSED;
+	return n;
+}
+
 /* Brings the counters up to date and writes the row. */
 static void
 store(void)
 {
-	const OnsideSenderStatus *sender = onside_sender_status();
+	const OnsideSendingStatus *status = onside_sending_status();
 
-	delivery.requests = requests_before + sender->requests;
-	delivery.retries = retries_before + sender->retries;
-	delivery.not_before = sender->not_before;
+	delivery.delivered = before.delivered + sender->delivered +
+		sender->healed;
+	delivery.dead_lettered = before.dead_lettered + sender->refused -
+		count_unburied();
+	delivery.requests = before.requests + status->requests;
+	delivery.retries = before.retries + status->retries;
+	delivery.not_before = onside_sending_not_before();
+	delivery.refused_in_row = sender->refused_in_row;
 	onside_delivery_store(&delivery);
 	look_for_held_snapshot();
 }
@@ -140,19 +171,24 @@ somebody_waits(void)
 static bool
 not_before_has_changed(void)
 {
-	return onside_sender_status()->not_before != delivery.not_before;
+	TimestampTz now = onside_sending_not_before();
+
+	/* the same moment by two clocks */
+	return (now == 0) != (delivery.not_before == 0) ||
+		Abs(now - delivery.not_before) > USECS_PER_SEC / 10;
 }
 
 /* Milliseconds until the row is to be written; -1 for never. */
 static long
 persist_timeout(void)
 {
-	const OnsideBrake *brake = unburied != NIL ? &burying : &writing;
+	const OnsideBrake *brake = sender->nfates > 0 ? &burying : &writing;
+	bool		asked = not_before_has_changed();
 	long		timeout;
 
-	if (!persist_due && !not_before_has_changed())
+	if (!persist_due && !asked && sender->nfates == 0)
 		return -1;
-	if (somebody_waits() || not_before_has_changed() || unburied != NIL)
+	if (somebody_waits() || asked)
 		timeout = 0;
 	else
 		timeout = onside_ms_until(persisted_at, snapshot_held ?
@@ -160,50 +196,135 @@ persist_timeout(void)
 	return Max(timeout, onside_brake_timeout(brake));
 }
 
-/* Moves the refused events into dead_letter. */
-static void
-bury(void)
+/* Copies an event of the log that is about to leave it. */
+typedef struct Copy
 {
-	ListCell   *lc;
+	bool		found;
+	OnsideEvent event;
+	TimestampTz recorded_at;
+} Copy;
 
-	foreach(lc, unburied)
+static bool
+copy_event(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
+{
+	Copy	   *copy = arg;
+	bool		isnull;
+
+	onside_outbox_read_event(row, &copy->event);
+	onside_outbox_copy_event(&copy->event);
+	copy->recorded_at =
+		DatumGetTimestampTz(slot_getattr(row, Anum_outbox_recorded_at,
+										 &isnull));
+	copy->found = true;
+	return false;
+}
+
+/* False if somebody has deleted it meanwhile. */
+static bool
+fetch(const OnsideItem *item, Copy *copy)
+{
+	copy->found = false;
+	if (item->home == ONSIDE_IN_LOG)
 	{
-		const OnsideRefusedEvent *refused = lfirst(lc);
-		OnsideEvent event;
-		TimestampTz recorded_at;
+		OnsidePosition pos = onside_item_position(item);
 
-		onside_crash_guard_step(ONSIDE_STEP_BURYING, &refused->pos);
+		onside_crash_guard_step(ONSIDE_STEP_BURYING, &pos);
+		onside_window_fetch(&pos, 1, copy_event, copy);
+	}
+	else
+		copy->found = onside_aside_fetch(onside_item_id(item), &copy->event,
+										 &copy->recorded_at);
+	return copy->found;
+}
 
-		/* Somebody may have deleted it meanwhile. */
-		if (onside_window_fetch(&refused->pos, &event, &recorded_at))
-			onside_dead_letter_insert(&event, refused->http_status,
-									  refused->error, refused->attempts,
-									  recorded_at, NULL);
+/* Moves a refused event into dead_letter. */
+static void
+bury(const OnsideFate *fate, pg_uuid_t *id)
+{
+	Copy		copy;
+	TimestampTz now = GetCurrentTimestamp();
+
+	onside_event_next_id(id);
+	if (fetch(&fate->item, &copy) &&
+		!onside_dead_letter_holds(&copy.event.event_id, copy.recorded_at))
+		onside_dead_letter_insert(id, &copy.event, fate->words->status,
+								  fate->words->text, fate->tries,
+								  copy.recorded_at,
+								  onside_dead_letter_retry_at(now, 0), NULL);
+	if (fate->item.home == ONSIDE_IN_ASIDE)
+		(void) onside_aside_delete(onside_item_id(&fate->item));
+}
+
+static void
+carry_out(const OnsideFate *fate, pg_uuid_t *id)
+{
+	switch (fate->kind)
+	{
+		case ONSIDE_FATE_ACCEPTED:
+			if (fate->item.home == ONSIDE_IN_ASIDE)
+				(void) onside_aside_delete(onside_item_id(&fate->item));
+			else
+				(void) onside_dead_letter_delete(onside_item_id(&fate->item));
+			break;
+		case ONSIDE_FATE_REFUSED:
+			bury(fate, id);
+			break;
+		case ONSIDE_FATE_POSTPONED:
+			(void) onside_dead_letter_postpone(onside_item_id(&fate->item),
+											   fate->words->status,
+											   fate->words->text,
+											   GetCurrentTimestamp());
+			break;
 	}
 }
 
-/* Says in the log what has been moved, and forgets it. */
-static void
-buried(void)
-{
-	const OnsideRefusedEvent *first = linitial(unburied);
-
-	ereport(LOG,
-			(errmsg_plural("onside_attribution: %d event of database \"%s\" was refused for good and moved to dead_letter",
-						   "onside_attribution: %d events of database \"%s\" were refused for good and moved to dead_letter",
-						   list_length(unburied),
-						   list_length(unburied), database_name),
-			 errdetail("The API said: %s", first->error)));
-	unburied = NIL;
-	MemoryContextReset(unburied_context);
-}
-
-/* Body of a transaction: the dead letters, and the row that is past them. */
+/*
+ * Body of a transaction: fates, and the row that is past them.  As long as there
+ * are more of them, the row stays where it is.
+ */
 static void
 write_all(void *arg)
 {
-	bury();
-	store();
+	written = Min(sender->nfates, WRITE_AT_ONCE);
+	for (int i = 0; i < written; i++)
+		carry_out(&sender->fates[i], &letter_ids[i]);
+	if (written == sender->nfates)
+		store();
+}
+
+/* Tells whom it concerns what has been written, and forgets it. */
+static void
+forget_written(void)
+{
+	int			refused = 0;
+	const char *words = NULL;
+
+	for (int i = 0; i < written; i++)
+	{
+		const OnsideFate *fate = &sender->fates[i];
+
+		if (fate->in_trouble && fate->kind != ONSIDE_FATE_ACCEPTED)
+			onside_chance_note_failed(fate->kind == ONSIDE_FATE_REFUSED ?
+									  &letter_ids[i] :
+									  onside_item_id(&fate->item));
+		if (fate->kind != ONSIDE_FATE_REFUSED)
+			continue;
+		if (refused++ == 0)
+			words = fate->words->text;
+	}
+	if (written > 0)
+		onside_chance_expect(onside_dead_letter_retry_at(GetCurrentTimestamp(),
+														 0));
+	if (refused > 0)
+	{
+		onside_stats_count(ONSIDE_COUNT_DEAD_LETTERED, refused);
+		ereport(LOG,
+				(errmsg_plural("onside_attribution: %d event of database \"%s\" was refused for good and moved to dead_letter",
+							   "onside_attribution: %d events of database \"%s\" were refused for good and moved to dead_letter",
+							   refused, refused, database_name),
+				 errdetail("The API said: %s", words)));
+	}
+	onside_sender_forget_fates(sender, written);
 }
 
 static void
@@ -218,23 +339,22 @@ publish_counts(void)
 static void
 persist(void)
 {
-	bool		done;
-
 	persist_due = true;			/* also if this fails */
-	if (unburied == NIL)
-		done = onside_txn_run(&writing, ONSIDE_USES_CURSOR, write_all, NULL);
-	else
-		done = onside_txn_run(&burying, ONSIDE_USES_CURSOR |
-							  ONSIDE_USES_LOG | ONSIDE_USES_DEAD_LETTER,
-							  write_all, NULL);
-	if (!done)
-		return;
-	onside_brake_release(&writing);	/* that was part of it */
-	if (unburied != NIL)
+	do
 	{
-		buried();
-		publish_counts();
-	}
+		bool		fates = sender->nfates > 0;
+
+		if (!onside_txn_run(fates ? &burying : &writing, fates ?
+							ONSIDE_USES_CURSOR | ONSIDE_USES_LOG |
+							ONSIDE_USES_DEAD_LETTER | ONSIDE_USES_ASIDE :
+							ONSIDE_USES_CURSOR, write_all, NULL))
+			return;
+		forget_written();
+	} while (sender->nfates > 0);
+	onside_brake_release(&writing); /* that was part of it */
+	onside_brake_release(&burying);
+	unwritten_since = 0;
+	publish_counts();
 	is_stored();
 }
 
@@ -243,69 +363,216 @@ persist(void)
  * ----------
  */
 
-/* Takes over refused events, which are in somebody else's memory. */
-static void
-note_refused(const List *refused)
-{
-	MemoryContext old = MemoryContextSwitchTo(unburied_context);
-	ListCell   *lc;
-
-	foreach(lc, refused)
-	{
-		OnsideRefusedEvent *copy = palloc(sizeof(OnsideRefusedEvent));
-
-		*copy = *(OnsideRefusedEvent *) lfirst(lc);
-		copy->error = pstrdup(copy->error);
-		if (unburied == NIL)
-			unburied_since = GetCurrentTimestamp();
-		unburied = lappend(unburied, copy);
-	}
-	MemoryContextSwitchTo(old);
-}
-
-bool
-onside_progress_may_send(void)
-{
-	return list_length(unburied) < MAX_UNBURIED;
-}
-
-void
-onside_progress_advance(const OnsideCursor *settled)
-{
-	onside_cursor_copy(&delivery.settled, settled);
-}
-
 void
 onside_progress_settle(void)
 {
-	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
-												  "onside_attribution settled",
-												  ALLOCSET_SMALL_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
-	OnsideSettled settled;
+	int64		seq = onside_sender_settled(sender);
 
-	if (onside_sender_settle(&settled))
+	if (onside_reader_settled(seq, &delivery.settled))
 	{
-		int			refused = list_length(settled.refused);
-
-		onside_cursor_copy(&delivery.settled, &settled.end);
-		onside_cursor_release(&settled.end);
-		delivery.delivered += settled.delivered;
-		delivery.dead_lettered += refused;
-		settled_count += settled.delivered + refused;
-		onside_stats_count(ONSIDE_COUNT_DELIVERED, settled.delivered);
-		onside_stats_count(ONSIDE_COUNT_DEAD_LETTERED, refused);
-		note_refused(settled.refused);
+		onside_reader_forget(seq);
 		persist_due = true;
 		maintenance_due = true;
-
-		/* Before flush() may return. */
-		publish_counts();
-		if (refused > 0)
-			persist();
 	}
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(context);
+	if (sender->nfates > 0)
+	{
+		if (unwritten_since == 0)
+			unwritten_since = GetCurrentTimestamp();
+		maintenance_due = true;
+	}
+
+	/* Before flush() may return. */
+	publish_counts();
+}
+
+/* ----------
+ * Aside
+ * ----------
+ */
+
+/* Events that leave the log, and how they are known aside. */
+typedef struct Leaving
+{
+	OnsideLeaving items[WRITE_AT_ONCE];
+	OnsideItem	was[WRITE_AT_ONCE];
+	pg_uuid_t	ids[WRITE_AT_ONCE];
+	int			n;
+	OnsideCursor settled;		/* then */
+	bool		moved;
+} Leaving;
+
+/* Body of a transaction: they go aside, and the row moves past them. */
+static void
+write_aside(void *arg)
+{
+	Leaving    *leave = arg;
+	TimestampTz now = GetCurrentTimestamp();
+
+	for (int i = 0; i < leave->n; i++)
+	{
+		const OnsideWords *words = leave->items[i].words;
+		Copy		copy;
+
+		/* What is gone is found to be so when it is tried again. */
+		if (fetch(&leave->was[i], &copy))
+			onside_aside_insert(&leave->ids[i], &copy.event, words->status,
+								words->text, copy.recorded_at, now);
+	}
+	store();
+}
+
+/* Has what is not decided soon leave the log. */
+static void
+set_aside(void)
+{
+	static Leaving leave;
+	OnsideCursor old = {0};
+
+	leave.n = onside_sender_review(sender, onside_clock(), leave.items,
+								   WRITE_AT_ONCE);
+	if (leave.n == 0)
+		return;
+	if (sender->nfates > 0)
+		persist();
+	if (sender->nfates > 0 || onside_brake_timeout(&leaving) > 0)
+	{
+		onside_sender_review_at(sender, onside_clock() + ASIDE_AGAIN);
+		return;
+	}
+
+	/* The cursor is the one that is right when they have left. */
+	for (int i = 0; i < leave.n; i++)
+	{
+		leave.was[i] = *leave.items[i].item;
+		onside_event_next_id(&leave.ids[i]);
+		leave.items[i].item->home = ONSIDE_IN_ASIDE;
+		onside_item_set_id(leave.items[i].item, &leave.ids[i]);
+	}
+	onside_cursor_copy(&old, &delivery.settled);
+	(void) onside_reader_settled(onside_sender_settled(sender),
+								 &delivery.settled);
+	if (onside_txn_run(&leaving, ONSIDE_USES_CURSOR | ONSIDE_USES_LOG |
+					   ONSIDE_USES_ASIDE, write_aside, &leave))
+	{
+		onside_reader_forget(onside_sender_settled(sender));
+		onside_sender_is_aside(sender);
+		maintenance_due = true;
+		is_stored();
+	}
+	else
+	{
+		for (int i = 0; i < leave.n; i++)
+			*leave.items[i].item = leave.was[i];
+		onside_cursor_copy(&delivery.settled, &old);
+		onside_sender_review_at(sender, onside_clock() + ASIDE_AGAIN);
+	}
+	onside_cursor_release(&old);
+}
+
+/* Those of aside that the sender does not know. */
+typedef struct Load
+{
+	HTAB	   *known;
+	int			n;
+	int			room;
+	OnsideItem *items;
+} Load;
+
+static void
+note_known(OnsideItem *item, void *arg)
+{
+	if (item->home == ONSIDE_IN_ASIDE)
+		(void) hash_search((HTAB *) arg, onside_item_id(item), HASH_ENTER,
+						   NULL);
+}
+
+static bool
+load_one(const pg_uuid_t *id, const pg_uuid_t *event_id,
+		 TimestampTz recorded_at, int bytes, void *arg)
+{
+	Load	   *load = arg;
+
+	if (load->n == load->room)
+		return false;
+	aside_recorded_at = recorded_at;
+	aside_id = *id;
+	if (hash_search(load->known, id, HASH_FIND, NULL) == NULL)
+	{
+		OnsideItem *item = &load->items[load->n++];
+
+		memset(item, 0, sizeof(*item));
+		item->home = ONSIDE_IN_ASIDE;
+		onside_item_set_id(item, id);
+		memcpy(item->event_id, event_id->data, UUID_LEN);
+		item->recorded_at = recorded_at;
+		item->bytes = bytes;
+	}
+	return true;
+}
+
+/* Body of a transaction. */
+static void
+read_aside(void *arg)
+{
+	Load	   *load = arg;
+
+	load->n = 0;
+	onside_aside_read(aside_recorded_at,
+					  aside_recorded_at == 0 ? NULL : &aside_id, load_one,
+					  load);
+}
+
+/* Takes events of aside into memory, as many as there is room for. */
+static void
+load_aside(void)
+{
+	Load		load = {0};
+	HASHCTL		info = {0};
+	TimestampTz began_at = aside_recorded_at;
+	pg_uuid_t	began_id = aside_id;
+
+	load.room = onside_sender_aside_room(sender);
+	if (!more_aside || load.room == 0 || sender->nfates > 0 ||
+		onside_brake_timeout(&loading) > 0)
+		return;
+	info.keysize = info.entrysize = sizeof(pg_uuid_t);
+	info.hcxt = CurrentMemoryContext;
+	load.known = hash_create("onside_attribution events aside", 256, &info,
+							 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	onside_sender_visit(sender, note_known, load.known);
+	load.items = palloc(load.room * sizeof(OnsideItem));
+	if (onside_txn_run(&loading, ONSIDE_READS_ASIDE, read_aside, &load))
+	{
+		for (int i = 0; i < load.n; i++)
+			onside_sender_add_aside(sender, &load.items[i], onside_clock());
+
+		/* At the end it goes on from the beginning, for what came before. */
+		if (load.n < load.room)
+		{
+			more_aside = began_at != 0;
+			aside_recorded_at = 0;
+		}
+	}
+	else
+	{
+		aside_recorded_at = began_at;
+		aside_id = began_id;
+	}
+	pfree(load.items);
+	hash_destroy(load.known);
+}
+
+void
+onside_progress_look_aside(void)
+{
+	more_aside = true;
+	aside_recorded_at = 0;
+}
+
+bool
+onside_progress_knows_all(void)
+{
+	return !more_aside;
 }
 
 /* ----------
@@ -340,7 +607,7 @@ look_after_segments(void *arg)
 	 * may be about to lock it, and would wait.  And what covers a segment has
 	 * to be on disk.
 	 */
-	if (persist_due || unburied != NIL)
+	if (persist_due || sender->nfates > 0)
 		return;
 	if (FullTransactionIdIsValid(delivery.written_by))
 		onside_flush_commit(delivery.written_by);
@@ -354,7 +621,7 @@ onside_progress_maintain(bool drained)
 {
 	Maintenance maintenance = {.drained = drained};
 
-	if (persist_due || unburied != NIL)
+	if (persist_due || sender->nfates > 0)
 		persist();
 	onside_crash_guard_step(ONSIDE_STEP_EMPTYING, NULL);
 	if (!onside_txn_run(&maintaining, ONSIDE_USES_LOG, look_after_segments,
@@ -390,6 +657,13 @@ onside_progress_keep(bool drained)
 {
 	if (persist_timeout() == 0)
 		persist();
+	set_aside();
+	if (sender->dropped > 0)
+	{
+		sender->dropped = 0;
+		more_aside = true;
+	}
+	load_aside();
 	if (maintenance_timeout() == 0)
 		onside_progress_maintain(drained);
 }
@@ -397,7 +671,14 @@ onside_progress_keep(bool drained)
 long
 onside_progress_timeout(void)
 {
-	return onside_sooner(persist_timeout(), maintenance_timeout());
+	long		timeout = onside_sooner(persist_timeout(),
+										maintenance_timeout());
+
+	if (more_aside && onside_sender_aside_room(sender) > 0 &&
+		sender->nfates == 0)
+		timeout = onside_sooner(timeout,
+								Max(0, onside_brake_timeout(&loading)));
+	return timeout;
 }
 
 void
@@ -405,7 +686,7 @@ onside_progress_save_at_exit(void)
 {
 	uint32		held = InterruptHoldoffCount;
 
-	if (!persist_due && !not_before_has_changed())
+	if (!persist_due && !not_before_has_changed() && sender->nfates == 0)
 		return;
 
 	/* The process is about to be interrupted; an error would reset the count. */
@@ -471,9 +752,6 @@ onside_progress_init(OnsideSlot *my_slot, const char *my_database_name)
 
 	slot = my_slot;
 	database_name = my_database_name;
-	unburied_context = AllocSetContextCreate(TopMemoryContext,
-											 "onside_attribution dead letters",
-											 ALLOCSET_DEFAULT_SIZES);
 	onside_txn_insist(&checking, ONSIDE_USES_CURSOR, load, &problem);
 	if (problem != NULL)
 		replace_row(problem,
@@ -481,11 +759,17 @@ onside_progress_init(OnsideSlot *my_slot, const char *my_database_name)
 	if (delivery.begun_at[delivery.segment - 1] == 0)
 		delivery.begun_at[delivery.segment - 1] = GetCurrentTimestamp();
 	pg_atomic_write_u32(&slot->segment, delivery.segment);
-	settled_count = slot->status.settled;
-	requests_before = delivery.requests;
-	retries_before = delivery.retries;
+	settled_before = slot->status.settled;
+	before = delivery;
 	maintained_at = persisted_at = onside_clock();
 	maintenance_due = true;		/* a crash may have left a segment half empty */
+}
+
+void
+onside_progress_begin(void)
+{
+	sender = onside_sending_sender();
+	onside_progress_look_aside();
 }
 
 /* ----------
@@ -496,56 +780,57 @@ onside_progress_init(OnsideSlot *my_slot, const char *my_database_name)
 const char *
 onside_progress_blocked(void)
 {
-	if (burying.problem != NULL)
-		return burying.problem;
-	if (writing.problem != NULL)
-		return writing.problem;
-	if (checking.problem != NULL)
-		return checking.problem;
-	if (maintaining.problem != NULL)
-		return maintaining.problem;
+	const OnsideBrake *brakes[] = {&burying, &writing, &leaving, &loading,
+		&checking, &maintaining};
+
+	for (int i = 0; i < (int) lengthof(brakes); i++)
+		if (brakes[i]->problem != NULL)
+			return brakes[i]->problem;
 	return blocked;
 }
 
-const OnsideCursor *
-onside_progress_settled(void)
+const OnsideDelivery *
+onside_progress_delivery(void)
 {
-	return &delivery.settled;
-}
-
-TimestampTz
-onside_progress_not_before(void)
-{
-	return delivery.not_before;
+	return &delivery;
 }
 
 int64
 onside_progress_settled_count(void)
 {
-	return settled_count - list_length(unburied);
+	return settled_before + sender->delivered + sender->withdrawn +
+		sender->refused - count_unburied();
+}
+
+int
+onside_progress_unburied(void)
+{
+	return count_unburied();
 }
 
 TimestampTz
 onside_progress_unwritten_since(void)
 {
-	return unburied == NIL ? 0 : unburied_since;
+	return unwritten_since;
 }
 
 bool
 onside_progress_is_written(void)
 {
-	return unburied == NIL && writing.problem == NULL;
+	return sender->nfates == 0 && writing.problem == NULL;
 }
 
 void
 onside_progress_report(OnsideStatus *status)
 {
-	const OnsideSenderStatus *sender = onside_sender_status();
+	const OnsideSendingStatus *sending = onside_sending_status();
+	int			unburied = count_unburied();
 
 	/* What is not in dead_letter is as pending as it was. */
 	status->settled = onside_progress_settled_count();
-	status->delivered = delivery.delivered;
-	status->dead_lettered = delivery.dead_lettered - list_length(unburied);
-	status->requests = requests_before + sender->requests;
-	status->retries = retries_before + sender->retries;
+	status->delivered = before.delivered + sender->delivered +
+		sender->healed;
+	status->dead_lettered = before.dead_lettered + sender->refused - unburied;
+	status->requests = before.requests + sending->requests;
+	status->retries = before.retries + sending->retries;
 }

@@ -17,14 +17,20 @@
 /* Loads what a predecessor has left. */
 extern void onside_progress_init(OnsideSlot *slot, const char *database_name);
 
-/* Everything up to here is settled; there was nothing to send. */
-extern void onside_progress_advance(const OnsideCursor *settled);
+/*
+ * From here on a sender decides what becomes of events.  Called once, after
+ * onside_progress_init.
+ */
+extern void onside_progress_begin(void);
 
-/* Takes what the sender has settled; moves dead letters. */
+/* Notes how far the sender has come, and tells everybody. */
 extern void onside_progress_settle(void);
 
-/* Is there room to remember what the API might refuse? */
-extern bool onside_progress_may_send(void);
+/* Rows of aside may have come by SQL: looks through all of it. */
+extern void onside_progress_look_aside(void);
+
+/* Is every event that is aside known to the sender? */
+extern bool onside_progress_knows_all(void);
 
 /*
  * Somebody may have put another row into delivery_cursor, or taken it away:
@@ -32,7 +38,10 @@ extern bool onside_progress_may_send(void);
  */
 extern void onside_progress_check_row(void);
 
-/* Writes the cursor, and looks after the segments, if that is due. */
+/*
+ * Writes what has become of events and the cursor, sets aside what is not
+ * decided, takes in what is aside, and looks after the segments, if that is due.
+ */
 extern void onside_progress_keep(bool drained);
 
 /* Looks after the segments now. */
@@ -53,13 +62,16 @@ extern void onside_progress_save_at_exit(void);
 /* What cannot be written, or keeps a segment from being emptied; or NULL. */
 extern const char *onside_progress_blocked(void);
 
-extern const OnsideCursor *onside_progress_settled(void);
-extern TimestampTz onside_progress_not_before(void);
+/* What is, or is about to be, in delivery_cursor. */
+extern const OnsideDelivery *onside_progress_delivery(void);
 
 /* Events settled since the slot was taken, and those refused in dead_letter. */
 extern int64 onside_progress_settled_count(void);
 
-/* Since when refused events wait to be written to dead_letter; 0 for none. */
+/* Refused events that are not in dead_letter yet. */
+extern int	onside_progress_unburied(void);
+
+/* Since when what has become of events waits to be written; 0 for none. */
 extern TimestampTz onside_progress_unwritten_since(void);
 
 /* Is nothing of what is settled kept from being written down? */

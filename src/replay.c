@@ -5,7 +5,7 @@
  *
  * Recorded again is each event_id once, as its oldest row in the given time has
  * it, unless any row of it is pending or it is in dead_letter.  So the outbox is
- * read whole, and dead_letter, too; what is noted of a row is its event_id and
+ * read whole, and aside and dead_letter, too; what is noted of a row is its event_id and
  * its place.  Sorted by event_id, the notes say which rows are to be recorded;
  * those are sorted once more, in the order of the log, and read by their place.
  * However many there are, work_mem is the memory that this takes.
@@ -165,11 +165,11 @@ note_segment(OnsideSort *notes, Relation rel, int segment,
 	return n;
 }
 
+/* Notes a table whose events are not replayed. */
 static void
-note_dead_letters(OnsideSort *notes)
+note_table(OnsideSort *notes, const char *name)
 {
-	Relation	rel = table_open(onside_table_oid("dead_letter"),
-								 AccessShareLock);
+	Relation	rel = table_open(onside_table_oid(name), AccessShareLock);
 	TupleTableSlot *row = table_slot_create(rel, NULL);
 	TableScanDesc scan = onside_table_beginscan(rel, GetActiveSnapshot(), 0,
 												NULL);
@@ -287,7 +287,8 @@ replay(Relation *segments, TimestampTz since, TimestampTz until)
 		OnsideSort *places = onside_sort_begin(place_types, PLACE_NCOLUMNS,
 											   PLACE_NKEYS);
 
-		note_dead_letters(notes);
+		note_table(notes, "aside");
+		note_table(notes, "dead_letter");
 		onside_sort_perform(notes);
 		choose(notes, places);
 		onside_sort_perform(places);

@@ -8,15 +8,20 @@
  * sent; one of control would end its pause.  An apply worker cannot be told to
  * leave a TRUNCATE out, as a BEFORE ROW trigger tells it with rows.  So a trigger
  * before it notes what must not be lost, and one after it puts it back: pending
- * events under their event_ids, at the end of the log, and the pause.
+ * events under their event_ids, at the end of the log, what was aside as it was, and
+ * the pause.  Which rows came from the publisher does not matter: what
+ * comes is kept.
  *
  * Only for apply workers.  Whoever calls TRUNCATE himself means it.  What is noted
  * lives as long as the transaction, in memory: as much as is pending.
+ *
+ * Either way the worker is told that events are not where they were.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/heaptoast.h"
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "commands/trigger.h"
@@ -30,9 +35,11 @@
 #include "utils/snapmgr.h"
 #include "utils/xid8.h"
 
+#include "aside.h"
 #include "commit.h"
 #include "compat.h"
 #include "delivery.h"
+#include "insert.h"
 #include "outbox.h"
 #include "shape.h"
 #include "shmem.h"
@@ -43,6 +50,7 @@ PG_FUNCTION_INFO_V1(onside_after_truncate);
 /* What was noted, in TopTransactionContext, by the transaction that began then. */
 static TimestampTz noted_in;
 static List *noted_events;		/* of OnsideEvent */
+static List *noted_aside;		/* of HeapTuple */
 static bool noted_pause;
 static text *noted_reason;
 
@@ -54,6 +62,7 @@ begin_notes(void)
 		return;
 	noted_in = GetCurrentTransactionStartTimestamp();
 	noted_events = NIL;
+	noted_aside = NIL;
 	noted_pause = false;
 	noted_reason = NULL;
 }
@@ -93,6 +102,32 @@ note_pending(Relation segment)
 	onside_cursor_release(&delivery.settled);
 }
 
+/* Notes the rows of aside, with the values that are stored elsewhere. */
+static void
+note_aside(Relation aside)
+{
+	TupleTableSlot *row = table_slot_create(aside, NULL);
+	TableScanDesc scan;
+
+	(void) onside_shape_require(aside, true);
+	scan = onside_table_beginscan(aside, GetActiveSnapshot(), 0, NULL);
+	while (table_scan_getnextslot(scan, ForwardScanDirection, row))
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+		HeapTuple	tuple = ExecFetchSlotHeapTuple(row, false, NULL);
+
+		CHECK_FOR_INTERRUPTS();
+		noted_aside = lappend(noted_aside,
+							  HeapTupleHasExternal(tuple) ?
+							  toast_flatten_tuple(tuple,
+												  RelationGetDescr(aside)) :
+							  heap_copytuple(tuple));
+		MemoryContextSwitchTo(old);
+	}
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(row);
+}
+
 static void
 note_control(void)
 {
@@ -116,7 +151,7 @@ is_replicated(FunctionCallInfo fcinfo)
 	return IsLogicalWorker();
 }
 
-/* BEFORE TRUNCATE trigger of the segments and of control, ENABLE ALWAYS */
+/* BEFORE TRUNCATE trigger of the segments, aside and control, ENABLE ALWAYS */
 Datum
 onside_before_truncate(PG_FUNCTION_ARGS)
 {
@@ -127,39 +162,75 @@ onside_before_truncate(PG_FUNCTION_ARGS)
 		begin_notes();
 		if (onside_shape_is_segment(rel))
 			note_pending(rel);
+		else if (onside_shape_is_aside(rel))
+			note_aside(rel);
 		else
 			note_control();
 	}
 	return PointerGetDatum(NULL);
 }
 
+static void
+put_back_events(void)
+{
+	OnsideAppend *append = onside_append_begin();
+	ListCell   *lc;
+
+	foreach(lc, noted_events)
+		onside_append(append, lfirst(lc));
+	onside_append_end(append);
+
+	/* They are as many as were pending, and were counted then. */
+	onside_commit_count_prepared(-list_length(noted_events));
+	onside_commit_wake(ONSIDE_WAKE_COMMIT);
+	noted_events = NIL;
+}
+
+static void
+put_back_aside(Relation aside)
+{
+	OnsideInsert insert;
+	ListCell   *lc;
+
+	onside_insert_begin(&insert, RelationGetRelid(aside));
+	foreach(lc, noted_aside)
+	{
+		TupleTableSlot *row = onside_insert_slot(&insert);
+
+		heap_deform_tuple(lfirst(lc), RelationGetDescr(aside),
+						  row->tts_values, row->tts_isnull);
+		onside_insert_row(&insert);
+	}
+	onside_insert_end(&insert);
+	noted_aside = NIL;
+}
+
+static void
+put_back_control(void)
+{
+	if (noted_pause)
+		onside_control_set(true, noted_reason);
+	onside_commit_wake(ONSIDE_WAKE_CONTROL);
+}
+
 /* AFTER TRUNCATE trigger of the same, when all of them have been emptied */
 Datum
 onside_after_truncate(PG_FUNCTION_ARGS)
 {
-	if (!is_replicated(fcinfo) ||
-		noted_in != GetCurrentTransactionStartTimestamp())
+	bool		noted = is_replicated(fcinfo) &&
+		noted_in == GetCurrentTransactionStartTimestamp();
+	Relation	rel = ((TriggerData *) fcinfo->context)->tg_relation;
+
+	if (onside_shape_is_segment(rel) || onside_shape_is_aside(rel))
+		onside_commit_wake(ONSIDE_WAKE_WITHDRAWN);
+	if (!noted)
 		return PointerGetDatum(NULL);
 
-	if (!onside_shape_is_segment(((TriggerData *) fcinfo->context)->tg_relation))
-	{
-		if (noted_pause)
-			onside_control_set(true, noted_reason);
-		onside_commit_wake(ONSIDE_WAKE_CONTROL);
-	}
-	else if (noted_events != NIL)
-	{
-		OnsideAppend *append = onside_append_begin();
-		ListCell   *lc;
-
-		foreach(lc, noted_events)
-			onside_append(append, lfirst(lc));
-		onside_append_end(append);
-
-		/* They are as many as were pending, and were counted then. */
-		onside_commit_count_prepared(-list_length(noted_events));
-		onside_commit_wake(ONSIDE_WAKE_COMMIT);
-		noted_events = NIL;
-	}
+	if (onside_shape_is_segment(rel) && noted_events != NIL)
+		put_back_events();
+	else if (onside_shape_is_aside(rel) && noted_aside != NIL)
+		put_back_aside(rel);
+	else if (!onside_shape_is_segment(rel) && !onside_shape_is_aside(rel))
+		put_back_control();
 	return PointerGetDatum(NULL);
 }

@@ -349,8 +349,8 @@ let_through(OnsideRowReader *reader, Relation rel, const OnsideEvent *event,
 	}
 	report(WARNING, reader, rel, error,
 		   " This row was let through and its event put into dead_letter.");
-	onside_dead_letter_insert(event, 0, error->message, 0,
-							  GetCurrentTimestamp(),
+	onside_dead_letter_insert(NULL, event, 0, error->message, 0,
+							  GetCurrentTimestamp(), 0,
 							  source_of(RelationGetRelid(rel)));
 }
 

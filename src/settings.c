@@ -206,7 +206,7 @@ onside_settings_define(void)
 							"Most requests under way at once in one database.",
 							NULL,
 							&onside_max_in_flight,
-							4, 1, ONSIDE_HTTP_MAX_REQUESTS,
+							4, 1, ONSIDE_HTTP_MAX_REQUESTS - 1,
 							PGC_SUSET, 0,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("onside_attribution.linger",

@@ -32,6 +32,8 @@
 #include "access/htup_details.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_index.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
@@ -40,6 +42,7 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
+#include "aside.h"
 #include "dead_letter.h"
 #include "outbox.h"
 #include "shape.h"
@@ -74,19 +77,17 @@ static const OnsideShapeColumn outbox_columns[] = {
 	COLUMNS(outbox_columns), \
 	.index = {segment "_xid_id_idx", false, \
 	{Anum_outbox_xid, Anum_outbox_id}}, \
-	.trigger = {"onside_outbox_before_insert", "outbox_before_insert", \
-	TRIGGER_TYPE_ROW | TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_INSERT | \
-	TRIGGER_TYPE_UPDATE}, \
+	.trigger = EVENT_TRIGGER, \
 	.rescued = true, \
 	.checks = OUTBOX_CHECKS \
 }
 
-#define STATE_TRIGGER \
-{ \
-	"onside_keep_state", "keep_state", \
-	TRIGGER_TYPE_ROW | TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_INSERT | \
-	TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE \
-}
+#define BEFORE_ANY_ROW \
+	(TRIGGER_TYPE_ROW | TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_INSERT | \
+	 TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE)
+
+#define EVENT_TRIGGER {"onside_before_change", "before_change", BEFORE_ANY_ROW}
+#define STATE_TRIGGER {"onside_keep_state", "keep_state", BEFORE_ANY_ROW}
 
 static const OnsideShapeColumn delivery_cursor_columns[] = {
 	DEFAULTED("singleton", BOOLOID),
@@ -102,6 +103,7 @@ static const OnsideShapeColumn delivery_cursor_columns[] = {
 	NOT_NULL("dead_lettered", INT8OID),
 	NOT_NULL("requests", INT8OID),
 	NOT_NULL("retries", INT8OID),
+	NOT_NULL("refused_in_row", INT4OID),
 	NULLABLE("not_before", TIMESTAMPTZOID),
 };
 
@@ -111,6 +113,19 @@ static const OnsideShapeColumn control_columns[] = {
 	NOT_NULL("paused", BOOLOID),
 	NULLABLE("pause_reason", TEXTOID),
 	NULLABLE("paused_at", TIMESTAMPTZOID),
+};
+
+static const OnsideShapeColumn aside_columns[] = {
+	NOT_NULL("event_id", UUIDOID),
+	NOT_NULL("event_name", TEXTOID),
+	NOT_NULL("payload", JSONBOID),
+	NOT_NULL("event_datetime", TIMESTAMPTZOID),
+	NOT_NULL("installation_id", UUIDOID),
+	NOT_NULL("recorded_at", TIMESTAMPTZOID),
+	NOT_NULL("failed_at", TIMESTAMPTZOID),
+	NULLABLE("http_status", INT4OID),
+	NOT_NULL("error", TEXTOID),
+	DEFAULTED("id", UUIDOID),
 };
 
 static const OnsideShapeColumn dead_letter_columns[] = {
@@ -126,6 +141,7 @@ static const OnsideShapeColumn dead_letter_columns[] = {
 	NOT_NULL("failed_at", TIMESTAMPTZOID),
 	NULLABLE("retry_at", TIMESTAMPTZOID),
 	NULLABLE("source", TEXTOID),
+	NULLABLE("chances", INT2OID),
 	DEFAULTED("id", UUIDOID),
 };
 
@@ -173,10 +189,27 @@ const OnsideShape onside_shapes[] = {
 		.checks = {"control_singleton_check"}
 	},
 	{
+		.name = "aside", .relkind = RELKIND_RELATION,
+		COLUMNS(aside_columns),
+		.others = {
+			{"aside_recorded_at_id_idx", false,
+			{Anum_outbox_recorded_at, Anum_aside_id}},
+			{"aside_pkey", true, {Anum_aside_id}}
+		},
+		.trigger = EVENT_TRIGGER,
+		.rescued = true
+	},
+	{
 		.name = "dead_letter", .relkind = RELKIND_RELATION,
 		COLUMNS(dead_letter_columns),
-		.index = {"dead_letter_event_id_idx", false, {Anum_outbox_event_id}},
-		.key = {"dead_letter_pkey", true, {Anum_dead_letter_id}}
+		.others = {
+			{"dead_letter_event_id_idx", false, {Anum_outbox_event_id}},
+			{"dead_letter_chances_idx", false, {
+				Anum_dead_letter_http_status, Anum_outbox_event_name,
+				Anum_dead_letter_retry_at, Anum_dead_letter_id
+			}},
+			{"dead_letter_pkey", true, {Anum_dead_letter_id}}
+		}
 	},
 	{
 		.name = "backfill_state", .relkind = RELKIND_RELATION,
@@ -202,37 +235,40 @@ onside_shape_find(OnsideTables *tables)
  * ----------
  */
 
-bool
-onside_shape_has_keys(Form_pg_index form, const OnsideShapeIndex *index)
-{
-	for (int i = 0; i < ONSIDE_SHAPE_KEYS; i++)
-	{
-		AttrNumber	key = i < form->indnkeyatts ? form->indkey.values[i] : 0;
-
-		if (key != index->keys[i])
-			return false;
-	}
-	return form->indnkeyatts <= ONSIDE_SHAPE_KEYS;
-}
-
-bool
-onside_shape_is_segment(Relation rel)
+static const OnsideShape *
+find_shape(Relation rel)
 {
 	for (int i = 0; i < ONSIDE_TABLES; i++)
-		if (onside_shapes[i].parent != NULL &&
-			strcmp(onside_shapes[i].name, RelationGetRelationName(rel)) == 0)
-			return true;
-	return false;
+		if (strcmp(onside_shapes[i].name, RelationGetRelationName(rel)) == 0)
+			return &onside_shapes[i];
+	return NULL;
 }
 
 static const OnsideShape *
 shape_of(Relation rel)
 {
-	for (int i = 0; i < ONSIDE_TABLES; i++)
-		if (strcmp(onside_shapes[i].name, RelationGetRelationName(rel)) == 0)
-			return &onside_shapes[i];
-	elog(ERROR, "\"%s\" is not a table of " ONSIDE_SCHEMA,
-		 RelationGetRelationName(rel));
+	const OnsideShape *shape = find_shape(rel);
+
+	if (shape == NULL)
+		elog(ERROR, "\"%s\" is not a table of " ONSIDE_SCHEMA,
+			 RelationGetRelationName(rel));
+	return shape;
+}
+
+bool
+onside_shape_is_segment(Relation rel)
+{
+	const OnsideShape *shape = find_shape(rel);
+
+	return shape != NULL && shape->parent != NULL;
+}
+
+bool
+onside_shape_is_aside(Relation rel)
+{
+	const OnsideShape *shape = find_shape(rel);
+
+	return shape != NULL && shape->columns == aside_columns;
 }
 
 int
@@ -265,51 +301,137 @@ onside_shape_require(Relation rel, bool to_read)
 	return shape->ncolumns;
 }
 
+/* ----------
+ * Indexes
+ * ----------
+ */
+
+const OnsideShapeIndex *
+onside_shape_get_index(const OnsideShape *shape, int n)
+{
+	const OnsideShapeIndex *index;
+
+	if (shape->index.name != NULL && n-- == 0)
+		return &shape->index;
+	index = n < ONSIDE_SHAPE_INDEXES ? &shape->others[n] : NULL;
+	return index != NULL && index->name != NULL ? index : NULL;
+}
+
+/*
+ * Texts of an index that is no key are compared byte by byte, and so a new
+ * version of the system's collations does not leave it in a wrong order.
+ */
+static bool
+is_bytewise(const OnsideShape *shape, const OnsideShapeIndex *index, int i)
+{
+	return !index->primary &&
+		shape->columns[index->keys[i] - 1].type == TEXTOID;
+}
+
 char *
-onside_shape_index_command(const OnsideShape *shape)
+onside_shape_index_command(const OnsideShape *shape,
+						   const OnsideShapeIndex *index)
 {
 	StringInfoData buf;
 
 	initStringInfo(&buf);
-	if (shape->index.primary)
+	if (index->primary)
 		appendStringInfo(&buf, "ALTER TABLE %s.%s ADD CONSTRAINT %s PRIMARY KEY (",
-						 ONSIDE_SCHEMA, shape->name, shape->index.name);
+						 ONSIDE_SCHEMA, shape->name, index->name);
 	else
-		appendStringInfo(&buf, "CREATE INDEX %s ON %s.%s (", shape->index.name,
+		appendStringInfo(&buf, "CREATE INDEX %s ON %s.%s (", index->name,
 						 ONSIDE_SCHEMA, shape->name);
-	for (int i = 0; i < ONSIDE_SHAPE_KEYS && shape->index.keys[i] != 0; i++)
-		appendStringInfo(&buf, "%s%s", i > 0 ? ", " : "",
-						 shape->columns[shape->index.keys[i] - 1].name);
+	for (int i = 0; i < ONSIDE_SHAPE_KEYS && index->keys[i] != 0; i++)
+		appendStringInfo(&buf, "%s%s%s", i > 0 ? ", " : "",
+						 shape->columns[index->keys[i] - 1].name,
+						 is_bytewise(shape, index, i) ? " COLLATE \"C\"" : "");
 	appendStringInfoString(&buf, ");");
 	return buf.data;
+}
+
+/* One of the vectors at the end of a row of pg_index. */
+static Datum
+vector_of(HeapTuple tuple, AttrNumber attnum)
+{
+	bool		isnull;
+
+	return SysCacheGetAttr(INDEXRELID, tuple, attnum, &isnull);
+}
+
+bool
+onside_shape_index_is_usable(HeapTuple tuple, const OnsideShape *shape,
+							 const OnsideShapeIndex *index)
+{
+	Form_pg_index form = (Form_pg_index) GETSTRUCT(tuple);
+	oidvector  *collations;
+	int2vector *options;
+
+	if (!form->indisvalid || !form->indisready || !form->indislive ||
+		form->indnkeyatts > ONSIDE_SHAPE_KEYS ||
+		!heap_attisnull(tuple, Anum_pg_index_indexprs, NULL) ||
+		!heap_attisnull(tuple, Anum_pg_index_indpred, NULL))
+		return false;
+
+	collations = (oidvector *) DatumGetPointer(vector_of(tuple, Anum_pg_index_indcollation));
+	options = (int2vector *) DatumGetPointer(vector_of(tuple, Anum_pg_index_indoption));
+	for (int i = 0; i < ONSIDE_SHAPE_KEYS; i++)
+	{
+		if (i >= form->indnkeyatts)
+			return index->keys[i] == 0;
+		if (form->indkey.values[i] != index->keys[i] ||
+			options->values[i] != 0 ||
+			(is_bytewise(shape, index, i) &&
+			 collations->values[i] != C_COLLATION_OID))
+			return false;
+	}
+	return true;
+}
+
+/* Is there a usable index of the table that has this OID? */
+static bool
+has_index(Relation rel, const OnsideShape *shape,
+		  const OnsideShapeIndex *index, Oid oid)
+{
+	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(oid));
+	bool		usable;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	usable = ((Form_pg_index) GETSTRUCT(tuple))->indrelid == RelationGetRelid(rel) &&
+		onside_shape_index_is_usable(tuple, shape, index);
+	ReleaseSysCache(tuple);
+	return usable;
+}
+
+Oid
+onside_shape_find_index(Relation rel, const char *name)
+{
+	const OnsideShape *shape = shape_of(rel);
+	const OnsideShapeIndex *index;
+	Oid			oid = onside_relation_oid(name);
+
+	for (int i = 0; (index = onside_shape_get_index(shape, i)) != NULL; i++)
+		if (strcmp(index->name, name) == 0)
+			return has_index(rel, shape, index, oid) ? oid : InvalidOid;
+	elog(ERROR, "\"%s\" is not an index of table \"%s\"", name, shape->name);
 }
 
 Oid
 onside_shape_index(Relation rel)
 {
 	const OnsideShape *shape = shape_of(rel);
-	Oid			index = onside_relation_oid(shape->index.name);
-	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
-	bool		usable = false;
+	Oid			oid = onside_relation_oid(shape->index.name);
 
-	if (HeapTupleIsValid(tuple))
-	{
-		Form_pg_index form = (Form_pg_index) GETSTRUCT(tuple);
-
-		usable = form->indrelid == RelationGetRelid(rel) &&
-			form->indisvalid && onside_shape_has_keys(form, &shape->index);
-		ReleaseSysCache(tuple);
-	}
-	if (!usable)
+	if (!has_index(rel, shape, &shape->index, oid))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("table \"%s.%s\" lacks its index \"%s\", or it is not usable",
 						ONSIDE_SCHEMA, shape->name, shape->index.name),
 				 errhint("%s%s",
-						 OidIsValid(index) ?
+						 OidIsValid(oid) ?
 						 psprintf("DROP INDEX %s.%s; ", ONSIDE_SCHEMA,
 								  shape->index.name) : "",
-						 onside_shape_index_command(shape)),
+						 onside_shape_index_command(shape, &shape->index)),
 				 errtable(rel)));
-	return index;
+	return oid;
 }

@@ -10,14 +10,15 @@
 
 #include "postgres.h"
 
-#include "catalog/pg_index.h"
+#include "access/htup.h"
 #include "nodes/pg_list.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
 
 /* How many tables we have, and how much they have. */
-#define ONSIDE_TABLES			8
+#define ONSIDE_TABLES			9
 #define ONSIDE_SHAPE_KEYS		5
+#define ONSIDE_SHAPE_INDEXES	3
 #define ONSIDE_SHAPE_CHECKS		4
 
 typedef struct OnsideShapeColumn
@@ -51,8 +52,10 @@ typedef struct OnsideShape
 	const char *parent;			/* partitioned table, or NULL */
 	int			ncolumns;
 	const OnsideShapeColumn *columns;
-	OnsideShapeIndex index;		/* that rows are read by; no name: none */
-	OnsideShapeIndex key;		/* a primary key besides; no name: none */
+	OnsideShapeIndex index;		/* without which rows cannot be read; no name:
+								 * none */
+	OnsideShapeIndex others[ONSIDE_SHAPE_INDEXES];	/* without which that costs
+													 * more; likewise */
 	OnsideShapeTrigger trigger; /* no name: none */
 	bool		rescued;		/* it has the triggers of rescue.c, too */
 	const char *checks[ONSIDE_SHAPE_CHECKS];
@@ -70,9 +73,17 @@ typedef struct OnsideTables
 /* Finds the tables.  False if their schema is not there. */
 extern bool onside_shape_find(OnsideTables *tables);
 
-/* Has an index these columns as its key? */
-extern bool onside_shape_has_keys(Form_pg_index form,
-								  const OnsideShapeIndex *index);
+/*
+ * Can rows be read by this index, given as its row in pg_index?  That is, has it
+ * these columns as its key, in ascending order, and all rows.
+ */
+extern bool onside_shape_index_is_usable(HeapTuple tuple,
+										 const OnsideShape *shape,
+										 const OnsideShapeIndex *index);
+
+/* The table's n-th index, counted from 0; NULL after the last one. */
+extern const OnsideShapeIndex *onside_shape_get_index(const OnsideShape *shape,
+													  int n);
 
 /*
  * What is wrong with the n-th table, as a list of strings such as
@@ -87,6 +98,9 @@ extern List *onside_shape_problems(const OnsideTables *tables, int n,
 /* Has this table the name of one of the outbox's segments? */
 extern bool onside_shape_is_segment(Relation rel);
 
+/* Or of the table aside, which has events to be sent, too? */
+extern bool onside_shape_is_aside(Relation rel);
+
 /* What is wrong with all of them, for doctor(); NULL if nothing is. */
 extern char *onside_shape_report(bool *usable);
 
@@ -97,13 +111,17 @@ extern char *onside_shape_report(bool *usable);
  */
 extern int	onside_shape_require(Relation rel, bool to_read);
 
-/* The command that makes the index that a table's rows are read by. */
-extern char *onside_shape_index_command(const OnsideShape *shape);
+/* The command that makes an index of a table. */
+extern char *onside_shape_index_command(const OnsideShape *shape,
+										const OnsideShapeIndex *index);
 
 /*
- * The index of a table of ours that its rows are read by.  Raises an error if
- * it is not there, or no longer usable.
+ * The index of a table of ours without which its rows cannot be read.  Raises an
+ * error if it is not there, or no longer usable.
  */
 extern Oid	onside_shape_index(Relation rel);
+
+/* Another index of it, by name; InvalidOid in those cases. */
+extern Oid	onside_shape_find_index(Relation rel, const char *name);
 
 #endif							/* ONSIDE_SHAPE_H */

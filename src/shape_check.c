@@ -46,8 +46,7 @@ typedef struct Check
 
 	/* which of these have been seen */
 	int			ncolumns;
-	bool		has_index;
-	bool		has_key;
+	bool		has_index[ONSIDE_SHAPE_INDEXES + 1];
 	bool		has_trigger;
 	int			nrescues;		/* triggers of rescue.c */
 	bool		has_parent;
@@ -196,52 +195,26 @@ visit_column(Check *check, Relation catalog, HeapTuple tuple)
 		part_problem(check, "column", NameStr(form->attname), wrong);
 }
 
-/* Can our index be read by, in ascending order, and has it all rows? */
-static bool
-is_usable(Relation catalog, HeapTuple tuple, const OnsideShapeIndex *index)
-{
-	Form_pg_index form = (Form_pg_index) GETSTRUCT(tuple);
-	Datum		datum;
-	bool		isnull;
-	int2vector *options;
-
-	if (!form->indisvalid || !form->indisready || !form->indislive ||
-		!onside_shape_has_keys(form, index) ||
-		!heap_attisnull(tuple, Anum_pg_index_indexprs, NULL) ||
-		!heap_attisnull(tuple, Anum_pg_index_indpred, NULL))
-		return false;
-	datum = fastgetattr(tuple, Anum_pg_index_indoption,
-						RelationGetDescr(catalog), &isnull);
-	options = (int2vector *) DatumGetPointer(datum);
-	for (int i = 0; i < form->indnkeyatts; i++)
-		if (options->values[i] != 0)
-			return false;
-	return true;
-}
-
 static void
 visit_index(Check *check, Relation catalog, HeapTuple tuple)
 {
 	Form_pg_index form = (Form_pg_index) GETSTRUCT(tuple);
-	const OnsideShapeIndex *ours = &check->shape->index;
-	const OnsideShapeIndex *key = &check->shape->key;
+	const OnsideShapeIndex *ours;
 	char	   *name = relation_name(check, form->indexrelid);
 	const char *wrong = NULL;
 
 	if (name == NULL)
 		return;
-	if (ours->name != NULL && strcmp(name, ours->name) == 0 &&
-		form->indisunique == ours->primary)
-	{
-		check->has_index = is_usable(catalog, tuple, ours);
-		return;
-	}
-	if (key->name != NULL && strcmp(name, key->name) == 0 &&
-		form->indisprimary)
-	{
-		check->has_key = is_usable(catalog, tuple, key);
-		return;
-	}
+	for (int i = 0; (ours = onside_shape_get_index(check->shape, i)) != NULL; i++)
+		if (strcmp(name, ours->name) == 0 &&
+			form->indisprimary == ours->primary &&
+			form->indisunique == ours->primary)
+		{
+			check->has_index[i] = onside_shape_index_is_usable(tuple,
+															   check->shape,
+															   ours);
+			return;
+		}
 	if (form->indisexclusion)
 		wrong = "is an exclusion constraint's";
 	else if (form->indisunique)
@@ -374,6 +347,7 @@ onside_shape_problems(const OnsideTables *tables, int n, Snapshot snapshot,
 					  bool *usable)
 {
 	const OnsideShape *shape = &onside_shapes[n];
+	const OnsideShapeIndex *index;
 	Oid			relid = tables->relid[n];
 	Check		check = {.tables = tables, .shape = shape, .snapshot = snapshot};
 
@@ -407,13 +381,13 @@ onside_shape_problems(const OnsideTables *tables, int n, Snapshot snapshot,
 	/* What has not come by. */
 	if (check.ncolumns < shape->ncolumns)
 		table_problem(&check, "lacks columns", NULL);
-	if (shape->index.name != NULL && !check.has_index)
-		table_problem(&check,
-					  psprintf("lacks the index \"%s\", or a usable one, which is made by %s",
-							   shape->index.name,
-							   onside_shape_index_command(shape)), NULL);
-	if (shape->key.name != NULL && !check.has_key)
-		table_problem(&check, "lacks the primary key", shape->key.name);
+	for (int i = 0; (index = onside_shape_get_index(shape, i)) != NULL; i++)
+		if (!check.has_index[i])
+			table_problem(&check,
+						  psprintf("lacks the index \"%s\", or a usable one, which is made by %s",
+								   index->name,
+								   onside_shape_index_command(shape, index)),
+						  NULL);
 	if (shape->trigger.name != NULL && !check.has_trigger)
 		table_problem(&check, "lacks the trigger", shape->trigger.name);
 	if (shape->rescued && check.nrescues < 2)
@@ -425,7 +399,7 @@ onside_shape_problems(const OnsideTables *tables, int n, Snapshot snapshot,
 			table_problem(&check, "lacks the check constraint",
 						  shape->checks[i]);
 	*usable = !check.unusable && check.ncolumns == shape->ncolumns &&
-		(shape->index.name == NULL || check.has_index);
+		(shape->index.name == NULL || check.has_index[0]);
 	return check.problems;
 }
 

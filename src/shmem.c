@@ -10,7 +10,8 @@
  * Locks: one LWLock guards which database has which slot and in what state;
  * one more for each slot guards the status that its worker publishes.  The
  * path of a purchase takes neither: it reads "database", "segment" and "wake_at"
- * and touches "recorded" and "wakeup", single words all of them.
+ * and touches "recorded" and "wakeup", single words all of them.  "epoch" is one
+ * more, and is never reset: a worker may have noted it.
  *
  *-------------------------------------------------------------------------
  */
@@ -89,6 +90,7 @@ reset_slot(OnsideSlot *slot)
 	pg_atomic_write_u64(&slot->recorded, 0);
 	pg_atomic_write_u64(&slot->wake_at, 1);
 	pg_atomic_write_u64(&slot->skipped, 0);
+	pg_atomic_write_u64(&slot->withdrawers_end, PG_UINT64_MAX);
 	memset(&slot->status, 0, sizeof(slot->status));
 	onside_stats_clear(slot);
 }
@@ -131,6 +133,8 @@ shmem_startup(void)
 			pg_atomic_init_u64(&slot->recorded, 0);
 			pg_atomic_init_u64(&slot->wake_at, 1);
 			pg_atomic_init_u64(&slot->skipped, 0);
+			pg_atomic_init_u32(&slot->epoch, 0);
+			pg_atomic_init_u64(&slot->withdrawers_end, PG_UINT64_MAX);
 			pg_atomic_init_u32(&slot->flush_waiters, 0);
 			slot->lock = &locks[i + 1].lock;
 			ConditionVariableInit(&slot->settled_cv);
@@ -207,6 +211,10 @@ find_or_take_slot(Oid database)
 			slot = &control->slots[i];
 			reset_slot(slot);
 			slot->database = database;
+
+			/* Nobody has noted what was prepared until now. */
+			pg_atomic_write_u64(&slot->withdrawers_end,
+								U64FromFullTransactionId(ReadNextFullTransactionId()));
 		}
 	}
 	return slot;
@@ -311,6 +319,9 @@ set_latch_of(pg_atomic_uint32 *procno)
 void
 onside_slot_wake(OnsideSlot *slot, uint32 why)
 {
+	if ((why & ONSIDE_WAKE_WITHDRAWN) != 0)
+		pg_atomic_fetch_add_u32(&slot->epoch, 1);
+
 	/*
 	 * The worker takes the bits before it looks, and does not sleep while
 	 * there are any: the latch alone could have been reset by a wait for a
@@ -319,6 +330,24 @@ onside_slot_wake(OnsideSlot *slot, uint32 why)
 	if (pg_atomic_fetch_or_u32(&slot->wakeup, why) == 0 ||
 		(why & ~ONSIDE_WAKE_COMMIT) != 0)
 		set_latch_of(&slot->procno);
+}
+
+void
+onside_slot_withdraw_later(OnsideSlot *slot, FullTransactionId xid)
+{
+	uint64		end = U64FromFullTransactionId(xid) + 1;
+	uint64		known = pg_atomic_read_u64(&slot->withdrawers_end);
+
+	while (known < end &&
+		   !pg_atomic_compare_exchange_u64(&slot->withdrawers_end, &known, end))
+		 /* somebody else has raised it; known is what it is now */ ;
+}
+
+bool
+onside_slot_may_withdraw(OnsideSlot *slot, FullTransactionId xid)
+{
+	return U64FromFullTransactionId(xid) <
+		pg_atomic_read_u64(&slot->withdrawers_end);
 }
 
 /*

@@ -10,6 +10,7 @@
 
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "datatype/timestamp.h"
 #include "port/atomics.h"
 #include "storage/condition_variable.h"
@@ -41,6 +42,7 @@ typedef enum OnsideState
 #define ONSIDE_WAKE_RESUME		0x04	/* end any wait */
 #define ONSIDE_WAKE_FLUSH		0x08	/* somebody waits in flush() */
 #define ONSIDE_WAKE_CHECK		0x10	/* has the extension changed? */
+#define ONSIDE_WAKE_WITHDRAWN	0x20	/* "epoch" was raised */
 
 /* What the worker publishes for the view "status"; guarded by the lock. */
 typedef struct OnsideStatus
@@ -94,6 +96,9 @@ typedef struct OnsideSlot
 	pg_atomic_uint64 wake_at;	/* worker sleeps until recorded is this */
 	pg_atomic_uint32 flush_waiters; /* sessions that wait in flush() */
 	pg_atomic_uint64 skipped;	/* rows without an installation_id */
+	pg_atomic_uint32 epoch;		/* raised when events were withdrawn, or put
+								 * aside by SQL: see onside_slot_wake() */
+	pg_atomic_uint64 withdrawers_end;	/* see onside_slot_may_withdraw() */
 	LWLock	   *lock;			/* guards status and stats */
 	OnsideStatus status;
 	OnsideStats stats;			/* see stats.c */
@@ -149,8 +154,24 @@ extern OnsideSlot *onside_slot_get(int i);
 /* The lock for database and state of all slots. */
 extern LWLock *onside_slots_lock(void);
 
-/* Sets the reasons and wakes the database's worker.  Safe in callbacks. */
+/*
+ * Sets the reasons and wakes the database's worker.  Safe in callbacks.
+ * ONSIDE_WAKE_WITHDRAWN: a transaction has committed that has deleted events which
+ * may be pending, or has put some aside by SQL.  That raises "epoch": whoever reads
+ * that and then takes a snapshot sees all that was withdrawn before.  It can be
+ * raised for nothing.
+ */
 extern void onside_slot_wake(OnsideSlot *slot, uint32 why);
+
+/*
+ * A transaction that has withdrawn events was prepared, and may be committed in a
+ * session that does not know what it has done.  onside_slot_may_withdraw(): has
+ * this transaction, which was prepared, perhaps withdrawn events?  The slot keeps
+ * no list of them but the end of their numbers, and so says yes of older ones, too.
+ */
+extern void onside_slot_withdraw_later(OnsideSlot *slot,
+									   FullTransactionId xid);
+extern bool onside_slot_may_withdraw(OnsideSlot *slot, FullTransactionId xid);
 
 /* n events were committed: wakes the worker if it wants to know by now. */
 extern void onside_slot_count(OnsideSlot *slot, int64 n);

@@ -25,6 +25,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "aside.h"
 #include "crash_guard.h"
 #include "delivery.h"
 #include "locks.h"
@@ -59,7 +60,8 @@ enum
 /* Without a worker, no more events than this are counted. */
 #define MAX_COUNTED 10000
 
-#define STATUS_USES	(ONSIDE_USES_LOG | ONSIDE_READS_CURSOR)
+#define STATUS_USES \
+	(ONSIDE_USES_LOG | ONSIDE_READS_CURSOR | ONSIDE_READS_ASIDE)
 
 static void
 set_text(Datum *values, bool *nulls, int i, const char *str)
@@ -161,6 +163,20 @@ status_alone(pid_t pid, OnsideState state, const char *reason, Datum *values,
 	set_text(values, nulls, STATUS_STATE_REASON, reason);
 }
 
+/* What is pending according to the tables, up to one more than MAX_COUNTED. */
+static OnsidePending
+count_pending(const OnsideCursor *settled)
+{
+	OnsidePending pending = onside_window_pending(settled, NULL,
+												  MAX_COUNTED + 1);
+	TimestampTz oldest;
+
+	pending.events += onside_aside_count(MAX_COUNTED + 1, &oldest);
+	if (oldest != 0 && (pending.oldest == 0 || oldest < pending.oldest))
+		pending.oldest = oldest;
+	return pending;
+}
+
 /* From the tables, where no worker tells. */
 static void
 status_from_tables(pid_t pid, OnsideState state, const char *reason,
@@ -196,7 +212,7 @@ status_from_tables(pid_t pid, OnsideState state, const char *reason,
 		return;
 	}
 	onside_delivery_load(&delivery, NULL, &row_problem);
-	pending = onside_window_pending(&delivery.settled, NULL, MAX_COUNTED + 1);
+	pending = count_pending(&delivery.settled);
 	if (pending.events > MAX_COUNTED)
 		reason = psprintf("%s (more than %d events are pending)", reason,
 						  MAX_COUNTED);

@@ -436,6 +436,9 @@ process_utility(PlannedStmt *pstmt, const char *queryString,
 		slot = onside_slot_find(MyDatabaseId);
 		if (slot != NULL)
 			count_prepared(prepared);
+		if (slot != NULL && FullTransactionIdIsValid(prepared) &&
+			onside_slot_may_withdraw(slot, prepared))
+			onside_commit_wake(ONSIDE_WAKE_WITHDRAWN);
 		if ((slot == NULL || !slot->found) &&
 			OidIsValid(get_extension_oid("onside_attribution", true)))
 			onside_commit_want_worker();

@@ -553,21 +553,30 @@ start_range(Source *source, const Range *range)
 	advance(source);
 }
 
-/* The source whose row comes first, or NULL. */
+/* The source whose row comes first (or last, going backward), or NULL. */
 static Source *
 first_source(Source *sources, int n)
 {
 	Source	   *first = NULL;
 
 	for (int i = 0; i < n; i++)
-		if (sources[i].has_row &&
-			(first == NULL ||
-			 compare_positions(&sources[i].pos, &first->pos) < 0))
+	{
+		int			order;
+
+		if (!sources[i].has_row)
+			continue;
+		order = first == NULL ? -1 :
+			compare_positions(&sources[i].pos, &first->pos);
+		if (first == NULL || (first->backward ? order > 0 : order < 0))
 			first = &sources[i];
+	}
 	return first;
 }
 
-/* Returns false if the callback stopped. */
+/*
+ * Hands out a range's events, after each of which "cursor" (if not NULL) is
+ * moved.  Returns false if the callback stopped.
+ */
 static bool
 read_range(Source *sources, int n, const Range *range, OnsideCursor *cursor,
 		   OnsideReadCallback callback, void *arg)
@@ -583,10 +592,43 @@ read_range(Source *sources, int n, const Range *range, OnsideCursor *cursor,
 		onside_flush_commit(source->pos.xid);
 		if (!callback(source->slot, &source->pos, arg))
 			return false;
-		cursor->pos = source->pos;
+		if (cursor != NULL)
+			cursor->pos = source->pos;
 		advance(source);
 	}
 	return true;
+}
+
+/* Opens the segments that have anything; how many? */
+static int
+open_sources(Source *sources, bool backward)
+{
+	int			n = 0;
+
+	for (int segment = 1; segment <= ONSIDE_SEGMENTS; segment++)
+	{
+		Relation	rel = table_open(onside_segment_oid(segment),
+									 AccessShareLock);
+
+		if (RelationGetNumberOfBlocks(rel) > 0)
+		{
+			open_source(&sources[n], rel);
+			sources[n++].backward = backward;
+		}
+		else
+			table_close(rel, AccessShareLock);
+	}
+	return n;
+}
+
+static void
+close_sources(Source *sources, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		close_source(&sources[i]);
+		table_close(sources[i].rel, AccessShareLock);
+	}
 }
 
 bool
@@ -594,7 +636,7 @@ onside_window_read(OnsideCursor *cursor, OnsideReadCallback callback,
 				   void *arg)
 {
 	Source		sources[ONSIDE_SEGMENTS];
-	int			n = 0;
+	int			n;
 	Ranges		ranges;
 	bool		finished = true;
 
@@ -604,30 +646,41 @@ onside_window_read(OnsideCursor *cursor, OnsideReadCallback callback,
 		memset(&cursor->pos, 0, sizeof(cursor->pos));
 	}
 
-	for (int segment = 1; segment <= ONSIDE_SEGMENTS; segment++)
-	{
-		Relation	rel = table_open(onside_segment_oid(segment),
-									 AccessShareLock);
-
-		if (RelationGetNumberOfBlocks(rel) > 0)
-			open_source(&sources[n++], rel);
-		else
-			table_close(rel, AccessShareLock);
-	}
-
+	n = open_sources(sources, false);
 	ranges_to_read(cursor, &ranges);
 	for (int i = 0; n > 0 && finished && i < ranges.n; i++)
 		finished = read_range(sources, n, &ranges.range[i], cursor,
 							  callback, arg);
-
-	for (int i = 0; i < n; i++)
-	{
-		close_source(&sources[i]);
-		table_close(sources[i].rel, AccessShareLock);
-	}
+	close_sources(sources, n);
 	if (finished)
 		end_window(cursor);
 	return finished;
+}
+
+static int
+compare_ranges(const void *a, const void *b)
+{
+	return compare_xids(&((const Range *) a)->first,
+						&((const Range *) b)->first);
+}
+
+void
+onside_window_read_newest(const OnsideCursor *cursor,
+						  OnsideReadCallback callback, void *arg)
+{
+	OnsideSnapshot *now = onside_snapshot_take();
+	Source		sources[ONSIDE_SEGMENTS];
+	int			n = open_sources(sources, true);
+	Ranges		ranges;
+
+	ranges_pending(cursor, now, &ranges);
+	qsort(ranges.range, ranges.n, sizeof(Range), compare_ranges);
+	for (int i = ranges.n - 1; n > 0 && i >= 0; i--)
+		if (!read_range(sources, n, &ranges.range[i], NULL, callback, arg))
+			break;
+	close_sources(sources, n);
+	pfree(ranges.range);
+	onside_snapshot_release(now);
 }
 
 /* What of a segment the ranges hold; stops at "max" events. */
@@ -765,35 +818,28 @@ onside_window_last_id(FullTransactionId xid)
 	return last;
 }
 
-bool
-onside_window_fetch(const OnsidePosition *pos, OnsideEvent *event,
-					TimestampTz *recorded_at)
+void
+onside_window_fetch(const OnsidePosition *positions, int n,
+					OnsideReadCallback callback, void *arg)
 {
-	Range		range = {pos->xid, pos->xid, pos->id - 1};
-	bool		found = false;
+	Source		sources[ONSIDE_SEGMENTS];
+	int			nsources = open_sources(sources, false);
 
-	for (int segment = 1; !found && segment <= ONSIDE_SEGMENTS; segment++)
+	for (int i = 0; i < n; i++)
 	{
-		Relation	rel = table_open(onside_segment_oid(segment),
-									 AccessShareLock);
-		Source		source;
+		const OnsidePosition *pos = &positions[i];
+		Range		range = {pos->xid, pos->xid, pos->id - 1};
 
-		open_source(&source, rel);
-		start_range(&source, &range);
-		found = source.has_row && source.pos.id == pos->id;
-		if (found)
+		CHECK_FOR_INTERRUPTS();
+		for (int s = 0; s < nsources; s++)
 		{
-			bool		isnull;
-
-			onside_outbox_read_event(source.slot, event);
-			onside_outbox_copy_event(event);
-			*recorded_at =
-				DatumGetTimestampTz(slot_getattr(source.slot,
-												 Anum_outbox_recorded_at,
-												 &isnull));
+			start_range(&sources[s], &range);
+			if (sources[s].has_row && sources[s].pos.id == pos->id)
+			{
+				(void) callback(sources[s].slot, pos, arg);
+				break;
+			}
 		}
-		close_source(&source);
-		table_close(rel, AccessShareLock);
 	}
-	return found;
+	close_sources(sources, nsources);
 }

@@ -91,6 +91,13 @@ typedef bool (*OnsideReadCallback) (TupleTableSlot *slot,
 extern bool onside_window_read(OnsideCursor *cursor,
 							   OnsideReadCallback callback, void *arg);
 
+/*
+ * The same for the events that the active snapshot sees and the cursor does not
+ * cover, the last ones first.  The cursor stays where it is.
+ */
+extern void onside_window_read_newest(const OnsideCursor *cursor,
+									  OnsideReadCallback callback, void *arg);
+
 /* Is the event at this place covered by the cursor? */
 extern bool onside_cursor_covers(const OnsideCursor *cursor,
 								 FullTransactionId xid, int64 id);
@@ -129,10 +136,10 @@ extern FullTransactionId onside_window_last_xid(Relation segment);
 extern int64 onside_window_last_id(FullTransactionId xid);
 
 /*
- * Reads one event by its place, as the active snapshot sees it, into the
- * current memory context.  False if it is not there any more.
+ * Calls back for each event at one of these places that is still there, as the
+ * active snapshot sees it, in this order; what it returns does not matter.
  */
-extern bool onside_window_fetch(const OnsidePosition *pos, OnsideEvent *event,
-								TimestampTz *recorded_at);
+extern void onside_window_fetch(const OnsidePosition *positions, int n,
+								OnsideReadCallback callback, void *arg);
 
 #endif							/* ONSIDE_WINDOW_H */

@@ -6,8 +6,8 @@
  * A loop around one wait.  Woken by a commit, it has the reader take what has
  * become visible, and data goes one way:
  *
- *		reader.c (window.c -> batch.c) -> sender.c -> http.c
- *										  sender.c -> progress.c
+ *		reader.c (window.c -> batch.c) -> sending.c (sender.c -> http.c)
+ *										  sending.c -> progress.c
  *
  * This file keeps the rest together: settings, credentials, pausing, when to
  * wake up, and telling the world how things stand.
@@ -41,17 +41,18 @@
 
 #include "send/address.h"
 #include "backlog.h"
+#include "chance.h"
 #include "clock.h"
 #include "compat.h"
 #include "crash_guard.h"
 #include "send/credentials.h"
 #include "delivery.h"
-#include "send/http.h"
 #include "outbox.h"
 #include "process.h"
 #include "progress.h"
 #include "reader.h"
-#include "send/sender.h"
+#include "send/http.h"
+#include "sending.h"
 #include "settings.h"
 #include "shmem.h"
 #include "stats.h"
@@ -66,6 +67,12 @@
  */
 #define POLL_INTERVAL			15000
 
+/* What could not be looked for is looked for again so soon; ms. */
+#define RECHECK_INTERVAL		500
+
+/* A trouble that has lasted so long gets a line in the log; ms. */
+#define LOGGED_AFTER			5000
+
 /* How long requests under way may hold up a restart for new settings; ms. */
 #define RESTART_GRACE			1000
 
@@ -73,10 +80,11 @@ static OnsideSlot *slot;
 static char database_name[NAMEDATALEN];
 
 static uint64 noticed;			/* slot->recorded when was last looked */
-static long attempt_wait;		/* onside_sender_timeout() before sending */
+static uint32 epoch;			/* slot->epoch when was last looked */
+static bool withdrawal_due;		/* and what it stands for is to be done */
 static bool paused;
 static char *pause_reason;
-static char *credentials;
+static bool has_credentials;
 static char *configuration_problem;
 static char *database_settings;
 static bool restart_wanted;
@@ -87,6 +95,9 @@ static bool settings_due;		/* the database's settings are to be compared */
 static bool check_due;			/* has the extension changed? */
 static OnsideBrake looking = {.work = "look whether the extension has changed"};
 static OnsideBrake controlling = {.work = "read whether sending is paused"};
+static OnsideState last_state = ONSIDE_IDLE;
+static int64 last_state_at;
+static OnsideState logged_state = ONSIDE_IDLE;
 static uint32 wait_event_idle;
 static uint32 wait_event_request;
 
@@ -135,64 +146,104 @@ read_database_settings(void)
 	return MemoryContextStrdup(TopMemoryContext, buf.data);
 }
 
-/*
- * Reads the credentials files and tells http.c how to send.  If anything is
- * wrong with them or with an address, nothing is sent, and
- * configuration_problem says why.
- */
-static void
-configure_http(void)
+/* A copy for as long as the process lives; NULL stays NULL. */
+static char *
+keep(const char *str)
 {
-	static char *url = NULL;
-	static char *proxy_credentials = NULL;
-	OnsideHttpConfig config;
+	return str == NULL ? NULL : MemoryContextStrdup(TopMemoryContext, str);
+}
+
+static bool
+differs(const char *a, const char *b)
+{
+	return a == NULL || b == NULL ? a != b : strcmp(a, b) != 0;
+}
+
+/*
+ * How requests are to be made, by the settings and the credentials files.  What
+ * is wrong with them is in *problem; then nothing can be sent.
+ */
+static OnsideHttpConfig
+read_http_config(char **problem)
+{
+	OnsideHttpConfig config = {0};
 	const char *endpoint_problem = onside_address_endpoint_problem(onside_endpoint);
 	const char *proxy_problem = onside_address_proxy_problem(onside_proxy);
-	char	   *problem = NULL;
-	char	   *fresh = NULL;
 
-	onside_credentials_free(proxy_credentials);
-	proxy_credentials = NULL;
+	*problem = NULL;
 	if (endpoint_problem != NULL)
-		problem = psprintf("onside_attribution.endpoint cannot be used: %s",
-						   endpoint_problem);
+		*problem = psprintf("onside_attribution.endpoint cannot be used: %s",
+							endpoint_problem);
 	else if (proxy_problem != NULL)
-		problem = psprintf("onside_attribution.proxy cannot be used: %s",
-						   proxy_problem);
+		*problem = psprintf("onside_attribution.proxy cannot be used: %s",
+							proxy_problem);
 	else if (onside_proxy[0] != '\0' &&
 			 onside_proxy_credentials_file[0] != '\0')
-		proxy_credentials =
+		config.proxy_credentials =
 			onside_credentials_read("proxy_credentials_file",
-									onside_proxy_credentials_file, &problem);
-	if (problem == NULL)
-		fresh = onside_credentials_read("credentials_file",
-										onside_credentials_file, &problem);
+									onside_proxy_credentials_file, problem);
+	if (*problem == NULL)
+		config.credentials = onside_credentials_read("credentials_file",
+													 onside_credentials_file,
+													 problem);
+	config.url = onside_endpoint;
+	config.ca_file = onside_ca_file;
+	config.proxy = onside_proxy;
+	config.connect_timeout = onside_connect_timeout;
+	return config;
+}
+
+/*
+ * Takes over what settings and credentials files say.  Whatever of it has changed
+ * deserves a try now, over new connections.
+ */
+static void
+configure(void)
+{
+	static OnsideHttpConfig config;
+	static bool was_enabled;
+	char	   *problem;
+	OnsideHttpConfig now = read_http_config(&problem);
+	bool		first = config.url == NULL;
+	bool		elsewhere = differs(now.url, config.url) ||
+		differs(now.credentials, config.credentials);
+	bool		changed = elsewhere || was_enabled != onside_enabled || differs(now.ca_file, config.ca_file) ||
+		differs(now.proxy, config.proxy) ||
+		differs(now.proxy_credentials, config.proxy_credentials) ||
+		now.connect_timeout != config.connect_timeout;
 
 	if (configuration_problem != NULL)
 		pfree(configuration_problem);
 	configuration_problem = problem;
+	if (changed)
+	{
+		OnsideHttpConfig old = config;
 
-	if (url == NULL || strcmp(url, onside_endpoint) != 0 ||
-		credentials == NULL || fresh == NULL ||
-		strcmp(credentials, fresh) != 0)
-		onside_sender_elsewhere();
-	if (url != NULL)
-		pfree(url);
-	url = pstrdup(onside_endpoint);
+		config.url = keep(now.url);
+		config.credentials = keep(now.credentials);
+		config.ca_file = keep(now.ca_file);
+		config.proxy = keep(now.proxy);
+		config.proxy_credentials = keep(now.proxy_credentials);
+		config.connect_timeout = now.connect_timeout;
+		if (config.credentials != NULL)
+			onside_http_configure(&config);
+		onside_credentials_free(unconstify(char *, old.credentials));
+		onside_credentials_free(unconstify(char *, old.proxy_credentials));
+		if (old.url != NULL)
+		{
+			pfree(unconstify(char *, old.url));
+			pfree(unconstify(char *, old.ca_file));
+			pfree(unconstify(char *, old.proxy));
+		}
+	}
+	onside_credentials_free(unconstify(char *, now.credentials));
+	onside_credentials_free(unconstify(char *, now.proxy_credentials));
+	has_credentials = config.credentials != NULL;
+	was_enabled = onside_enabled;
 
-	onside_credentials_free(credentials);
-	credentials = fresh;
-	if (credentials == NULL)
-		return;
-
-	config.url = onside_endpoint;
-	config.credentials = credentials;
-	config.ca_file = onside_ca_file;
-	config.proxy = onside_proxy;
-	config.proxy_credentials = proxy_credentials;
-	config.connect_timeout = onside_connect_timeout;
-	config.request_timeout = onside_request_timeout;
-	onside_http_configure(&config);
+	/* What a predecessor has left is not forgotten at the start. */
+	if (!first)
+		onside_sending_configure(changed, elsewhere);
 }
 
 /* Ends this process soon, for a successor that starts over. */
@@ -210,8 +261,7 @@ reload(void)
 	ProcessConfigFile(PGC_SIGHUP);
 	onside_txn_hurry();
 	settings_due = true;
-	configure_http();
-	onside_sender_reconfigured();
+	configure();
 	onside_progress_request_maintenance();
 }
 
@@ -288,9 +338,8 @@ read_control(void)
 static bool
 may_send(void)
 {
-	return onside_enabled && control_known && !paused && credentials != NULL &&
-		!restart_wanted && !onside_slot_is_closed(slot) &&
-		onside_progress_may_send();
+	return onside_enabled && control_known && !paused && has_credentials &&
+		!restart_wanted && !onside_slot_is_closed(slot);
 }
 
 /* ----------
@@ -298,8 +347,22 @@ may_send(void)
  * ----------
  */
 
+static bool
+is_trouble(OnsideState state)
+{
+	return state != ONSIDE_IDLE && state != ONSIDE_SENDING;
+}
+
+/* Is all settled, and written, that we know of? */
+static bool
+is_drained(void)
+{
+	return onside_sending_drained() && onside_progress_is_written() &&
+		onside_progress_knows_all();
+}
+
 static OnsideState
-current_state(const OnsideSenderStatus *sender, const char **reason)
+current_state(const OnsideSendingStatus *sending, const char **reason)
 {
 	*reason = NULL;
 	if (!onside_enabled)
@@ -313,42 +376,57 @@ current_state(const OnsideSenderStatus *sender, const char **reason)
 			"paused with onside_attribution.pause()";
 		return ONSIDE_PAUSED;
 	}
-	if (credentials == NULL)
+	if (!has_credentials)
 	{
 		*reason = configuration_problem;
 		return ONSIDE_MISCONFIGURED;
 	}
-	if (sender->reason[0] != '\0')
-		*reason = sender->reason;
+	if (is_trouble(sending->state))
+		*reason = sending->reason;
 	else if (onside_reader_problem() != NULL)
 		*reason = onside_reader_problem();
 	else if (onside_progress_blocked() != NULL)
 		*reason = onside_progress_blocked();
 	else if (controlling.problem != NULL)
 		*reason = controlling.problem;
-	else
+	else if (looking.problem != NULL)
 		*reason = looking.problem;
-	if (sender->state == ONSIDE_IDLE &&
-		!(onside_reader_drained() && onside_progress_is_written()))
+	else if (sending->reason[0] != '\0')
+		*reason = sending->reason;
+	if (sending->state == ONSIDE_IDLE && !is_drained())
 		return ONSIDE_SENDING;
-	return sender->state;
+	return sending->state;
 }
 
-static bool
-is_trouble(OnsideState state)
+/* Milliseconds until the present trouble is worth a line; -1 for never. */
+static long
+log_timeout(void)
 {
-	return state != ONSIDE_IDLE && state != ONSIDE_SENDING;
+	if (!is_trouble(last_state) || last_state == logged_state)
+		return -1;
+	return onside_ms_until(last_state_at, LOGGED_AFTER);
 }
 
-/* One line when a state changes, and none while all is well. */
+/*
+ * One line when a trouble has lasted for a while, and one when that is over;
+ * none while all is well.
+ */
 static void
-log_state(OnsideState before, OnsideState after, const char *reason)
+log_state(OnsideState state, const char *reason)
 {
-	if (before == after || (!is_trouble(before) && !is_trouble(after)))
+	if (state != last_state)
+	{
+		last_state = state;
+		last_state_at = onside_clock();
+	}
+	if (state == logged_state ||
+		(!is_trouble(state) && !is_trouble(logged_state)) ||
+		(is_trouble(state) && log_timeout() > 0))
 		return;
+	logged_state = state;
 	ereport(LOG,
 			(errmsg("onside_attribution: database \"%s\" is now %s",
-					database_name, onside_state_name(after)),
+					database_name, onside_state_name(state)),
 			 reason != NULL ? errdetail("%s", reason) : 0));
 }
 
@@ -374,41 +452,52 @@ report_activity(OnsideState state, const char *reason)
 	pfree(text);
 }
 
+/* When the oldest pending event was recorded; 0 for none. */
+static TimestampTz
+oldest_recorded(void)
+{
+	TimestampTz times[] = {onside_sending_oldest(),
+		onside_reader_oldest_recorded(), onside_progress_unwritten_since(),
+		onside_progress_knows_all() ? 0 : onside_backlog_aside_oldest()};
+	TimestampTz oldest = 0;
+
+	for (int i = 0; i < (int) lengthof(times); i++)
+		if (times[i] != 0 && (oldest == 0 || times[i] < oldest))
+			oldest = times[i];
+	return oldest;
+}
+
 static void
 publish(void)
 {
-	static OnsideState last_state = ONSIDE_IDLE;
 	OnsideStatus *shared = &slot->status;
-	const OnsideSenderStatus *sender;
-	TimestampTz oldest = onside_reader_oldest();
+	const OnsideSendingStatus *sending;
+	TimestampTz oldest = oldest_recorded();
 	const char *reason;
 	OnsideState state;
 
-	sender = onside_sender_status();
-	state = current_state(sender, &reason);
-	if (onside_reader_drained() && onside_progress_unwritten_since() == 0)
+	sending = onside_sending_status();
+	state = current_state(sending, &reason);
+	if (is_drained())
 		onside_backlog_is_empty(onside_reader_recorded());
-	if (oldest == 0)
-		oldest = onside_progress_unwritten_since();
 
 	LWLockAcquire(slot->lock, LW_EXCLUSIVE);
 	shared->state = state;
 	onside_copy_text(shared->reason, reason == NULL ? "" : reason,
 					 sizeof(shared->reason));
 	onside_progress_report(shared);
-	shared->in_flight = sender->in_flight;
+	shared->in_flight = sending->in_flight;
 	shared->oldest_recorded_at = oldest;
-	shared->last_success_at = sender->last_success_at;
-	shared->last_error_at = sender->last_error_at;
-	strlcpy(shared->last_error, sender->last_error,
+	shared->last_success_at = sending->last_success_at;
+	shared->last_error_at = sending->last_error_at;
+	strlcpy(shared->last_error, sending->last_error,
 			sizeof(shared->last_error));
-	shared->next_attempt_at = may_send() ? sender->next_attempt_at : 0;
+	shared->next_attempt_at = may_send() ? sending->next_attempt_at : 0;
 	LWLockRelease(slot->lock);
 	onside_stats_publish(slot);
 
-	log_state(last_state, state, reason);
+	log_state(state, reason);
 	report_activity(state, is_trouble(state) ? NULL : reason);
-	last_state = state;
 }
 
 /* ----------
@@ -474,8 +563,8 @@ take_wakeup(void)
 		onside_txn_hurry();
 	if (bits & ONSIDE_WAKE_RESUME)
 	{
-		configure_http();
-		onside_sender_clear_backoff();
+		configure();
+		onside_sending_configure(true, false);
 	}
 	if (bits & ONSIDE_WAKE_FLUSH)
 		onside_progress_check_row();
@@ -502,15 +591,14 @@ loop_timeout(int64 polled_at)
 	long		timeout = onside_ms_until(polled_at, POLL_INTERVAL);
 
 	timeout = onside_sooner(timeout, onside_progress_timeout());
-	if (may_send() && !onside_reader_drained())
-	{
-		/* The next attempt has become due since it could have been made. */
-		if (attempt_wait > 0 && onside_sender_timeout() < 0)
-			return 0;
-		timeout = onside_sooner(timeout, onside_sender_timeout());
-	}
+	timeout = onside_sooner(timeout, log_timeout());
 	if (may_send())
-		timeout = onside_sooner(timeout, onside_reader_timeout());
+	{
+		timeout = onside_sooner(timeout, onside_sending_timeout());
+		timeout = onside_sooner(timeout, onside_chance_timeout());
+	}
+	if (withdrawal_due)
+		timeout = onside_sooner(timeout, RECHECK_INTERVAL);
 	if (restart_wanted)
 		timeout = onside_sooner(timeout, onside_ms_until(restart_wanted_at,
 														 RESTART_GRACE));
@@ -531,20 +619,23 @@ arm_wakeup(void)
 {
 	uint64		wanted;
 
-	if (may_send() && onside_sender_timeout() < 0)
-		wanted = onside_reader_wants();
+	if (may_send() && onside_sending_wants() > 0)
+		wanted = onside_sending_wants();
 	else
-		wanted = onside_reader_drained() ? 1 : 0;
+		wanted = onside_reader_has_some() ? 0 : 1;
 	return onside_slot_arm(slot, noticed, wanted);
 }
 
 static void
 poll_around(void)
 {
-	onside_progress_maintain(onside_reader_drained());
+	onside_progress_maintain(is_drained());
 	onside_progress_check_row();
+	onside_progress_look_aside();
+	onside_chance_expect(GetCurrentTimestamp());
+	(void) onside_sending_check();	/* by a prepared transaction, say */
 	control_due = true;
-	configure_http();			/* a credentials file may have changed */
+	configure();				/* a credentials file may have changed */
 	onside_reader_wake();
 }
 
@@ -555,13 +646,34 @@ poll_around(void)
 static void
 read_credentials_again(void)
 {
-	bool		next_attempt_is_due = onside_sender_timeout() < 0 &&
-		onside_http_in_flight() == 0;
+	const OnsideSendingStatus *sending = onside_sending_status();
 
-	if (onside_sender_take_unauthorized() ||
-		(onside_sender_status()->state == ONSIDE_UNAUTHORIZED &&
-		 next_attempt_is_due))
-		configure_http();
+	if (onside_sending_take_unauthorized() ||
+		(sending->state == ONSIDE_UNAUTHORIZED && sending->in_flight == 0 &&
+		 onside_sending_timeout() == 0))
+		configure();
+}
+
+/*
+ * Somebody has deleted events, or has put some aside: nothing is sent that was
+ * deleted, and what is pending is counted anew.
+ */
+static void
+notice_withdrawals(void)
+{
+	uint32		now = pg_atomic_read_u32(&slot->epoch);
+
+	if (now != epoch)
+	{
+		epoch = now;
+		withdrawal_due = true;
+		onside_reader_start_over();
+	}
+	if (!withdrawal_due || !onside_sending_check())
+		return;
+	withdrawal_due = false;
+	onside_progress_look_aside();
+	onside_backlog_start_counting();
 }
 
 static void
@@ -582,14 +694,17 @@ main_loop(void)
 		look_around();
 		restart_if_wanted();
 
-		(void) onside_sender_collect();
+		onside_sending_collect();
 		onside_progress_settle();
 		read_credentials_again();
-		attempt_wait = onside_sender_timeout();
+		notice_withdrawals();
 		if (may_send())
-			onside_reader_read_and_send();
-
-		onside_progress_keep(onside_reader_drained());
+		{
+			onside_chance_look();
+			onside_sending_pump();
+		}
+		onside_progress_settle();
+		onside_progress_keep(is_drained());
 		if (onside_ms_until(polled_at, POLL_INTERVAL) == 0)
 		{
 			poll_around();
@@ -666,7 +781,10 @@ publish_version_problem(const char *problem)
 	OnsideStatus *shared = &slot->status;
 
 	if (!shared->objects_differ)
-		log_state(ONSIDE_IDLE, ONSIDE_MISCONFIGURED, problem);
+		ereport(LOG,
+				(errmsg("onside_attribution: database \"%s\" is now %s",
+						database_name, onside_state_name(ONSIDE_MISCONFIGURED)),
+				 errdetail("%s", problem)));
 	report_activity(ONSIDE_MISCONFIGURED, problem);
 
 	LWLockAcquire(slot->lock, LW_EXCLUSIVE);
@@ -750,9 +868,12 @@ onside_worker_main(Datum slot_no)
 	onside_progress_init(slot, database_name);
 	control_due = true;
 	onside_http_init();
-	onside_sender_init(onside_progress_not_before());
-	configure_http();
-	onside_reader_init(slot, onside_progress_settled());
+	epoch = pg_atomic_read_u32(&slot->epoch);
+	onside_sending_init(slot, onside_progress_delivery());
+	onside_reader_init(slot, &onside_progress_delivery()->settled);
+	onside_chance_init(onside_sending_sender());
+	onside_progress_begin();
+	configure();
 	onside_backlog_init(slot);
 	onside_backlog_start_counting();
 	pgstat_report_appname("onside_attribution worker");

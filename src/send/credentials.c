@@ -50,8 +50,9 @@ problem_of_file(int fd)
 }
 
 /*
- * Reads all of it into buf, which has room for ONSIDE_CREDENTIALS_MAX bytes and two
- * more, and judges it.  What frames the line is cut off.
+ * Reads all of it into buf, which has room for ONSIDE_CREDENTIALS_MAX bytes and
+ * two more, and judges it.  What frames the line is cut off: a byte order mark,
+ * its end, and one blank line that an editor or a here-document has left.
  */
 static const char *
 problem_of_content(int fd, char *buf)
@@ -68,10 +69,12 @@ problem_of_content(int fd, char *buf)
 	if (strlen(buf) != (size_t) len)
 		return "contains a zero byte";
 
-	if (len > 0 && buf[len - 1] == '\n')
+	for (int i = 0; i < 2 && len > 0 && buf[len - 1] == '\n'; i++)
+	{
 		buf[--len] = '\0';
-	if (len > 0 && buf[len - 1] == '\r')
-		buf[--len] = '\0';
+		if (len > 0 && buf[len - 1] == '\r')
+			buf[--len] = '\0';
+	}
 	if (strncmp(buf, BYTE_ORDER_MARK, strlen(BYTE_ORDER_MARK)) == 0)
 		memmove(buf, buf + strlen(BYTE_ORDER_MARK),
 				len + 1 - strlen(BYTE_ORDER_MARK));

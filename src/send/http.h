@@ -12,9 +12,10 @@
 
 #include "datatype/timestamp.h"
 
-#define ONSIDE_HTTP_MAX_REQUESTS	64	/* under way at once */
-#define ONSIDE_HTTP_BODY_KEPT		1024	/* of an answer's body */
-#define ONSIDE_HTTP_HEADER_KEPT		128 /* of a header's value */
+#include "send/answer.h"
+
+/* Most requests under way at once: one more than max_in_flight can be. */
+#define ONSIDE_HTTP_MAX_REQUESTS	65
 
 /* Where and how to send.  The strings must outlive the next configure. */
 typedef struct OnsideHttpConfig
@@ -25,56 +26,57 @@ typedef struct OnsideHttpConfig
 	const char *proxy;			/* "" for none */
 	const char *proxy_credentials;	/* user:password; NULL for none */
 	int			connect_timeout;	/* ms */
-	int			request_timeout;	/* ms */
 } OnsideHttpConfig;
 
-/* Why there is no complete answer. */
-typedef enum OnsideHttpFailure
+/* How far a connection came; each step includes those before it. */
+typedef enum OnsideProbeStep
 {
-	ONSIDE_HTTP_NO_CONNECTION,	/* none could be made, or it broke */
-	ONSIDE_HTTP_TIMEOUT,
-	ONSIDE_HTTP_MALFORMED,		/* what came is no HTTP, or has no end */
-} OnsideHttpFailure;
+	ONSIDE_PROBE_NONE,
+	ONSIDE_PROBE_RESOLVED,		/* the name has an address */
+	ONSIDE_PROBE_CONNECTED,		/* somebody listens there */
+	ONSIDE_PROBE_TRUSTED,		/* TLS: it is who it should be */
+} OnsideProbeStep;
 
-/* How a request ended. */
-typedef struct OnsideHttpResult
+typedef struct OnsideProbe
 {
-	void	   *request;		/* what was passed to onside_http_start */
-	bool		failed;			/* no complete answer; error says why */
-	OnsideHttpFailure failure;	/* and this is its kind */
-	int			status;			/* HTTP status, if an answer came */
-	TimestampTz started;
-	TimestampTz ended;
-	int64		duration;		/* us, by a clock that never goes back */
-	int			connections;	/* made for it */
-	char		error[256];		/* of the transport, printable ASCII */
-	char		body[ONSIDE_HTTP_BODY_KEPT + 1];	/* printable UTF-8 */
-	bool		has_retry_after;
-	char		retry_after[ONSIDE_HTTP_HEADER_KEPT + 1];
-	char		date[ONSIDE_HTTP_HEADER_KEPT + 1];
-} OnsideHttpResult;
+	OnsideProbeStep reached;
+	bool		through_proxy;
+	bool		bad_ca_file;	/* that is why it came no further */
+	char		address[64];	/* of whom it connected to, or "" */
+	int			duration;		/* ms */
+	char		error[256];		/* of the step that failed, or "" */
+} OnsideProbe;
 
-/*
- * Sets libcurl up in this process; once, in the worker alone.  Errors are
- * raised with ereport.
- */
+/* Sets libcurl up in this process, never in the postmaster. */
 extern void onside_http_init(void);
 
-/* Takes effect on the requests started from now on. */
+/*
+ * The requests started from now on go there, and on connections made from now
+ * on.
+ */
 extern void onside_http_configure(const OnsideHttpConfig *config);
 
 /*
- * Starts a POST of body (len bytes, which must stay in place until the result
- * is taken).  "request" comes back in the result.  Returns false and does
- * nothing if ONSIDE_HTTP_MAX_REQUESTS are under way.
+ * Starts a POST of body (len bytes, which must stay in place until the answer
+ * is taken), for which there are timeout_ms.  fresh_connection: over a new
+ * connection, with the name resolved anew.  An answer with this number comes in
+ * any case, also if there is no memory.
  */
-extern bool onside_http_start(void *request, const char *body, size_t len);
+extern void onside_http_start(int64 request, const char *body, size_t len,
+							  bool fresh_connection, int timeout_ms);
 
-/* How many requests are under way (results not yet taken included). */
+/*
+ * No request that is started from now on goes over a connection that is there
+ * already.
+ */
+extern void onside_http_renew(void);
+
+/* How many requests are under way (answers not yet taken included). */
 extern int	onside_http_in_flight(void);
 
-/* Takes the result of a request that has ended; false if there is none. */
-extern bool onside_http_next_result(OnsideHttpResult *result);
+/* Takes the answer to a request that has ended; false if there is none. */
+extern bool onside_http_next_answer(int64 *request, OnsideAnswer *answer,
+									TimestampTz *ended);
 
 /*
  * Sleeps until something happened to a request, this process's latch was set,
@@ -82,5 +84,13 @@ extern bool onside_http_next_result(OnsideHttpResult *result);
  * true if the latch was set (and resets it).  Exits if the postmaster died.
  */
 extern bool onside_http_wait(long timeout, uint32 wait_event);
+
+/*
+ * Connects to the endpoint as the worker would, with TLS if it is https, and
+ * disconnects: no request is made, no credentials but the proxy's are sent.
+ * Takes timeout ms at most, and serves interrupts.  For backends.
+ */
+extern void onside_http_probe(const OnsideHttpConfig *config, int timeout,
+							  OnsideProbe *probe);
 
 #endif							/* ONSIDE_HTTP_H */

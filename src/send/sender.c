@@ -1,378 +1,369 @@
 /*-------------------------------------------------------------------------
  *
  * sender.c
- *		Batches in flight: what is sent when, and what an answer means for it.
+ *		What is sent next, and what an answer means for it.
  *
- * Batches wait in a queue in the order of the log.  Each is ready, in flight
- * or settled; a refused one goes back to ready with its bisect state, and is
- * then sent in parts.  A batch is settled when each of its events is delivered
- * or refused for good, and leaves when it is settled and at the head: so the
- * cursor only ever moves over what is done with.
+ * An answer is about the endpoint or about what was sent, and only comparison
+ * tells: a failure is about what was sent if a request that was sent after it
+ * is accepted.  So nothing is concluded from an answer alone.  What has failed
+ * is halved and tried again, beside all the rest, until the event is alone that
+ * fails while others pass.
  *
- * The decisions are those of the pure rooms (response.c, backoff.c, bisect.c);
- * here they meet the clock, the network and the queue.  There is one back-off
- * for the endpoint: all batches wait together.
+ * Pieces that wait are "untried", if they were never sent in this form, or lone
+ * events in the heap, which were, and which wait for a while after each
+ * failure.  What is in flight belongs to its request.
  *
- * No SQL and no transaction here.  Batches live in memory contexts of their
- * own under TopMemoryContext.
+ * Before and after are told by ticks, which count everything that happens: the
+ * clock of the caller may stand still between an answer and the next request.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "common/pg_prng.h"
-#include "lib/ilist.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
-#include "send/backoff.h"
-#include "batch.h"
-#include "send/bisect.h"
-#include "clock.h"
-#include "crash_guard.h"
-#include "send/http.h"
-#include "send/response.h"
 #include "send/sender.h"
-#include "settings.h"
-#include "stats.h"
 
-/*
- * Batches that may wait behind one that is being bisected.  Settled ones have
- * given their bodies back, so this bounds bookkeeping and not bodies.
- */
-#define MAX_QUEUED		1024
+#define US_PER_MS			INT64CONST(1000)
+#define US_PER_S			INT64CONST(1000000)
 
-/* Batches, of one event each, that are tried when the API refuses everything. */
-#define MAX_REFUSED		16
+/* A verdict on a lone event takes so many failures, over so long. */
+#define VERDICT_FAILURES	4
+#define VERDICT_TIME		(30 * US_PER_S)
+/* It is out if so many failures would be as unlikely by chance. */
+#define VERDICT_CHANCE		0.001
+/* So many are enough, however much fails. */
+#define VERDICT_MAX			20
 
-typedef enum QueuedState
-{
-	QUEUED_READY,
-	QUEUED_IN_FLIGHT,
-	QUEUED_SETTLED
-} QueuedState;
+/* Two refusals count as two if they are so far apart. */
+#define REFUSED_TWICE		(2 * US_PER_S)
+/* So many events are given up while nothing is accepted. */
+#define REFUSED_IN_ROW		10
 
-/* A batch in the queue. */
-typedef struct Queued
-{
-	dlist_node	node;
-	OnsideBatch *batch;
-	QueuedState state;
-	int			attempts;		/* requests made for it */
-	bool		failed;			/* the last one, and not for its events */
-	int		   *tries;			/* once bisecting: requests for each event */
-	int64		sent_us;
-	OnsideBisect *bisect;		/* NULL until it is refused */
-	int64		refused_us;		/* when it was, first */
-	int			first;			/* what is or was in flight */
-	int			count;
-	char	   *part;			/* body of a part, or NULL for the whole */
-	size_t		len;
-	List	   *refused;		/* in the batch's context, as in OnsideSettled */
-} Queued;
+/* An undecided event leaves the log after so long. */
+#define ASIDE_AFTER			(5 * US_PER_S)
 
-static dlist_head queue = DLIST_STATIC_INIT(queue);
-static int	n_queued;
-static int	n_ready;
+/* Those that wait are reviewed no more often than this. */
+#define REVIEW_INTERVAL		(100 * US_PER_MS)
 
-static OnsideBackoff backoff;
-static OnsideBodyLimit body_limit;
-static OnsideContract contract;
-static int64 elsewhere_us;		/* since when there is this endpoint */
-static OnsideSenderStatus status;
-static OnsideState failure_state;
-static bool unauthorized;
+/* After so many failures in a row, events are also taken from the log's end. */
+#define OLDEST_FAILURES		8
 
-/* ----------
- * Clocks
- * ----------
- */
+/* After so many, what failed in them once or twice is sent together again. */
+#define OUTAGE_FAILURES		20
+#define OUTAGE_GROUP		64
 
-/* A moment of onside_clock() as a timestamp, for people and for a restart. */
-static TimestampTz
-to_timestamp(int64 moment)
-{
-	return GetCurrentTimestamp() + (moment - onside_clock());
-}
+/* A part of a request that timed out has less time until then. */
+#define SHORT_FAILURES		2
+#define SHORT_TIME			(15 * US_PER_S)
 
-static int64
-from_timestamp(TimestampTz t)
-{
-	return onside_clock() + (t - GetCurrentTimestamp());
-}
+/* A chance begins with so many tries, and each acceptance adds some. */
+#define CHANCE_TRIES		10
+#define CHANCE_ADDED		2
+#define CHANCE_MAX			1000
+/* While others wait, so many go before the next of a chance. */
+#define CHANCE_EVERY		9
+
+/* A 401 or 403 stands for so many failures: nobody likes to be asked often. */
+#define UNAUTHORIZED_WEIGHT	5
+
+/* How long an answer takes, as long as nothing is known. */
+#define UNKNOWN_MEDIAN		(500 * US_PER_MS)
+
+#define THROTTLED_WAIT_MAX	(3600 * US_PER_S)
 
 /* ----------
  * Set-up
  * ----------
  */
 
-void
-onside_sender_init(TimestampTz not_before)
+OnsideSender *
+onside_sender_create(const OnsideSendSettings *settings, uint64 seed)
 {
-	onside_backoff_init(&backoff, onside_max_in_flight);
-	onside_body_limit_init(&body_limit);
-	onside_contract_init(&contract);
-	memset(&status, 0, sizeof(status));
-	status.state = ONSIDE_IDLE;
-	failure_state = ONSIDE_BACKING_OFF;
+	OnsideSender *sender = palloc0(sizeof(OnsideSender));
 
+	sender->context = CurrentMemoryContext;
+	dlist_init(&sender->untried);
+	dlist_init(&sender->untried_end);
+	onside_pace_init(&sender->pace, settings, seed);
+	return sender;
+}
+
+void
+onside_sender_free(OnsideSender *sender)
+{
+	dlist_mutable_iter iter;
+
+	for (int i = 0; i < ONSIDE_SENDER_MAX_REQUESTS; i++)
+		if (sender->requests[i].id != 0)
+			onside_piece_free(sender->requests[i].piece);
+	dlist_foreach_modify(iter, &sender->untried)
+		onside_piece_free(dlist_container(OnsidePiece, node, iter.cur));
+	dlist_foreach_modify(iter, &sender->untried_end)
+		onside_piece_free(dlist_container(OnsidePiece, node, iter.cur));
+	for (int i = 0; i < sender->lone.n; i++)
+		onside_piece_free(sender->lone.pieces[i]);
+	if (sender->lone.pieces != NULL)
+		pfree(sender->lone.pieces);
+	onside_sender_forget_fates(sender, sender->nfates);
+	if (sender->fates != NULL)
+		pfree(sender->fates);
+	pfree(sender);
+}
+
+void
+onside_sender_restore(OnsideSender *sender, int64 now, int64 not_before,
+					  int refused_in_row)
+{
+	sender->pace.not_before = not_before;
+	sender->pace.asked = not_before != 0;
+	sender->refused_in_row = refused_in_row;
 	if (not_before != 0)
 	{
-		onside_backoff_restore(&backoff, onside_clock(),
-							   from_timestamp(not_before));
-		if (onside_backoff_is_probing(&backoff))
-		{
-			status.not_before = not_before;
-			strlcpy(status.reason,
-					"the API asked to wait before this worker was started",
-					sizeof(status.reason));
-		}
+		sender->trouble = ++sender->tick;
+		sender->trouble_us = now;
+		sender->failure = ONSIDE_RESPONSE_THROTTLED;
 	}
 }
 
 void
-onside_sender_clear_backoff(void)
+onside_sender_configure(OnsideSender *sender,
+						const OnsideSendSettings *settings)
 {
-	onside_backoff_clear(&backoff, onside_clock());
-	status.not_before = 0;
+	sender->pace.settings = *settings;
+	sender->pace.allowed = Min(sender->pace.allowed, settings->max_in_flight);
+	sender->pace.size = Min(sender->pace.size, settings->batch_max_events);
+}
+
+/* Nothing waits any longer. */
+static void
+start_afresh(OnsideSender *sender, int64 now)
+{
+	onside_pace_reset(&sender->pace);
+	for (int i = 0; i < sender->lone.n; i++)
+		sender->lone.pieces[i]->due_us =
+			Min(sender->lone.pieces[i]->due_us, now);
+	onside_heap_reorder(&sender->lone);
+	sender->probe_newest = sender->probe_failed = false;
+	sender->fresh_connection = sender->renew = true;
 }
 
 void
-onside_sender_reconfigured(void)
+onside_sender_resume(OnsideSender *sender, int64 now)
 {
-	onside_body_limit_init(&body_limit);
-	onside_sender_clear_backoff();
+	start_afresh(sender, now);
 }
 
 void
-onside_sender_elsewhere(void)
+onside_sender_elsewhere(OnsideSender *sender, int64 now)
 {
-	dlist_iter	iter;
-
-	onside_contract_init(&contract);
-	elsewhere_us = onside_clock();
-	dlist_foreach(iter, &queue)
+	start_afresh(sender, now);
+	sender->generation++;
+	sender->refused_in_row = 0;
+	sender->trouble = 0;
+	for (int i = 0; i < sender->lone.n; i++)
 	{
-		Queued	   *queued = dlist_container(Queued, node, iter.cur);
-
-		if (queued->bisect != NULL)
-			onside_bisect_distrust(queued->bisect);
+		sender->lone.pieces[i]->against = 0;
+		sender->lone.pieces[i]->undecided = false;
+		sender->lone.pieces[i]->refusals = 0;
 	}
 }
 
 /* ----------
- * The queue
+ * Pieces come and go
  * ----------
  */
-
-static void
-set_state(Queued *queued, QueuedState state)
-{
-	if (queued->state == QUEUED_READY)
-		n_ready--;
-	if (state == QUEUED_READY)
-		n_ready++;
-	queued->state = state;
-}
 
 static bool
-may_send_one_more(void)
+is_lone(const OnsidePiece *piece)
 {
-	int			stragglers = 0;
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &queue)
-	{
-		Queued	   *queued = dlist_container(Queued, node, iter.cur);
-
-		if (queued->state == QUEUED_IN_FLIGHT &&
-			onside_backoff_is_old(&backoff, queued->sent_us))
-			stragglers++;
-	}
-	return onside_backoff_may_send(&backoff, onside_clock(),
-								   onside_http_in_flight(), stragglers,
-								   onside_max_in_flight);
+	return piece->nitems == 1;
 }
 
-int
-onside_sender_wants(int *max_bytes)
+static OnsideInFlight *
+find_request(OnsideSender *sender, int64 id)
 {
-	bool		refusing = failure_state == ONSIDE_REFUSING;
-
-	/*
-	 * While batches are refused over and over, others are what can tell
-	 * whether it is the batches or the endpoint.
-	 */
-	if ((n_ready > 0 && !refusing) ||
-		n_queued >= (refusing ? MAX_REFUSED : MAX_QUEUED) ||
-		!may_send_one_more())
-		return 0;
-
-	*max_bytes = onside_body_limit_bytes(&body_limit, onside_batch_max_bytes);
-	return onside_backoff_batch_limit(&backoff,
-									  onside_body_limit_events(&body_limit,
-															   onside_batch_max_events));
+	for (int i = 0; i < ONSIDE_SENDER_MAX_REQUESTS; i++)
+		if (sender->requests[i].id == id)
+			return &sender->requests[i];
+	return NULL;
 }
 
-void
-onside_sender_add(OnsideBatch *batch)
+/* Counts n events more, or fewer, of those that have failed. */
+static void
+count_held(OnsideSender *sender, const OnsidePiece *piece, int sign)
 {
-	Queued	   *queued = MemoryContextAllocZero(batch->context,
-												sizeof(Queued));
-
-	queued->batch = batch;
-	queued->state = QUEUED_READY;
-	n_ready++;
-	n_queued++;
-	dlist_push_tail(&queue, &queued->node);
+	if (piece->first_failed == 0)
+		return;
+	sender->held += sign * piece->nitems;
+	for (int i = 0; i < piece->nitems; i++)
+		if (piece->items[i].home == ONSIDE_IN_ASIDE)
+			sender->held_aside += sign;
 }
 
-bool
-onside_sender_busy(void)
+/* A piece that is in no collection any more is done with. */
+static void
+drop(OnsideSender *sender, OnsidePiece *piece)
 {
-	return !dlist_is_empty(&queue);
+	count_held(sender, piece, -1);
+	onside_piece_free(piece);
 }
 
-bool
-onside_sender_extend_last(const OnsideCursor *end)
+/* A piece that was not tried in this form waits for its next request. */
+static void
+put_untried(OnsideSender *sender, OnsidePiece *piece)
 {
-	if (dlist_is_empty(&queue))
-		return false;
-	onside_cursor_copy(&dlist_tail_element(Queued, node, &queue)->batch->end,
-					   end);
-	return true;
+	dlist_push_head(piece->from_end ? &sender->untried_end : &sender->untried,
+					&piece->node);
 }
 
-TimestampTz
-onside_sender_oldest(void)
+/* A lone event that was tried waits until it is due. */
+static void
+put_back(OnsideSender *sender, OnsidePiece *piece)
 {
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &queue)
-	{
-		Queued	   *queued = dlist_container(Queued, node, iter.cur);
-
-		if (queued->state != QUEUED_SETTLED)
-			return queued->batch->events[0].recorded_at;
-	}
-	return 0;
-}
-
-bool
-onside_sender_settle(OnsideSettled *settled)
-{
-	memset(settled, 0, sizeof(*settled));
-
-	while (!dlist_is_empty(&queue))
-	{
-		Queued	   *queued = dlist_head_element(Queued, node, &queue);
-		OnsideBatch *batch = queued->batch;
-		ListCell   *lc;
-
-		if (queued->state != QUEUED_SETTLED)
-			break;
-
-		onside_cursor_copy(&settled->end, &batch->end);
-		settled->delivered += batch->nevents - list_length(queued->refused);
-		foreach(lc, queued->refused)
-		{
-			OnsideRefusedEvent *refused = palloc(sizeof(OnsideRefusedEvent));
-
-			*refused = *(OnsideRefusedEvent *) lfirst(lc);
-			refused->error = pstrdup(refused->error);
-			settled->refused = lappend(settled->refused, refused);
-		}
-
-		dlist_delete(&queued->node);
-		n_queued--;
-		onside_batch_free(batch);	/* and queued with it */
-	}
-	return settled->end.done != NULL;
-}
-
-/* ----------
- * Sending
- * ----------
- */
-
-/* The batch to send next, or NULL. */
-static Queued *
-next_ready(void)
-{
-	Queued	   *best = NULL;
-	dlist_iter	iter;
-
-	if (n_ready == 0)
-		return NULL;
-
-	dlist_foreach(iter, &queue)
-	{
-		Queued	   *queued = dlist_container(Queued, node, iter.cur);
-
-		if (queued->state != QUEUED_READY)
-			continue;
-		if (failure_state != ONSIDE_REFUSING)
-			return queued;
-		/* see onside_sender_wants() */
-		if (best == NULL || queued->attempts < best->attempts)
-			best = queued;
-	}
-	return best;
+	Assert(is_lone(piece));
+	onside_heap_add(sender->context, &sender->lone, piece);
 }
 
 static void
-send_batch(Queued *queued)
+take_out(OnsideSender *sender, OnsidePiece *piece)
 {
-	OnsideBatch *batch = queued->batch;
-	const char *body = batch->body.data;
-
-	queued->first = 0;
-	queued->count = batch->nevents;
-	queued->len = batch->body.len;
-	if (queued->bisect != NULL)
-	{
-		(void) onside_bisect_next(queued->bisect, &queued->first,
-								  &queued->count);
-		queued->part = onside_batch_part(batch, queued->first, queued->count,
-										 &queued->len);
-		body = queued->part;
-	}
-
-	set_state(queued, QUEUED_IN_FLIGHT);
-	onside_crash_guard_step(ONSIDE_STEP_SENDING,
-							&batch->events[queued->first].pos);
-	queued->sent_us = onside_clock();
-	onside_backoff_on_sent(&backoff, queued->sent_us);
-	status.requests++;
-	onside_stats_count(ONSIDE_COUNT_REQUESTS, 1);
-	onside_stats_count(ONSIDE_COUNT_EVENTS_SENT, queued->count);
-	onside_stats_count(ONSIDE_COUNT_BYTES_SENT, (int64) queued->len);
-	if (queued->failed)
-	{
-		status.retries++;
-		onside_stats_count(ONSIDE_COUNT_RETRIES, 1);
-	}
-	queued->failed = false;
-	queued->attempts++;
-	for (int i = 0; queued->tries != NULL && i < queued->count; i++)
-		queued->tries[queued->first + i]++;
-	(void) onside_http_start(queued, body, queued->len);
+	if (piece->heap_index >= 0)
+		onside_heap_remove(&sender->lone, piece);
+	else
+		dlist_delete(&piece->node);
 }
 
-bool
-onside_sender_pump(void)
+/* Cuts a piece in two, neither of which was tried in this form. */
+static void
+halve(OnsideSender *sender, OnsidePiece *piece)
 {
-	Queued	   *queued;
-	bool		any = false;
+	OnsidePiece *rest = onside_piece_cut(sender->context, piece,
+										 (piece->nitems + 1) / 2);
 
-	while ((queued = next_ready()) != NULL &&
-		   onside_http_in_flight() < ONSIDE_HTTP_MAX_REQUESTS &&
-		   may_send_one_more())
+	put_untried(sender, rest);
+	put_untried(sender, piece);
+}
+
+static void
+add_fate(OnsideSender *sender, OnsideFateKind kind, const OnsideItem *item,
+		 const OnsidePiece *piece)
+{
+	OnsideFate *fate;
+
+	if (sender->nfates == sender->fates_capacity)
 	{
-		send_batch(queued);
-		any = true;
+		OnsideFate *larger;
+
+		sender->fates_capacity = Max(64, sender->fates_capacity * 2);
+		larger = MemoryContextAlloc(sender->context,
+									sender->fates_capacity * sizeof(OnsideFate));
+		if (sender->nfates > 0)
+			memcpy(larger, sender->fates, sender->nfates * sizeof(OnsideFate));
+		if (sender->fates != NULL)
+			pfree(sender->fates);
+		sender->fates = larger;
 	}
-	return any;
+	fate = &sender->fates[sender->nfates++];
+	fate->kind = kind;
+	fate->item = *item;
+	fate->tries = piece->tries;
+	fate->in_trouble = sender->trouble != 0;
+	fate->words = NULL;
+	if (kind != ONSIDE_FATE_ACCEPTED)
+	{
+		fate->words = piece->words;
+		fate->words->refcount++;
+	}
+}
+
+void
+onside_sender_forget_fates(OnsideSender *sender, int n)
+{
+	if (n == 0)
+		return;
+	for (int i = 0; i < n; i++)
+		onside_words_release(sender->fates[i].words);
+	sender->nfates -= n;
+	memmove(sender->fates, sender->fates + n,
+			sender->nfates * sizeof(OnsideFate));
+}
+
+/* A lone event is refused for good. */
+static void
+give_up(OnsideSender *sender, OnsidePiece *piece)
+{
+	add_fate(sender, ONSIDE_FATE_REFUSED, &piece->items[0], piece);
+	sender->refused++;
+	drop(sender, piece);
+}
+
+static void
+review_soon(OnsideSender *sender, int64 at)
+{
+	if (sender->judge_at_us == 0 || at < sender->judge_at_us)
+		sender->judge_at_us = at;
+}
+
+/* ----------
+ * Verdicts
+ * ----------
+ */
+
+/* The last failure counts if something was accepted that was sent after it. */
+static void
+count_failure(OnsideSender *sender, OnsidePiece *piece, int64 now)
+{
+	if (!piece->undecided || sender->accepted_sent <= piece->last_failed)
+		return;
+	piece->undecided = false;
+	if (piece->against++ == 0)
+		piece->against_since_us = piece->first_failed_us;
+}
+
+/* Is it the event that does not pass? */
+static bool
+is_condemned(const OnsideSender *sender, const OnsidePiece *piece, int64 now)
+{
+	double		share = onside_pace_failing_share(&sender->pace);
+	double		chance = 1.0;
+
+	if (piece->against >= VERDICT_MAX)
+		return true;
+	if (piece->against < VERDICT_FAILURES ||
+		now - piece->against_since_us < VERDICT_TIME)
+		return false;
+	for (int i = 0; i < piece->against; i++)
+		chance *= share;
+	return chance <= VERDICT_CHANCE;
+}
+
+/*
+ * A lone event was refused, by the documented word for that.  Twice is enough,
+ * on two connections, if something was accepted in between; if nothing was, a
+ * few events are given up, and then it is the endpoint that refuses everything.
+ */
+static bool
+is_refused_for_good(OnsideSender *sender, OnsidePiece *piece,
+					const OnsideInFlight *request, int64 now)
+{
+	if (piece->refusals == 0)
+	{
+		piece->refusals = 1;
+		piece->refused = sender->tick;
+		piece->refused_us = now;
+		return false;
+	}
+	if (!request->fresh_connection ||
+		now - piece->refused_us < REFUSED_TWICE)
+		return false;
+	piece->refusals = 2;
+	if (sender->accepted > piece->refused)
+		return true;
+	if (sender->refused_in_row >= REFUSED_IN_ROW)
+		return false;
+	sender->refused_in_row++;
+	return true;
 }
 
 /* ----------
@@ -380,322 +371,930 @@ onside_sender_pump(void)
  * ----------
  */
 
-static void
-set_error(const OnsideHttpResult *result, const char *meaning)
+static int
+compare_items(const void *a, const void *b)
 {
-	char		error[ONSIDE_HTTP_BODY_KEPT + 32];
+	int64		x = ((const OnsideItem *) a)->seq;
+	int64		y = ((const OnsideItem *) b)->seq;
 
-	status.last_error_at = result->ended;
-	if (result->failed)
-		strlcpy(error, result->error, sizeof(error));
-	else if (result->body[0] != '\0')
-		snprintf(error, sizeof(error), "HTTP %d: %s", result->status,
-				 result->body);
-	else
-		snprintf(error, sizeof(error), "HTTP %d", result->status);
-	onside_copy_text(status.last_error, error, sizeof(status.last_error));
-	if (meaning != NULL)
-		strlcpy(status.reason, meaning, sizeof(status.reason));
+	return (x > y) - (x < y);
 }
 
-static void
-fail(Queued *queued, OnsideState state, OnsideBackoffKind kind,
-	 int64 retry_after_ms)
+/* Two events with one event_id never share a request. */
+static bool
+holds_event_id(const OnsideItem *items, int n, const OnsideItem *item)
 {
-	int64		next_attempt = onside_backoff_next_attempt(&backoff);
-
-	queued->failed = true;
-	failure_state = state;
-	onside_backoff_on_failure(&backoff, onside_clock(), queued->sent_us, kind,
-							  retry_after_ms, onside_retry_initial_delay,
-							  onside_retry_max_delay,
-							  pg_prng_double(&pg_global_prng_state));
-	if (onside_backoff_next_attempt(&backoff) != next_attempt)
-		onside_stats_count(ONSIDE_COUNT_BACK_OFFS, 1);
-	if (retry_after_ms > 0)
-		status.not_before =
-			to_timestamp(onside_backoff_next_attempt(&backoff));
-}
-
-/* The body is no longer needed. */
-static void
-mark_settled(Queued *queued)
-{
-	ListCell   *lc;
-
-	/* An event that was refused in the beginning may have been taken since. */
-	foreach(lc, queued->refused)
-	{
-		OnsideRefusedEvent *refused = lfirst(lc);
-
-		if (onside_bisect_verdict(queued->bisect, refused->event) !=
-			ONSIDE_VERDICT_BAD)
-			queued->refused = foreach_delete_current(queued->refused, lc);
-	}
-
-	set_state(queued, QUEUED_SETTLED);
-	pfree(queued->batch->body.data);
-	queued->batch->body.data = NULL;
-}
-
-static void
-add_refused(Queued *queued, int event, const OnsideHttpResult *result)
-{
-	MemoryContext old = MemoryContextSwitchTo(queued->batch->context);
-	OnsideRefusedEvent *refused;
-	ListCell   *lc;
-
-	/* It may have been refused before, and in doubt since. */
-	foreach(lc, queued->refused)
-	{
-		refused = lfirst(lc);
-		if (refused->event == event)
-		{
-			pfree(refused->error);
-			pfree(refused);
-			queued->refused = foreach_delete_current(queued->refused, lc);
-		}
-	}
-
-	refused = palloc(sizeof(OnsideRefusedEvent));
-	refused->event = event;
-	refused->pos = queued->batch->events[event].pos;
-	refused->http_status = result->status;
-	refused->attempts = queued->tries[event];
-	refused->error = pstrdup(result->body[0] != '\0' ? result->body :
-							 psprintf("HTTP %d", result->status));
-	queued->refused = lappend(queued->refused, refused);
-	MemoryContextSwitchTo(old);
-}
-
-/* Something was accepted: a refusal is about events, not about everything. */
-static void
-tell_bisects_of_success(int64 sent_us)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &queue)
-	{
-		Queued	   *queued = dlist_container(Queued, node, iter.cur);
-
-		if (queued->bisect != NULL && queued->refused_us < sent_us)
-			onside_bisect_accepted_elsewhere(queued->bisect);
-	}
+	for (int i = 0; i < n; i++)
+		if (memcmp(items[i].event_id, item->event_id,
+				   sizeof(item->event_id)) == 0)
+			return true;
+	return false;
 }
 
 /*
- * The moment of the commit is known to nobody, unless the server keeps commit
- * timestamps: recorded_at is before it by what the transaction did afterwards.
+ * An outage is over: what failed in nothing else, and not often, goes together
+ * again.
  */
 static void
-count_latency(const Queued *queued, TimestampTz acknowledged_at)
+regroup(OnsideSender *sender)
 {
-	const OnsideBatchEvent *event = queued->batch->events + queued->first;
+	OnsideItem	items[OUTAGE_GROUP];
+	int			n = 0;
+	OnsidePiece *model = NULL;
+	OnsidePiece **all = sender->lone.pieces;
+	int			nall = sender->lone.n;
+	int			kept = 0;
 
-	for (int i = 0; i < queued->count; i++)
-		onside_histogram_add(&onside_stats_unpublished.delivery,
-							 acknowledged_at - event[i].recorded_at);
-}
-
-static void
-count_result(const OnsideHttpResult *result)
-{
-	static const OnsideCounter failures[] = {
-		[ONSIDE_HTTP_NO_CONNECTION] = ONSIDE_COUNT_CONNECTION_FAILURES,
-		[ONSIDE_HTTP_TIMEOUT] = ONSIDE_COUNT_TIMEOUTS,
-		[ONSIDE_HTTP_MALFORMED] = ONSIDE_COUNT_MALFORMED,
-	};
-
-	onside_stats_count(ONSIDE_COUNT_CONNECTIONS, result->connections);
-	if (result->failed)
-		onside_stats_count(failures[result->failure], 1);
-	else
+	for (int i = 0; i < nall; i++)
 	{
-		onside_stats_count(onside_stats_of_status(result->status), 1);
-		onside_histogram_add(&onside_stats_unpublished.request,
-							 result->duration);
-	}
-}
+		OnsidePiece *piece = all[i];
 
-static void
-answer_accepted(Queued *queued, const OnsideHttpResult *result)
-{
-	bool		elsewhere = queued->sent_us < elsewhere_us;
-
-	count_latency(queued, result->ended);
-	status.last_success_at = result->ended;
-	onside_backoff_on_success(&backoff, queued->sent_us,
-							  onside_max_in_flight);
-	onside_body_limit_on_success(&body_limit, queued->count,
-								 (int) queued->len,
-								 onside_batch_max_events,
-								 onside_batch_max_bytes);
-	if (!elsewhere)
-	{
-		onside_contract_on_accepted(&contract);
-		tell_bisects_of_success(queued->sent_us);
-	}
-
-	if (!onside_backoff_is_probing(&backoff))
-	{
-		failure_state = ONSIDE_BACKING_OFF;
-		status.reason[0] = '\0';
-		status.not_before = 0;
-	}
-
-	if (queued->bisect != NULL)
-	{
-		onside_bisect_answer(queued->bisect, ONSIDE_BISECT_ACCEPTED);
-		if (elsewhere)
-			onside_bisect_distrust(queued->bisect);
-		if (!onside_bisect_done(queued->bisect))
+		if (piece->first_failed < sender->trouble || piece->failures == 0 ||
+			piece->failures > 2 || piece->throttled > 0 || piece->refusals > 0 || holds_event_id(items, n, &piece->items[0]))
+			all[kept++] = piece;
+		else
 		{
-			set_state(queued, QUEUED_READY);
-			return;
-		}
-	}
-	mark_settled(queued);
-}
-
-/* A 400 or a 413: it is about what was sent. */
-static void
-answer_refused(Queued *queued, const OnsideHttpResult *result,
-			   OnsideBisectAnswer answer)
-{
-	bool		alone = queued->count == 1;
-
-	set_error(result, NULL);
-
-	/* Its parts say nothing new: one large event may be in each of them. */
-	if (answer == ONSIDE_BISECT_TOO_LARGE && !alone && queued->bisect == NULL)
-		onside_body_limit_on_too_large(&body_limit, queued->count,
-									   (int) queued->len);
-
-	if (queued->bisect == NULL)
-	{
-		queued->bisect = MemoryContextAlloc(queued->batch->context,
-											sizeof(OnsideBisect));
-		queued->tries = MemoryContextAlloc(queued->batch->context,
-										   queued->batch->nevents *
-										   sizeof(int));
-		for (int i = 0; i < queued->batch->nevents; i++)
-			queued->tries[i] = queued->attempts;
-		queued->refused_us = queued->sent_us;
-		onside_bisect_init(queued->bisect, queued->batch->nevents, answer,
-						   onside_contract_trusted(&contract));
-		onside_bisect_too_large_before(queued->bisect,
-									   contract.lone_too_large);
-	}
-	else
-	{
-		onside_bisect_answer(queued->bisect, answer);
-		if (alone)
-		{
-			if (onside_bisect_verdict(queued->bisect, queued->first) ==
-				ONSIDE_VERDICT_BAD)
-				add_refused(queued, queued->first, result);
-			if (answer == ONSIDE_BISECT_REFUSED)
-				onside_contract_on_refused_alone(&contract);
+			items[n++] = piece->items[0];
+			if (model == NULL || piece->failures > model->failures)
+			{
+				if (model != NULL)
+					drop(sender, model);
+				model = piece;
+			}
 			else
-				onside_contract_on_too_large_alone(&contract);
+				drop(sender, piece);
+		}
+		if (n == OUTAGE_GROUP || (i == nall - 1 && n > 0))
+		{
+			OnsidePiece *group = onside_piece_create(sender->context, items, n);
+
+			qsort(group->items, n, sizeof(OnsideItem), compare_items);
+			group->tries = model->tries;
+			group->failures = model->failures;
+			group->first_failed = model->first_failed;
+			group->first_failed_us = model->first_failed_us;
+			group->last_failed = model->last_failed;
+			group->words = model->words;
+			group->words->refcount++;
+			count_held(sender, group, 1);
+			drop(sender, model);
+			model = NULL;
+			n = 0;
+			put_untried(sender, group);
 		}
 	}
+	sender->lone.n = kept;
+	onside_heap_reorder(&sender->lone);
+}
 
-	if (onside_bisect_refusing(queued->bisect))
+/* Everything in the request is delivered. */
+static void
+answer_accepted(OnsideSender *sender, OnsideInFlight *request,
+				const OnsideAnswer *answer, int64 now)
+{
+	OnsidePiece *piece = request->piece;
+	bool		newest = request->kind == ONSIDE_SEND_NEWEST;
+
+	for (int i = 0; i < piece->nitems; i++)
 	{
-		set_error(result,
-				  "the API refuses every event and has accepted none: check that endpoint and account are the right ones; nothing is given up meanwhile");
-		fail(queued, ONSIDE_REFUSING, ONSIDE_BACKOFF_SLOW, 0);
-		set_state(queued, QUEUED_READY);
+		if (piece->items[i].home != ONSIDE_IN_LOG)
+			add_fate(sender, ONSIDE_FATE_ACCEPTED, &piece->items[i], piece);
+		if (piece->items[i].home == ONSIDE_IN_DEAD_LETTER)
+			sender->healed++;
+		else
+			sender->delivered++;
+	}
+	if (request->kind == ONSIDE_SEND_CHANCE)
+		sender->chance_tries = Min(sender->chance_tries + CHANCE_ADDED,
+								   CHANCE_MAX);
+
+	if (request->generation == sender->generation)
+	{
+		bool		outage = sender->pace.failures >= OUTAGE_FAILURES;
+
+		onside_pace_accepted(&sender->pace, piece->nitems, request->bytes,
+							 newest, answer->duration);
+		if (request->kind == ONSIDE_SEND_OLDEST || newest)
+			onside_pace_note_fresh(&sender->pace, false);
+		if (request->kind == ONSIDE_SEND_OLDEST)
+			sender->oldest_failures = 0;
+
+		/* A connection on which it was refused is in front of something else. */
+		if (piece->refusals > 0 && request->fresh_connection)
+			sender->renew = true;
+		sender->accepted = sender->tick;
+		sender->accepted_sent = Max(sender->accepted_sent, request->sent);
+		sender->refused_in_row = 0;
+		sender->recovered |= sender->trouble != 0 &&
+			now - sender->trouble_us >= REFUSED_TWICE;
+		if (outage)
+			regroup(sender);
+		sender->trouble = 0;
+		sender->probe_newest = sender->probe_failed = false;
+		review_soon(sender, now + REVIEW_INTERVAL);
+	}
+	drop(sender, piece);
+}
+
+/* What failed for whatever reason has now done so. */
+static void
+note_failure(OnsideSender *sender, OnsidePiece *piece,
+			 const OnsideAnswer *answer, int64 now)
+{
+	if (piece->first_failed == 0)
+	{
+		piece->first_failed = sender->tick;
+		piece->first_failed_us = now;
+		count_held(sender, piece, 1);
+	}
+	onside_words_release(piece->words);
+	piece->words = onside_words_create(sender->context, answer->status,
+									   answer->words);
+	review_soon(sender, now + ASIDE_AFTER);
+}
+
+/* A dead letter that was tried again waits for its next chance. */
+static void
+chance_failed(OnsideSender *sender, OnsidePiece *piece)
+{
+	sender->chance_tries = Max(sender->chance_tries - 1, 0);
+	add_fate(sender, ONSIDE_FATE_POSTPONED, &piece->items[0], piece);
+	drop(sender, piece);
+}
+
+/* Everybody is to wait; it says nothing about what was sent. */
+static void
+answer_throttled(OnsideSender *sender, OnsideInFlight *request,
+				 const OnsideAnswer *answer, int64 now)
+{
+	OnsidePiece *piece = request->piece;
+
+	onside_pace_throttled(&sender->pace, answer->retry_after_ms,
+						  request->sent_us, now);
+	note_failure(sender, piece, answer, now);
+	if (request->kind == ONSIDE_SEND_CHANCE)
+	{
+		chance_failed(sender, piece);
+		return;
+	}
+	if (!is_lone(piece))
+	{
+		halve(sender, piece);
 		return;
 	}
 
-	onside_backoff_on_abandoned(&backoff, queued->sent_us);
-	if (onside_bisect_done(queued->bisect))
-		mark_settled(queued);
+	/* Others go first. */
+	piece->throttled++;
+	piece->due_us = sender->pace.not_before +
+		Min(US_PER_S << Min(piece->throttled, 20), THROTTLED_WAIT_MAX);
+	put_back(sender, piece);
+}
+
+/* Failures of the endpoint's, as long as nothing is accepted. */
+static void
+note_trouble(OnsideSender *sender, const OnsideInFlight *request,
+			 OnsideResponseClass class, const OnsideAnswer *answer, int64 now)
+{
+	const OnsidePiece *piece = request->piece;
+	bool		oldest = request->kind == ONSIDE_SEND_OLDEST;
+	bool		newest = request->kind == ONSIDE_SEND_NEWEST;
+	bool		about_sent = class == ONSIDE_RESPONSE_REFUSED ||
+		class == ONSIDE_RESPONSE_TOO_LARGE;
+
+	if (class == ONSIDE_RESPONSE_TOO_LARGE && !is_lone(piece) &&
+		(oldest || newest))
+		onside_pace_too_large(&sender->pace, piece->nitems, request->bytes);
+	onside_pace_failed(&sender->pace, piece->nitems, oldest || newest, newest,
+					   class == ONSIDE_RESPONSE_UNAUTHORIZED ?
+					   UNAUTHORIZED_WEIGHT : 1,
+					   class == ONSIDE_RESPONSE_UNAUTHORIZED ||
+					   class == ONSIDE_RESPONSE_MISCONFIGURED, now);
+	if (oldest || newest)
+		onside_pace_note_fresh(&sender->pace, true);
+	if (oldest)
+		sender->oldest_failures++;
+	if (!about_sent)
+		sender->fresh_connection = true;
+}
+
+/* It failed: halves are tried, or a lone event waits or is given up. */
+static void
+answer_failed(OnsideSender *sender, OnsideInFlight *request,
+			  OnsideResponseClass class, const OnsideAnswer *answer, int64 now)
+{
+	OnsidePiece *piece = request->piece;
+	bool		current = request->generation == sender->generation;
+	bool		refused = class == ONSIDE_RESPONSE_REFUSED ||
+		class == ONSIDE_RESPONSE_TOO_LARGE;
+
+	note_failure(sender, piece, answer, now);
+	if (request->kind == ONSIDE_SEND_CHANCE)
+	{
+		sender->fresh_connection |= !refused;
+		chance_failed(sender, piece);
+		return;
+	}
+	if (current)
+		note_trouble(sender, request, class, answer, now);
+	if (piece->timed_out)
+		piece->failures_since++;
+	piece->timed_out |= answer->kind == ONSIDE_ANSWER_TIMEOUT;
+	if (!is_lone(piece))
+	{
+		halve(sender, piece);
+		return;
+	}
+
+	piece->failures++;
+	count_failure(sender, piece, now);
+	piece->last_failed = sender->tick;
+	piece->undecided = current && !refused;
+	if (current && (refused ?
+					is_refused_for_good(sender, piece, request, now) :
+					is_condemned(sender, piece, now)))
+	{
+		give_up(sender, piece);
+		return;
+	}
+	piece->due_us = now + onside_pace_lone_wait(&sender->pace, piece->failures);
+	if (piece->refusals == 1)
+		piece->due_us = Max(piece->due_us, piece->refused_us + REFUSED_TWICE);
+	put_back(sender, piece);
+}
+
+/* Is this round of probes over, with nothing accepted? */
+static void
+end_round(OnsideSender *sender, const OnsideInFlight *request, int64 now)
+{
+	if (!request->probe || !onside_pace_waits(&sender->pace) ||
+		sender->probe_newest || sender->probe_failed)
+		return;
+	for (int i = 0; i < ONSIDE_SENDER_MAX_REQUESTS; i++)
+		if (sender->requests[i].id != 0 && sender->requests[i].probe)
+			return;
+	onside_pace_wait(&sender->pace, now);
+}
+
+void
+onside_sender_answer(OnsideSender *sender, int64 id,
+					 const OnsideAnswer *answer, int64 now)
+{
+	OnsideInFlight *slot = find_request(sender, id);
+	OnsideInFlight request;
+	OnsideResponseClass class = onside_response_classify(answer);
+
+	Assert(slot != NULL);
+	request = *slot;
+	slot->id = 0;
+	sender->in_flight--;
+	sender->tick++;
+	if (request.kind == ONSIDE_SEND_CHANCE)
+		sender->chances_in_flight--;
+
+	if (class == ONSIDE_RESPONSE_DELIVERED)
+	{
+		answer_accepted(sender, &request, answer, now);
+		return;
+	}
+	if (request.generation == sender->generation &&
+		request.kind != ONSIDE_SEND_CHANCE)
+	{
+		if (sender->trouble == 0)
+		{
+			sender->trouble = sender->tick;
+			sender->trouble_us = now;
+		}
+		sender->failure = class;
+		/* A 407 is a proxy's word, wherever that is. */
+		sender->failure_kind = answer->status == 407 ?
+			ONSIDE_ANSWER_PROXY_REFUSED : answer->kind;
+	}
+	if (class == ONSIDE_RESPONSE_THROTTLED)
+		answer_throttled(sender, &request, answer, now);
 	else
-		set_state(queued, QUEUED_READY);
+		answer_failed(sender, &request, class, answer, now);
+	end_round(sender, &request, now);
+}
+
+/* ----------
+ * What to send
+ * ----------
+ */
+
+static int
+count_in_flight(const OnsideSender *sender, OnsideOrderKind kind)
+{
+	int			n = 0;
+
+	for (int i = 0; i < ONSIDE_SENDER_MAX_REQUESTS; i++)
+		n += sender->requests[i].id != 0 && sender->requests[i].kind == kind;
+	return n;
+}
+
+/*
+ * May one more go of what has failed, or of what has not?  The former take at
+ * most half of the requests in flight.  If only one may be in flight, they have
+ * one of their own, or a hanging one would hold up all others.
+ */
+static bool
+has_room(const OnsideSender *sender, bool again)
+{
+	int			nagain = count_in_flight(sender, ONSIDE_SEND_AGAIN);
+	int			allowed = sender->pace.allowed;
+
+	if (sender->pace.settings.max_in_flight == 1)
+		return again ? nagain == 0 : sender->in_flight - nagain == 0;
+	return sender->in_flight < allowed &&
+		(!again || nagain < Max(allowed / 2, 1));
+}
+
+/* The youngest of the pieces that are not tried, or NULL. */
+static OnsidePiece *
+youngest_piece(OnsideSender *sender)
+{
+	dlist_head *head = !dlist_is_empty(&sender->untried_end) ?
+		&sender->untried_end : &sender->untried;
+
+	return dlist_is_empty(head) ? NULL :
+		dlist_head_element(OnsidePiece, node, head);
+}
+
+/* The largest of them, and of several the oldest. */
+static OnsidePiece *
+largest_piece(OnsideSender *sender)
+{
+	OnsidePiece *best = NULL;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &sender->untried)
+	{
+		OnsidePiece *piece = dlist_container(OnsidePiece, node, iter.cur);
+
+		if (best == NULL || piece->nitems >= best->nitems)
+			best = piece;
+	}
+	return best;
+}
+
+static OnsidePiece *
+first_due(const OnsideSender *sender, int64 now)
+{
+	if (sender->lone.n == 0 || sender->lone.pieces[0]->due_us > now)
+		return NULL;
+	return sender->lone.pieces[0];
+}
+
+/*
+ * Of what has failed, in turn: the youngest piece, so that what is good in a
+ * request soon gets away from what is not; the largest; and the lone event that
+ * has waited longest.  First of all those from the log's end, which may be the
+ * only good ones.
+ */
+static OnsidePiece *
+next_again(OnsideSender *sender, int64 now)
+{
+	if (!dlist_is_empty(&sender->untried_end))
+		return youngest_piece(sender);
+	for (int i = 0; i < 3; i++)
+	{
+		int			turn = (sender->turn + i) % 3;
+		OnsidePiece *piece = turn == 0 ? youngest_piece(sender) :
+			turn == 1 ? largest_piece(sender) : first_due(sender, now);
+
+		if (piece != NULL)
+		{
+			sender->turn = (turn + 1) % 3;
+			return piece;
+		}
+	}
+	return NULL;
+}
+
+/*
+ * Has each request with never-sent events been out for longer than is usual?
+ * The moment from which on that is so.
+ */
+static int64
+partial_from(const OnsideSender *sender)
+{
+	int64		from = 0;
+
+	for (int i = 0; i < ONSIDE_SENDER_MAX_REQUESTS; i++)
+	{
+		const OnsideInFlight *request = &sender->requests[i];
+
+		if (request->id == 0 || request->kind == ONSIDE_SEND_AGAIN ||
+			request->kind == ONSIDE_SEND_CHANCE)
+			continue;
+		from = Max(from, request->sent_us + 1 +
+				   2 * (sender->pace.median != 0 ? sender->pace.median :
+						UNKNOWN_MEDIAN));
+	}
+	return from;
+}
+
+/*
+ * Which never-sent events may go: there has to be memory in case that they
+ * fail.  Of those at the log's end some always may, to end this.
+ */
+static int
+fresh_offers(const OnsideSender *sender, int offers)
+{
+	int64		held = sender->held - sender->held_aside;
+
+	if (held >= ONSIDE_SENDER_MAX_HELD)
+		offers &= ~ONSIDE_OFFER_OLDEST;
+	if (held >= ONSIDE_SENDER_MAX_HELD + ONSIDE_SENDER_MAX_HELD / 10)
+		offers &= ~ONSIDE_OFFER_NEWEST;
+	return offers & (ONSIDE_OFFER_OLDEST | ONSIDE_OFFER_NEWEST);
 }
 
 static void
-answer(Queued *queued, const OnsideHttpResult *result)
+order_fresh(OnsideSender *sender, int64 now, int offers, OnsideOrder *order)
 {
-	int64		retry_after_ms = 0;
-	OnsideResponseClass class;
+	bool		newest = (offers & ONSIDE_OFFER_OLDEST) == 0 ||
+		((offers & ONSIDE_OFFER_NEWEST) != 0 && !sender->newest_was_last &&
+		 sender->oldest_failures >= OLDEST_FAILURES &&
+		 dlist_is_empty(&sender->untried_end));
+	int64		from = partial_from(sender);
 
-	count_result(result);
-	if (queued->part != NULL)
+	order->kind = newest ? ONSIDE_SEND_NEWEST : ONSIDE_SEND_OLDEST;
+	order->max_events = onside_pace_events(&sender->pace, newest);
+	order->max_bytes = onside_pace_bytes(&sender->pace);
+	order->full = !newest && from > now;
+}
+
+/* The settings may have been others when the piece was made. */
+static void
+fit(OnsideSender *sender, OnsidePiece *piece)
+{
+	int64		bytes = ONSIDE_SENDER_FRAME;
+	int			n;
+	OnsidePiece *rest;
+
+	for (n = 0; n < piece->nitems; n++)
 	{
-		pfree(queued->part);
-		queued->part = NULL;
-	}
-
-	if (result->has_retry_after)
-		retry_after_ms =
-			onside_retry_after_ms(result->retry_after,
-								  strlen(result->retry_after),
-								  result->date[0] != '\0' ? result->date : NULL,
-								  strlen(result->date),
-								  (result->ended -
-								   SetEpochTimestamp()) / 1000);
-	class = onside_response_classify(result->status, result->failed,
-									 retry_after_ms > 0);
-
-	switch (class)
-	{
-		case ONSIDE_RESPONSE_DELIVERED:
-			answer_accepted(queued, result);
-			return;
-		case ONSIDE_RESPONSE_REFUSED:
-			answer_refused(queued, result, ONSIDE_BISECT_REFUSED);
-			return;
-		case ONSIDE_RESPONSE_TOO_LARGE:
-			answer_refused(queued, result, ONSIDE_BISECT_TOO_LARGE);
-			return;
-		case ONSIDE_RESPONSE_THROTTLED:
-			set_error(result, "the API asks to send less; no action is needed");
-			fail(queued, ONSIDE_BACKING_OFF, ONSIDE_BACKOFF_THROTTLED,
-				 retry_after_ms);
-			break;
-		case ONSIDE_RESPONSE_RETRY:
-			set_error(result, "the API cannot be reached or fails; events wait until it recovers");
-			fail(queued, ONSIDE_BACKING_OFF, ONSIDE_BACKOFF_RETRY, 0);
-			break;
-		case ONSIDE_RESPONSE_UNAUTHORIZED:
-			set_error(result, "the API does not accept the credentials: correct credentials_file; it is read again before each attempt");
-			fail(queued, ONSIDE_UNAUTHORIZED, ONSIDE_BACKOFF_SLOW, 0);
-			unauthorized = true;
-			break;
-		case ONSIDE_RESPONSE_MISCONFIGURED:
-		case ONSIDE_RESPONSE_NOT_ACKNOWLEDGED:
-			set_error(result, "the answer is not one of the attribution API: correct onside_attribution.endpoint and reload");
-			fail(queued, ONSIDE_MISCONFIGURED, ONSIDE_BACKOFF_SLOW, 0);
+		bytes += piece->items[n].bytes + 1;
+		if (n > 0 && (n == sender->pace.settings.batch_max_events ||
+					  bytes >= sender->pace.settings.batch_max_bytes))
 			break;
 	}
-	set_state(queued, QUEUED_READY);
+	if (n == piece->nitems)
+		return;
+	rest = onside_piece_cut(sender->context, piece, n);
+	put_untried(sender, rest);
+}
+
+static void
+order_again(OnsideSender *sender, OnsidePiece *piece, int64 now,
+			OnsideOrder *order)
+{
+	fit(sender, piece);
+	order->kind = ONSIDE_SEND_AGAIN;
+	order->piece = piece;
+	if (piece->timed_out && (piece->failures_since < SHORT_FAILURES ||
+							 now - piece->first_failed_us < SHORT_TIME))
+		order->timeout = onside_pace_short_timeout(&sender->pace);
+	if (piece->refusals > 0)
+		order->fresh_connection = true;
+}
+
+static bool
+may_take_chance(const OnsideSender *sender, int offers)
+{
+	return (offers & ONSIDE_OFFER_CHANCE) != 0 &&
+		sender->pace.failures == 0 &&
+		sender->chances_in_flight < Min(sender->chance_tries,
+										Max(sender->pace.allowed / 2, 1)) &&
+		has_room(sender, false);
+}
+
+/* While failures are few: everything goes on. */
+static bool
+next_at_once(OnsideSender *sender, int64 now, int offers, OnsideOrder *order)
+{
+	OnsidePiece *piece = NULL;
+	int			fresh = has_room(sender, false) ?
+		fresh_offers(sender, offers) : 0;
+
+	/* The log's end alone is looked at only if its next events fail. */
+	if (sender->oldest_failures < OLDEST_FAILURES)
+		fresh &= ONSIDE_OFFER_OLDEST;
+	if (may_take_chance(sender, offers) &&
+		sender->since_chance >= CHANCE_EVERY)
+	{
+		order->kind = ONSIDE_SEND_CHANCE;
+		return true;
+	}
+	if (has_room(sender, true) && !(fresh != 0 && sender->again_was_last))
+		piece = next_again(sender, now);
+	if (piece != NULL)
+		order_again(sender, piece, now, order);
+	else if (fresh)
+		order_fresh(sender, now, fresh, order);
+	else if (may_take_chance(sender, offers))
+		order->kind = ONSIDE_SEND_CHANCE;
+	else
+		return false;
+	return true;
+}
+
+/* What has failed, to probe with: a lone event, each time another. */
+static OnsidePiece *
+probe_piece(OnsideSender *sender)
+{
+	OnsidePiece *piece = youngest_piece(sender);
+
+	if (piece == NULL)
+		return sender->lone.n > 0 ? sender->lone.pieces[0] : NULL;
+	if (!is_lone(piece))
+	{
+		OnsidePiece *rest = onside_piece_cut(sender->context, piece, 1);
+
+		put_untried(sender, rest);
+	}
+	return piece;
+}
+
+/* After many failures: never-sent ones alone, or probes after a common wait. */
+static bool
+next_in_wait(OnsideSender *sender, int64 now, int offers, OnsideOrder *order)
+{
+	OnsidePiece *piece;
+	int			fresh = has_room(sender, false) ?
+		fresh_offers(sender, offers) : 0;
+
+	order->max_events = 1;
+	order->max_bytes = onside_pace_bytes(&sender->pace);
+	if (fresh != 0 && !onside_pace_only_probes(&sender->pace))
+	{
+		order_fresh(sender, now, fresh, order);
+		order->full = false;
+		return true;
+	}
+	if (now < sender->pace.wait_until)
+		return false;
+
+	/* The wait is over: a round of probes, unless one is on its way. */
+	if (!sender->probe_newest && !sender->probe_failed)
+	{
+		for (int i = 0; i < ONSIDE_SENDER_MAX_REQUESTS; i++)
+			if (sender->requests[i].id != 0 && sender->requests[i].probe)
+				return false;
+		sender->probe_newest = sender->probe_failed = true;
+	}
+	order->probe = true;
+	if (sender->probe_newest && fresh != 0)
+	{
+		order->kind = (fresh & ONSIDE_OFFER_NEWEST) != 0 ?
+			ONSIDE_SEND_NEWEST : ONSIDE_SEND_OLDEST;
+		return true;
+	}
+	sender->probe_newest = false;
+	if (sender->probe_failed && has_room(sender, true) &&
+		(piece = probe_piece(sender)) != NULL)
+	{
+		order_again(sender, piece, now, order);
+		return true;
+	}
+	sender->probe_failed = false;
+	return false;
 }
 
 bool
-onside_sender_collect(void)
+onside_sender_next(OnsideSender *sender, int64 now, int offers,
+				   OnsideOrder *order)
 {
-	OnsideHttpResult result;
+	memset(order, 0, sizeof(*order));
+	order->timeout = sender->pace.settings.request_timeout;
+	if (now < sender->pace.not_before ||
+		!(onside_pace_waits(&sender->pace) ?
+		  next_in_wait(sender, now, offers, order) :
+		  next_at_once(sender, now, offers, order)))
+		return false;
+	order->fresh_connection |= sender->fresh_connection || sender->renew;
+	order->renew = sender->renew;
+	return true;
+}
+
+int64
+onside_sender_sent(OnsideSender *sender, const OnsideOrder *order,
+				   const OnsideItem *items, int n, int bytes, int64 now)
+{
+	OnsideInFlight *request = find_request(sender, 0);
+	OnsidePiece *piece = order->piece;
+
+	Assert(request != NULL);
+	if (order->kind == ONSIDE_SEND_AGAIN)
+		take_out(sender, piece);
+	else
+	{
+		piece = onside_piece_create(sender->context, items, n);
+		piece->from_end = order->kind == ONSIDE_SEND_NEWEST;
+		if (order->kind != ONSIDE_SEND_CHANCE)
+			for (int i = 0; i < n; i++)
+				piece->items[i].seq = ++sender->last_seq;
+	}
+	piece->tries++;
+
+	request->id = ++sender->last_request;
+	request->kind = order->kind;
+	request->piece = piece;
+	request->sent = ++sender->tick;
+	request->sent_us = now;
+	request->bytes = bytes;
+	request->generation = sender->generation;
+	request->fresh_connection = order->fresh_connection;
+	request->probe = order->probe;
+	sender->in_flight++;
+
+	if (order->fresh_connection)
+		sender->fresh_connection = false;
+	sender->renew = false;
+	if (order->probe && order->kind == ONSIDE_SEND_AGAIN)
+		sender->probe_failed = false;
+	else if (order->probe)
+		sender->probe_newest = false;
+	sender->again_was_last = order->kind == ONSIDE_SEND_AGAIN;
+	sender->newest_was_last = order->kind == ONSIDE_SEND_NEWEST;
+	if (order->kind == ONSIDE_SEND_CHANCE)
+	{
+		sender->chances_in_flight++;
+		sender->since_chance = 0;
+	}
+	else
+		sender->since_chance++;
+	return request->id;
+}
+
+void
+onside_sender_nothing(OnsideSender *sender, const OnsideOrder *order)
+{
+	if (order->kind == ONSIDE_SEND_CHANCE)
+		sender->chance_tries = 0;
+	else if (order->probe)
+		sender->probe_newest = false;
+}
+
+/* Removes events that are no longer there from a piece that waits. */
+static bool
+withdraw(OnsideSender *sender, OnsidePiece *piece, const bool *gone)
+{
+	int			before = piece->nitems;
+
+	count_held(sender, piece, -1);
+	onside_piece_remove(piece, gone);
+	sender->withdrawn += before - piece->nitems;
+	if (piece->nitems > 0)
+	{
+		count_held(sender, piece, 1);
+		return true;
+	}
+	take_out(sender, piece);
+	onside_piece_free(piece);
+	return false;
+}
+
+bool
+onside_sender_gone(OnsideSender *sender, OnsideOrder *order, const bool *gone)
+{
+	if (withdraw(sender, order->piece, gone))
+		return true;
+	order->piece = NULL;
+	if (order->probe)
+		sender->probe_failed = true;
+	return false;
+}
+
+/* ----------
+ * What time decides
+ * ----------
+ */
+
+/* Calls "visit" for each piece; those that are in flight, too, if so wanted. */
+typedef void (*PieceVisit) (OnsideSender *sender, OnsidePiece *piece, void *arg);
+
+static void
+visit_pieces(OnsideSender *sender, bool in_flight, PieceVisit visit, void *arg)
+{
+	dlist_mutable_iter iter;
+
+	for (int i = 0; in_flight && i < ONSIDE_SENDER_MAX_REQUESTS; i++)
+		if (sender->requests[i].id != 0)
+			visit(sender, sender->requests[i].piece, arg);
+	dlist_foreach_modify(iter, &sender->untried)
+		visit(sender, dlist_container(OnsidePiece, node, iter.cur), arg);
+	dlist_foreach_modify(iter, &sender->untried_end)
+		visit(sender, dlist_container(OnsidePiece, node, iter.cur), arg);
+
+	/* backwards: a piece that is taken out is replaced by one from behind */
+	for (int i = sender->lone.n - 1; i >= 0; i--)
+		if (i < sender->lone.n)
+			visit(sender, sender->lone.pieces[i], arg);
+}
+
+typedef struct Review
+{
+	int64		now;
+	OnsideLeaving *items;
+	int			n;
+	int			max;
+	int64		next_us;
+} Review;
+
+/* Should it leave the log?  Its events are noted, or when to look again. */
+static void
+review_piece(OnsideSender *sender, OnsidePiece *piece, void *arg)
+{
+	Review	   *review = arg;
+	int64		at = piece->first_failed_us + ASIDE_AFTER;
+	bool		waits = false;
+
+	if (piece->first_failed == 0 ||
+		sender->accepted_sent <= piece->first_failed)
+		return;
+	for (int i = 0; i < piece->nitems; i++)
+	{
+		if (piece->items[i].home != ONSIDE_IN_LOG)
+			continue;
+		if (at <= review->now && review->n < review->max)
+		{
+			review->items[review->n].item = &piece->items[i];
+			review->items[review->n++].words = piece->words;
+		}
+		else
+			waits = true;
+	}
+	if (waits)
+		review->next_us = Min(review->next_us,
+							  Max(at, review->now + REVIEW_INTERVAL));
+}
+
+int
+onside_sender_review(OnsideSender *sender, int64 now, OnsideLeaving *items,
+					 int max)
+{
+	Review		review = {now, items, 0, max, PG_INT64_MAX};
+
+	if (sender->judge_at_us == 0 || now < sender->judge_at_us)
+		return 0;
+	for (int i = sender->lone.n - 1; i >= 0; i--)
+	{
+		OnsidePiece *piece;
+
+		if (i >= sender->lone.n)
+			continue;
+		piece = sender->lone.pieces[i];
+		count_failure(sender, piece, now);
+		if (is_condemned(sender, piece, now))
+		{
+			onside_heap_remove(&sender->lone, piece);
+			give_up(sender, piece);
+		}
+	}
+	visit_pieces(sender, true, review_piece, &review);
+	sender->judge_at_us = review.next_us == PG_INT64_MAX ? 0 : review.next_us;
+	return review.n;
+}
+
+static void
+count_aside(OnsideSender *sender, OnsidePiece *piece, void *arg)
+{
+	count_held(sender, piece, 1);
+}
+
+void
+onside_sender_review_at(OnsideSender *sender, int64 at)
+{
+	review_soon(sender, at);
+}
+
+void
+onside_sender_is_aside(OnsideSender *sender)
+{
+	sender->held = sender->held_aside = 0;
+	visit_pieces(sender, true, count_aside, NULL);
+
+	/* They are in the table, from where they come again. */
+	for (int i = sender->lone.n - 1;
+		 i >= 0 && sender->held_aside > ONSIDE_SENDER_MAX_ASIDE; i--)
+	{
+		OnsidePiece *piece;
+
+		if (i >= sender->lone.n)
+			continue;
+		piece = sender->lone.pieces[i];
+		if (piece->items[0].home != ONSIDE_IN_ASIDE)
+			continue;
+		onside_heap_remove(&sender->lone, piece);
+		drop(sender, piece);
+		sender->dropped++;
+	}
+}
+
+void
+onside_sender_add_aside(OnsideSender *sender, const OnsideItem *item,
+						int64 now)
+{
+	OnsidePiece *piece = onside_piece_create(sender->context, item, 1);
+
+	piece->items[0].home = ONSIDE_IN_ASIDE;
+	piece->first_failed = ++sender->tick;
+	piece->first_failed_us = now;
+	piece->due_us = now;
+	count_held(sender, piece, 1);
+	put_back(sender, piece);
+}
+
+int
+onside_sender_aside_room(const OnsideSender *sender)
+{
+	return (int) Max(ONSIDE_SENDER_MAX_ASIDE / 2 - sender->held_aside, 0);
+}
+
+void
+onside_sender_begin_chance(OnsideSender *sender)
+{
+	sender->chance_tries = CHANCE_TRIES;
+}
+
+/* ----------
+ * Looking at all of it
+ * ----------
+ */
+
+typedef struct Check
+{
+	OnsideIsThere is_there;
+	void	   *arg;
+} Check;
+
+static void
+check_piece(OnsideSender *sender, OnsidePiece *piece, void *arg)
+{
+	Check	   *check = arg;
+	bool	   *gone = palloc(piece->nitems * sizeof(bool));
 	bool		any = false;
 
-	while (onside_http_next_result(&result))
-	{
-		answer((Queued *) result.request, &result);
-		any = true;
-	}
-	return any;
+	for (int i = 0; i < piece->nitems; i++)
+		any |= gone[i] = !check->is_there(&piece->items[i], check->arg);
+	if (any)
+		(void) withdraw(sender, piece, gone);
+	pfree(gone);
 }
 
-bool
-onside_sender_take_unauthorized(void)
+void
+onside_sender_check(OnsideSender *sender, OnsideIsThere is_there, void *arg)
 {
-	bool		result = unauthorized;
+	Check		check = {is_there, arg};
 
-	unauthorized = false;
-	return result;
+	visit_pieces(sender, false, check_piece, &check);
+}
+
+typedef struct Visit
+{
+	OnsideVisit visit;
+	void	   *arg;
+} Visit;
+
+static void
+visit_items(OnsideSender *sender, OnsidePiece *piece, void *arg)
+{
+	Visit	   *visit = arg;
+
+	for (int i = 0; i < piece->nitems; i++)
+		visit->visit(&piece->items[i], visit->arg);
+}
+
+void
+onside_sender_visit(OnsideSender *sender, OnsideVisit visit, void *arg)
+{
+	Visit		all = {visit, arg};
+
+	visit_pieces(sender, true, visit_items, &all);
+}
+
+static void
+find_lowest(OnsideSender *sender, OnsidePiece *piece, void *arg)
+{
+	int64	   *lowest = arg;
+
+	for (int i = 0; i < piece->nitems; i++)
+		if (piece->items[i].home == ONSIDE_IN_LOG)
+		{
+			*lowest = Min(*lowest, piece->items[i].seq);
+			return;
+		}
+}
+
+int64
+onside_sender_settled(OnsideSender *sender)
+{
+	int64		lowest = sender->last_seq + 1;
+
+	visit_pieces(sender, true, find_lowest, &lowest);
+	sender->settled_seq = lowest - 1;
+	return sender->settled_seq;
 }
 
 /* ----------
@@ -703,33 +1302,89 @@ onside_sender_take_unauthorized(void)
  * ----------
  */
 
-long
-onside_sender_timeout(void)
+int64
+onside_sender_wake_at(const OnsideSender *sender, int64 now, int offers)
 {
-	int64		next = onside_backoff_next_attempt(&backoff);
-	long		left = next == 0 ? 0 : onside_ms_until(next, 0);
+	const OnsidePace *pace = &sender->pace;
+	int64		at = sender->judge_at_us != 0 ? sender->judge_at_us :
+		PG_INT64_MAX;
 
-	return left == 0 ? -1 : Min(left, INT_MAX);
+	if (now < pace->not_before)
+		at = Min(at, Max(pace->not_before, now));
+	else if (onside_pace_waits(pace))
+	{
+		if (now < pace->wait_until &&
+			(sender->held > 0 || fresh_offers(sender, offers) != 0))
+			at = Min(at, pace->wait_until);
+	}
+	else
+	{
+		int64		from = partial_from(sender);
+
+		if (sender->lone.n > 0 && has_room(sender, true))
+			at = Min(at, sender->lone.pieces[0]->due_us);
+		if (fresh_offers(sender, offers) != 0 && has_room(sender, false) &&
+			from > now)
+			at = Min(at, from);
+	}
+	return at == PG_INT64_MAX ? -1 : at;
 }
 
-const OnsideSenderStatus *
-onside_sender_status(void)
+int
+onside_sender_would_take(const OnsideSender *sender, int64 now, bool *full)
 {
-	int64		next = onside_backoff_next_attempt(&backoff);
-	bool		probing = onside_backoff_is_probing(&backoff);
+	*full = !onside_pace_waits(&sender->pace) && partial_from(sender) > now;
+	if (now < sender->pace.not_before || !has_room(sender, false) ||
+		fresh_offers(sender, ONSIDE_OFFER_OLDEST) == 0 ||
+		(onside_pace_only_probes(&sender->pace) &&
+		 now < sender->pace.wait_until))
+		return 0;
+	return onside_pace_events(&sender->pace, false);
+}
 
-	/* A wait that is over, and nothing that could be tried: all is well. */
-	if (probing && next <= onside_clock() && !onside_sender_busy())
+OnsideTrouble
+onside_sender_trouble(const OnsideSender *sender, int64 now)
+{
+	if (now < sender->pace.not_before)
+		return ONSIDE_TROUBLE_WAITS;
+	if (sender->trouble == 0)
+		return ONSIDE_TROUBLE_NONE;
+	switch (sender->failure)
 	{
-		probing = false;
-		status.reason[0] = '\0';
+		case ONSIDE_RESPONSE_DELIVERED:
+			break;
+		case ONSIDE_RESPONSE_REFUSED:
+		case ONSIDE_RESPONSE_TOO_LARGE:
+			if (sender->refused_in_row >= REFUSED_IN_ROW ||
+				onside_pace_waits(&sender->pace))
+				return ONSIDE_TROUBLE_REFUSING;
+			break;
+		case ONSIDE_RESPONSE_THROTTLED:
+			return ONSIDE_TROUBLE_WAITS;
+		case ONSIDE_RESPONSE_UNAUTHORIZED:
+			return ONSIDE_TROUBLE_UNAUTHORIZED;
+		case ONSIDE_RESPONSE_MISCONFIGURED:
+			return sender->failure_kind == ONSIDE_ANSWER_PROXY_REFUSED ?
+				ONSIDE_TROUBLE_PROXY :
+				sender->failure_kind == ONSIDE_ANSWER_NOT_TRUSTED ?
+				ONSIDE_TROUBLE_CERTIFICATE : ONSIDE_TROUBLE_MISCONFIGURED;
+		case ONSIDE_RESPONSE_RETRY:
+			return ONSIDE_TROUBLE_FAILS;
 	}
+	return ONSIDE_TROUBLE_NONE;
+}
 
-	status.in_flight = onside_http_in_flight();
-	if (probing)
-		status.state = failure_state;
-	else
-		status.state = onside_sender_busy() ? ONSIDE_SENDING : ONSIDE_IDLE;
-	status.next_attempt_at = probing && next != 0 ? to_timestamp(next) : 0;
-	return &status;
+int64
+onside_sender_next_attempt(const OnsideSender *sender, int64 now)
+{
+	const OnsidePace *pace = &sender->pace;
+	int64		at = 0;
+
+	if (now < pace->not_before)
+		at = pace->not_before;
+	else if (onside_pace_waits(pace))
+		at = pace->wait_until;
+	else if (sender->lone.n > 0)
+		at = sender->lone.pieces[0]->due_us;
+	return at > now ? at : 0;
 }

@@ -1,14 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * fuzz_answer.c
- *	  libFuzzer harness for what http.c keeps of an answer: header values, the
- *	  beginning of the body, the transport's error, all made printable and
- *	  without our credentials (secret.c).
+ *	  libFuzzer harness for what request.c keeps of an answer: what Retry-After
+ *	  asks for, and the beginning of the body or the transport's error, made
+ *	  printable and without our credentials (secret.c).
  *
- * http.c is included whole, for its static functions, and its callbacks are
+ * request.c is included whole, for its static functions, and its callbacks are
  * called as libcurl calls them: header lines one by one, the body in pieces,
- * each in a block of exactly its size.  What it needs of the server is below;
- * what concerns waiting is never reached.
+ * each in a block of exactly its size.  What it needs of the server is below.
  *
  * Each input is the database's encoding (1 byte: UTF-8, LATIN1 or SQL_ASCII),
  * the size of the body's pieces (1 byte), libcurl's verdict (1 byte), and an
@@ -16,7 +15,17 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "send/http.c"
+#include "postgres.h"
+
+#define CURL_DISABLE_TYPECHECK
+#include <curl/curl.h>
+
+static CURLcode said(CURL *easy, CURLINFO info, void *value);
+
+#undef curl_easy_getinfo
+#define curl_easy_getinfo said
+
+#include "send/request.c"
 #include "send/secret.h"
 
 /* postgres.h points these at the server's own */
@@ -34,7 +43,6 @@ extern int	LLVMFuzzerTestOneInput(const uint8 *data, size_t size);
  * ----------
  */
 
-struct Latch *MyLatch;
 MemoryContext TopMemoryContext;
 
 static int	encoding;
@@ -57,84 +65,13 @@ MemoryContextStrdup(MemoryContext context, const char *string)
 	return pstrdup(string);
 }
 
-TimestampTz
-GetCurrentTimestamp(void)
+/* libcurl's part: an answer with a status, and nothing else. */
+static CURLcode
+said(CURL *easy, CURLINFO info, void *value)
 {
-	return 0;
-}
-
-long
-TimestampDifferenceMilliseconds(TimestampTz start_time, TimestampTz stop_time)
-{
-	abort();
-}
-
-bool
-errstart(int elevel, const char *domain)
-{
-	abort();
-}
-
-bool
-errstart_cold(int elevel, const char *domain)
-{
-	abort();
-}
-
-void
-errfinish(const char *filename, int lineno, const char *funcname)
-{
-	abort();
-}
-
-int
-errcode(int sqlerrcode)
-{
-	abort();
-}
-
-int
-errmsg(const char *fmt,...)
-{
-	abort();
-}
-
-WaitEventSet *
-CreateWaitEventSet(OnsideWaitEventSetOwner owner, int nevents)
-{
-	abort();
-}
-
-void
-FreeWaitEventSet(WaitEventSet *set)
-{
-	abort();
-}
-
-int
-AddWaitEventToSet(WaitEventSet *set, uint32 events, pgsocket fd,
-				  Latch *latch, void *user_data)
-{
-	abort();
-}
-
-void
-ModifyWaitEvent(WaitEventSet *set, int pos, uint32 events, Latch *latch)
-{
-	abort();
-}
-
-int
-WaitEventSetWait(WaitEventSet *set, long timeout, WaitEvent *occurred_events,
-				 int nevents, uint32 wait_event_info)
-{
-	abort();
-}
-
-void
-ResetLatch(Latch *latch)
-{
-	abort();
+	if (info == CURLINFO_RESPONSE_CODE)
+		*(long *) value = 400;
+	return CURLE_OK;
 }
 
 /* ----------
@@ -209,7 +146,7 @@ check_secret(const char *str, bool cut)
 /* Calls a callback with a copy that ends where a byte too far is seen. */
 static size_t
 call(curl_write_callback callback, const uint8 *data, size_t size,
-	 Request *req)
+	 OnsideRequest *request)
 {
 	char	   *copy = malloc(size == 0 ? 1 : size);
 	size_t		taken;
@@ -217,7 +154,7 @@ call(curl_write_callback callback, const uint8 *data, size_t size,
 	CHECK(copy != NULL);
 	if (size > 0)
 		memcpy(copy, data, size);
-	taken = callback(copy, 1, size, req);
+	taken = callback(copy, 1, size, request);
 	CHECK(taken == size || taken == 0);
 	free(copy);
 	return taken;
@@ -228,7 +165,7 @@ LLVMFuzzerTestOneInput(const uint8 *data, size_t size)
 {
 	static const int encodings[] = {PG_UTF8, PG_LATIN1, PG_SQL_ASCII};
 	static CURL *easy;
-	Request    *req;
+	OnsideRequest *request;
 	size_t		piece;
 	CURLcode	code;
 	bool		cut = false;
@@ -250,24 +187,25 @@ LLVMFuzzerTestOneInput(const uint8 *data, size_t size)
 	}
 
 	/* On the heap, where its ends are watched. */
-	CHECK((req = malloc(sizeof(Request))) != NULL);
-	memset(req, 0, sizeof(Request));
-	req->easy = easy;
+	CHECK((request = malloc(sizeof(OnsideRequest))) != NULL);
+	memset(request, 0, sizeof(OnsideRequest));
+	onside_request_reset(request);
+	request->easy = easy;
 
 	while (size > 0 && !cut)
 	{
 		const uint8 *end = memchr(data, '\n', size);
 		size_t		len = end == NULL ? size : (size_t) (end - data) + 1;
 
-		cut = call(on_header, data, len, req) != len;
-		CHECK(!cut || req->headers_size > MAX_ANSWER_HEADERS);
+		cut = call(on_header, data, len, request) != len;
+		CHECK(!cut || request->headers_size > MAX_ANSWER_HEADERS);
 		size -= len;
 		data += len;
 		if (len == 1 || (len == 2 && data[-2] == '\r'))
 			break;
 	}
-	if (size > 0 && size < sizeof(req->errbuf))
-		memcpy(req->errbuf, data, size);
+	if (size > 0 && size < sizeof(request->errbuf))
+		memcpy(request->errbuf, data, size);
 
 	/* A long body from a short input. */
 	for (int round = 0; round < 64 && size > 0 && !cut; round++)
@@ -276,26 +214,24 @@ LLVMFuzzerTestOneInput(const uint8 *data, size_t size)
 		{
 			size_t		len = Min(piece, size - done);
 
-			cut = call(on_body, data + done, len, req) != len;
-			CHECK(cut == (req->body_size > MAX_ANSWER_BODY));
+			cut = call(on_body, data + done, len, request) != len;
+			CHECK(cut == (request->body_size > MAX_ANSWER_BODY));
 		}
 	}
 
 	/* A zero ends the text before, and so does what is trimmed. */
-	body_cut = req->body_size > ONSIDE_HTTP_BODY_KEPT &&
-		strlen(req->result.body) == ONSIDE_HTTP_BODY_KEPT &&
-		(unsigned char) req->result.body[ONSIDE_HTTP_BODY_KEPT - 1] > 0x20 &&
-		req->result.body[ONSIDE_HTTP_BODY_KEPT - 1] != 0x7f;
+	body_cut = request->body_size > ONSIDE_ANSWER_WORDS_MAX &&
+		strlen(request->answer.words) == ONSIDE_ANSWER_WORDS_MAX &&
+		(unsigned char) request->answer.words[ONSIDE_ANSWER_WORDS_MAX - 1] > 0x20 &&
+		request->answer.words[ONSIDE_ANSWER_WORDS_MAX - 1] != 0x7f;
 
-	finish(req, code);
-	CHECK(req->ended);
-	CHECK(code != CURLE_OK || !req->result.failed);
-	check_printable(req->result.error, sizeof(req->result.error) - 1);
-	check_printable(req->result.body, ONSIDE_HTTP_BODY_KEPT);
-	check_printable(req->result.retry_after, ONSIDE_HTTP_HEADER_KEPT);
-	check_printable(req->result.date, ONSIDE_HTTP_HEADER_KEPT);
-	check_secret(req->result.error, false);
-	check_secret(req->result.body, body_cut);
-	free(req);
+	onside_request_judge(request, code);
+	CHECK(code != CURLE_OK || request->answer.kind == ONSIDE_ANSWER_COMPLETE);
+	CHECK(request->answer.retry_after_ms >= -1 &&
+		  request->answer.retry_after_ms <= ONSIDE_RETRY_AFTER_MAX_MS);
+	check_printable(request->answer.words, ONSIDE_ANSWER_WORDS_MAX);
+	check_secret(request->answer.words,
+				 request->answer.kind == ONSIDE_ANSWER_COMPLETE && body_cut);
+	free(request);
 	return 0;
 }

@@ -1,0 +1,307 @@
+/*-------------------------------------------------------------------------
+ *
+ * pace.c
+ *		How much is sent at once, and when after failures.
+ *
+ * A failed request halves what is sent next and an acceptance doubles it, so
+ * that a search for what is wrong, an outage and the way out of it look alike.
+ * Failures in a row are counted.  Up to a hundred everything goes on at once:
+ * they may be about what was sent.  Then never-sent events go alone, and after
+ * a hundred of these only probes go, after waits that grow from
+ * retry_initial_delay to retry_max_delay.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "send/pace.h"
+
+#define US_PER_MS		INT64CONST(1000)
+#define US_PER_S		INT64CONST(1000000)
+
+/* The longest wait of a lone event. */
+#define LONE_WAIT_MAX	(60 * US_PER_S)
+
+/* The first wait if a person has to repair something; ms. */
+#define SLOW_INITIAL	5000
+
+/* The shortest time for a part of a request that timed out; ms. */
+#define SHORT_TIMEOUT	2000
+
+/*
+ * A learned limit grows by a quarter after so many acceptances near it: trying
+ * too early costs one 413, which is 3 % of the requests then.
+ */
+#define NEAR_LIMIT		32
+
+void
+onside_pace_init(OnsidePace *pace, const OnsideSendSettings *settings,
+				 uint64 seed)
+{
+	memset(pace, 0, sizeof(*pace));
+	pace->settings = *settings;
+	pg_prng_seed(&pace->random, seed);
+	onside_pace_reset(pace);
+}
+
+void
+onside_pace_reset(OnsidePace *pace)
+{
+	pace->failures = pace->failures_alone = 0;
+	pace->wait_until = 0;
+	pace->wait_step = 0;
+	pace->slow = false;
+	pace->not_before = 0;
+	pace->asked = false;
+	pace->throttle_step = 0;
+	pace->allowed = pace->settings.max_in_flight;
+	pace->accepted = 0;
+	pace->size = pace->settings.batch_max_events;
+	pace->newest_size = 1;
+	pace->limit_events = pace->limit_bytes = 0;
+}
+
+/* ----------
+ * Sizes and times
+ * ----------
+ */
+
+static int
+compare_times(const void *a, const void *b)
+{
+	int64		x = *(const int64 *) a;
+	int64		y = *(const int64 *) b;
+
+	return (x > y) - (x < y);
+}
+
+static void
+note_time(OnsidePace *pace, int64 duration)
+{
+	int64		sorted[ONSIDE_MEDIAN_OF];
+	int			n = Min(pace->ntimes + 1, ONSIDE_MEDIAN_OF);
+
+	pace->times[pace->ntimes++ % ONSIDE_MEDIAN_OF] = duration;
+	if (pace->ntimes >= 2 * ONSIDE_MEDIAN_OF)
+		pace->ntimes -= ONSIDE_MEDIAN_OF;
+	memcpy(sorted, pace->times, n * sizeof(int64));
+	qsort(sorted, n, sizeof(int64), compare_times);
+	pace->median = Max(sorted[n / 2], 1);
+}
+
+/* A quarter more, or 0 once that is what the settings allow anyhow. */
+static int
+grown(int value, int max)
+{
+	int64		larger = (int64) value + Max(value / 4, 1);
+
+	return value == 0 || larger >= max ? 0 : (int) larger;
+}
+
+/* Lets a learned limit grow again; a small body shows nothing. */
+static void
+grow_limit(OnsidePace *pace, int events, int bytes)
+{
+	bool		near_events = pace->limit_events > 0 &&
+		events >= pace->limit_events - pace->limit_events / 4;
+	bool		near_bytes = pace->limit_bytes > 0 &&
+		bytes >= pace->limit_bytes - pace->limit_bytes / 4;
+
+	if ((!near_events && !near_bytes) || ++pace->near_limit < NEAR_LIMIT)
+		return;
+	pace->near_limit = 0;
+	pace->limit_events = grown(pace->limit_events,
+							   pace->settings.batch_max_events);
+	pace->limit_bytes = grown(pace->limit_bytes,
+							  pace->settings.batch_max_bytes);
+}
+
+void
+onside_pace_too_large(OnsidePace *pace, int events, int bytes)
+{
+	/* bodies that were under way when the limit fell do not lower it again */
+	if (pace->limit_events == 0 || events / 2 < pace->limit_events)
+		pace->limit_events = Max(events / 2, 1);
+	if (pace->limit_bytes == 0 || bytes / 2 < pace->limit_bytes)
+		pace->limit_bytes = Max(bytes / 2, 1);
+	pace->near_limit = 0;
+}
+
+int
+onside_pace_events(const OnsidePace *pace, bool newest)
+{
+	int			events = Min(newest ? pace->newest_size : pace->size,
+							 pace->settings.batch_max_events);
+
+	if (onside_pace_waits(pace))
+		return 1;
+	if (pace->limit_events > 0)
+		events = Min(events, pace->limit_events);
+	return events;
+}
+
+int
+onside_pace_bytes(const OnsidePace *pace)
+{
+	return pace->limit_bytes > 0 ?
+		Min(pace->limit_bytes, pace->settings.batch_max_bytes) :
+		pace->settings.batch_max_bytes;
+}
+
+/* ----------
+ * Waits
+ * ----------
+ */
+
+/* Full jitter below a ceiling that doubles; in microseconds. */
+static int64
+draw_wait(OnsidePace *pace, int step, bool slow)
+{
+	int64		max = pace->settings.retry_max_delay * US_PER_MS;
+	int64		initial = pace->settings.retry_initial_delay * US_PER_MS;
+	int64		ceiling;
+
+	if (slow)
+		initial = Max(initial, SLOW_INITIAL * US_PER_MS);
+	ceiling = Min(initial << Min(step, 20), max);
+
+	/* next to nothing would make a tight loop */
+	return Max(ceiling / 10,
+			   (int64) (pg_prng_double(&pace->random) * (double) ceiling));
+}
+
+bool
+onside_pace_waits(const OnsidePace *pace)
+{
+	return pace->failures >= ONSIDE_FAILURES_AT_ONCE;
+}
+
+bool
+onside_pace_only_probes(const OnsidePace *pace)
+{
+	return pace->failures_alone >= ONSIDE_FAILURES_ALONE;
+}
+
+void
+onside_pace_wait(OnsidePace *pace, int64 now)
+{
+	pace->wait_until = now + draw_wait(pace, pace->wait_step, pace->slow);
+	pace->wait_step++;
+}
+
+int64
+onside_pace_lone_wait(OnsidePace *pace, int failures)
+{
+	int64		wait = failures > 6 ? LONE_WAIT_MAX :
+		Min(US_PER_S << (Max(failures, 1) - 1), LONE_WAIT_MAX);
+
+	/* with nothing else to try, this is what notices that all is well again */
+	if (pace->failures > 0)
+		wait = Min(wait, pace->settings.retry_max_delay * US_PER_MS);
+	return (int64) ((0.5 + 0.5 * pg_prng_double(&pace->random)) *
+					(double) wait);
+}
+
+int
+onside_pace_short_timeout(const OnsidePace *pace)
+{
+	return (int) Min(Max(SHORT_TIMEOUT, 10 * pace->median / US_PER_MS),
+					 pace->settings.request_timeout);
+}
+
+/* ----------
+ * Answers
+ * ----------
+ */
+
+void
+onside_pace_note_fresh(OnsidePace *pace, bool failed)
+{
+	pace->fresh_failed[pace->nfresh++ % ONSIDE_SHARE_OF] = failed;
+	if (pace->nfresh >= 2 * ONSIDE_SHARE_OF)
+		pace->nfresh -= ONSIDE_SHARE_OF;
+}
+
+double
+onside_pace_failing_share(const OnsidePace *pace)
+{
+	int			n = Min(pace->nfresh, ONSIDE_SHARE_OF);
+	int			failed = 0;
+
+	for (int i = 0; i < n; i++)
+		failed += pace->fresh_failed[i];
+	return n == 0 ? 0.0 : (double) failed / n;
+}
+
+void
+onside_pace_accepted(OnsidePace *pace, int events, int bytes, bool newest,
+					 int64 duration)
+{
+	int			max = pace->settings.batch_max_events;
+
+	pace->failures = pace->failures_alone = 0;
+	pace->wait_until = 0;
+	pace->wait_step = 0;
+	pace->slow = false;
+	pace->throttle_step = 0;
+	if (newest)
+		pace->newest_size = Min(Max(events, 1) * 2, max);
+	else
+		pace->size = Min(pace->size * 2, max);
+	grow_limit(pace, events, bytes);
+	note_time(pace, duration);
+	if (++pace->accepted >= pace->allowed)
+	{
+		pace->allowed = Min(pace->allowed + 1, pace->settings.max_in_flight);
+		pace->accepted = 0;
+	}
+}
+
+void
+onside_pace_failed(OnsidePace *pace, int events, bool fresh, bool newest,
+				   int weight, bool slow, int64 now)
+{
+	bool		waited = onside_pace_waits(pace);
+
+	if (events > 1 && newest)
+		pace->newest_size = 1;
+	else if (events > 1)
+		pace->size = Max(pace->size / 2, 1);
+	if (waited && fresh)
+		pace->failures_alone = Min(pace->failures_alone + 1,
+								   ONSIDE_FAILURES_ALONE);
+	pace->failures = Min(pace->failures + weight, ONSIDE_FAILURES_AT_ONCE);
+	pace->slow = slow;
+	if (!waited && onside_pace_waits(pace))
+		onside_pace_wait(pace, now);
+}
+
+void
+onside_pace_throttled(OnsidePace *pace, int64 retry_after_ms, int64 sent,
+					  int64 now)
+{
+	bool		news = pace->throttled_at == 0 || sent >= pace->throttled_at;
+	int64		wait;
+
+	if (retry_after_ms > 0)
+	{
+		/* not all that were turned away come back in the same moment */
+		wait = retry_after_ms * US_PER_MS;
+		wait += (int64) (pg_prng_double(&pace->random) *
+						 (double) Min(wait / 10, US_PER_S));
+		pace->asked = true;
+	}
+	else if (news)
+		wait = draw_wait(pace, pace->throttle_step, false);
+	else
+		wait = 0;
+	pace->not_before = Max(pace->not_before, now + wait);
+	if (!news)
+		return;
+
+	pace->throttled_at = now;
+	pace->throttle_step++;
+	pace->allowed = Max(Min(pace->allowed, pace->settings.max_in_flight) / 2,
+						1);
+	pace->accepted = 0;
+}
