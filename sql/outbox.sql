@@ -122,14 +122,14 @@ TRUNCATE onside_attribution.outbox;
 
 -- It stays enabled.
 SELECT try('ALTER TABLE onside_attribution.outbox_1 DISABLE TRIGGER ALL');
-SELECT try('ALTER TABLE onside_attribution.outbox_1 ENABLE TRIGGER onside_outbox_before_insert');
+SELECT try('ALTER TABLE onside_attribution.outbox_1 ENABLE TRIGGER onside_before_change');
 
 -- The trigger's function is for nothing else.
 CREATE TABLE other (a int);
-CREATE TRIGGER other AFTER INSERT ON other FOR EACH ROW EXECUTE FUNCTION onside_attribution.outbox_before_insert();
+CREATE TRIGGER other AFTER INSERT ON other FOR EACH ROW EXECUTE FUNCTION onside_attribution.before_change();
 SELECT try('INSERT INTO other VALUES (1)');
 DROP TRIGGER other ON other;
-CREATE TRIGGER other BEFORE INSERT ON other FOR EACH ROW EXECUTE FUNCTION onside_attribution.outbox_before_insert();
+CREATE TRIGGER other BEFORE INSERT ON other FOR EACH ROW EXECUTE FUNCTION onside_attribution.before_change();
 SELECT try('INSERT INTO other VALUES (1)');
 
 -- A DBA's own indexes are kept up by both ways in.

@@ -16,7 +16,7 @@ BEGIN
                    current_database());
     -- Another test's events would keep the extension from being dropped.
     IF to_regclass('onside_attribution.outbox') IS NOT NULL THEN
-        TRUNCATE onside_attribution.outbox;
+        TRUNCATE onside_attribution.outbox, onside_attribution.aside;
     END IF;
 END
 $$;

@@ -1,8 +1,8 @@
 # The credentials file is a regular file of the server's user, closed to
 # others, with one line user:password.  Anything else is refused, status says
 # why, and nothing at all is sent; when it has been put right, a reload is
-# enough.  What frames the line is no part of it, the password may be empty, and
-# a file that changes is noticed by itself.  What is in it appears nowhere.
+# enough.  What frames the line is no part of it, the password may be empty,
+# what is sent is what stands there, and a file that changes is noticed by itself.  What is in it appears nowhere.
 
 use strict;
 use warnings;
@@ -10,13 +10,15 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 
-use File::Spec ();
-use POSIX      ();
+use File::Spec   ();
+use MIME::Base64 ();
+use POSIX        ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 use OnsideSandbox;
 use OnsideTest;
+use OnsidePeer;
 
 my $password = 'k4rl-marx:allee';
 my $sandbox = OnsideSandbox->start(user => 'shop', password => $password);
@@ -70,8 +72,12 @@ refused_ok(write_credentials($node, "shop\n", 0600, 'user'), qr/user:password/,
 	'no password');
 refused_ok(write_credentials($node, ":$password\n", 0600, 'nouser'),
 	qr/user:password/, 'no user');
-refused_ok(write_credentials($node, "shop:$password\n\n", 0600, 'blank'),
-	qr/more than one line/, 'an empty line behind it');
+refused_ok(write_credentials($node, "shop:$password\n\n\n", 0600, 'blank'),
+	qr/more than one line/, 'two empty lines behind it');
+refused_ok(write_credentials($node, "\nshop:$password\n", 0600, 'before'),
+	qr/more than one line/, 'an empty line before it');
+refused_ok(write_credentials($node, "\xef\xbb\xbf\n", 0600, 'bom'),
+	qr/user:password/, 'a BOM and nothing else');
 refused_ok(
 	write_credentials($node, "shop:$password\nshop:$password\n", 0600, 'two'),
 	qr/more than one line/, 'two lines');
@@ -112,30 +118,48 @@ wait_for_flush($node, 'postgres', 'a repaired file is found without a reload');
 # What frames the line
 # ---------------------------------------------------------------------------
 
+# On the wire: what is sent is what stands in the file, byte for byte.
+my $wire = OnsidePeer->start;
+$node->append_conf('postgresql.conf', "onside_attribution.endpoint = '" . $wire->url . "'");
 foreach (
-	[ 'no line end', '', '', $password ],
-	[ 'CRLF', '', "\r\n", $password ],
-	[ 'a BOM', "\xef\xbb\xbf", "\n", $password ],
-	[ 'a BOM and CRLF', "\xef\xbb\xbf", "\r\n", $password ],
-	[ 'an empty password', '', "\n", '' ],
-	[ 'an empty password and CRLF', "\xef\xbb\xbf", "\r\n", '' ],
-	[ 'a password of blanks', '', "\n", '   ' ])
+	[ 'no line end', "shop:secret", '', '' ],
+	[ 'LF', "shop:secret", '', "\n" ],
+	[ 'CRLF', "shop:secret", '', "\r\n" ],
+	[ 'a BOM', "shop:secret", "\xef\xbb\xbf", "\n" ],
+	[ 'a BOM and CRLF', "shop:secret", "\xef\xbb\xbf", "\r\n" ],
+	[ 'a BOM and no line end', "shop:secret", "\xef\xbb\xbf", '' ],
+	[ 'a blank line behind it', "shop:secret", '', "\n\n" ],
+	[ 'a blank line with CRLF', "shop:secret", "\xef\xbb\xbf", "\r\n\r\n" ],
+	[ 'an empty password', "shop:", '', "\n" ],
+	[ 'an empty password and no line end', "shop:", '', '' ],
+	[ 'an empty password, a BOM and CRLF', "shop:", "\xef\xbb\xbf", "\r\n" ],
+	[ 'an empty password and a blank line', "shop:", '', "\n\n" ],
+	[ 'a password of blanks', "shop:   ", '', "\n" ],
+	[ 'colons', "shop:a:b::c:", '', "\n" ],
+	[ 'UTF-8', "caf\xc3\xa9:\xe2\x82\xac \xf0\x9f\x98\x80", '', "\n" ],
+	[ 'percent signs', "100%25:%3a%zz%", '', "\n" ],
+	[ 'what means something in a URL', 'a@b/c?d#e:f@g/h?i#j\\', '', "\n" ],
+	[ 'quotes and semicolons', q(a"b'c;d:e"f'g;h), '', "\n" ],
+	[ 'as long as they may be', 'shop:' . 'x' x 4090, '', "\n" ])
 {
-	my ($what, $before, $after, $is) = @$_;
-	$sandbox->credentials('shop', $is);
-	write_credentials($node, "${before}shop:$is$after", 0600, 'framed');
-	set_credentials_file(File::Spec->rel2abs($node->basedir . '/framed'));
-	push @ids, track($node, 'postgres');
+	my ($what, $is, $before, $after) = @$_;
+	$wire->behave;
+	set_credentials_file(write_credentials($node, "$before$is$after", 0600, 'framed'));
+	track($node, 'postgres');
 	wait_for_flush($node, 'postgres', $what);
+	my %sent = map { /^authorization: *(.*?)\r?$/im ? ($1 => 1) : ('none' => 1) }
+	  map { $_->{head} } @{ $wire->requests };
+	is(join(' | ', sort keys %sent), 'Basic ' . MIME::Base64::encode_base64($is, ''),
+		"$what: it arrives as it is");
 }
-arrived_ok($sandbox, \@ids, 'all of them arrived');
+$node->append_conf('postgresql.conf', "onside_attribution.endpoint = '" . $sandbox->url . "'");
 
 # A file that is good as it is, and is replaced as Kubernetes does it: by another
 # link.  Nothing is refused meanwhile, so only a look can notice it.
 {
 	my $dir = File::Spec->rel2abs($node->basedir);
 	write_credentials($node, "shop:$password\n", 0600, 'secret.1');
-	write_credentials($node, "shop:\n\n", 0600, 'secret.2');
+	write_credentials($node, "shop:\n\n\n", 0600, 'secret.2');
 	symlink("$dir/secret.1", "$dir/secret") or die;
 	$sandbox->credentials('shop', $password);
 	set_credentials_file("$dir/secret");

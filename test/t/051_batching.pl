@@ -155,11 +155,9 @@ configure(linger => '1h', batch_max_events => 5);
 $sandbox->reset;
 $node->safe_psql('postgres', "SELECT $track") foreach 1 .. 4;
 poll_status($node, 'postgres', { pending => 4 }, 'linger: events are pending');
-is($node->safe_psql('postgres', "SELECT onside_attribution.flush('300 ms')"),
-	'f', 'they are held back');
 is($sandbox->report->{requests}, 0, 'nothing is sent');
 $node->safe_psql('postgres', "SELECT $track");
-wait_for_flush($node, 'postgres', 'a full batch goes at once');
+poll_status($node, 'postgres', { pending => 0 }, 'a full batch goes at once');
 is($sandbox->report->{max_events}, 5, 'it is full');
 is($sandbox->report->{requests}, 1, 'it is one');
 $node->safe_psql('postgres', "SELECT $track");

@@ -1,6 +1,6 @@
 # A 204 is the one acknowledgement.  Whatever else says "success" (a portal, a
-# proxy, a wrong address) settles nothing: state "misconfigured", slow probes
-# one at a time, and all is sent once the API is back.  What a peer puts around
+# proxy, a wrong address) settles nothing: state "misconfigured", slow probes,
+# two after each wait, and all is sent once the API is back.  What a peer puts around
 # a 204, before or behind it, neither loses nor repeats anything.
 
 use strict;
@@ -76,7 +76,7 @@ $fault->survived(
 	again => 1);
 
 # ---------------------------------------------------------------------------
-# Slow probes: one request at a time, seconds apart
+# Slow probes: once it is plain that it is the endpoint, two after each wait
 # ---------------------------------------------------------------------------
 
 $fault->configure(batch_max_events => 10);
@@ -84,33 +84,39 @@ wait_for_flush($node, 'postgres', 'many batches: nothing else is pending');
 $fault->survived(
 	'many batches',
 	begin => sub { $sandbox->behave({ status => 200, delay => 0.02 }) },
-	events => 200,
-	while => { state => 'misconfigured', pending => 200 },
+	events => 300,
+	while => { state => 'misconfigured', pending => 300 },
 	during => sub {
-		# What was under way when the first answer came may not be over yet.
+		# A hundred failures, and a hundred of events that had never been sent,
+		# come first.
+		ok($sandbox->wait_requests($sandbox->report->{requests} + 210, patience())->{reached},
+			'many batches: they are looked into');
 		my $from = $sandbox->report->{requests} + 4;
 		ok($sandbox->wait_requests($from + 10, patience())->{reached},
 			'many batches: probes go on');
 		my @probes = @{ $sandbox->requests }[ $from .. $from + 9 ];
-		my $overlaps = grep { $probes[$_]{time} < $probes[ $_ - 1 ]{time} + 0.02 } 1 .. $#probes;
-		is($overlaps, 0, 'many batches: one probe at a time');
+		my $overlaps = grep { $probes[$_]{time} < $probes[ $_ - 2 ]{time} + 0.02 } 2 .. $#probes;
+		is($overlaps, 0, 'many batches: two probes at a time');
 	},
 	end => \&healthy);
 
 $fault->configure(retry_initial_delay => '10ms', retry_max_delay => '1h');
 poll_status($node, 'postgres', { state => 'idle' }, 'default pace: begins idle');
-foreach my $end ('onside_attribution.resume()', 'pg_reload_conf()')
+foreach my $end ('resume()', 'a reload')
 {
 	$fault->survived(
 		"ended by $end",
 		begin => sub { $sandbox->behave({ status => 200 }) },
 		while => { state => 'misconfigured', next_attempt_at => qr/./, in_flight => 0 },
 		during => sub {
-			is($node->safe_psql('postgres', <<'SQL'), 't', "ended by $end: the next probe is seconds away");
-SELECT next_attempt_at - last_error_at BETWEEN '2.4 s' AND '1 h' FROM onside_attribution.status
+			# The events' own waits double from a second on.
+			ok( $node->poll_query_until('postgres', <<'SQL'), "ended by $end: the next probe is seconds away");
+SELECT next_attempt_at - last_error_at BETWEEN '2 s' AND '1 h' FROM onside_attribution.status
 SQL
 			healthy();
-			$node->safe_psql('postgres', "SELECT $end");
+			$end eq 'a reload'
+			  ? $fault->configure(batch_max_events => 20)
+			  : $node->safe_psql('postgres', 'SELECT onside_attribution.resume()');
 		});
 }
 $fault->configure(retry_initial_delay => '20ms', retry_max_delay => '200ms', batch_max_events => 1000);

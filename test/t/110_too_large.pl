@@ -58,14 +58,24 @@ sub settled_ok
 	return;
 }
 
+# Those that were given up while nothing was accepted, at most ten, come back.
+sub healed_ok
+{
+	my ($case) = @_;
+	ok( $node->poll_query_until('postgres', 'SELECT count(*) = 0 FROM onside_attribution.dead_letter'),
+		"$case: what was given up meanwhile comes back by itself");
+	settled_ok($case);
+	return;
+}
+
 sub start_over
 {
 	@good = @bad = ();
 	$sandbox->limits(@all);
 	$sandbox->reset;
 	sql('DELETE FROM onside_attribution.dead_letter');
-	# What was learned about the size of a body is forgotten with a reload.
-	sql('SELECT pg_reload_conf()');
+	# What was learned about the size of a body is forgotten.
+	sql('SELECT onside_attribution.resume()');
 	return;
 }
 
@@ -112,7 +122,7 @@ foreach my $place (1, 2, 500, 501, 777, 1000)
 	@good = @ids;
 	settled_ok("number $place of 1000 is too large");
 	my $requests = $sandbox->report->{requests};
-	cmp_ok($requests, '<=', 40, "number $place of 1000 is too large: few requests");
+	cmp_ok($requests, '<=', 45, "number $place of 1000 is too large: few requests");
 	note("number $place of 1000: $requests requests");
 
 	# The limit is the API's on a body; a lone event says nothing about it.
@@ -169,12 +179,12 @@ $sandbox->poison(undef);
 fresh_worker();
 $sandbox->behave({ status => 413 });
 push @good, record(20, 10);
-my $row = poll_status($node, 'postgres',
-	{ state => 'refusing', state_reason => qr/endpoint/, last_error => qr/^HTTP 413/, pending => 20 },
+poll_status($node, 'postgres',
+	{ state => 'refusing', state_reason => qr/endpoint/, last_error => qr/^HTTP 413/, pending => sub { $_[0] >= 10 } },
 	'all of 20 are too large: refusing');
-is(sql('SELECT count(*) FROM onside_attribution.dead_letter'), 0, 'all of 20 are too large: none is given up');
+cmp_ok(sql('SELECT count(*) FROM onside_attribution.dead_letter'), '<=', 10, 'all of 20 are too large: at most ten are given up');
 $sandbox->behave;
-settled_ok('all of 20 were too large');
+healed_ok('all of 20 were too large');
 
 # The same when they come one by one, as they do in a quiet shop: each is refused
 # alone, and who is to know; but after some of them it is plain.
@@ -194,12 +204,11 @@ foreach (1 .. 25)
 poll_status($node, 'postgres',
 	{ state => 'refusing', state_reason => qr/endpoint/, pending => qr/^[1-9]/ },
 	'one after the other is too large: refusing');
-@bad = split /\n/, sql('SELECT event_id FROM onside_attribution.dead_letter');
-cmp_ok(scalar @bad, '<', 10, 'one after the other is too large: not all of them are given up');
+cmp_ok(sql('SELECT count(*) FROM onside_attribution.dead_letter'), '<=', 10,
+	'one after the other is too large: at most ten are given up');
 $sandbox->behave;
-my %given_up = map { $_ => 1 } @bad;
-@good = grep { !$given_up{$_} } @ids;
-settled_ok('one after the other was too large');
+@good = @ids;
+healed_ok('one after the other was too large');
 
 # ---------------------------------------------------------------------------
 # A smaller limit is remembered and grows back

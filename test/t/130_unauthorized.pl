@@ -159,10 +159,20 @@ $fault->survived(
 		$node->reload;
 	});
 
-# One line in the log when it begins and one when it ends, none per probe.
-my @lines = log_since($node, $position) =~ /(is now unauthorized)/g;
-cmp_ok(scalar @lines, '>=', 1, 'the log says that the credentials are refused');
-cmp_ok(scalar @lines, '<=', 5, 'and does not repeat it');
+# One line in the log when it has lasted 5 s, none per probe.
+my @lines = log_since($node, $position) =~ /(\bunauthorized\b)/g;
+cmp_ok(scalar @lines, '<=', 5, 'the log does not repeat that the credentials are refused');
+
+# It says so once it lasts.
+$position = log_position($node);
+$fault->survived(
+	'the log',
+	begin => sub { $sandbox->behave({ status => 401 }) },
+	while => \%unauthorized,
+	during => sub {
+		wait_for_log_line($node, qr/unauthorized/, $position, 'the log says that the credentials are refused');
+	},
+	end => \&healthy);
 is($sandbox->report->{duplicates}, 0, 'nothing came twice');
 
 $node->stop;

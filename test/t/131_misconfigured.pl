@@ -36,7 +36,9 @@ sub misconfigured_ok
 		begin => sub { $at->behave($rule) },
 		while => {
 			state => 'misconfigured',
-			state_reason => qr/endpoint/,
+
+			# A 407 is a proxy's word, wherever that is.
+			state_reason => $case =~ /^407/ ? qr/proxy/ : qr/endpoint/,
 			last_error => $error,
 			pending => 3,
 			next_attempt_at => qr/./

@@ -1,6 +1,6 @@
 # Whatever an answer holds, no more than 1 kB of it gets into a view, a table
 # or the log, as valid and printable UTF-8 on a single line; and the log gets
-# one line when the state changes, not one per request.
+# at most one line when a state has lasted and one when it ends, none per request.
 
 use strict;
 use warnings;
@@ -77,17 +77,14 @@ foreach (@bodies)
 	poll_status($node, 'postgres',
 		{ state => 'backing_off', state_reason => qr/./, last_error => qr/./ }, "$what: backing off");
 	printable_ok('onside_attribution.status', 'last_error', "$what: last_error is fit to be shown");
-	ok($sandbox->wait_requests(5, patience())->{reached}, "$what: it is tried again and again");
+	ok($sandbox->wait_requests(3, patience())->{reached}, "$what: it is tried again and again");
 	$sandbox->behave;
 	settled_ok($what, $id);
 
 	my $log = log_since($node, $from);
 	my @changes = $log =~ /LOG:  (onside_attribution: .*)/g;
-	is_deeply(
-		\@changes,
-		[   'onside_attribution: database "postgres" is now backing_off',
-			'onside_attribution: database "postgres" is now idle' ],
-		"$what: a line in the log when it begins, and one when it ends");
+	cmp_ok(scalar @changes, '<=', 2, "$what: no more than a line in the log when it has lasted, and one when it ends")
+	  or diag(join "\n", @changes);
 	unlike($log, qr/[\x00-\x08\x0b-\x1f\x7f]|^\d\S+ \S+ UTC \[1\]/m, "$what: nothing strange in the log");
 	cmp_ok(length $log, '<', 8192, "$what: the log stays small");
 }

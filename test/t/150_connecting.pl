@@ -102,7 +102,7 @@ SKIP:
 		begin => sub {
 			$fault->configure(endpoint => "http://127.0.0.1:$port$path", connect_timeout => '2s');
 		},
-		while => { state => 'sending', in_flight => 1, state_reason => undef },
+		while => { state => 'sending', in_flight => qr/^[1-9]/, state_reason => undef },
 		during => sub {
 			poll_status($node, 'postgres',
 				{ %backing_off, last_error => qr/tim(?:e|ed )out/i },

@@ -52,7 +52,7 @@ foreach my $rule (
 	$fault->survived(
 		"$name",
 		begin => sub { $sandbox->behave($rule) },
-		while => { state => 'sending', in_flight => 1, pending => 3, state_reason => undef },
+		while => { state => 'sending', in_flight => qr/^[1-9]/, pending => 3, state_reason => undef },
 		during => sub {
 			$fault->record(1);
 			is($node->safe_psql('postgres', "SELECT onside_attribution.flush('1 ms')"),
@@ -112,6 +112,9 @@ foreach my $rule (
 	$fault->survived(
 		$name,
 		begin => sub { $sandbox->behave($rule) },
+
+		# Three events would be tried a few times a minute.
+		events => 60,
 		while => { state => $rule->{status} == 200 && $rule->{fault} eq 'endless_body'
 				? qr/backing_off|misconfigured/ : 'backing_off' },
 		during => sub {

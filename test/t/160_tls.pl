@@ -40,6 +40,10 @@ my $node = onside_node('main', sandbox => $sandbox,
 create_extension($node, 'postgres');
 my $fault = OnsideFault->new(node => $node, sandbox => $sandbox);
 
+my %not_trusted = (
+	state => 'misconfigured',
+	state_reason => qr/certificate cannot be trusted/,
+	retries => qr/^[1-9]/);
 my %backing_off = (
 	state => 'backing_off',
 	state_reason => qr/cannot be reached or fails/,
@@ -86,7 +90,7 @@ foreach my $case (
 	$fault->survived(
 		$name,
 		begin => sub { $requests = $sandbox->report->{requests} },
-		while => { %backing_off, last_error => $error },
+		while => { %not_trusted, last_error => $error },
 		during => sub {
 			my $retries = status($node, 'postgres')->{retries};
 			poll_status($node, 'postgres', { retries => sub { $_[0] > $retries } },
@@ -101,13 +105,13 @@ foreach my $case (
 $fault->survived(
 	'a ca_file that is not there',
 	begin => sub { present(@good); $fault->configure(ca_file => "$ca_file.gone") },
-	while => { %backing_off, last_error => qr/ca\.crt\+*\.gone|CA|certificate/ },
+	while => { %not_trusted, last_error => qr/ca\.crt\+*\.gone|CA|certificate/ },
 	end => sub { $fault->configure(ca_file => $ca_file) });
 
 $fault->survived(
 	"no ca_file: the system's authorities do not know ours",
 	begin => sub { present(@good); $fault->configure(ca_file => '') },
-	while => { %backing_off, last_error => qr/certificate|issuer/ },
+	while => { %not_trusted, last_error => qr/certificate|issuer/ },
 	end => sub { $fault->configure(ca_file => $ca_file) });
 
 # ---------------------------------------------------------------------------
@@ -119,7 +123,7 @@ present(@good);
 $fault->survived(
 	'a rotated authority',
 	begin => sub { $sandbox->tls(@unknown_ca) },
-	while => { %backing_off, last_error => qr/certificate|issuer/ },
+	while => { %not_trusted, last_error => qr/certificate|issuer/ },
 	end => sub { copy($other_ca->{cert}, $ca_file) or die "copy: $!"; $node->reload });
 
 # And the old one is not trusted any more.
@@ -127,7 +131,7 @@ present(@unknown_ca);
 $fault->survived(
 	'the old authority',
 	begin => sub { $sandbox->tls(@good) },
-	while => { %backing_off, last_error => qr/certificate|issuer/ },
+	while => { %not_trusted, last_error => qr/certificate|issuer/ },
 	end => sub { $sandbox->tls(@unknown_ca) });
 
 # Both in one file.

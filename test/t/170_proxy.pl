@@ -2,8 +2,9 @@
 # nothing else: not through what http_proxy, HTTPS_PROXY, all_proxy or no_proxy
 # say, and no .netrc has a say in the credentials.  Through a proxy, TLS is
 # still from here to the API: the proxy sees no event and no credentials but its
-# own, which come from proxy_credentials_file.  A proxy that fails is a failure
-# like any other.
+# own, which come from proxy_credentials_file.  A proxy that refuses is said to be
+# who does, and its answer is never taken for one of the API's; one that fails
+# otherwise is a failure like any other.
 
 use strict;
 use warnings;
@@ -48,6 +49,18 @@ def pump(source, target):
 
 def serve(client):
     head = b""
+    try:
+        # Each of what we say is short, and read as far as it is wanted.
+        with open(directory + "/socks", "rb") as f:
+            client.recv(65536)
+            client.sendall(f.read())
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(65536):
+                pass
+        client.close()
+        return
+    except OSError:
+        pass
     while b"\r\n\r\n" not in head:
         data = client.recv(65536)
         if not data:
@@ -237,7 +250,7 @@ $fault->configure(endpoint => $sandbox->url, retry_max_delay => '1s');
 $fault->survived(
 	'a proxy that does not know us',
 	begin => sub { proxy_wants("$proxy_user:new-password") },
-	while => { state => 'backing_off', last_error => qr/407/ },
+	while => { state => 'misconfigured', state_reason => qr/the proxy refuses/, last_error => qr/^the proxy answered 407/ },
 	end => sub { write_credentials($node, "$proxy_user:new-password", 0600, 'proxy') });
 $fault->configure(retry_max_delay => '200ms');
 
@@ -283,6 +296,8 @@ foreach my $case (
 	[ '407', "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=x\r\nContent-Length: 0\r\n\r\n" ],
 	[ '403', "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n" ],
 	[ '400', "HTTP/1.1 400 Bad Request\r\nContent-Length: 5\r\n\r\nwrong" ],
+	[ '401', "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n" ],
+	[ '429', "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n" ],
 	[ '204', "HTTP/1.1 204 No Content\r\n\r\n" ],
 	[ '302', "HTTP/1.1 302 Found\r\nLocation: " . $plain->url . "\r\nContent-Length: 0\r\n\r\n" ],
 	[ '503', "HTTP/1.1 503 Unavailable\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n" ],
@@ -295,12 +310,59 @@ foreach my $case (
 	$fault->survived(
 		"a proxy that answers $what",
 		begin => sub { proxy_answers($answer) },
-		while => { %backing_off, retries => sub { $_[0] > 0 } },
+		while => $what =~ /^(?!2)\d+$/
+		? { state => 'misconfigured', state_reason => qr/the proxy refuses/, last_error => qr/^the proxy answered $what$/ }
+		: { %backing_off, retries => sub { $_[0] > 0 } },
 		during => sub {
 			is($node->safe_psql('postgres', 'SELECT count(*) FROM onside_attribution.pending'),
 				3, "a proxy that answers $what: nothing is settled by it");
 		},
 		end => sub { proxy_answers(undef) });
+}
+
+# The same where it reads the requests, which it does without TLS: 407 is its
+# own, and anything else may be the API's.
+$fault->configure(endpoint => $plain->url);
+$fault->survived(
+	'a proxy that answers 407 to a request',
+	begin => sub { proxy_answers("HTTP/1.1 407 No\r\nProxy-Authenticate: Basic realm=x\r\nContent-Length: 7\r\n\r\nwho are") },
+	while => { state => 'misconfigured', state_reason => qr/the proxy refuses/, last_error => qr/^the proxy answered 407: who are$/ },
+	end => sub { proxy_answers(undef) });
+$fault->configure(endpoint => $sandbox->url);
+
+# And where the API says 407 itself, through the tunnel, the proxy is not blamed.
+$fault->survived(
+	'an API that answers 407',
+	begin => sub { $sandbox->behave({ status => 407, body => 'not the proxy' }) },
+	while => { state => 'misconfigured', state_reason => qr/onside_attribution\.endpoint/, last_error => qr/^HTTP 407: not the proxy/ },
+	end => sub { $sandbox->behave });
+
+# ---------------------------------------------------------------------------
+# SOCKS: one that refuses, and one that finds nobody there
+# ---------------------------------------------------------------------------
+
+foreach my $case (
+	[ 'socks5', 'says no user', "\x05\xff", 1 ],
+	[ 'socks5', 'does not allow it', "\x05\x00\x05\x02\x00\x01\x00\x00\x00\x00\x00\x00", 1 ],
+	[ 'socks5', 'finds nobody', "\x05\x00\x05\x05\x00\x01\x00\x00\x00\x00\x00\x00", 0 ],
+	[ 'socks5h', 'does not allow it', "\x05\x00\x05\x02\x00\x01\x00\x00\x00\x00\x00\x00", 1 ],
+	[ 'socks4', 'refuses', "\x00\x5b\x00\x00\x00\x00\x00\x00", 1 ],
+	[ 'socks4a', 'refuses', "\x00\x5b\x00\x00\x00\x00\x00\x00", 1 ],
+	[ 'socks5', 'closes', '', 0 ])
+{
+	my ($scheme, $what, $bytes, $refused) = @$case;
+	close_tunnel();
+	$fault->survived(
+		"a $scheme proxy that $what",
+		begin => sub {
+			append_to_file("$dir/socks.new", $bytes);
+			rename("$dir/socks.new", "$dir/socks") or die "rename: $!";
+			$fault->configure(proxy => "$scheme://127.0.0.1:$proxy_port");
+		},
+		while => $refused
+		? { state => 'misconfigured', state_reason => qr/the proxy refuses/, last_error => qr/^the proxy refused: \w/ }
+		: { %backing_off, retries => sub { $_[0] > 0 } },
+		end => sub { unlink "$dir/socks"; $fault->configure(proxy => '') });
 }
 
 my $closed = PostgreSQL::Test::Cluster::get_free_port();

@@ -109,7 +109,9 @@ subtest 'the outbox, by hand' => sub {
 	sql('SELECT onside_attribution.resume()');
 	wait_for_flush($node, 'postgres', 'the other one is sent');
 	is(join(' ', map { $sandbox->events->{$_} // 0 } @ids), '0 1', 'and the first is not');
-	is(try('TRUNCATE onside_attribution.outbox, onside_attribution.dead_letter'), '', 'TRUNCATE');
+	is(try('TRUNCATE onside_attribution.outbox, onside_attribution.aside, onside_attribution.dead_letter'), '', 'TRUNCATE');
+	is(try("INSERT INTO onside_attribution.aside (event_name, payload, event_datetime, installation_id, error) VALUES ('aside', '{}', now(), '$OnsideTest::installation', 'no')"), '', 'INSERT into aside');
+	is(try("SELECT onside_attribution.forget('$OnsideTest::installation')"), 1, 'forget');
 };
 
 subtest 'the worker empties segments' => sub {

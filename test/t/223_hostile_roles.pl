@@ -193,7 +193,7 @@ my @actions = (
 		ALTER TABLE mallory.p ATTACH PARTITION mallory.t DEFAULT; INSERT INTO mallory.p (id, inst) VALUES (9, '$uuid'); COMMIT" ],
 	[ 'DETACH PARTITION' => 'ALTER TABLE mallory.p DETACH PARTITION mallory.t' ],
 	[ 'the rest' => "SELECT onside_attribution.pause(); SELECT onside_attribution.resume(); SELECT onside_attribution.retry_dead_letters();
-		SELECT onside_attribution.replay('-infinity'); SELECT onside_attribution.flush('0'); SELECT onside_attribution.preview('$uuid')" ],
+		SELECT onside_attribution.replay('-infinity'); SELECT onside_attribution.forget('$uuid'); SELECT onside_attribution.flush('0'); SELECT onside_attribution.preview('$uuid')" ],
 	[ detach => "SELECT onside_attribution.detach('mallory.t', 'e')" ],
 	[ 'attach, once more' => undef ]);
 

@@ -36,13 +36,14 @@ my $schema = 'onside_attribution';
 #            works
 #
 # T is the table, N its name.  A table can have words of its own in %words.
-my @all = qw(outbox delivery_cursor control dead_letter backfill_state);
+my @all = qw(outbox delivery_cursor control aside dead_letter backfill_state);
 my @plain = (@all[ 1 .. $#all ], 'outbox_1');
 my %words = (
 	outbox => { column => 'payload', nullable => 'payload', index => 'event_name', key => 'event_id' },
 	outbox_1 => { column => 'payload', index => 'event_name', key => 'event_id', own_index => 'outbox_1_xid_id_idx' },
 	delivery_cursor => { column => 'requests', nullable => 'not_before', index => 'segment', key => 'segment', own_index => 'delivery_cursor_pkey' },
 	control => { column => 'paused', other => 'paused_at', nullable => 'pause_reason', index => 'paused', key => 'paused', own_index => 'control_pkey' },
+	aside => { column => 'error', nullable => 'http_status', index => 'failed_at', key => 'event_id', own_index => 'aside_recorded_at_id_idx' },
 	dead_letter => { column => 'error', nullable => 'http_status', index => 'recorded_at', key => 'event_id', own_index => 'dead_letter_event_id_idx' },
 	backfill_state => { column => 'recorded', nullable => 'finished_at', index => 'updated_at', key => 'source', own_index => 'backfill_state_pkey' });
 
@@ -86,10 +87,10 @@ my @alterations = (
 	[ 'an index on an expression', [ @all, 'outbox_1' ], 'refused', 'CREATE INDEX mine ON T ((public.shown({index})))' ],
 	[ 'a partial index', [ @all, 'outbox_1' ], 'refused', 'CREATE INDEX mine ON T ({index}) WHERE {index} IS NOT NULL' ],
 	[ 'an exclusion constraint', [qw(outbox_1 dead_letter)], 'stops', 'ALTER TABLE T ADD EXCLUDE USING hash (event_id WITH =)' ],
-	[ 'its own index dropped', [ 'outbox_1', 'dead_letter' ], 'stops', 'DROP INDEX onside_attribution.{own_index}' ],
+	[ 'its own index dropped', [ 'outbox_1', 'aside', 'dead_letter' ], 'stops', 'DROP INDEX onside_attribution.{own_index}' ],
 	[ 'its own index renamed', \@plain, 'stops', 'ALTER INDEX onside_attribution.{own_index} RENAME TO mine' ],
 	[ 'its own primary key dropped', [qw(delivery_cursor control backfill_state)], 'stops', 'ALTER TABLE T DROP CONSTRAINT {own_index}' ],
-	[ 'REINDEX', [ 'outbox_1', 'dead_letter', 'control' ], 'works', 'REINDEX TABLE T' ],
+	[ 'REINDEX', [ 'outbox_1', 'aside', 'dead_letter', 'control' ], 'works', 'REINDEX TABLE T' ],
 
 	# constraints, triggers, rules, row security
 	[ 'a check', [ @all, 'outbox_1' ], 'refused', 'ALTER TABLE T ADD CONSTRAINT mine CHECK ({column} IS NOT NULL)' ],
@@ -111,11 +112,11 @@ my @alterations = (
 	[ 'a trigger that is there and not fired', [ @all, 'outbox_1' ], 'refused',
 		'CREATE TRIGGER mine AFTER INSERT ON T FOR EACH ROW EXECUTE FUNCTION public.stop()',
 		'ALTER TABLE T DISABLE TRIGGER mine' ],
-	[ 'its own trigger disabled', [ 'outbox_1' ], 'stops', 'ALTER TABLE T DISABLE TRIGGER onside_outbox_before_insert' ],
-	[ 'its own trigger enabled otherwise', [ 'outbox_1' ], 'stops', 'ALTER TABLE T ENABLE TRIGGER onside_outbox_before_insert' ],
+	[ 'its own trigger disabled', [ 'outbox_1', 'aside' ], 'stops', 'ALTER TABLE T DISABLE TRIGGER onside_before_change' ],
+	[ 'its own trigger enabled otherwise', [ 'outbox_1' ], 'stops', 'ALTER TABLE T ENABLE TRIGGER onside_before_change' ],
 	[ 'its own trigger as in a restore', [ 'outbox_1' ], 'stops', 'ALTER TABLE T DISABLE TRIGGER ALL', 'ALTER TABLE T ENABLE TRIGGER ALL' ],
-	[ 'its own trigger dropped', [ 'outbox_1' ], 'stops', 'DROP TRIGGER onside_outbox_before_insert ON T' ],
-	[ 'its own trigger renamed', [ 'outbox_1' ], 'refused', 'ALTER TRIGGER onside_outbox_before_insert ON T RENAME TO mine' ],
+	[ 'its own trigger dropped', [ 'outbox_1', 'aside' ], 'stops', 'DROP TRIGGER onside_before_change ON T' ],
+	[ 'its own trigger renamed', [ 'outbox_1' ], 'refused', 'ALTER TRIGGER onside_before_change ON T RENAME TO mine' ],
 	[ 'a rule', [ @all, 'outbox_1' ], 'refused', 'CREATE RULE mine AS ON INSERT TO T WHERE false DO ALSO SELECT 1' ],
 	[ 'row security', [ @all, 'outbox_1' ], 'refused', 'ALTER TABLE T ENABLE ROW LEVEL SECURITY' ],
 	[ 'row security forced', [ @all, 'outbox_1' ], 'refused', 'ALTER TABLE T FORCE ROW LEVEL SECURITY' ],
@@ -250,14 +251,17 @@ BEGIN
         'sold 0  t') FROM onside_attribution.dead_letter d;
     UPDATE onside_attribution.dead_letter SET payload = '{"k": 7}', http_status = 400;
     PERFORM expect('retried', onside_attribution.retry_dead_letters()::text, '1');
-    PERFORM expect('pending', count(*)::text, '8') FROM onside_attribution.pending;
+    INSERT INTO onside_attribution.aside (event_name, payload, event_datetime, installation_id, error)
+        VALUES ('put aside', '{"k": 8}', now(), installation, 'no');
+    PERFORM expect('pending', count(*)::text, '9') FROM onside_attribution.pending;
     PERFORM onside_attribution.replay('-infinity');
     PERFORM onside_attribution.pause('because');
     PERFORM expect('paused', c.paused || coalesce(c.pause_reason, ''), 'truebecause') FROM onside_attribution.control c;
     PERFORM onside_attribution.resume();
     PERFORM expect('resumed', c.paused || coalesce(c.pause_reason, ''), 'false') FROM onside_attribution.control c;
     PERFORM onside_attribution.flush('0 s');
-    TRUNCATE onside_attribution.outbox;
+    PERFORM expect('forgotten', onside_attribution.forget(installation)::text, '9');
+    TRUNCATE onside_attribution.outbox, onside_attribution.aside;
     PERFORM expect('truncated', count(*)::text, '0') FROM onside_attribution.outbox;
 END
 $$;

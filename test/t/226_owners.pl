@@ -54,8 +54,8 @@ my %owner = (untouched => 'creator', demoted => 'creator', reassigned => 'app_ow
 my $letters = <<'SQL';
 INSERT INTO onside_attribution.dead_letter
     (event_id, event_name, payload, event_datetime, installation_id, http_status, error, attempts, recorded_at, failed_at)
-SELECT gen_random_uuid(), 'refused', '{}', now(), gen_random_uuid(), status, 'no', 1, now(), now()
-FROM (VALUES (400), (NULL)) AS s(status)
+SELECT gen_random_uuid(), 'refused', '{}', now(), gen_random_uuid(), status, 'no', attempts, now(), now()
+FROM (VALUES (400, 1), (NULL, 0)) AS s(status, attempts)
 SQL
 
 foreach my $name (qw(untouched given reassigned demoted))
@@ -83,7 +83,7 @@ foreach my $name (qw(untouched given reassigned demoted))
 		$sql->(<<'SQL');
 GRANT USAGE ON SCHEMA onside_attribution TO operator;
 GRANT EXECUTE ON FUNCTION onside_attribution.retry_dead_letters, onside_attribution.replay,
-    onside_attribution.pause, onside_attribution.resume TO operator;
+    onside_attribution.pause, onside_attribution.resume, onside_attribution.forget TO operator;
 SQL
 
 		my $since = $sql->('SELECT clock_timestamp()');
@@ -104,8 +104,16 @@ SQL
 		is($call->('resume()'), '', 'resume()');
 		poll_status($node, $name, { state => 'idle' }, 'it is not any more');
 
+		$sql->('SELECT onside_attribution.pause()');
+		poll_status($node, $name, { state => 'paused' }, 'paused');
+		track($node, $name, 'forgotten');
+		$sql->("INSERT INTO onside_attribution.aside (event_name, payload, event_datetime, installation_id, error) VALUES ('forgotten', '{}', now(), '$OnsideTest::installation', 'no')");
+		cmp_ok($call->("forget('$OnsideTest::installation')"), '>=', 2, 'forget()');
+		is($sql->('SELECT count(*) FROM onside_attribution.pending'), 0, 'nothing is pending');
+		$sql->('SELECT onside_attribution.resume()');
+
 		# The privilege is EXECUTE, and it is one on nothing else.
-		foreach my $table (qw(outbox outbox_1 dead_letter delivery_cursor control))
+		foreach my $table (qw(outbox outbox_1 aside dead_letter delivery_cursor control))
 		{
 			my ($ret, undef, $error) = $node->psql($name, "SELECT * FROM onside_attribution.$table",
 				extra_params => [ '-U', 'operator' ]);
@@ -113,7 +121,7 @@ SQL
 		}
 		$sql->('REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA onside_attribution FROM operator');
 		like($call->($_), qr/permission denied for function/, "$_ needs EXECUTE")
-		  foreach 'retry_dead_letters()', "replay('-infinity')", 'pause()', 'resume()';
+		  foreach 'retry_dead_letters()', "replay('-infinity')", 'pause()', 'resume()', "forget('$OnsideTest::installation')";
 	};
 }
 

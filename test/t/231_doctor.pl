@@ -29,7 +29,7 @@ create_extension($node, 'postgres');
 my @checks = qw(preload version tables primary launcher max_databases
   max_worker_processes worker settings enabled paused credentials_file ca_file
   endpoint proxy proxy_credentials_file name_resolution connection tls last_answer backlog outbox
-  dead_letters attached);
+  aside dead_letters attached);
 my $everything_said = '';
 
 # The rows as { check => { ok => 1, 0 or undef, detail, hint } }.
@@ -383,7 +383,7 @@ foreach my $version ('1.10', '0.1')
 {
 	version_is($version);
 	finds("objects of version $version", { version => [ qr/objects in this database are version \Q$version\E/, qr/restart the server; then ALTER EXTENSION onside_attribution UPDATE;/ ] },
-		unknown => [qw(paused backlog outbox dead_letters)]);
+		unknown => [qw(paused backlog outbox aside dead_letters)]);
 }
 version_is('1.0');
 finds('of the same version', {});

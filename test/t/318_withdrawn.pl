@@ -1,0 +1,112 @@
+# What is taken out of the outbox while the API is away is not sent when it is
+# back, and does not count as pending, which "status" knows within a second: a
+# DELETE, a TRUNCATE, a forget().  The others are sent.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use Test::More;
+
+use OnsideSandbox;
+use OnsideTest;
+use OnsideWire;
+
+my $wire = OnsideWire->new('main');
+my $node = $wire->node;
+
+# "status" promises that within a second; the bound is for a slow machine.
+sub pending_soon
+{
+	my ($what) = @_;
+	my $both = q{SELECT (SELECT pending FROM onside_attribution.status), count(*), count(*) FILTER (WHERE event_name = 'gone')
+		FROM onside_attribution.pending};
+	my $seen;
+	my $ok = wait_until(sub { ($seen = $wire->sql($both)) =~ /^(\d+)\|\1\|0$/ }, 10);
+	ok($ok, "$what: status.pending is what is left") or diag("status.pending, pending, withdrawn ones among them: $seen");
+	return;
+}
+
+my %away = (
+	'a 503' => { status => 503 },
+	'refusals' => { status => 400 },
+	'closed connections' => { fault => 'close_no_answer' },
+	'429' => { status => 429, headers => { 'Retry-After' => '5' } });
+
+foreach my $how (sort keys %away)
+{
+	subtest "DELETE, $how" => sub {
+		$wire->behave($away{$how});
+		my @kept = $wire->record('good', 150);
+		my @gone = $wire->record('gone', 150);
+		push @kept, $wire->record('good', 10);
+		$wire->sandbox->wait_requests($wire->sandbox->report->{requests} + 3, 10);
+		my $elsewhere = $wire->sql("SELECT count(*) FROM onside_attribution.dead_letter WHERE event_name = 'gone'");
+		$wire->sql("DELETE FROM onside_attribution.outbox WHERE event_name = 'gone'");
+		pending_soon("$how: deleted");
+		$wire->behave;
+		$wire->arrive(\@kept, patience(), "$how: the others");
+		wait_for_flush($node, 'postgres', "$how: flush");
+		my $accepted = $wire->sandbox->accepted(@gone);
+		cmp_ok($accepted, '<=', $elsewhere, "$how: no deleted one is sent, but from dead_letter");
+		$wire->sql("DELETE FROM onside_attribution.dead_letter WHERE event_name = 'gone'");
+		$wire->healed($how);
+	};
+}
+
+subtest 'TRUNCATE' => sub {
+	$wire->behave({ status => 503 });
+	my @gone = $wire->record('gone', 300);
+	$wire->sandbox->wait_requests($wire->sandbox->report->{requests} + 3, 10);
+	$wire->sql('TRUNCATE onside_attribution.outbox');
+	pending_soon('truncated');
+	is($wire->said->{pending}, 0, 'truncated: which is nothing');
+	$wire->behave;
+	$wire->arrive([ $wire->record('good', 10) ], 20, 'what comes later');
+	wait_for_flush($node, 'postgres', 'truncated: flush');
+	is($wire->sandbox->accepted(@gone), 0, 'truncated: none is sent');
+	is(scalar keys %{ $wire->dead }, 0, 'truncated: none is a dead letter');
+	poll_status($node, 'postgres', { state => 'idle', pending => 0, oldest_pending_age => undef }, 'truncated: idle');
+};
+
+# An event of an installation that wants to be forgotten.
+sub record_of
+{
+	my ($installation, $name, $n) = @_;
+	return split /\n/, $wire->sql(
+		"SELECT onside_attribution.track('$name', '$installation', jsonb_build_object('i', i)) FROM generate_series(1, $n) i");
+}
+
+subtest 'forget' => sub {
+	my $who = '22222222-2222-4222-8222-222222222222';
+	$wire->behave(on({ event_name => 'refused' }, { status => 400 }), on({ event_name => 'failing' }, { status => 500 }));
+
+	# One in dead_letter, one aside, and some in the outbox.
+	my @gone = record_of($who, 'refused', 1);
+	$wire->traffic_until(sub { $wire->dead->{ $gone[0] } }, 'one is in dead_letter');
+	push @gone, record_of($who, 'failing', 1);
+	$wire->traffic_until(sub { eval { $wire->aside->{ $gone[1] } } }, 'one is aside', 30);
+	$wire->behave({ status => 503 });
+	push @gone, record_of($who, 'pending', 50);
+	my @kept = $wire->record('good', 20);
+	$wire->sandbox->wait_requests($wire->sandbox->report->{requests} + 3, 10);
+	my $forgotten = eval { $wire->sql("SELECT onside_attribution.forget('$who')") };
+	is($forgotten, 52, 'forget says how many');
+	pending_soon('forgotten');
+	is($wire->said->{pending}, 20, 'forgotten: twenty');
+	is($wire->sql("SELECT count(*) FROM onside_attribution.dead_letter WHERE installation_id = '$who'"), 0, 'not in dead_letter');
+	is(eval { $wire->sql("SELECT count(*) FROM onside_attribution.aside WHERE installation_id = '$who'") }, 0, 'not aside');
+	is($wire->sql("SELECT count(*) FROM onside_attribution.outbox WHERE installation_id = '$who'"), 0, 'not in the outbox');
+	$wire->behave;
+	$wire->arrive(\@kept, patience(), 'forgotten: the others');
+	wait_for_flush($node, 'postgres', 'forgotten: flush');
+	is($wire->sandbox->accepted(@gone), 0, 'forgotten: none is sent');
+	$wire->arrive([ record_of($who, 'later', 1) ], 20, 'what the installation does later');
+};
+
+$wire->healed('in the end');
+$wire->clean('in the end');
+$node->stop;
+done_testing();

@@ -1,0 +1,164 @@
+# Ten nasty days: whatever mixture of faults, poison, sick connections, outages,
+# restarts and load is drawn, no good event is lost, dead in the end, or held up
+# for long by what is bad; what is bad is not taken and not lost; no request is
+# out of bounds, no event twice in flight, no process crashes.
+#
+# ONSIDE_TEST_SEED=n draws the same days, ONSIDE_TEST_DAYS=name,name some of them,
+# ONSIDE_TEST_SECONDS how long each is (30; 60 with ONSIDE_TEST_SCALE=full).
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use Test::More;
+
+use OnsideSandbox;
+use OnsideTest;
+use OnsideWire;
+
+use JSON::PP ();
+use Time::HiRes ();
+
+my $seed = $ENV{ONSIDE_TEST_SEED} // int(rand(1 << 30));
+note("seed $seed: ONSIDE_TEST_SEED=$seed draws the same days");
+my $seconds = $ENV{ONSIDE_TEST_SECONDS} // scale(30, 60);
+my %only = map { $_ => 1 } split /,/, $ENV{ONSIDE_TEST_DAYS} // '';
+my $true = JSON::PP::true();
+
+my %answer = (
+	(map { ("e$_" => { status => $_ }) } 400, 413, 403, 404, 422, 500, 502, 503),
+	closed => { fault => 'close_no_answer' },
+	reset => { fault => 'reset_after_upload' },
+	cut => { fault => 'truncated_body' },
+	garbage => { fault => 'garbage' },
+	hang => { fault => 'black_hole' });
+
+# Poison by name, as many kinds as are asked for.
+sub poison
+{
+	return map { on({ event_name => $_ }, $answer{$_}) } @_;
+}
+
+# The weather that comes and goes.
+my @storms = (
+	sub { { status => 503 } },
+	sub { { status => 503, headers => { 'Retry-After' => '1.5' } } },
+	sub { { status => 429, headers => { 'Retry-After' => '1' } } },
+	sub { { status => 400 } },
+	sub { { status => 401 } },
+	sub { { status => 404 } },
+	sub { { fault => 'black_hole' } },
+	sub { { fault => 'close_no_answer', accept => $true } },
+	sub { { fault => 'reset_before_read' } },
+	sub { { one_of => [ { status => 400 }, { status => 413 }, { status => 500, delay => [ 0, 0.2 ] } ], seed => rand(1 << 20) } });
+
+sub storm { return $storms[ int rand @storms ]->() }
+
+# A day has: rules(), which is asked whenever the weather changes and rules over
+# what is poison, unless that is first; bad => the names that are poison; every =>
+# seconds between two changes; events => the most a burst has; share => how many
+# bursts are poison, of at most so many events as block says; and restarts.
+my @days = (
+	{ name => 'all_kinds_of_poison', bad => [ sort keys %answer ], events => 60 },
+	{ name => 'half_is_poison', bad => [qw(e400 e500)], share => 0.5, events => 20 },
+	{ name => 'nine_of_ten_are_poison', bad => [qw(e400 e500 closed)], share => 0.9, events => 3 },
+	{ name => 'blocks_of_poison', bad => [qw(e400 e413 e500)], block => 60, events => 100 },
+	{ name => 'storms', every => 4, events => 40,
+		rules => sub { rand() < 0.5 ? storm() : () } },
+	{ name => 'storms_over_poison', every => 5, events => 40, bad => [qw(e400 e500 closed e413)],
+		rules => sub { rand() < 0.5 ? storm() : () } },
+	{ name => 'sick_connections', every => 3, events => 40,
+		rules => sub { (on({ connection_every => 2 + int rand 3 }, $answer{ (qw(e400 e404 e503 e403 closed e413))[ int rand 6 ] }), sick($answer{e503})) } },
+	{ name => 'flaky', every => 10, events => 50,
+		rules => sub { { chance => 0.3, seed => int rand(1 << 20), one_of => [
+			{ status => 500 }, { status => 400 }, { status => 413 }, { status => 404 }, { fault => 'close_no_answer', accept => $true },
+			{ fault => 'reset_after_upload' }, { delay => [ 0, 0.7 ] }, { status => 429 } ] } } },
+	{ name => 'slow_and_hanging', every => 6, events => 30, bad => [qw(hang hang e500)], share => 0.03, poison_first => 1,
+		rules => sub { { delay => [ 0, 0.4 ], seed => int rand(1 << 20) } } },
+	{ name => 'restarts_in_all_of_it', every => 4, events => 40, bad => [qw(e400 e500 closed)], restarts => 1,
+		rules => sub { rand() < 0.3 ? storm() : () } });
+
+my $day_number = 0;
+foreach my $day (@days)
+{
+	$day_number++;
+	next if %only && !$only{ $day->{name} };
+	subtest $day->{name} => sub { live($day, $seed + $day_number) };
+}
+done_testing();
+
+sub live
+{
+	my ($day, $day_seed) = @_;
+	srand($day_seed);
+	my $name = $day->{name};
+	my $wire = OnsideWire->new($name, conf => <<'CONF');
+onside_attribution.request_timeout = '1s'
+CONF
+	my $node = $wire->node;
+	my @names = @{ $day->{bad} // [] };
+	my @poison = poison(@names);
+	my (@bad, $story);
+	my $from = Time::HiRes::time();
+	my $change = 0;
+
+	while (Time::HiRes::time() < $from + $seconds)
+	{
+		if (Time::HiRes::time() >= $change)
+		{
+			my @rules = $day->{rules} ? $day->{rules}->() : ();
+			$wire->behave($day->{poison_first} ? (@poison, @rules) : (@rules, @poison));
+			$story .= sprintf "  %5.1f s: %s\n", Time::HiRes::time() - $from, JSON::PP->new->canonical->encode(\@rules);
+			$change = Time::HiRes::time() + ($day->{every} // $seconds);
+			if ($day->{restarts})
+			{
+				my $how = int rand 4;
+				$how == 0 ? $node->restart
+				  : $how == 1 ? do { $node->stop('immediate'); $node->start }
+				  : $how == 2 ? do { my $pid = worker_pid($node, 'postgres'); kill 'TERM', $pid if $pid }
+				  : 1;
+				poll_worker($node, 'postgres');
+			}
+		}
+		if (@names && rand() < ($day->{share} // 0.15))
+		{
+			my $which = $names[ int rand @names ];
+			push @bad, $wire->record($which, 1 + int rand($day->{block} // 2));
+		}
+		else
+		{
+			$wire->record('good', 1 + int rand $day->{events});
+		}
+
+		# The pace of the shop, which is no wait for anything.
+		Time::HiRes::sleep(rand 0.2);
+	}
+
+	# The weather clears; what is poison stays so.  Good ones do not wait for it.
+	$wire->behave(@poison);
+	my ($last) = $wire->record('good');
+	$wire->arrive([$last], 30, "$name: a purchase after it");
+	$wire->healed($name) or diag("seed $seed; the day was:\n$story");
+
+	my %known = map { $_ => 1 } split /\n/, $wire->sql('SELECT event_id FROM onside_attribution.pending');
+	%known = (%known, %{ $wire->dead }, %{ (eval { $wire->aside }) // +{} });
+	is(scalar(grep { !$known{$_} } @bad), 0, "$name: each bad one is pending, aside or in dead_letter");
+	is($wire->sandbox->accepted(@bad), 0, "$name: none of them was taken") unless $name =~ /storms|flaky|restarts/;
+
+	# And when nothing is poison any more, nothing is left.
+	$wire->behave;
+	$wire->record('good');
+	$wire->sql('UPDATE onside_attribution.dead_letter SET retry_at = clock_timestamp(); SELECT onside_attribution.resume()');
+	$wire->arrive(\@bad, patience(), "$name: the bad ones, when the API takes them,");
+	ok(wait_until(sub { $wire->sql('SELECT count(*) FROM onside_attribution.dead_letter') == 0 }, patience()), "$name: dead_letter is empty");
+	wait_for_flush($node, 'postgres', "$name: flush");
+	poll_status($node, 'postgres', { state => 'idle', pending => 0 }, "$name: idle");
+	arrived_ok($wire->sandbox, [ @bad, @{ $wire->{good} } ], "$name: what was recorded has arrived, and nothing else");
+	$wire->clean($name, crashes => $day->{restarts});
+	my $report = $wire->sandbox->report;
+	note("$name: " . join ', ', map { "$_ $report->{$_}" } qw(distinct duplicates requests connections));
+	$node->stop;
+	return;
+}
