@@ -35,7 +35,7 @@ PG_CFLAGS += $(if $(findstring clang,$(CC)),-Wno-unknown-warning-option \
 	-Wno-ignored-optimization-argument -Wno-unused-command-line-argument \
 	-Wno-ignored-attributes -Wno-cast-function-type-strict)
 
-EXTRA_CLEAN = $(OBJS:.o=.bc) test/unit/build output_iso tmp_check tmp_check_iso \
+EXTRA_CLEAN = $(OBJS:.o=.bc) test/unit/build test/sim/build output_iso tmp_check tmp_check_iso \
 	test/sandbox/__pycache__ test/demo/__pycache__
 
 PG_CONFIG ?= pg_config
@@ -51,7 +51,7 @@ endif
 # ---------------------------------------------------------------------------
 
 .PHONY: help demo test test-all clean-chroots test-assertions test-valgrind bench \
-	check-metrics dashboard-picture check-unit check-sandbox check-isolation check-tap
+	check-metrics dashboard-picture check-unit check-sim check-sandbox check-isolation check-tap
 
 help:
 	@echo 'make                  build the extension'
@@ -66,6 +66,7 @@ help:
 	@echo 'make dashboard-picture  the picture of the dashboard, from a real run of four minutes'
 	@echo 'make installcheck     the SQL tests, on a running server that has it installed'
 	@echo 'make check-unit       the tests of the pure parts, without a server'
+	@echo 'make check-sim        simulated days for what decides about sending: DAYS=20000 FROM=1'
 	@echo 'make check-sandbox    the tests of the sandbox API'
 	@echo 'make check-isolation  the isolation specs, on a running server that preloads it'
 	@echo 'make check-tap        the TAP tests, with it installed; not as root'
@@ -127,6 +128,9 @@ dashboard-picture:
 
 check-unit:
 	$(MAKE) -C test/unit check PG_CONFIG='$(PG_CONFIG)'
+
+check-sim:
+	$(MAKE) -C test/sim check PG_CONFIG='$(PG_CONFIG)'
 
 check-sandbox:
 	cd test/sandbox && python3 -B -m unittest
