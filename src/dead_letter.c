@@ -184,11 +184,27 @@ onside_dead_letter_insert(const pg_uuid_t *id, const OnsideEvent *event,
 	onside_insert_end(&insert);
 }
 
+/* Are these the same five fields? */
+static bool
+is_same(const OnsideEvent *a, const OnsideEvent *b)
+{
+	return b->event_name != NULL && b->payload != NULL &&
+		b->has_event_datetime && b->has_installation_id &&
+		a->event_datetime == b->event_datetime &&
+		memcmp(&a->installation_id, &b->installation_id, UUID_LEN) == 0 &&
+		VARSIZE_ANY_EXHDR(a->event_name) == VARSIZE_ANY_EXHDR(b->event_name) &&
+		memcmp(VARDATA_ANY(a->event_name), VARDATA_ANY(b->event_name),
+			   VARSIZE_ANY_EXHDR(a->event_name)) == 0 &&
+		VARSIZE(a->payload) == VARSIZE(b->payload) &&
+		memcmp(a->payload, b->payload, VARSIZE(a->payload)) == 0;
+}
+
 bool
-onside_dead_letter_holds(const pg_uuid_t *event_id, TimestampTz recorded_at)
+onside_dead_letter_holds(const OnsideEvent *event)
 {
 	Relation	rel = table_open(onside_table_oid("dead_letter"),
 								 RowExclusiveLock);
+	TupleTableSlot *row = table_slot_create(rel, NULL);
 	Oid			index = onside_relation_oid("dead_letter_event_id_idx");
 	bool		found = false;
 	ScanKeyData key;
@@ -196,17 +212,18 @@ onside_dead_letter_holds(const pg_uuid_t *event_id, TimestampTz recorded_at)
 	HeapTuple	tuple;
 
 	ScanKeyInit(&key, Anum_outbox_event_id, BTEqualStrategyNumber, F_UUID_EQ,
-				UUIDPGetDatum(event_id));
+				UUIDPGetDatum(&event->event_id));
 	scan = systable_beginscan(rel, index, OidIsValid(index),
 							  GetActiveSnapshot(), 1, &key);
 	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		bool		isnull;
-		Datum		when = heap_getattr(tuple, Anum_dead_letter_recorded_at,
-										RelationGetDescr(rel), &isnull);
+		OnsideEvent other;
 
-		found = !isnull && DatumGetTimestampTz(when) == recorded_at;
+		ExecForceStoreHeapTuple(tuple, row, false);
+		onside_outbox_read_event(row, &other);
+		found = is_same(event, &other);
 	}
+	ExecDropSingleTupleTableSlot(row);
 	systable_endscan(scan);
 	table_close(rel, NoLock);
 	return found;

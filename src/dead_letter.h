@@ -63,11 +63,10 @@ extern void onside_dead_letter_insert(const pg_uuid_t *id,
 									  const char *source);
 
 /*
- * Is this very event a dead letter already?  After a crash it may have been sent
- * and refused again.
+ * Is this event, with all that is in it, a dead letter already?  After a crash it
+ * may have been sent and refused again.
  */
-extern bool onside_dead_letter_holds(const pg_uuid_t *event_id,
-									 TimestampTz recorded_at);
+extern bool onside_dead_letter_holds(const OnsideEvent *event);
 
 /*
  * Second chances.  Alike are dead letters of one http_status (none is one, too) and

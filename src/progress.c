@@ -120,27 +120,30 @@ look_for_held_snapshot(void)
 	probed_at = onside_clock();
 }
 
-/* Refused events that are not in dead_letter yet; they are as pending as before. */
+/*
+ * Refused events that are not in dead_letter yet, or will not be with the first
+ * "from" fates; they are as pending as before.
+ */
 static int
-count_unburied(void)
+count_unburied(int from)
 {
 	int			n = 0;
 
-	for (int i = 0; i < sender->nfates; i++)
+	for (int i = from; i < sender->nfates; i++)
 		n += sender->fates[i].kind == ONSIDE_FATE_REFUSED;
 	return n;
 }
 
 /* Brings the counters up to date and writes the row. */
 static void
-store(void)
+store(int carried_out)
 {
 	const OnsideSendingStatus *status = onside_sending_status();
 
 	delivery.delivered = before.delivered + sender->delivered +
 		sender->healed;
 	delivery.dead_lettered = before.dead_lettered + sender->refused -
-		count_unburied();
+		count_unburied(carried_out);
 	delivery.requests = before.requests + status->requests;
 	delivery.retries = before.retries + status->retries;
 	delivery.not_before = onside_sending_not_before();
@@ -246,7 +249,7 @@ bury(const OnsideFate *fate, pg_uuid_t *id)
 
 	onside_event_next_id(id);
 	if (fetch(&fate->item, &copy) &&
-		!onside_dead_letter_holds(&copy.event.event_id, copy.recorded_at))
+		!onside_dead_letter_holds(&copy.event))
 		onside_dead_letter_insert(id, &copy.event, fate->words->status,
 								  fate->words->text, fate->tries,
 								  copy.recorded_at,
@@ -289,7 +292,7 @@ write_all(void *arg)
 	for (int i = 0; i < written; i++)
 		carry_out(&sender->fates[i], &letter_ids[i]);
 	if (written == sender->nfates)
-		store();
+		store(written);
 }
 
 /* Tells whom it concerns what has been written, and forgets it. */
@@ -418,7 +421,7 @@ write_aside(void *arg)
 			onside_aside_insert(&leave->ids[i], &copy.event, words->status,
 								words->text, copy.recorded_at, now);
 	}
-	store();
+	store(0);
 }
 
 /* Has what is not decided soon leave the log. */
@@ -799,13 +802,13 @@ int64
 onside_progress_settled_count(void)
 {
 	return settled_before + sender->delivered + sender->withdrawn +
-		sender->refused - count_unburied();
+		sender->refused - count_unburied(0);
 }
 
 int
 onside_progress_unburied(void)
 {
-	return count_unburied();
+	return count_unburied(0);
 }
 
 TimestampTz
@@ -824,7 +827,7 @@ void
 onside_progress_report(OnsideStatus *status)
 {
 	const OnsideSendingStatus *sending = onside_sending_status();
-	int			unburied = count_unburied();
+	int			unburied = count_unburied(0);
 
 	/* What is not in dead_letter is as pending as it was. */
 	status->settled = onside_progress_settled_count();

@@ -191,10 +191,10 @@ static void
 take_answer(int64 request, const OnsideAnswer *answer, TimestampTz ended)
 {
 	OnsideBatch *batch = take_batch(request);
-	bool		was_trouble = sender->trouble != 0;
+	OnsideResponseClass class = onside_response_classify(answer);
 
 	count_answer(answer);
-	switch (onside_response_classify(answer))
+	switch (class)
 	{
 		case ONSIDE_RESPONSE_DELIVERED:
 			status.last_success_at = ended;
@@ -209,7 +209,9 @@ take_answer(int64 request, const OnsideAnswer *answer, TimestampTz ended)
 	}
 	onside_batch_free(batch);
 	onside_sender_answer(sender, request, answer, onside_clock());
-	if (!was_trouble && sender->trouble != 0)
+	if (class != ONSIDE_RESPONSE_DELIVERED &&
+		class != ONSIDE_RESPONSE_REFUSED &&
+		class != ONSIDE_RESPONSE_TOO_LARGE)
 		onside_stats_count(ONSIDE_COUNT_BACK_OFFS, 1);
 }
 
@@ -522,7 +524,7 @@ explain(OnsideTrouble trouble)
 			"the proxy refuses to pass requests on",
 		"correct onside_attribution.proxy or proxy_credentials_file, or the proxy's rules"},
 		[ONSIDE_TROUBLE_CERTIFICATE] = {ONSIDE_MISCONFIGURED,
-			"the certificate of what answers cannot be verified",
+			"what answers is not known to be the API: its certificate cannot be trusted",
 		"correct onside_attribution.ca_file or endpoint"},
 		[ONSIDE_TROUBLE_REFUSING] = {ONSIDE_REFUSING,
 			"the API refuses every event and has accepted none",

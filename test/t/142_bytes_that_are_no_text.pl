@@ -165,7 +165,7 @@ foreach (
 	send_to_port($port);
 	my $bad = track($node, 'postgres');
 	sql('SELECT onside_attribution.resume()');
-	poll_status($node, 'postgres', { state => 'refusing', last_error => qr/^HTTP 400/ },
+	poll_status($node, 'postgres', { last_error => qr/^HTTP 400/ },
 		"$what in a 400: another endpoint that refuses what it is given");
 	fit_ok('onside_attribution.status', 'last_error', "$what in a 400: last_error is fit to be shown");
 	push @ids, $bad;

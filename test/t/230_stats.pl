@@ -120,11 +120,12 @@ foreach my $column (sort keys %cases)
 {
 	my $before = stats();
 
-	# The reload has the first request go on a new connection, and a failure the
+	# resume() has the first request go on a new connection, and a failure the
 	# next one, so libcurl finds no kept one dead, where it would try once more by
 	# itself.
 	$sandbox->behave({ %{ $cases{$column} }, times => 2 });
 	request_timeout($node, $column eq 'timeouts' ? '1s' : '30s');
+	$node->safe_psql('postgres', 'SELECT onside_attribution.resume()');
 	deliver("$column: delivered in the end");
 	my $growth = growth($before, stats());
 
