@@ -81,6 +81,8 @@ static bool snapshot_held;
 static TransactionId probe_xid; /* wrote the row when was last looked */
 static int64 probed_at;
 static int	written;			/* fates of the present transaction */
+static int	burying_now;		/* dead letters that it makes */
+static int64 buried;			/* that were made */
 static pg_uuid_t letter_ids[WRITE_AT_ONCE]; /* of dead letters made in it */
 static TimestampTz unwritten_since;	/* there are fates; or 0 */
 
@@ -120,30 +122,26 @@ look_for_held_snapshot(void)
 	probed_at = onside_clock();
 }
 
-/*
- * Refused events that are not in dead_letter yet, or will not be with the first
- * "from" fates; they are as pending as before.
- */
+/* Refused events that are not in dead_letter yet; they are as pending as before. */
 static int
-count_unburied(int from)
+count_unburied(void)
 {
 	int			n = 0;
 
-	for (int i = from; i < sender->nfates; i++)
+	for (int i = 0; i < sender->nfates; i++)
 		n += sender->fates[i].kind == ONSIDE_FATE_REFUSED;
 	return n;
 }
 
 /* Brings the counters up to date and writes the row. */
 static void
-store(int carried_out)
+store(void)
 {
 	const OnsideSendingStatus *status = onside_sending_status();
 
 	delivery.delivered = before.delivered + sender->delivered +
 		sender->healed;
-	delivery.dead_lettered = before.dead_lettered + sender->refused -
-		count_unburied(carried_out);
+	delivery.dead_lettered = before.dead_lettered + buried + burying_now;
 	delivery.requests = before.requests + status->requests;
 	delivery.retries = before.retries + status->retries;
 	delivery.not_before = onside_sending_not_before();
@@ -250,10 +248,13 @@ bury(const OnsideFate *fate, pg_uuid_t *id)
 	onside_event_next_id(id);
 	if (fetch(&fate->item, &copy) &&
 		!onside_dead_letter_holds(&copy.event))
+	{
+		burying_now++;
 		onside_dead_letter_insert(id, &copy.event, fate->words->status,
 								  fate->words->text, fate->tries,
 								  copy.recorded_at,
 								  onside_dead_letter_retry_at(now, 0), NULL);
+	}
 	if (fate->item.home == ONSIDE_IN_ASIDE)
 		(void) onside_aside_delete(onside_item_id(&fate->item));
 }
@@ -289,10 +290,11 @@ static void
 write_all(void *arg)
 {
 	written = Min(sender->nfates, WRITE_AT_ONCE);
+	burying_now = 0;
 	for (int i = 0; i < written; i++)
 		carry_out(&sender->fates[i], &letter_ids[i]);
 	if (written == sender->nfates)
-		store(written);
+		store();
 }
 
 /* Tells whom it concerns what has been written, and forgets it. */
@@ -328,6 +330,8 @@ forget_written(void)
 				 errdetail("The API said: %s", words)));
 	}
 	onside_sender_forget_fates(sender, written);
+	buried += burying_now;
+	burying_now = 0;
 }
 
 static void
@@ -421,7 +425,7 @@ write_aside(void *arg)
 			onside_aside_insert(&leave->ids[i], &copy.event, words->status,
 								words->text, copy.recorded_at, now);
 	}
-	store(0);
+	store();
 }
 
 /* Has what is not decided soon leave the log. */
@@ -802,13 +806,13 @@ int64
 onside_progress_settled_count(void)
 {
 	return settled_before + sender->delivered + sender->withdrawn +
-		sender->refused - count_unburied(0);
+		sender->refused - count_unburied();
 }
 
 int
 onside_progress_unburied(void)
 {
-	return count_unburied(0);
+	return count_unburied();
 }
 
 TimestampTz
@@ -827,13 +831,11 @@ void
 onside_progress_report(OnsideStatus *status)
 {
 	const OnsideSendingStatus *sending = onside_sending_status();
-	int			unburied = count_unburied(0);
-
 	/* What is not in dead_letter is as pending as it was. */
 	status->settled = onside_progress_settled_count();
 	status->delivered = before.delivered + sender->delivered +
 		sender->healed;
-	status->dead_lettered = before.dead_lettered + sender->refused - unburied;
+	status->dead_lettered = before.dead_lettered + buried;
 	status->requests = before.requests + sending->requests;
 	status->retries = before.retries + sending->retries;
 }
