@@ -130,9 +130,7 @@ count_answer(const OnsideAnswer *answer)
 {
 	onside_stats_count(ONSIDE_COUNT_CONNECTIONS, answer->connections);
 	onside_stats_count(ONSIDE_COUNT_REQUESTS, answer->repeats);
-	onside_stats_count(ONSIDE_COUNT_RETRIES, answer->repeats);
 	status.requests += answer->repeats;
-	status.retries += answer->repeats;
 	switch (answer->kind)
 	{
 		case ONSIDE_ANSWER_COMPLETE:
@@ -545,8 +543,12 @@ explain(OnsideTrouble trouble)
 const OnsideSendingStatus *
 onside_sending_status(void)
 {
-	OnsideTrouble trouble = onside_sender_trouble(sender, onside_clock());
+	int64		now = onside_clock();
+	OnsideTrouble trouble = onside_sender_trouble(sender, now);
 
+	/* With nothing that could be tried, all is well but for a wait. */
+	if (now >= sender->pace.not_before && onside_sending_drained())
+		trouble = ONSIDE_TROUBLE_NONE;
 	status.in_flight = sender->in_flight;
 	status.next_attempt_at = 0;
 	status.reason[0] = '\0';

@@ -261,6 +261,7 @@ reload(void)
 	ProcessConfigFile(PGC_SIGHUP);
 	onside_txn_hurry();
 	settings_due = true;
+	onside_http_renew();		/* a name may lead elsewhere by now */
 	configure();
 	onside_progress_request_maintenance();
 }

@@ -665,9 +665,7 @@ onside_sender_answer(OnsideSender *sender, int64 id,
 			sender->trouble_us = now;
 		}
 		sender->failure = class;
-		/* A 407 is a proxy's word, wherever that is. */
-		sender->failure_kind = answer->status == 407 ?
-			ONSIDE_ANSWER_PROXY_REFUSED : answer->kind;
+		sender->failure_kind = answer->kind;
 	}
 	if (class == ONSIDE_RESPONSE_THROTTLED)
 		answer_throttled(sender, &request, answer, now);

@@ -37,8 +37,7 @@ sub misconfigured_ok
 		while => {
 			state => 'misconfigured',
 
-			# A 407 is a proxy's word, wherever that is.
-			state_reason => $case =~ /^407/ ? qr/proxy/ : qr/endpoint/,
+			state_reason => qr/endpoint/,
 			last_error => $error,
 			pending => 3,
 			next_attempt_at => qr/./

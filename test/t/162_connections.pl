@@ -155,7 +155,7 @@ foreach my $status (204, 400, 429, 413)
 foreach my $case (
 	(map { [ $_, answer($_) ] } 200, 202, 301, 302, 401, 403, 404, 407, 408, 415, 425, 500, 502, 503),
 	[ '503 with Retry-After', answer(503, 'Retry-After: 0') ],
-	[ 'an answer without end', "HTTP/1.1 400 No\r\nContent-Length: 100000\r\n\r\n" . 'x' x 100_000 ],
+	[ 'an answer without end', "HTTP/1.1 500 No\r\nContent-Length: 100000\r\n\r\n" . 'x' x 100_000 ],
 	[ 'no HTTP', "hello\r\n\r\n" ],
 	[ '204, and the server closes', "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n" ])
 {
