@@ -124,7 +124,8 @@ count_event(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 
 	if (piece->events == COUNT_CHUNK)
 		return false;
-	piece->events++;
+	if (!onside_reader_took(pos))
+		piece->events++;
 	return true;
 }
 

@@ -388,6 +388,11 @@ onside_progress_settle(void)
 		maintenance_due = true;
 	}
 
+	/* While the cursor stands still, counters do not. */
+	if (before.delivered + sender->delivered + sender->healed !=
+		delivery.delivered)
+		persist_due = true;
+
 	/* Before flush() may return. */
 	publish_counts();
 }
@@ -693,7 +698,9 @@ onside_progress_save_at_exit(void)
 {
 	uint32		held = InterruptHoldoffCount;
 
-	if (!persist_due && !not_before_has_changed() && sender->nfates == 0)
+	if (!persist_due && !not_before_has_changed() && sender->nfates == 0 &&
+		before.requests + onside_sending_status()->requests ==
+		delivery.requests)
 		return;
 
 	/* The process is about to be interrupted; an error would reset the count. */

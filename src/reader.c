@@ -138,6 +138,12 @@ typedef struct Read
 	bool		finished;		/* the window was read to its end */
 } Read;
 
+bool
+onside_reader_took(const OnsidePosition *pos)
+{
+	return early != NULL && hash_search(early, pos, HASH_FIND, NULL) != NULL;
+}
+
 static bool
 add_to_batch(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 {
@@ -146,7 +152,7 @@ add_to_batch(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 	OnsideItem	item;
 
 	onside_crash_guard_at(pos);
-	if (early != NULL && hash_search(early, pos, HASH_FIND, NULL) != NULL)
+	if (onside_reader_took(pos))
 		return true;
 	onside_outbox_read_event(row, &event);
 	item = item_at(pos, DatumGetTimestampTz(row->tts_values[Anum_outbox_recorded_at - 1]));
@@ -568,7 +574,7 @@ take_recorded_at(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 	Peek	   *peek = arg;
 	bool		isnull;
 
-	if (early != NULL && hash_search(early, pos, HASH_FIND, NULL) != NULL)
+	if (onside_reader_took(pos))
 		return true;
 	peek->oldest =
 		DatumGetTimestampTz(slot_getattr(row, Anum_outbox_recorded_at,

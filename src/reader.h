@@ -74,6 +74,9 @@ extern void onside_item_set_id(OnsideItem *item, const pg_uuid_t *id);
  */
 extern int	onside_reader_missing(int max_events, int max_bytes);
 
+/* Was the event at this place, behind the reading cursor, taken out of turn? */
+extern bool onside_reader_took(const OnsidePosition *pos);
+
 /* How many events have been read and not sent. */
 extern int	onside_reader_waiting(void);
 

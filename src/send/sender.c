@@ -501,6 +501,8 @@ static void
 note_failure(OnsideSender *sender, OnsidePiece *piece,
 			 const OnsideAnswer *answer, int64 now)
 {
+	char		status[32];
+
 	if (piece->first_failed == 0)
 	{
 		piece->first_failed = sender->tick;
@@ -508,8 +510,10 @@ note_failure(OnsideSender *sender, OnsidePiece *piece,
 		count_held(sender, piece, 1);
 	}
 	onside_words_release(piece->words);
+	snprintf(status, sizeof(status), "HTTP %d", answer->status);
 	piece->words = onside_words_create(sender->context, answer->status,
-									   answer->words);
+									   answer->words[0] != '\0' ?
+									   answer->words : status);
 	review_soon(sender, now + ASIDE_AFTER);
 }
 
