@@ -82,6 +82,7 @@ foreach my $case (
 
 subtest 'a fraction is waited for' => sub {
 	$wire->sandbox->reset;
+	$wire->{good} = [];
 	$wire->behave({ status => 429, times => 1, headers => { 'Retry-After' => '1.5' } });
 	my @ids = $wire->record('good');
 	$wire->arrive(\@ids, 20, 'after 1.5 s');

@@ -53,6 +53,7 @@ subtest 'a single 429' => sub {
 	poll_status($node, 'postgres', { state => 'paused', in_flight => 0 }, 'held back until all is there');
 	$wire->record('good', 1000);
 	$wire->sandbox->reset;
+	$wire->{good} = [];
 	$wire->behave({ status => 429, skip => 20, times => 1 });
 	$wire->sql('SELECT onside_attribution.resume()');
 	wait_for_flush($node, 'postgres', 'a thousand, in batches of ten');
