@@ -31,6 +31,9 @@
  */
 #define MAX_UNWRITTEN	4000
 
+/* And with so many, no more dead letters. */
+#define MAX_UNWRITTEN_CHANCES	ONSIDE_HTTP_MAX_REQUESTS
+
 /* A request's body, and what was in it. */
 typedef struct InFlight
 {
@@ -302,7 +305,9 @@ offers(void)
 
 	if (onside_reader_has_some())
 		result |= ONSIDE_OFFER_OLDEST | ONSIDE_OFFER_NEWEST;
-	if (sender->chance_tries > 0)
+
+	/* What is not written yet might be picked again. */
+	if (sender->chance_tries > 0 && sender->nfates < MAX_UNWRITTEN_CHANCES)
 		result |= ONSIDE_OFFER_CHANCE;
 	return result;
 }
@@ -484,6 +489,12 @@ onside_sending_timeout(void)
 		return onside_reader_timeout();
 	if (sender->nfates >= MAX_UNWRITTEN)
 		return -1;
+
+	/* A chance goes on when what came of it is written. */
+	if (sender->chance_tries > 0 && sender->in_flight == 0 &&
+		sender->nfates == 0 && sender->pace.failures == 0 &&
+		now >= sender->pace.not_before)
+		return 0;
 	if (at >= 0)
 		timeout = (long) Min(Max((at - now + 999) / 1000, 0), INT_MAX);
 	return onside_sooner(timeout, onside_reader_timeout());

@@ -54,11 +54,12 @@ is(join("\n", worker_lines($position)), '', 'no line for a batch');
 
 $position = log_position($node);
 my $before = $sandbox->report->{requests};
-$sandbox->behave(
-	{ status => 503, times => 5 },
-	{ fault => 'reset_after_upload', times => 6 },
-	{ status => 500, times => 5 });
+# For as long as it takes to be worth a line.
+$sandbox->behave({ one_of => [ { status => 503 }, { fault => 'reset_after_upload' }, { status => 500 } ] });
 record(100);
+wait_for_log_line($node, qr/is now backing_off/, $position, 'a trouble that lasts');
+ok(wait_until(sub { $sandbox->report->{requests} >= $before + 20 }), 'many attempts');
+$sandbox->behave;
 wait_for_flush($node, 'postgres', 'after many failures');
 cmp_ok($sandbox->report->{requests}, '>=', $before + 15, 'many attempts failed');
 like(
