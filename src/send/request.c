@@ -299,6 +299,8 @@ set_request(OnsideRequest *request, const OnsideHttpConfig *config)
 		return false;
 
 	curl_easy_setopt(easy, CURLOPT_POST, 1L);
+	/* In small pieces: libcurl looks for an early answer before each. */
+	curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE, 16384L);
 	curl_easy_setopt(easy, CURLOPT_HTTPHEADER, &headers[0]);
 	curl_easy_setopt(easy, CURLOPT_USERAGENT, "onside_attribution");
 	curl_easy_setopt(easy, CURLOPT_HTTPAUTH, (long) CURLAUTH_BASIC);

@@ -95,6 +95,11 @@ healthy();
 # The server closes while nothing is under way: nobody notices it.
 {
 	my $retries = status($node, 'postgres')->{retries};
+
+	# A reload closes what is kept of the cases before, perhaps several.
+	$node->reload;
+	wait_until(sub { $sandbox->report->{open_connections} == 0 })
+	  or die 'the worker has not closed its connections';
 	$sandbox->behave({ fault => 'stale_keepalive', after => 0 });
 	foreach my $round (1 .. 10)
 	{

@@ -87,13 +87,23 @@ foreach my $scheme (qw(https http))
 			my $body = '{"error": "early"}';
 			my $answer = "HTTP/1.1 $status Early\r\nContent-Length: " . length($body)
 			  . ($then eq 'keep' ? '' : "\r\nConnection: close") . "\r\n\r\n$body";
-			$node->safe_psql('postgres', 'SELECT onside_attribution.stats_reset()');
-			$wire->behave({ answer => $answer, when => $when, then => $then, times => 1 });
-			record_large();
-			wait_for_flush($node, 'postgres', "$name: all is delivered in the end");
-			my $seen = outcomes(scalar @{ $wire->requests });
+
+			# A reset, which the end of a connection with unread bytes is, can
+			# overtake the answer while a piece is being sent, though seldom.
+			my $may_be_lost = $then eq 'close' || $then eq 'reset';
+			my $seen;
+			foreach my $try (1 .. ($may_be_lost ? 5 : 1))
+			{
+				$node->safe_psql('postgres', 'SELECT onside_attribution.stats_reset()');
+				$wire->behave({ answer => $answer, when => $when, then => $then, times => 1 });
+				record_large();
+				wait_for_flush($node, 'postgres', "$name: all is delivered in the end");
+				$seen = outcomes(scalar @{ $wire->requests });
+				$agreed{ $_->{alpn} } = 1 foreach @{ $wire->noted('tls') };
+				last if $seen->{ $column{$status} };
+				note("$name: lost: " . join(" ", %$seen));
+			}
 			cmp_ok(delete $seen->{responses_204}, '>', 0, "$name: after other answers");
-			$agreed{ $_->{alpn} } = 1 foreach @{ $wire->noted('tls') };
 			is_deeply($seen, { $column{$status} => 1 }, "$name: it is seen as $status");
 		}
 	}

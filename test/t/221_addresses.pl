@@ -181,7 +181,7 @@ foreach my $file ($secret, "$secret.missing", $node->data_dir, '/dev/zero')
 			(my $https = $endpoint) =~ s/^http:/https:/;
 			$fault->configure(ca_file => $file, endpoint => $https);
 		},
-		while => { state => 'backing_off', last_error => qr/\A[ -~]+\z/ },
+		while => { state => 'misconfigured', state_reason => qr/ca_file/, last_error => qr/\A[ -~]+\z/ },
 		during => sub {
 			unlike($node->safe_psql('postgres', 'SELECT * FROM onside_attribution.status')
 				  . log_since($node, $position),
