@@ -28,7 +28,7 @@ my @kinds = (
 	[ e200 => { status => 200 }, 200 ],
 	[ closed => { fault => 'close_no_answer' }, undef ],
 	[ reset => { fault => 'reset_after_upload' }, undef ],
-	[ cut => { fault => 'truncated_body', status => 503 }, undef ],
+	[ cut => { fault => 'truncated_body', status => 503 }, 503 ],
 	[ hang => { fault => 'black_hole' }, undef ],
 	[ slow => { delay => 60 }, undef ]);
 $wire->behave(map { on({ event_name => $_->[0] }, $_->[1]) } @kinds);
