@@ -52,7 +52,7 @@ my @storms = (
 	sub { { fault => 'black_hole' } },
 	sub { { fault => 'close_no_answer', accept => $true } },
 	sub { { fault => 'reset_before_read' } },
-	sub { { one_of => [ { status => 400 }, { status => 413 }, { status => 500, delay => [ 0, 0.2 ] } ], seed => rand(1 << 20) } });
+	sub { { one_of => [ { status => 400 }, { status => 413 }, { status => 500, delay => [ 0, 0.2 ] } ], seed => int(rand(1 << 20)) } });
 
 sub storm { return $storms[ int rand @storms ]->() }
 
