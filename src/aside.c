@@ -84,13 +84,7 @@ onside_aside_insert(const pg_uuid_t *id, const OnsideEvent *event,
 	values = slot->tts_values;
 	memset(slot->tts_isnull, false, Natts_aside * sizeof(bool));
 
-	values[Anum_outbox_event_id - 1] = UUIDPGetDatum(&event->event_id);
-	values[Anum_outbox_event_name - 1] = PointerGetDatum(event->event_name);
-	values[Anum_outbox_payload - 1] = JsonbPGetDatum(event->payload);
-	values[Anum_outbox_event_datetime - 1] =
-		TimestampTzGetDatum(event->event_datetime);
-	values[Anum_outbox_installation_id - 1] =
-		UUIDPGetDatum(&event->installation_id);
+	onside_outbox_set_event(slot, event);
 	values[Anum_outbox_recorded_at - 1] = TimestampTzGetDatum(recorded_at);
 	values[Anum_aside_failed_at - 1] = TimestampTzGetDatum(failed_at);
 	values[Anum_aside_http_status - 1] = Int32GetDatum(http_status);
@@ -115,8 +109,7 @@ onside_aside_fetch(const pg_uuid_t *id, OnsideEvent *event,
 	{
 		onside_outbox_read_event(slot, event);
 		onside_outbox_copy_event(event);
-		*recorded_at =
-			DatumGetTimestampTz(slot->tts_values[Anum_outbox_recorded_at - 1]);
+		*recorded_at = onside_outbox_recorded_at(slot);
 	}
 	ExecDropSingleTupleTableSlot(slot);
 	table_close(rel, AccessShareLock);

@@ -47,7 +47,8 @@ static TimestampTz looked_at;	/* groups due by then have had their chance */
 static TimestampTz look_at;		/* when to look again; 0 for now */
 static Waiting *waiting;		/* groups whose turn it is */
 static int	nwaiting;
-static OnsideChanceGroup *present;	/* whose chance it is; NULL for an outage's */
+static OnsideChanceGroup present;	/* whose chance it is; without a name that
+									 * of an outage's */
 static int	npicks;
 static pg_uuid_t failed[MAX_FAILED];	/* since the last acceptance */
 static int	nfailed;
@@ -61,8 +62,6 @@ onside_chance_init(OnsideSender *my_sender)
 	sender = my_sender;
 	waiting = MemoryContextAlloc(TopMemoryContext,
 								 MAX_GROUPS * sizeof(Waiting));
-	present = MemoryContextAllocZero(TopMemoryContext,
-									 sizeof(OnsideChanceGroup));
 }
 
 void
@@ -164,7 +163,7 @@ onside_chance_look(void)
 	take_recovery();
 	if (sender->chance_tries > 0 || sender->chances_in_flight > 0)
 		return;
-	present->event_name[0] = '\0';
+	present.event_name[0] = '\0';
 	if (nat_once > 0)
 	{
 		onside_sender_begin_chance(sender);
@@ -177,7 +176,7 @@ onside_chance_look(void)
 	{
 		if (waiting[i].from > now)
 			continue;
-		*present = waiting[i].group;
+		present = waiting[i].group;
 		waiting[i] = waiting[--nwaiting];
 		onside_sender_begin_chance(sender);
 		return;
@@ -237,18 +236,16 @@ pick_one(void *arg)
 {
 	Pick	   *pick = arg;
 	pg_uuid_t	id;
-	pg_uuid_t	event_id;
-	TimestampTz recorded_at;
 
-	if (present->event_name[0] == '\0')
+	if (present.event_name[0] == '\0')
 	{
 		while (nat_once > 0 && pick->batch->nitems == 0)
 			(void) add_letter(pick->batch, &at_once[--nat_once]);
 		return;
 	}
-	if (onside_dead_letter_pick(present, GetCurrentTimestamp(),
+	if (onside_dead_letter_pick(&present, GetCurrentTimestamp(),
 								(OnsidePick) (npicks++ % 3), pick->busy,
-								pick->nbusy, &id, &event_id, &recorded_at) &&
+								pick->nbusy, &id) &&
 		!add_letter(pick->batch, &id))
 		(void) onside_dead_letter_postpone(&id, 0, "it cannot be read as an event",
 										   GetCurrentTimestamp());

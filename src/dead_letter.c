@@ -139,23 +139,13 @@ onside_dead_letter_insert(const pg_uuid_t *id, const OnsideEvent *event,
 	values = slot->tts_values;
 	nulls = slot->tts_isnull;
 
-	values[Anum_outbox_event_id - 1] = UUIDPGetDatum(&event->event_id);
-	nulls[Anum_outbox_event_id - 1] = !event->has_event_id;
-	nulls[Anum_outbox_event_name - 1] = event->event_name == NULL;
+	onside_outbox_set_event(slot, event);
 	if (event->event_name != NULL)
 		values[Anum_outbox_event_name - 1] =
 			PointerGetDatum(clipped_name(event->event_name));
-	values[Anum_outbox_payload - 1] = JsonbPGetDatum(event->payload);
-	nulls[Anum_outbox_payload - 1] = event->payload == NULL;
-	values[Anum_outbox_event_datetime - 1] =
-		TimestampTzGetDatum(event->event_datetime);
-	nulls[Anum_outbox_event_datetime - 1] = !event->has_event_datetime;
-	values[Anum_outbox_installation_id - 1] =
-		UUIDPGetDatum(&event->installation_id);
-	nulls[Anum_outbox_installation_id - 1] = !event->has_installation_id;
 	values[Anum_dead_letter_http_status - 1] = Int32GetDatum(http_status);
 	nulls[Anum_dead_letter_http_status - 1] = http_status == 0;
-	values[Anum_dead_letter_error - 1] = 
+	values[Anum_dead_letter_error - 1] =
 		PointerGetDatum(onside_dead_letter_clip(error));
 	nulls[Anum_dead_letter_error - 1] = false;
 	values[Anum_dead_letter_attempts - 1] = Int32GetDatum(attempts);
@@ -205,7 +195,7 @@ onside_dead_letter_holds(const OnsideEvent *event)
 	Relation	rel = table_open(onside_table_oid("dead_letter"),
 								 RowExclusiveLock);
 	TupleTableSlot *row = table_slot_create(rel, NULL);
-	Oid			index = onside_relation_oid("dead_letter_event_id_idx");
+	Oid			index = onside_shape_find_index(rel, "dead_letter_event_id_idx");
 	bool		found = false;
 	ScanKeyData key;
 	SysScanDesc scan;

@@ -107,9 +107,7 @@ typedef enum OnsidePick
 extern bool onside_dead_letter_pick(const OnsideChanceGroup *group,
 									TimestampTz due_by, OnsidePick pick,
 									const pg_uuid_t *not_these,
-									int n_not_these, pg_uuid_t *id,
-									pg_uuid_t *event_id,
-									TimestampTz *recorded_at);
+									int n_not_these, pg_uuid_t *id);
 
 /*
  * Copies the event into the current memory context.  False if it is not there any

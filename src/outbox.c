@@ -161,13 +161,7 @@ onside_append(OnsideAppend *append, const OnsideEvent *event)
 	Datum	   *values = slot->tts_values;
 
 	memset(slot->tts_isnull, false, Natts_outbox * sizeof(bool));
-	values[Anum_outbox_event_id - 1] = UUIDPGetDatum(&event->event_id);
-	values[Anum_outbox_event_name - 1] = PointerGetDatum(event->event_name);
-	values[Anum_outbox_payload - 1] = JsonbPGetDatum(event->payload);
-	values[Anum_outbox_event_datetime - 1] =
-		TimestampTzGetDatum(event->event_datetime);
-	values[Anum_outbox_installation_id - 1] =
-		UUIDPGetDatum(&event->installation_id);
+	onside_outbox_set_event(slot, event);
 	values[Anum_outbox_recorded_at - 1] = TimestampTzGetDatum(append->now);
 	values[Anum_outbox_xid - 1] = FullTransactionIdGetDatum(append->xid);
 	values[Anum_outbox_id - 1] = Int64GetDatum(onside_commit_next_id());
@@ -187,6 +181,35 @@ onside_append_end(OnsideAppend *append)
  * The other way in
  * ----------
  */
+
+void
+onside_outbox_set_event(TupleTableSlot *slot, const OnsideEvent *event)
+{
+	Datum	   *values = slot->tts_values;
+	bool	   *nulls = slot->tts_isnull;
+
+	values[Anum_outbox_event_id - 1] = UUIDPGetDatum(&event->event_id);
+	nulls[Anum_outbox_event_id - 1] = !event->has_event_id;
+	values[Anum_outbox_event_name - 1] = PointerGetDatum(event->event_name);
+	nulls[Anum_outbox_event_name - 1] = event->event_name == NULL;
+	values[Anum_outbox_payload - 1] = JsonbPGetDatum(event->payload);
+	nulls[Anum_outbox_payload - 1] = event->payload == NULL;
+	values[Anum_outbox_event_datetime - 1] =
+		TimestampTzGetDatum(event->event_datetime);
+	nulls[Anum_outbox_event_datetime - 1] = !event->has_event_datetime;
+	values[Anum_outbox_installation_id - 1] =
+		UUIDPGetDatum(&event->installation_id);
+	nulls[Anum_outbox_installation_id - 1] = !event->has_installation_id;
+}
+
+TimestampTz
+onside_outbox_recorded_at(TupleTableSlot *slot)
+{
+	bool		isnull;
+
+	return DatumGetTimestampTz(slot_getattr(slot, Anum_outbox_recorded_at,
+											&isnull));
+}
 
 void
 onside_outbox_read_event(TupleTableSlot *slot, OnsideEvent *event)

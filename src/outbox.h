@@ -60,6 +60,16 @@ extern Snapshot onside_reading_snapshot(void);
 /* The event in a row of a segment.  Points into the slot where it can. */
 extern void onside_outbox_read_event(TupleTableSlot *slot, OnsideEvent *event);
 
+/*
+ * The reverse, for a row of a segment, of aside or of dead_letter, which begin
+ * with the same columns: fields that the event lacks become null.
+ */
+extern void onside_outbox_set_event(TupleTableSlot *slot,
+									const OnsideEvent *event);
+
+/* When the event in a row of a segment or of aside was recorded. */
+extern TimestampTz onside_outbox_recorded_at(TupleTableSlot *slot);
+
 /* Makes an event's fields copies in the current memory context. */
 extern void onside_outbox_copy_event(OnsideEvent *event);
 

@@ -80,6 +80,7 @@ static int64 persisted_at;
 static bool snapshot_held;
 static TransactionId probe_xid; /* wrote the row when was last looked */
 static int64 probed_at;
+static int64 published;			/* events settled, as publish_counts() told */
 static int	written;			/* fates of the present transaction */
 static int	burying_now;		/* dead letters that it makes */
 static int64 buried;			/* that were made */
@@ -209,13 +210,10 @@ static bool
 copy_event(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 {
 	Copy	   *copy = arg;
-	bool		isnull;
 
 	onside_outbox_read_event(row, &copy->event);
 	onside_outbox_copy_event(&copy->event);
-	copy->recorded_at =
-		DatumGetTimestampTz(slot_getattr(row, Anum_outbox_recorded_at,
-										 &isnull));
+	copy->recorded_at = onside_outbox_recorded_at(row);
 	copy->found = true;
 	return false;
 }
@@ -337,6 +335,7 @@ forget_written(void)
 static void
 publish_counts(void)
 {
+	published = onside_progress_settled_count();
 	onside_stats_publish(slot);
 	LWLockAcquire(slot->lock, LW_EXCLUSIVE);
 	onside_progress_report(&slot->status);
@@ -394,7 +393,8 @@ onside_progress_settle(void)
 		persist_due = true;
 
 	/* Before flush() may return. */
-	publish_counts();
+	if (onside_progress_settled_count() != published)
+		publish_counts();
 }
 
 /* ----------
@@ -409,8 +409,6 @@ typedef struct Leaving
 	OnsideItem	was[WRITE_AT_ONCE];
 	pg_uuid_t	ids[WRITE_AT_ONCE];
 	int			n;
-	OnsideCursor settled;		/* then */
-	bool		moved;
 } Leaving;
 
 /* Body of a transaction: they go aside, and the row moves past them. */

@@ -155,7 +155,7 @@ add_to_batch(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 	if (onside_reader_took(pos))
 		return true;
 	onside_outbox_read_event(row, &event);
-	item = item_at(pos, DatumGetTimestampTz(row->tts_values[Anum_outbox_recorded_at - 1]));
+	item = item_at(pos, onside_outbox_recorded_at(row));
 	return onside_batch_add(read->batch, &event, &item, read->max_events,
 							read->max_bytes);
 }
@@ -572,13 +572,10 @@ static bool
 take_recorded_at(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 {
 	Peek	   *peek = arg;
-	bool		isnull;
 
 	if (onside_reader_took(pos))
 		return true;
-	peek->oldest =
-		DatumGetTimestampTz(slot_getattr(row, Anum_outbox_recorded_at,
-										 &isnull));
+	peek->oldest = onside_outbox_recorded_at(row);
 	return false;
 }
 

@@ -400,13 +400,11 @@ choose_random(Choice *choice, ScanKey due_keys)
 bool
 onside_dead_letter_pick(const OnsideChanceGroup *group, TimestampTz due_by,
 						OnsidePick pick, const pg_uuid_t *not_these,
-						int n_not_these, pg_uuid_t *id, pg_uuid_t *event_id,
-						TimestampTz *recorded_at)
+						int n_not_these, pg_uuid_t *id)
 {
 	Choice		choice = {
 		.not_these = not_these, .n_not_these = n_not_these
 	};
-	TupleTableSlot *row;
 	ScanKeyData keys[3];
 	bool		found;
 
@@ -422,13 +420,7 @@ onside_dead_letter_pick(const OnsideChanceGroup *group, TimestampTz due_by,
 		found = choose(&choice, keys, 3, pick == ONSIDE_PICK_OLDEST ?
 					   ForwardScanDirection : BackwardScanDirection);
 	if (found)
-	{
-		row = choice.look.row;
-		*id = *DatumGetUUIDP(row->tts_values[Anum_dead_letter_id - 1]);
-		*event_id = *DatumGetUUIDP(row->tts_values[Anum_outbox_event_id - 1]);
-		*recorded_at =
-			DatumGetTimestampTz(row->tts_values[Anum_dead_letter_recorded_at - 1]);
-	}
+		*id = *DatumGetUUIDP(choice.look.row->tts_values[Anum_dead_letter_id - 1]);
 	end_look(&choice.look);
 	return found;
 }

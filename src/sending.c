@@ -41,7 +41,6 @@ typedef struct InFlight
 	OnsideBatch *batch;
 } InFlight;
 
-static OnsideSlot *slot;
 static OnsideSender *sender;
 static InFlight in_flight[ONSIDE_HTTP_MAX_REQUESTS];
 static OnsideSendingStatus status;
@@ -75,13 +74,12 @@ to_timestamp(int64 moment)
 }
 
 void
-onside_sending_init(OnsideSlot *my_slot, const OnsideDelivery *delivery)
+onside_sending_init(const OnsideDelivery *delivery)
 {
 	OnsideSendSettings settings = current_settings();
 	int64		now = onside_clock();
 	int64		not_before = 0;
 
-	slot = my_slot;
 	sender = onside_sender_create(&settings,
 								  pg_prng_uint64(&pg_global_prng_state));
 	if (delivery->not_before != 0)
@@ -368,7 +366,6 @@ typedef struct Check
 	int			capacity;
 	OnsideItem *items;
 	bool	   *gone;
-	int			next;
 } Check;
 
 static void
@@ -377,11 +374,9 @@ note_item(OnsideItem *item, void *arg)
 	Check	   *check = arg;
 
 	if (check->n == check->capacity)
-	{
-		check->capacity *= 2;
-		check->items = repalloc(check->items,
-								check->capacity * sizeof(OnsideItem));
-	}
+		check->items = onside_array_enlarge(CurrentMemoryContext,
+											check->items, &check->capacity,
+											sizeof(OnsideItem));
 	check->items[check->n++] = *item;
 }
 
@@ -394,21 +389,12 @@ check_all(void *arg)
 	onside_reader_find(check->items, check->n, check->gone);
 }
 
-static int
-compare_seqs(const void *a, const void *b)
-{
-	int64		x = ((const OnsideItem *) a)->seq;
-	int64		y = ((const OnsideItem *) b)->seq;
-
-	return (x > y) - (x < y);
-}
-
 static bool
 is_there(const OnsideItem *item, void *arg)
 {
 	Check	   *check = arg;
 	OnsideItem *found = bsearch(item, check->items, check->n,
-								sizeof(OnsideItem), compare_seqs);
+								sizeof(OnsideItem), onside_item_compare);
 
 	return found == NULL || !check->gone[found - check->items];
 }
@@ -419,14 +405,13 @@ onside_sending_check(void)
 	Check		check = {0};
 	bool		done;
 
-	check.capacity = 64;
-	check.items = palloc(check.capacity * sizeof(OnsideItem));
 	onside_sender_visit(sender, note_item, &check);
-	qsort(check.items, check.n, sizeof(OnsideItem), compare_seqs);
-	check.gone = palloc0(Max(check.n, 1) * sizeof(bool));
-	done = check.n == 0 ||
-		onside_txn_run(&checking, ONSIDE_USES_LOG | ONSIDE_READS_ASIDE,
-					   check_all, &check);
+	if (check.n == 0)
+		return true;
+	qsort(check.items, check.n, sizeof(OnsideItem), onside_item_compare);
+	check.gone = palloc0(check.n * sizeof(bool));
+	done = onside_txn_run(&checking, ONSIDE_USES_LOG | ONSIDE_READS_ASIDE,
+						  check_all, &check);
 	if (done)
 		onside_sender_check(sender, is_there, &check);
 	pfree(check.items);

@@ -31,8 +31,7 @@ typedef struct OnsideSendingStatus
 } OnsideSendingStatus;
 
 /* Starts with what a predecessor has left. */
-extern void onside_sending_init(OnsideSlot *slot,
-								const OnsideDelivery *delivery);
+extern void onside_sending_init(const OnsideDelivery *delivery);
 
 /*
  * Settings may have changed.  resume: a person says that all is well again, or

@@ -697,11 +697,7 @@ count_in_segment(Relation rel, const Ranges *ranges, int64 max,
 		for (start_range(&source, &ranges->range[i]);
 			 pending->events < max && source.has_row; advance(&source))
 		{
-			bool		isnull;
-			TimestampTz recorded_at =
-				DatumGetTimestampTz(slot_getattr(source.slot,
-												 Anum_outbox_recorded_at,
-												 &isnull));
+			TimestampTz recorded_at = onside_outbox_recorded_at(source.slot);
 
 			CHECK_FOR_INTERRUPTS();
 			if (pending->events++ == 0 || recorded_at < pending->oldest)

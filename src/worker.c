@@ -618,11 +618,9 @@ loop_timeout(int64 polled_at)
 static bool
 arm_wakeup(void)
 {
-	uint64		wanted;
+	uint64		wanted = may_send() ? onside_sending_wants() : 0;
 
-	if (may_send() && onside_sending_wants() > 0)
-		wanted = onside_sending_wants();
-	else
+	if (wanted == 0)
 		wanted = onside_reader_has_some() ? 0 : 1;
 	return onside_slot_arm(slot, noticed, wanted);
 }
@@ -696,7 +694,6 @@ main_loop(void)
 		restart_if_wanted();
 
 		onside_sending_collect();
-		onside_progress_settle();
 		read_credentials_again();
 		notice_withdrawals();
 		if (may_send())
@@ -870,7 +867,7 @@ onside_worker_main(Datum slot_no)
 	control_due = true;
 	onside_http_init();
 	epoch = pg_atomic_read_u32(&slot->epoch);
-	onside_sending_init(slot, onside_progress_delivery());
+	onside_sending_init(onside_progress_delivery());
 	onside_reader_init(slot, &onside_progress_delivery()->settled);
 	onside_chance_init(onside_sending_sender());
 	onside_progress_begin();

@@ -37,6 +37,29 @@ onside_words_release(OnsideWords *words)
 }
 
 /* ----------
+ * Items and arrays
+ * ----------
+ */
+
+int
+onside_item_compare(const void *a, const void *b)
+{
+	int64		x = ((const OnsideItem *) a)->seq;
+	int64		y = ((const OnsideItem *) b)->seq;
+
+	return (x > y) - (x < y);
+}
+
+void *
+onside_array_enlarge(MemoryContext context, void *array, int *capacity,
+					 Size element)
+{
+	*capacity = Max(64, *capacity * 2);
+	return array == NULL ? MemoryContextAlloc(context, *capacity * element) :
+		repalloc(array, *capacity * element);
+}
+
+/* ----------
  * Pieces
  * ----------
  */
@@ -133,18 +156,9 @@ void
 onside_heap_add(MemoryContext context, OnsideHeap *heap, OnsidePiece *piece)
 {
 	if (heap->n == heap->capacity)
-	{
-		OnsidePiece **larger;
-
-		heap->capacity = Max(64, heap->capacity * 2);
-		larger = MemoryContextAlloc(context,
-									heap->capacity * sizeof(OnsidePiece *));
-		if (heap->n > 0)
-			memcpy(larger, heap->pieces, heap->n * sizeof(OnsidePiece *));
-		if (heap->pieces != NULL)
-			pfree(heap->pieces);
-		heap->pieces = larger;
-	}
+		heap->pieces = onside_array_enlarge(context, heap->pieces,
+											&heap->capacity,
+											sizeof(OnsidePiece *));
 	put(heap, heap->n++, piece);
 	sift(heap, heap->n - 1);
 }

@@ -75,6 +75,15 @@ typedef struct OnsidePiece
 	OnsideWords *words;			/* of the last failure */
 } OnsidePiece;
 
+/* For qsort and bsearch: by seq. */
+extern int	onside_item_compare(const void *a, const void *b);
+
+/*
+ * Makes room for one more element in an array, which may be NULL; returns it.
+ */
+extern void *onside_array_enlarge(MemoryContext context, void *array,
+								  int *capacity, Size element);
+
 /* Copies n items into a new piece without a past. */
 extern OnsidePiece *onside_piece_create(MemoryContext context,
 										const OnsideItem *items, int n);

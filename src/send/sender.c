@@ -234,14 +234,19 @@ take_out(OnsideSender *sender, OnsidePiece *piece)
 		dlist_delete(&piece->node);
 }
 
+/* What of a piece is behind its first n events waits as one of its own. */
+static void
+cut_rest(OnsideSender *sender, OnsidePiece *piece, int n)
+{
+	if (n < piece->nitems)
+		put_untried(sender, onside_piece_cut(sender->context, piece, n));
+}
+
 /* Cuts a piece in two, neither of which was tried in this form. */
 static void
 halve(OnsideSender *sender, OnsidePiece *piece)
 {
-	OnsidePiece *rest = onside_piece_cut(sender->context, piece,
-										 (piece->nitems + 1) / 2);
-
-	put_untried(sender, rest);
+	cut_rest(sender, piece, (piece->nitems + 1) / 2);
 	put_untried(sender, piece);
 }
 
@@ -252,18 +257,9 @@ add_fate(OnsideSender *sender, OnsideFateKind kind, const OnsideItem *item,
 	OnsideFate *fate;
 
 	if (sender->nfates == sender->fates_capacity)
-	{
-		OnsideFate *larger;
-
-		sender->fates_capacity = Max(64, sender->fates_capacity * 2);
-		larger = MemoryContextAlloc(sender->context,
-									sender->fates_capacity * sizeof(OnsideFate));
-		if (sender->nfates > 0)
-			memcpy(larger, sender->fates, sender->nfates * sizeof(OnsideFate));
-		if (sender->fates != NULL)
-			pfree(sender->fates);
-		sender->fates = larger;
-	}
+		sender->fates = onside_array_enlarge(sender->context, sender->fates,
+											 &sender->fates_capacity,
+											 sizeof(OnsideFate));
 	fate = &sender->fates[sender->nfates++];
 	fate->kind = kind;
 	fate->item = *item;
@@ -298,8 +294,8 @@ give_up(OnsideSender *sender, OnsidePiece *piece)
 	drop(sender, piece);
 }
 
-static void
-review_soon(OnsideSender *sender, int64 at)
+void
+onside_sender_review_at(OnsideSender *sender, int64 at)
 {
 	if (sender->judge_at_us == 0 || at < sender->judge_at_us)
 		sender->judge_at_us = at;
@@ -312,7 +308,7 @@ review_soon(OnsideSender *sender, int64 at)
 
 /* The last failure counts if something was accepted that was sent after it. */
 static void
-count_failure(OnsideSender *sender, OnsidePiece *piece, int64 now)
+count_failure(OnsideSender *sender, OnsidePiece *piece)
 {
 	if (!piece->undecided || sender->accepted_sent <= piece->last_failed)
 		return;
@@ -371,15 +367,6 @@ is_refused_for_good(OnsideSender *sender, OnsidePiece *piece,
  * ----------
  */
 
-static int
-compare_items(const void *a, const void *b)
-{
-	int64		x = ((const OnsideItem *) a)->seq;
-	int64		y = ((const OnsideItem *) b)->seq;
-
-	return (x > y) - (x < y);
-}
-
 /* Two events with one event_id never share a request. */
 static bool
 holds_event_id(const OnsideItem *items, int n, const OnsideItem *item)
@@ -428,7 +415,8 @@ regroup(OnsideSender *sender)
 		{
 			OnsidePiece *group = onside_piece_create(sender->context, items, n);
 
-			qsort(group->items, n, sizeof(OnsideItem), compare_items);
+			qsort(group->items, n, sizeof(OnsideItem),
+				  onside_item_compare);
 			group->tries = model->tries;
 			group->failures = model->failures;
 			group->first_failed = model->first_failed;
@@ -491,7 +479,7 @@ answer_accepted(OnsideSender *sender, OnsideInFlight *request,
 			regroup(sender);
 		sender->trouble = 0;
 		sender->probe_newest = sender->probe_failed = false;
-		review_soon(sender, now + REVIEW_INTERVAL);
+		onside_sender_review_at(sender, now + REVIEW_INTERVAL);
 	}
 	drop(sender, piece);
 }
@@ -514,7 +502,7 @@ note_failure(OnsideSender *sender, OnsidePiece *piece,
 	piece->words = onside_words_create(sender->context, answer->status,
 									   answer->words[0] != '\0' ?
 									   answer->words : status);
-	review_soon(sender, now + ASIDE_AFTER);
+	onside_sender_review_at(sender, now + ASIDE_AFTER);
 }
 
 /* A dead letter that was tried again waits for its next chance. */
@@ -610,7 +598,7 @@ answer_failed(OnsideSender *sender, OnsideInFlight *request,
 	}
 
 	piece->failures++;
-	count_failure(sender, piece, now);
+	count_failure(sender, piece);
 	piece->last_failed = sender->tick;
 	piece->undecided = current && !refused;
 	if (current && (refused ?
@@ -626,17 +614,23 @@ answer_failed(OnsideSender *sender, OnsideInFlight *request,
 	put_back(sender, piece);
 }
 
+static bool
+probe_is_in_flight(const OnsideSender *sender)
+{
+	for (int i = 0; i < ONSIDE_SENDER_MAX_REQUESTS; i++)
+		if (sender->requests[i].id != 0 && sender->requests[i].probe)
+			return true;
+	return false;
+}
+
 /* Is this round of probes over, with nothing accepted? */
 static void
 end_round(OnsideSender *sender, const OnsideInFlight *request, int64 now)
 {
-	if (!request->probe || !onside_pace_waits(&sender->pace) ||
-		sender->probe_newest || sender->probe_failed)
-		return;
-	for (int i = 0; i < ONSIDE_SENDER_MAX_REQUESTS; i++)
-		if (sender->requests[i].id != 0 && sender->requests[i].probe)
-			return;
-	onside_pace_wait(&sender->pace, now);
+	if (request->probe && onside_pace_waits(&sender->pace) &&
+		!sender->probe_newest && !sender->probe_failed &&
+		!probe_is_in_flight(sender))
+		onside_pace_wait(&sender->pace, now);
 }
 
 void
@@ -832,7 +826,6 @@ fit(OnsideSender *sender, OnsidePiece *piece)
 {
 	int64		bytes = ONSIDE_SENDER_FRAME;
 	int			n;
-	OnsidePiece *rest;
 
 	for (n = 0; n < piece->nitems; n++)
 	{
@@ -841,10 +834,7 @@ fit(OnsideSender *sender, OnsidePiece *piece)
 					  bytes >= sender->pace.settings.batch_max_bytes))
 			break;
 	}
-	if (n == piece->nitems)
-		return;
-	rest = onside_piece_cut(sender->context, piece, n);
-	put_untried(sender, rest);
+	cut_rest(sender, piece, n);
 }
 
 static void
@@ -909,12 +899,7 @@ probe_piece(OnsideSender *sender)
 
 	if (piece == NULL)
 		return sender->lone.n > 0 ? sender->lone.pieces[0] : NULL;
-	if (!is_lone(piece))
-	{
-		OnsidePiece *rest = onside_piece_cut(sender->context, piece, 1);
-
-		put_untried(sender, rest);
-	}
+	cut_rest(sender, piece, 1);
 	return piece;
 }
 
@@ -940,9 +925,8 @@ next_in_wait(OnsideSender *sender, int64 now, int offers, OnsideOrder *order)
 	/* The wait is over: a round of probes, unless one is on its way. */
 	if (!sender->probe_newest && !sender->probe_failed)
 	{
-		for (int i = 0; i < ONSIDE_SENDER_MAX_REQUESTS; i++)
-			if (sender->requests[i].id != 0 && sender->requests[i].probe)
-				return false;
+		if (probe_is_in_flight(sender))
+			return false;
 		sender->probe_newest = sender->probe_failed = true;
 	}
 	order->probe = true;
@@ -1091,8 +1075,7 @@ visit_pieces(OnsideSender *sender, bool in_flight, PieceVisit visit, void *arg)
 
 	/* backwards: a piece that is taken out is replaced by one from behind */
 	for (int i = sender->lone.n - 1; i >= 0; i--)
-		if (i < sender->lone.n)
-			visit(sender, sender->lone.pieces[i], arg);
+		visit(sender, sender->lone.pieces[i], arg);
 }
 
 typedef struct Review
@@ -1142,12 +1125,9 @@ onside_sender_review(OnsideSender *sender, int64 now, OnsideLeaving *items,
 		return 0;
 	for (int i = sender->lone.n - 1; i >= 0; i--)
 	{
-		OnsidePiece *piece;
+		OnsidePiece *piece = sender->lone.pieces[i];
 
-		if (i >= sender->lone.n)
-			continue;
-		piece = sender->lone.pieces[i];
-		count_failure(sender, piece, now);
+		count_failure(sender, piece);
 		if (is_condemned(sender, piece, now))
 		{
 			onside_heap_remove(&sender->lone, piece);
@@ -1166,12 +1146,6 @@ count_aside(OnsideSender *sender, OnsidePiece *piece, void *arg)
 }
 
 void
-onside_sender_review_at(OnsideSender *sender, int64 at)
-{
-	review_soon(sender, at);
-}
-
-void
 onside_sender_is_aside(OnsideSender *sender)
 {
 	sender->held = sender->held_aside = 0;
@@ -1181,11 +1155,8 @@ onside_sender_is_aside(OnsideSender *sender)
 	for (int i = sender->lone.n - 1;
 		 i >= 0 && sender->held_aside > ONSIDE_SENDER_MAX_ASIDE; i--)
 	{
-		OnsidePiece *piece;
+		OnsidePiece *piece = sender->lone.pieces[i];
 
-		if (i >= sender->lone.n)
-			continue;
-		piece = sender->lone.pieces[i];
 		if (piece->items[0].home != ONSIDE_IN_ASIDE)
 			continue;
 		onside_heap_remove(&sender->lone, piece);
@@ -1295,8 +1266,7 @@ onside_sender_settled(OnsideSender *sender)
 	int64		lowest = sender->last_seq + 1;
 
 	visit_pieces(sender, true, find_lowest, &lowest);
-	sender->settled_seq = lowest - 1;
-	return sender->settled_seq;
+	return lowest - 1;
 }
 
 /* ----------
@@ -1312,7 +1282,7 @@ onside_sender_wake_at(const OnsideSender *sender, int64 now, int offers)
 		PG_INT64_MAX;
 
 	if (now < pace->not_before)
-		at = Min(at, Max(pace->not_before, now));
+		at = Min(at, pace->not_before);
 	else if (onside_pace_waits(pace))
 	{
 		if (now < pace->wait_until &&

@@ -166,7 +166,6 @@ typedef struct OnsideSender
 	int64		healed;			/* dead letters that were accepted */
 	int64		withdrawn;		/* likewise, that were deleted */
 	int64		refused;		/* likewise, given up */
-	int64		settled_seq;	/* known: everything up to here is settled */
 } OnsideSender;
 
 /* The sender lives in the current memory context. */

@@ -45,6 +45,12 @@ palloc0(Size size)
 	return need(calloc(1, size));
 }
 
+void *
+repalloc(void *p, Size size)
+{
+	return need(realloc(p, size));
+}
+
 void
 pfree(void *p)
 {
