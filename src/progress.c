@@ -174,10 +174,11 @@ static bool
 not_before_has_changed(void)
 {
 	TimestampTz now = onside_sending_not_before();
+	int64		difference = now - delivery.not_before;
 
 	/* the same moment by two clocks */
 	return (now == 0) != (delivery.not_before == 0) ||
-		Abs(now - delivery.not_before) > USECS_PER_SEC / 10;
+		Max(difference, -difference) > USECS_PER_SEC / 10;
 }
 
 /* Milliseconds until the row is to be written; -1 for never. */
