@@ -83,13 +83,14 @@ CREATE TABLE onside_attribution.delivery_cursor (
     requests bigint NOT NULL,
     retries bigint NOT NULL,
     refused_in_row integer NOT NULL,
+    trouble_since timestamptz,
     not_before timestamptz,
     CHECK ((settled_window IS NULL) OPERATOR(pg_catalog.=) (settled_xid IS NULL)),
     CHECK ((settled_window IS NULL) OPERATOR(pg_catalog.=) (settled_id IS NULL))
 );
 
 INSERT INTO onside_attribution.delivery_cursor VALUES
-    (true, NULL, '1:1:', NULL, NULL, NULL, 1, NULL, NULL, 0, 0, 0, 0, 0, NULL);
+    (true, NULL, '1:1:', NULL, NULL, NULL, 1, NULL, NULL, 0, 0, 0, 0, 0, NULL, NULL);
 
 /* What a DBA has decided; written by pause() and resume(). */
 CREATE TABLE onside_attribution.control (
@@ -466,6 +467,8 @@ COMMENT ON COLUMN onside_attribution.delivery_cursor.dead_lettered IS 'Events th
 COMMENT ON COLUMN onside_attribution.delivery_cursor.requests IS 'HTTP requests since CREATE EXTENSION; a crash can lose the last ones';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.refused_in_row IS
     'Events that were refused for good since the API has accepted anything; ten at most';
+COMMENT ON COLUMN onside_attribution.delivery_cursor.trouble_since IS
+    'Nothing was accepted since then; what is a dead letter since is tried again as soon as something is';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.retries IS 'Those of them that sent once more what a failed request had carried';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.not_before IS
     'Until when the API asked to wait (Retry-After), so that a restart keeps to it; NULL if it did not';

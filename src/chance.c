@@ -50,8 +50,6 @@ static int	nwaiting;
 static OnsideChanceGroup present;	/* whose chance it is; without a name that
 									 * of an outage's */
 static int	npicks;
-static pg_uuid_t failed[MAX_FAILED];	/* since the last acceptance */
-static int	nfailed;
 static pg_uuid_t at_once[MAX_FAILED];	/* those of an outage that is over */
 static int	nat_once;
 static OnsideBrake brake = {.work = "look for dead letters that are due"};
@@ -69,13 +67,6 @@ onside_chance_expect(TimestampTz retry_at)
 {
 	if (look_at != 0 && retry_at < look_at)
 		look_at = retry_at;
-}
-
-void
-onside_chance_note_failed(const pg_uuid_t *id)
-{
-	if (nfailed < MAX_FAILED)
-		failed[nfailed++] = *id;
 }
 
 /* ----------
@@ -140,19 +131,35 @@ look_at_groups(void *arg)
 	looked_at = now;
 }
 
-/* Is something accepted again, after a time without? */
+/* Is something accepted again, after a time without, of which all is written? */
+static bool
+has_recovered(void)
+{
+	return sender->recovered && sender->nfates == 0;
+}
+
+/* Body of a transaction: notes what failed in that time. */
+static void
+look_at_outage(void *arg)
+{
+	TimestampTz since = onside_clock_timestamp(sender->recovered_us);
+
+	*(int *) arg = onside_dead_letter_failed_since(since, at_once + nat_once,
+												   MAX_FAILED - nat_once);
+}
+
+/* What failed while nothing was accepted has its chance now. */
 static void
 take_recovery(void)
 {
-	if (sender->trouble != 0 || sender->nfates > 0)
+	int			found;
+
+	if (!has_recovered() ||
+		!onside_txn_run(&brake, ONSIDE_USES_DEAD_LETTER, look_at_outage,
+						&found))
 		return;
-	if (sender->recovered && nfailed > 0)
-	{
-		memcpy(at_once, failed, nfailed * sizeof(pg_uuid_t));
-		nat_once = nfailed;
-	}
+	nat_once += found;
 	sender->recovered = false;
-	nfailed = 0;
 }
 
 void
@@ -279,7 +286,7 @@ onside_chance_timeout(void)
 
 	if (sender->chance_tries > 0 || sender->chances_in_flight > 0)
 		return -1;
-	if (nat_once > 0)
+	if (nat_once > 0 || has_recovered())
 		return Max(0, onside_brake_timeout(&brake));
 	for (int i = 0; i < nwaiting; i++)
 		next = Min(next, waiting[i].from);

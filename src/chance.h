@@ -19,12 +19,6 @@ extern void onside_chance_init(OnsideSender *sender);
 /* Dead letters may have come that have their chance at this time. */
 extern void onside_chance_expect(TimestampTz retry_at);
 
-/*
- * A dead letter was made, or its chance has failed, while nothing was accepted.
- * It gets another one as soon as something is.
- */
-extern void onside_chance_note_failed(const pg_uuid_t *id);
-
 /* Begins a chance if one is due, and none is under way. */
 extern void onside_chance_look(void);
 

@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "portability/instr_time.h"
+#include "utils/timestamp.h"
 
 /* Microseconds since some moment. */
 static inline int64
@@ -23,6 +24,13 @@ onside_clock(void)
 
 	INSTR_TIME_SET_CURRENT(now);
 	return (int64) INSTR_TIME_GET_MICROSEC(now);
+}
+
+/* A moment of this clock as a timestamp, for people and for a restart. */
+static inline TimestampTz
+onside_clock_timestamp(int64 moment)
+{
+	return GetCurrentTimestamp() + (moment - onside_clock());
 }
 
 /*

@@ -91,6 +91,13 @@ extern bool onside_dead_letter_next_group(const OnsideChanceGroup *after,
 extern TimestampTz onside_dead_letter_next_due(const OnsideChanceGroup *group,
 											   TimestampTz later_than);
 
+/*
+ * Those that have failed since then and have a retry_at; returns how many, of at
+ * most "max".
+ */
+extern int	onside_dead_letter_failed_since(TimestampTz since, pg_uuid_t *ids,
+											int max);
+
 /* Oldest and newest by retry_at. */
 typedef enum OnsidePick
 {

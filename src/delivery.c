@@ -90,6 +90,7 @@ enum
 	Anum_cursor_requests,
 	Anum_cursor_retries,
 	Anum_cursor_refused_in_row,
+	Anum_cursor_trouble_since,
 	Anum_cursor_not_before,
 	Natts_cursor = Anum_cursor_not_before
 };
@@ -431,6 +432,7 @@ read_cursor(TupleTableSlot *slot, void *arg)
 	delivery->retries = DatumGetInt64(values[Anum_cursor_retries - 1]);
 	delivery->refused_in_row =
 		DatumGetInt32(values[Anum_cursor_refused_in_row - 1]);
+	delivery->trouble_since = time_of(slot, Anum_cursor_trouble_since);
 	delivery->not_before = time_of(slot, Anum_cursor_not_before);
 	if (delivery->not_before > latest)
 		delivery->not_before = latest;
@@ -500,6 +502,8 @@ onside_delivery_store(OnsideDelivery *delivery)
 	values[Anum_cursor_retries - 1] = Int64GetDatum(delivery->retries);
 	values[Anum_cursor_refused_in_row - 1] =
 		Int32GetDatum(delivery->refused_in_row);
+	set_time(values, nulls, Anum_cursor_trouble_since,
+			 delivery->trouble_since);
 	set_time(values, nulls, Anum_cursor_not_before, delivery->not_before);
 	write_state("delivery_cursor", values, nulls, Natts_cursor);
 }

@@ -28,6 +28,7 @@ typedef struct OnsideDelivery
 	int64		requests;		/* HTTP requests, cumulative */
 	int64		retries;
 	int			refused_in_row;	/* see OnsideSender */
+	TimestampTz trouble_since;	/* nothing was accepted since; or 0 */
 	TimestampTz not_before;		/* a Retry-After; 0 for none */
 	FullTransactionId written_by;	/* the transaction that wrote the row */
 } OnsideDelivery;

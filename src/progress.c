@@ -84,7 +84,6 @@ static int64 published;			/* events settled, as publish_counts() told */
 static int	written;			/* fates of the present transaction */
 static int	burying_now;		/* dead letters that it makes */
 static int64 buried;			/* that were made */
-static pg_uuid_t letter_ids[WRITE_AT_ONCE]; /* of dead letters made in it */
 static TimestampTz unwritten_since;	/* there are fates; or 0 */
 
 /* Where the reading of aside has come to; and is there more? */
@@ -147,6 +146,8 @@ store(void)
 	delivery.retries = before.retries + status->retries;
 	delivery.not_before = onside_sending_not_before();
 	delivery.refused_in_row = sender->refused_in_row;
+	delivery.trouble_since = sender->trouble == 0 ? 0 :
+		onside_clock_timestamp(sender->trouble_us);
 	onside_delivery_store(&delivery);
 	look_for_held_snapshot();
 }
@@ -239,17 +240,16 @@ fetch(const OnsideItem *item, Copy *copy)
 
 /* Moves a refused event into dead_letter. */
 static void
-bury(const OnsideFate *fate, pg_uuid_t *id)
+bury(const OnsideFate *fate)
 {
 	Copy		copy;
 	TimestampTz now = GetCurrentTimestamp();
 
-	onside_event_next_id(id);
 	if (fetch(&fate->item, &copy) &&
 		!onside_dead_letter_holds(&copy.event))
 	{
 		burying_now++;
-		onside_dead_letter_insert(id, &copy.event, fate->words->status,
+		onside_dead_letter_insert(NULL, &copy.event, fate->words->status,
 								  fate->words->text, fate->tries,
 								  copy.recorded_at,
 								  onside_dead_letter_retry_at(now, 0), NULL);
@@ -259,7 +259,7 @@ bury(const OnsideFate *fate, pg_uuid_t *id)
 }
 
 static void
-carry_out(const OnsideFate *fate, pg_uuid_t *id)
+carry_out(const OnsideFate *fate)
 {
 	switch (fate->kind)
 	{
@@ -270,7 +270,7 @@ carry_out(const OnsideFate *fate, pg_uuid_t *id)
 				(void) onside_dead_letter_delete(onside_item_id(&fate->item));
 			break;
 		case ONSIDE_FATE_REFUSED:
-			bury(fate, id);
+			bury(fate);
 			break;
 		case ONSIDE_FATE_POSTPONED:
 			(void) onside_dead_letter_postpone(onside_item_id(&fate->item),
@@ -291,7 +291,7 @@ write_all(void *arg)
 	written = Min(sender->nfates, WRITE_AT_ONCE);
 	burying_now = 0;
 	for (int i = 0; i < written; i++)
-		carry_out(&sender->fates[i], &letter_ids[i]);
+		carry_out(&sender->fates[i]);
 	if (written == sender->nfates)
 		store();
 }
@@ -307,10 +307,6 @@ forget_written(void)
 	{
 		const OnsideFate *fate = &sender->fates[i];
 
-		if (fate->in_trouble && fate->kind != ONSIDE_FATE_ACCEPTED)
-			onside_chance_note_failed(fate->kind == ONSIDE_FATE_REFUSED ?
-									  &letter_ids[i] :
-									  onside_item_id(&fate->item));
 		if (fate->kind != ONSIDE_FATE_REFUSED)
 			continue;
 		if (refused++ == 0)

@@ -176,6 +176,16 @@ group_keys(ScanKey keys, const OnsideChanceGroup *group)
 				CStringGetTextDatum(group->event_name));
 }
 
+/* How many chances has it had? */
+static int
+had_chances(TupleTableSlot *row)
+{
+	bool		isnull;
+	Datum		chances = slot_getattr(row, Anum_dead_letter_chances, &isnull);
+
+	return isnull ? 0 : DatumGetInt16(chances);
+}
+
 /* ----------
  * Groups
  * ----------
@@ -289,6 +299,56 @@ onside_dead_letter_next_due(const OnsideChanceGroup *group,
 		due = retry_at_of(&look);
 	end_look(&look);
 	return due;
+}
+
+/*
+ * Of one group, and of those that had so many chances: their retry_at says when
+ * they failed, unless somebody has changed it.
+ */
+static int
+failed_since(const OnsideChanceGroup *group, int chances, TimestampTz since,
+			 pg_uuid_t *ids, int max)
+{
+	Look		look;
+	ScanKeyData keys[4];
+	int			n = 0;
+	int			looked_at = 0;
+
+	if (!begin_look(&look))
+		return 0;
+	group_keys(keys, group);
+	ScanKeyInit(&keys[2], Anum_chances_index_retry_at,
+				BTGreaterEqualStrategyNumber, F_TIMESTAMPTZ_GE,
+				TimestampTzGetDatum(onside_dead_letter_retry_at(since,
+																chances)));
+	ScanKeyInit(&keys[3], Anum_chances_index_retry_at,
+				BTLessEqualStrategyNumber, F_TIMESTAMPTZ_LE,
+				TimestampTzGetDatum(onside_dead_letter_retry_at(GetCurrentTimestamp(),
+																chances)));
+	for (bool any = first_row(&look, keys, 4, ForwardScanDirection);
+		 any && n < max && looked_at++ < MAX_LOOKED_AT; any = next_row(&look))
+	{
+		slot_getallattrs(look.row);
+		if (DatumGetTimestampTz(look.row->tts_values[Anum_dead_letter_failed_at - 1]) >= since &&
+			had_chances(look.row) == chances)
+			ids[n++] = *DatumGetUUIDP(look.row->tts_values[Anum_dead_letter_id - 1]);
+	}
+	end_look(&look);
+	return n;
+}
+
+int
+onside_dead_letter_failed_since(TimestampTz since, pg_uuid_t *ids, int max)
+{
+	OnsideChanceGroup *group = palloc(sizeof(OnsideChanceGroup));
+	int			n = 0;
+
+	for (bool found = onside_dead_letter_next_group(NULL, group);
+		 found && n < max; found = onside_dead_letter_next_group(group, group))
+		for (int chances = 0; onside_dead_letter_retry_at(since, chances) != 0;
+			 chances++)
+			n += failed_since(group, chances, since, ids + n, max - n);
+	return n;
 }
 
 /* ----------
@@ -486,13 +546,12 @@ postponed(Relation rel, TupleTableSlot *row, int http_status,
 	Datum		values[6];
 	bool		nulls[6] = {false};
 	int32		attempts;
-	int			chances = 1;
+	int			chances;
 	TimestampTz retry_at;
 
 	slot_getallattrs(row);
 	attempts = DatumGetInt32(row->tts_values[Anum_dead_letter_attempts - 1]);
-	if (!row->tts_isnull[Anum_dead_letter_chances - 1])
-		chances += DatumGetInt16(row->tts_values[Anum_dead_letter_chances - 1]);
+	chances = had_chances(row) + 1;
 	retry_at = onside_dead_letter_retry_at(failed_at, chances);
 
 	values[0] = Int32GetDatum(http_status);

@@ -66,26 +66,22 @@ current_settings(void)
 	return settings;
 }
 
-/* A moment of onside_clock() as a timestamp, for people and for a restart. */
-static TimestampTz
-to_timestamp(int64 moment)
-{
-	return GetCurrentTimestamp() + (moment - onside_clock());
-}
-
 void
 onside_sending_init(const OnsideDelivery *delivery)
 {
 	OnsideSendSettings settings = current_settings();
 	int64		now = onside_clock();
 	int64		not_before = 0;
+	int64		trouble = now;
 
 	sender = onside_sender_create(&settings,
 								  pg_prng_uint64(&pg_global_prng_state));
 	if (delivery->not_before != 0)
 		not_before = now + (delivery->not_before - GetCurrentTimestamp());
+	if (delivery->trouble_since != 0)
+		trouble = now + (delivery->trouble_since - GetCurrentTimestamp());
 	onside_sender_restore(sender, now, not_before > now ? not_before : 0,
-						  delivery->refused_in_row);
+						  Min(trouble, now), delivery->refused_in_row);
 	status.state = ONSIDE_IDLE;
 }
 
@@ -489,7 +485,7 @@ TimestampTz
 onside_sending_not_before(void)
 {
 	return sender->pace.asked && sender->pace.not_before > onside_clock() ?
-		to_timestamp(sender->pace.not_before) : 0;
+		onside_clock_timestamp(sender->pace.not_before) : 0;
 }
 
 /* What it looks like, and what a person can do. */
@@ -527,13 +523,13 @@ explain(OnsideTrouble trouble)
 	int64		now = onside_clock();
 	char		since[MAXDATELEN + 1];
 
-	strlcpy(since, timestamptz_to_str(to_timestamp(sender->trouble_us)),
+	strlcpy(since, timestamptz_to_str(onside_clock_timestamp(sender->trouble_us)),
 			sizeof(since));
 	status.state = troubles[trouble].state;
 	snprintf(status.reason, sizeof(status.reason), "%s since %s: %s",
 			 troubles[trouble].what, since, troubles[trouble].hint);
 	status.next_attempt_at = onside_sender_next_attempt(sender, now) == 0 ? 0 :
-		to_timestamp(onside_sender_next_attempt(sender, now));
+		onside_clock_timestamp(onside_sender_next_attempt(sender, now));
 }
 
 const OnsideSendingStatus *

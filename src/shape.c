@@ -104,6 +104,7 @@ static const OnsideShapeColumn delivery_cursor_columns[] = {
 	NOT_NULL("requests", INT8OID),
 	NOT_NULL("retries", INT8OID),
 	NOT_NULL("refused_in_row", INT4OID),
+	NULLABLE("trouble_since", TIMESTAMPTZOID),
 	NULLABLE("not_before", TIMESTAMPTZOID),
 };
 

@@ -259,7 +259,7 @@ onside_pace_accepted(OnsidePace *pace, int events, int bytes, bool newest,
 
 void
 onside_pace_failed(OnsidePace *pace, int events, bool fresh, bool newest,
-				   int weight, bool slow, int64 now)
+				   bool slow, int64 now)
 {
 	bool		waited = onside_pace_waits(pace);
 
@@ -270,7 +270,7 @@ onside_pace_failed(OnsidePace *pace, int events, bool fresh, bool newest,
 	if (waited && fresh)
 		pace->failures_alone = Min(pace->failures_alone + 1,
 								   ONSIDE_FAILURES_ALONE);
-	pace->failures = Min(pace->failures + weight, ONSIDE_FAILURES_AT_ONCE);
+	pace->failures = Min(pace->failures + 1, ONSIDE_FAILURES_AT_ONCE);
 	pace->slow = slow;
 	if (!waited && onside_pace_waits(pace))
 		onside_pace_wait(pace, now);

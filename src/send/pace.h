@@ -83,12 +83,10 @@ extern void onside_pace_accepted(OnsidePace *pace, int events, int bytes,
 								 bool newest, int64 duration);
 
 /*
- * A request failed that did not ask to wait.  weight: how many failures it
- * stands for; slow: only a person can mend that.
+ * A request failed that did not ask to wait.  slow: only a person can mend that.
  */
 extern void onside_pace_failed(OnsidePace *pace, int events, bool fresh,
-							   bool newest, int weight, bool slow,
-							   int64 now);
+							   bool newest, bool slow, int64 now);
 
 /* retry_after_ms: -1 for none. */
 extern void onside_pace_throttled(OnsidePace *pace, int64 retry_after_ms,

@@ -64,9 +64,6 @@
 /* While others wait, so many go before the next of a chance. */
 #define CHANCE_EVERY		9
 
-/* A 401 or 403 stands for so many failures: nobody likes to be asked often. */
-#define UNAUTHORIZED_WEIGHT	5
-
 /* How long an answer takes, as long as nothing is known. */
 #define UNKNOWN_MEDIAN		(500 * US_PER_MS)
 
@@ -113,17 +110,19 @@ onside_sender_free(OnsideSender *sender)
 
 void
 onside_sender_restore(OnsideSender *sender, int64 now, int64 not_before,
-					  int refused_in_row)
+					  int64 trouble_us, int refused_in_row)
 {
 	sender->pace.not_before = not_before;
 	sender->pace.asked = not_before != 0;
 	sender->refused_in_row = refused_in_row;
+	if (not_before == 0 && trouble_us >= now)
+		return;
+	sender->trouble = ++sender->tick;
+	sender->trouble_us = trouble_us;
 	if (not_before != 0)
-	{
-		sender->trouble = ++sender->tick;
-		sender->trouble_us = now;
 		sender->failure = ONSIDE_RESPONSE_THROTTLED;
-	}
+	else if (refused_in_row >= REFUSED_IN_ROW)
+		sender->failure = ONSIDE_RESPONSE_REFUSED;
 }
 
 void
@@ -159,8 +158,7 @@ onside_sender_elsewhere(OnsideSender *sender, int64 now)
 {
 	start_afresh(sender, now);
 	sender->generation++;
-	sender->refused_in_row = 0;
-	sender->trouble = 0;
+	sender->failure = ONSIDE_RESPONSE_DELIVERED;
 	for (int i = 0; i < sender->lone.n; i++)
 	{
 		sender->lone.pieces[i]->against = 0;
@@ -264,7 +262,6 @@ add_fate(OnsideSender *sender, OnsideFateKind kind, const OnsideItem *item,
 	fate->kind = kind;
 	fate->item = *item;
 	fate->tries = piece->tries;
-	fate->in_trouble = sender->trouble != 0;
 	fate->words = NULL;
 	if (kind != ONSIDE_FATE_ACCEPTED)
 	{
@@ -397,7 +394,8 @@ regroup(OnsideSender *sender)
 		OnsidePiece *piece = all[i];
 
 		if (piece->first_failed < sender->trouble || piece->failures == 0 ||
-			piece->failures > 2 || piece->throttled > 0 || piece->refusals > 0 || holds_event_id(items, n, &piece->items[0]))
+			piece->failures > 2 || piece->throttled > 0 ||
+			holds_event_id(items, n, &piece->items[0]))
 			all[kept++] = piece;
 		else
 		{
@@ -473,11 +471,16 @@ answer_accepted(OnsideSender *sender, OnsideInFlight *request,
 		sender->accepted = sender->tick;
 		sender->accepted_sent = Max(sender->accepted_sent, request->sent);
 		sender->refused_in_row = 0;
-		sender->recovered |= sender->trouble != 0 &&
-			now - sender->trouble_us >= REFUSED_TWICE;
+		if (sender->trouble != 0 && !sender->recovered &&
+			now - sender->trouble_us >= REFUSED_TWICE)
+		{
+			sender->recovered = true;
+			sender->recovered_us = sender->trouble_us;
+		}
 		if (outage)
 			regroup(sender);
 		sender->trouble = 0;
+		sender->failure = ONSIDE_RESPONSE_DELIVERED;
 		sender->probe_newest = sender->probe_failed = false;
 		onside_sender_review_at(sender, now + REVIEW_INTERVAL);
 	}
@@ -557,8 +560,6 @@ note_trouble(OnsideSender *sender, const OnsideInFlight *request,
 		(oldest || newest))
 		onside_pace_too_large(&sender->pace, piece->nitems, request->bytes);
 	onside_pace_failed(&sender->pace, piece->nitems, oldest || newest, newest,
-					   class == ONSIDE_RESPONSE_UNAUTHORIZED ?
-					   UNAUTHORIZED_WEIGHT : 1,
 					   class == ONSIDE_RESPONSE_UNAUTHORIZED ||
 					   class == ONSIDE_RESPONSE_MISCONFIGURED, now);
 	if (oldest || newest)

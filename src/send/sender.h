@@ -84,7 +84,6 @@ typedef struct OnsideFate
 	OnsideFateKind kind;
 	OnsideItem	item;
 	int			tries;
-	bool		in_trouble;		/* nothing was accepted then */
 	OnsideWords *words;			/* NULL if ACCEPTED */
 } OnsideFate;
 
@@ -149,7 +148,7 @@ typedef struct OnsideSender
 	int64		accepted_sent;	/* when the latest sent accepted one was sent */
 	int64		trouble;		/* tick of the first failure since; 0 for none */
 	int64		trouble_us;
-	OnsideResponseClass failure;	/* the last one's */
+	OnsideResponseClass failure;	/* the last one's; DELIVERED: not known */
 	OnsideAnswerKind failure_kind;
 	int			refused_in_row; /* events given up with nothing accepted between */
 	int64		judge_at_us;	/* when the waiting ones are judged; 0 for never */
@@ -157,7 +156,8 @@ typedef struct OnsideSender
 	/* second chances */
 	int			chance_tries;	/* left of the present one; 0 for none */
 	int			chances_in_flight;
-	bool		recovered;		/* accepted again, after a time without */
+	bool		recovered;		/* accepted again, after a time without ... */
+	int64		recovered_us;	/* ... since then */
 
 	OnsideFate *fates;
 	int			nfates;
@@ -175,10 +175,12 @@ extern void onside_sender_free(OnsideSender *sender);
 
 /*
  * What a predecessor has left: the end of a wait that the API asked for (0 for
- * none), and OnsideSender.refused_in_row.
+ * none), since when nothing was accepted ("now" if that is not so), and
+ * OnsideSender.refused_in_row.
  */
 extern void onside_sender_restore(OnsideSender *sender, int64 now,
-								  int64 not_before, int refused_in_row);
+								  int64 not_before, int64 trouble_us,
+								  int refused_in_row);
 
 /* Settings have changed. */
 extern void onside_sender_configure(OnsideSender *sender,

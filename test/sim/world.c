@@ -43,6 +43,7 @@ typedef struct Event
 	bool		deleted;
 	int			status;			/* of a dead letter */
 	int			chances;
+	int64		failed_at;
 	int64		retry_at;
 
 	/* what the worker remembers */
@@ -119,6 +120,7 @@ static int	nboundaries;
 static int64 saved_not_before;	/* on disk */
 static int64 asked_until;		/* by a Retry-After */
 static int	saved_refused;
+static int64 saved_trouble;	/* NEVER for none */
 static int64 persist_at;		/* 0 for never */
 static int64 looked_at;			/* for second chances */
 static int64 look_at;			/* again; NEVER */
@@ -128,8 +130,6 @@ static bool chance_runs;		/* of "present" */
 static int	ngroups;
 static Group present;
 static int	npicks;
-static int *failed_in_outage;	/* dead letters */
-static int	nfailed_in_outage;
 static int *chance_at_once;		/* those of an outage that is over */
 static int	nat_once;
 static bool more_aside;
@@ -574,6 +574,22 @@ note_groups(void)
 	looked_at = now;
 }
 
+/* What failed while nothing was accepted has a chance at once. */
+static void
+after_outage(void)
+{
+	if (!sender->recovered || sender->nfates > 0)
+		return;
+	sender->recovered = false;
+	for (int i = 0; i < arrived && nat_once < 1000; i++)
+		if (events[i].place == IN_DEAD && !events[i].deleted &&
+			events[i].retry_at != NEVER &&
+			events[i].failed_at >= sender->recovered_us)
+			chance_at_once[nat_once++] = i;
+	if (nat_once > 0)
+		tell("a chance for %d that failed in the outage", nat_once);
+}
+
 /* The next group that has a second chance, one at a time. */
 static void
 look_for_chances(void)
@@ -582,6 +598,7 @@ look_for_chances(void)
 
 	if (now >= look_at)
 		note_groups();
+	after_outage();
 	if (sender->chance_tries > 0 || sender->chances_in_flight > 0)
 		return;
 	chance_of_all = nat_once > 0;
@@ -613,21 +630,6 @@ look_for_chances(void)
 	onside_sender_begin_chance(sender);
 	tell("a chance for those of status %d, name %d", present.status,
 		 present.name);
-}
-
-/* What failed while nothing was accepted has a chance at once. */
-static void
-after_outage(void)
-{
-	if (sender->recovered && nfailed_in_outage > 0)
-	{
-		tell("a chance for %d that failed in the outage", nfailed_in_outage);
-		memcpy(chance_at_once, failed_in_outage,
-			   nfailed_in_outage * sizeof(int));
-		nat_once = nfailed_in_outage;
-	}
-	nfailed_in_outage = 0;
-	sender->recovered = false;
 }
 
 static int
@@ -701,6 +703,7 @@ carry_out(const OnsideFate *fate)
 	}
 	else
 		event->chances++;
+	event->failed_at = now;
 	event->retry_at = chance_wait(event->chances);
 	if (event->retry_at != NEVER)
 		event->retry_at += now;
@@ -736,6 +739,7 @@ persist(void)
 			!events[cursor].acknowledged)
 			broken("the cursor moves over what is settled alone");
 	saved_refused = sender->refused_in_row;
+	saved_trouble = sender->trouble != 0 ? sender->trouble_us : NEVER;
 	saved_not_before = sender->pace.asked ? sender->pace.not_before : 0;
 	persist_at = 0;
 }
@@ -825,8 +829,6 @@ note_dead(void)
 		event->was_dead = true;
 		event->died_in_outage = fate->kind == ONSIDE_FATE_REFUSED &&
 			event->first_sent > last_acceptance;
-		if (sender->trouble != 0 && nfailed_in_outage < 1000)
-			failed_in_outage[nfailed_in_outage++] = (int) fate->item.key[0];
 	}
 	if (sender->nfates == 0)
 		noted = 0;
@@ -875,10 +877,6 @@ take_answer(Flight *flight)
 	}
 	onside_sender_answer(sender, request, &flight->answer, now);
 	note_dead();
-	if (accepted)
-	{
-		after_outage();
-	}
 }
 
 static int
@@ -1004,13 +1002,13 @@ start_worker(void)
 {
 	sender = onside_sender_create(&day->settings, day->seed);
 	onside_sender_restore(sender, now, saved_not_before > now ? saved_not_before : 0,
-						  saved_refused);
+						  Min(saved_trouble, now), saved_refused);
 	asked_until = Min(asked_until, saved_not_before);
 	head = next_cursor = cursor;
 	nboundaries = 0;
 	looked_at = 0;
 	look_at = now;
-	nfailed_in_outage = nat_once = ngroups = 0;
+	nat_once = ngroups = 0;
 	chance_runs = false;
 	more_aside = true;
 	last_count = 0;
@@ -1089,7 +1087,6 @@ happen(What what)
 			break;
 		case ELSEWHERE:
 			saved_not_before = asked_until = 0;
-			outage_dead = 0;
 			onside_sender_elsewhere(sender, now);
 			break;
 		case CHANGE_SETTINGS:
@@ -1320,6 +1317,7 @@ world_run(const Day *the_day, bool trace, Outcome *outcome)
 	arrived = 0;
 	saved_not_before = asked_until = 0;
 	saved_refused = 0;
+	saved_trouble = NEVER;
 	persist_at = 0;
 	last_acceptance = 0;
 	outage_dead = 0;
@@ -1333,7 +1331,6 @@ world_run(const Day *the_day, bool trace, Outcome *outcome)
 		last_outage = Max(last_outage, day->outage[i].to);
 	record();
 	boundaries = palloc((nevents + 1) * sizeof(Boundary));
-	failed_in_outage = palloc(1000 * sizeof(int));
 	chance_at_once = palloc(1000 * sizeof(int));
 	arrived = day->dead_letters;
 	start_worker();
@@ -1380,6 +1377,5 @@ world_run(const Day *the_day, bool trace, Outcome *outcome)
 	stop_worker();
 	pfree(events);
 	pfree(boundaries);
-	pfree(failed_in_outage);
 	pfree(chance_at_once);
 }
