@@ -127,8 +127,10 @@ extern bool onside_dead_letter_fetch(const pg_uuid_t *id, OnsideEvent *event,
 extern bool onside_dead_letter_delete(const pg_uuid_t *id);
 
 /*
- * Its chance has failed: the next one is later.  False likewise, and nothing is
- * written.
+ * Its chance has failed: the next one is later.  One before its time, which comes
+ * after an outage, is not counted: an API that comes and goes does not use them up.
+ * error NULL: nothing was said about the event, and that does not count either.
+ * False as above, and nothing is written.
  */
 extern bool onside_dead_letter_postpone(const pg_uuid_t *id, int http_status,
 										const char *error,

@@ -278,6 +278,10 @@ carry_out(const OnsideFate *fate)
 											   fate->words->text,
 											   GetCurrentTimestamp());
 			break;
+		case ONSIDE_FATE_PUT_OFF:
+			(void) onside_dead_letter_postpone(onside_item_id(&fate->item), 0,
+											   NULL, GetCurrentTimestamp());
+			break;
 	}
 }
 

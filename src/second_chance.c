@@ -533,37 +533,43 @@ onside_dead_letter_delete(const pg_uuid_t *id)
 	return deleted;
 }
 
-/* The row as it is after one more failure. */
+/* The row as it is after one more failure; see onside_dead_letter_postpone(). */
 static HeapTuple
 postponed(Relation rel, TupleTableSlot *row, int http_status,
-		  const char *error, TimestampTz failed_at)
+		  const char *error, TimestampTz now)
 {
 	int			columns[6] = {
-		Anum_dead_letter_http_status, Anum_dead_letter_error,
-		Anum_dead_letter_attempts, Anum_dead_letter_failed_at,
-		Anum_dead_letter_retry_at, Anum_dead_letter_chances
+		Anum_dead_letter_attempts, Anum_dead_letter_retry_at,
+		Anum_dead_letter_chances, Anum_dead_letter_failed_at,
+		Anum_dead_letter_http_status, Anum_dead_letter_error
 	};
 	Datum		values[6];
 	bool		nulls[6] = {false};
 	int32		attempts;
-	int			chances;
+	int			chances = had_chances(row);
 	TimestampTz retry_at;
 
 	slot_getallattrs(row);
 	attempts = DatumGetInt32(row->tts_values[Anum_dead_letter_attempts - 1]);
-	chances = had_chances(row) + 1;
-	retry_at = onside_dead_letter_retry_at(failed_at, chances);
+	if (error != NULL && !row->tts_isnull[Anum_dead_letter_retry_at - 1] &&
+		DatumGetTimestampTz(row->tts_values[Anum_dead_letter_retry_at - 1]) <= now)
+		chances++;
+	retry_at = onside_dead_letter_retry_at(now, chances);
 
-	values[0] = Int32GetDatum(http_status);
-	nulls[0] = http_status == 0;
-	values[1] = PointerGetDatum(onside_dead_letter_clip(error));
-	values[2] = Int32GetDatum(attempts < PG_INT32_MAX ? attempts + 1 : attempts);
-	values[3] = TimestampTzGetDatum(failed_at);
-	values[4] = TimestampTzGetDatum(retry_at);
-	nulls[4] = retry_at == 0;
-	values[5] = Int16GetDatum(Min(chances, PG_INT16_MAX));
+	values[0] = Int32GetDatum(attempts < PG_INT32_MAX ? attempts + 1 : attempts);
+	values[1] = TimestampTzGetDatum(retry_at);
+	nulls[1] = retry_at == 0;
+	values[2] = Int16GetDatum(Min(chances, PG_INT16_MAX));
+	if (error != NULL)
+	{
+		values[3] = TimestampTzGetDatum(now);
+		values[4] = Int32GetDatum(http_status);
+		nulls[4] = http_status == 0;
+		values[5] = PointerGetDatum(onside_dead_letter_clip(error));
+	}
 	return heap_modify_tuple_by_cols(ExecFetchSlotHeapTuple(row, true, NULL),
-									 RelationGetDescr(rel), 6, columns, values,
+									 RelationGetDescr(rel),
+									 error != NULL ? 6 : 3, columns, values,
 									 nulls);
 }
 

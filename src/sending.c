@@ -472,9 +472,9 @@ onside_sending_timeout(void)
 		return -1;
 
 	/* A chance goes on when what came of it is written. */
-	if (sender->chance_tries > 0 && sender->in_flight == 0 &&
-		sender->nfates == 0 && sender->pace.failures == 0 &&
-		now >= sender->pace.not_before)
+	if (sender->in_flight == 0 && sender->nfates == 0 &&
+		now >= sender->pace.not_before &&
+		onside_sender_may_take_chance(sender, offers()))
 		return 0;
 	if (at >= 0)
 		timeout = (long) Min(Max((at - now + 999) / 1000, 0), INT_MAX);

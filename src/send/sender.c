@@ -510,10 +510,11 @@ note_failure(OnsideSender *sender, OnsidePiece *piece,
 
 /* A dead letter that was tried again waits for its next chance. */
 static void
-chance_failed(OnsideSender *sender, OnsidePiece *piece)
+chance_failed(OnsideSender *sender, OnsidePiece *piece, OnsideFateKind kind)
 {
-	sender->chance_tries = Max(sender->chance_tries - 1, 0);
-	add_fate(sender, ONSIDE_FATE_POSTPONED, &piece->items[0], piece);
+	sender->chance_tries = sender->pace.failures > 0 ? 0 :
+		Max(sender->chance_tries - 1, 0);
+	add_fate(sender, kind, &piece->items[0], piece);
 	drop(sender, piece);
 }
 
@@ -529,7 +530,7 @@ answer_throttled(OnsideSender *sender, OnsideInFlight *request,
 	note_failure(sender, piece, answer, now);
 	if (request->kind == ONSIDE_SEND_CHANCE)
 	{
-		chance_failed(sender, piece);
+		chance_failed(sender, piece, ONSIDE_FATE_PUT_OFF);
 		return;
 	}
 	if (!is_lone(piece))
@@ -584,7 +585,7 @@ answer_failed(OnsideSender *sender, OnsideInFlight *request,
 	if (request->kind == ONSIDE_SEND_CHANCE)
 	{
 		sender->fresh_connection |= !refused;
-		chance_failed(sender, piece);
+		chance_failed(sender, piece, ONSIDE_FATE_POSTPONED);
 		return;
 	}
 	if (current)
@@ -852,11 +853,17 @@ order_again(OnsideSender *sender, OnsidePiece *piece, int64 now,
 		order->fresh_connection = true;
 }
 
-static bool
-may_take_chance(const OnsideSender *sender, int offers)
+/*
+ * After failures chances wait for an acceptance, which may never come if there is
+ * nothing else to send.  Then one goes as a probe.
+ */
+bool
+onside_sender_may_take_chance(const OnsideSender *sender, int offers)
 {
 	return (offers & ONSIDE_OFFER_CHANCE) != 0 &&
-		sender->pace.failures == 0 &&
+		(sender->pace.failures == 0 ||
+		 (sender->in_flight == 0 && sender->held == 0 &&
+		  fresh_offers(sender, offers) == 0)) &&
 		sender->chances_in_flight < Min(sender->chance_tries,
 										Max(sender->pace.allowed / 2, 1)) &&
 		has_room(sender, false);
@@ -873,7 +880,7 @@ next_at_once(OnsideSender *sender, int64 now, int offers, OnsideOrder *order)
 	/* The log's end alone is looked at only if its next events fail. */
 	if (sender->oldest_failures < OLDEST_FAILURES)
 		fresh &= ONSIDE_OFFER_OLDEST;
-	if (may_take_chance(sender, offers) &&
+	if (onside_sender_may_take_chance(sender, offers) &&
 		sender->since_chance >= CHANCE_EVERY)
 	{
 		order->kind = ONSIDE_SEND_CHANCE;
@@ -885,7 +892,7 @@ next_at_once(OnsideSender *sender, int64 now, int offers, OnsideOrder *order)
 		order_again(sender, piece, now, order);
 	else if (fresh)
 		order_fresh(sender, now, fresh, order);
-	else if (may_take_chance(sender, offers))
+	else if (onside_sender_may_take_chance(sender, offers))
 		order->kind = ONSIDE_SEND_CHANCE;
 	else
 		return false;

@@ -76,7 +76,8 @@ typedef enum OnsideFateKind
 {
 	ONSIDE_FATE_ACCEPTED,		/* one that was not in the log */
 	ONSIDE_FATE_REFUSED,		/* goes to dead_letter */
-	ONSIDE_FATE_POSTPONED		/* a dead letter whose chance has failed */
+	ONSIDE_FATE_POSTPONED,		/* a dead letter whose chance has failed */
+	ONSIDE_FATE_PUT_OFF			/* one that was asked to wait: it was no chance */
 } OnsideFateKind;
 
 typedef struct OnsideFate
@@ -247,6 +248,10 @@ extern int	onside_sender_aside_room(const OnsideSender *sender);
 
 /* Begins a second chance, of one group; it ends by itself. */
 extern void onside_sender_begin_chance(OnsideSender *sender);
+
+/* May a dead letter go now, as far as other requests are concerned? */
+extern bool onside_sender_may_take_chance(const OnsideSender *sender,
+										  int offers);
 
 /*
  * Calls is_there for each event that waits, and forgets those that are gone.

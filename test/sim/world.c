@@ -685,6 +685,12 @@ carry_out(const OnsideFate *fate)
 		event->place = GONE;
 		return;
 	}
+	if (fate->kind == ONSIDE_FATE_PUT_OFF)
+	{
+		event->retry_at = chance_wait(event->chances) + now;
+		look_at = Min(look_at, event->retry_at);
+		return;
+	}
 	event->status = fate->words->status;
 	if (fate->kind == ONSIDE_FATE_REFUSED)
 	{
@@ -701,7 +707,7 @@ carry_out(const OnsideFate *fate)
 		tell("event %d is a dead letter after %d tries: %s", i, fate->tries,
 			 fate->words->text);
 	}
-	else
+	else if (event->retry_at <= now)
 		event->chances++;
 	event->failed_at = now;
 	event->retry_at = chance_wait(event->chances);

@@ -55,6 +55,27 @@ $wire->behave;
 $wire->arrive(\@recorded, patience(), 'the API is well again: all of them');
 ok(wait_until(sub { dead_letters() == 0 }), 'no dead letter is left');
 poll_status($node, 'postgres', { state => 'idle', pending => 0 }, 'nothing else either');
+
+# An API that comes and goes uses up no chances: a try before its time is none, and
+# neither is one that is asked to wait.
+$wire->behave({ status => 400 });
+my @again = $wire->one_by_one('good', 12);
+ok(wait_until(sub { dead_letters() == 10 }), 'ten are given up again');
+$node->safe_psql('postgres', <<~'SQL');
+	UPDATE onside_attribution.dead_letter
+		SET chances = 3, attempts = 2, failed_at = clock_timestamp(), retry_at = clock_timestamp() + interval '1 day'
+	SQL
+my $tried = "SELECT count(*) FROM onside_attribution.dead_letter WHERE chances = 3 AND attempts = 3 AND http_status = 400";
+$wire->behave(on({ event_name => 'good' }, { status => 400 }));
+$wire->record('other');
+ok(wait_until(sub { $node->safe_psql('postgres', $tried) == 10 }), 'all ten are tried once more, and it does not count');
+$node->safe_psql('postgres', 'UPDATE onside_attribution.dead_letter SET retry_at = clock_timestamp() WHERE chances = 3');
+$wire->behave(on({ event_name => 'good' }, { status => 429, headers => { 'Retry-After' => '1' } }));
+$tried =~ s/attempts = 3/attempts = 4/;
+ok(wait_until(sub { $node->safe_psql('postgres', $tried) > 0 }), 'one is asked to wait: it does not count, and says nothing of the event');
+$wire->behave;
+$node->safe_psql('postgres', 'SELECT onside_attribution.retry_dead_letters()');
+$wire->arrive(\@again, patience(), 'in the end: all of them');
 $wire->clean('in the end', crashes => 1);
 $node->stop;
 done_testing();
