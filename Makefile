@@ -169,6 +169,9 @@ check-tap:
 	@test -n '$(TAP)' || { echo 'there is no TAP test'; exit 1; }
 	rm -rf tmp_check
 	mkdir -p tmp_check/log
+	env -u LC_ALL -u LANGUAGE LC_MESSAGES=C '$(bindir)/initdb' --no-sync --auth=trust \
+		--pgdata=tmp_check/initdb_template >tmp_check/log/initdb_template
+	ONSIDE_INITDB_TEMPLATE='$(CURDIR)/tmp_check/initdb_template' \
 	PATH="$(bindir):$$PATH" PG_CONFIG='$(PG_CONFIG)' \
 	PG_REGRESS='$(pgxs_test)/regress/pg_regress' \
 	TESTDIR='$(CURDIR)' TESTDATADIR='$(CURDIR)/tmp_check' \
