@@ -390,19 +390,21 @@ SQL
 =head2 wait_until($condition, [$seconds, $interval])
 
 Calls a function until it returns true.  Returns false if that does not happen
-in time.
+in time.  Without an interval it is called less often the longer it takes: most
+ask by a psql, and several tests that do so all the time keep a machine busy.
 
 =cut
 
 sub wait_until
 {
 	my ($condition, $seconds, $interval) = @_;
-	my $deadline = Time::HiRes::time() + ($seconds // patience());
+	my $began = Time::HiRes::time();
 	for (;;)
 	{
 		return 1 if $condition->();
-		return 0 if Time::HiRes::time() >= $deadline;
-		Time::HiRes::sleep($interval // 0.05);
+		my $waited = Time::HiRes::time() - $began;
+		return 0 if $waited >= ($seconds // patience());
+		Time::HiRes::sleep($interval // ($waited < 0.5 ? 0.05 : $waited < 2.5 ? $waited / 10 : 0.25));
 	}
 }
 
