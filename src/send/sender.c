@@ -144,6 +144,7 @@ start_afresh(OnsideSender *sender, int64 now)
 			Min(sender->lone.pieces[i]->due_us, now);
 	onside_heap_reorder(&sender->lone);
 	sender->probe_newest = sender->probe_failed = false;
+	sender->oldest_failures = 0;
 	sender->fresh_connection = sender->renew = true;
 }
 
