@@ -566,6 +566,7 @@ take_wakeup(void)
 	{
 		configure();
 		onside_sending_configure(true, false);
+		onside_chance_expect(GetCurrentTimestamp());
 	}
 	if (bits & ONSIDE_WAKE_FLUSH)
 		onside_progress_check_row();

@@ -144,6 +144,7 @@ start_afresh(OnsideSender *sender, int64 now)
 			Min(sender->lone.pieces[i]->due_us, now);
 	onside_heap_reorder(&sender->lone);
 	sender->probe_newest = sender->probe_failed = false;
+	sender->oldest_failures = 0;
 	sender->fresh_connection = sender->renew = true;
 }
 
@@ -539,10 +540,15 @@ answer_throttled(OnsideSender *sender, OnsideInFlight *request,
 		return;
 	}
 
-	/* Others go first. */
+	/* Others go first; but until one is accepted, it is a probe as well. */
 	piece->throttled++;
 	piece->due_us = sender->pace.not_before +
 		Min(US_PER_S << Min(piece->throttled, 20), THROTTLED_WAIT_MAX);
+	if (sender->accepted < piece->first_failed)
+		piece->due_us = Min(piece->due_us,
+							Max(sender->pace.not_before,
+								now + sender->pace.settings.retry_max_delay *
+								US_PER_MS));
 	put_back(sender, piece);
 }
 

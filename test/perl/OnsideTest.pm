@@ -103,7 +103,7 @@ sub onside_node
 	  $options{install_path} ? (install_path => $options{install_path}) : ();
 	my $node = PostgreSQL::Test::Cluster->new($name, @install_path);
 
-	$node->init(%{ $options{init} // {} });
+	_init($node, @install_path, %{ $options{init} // {} });
 	$node->append_conf('postgresql.conf', <<'CONF');
 log_line_prefix = '%m [%p] %b %d '
 log_statement = none
@@ -119,6 +119,23 @@ CONF
 	$node->append_conf('postgresql.conf', $options{conf}) if $options{conf};
 	$node->start if $options{start} // 1;
 	return $node;
+}
+
+# initdb takes a second of CPU, in each of a hundred tests: what it would make is
+# copied, unless it is to be different.
+sub _init
+{
+	my ($node, %params) = @_;
+	my $template = $ENV{ONSIDE_INITDB_TEMPLATE};
+	my $differs = delete $params{install_path} || $params{extra};
+	my $run = \&PostgreSQL::Test::Utils::system_or_bail;
+
+	no warnings 'redefine';
+	local *PostgreSQL::Test::Utils::system_or_bail = sub {
+		return $run->($_[0] eq 'initdb' ? ('cp', '-RPp', $template, $node->data_dir) : @_);
+	} if $template && !$differs;
+	$node->init(%params);
+	return;
 }
 
 =head2 preload($node)
@@ -373,19 +390,21 @@ SQL
 =head2 wait_until($condition, [$seconds, $interval])
 
 Calls a function until it returns true.  Returns false if that does not happen
-in time.
+in time.  Without an interval it is called less often the longer it takes: most
+ask by a psql, and several tests that do so all the time keep a machine busy.
 
 =cut
 
 sub wait_until
 {
 	my ($condition, $seconds, $interval) = @_;
-	my $deadline = Time::HiRes::time() + ($seconds // patience());
+	my $began = Time::HiRes::time();
 	for (;;)
 	{
 		return 1 if $condition->();
-		return 0 if Time::HiRes::time() >= $deadline;
-		Time::HiRes::sleep($interval // 0.05);
+		my $waited = Time::HiRes::time() - $began;
+		return 0 if $waited >= ($seconds // patience());
+		Time::HiRes::sleep($interval // ($waited < 0.5 ? 0.05 : $waited < 2.5 ? $waited / 10 : 0.25));
 	}
 }
 

@@ -139,7 +139,7 @@ $sandbox->behave({ delay => 1, times => 1 });
 $sandbox->reset;
 $node->safe_psql('postgres', "SELECT $track");
 ok(wait_until(sub { $sandbox->report->{in_progress} == 1 }), 'a request is under way');
-$node->safe_psql('postgres', "SELECT $track") foreach 1 .. 5;
+$node->safe_psql('postgres', "SELECT $track;\n" x 5);
 wait_for_flush($node, 'postgres');
 @sent = map { $_->{events} } @{ $sandbox->requests };
 is($sent[0], 1, 'the first event has gone at once');

@@ -94,6 +94,12 @@ foreach my $scheme (qw(https http))
 			my $seen;
 			foreach my $try (1 .. ($may_be_lost ? 5 : 1))
 			{
+				# resume() forgets what sizes were too large, or all after the
+				# first 413 would be too small to be answered early.  It takes
+				# a new connection, which is not what this is about.
+				$node->safe_psql('postgres', 'SELECT onside_attribution.resume()');
+				track($node, 'postgres');
+				$node->safe_psql('postgres', 'SELECT onside_attribution.flush()');
 				$node->safe_psql('postgres', 'SELECT onside_attribution.stats_reset()');
 				$wire->behave({ answer => $answer, when => $when, then => $then, times => 1 });
 				record_large();

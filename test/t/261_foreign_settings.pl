@@ -49,22 +49,40 @@ my %settings = (
 	xmloption => [ 'document', 'content' ],
 );
 
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox, conf => <<'CONF');
+# The statements that set something, by where they set it.
+my %places = (
+	'ALTER SYSTEM' => sub { 'ALTER SYSTEM' },
+	'ALTER DATABASE' => sub { 'ALTER DATABASE shop' },
+	'ALTER ROLE ALL' => sub { 'ALTER ROLE ALL' },
+	'ALTER ROLE' => sub { "ALTER ROLE \"$_[0]\"" },
+	'ALTER ROLE IN DATABASE' => sub { "ALTER ROLE \"$_[0]\" IN DATABASE shop" },
+);
+
+# Each place has a server of its own, so that their waits are at the same time:
+# an event is refused twice, 2 s apart, before it is a dead letter.
+sub server
+{
+	my ($place) = @_;
+	my $sandbox = OnsideSandbox->start;
+	my $node = onside_node($place =~ tr/A-Z /a-z_/r, sandbox => $sandbox, conf => <<'CONF');
 allow_in_place_tablespaces = on
 onside_attribution.segment_size = 64
 CONF
-my $me = $node->safe_psql('postgres', 'SELECT current_user');
-$settings{session_authorization}[1] = $me;
-$node->safe_psql('postgres', $_) foreach split /\n/, <<'SQL';
+	$node->safe_psql('postgres', $_) foreach split /\n/, <<'SQL';
 CREATE ROLE stranger
 CREATE TABLESPACE elsewhere LOCATION ''
 CREATE DATABASE shop
 SQL
-create_extension($node, 'shop');
-$sandbox->poison('"rotten"');
+	create_extension($node, 'shop');
+	$sandbox->poison('"rotten"');
+	my $me = $node->safe_psql('postgres', 'SELECT current_user');
+	return { place => $place, node => $node, sandbox => $sandbox, me => $me,
+		alter => $places{$place}->($me), good => [], dead => 0, set => [] };
+}
+my @servers = map { server($_) } sort keys %places;
+$settings{session_authorization}[1] = $servers[0]{me};
 
-my %known = map { $_ => 1 } split /\n/, $node->safe_psql('postgres', <<'SQL');
+my %known = map { $_ => 1 } split /\n/, $servers[0]{node}->safe_psql('postgres', <<'SQL');
 SELECT name FROM pg_settings UNION VALUES ('role'), ('session_authorization')
 SQL
 my @names = grep { $known{$_} } sort keys %settings;
@@ -73,34 +91,36 @@ my @names = grep { $known{$_} } sort keys %settings;
 $ENV{PGOPTIONS} = join ' ', map { "-c $_=$settings{$_}[1]" }
   grep { $settings{$_}[1] ne '' } @names;
 
-my (@good, $dead);
-
 # A purchase arrives, an event that is refused becomes a dead letter, and the
-# outbox gets empty.
-sub works
+# outbox gets empty: on each of these servers.
+sub work
 {
-	my ($what) = @_;
-	push @good, track($node, 'shop');
-	$node->safe_psql('shop',
-		qq{SELECT onside_attribution.track('rotten', '$OnsideTest::installation', '{"a": 1}')});
-	wait_for_flush($node, 'shop', "$what: all is settled");
-	is($node->safe_psql('shop', 'SELECT count(*) FROM onside_attribution.dead_letter'),
-		++$dead, "$what: what is refused is a dead letter");
+	my ($what, @on) = @_;
+	foreach my $server (@on)
+	{
+		push @{ $server->{good} }, track($server->{node}, 'shop');
+		$server->{node}->safe_psql('shop',
+			qq{SELECT onside_attribution.track('rotten', '$OnsideTest::installation', '{"a": 1}')});
+	}
+	foreach my $server (@on)
+	{
+		my $case = "$server->{place}, $what";
+		wait_for_flush($server->{node}, 'shop', "$case: all is settled");
+		is($server->{node}->safe_psql('shop', 'SELECT count(*) FROM onside_attribution.dead_letter'),
+			++$server->{dead}, "$case: what is refused is a dead letter");
+	}
 	return;
 }
-works('to begin with');
 
-# The statements that set something, by where they set it.
-my %places = (
-	'ALTER SYSTEM' => 'ALTER SYSTEM',
-	'ALTER DATABASE' => 'ALTER DATABASE shop',
-	'ALTER ROLE ALL' => 'ALTER ROLE ALL',
-	'ALTER ROLE' => "ALTER ROLE \"$me\"",
-	'ALTER ROLE IN DATABASE' => "ALTER ROLE \"$me\" IN DATABASE shop",
-);
+sub reload
+{
+	$_->{node}->safe_psql('postgres', 'SELECT pg_reload_conf()') foreach @_;
+	return;
+}
 
 sub restart_processes
 {
+	my ($node) = @_;
 	my ($worker, $launcher) = (poll_worker($node, 'shop'), launcher_pid($node));
 	$node->safe_psql('postgres', "SELECT pg_terminate_backend($launcher), pg_terminate_backend($worker)");
 	poll_worker($node, 'shop', $worker);
@@ -109,49 +129,55 @@ sub restart_processes
 
 sub set
 {
-	my ($place, $name) = @_;
+	my ($server, $name) = @_;
 	my $value = $settings{$name}[0];
 	$value = "'$value'" if $name ne 'search_path';
-	my ($ret, undef, $err) = $node->psql('postgres', "$places{$place} SET $name = $value");
+	my ($ret, undef, $err) = $server->{node}->psql('postgres', "$server->{alter} SET $name = $value");
 	return 1 if $ret == 0;
-	like($err, qr/cannot be changed/, "$place SET $name is not possible");
+	like($err, qr/cannot be changed/, "$server->{place} SET $name is not possible");
 	return 0;
 }
 
-foreach my $place (sort keys %places)
-{
-	my $position = log_position($node);
-	my @set;
+work('to begin with', @servers);
+$_->{position} = log_position($_->{node}) foreach @servers;
 
-	foreach my $name (@names)
-	{
-		next unless set($place, $name);
-		push @set, $name;
-		$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
-		works("$place SET $name, reload");
-		$node->safe_psql('postgres', "$places{$place} RESET $name");
-	}
-	cmp_ok(scalar @set, '>', 20, "$place sets much");
-	set($place, $_) foreach @set;
-	$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
-	works("$place, all of them, reload");
-	restart_processes();
-	works("$place, all of them, processes started anew");
-	$node->restart;
-	poll_worker($node, 'shop');
-	works("$place, all of them, server started anew");
-	unlike(log_since($node, $position),
+foreach my $name (@names)
+{
+	my @on = grep { set($_, $name) } @servers;
+	push @{ $_->{set} }, $name foreach @on;
+	reload(@on);
+	work("SET $name, reload", @on);
+	$_->{node}->safe_psql('postgres', "$_->{alter} RESET $name") foreach @on;
+}
+foreach my $server (@servers)
+{
+	cmp_ok(scalar @{ $server->{set} }, '>', 20, "$server->{place} sets much");
+	set($server, $_) foreach @{ $server->{set} };
+}
+reload(@servers);
+work('all of them, reload', @servers);
+restart_processes($_->{node}) foreach @servers;
+work('all of them, processes started anew', @servers);
+foreach my $server (@servers)
+{
+	$server->{node}->restart;
+	poll_worker($server->{node}, 'shop');
+}
+work('all of them, server started anew', @servers);
+
+foreach my $server (@servers)
+{
+	my ($place, $node, $sandbox) = @{$server}{qw(place node sandbox)};
+	unlike(log_since($node, $server->{position}),
 		qr/onside_attribution (worker|launcher)[^\n]* (ERROR|FATAL):  (?!terminating background worker)/,
 		"$place: no error of ours");
-	$node->safe_psql('postgres', "$places{$place} RESET ALL");
-	$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
+	$node->safe_psql('postgres', "$server->{alter} RESET ALL");
+	reload($server);
+	ok(wait_until(sub { $node->safe_psql('shop',
+			'SELECT count(*) FROM onside_attribution.pending') eq '0' }), "$place: nothing is pending");
+	$sandbox->poison(undef);
+	arrived_ok($sandbox, $server->{good}, "$place: all arrived");
+	$node->stop;
+	$sandbox->stop;
 }
-
-ok(wait_until(sub { $node->safe_psql('shop',
-		'SELECT count(*) FROM onside_attribution.pending') eq '0' }), 'nothing is pending');
-$sandbox->poison(undef);
-arrived_ok($sandbox, \@good, 'all arrived');
-
-$node->stop;
-$sandbox->stop;
 done_testing();

@@ -82,11 +82,12 @@ sub have_read_without_worker
 }
 
 # Runs something and tests that no more than $limit was read for it, by anybody.
+# Returns what had been read then: $before for what comes next.
 sub reads_ok
 {
-	my ($limit, $what, $code, $read) = @_;
+	my ($limit, $what, $code, $read, $before) = @_;
 	$read //= \&have_read;
-	my @before = $read->();
+	my @before = $before ? @$before : $read->();
 	wait_for_worker();
 	$code->();
 	my @after = $read->();
@@ -95,7 +96,7 @@ sub reads_ok
 	cmp_ok($read[0], '<', $limit, "$what: index entries");
 	cmp_ok($read[1], '<', $limit, "$what: rows");
 	cmp_ok($read[2], '<', $limit, "$what: blocks");
-	return;
+	return \@after;
 }
 
 sub buy
@@ -111,14 +112,14 @@ my $generous = $purchases * 100;
 sub others_ok
 {
 	my ($what) = @_;
-	reads_ok($generous, "$what, purchases", \&buy);
+	my $read = reads_ok($generous, "$what, purchases", \&buy);
 	wait_for_flush($node, 'postgres', "$what: they are sent");
-	reads_ok($generous, "$what, flush()", sub {
+	$read = reads_ok($generous, "$what, flush()", sub {
 		$node->safe_psql('postgres', "$note; SELECT onside_attribution.flush();\n" x ($purchases / 4));
-	});
-	reads_ok($generous, "$what, status", sub {
+	}, undef, $read);
+	$read = reads_ok($generous, "$what, status", sub {
 		$node->safe_psql('postgres', "SELECT * FROM onside_attribution.status;\n" x $purchases);
-	});
+	}, undef, $read);
 	reads_ok($generous, "$what, reloads", sub {
 		foreach my $i (1 .. 5)
 		{
@@ -126,7 +127,7 @@ sub others_ok
 			$node->safe_psql('postgres', $note);
 			$node->safe_psql('postgres', 'SELECT onside_attribution.flush()');
 		}
-	});
+	}, undef, $read);
 	arrived_ok($sandbox, committed($node, 'postgres', 'SELECT event_id FROM noted'), "$what: others' events have arrived");
 	poll_status($node, 'postgres', { pending => 0 }, "$what: nothing is pending");
 	return;

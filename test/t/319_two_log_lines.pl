@@ -89,6 +89,7 @@ subtest 'an event that fails while others are accepted' => sub {
 	shop_for(8);
 	is(join("\n", grep { !/dead_letter|aside/ } lines($position)), '', 'it is no state of the endpoint, and writes nothing');
 	$wire->behave;
+	$wire->sql('UPDATE onside_attribution.dead_letter SET retry_at = clock_timestamp(); SELECT onside_attribution.resume()');
 	$wire->arrive([$bad], patience(), 'it');
 };
 

@@ -1,33 +1,46 @@
-# Ten nasty days: whatever mixture of faults, poison, sick connections, outages,
-# restarts and load is drawn, no good event is lost, dead in the end, or held up
-# for long by what is bad; what is bad is not taken and not lost; no request is
-# out of bounds, no event twice in flight, no process crashes.
+# OnsideDays: nasty days, for 329_*.pl.
+#
+# Whatever mixture of faults, poison, sick connections, outages, restarts and load
+# is drawn, no good event is lost, dead in the end, or held up for long by what is
+# bad; what is bad is not taken and not lost; no request is out of bounds, no event
+# twice in flight, no process crashes.
 #
 # ONSIDE_TEST_SEED=n draws the same days, ONSIDE_TEST_DAYS=name,name some of them,
 # ONSIDE_TEST_SECONDS how long each is (30; 60 with ONSIDE_TEST_SCALE=full).
 
+=head1 SYNOPSIS
+
+  live_through(
+      { name => 'bad_ones', bad => [qw(e400 e500)], events => 60 },
+      { name => 'storms', every => 4, events => 40, rules => sub { rand() < 0.5 ? storm() : () } });
+
+A day has: C<rules>, which is asked whenever the weather changes and rules over
+what is poison, unless C<poison_first>; C<bad>, the names that are poison, of
+C<%answer>; C<every>, seconds between two changes; C<events>, the most a burst has;
+C<share>, how many bursts are poison, of at most so many events as C<block> says;
+and C<restarts>.
+
+=cut
+
+package OnsideDays;
+
 use strict;
 use warnings;
 
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
+use Exporter qw(import);
+use JSON::PP ();
 use Test::More;
+use Time::HiRes ();
 
-use OnsideSandbox;
 use OnsideTest;
 use OnsideWire;
 
-use JSON::PP ();
-use Time::HiRes ();
+our @EXPORT = qw(%answer live_through storm);
 
-my $seed = $ENV{ONSIDE_TEST_SEED} // int(rand(1 << 30));
-note("seed $seed: ONSIDE_TEST_SEED=$seed draws the same days");
 my $seconds = $ENV{ONSIDE_TEST_SECONDS} // scale(30, 60);
-my %only = map { $_ => 1 } split /,/, $ENV{ONSIDE_TEST_DAYS} // '';
 my $true = JSON::PP::true();
 
-my %answer = (
+our %answer = (
 	(map { ("e$_" => { status => $_ }) } 400, 413, 403, 404, 422, 500, 502, 503),
 	closed => { fault => 'close_no_answer' },
 	reset => { fault => 'reset_after_upload' },
@@ -56,43 +69,26 @@ my @storms = (
 
 sub storm { return $storms[ int rand @storms ]->() }
 
-# A day has: rules(), which is asked whenever the weather changes and rules over
-# what is poison, unless that is first; bad => the names that are poison; every =>
-# seconds between two changes; events => the most a burst has; share => how many
-# bursts are poison, of at most so many events as block says; and restarts.
-my @days = (
-	{ name => 'all_kinds_of_poison', bad => [ sort keys %answer ], events => 60 },
-	{ name => 'half_is_poison', bad => [qw(e400 e500)], share => 0.5, events => 20 },
-	{ name => 'nine_of_ten_are_poison', bad => [qw(e400 e500 closed)], share => 0.9, events => 3 },
-	{ name => 'blocks_of_poison', bad => [qw(e400 e413 e500)], block => 60, events => 100 },
-	{ name => 'storms', every => 4, events => 40,
-		rules => sub { rand() < 0.5 ? storm() : () } },
-	{ name => 'storms_over_poison', every => 5, events => 40, bad => [qw(e400 e500 closed e413)],
-		rules => sub { rand() < 0.5 ? storm() : () } },
-	{ name => 'sick_connections', every => 3, events => 40,
-		rules => sub { (on({ connection_every => 2 + int rand 3 }, $answer{ (qw(e400 e404 e503 e403 closed e413))[ int rand 6 ] }), sick($answer{e503})) } },
-	{ name => 'flaky', every => 10, events => 50,
-		rules => sub { { chance => 0.3, seed => int rand(1 << 20), one_of => [
-			{ status => 500 }, { status => 400 }, { status => 413 }, { status => 404 }, { fault => 'close_no_answer', accept => $true },
-			{ fault => 'reset_after_upload' }, { delay => [ 0, 0.7 ] }, { status => 429 } ] } } },
-	{ name => 'slow_and_hanging', every => 6, events => 30, bad => [qw(hang hang e500)], share => 0.03, poison_first => 1,
-		rules => sub { { delay => [ 0, 0.4 ], seed => int rand(1 << 20) } } },
-	{ name => 'restarts_in_all_of_it', every => 4, events => 40, bad => [qw(e400 e500 closed)], restarts => 1,
-		rules => sub { rand() < 0.3 ? storm() : () } });
-
-my $day_number = 0;
-foreach my $day (@days)
+# The days of one file, and the end of it.
+sub live_through
 {
-	$day_number++;
-	next if %only && !$only{ $day->{name} };
-	subtest $day->{name} => sub { live($day, $seed + $day_number) };
+	my (@days) = @_;
+	my $seed = $ENV{ONSIDE_TEST_SEED} // int(rand(1 << 30));
+	my %only = map { $_ => 1 } split /,/, $ENV{ONSIDE_TEST_DAYS} // join ',', map { $_->{name} } @days;
+	note("seed $seed: ONSIDE_TEST_SEED=$seed draws the same days");
+	foreach my $i (0 .. $#days)
+	{
+		next unless $only{ $days[$i]{name} };
+		subtest $days[$i]{name} => sub { live($days[$i], $seed, $i) };
+	}
+	done_testing();
+	return;
 }
-done_testing();
 
 sub live
 {
-	my ($day, $day_seed) = @_;
-	srand($day_seed);
+	my ($day, $seed, $i) = @_;
+	srand($seed + $i);
 	my $name = $day->{name};
 	my $wire = OnsideWire->new($name, conf => <<'CONF');
 onside_attribution.request_timeout = '1s'
@@ -162,3 +158,5 @@ CONF
 	$node->stop;
 	return;
 }
+
+1;
