@@ -220,6 +220,22 @@ CREATE VIEW onside_attribution.pending WITH (security_barrier) AS
     ORDER BY xid NULLS FIRST, id, recorded_at;
 
 /*
+ * For monitoring, which may not read those tables.  The bounds keep it cheap.
+ */
+CREATE VIEW onside_attribution.failed WITH (security_barrier) AS
+    SELECT (SELECT pg_catalog.count(*)
+            FROM (SELECT FROM onside_attribution.aside LIMIT 10000) a) AS aside,
+           pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-)
+               (SELECT a.recorded_at FROM onside_attribution.aside a
+                ORDER BY a.recorded_at LIMIT 1) AS oldest_aside_age,
+           (SELECT pg_catalog.count(*)
+            FROM (SELECT FROM onside_attribution.dead_letter d
+                  WHERE d.retry_at IS NOT NULL LIMIT 10000) d) AS dead_letters_retried,
+           (SELECT pg_catalog.count(*)
+            FROM (SELECT FROM onside_attribution.dead_letter d
+                  WHERE d.retry_at IS NULL LIMIT 10000) d) AS dead_letters_left;
+
+/*
  * A dump carries what is still to be sent, and the dead letters.  pg_dump
  * refuses conditions that name a view, so they repeat that of "pending".
  */
@@ -463,7 +479,7 @@ COMMENT ON COLUMN onside_attribution.delivery_cursor.segment IS 'Segment of the 
 COMMENT ON COLUMN onside_attribution.delivery_cursor.begun_at IS 'Since when each segment has had events';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.left_at IS 'When writing left each segment; retention counts from then';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.delivered IS 'Events delivered since CREATE EXTENSION';
-COMMENT ON COLUMN onside_attribution.delivery_cursor.dead_lettered IS 'Events that the API refused for good since CREATE EXTENSION';
+COMMENT ON COLUMN onside_attribution.delivery_cursor.dead_lettered IS 'Events that the worker gave up and put into dead_letter, since CREATE EXTENSION';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.requests IS 'HTTP requests since CREATE EXTENSION; a crash can lose the last ones';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.refused_in_row IS
     'Events that were refused for good since the API has accepted anything; ten at most';
@@ -517,7 +533,7 @@ COMMENT ON TRIGGER onside_before_change ON onside_attribution.aside IS
     'Checks an inserted event; refuses UPDATE; tells the worker';
 
 COMMENT ON TABLE onside_attribution.dead_letter IS
-    'Events that were refused for good: by the API, or by a trigger with on_invalid_event = dead_letter. '
+    'Events that were given up: by the worker, because the API refused them or they failed while others were accepted, or by a trigger with on_invalid_event = dead_letter. '
     'Those with a retry_at are tried again from then on, and leave if they are accepted; others leave by retry_dead_letters(), forget() and your own DELETE';
 COMMENT ON COLUMN onside_attribution.dead_letter.event_id IS 'As in the outbox; NULL if an invalid row had none';
 COMMENT ON COLUMN onside_attribution.dead_letter.event_name IS 'As in the outbox';
@@ -532,7 +548,7 @@ COMMENT ON COLUMN onside_attribution.dead_letter.failed_at IS 'When it was put h
 COMMENT ON COLUMN onside_attribution.dead_letter.retry_at IS
     'From when it gets another chance by itself; NULL: only by a person';
 COMMENT ON COLUMN onside_attribution.dead_letter.source IS
-    'Table whose trigger recorded it, schema.table as SQL quotes it, the root of a partition; NULL if it was recorded by a function or INSERT, or refused by the API: the outbox does not know the table';
+    'Table whose trigger recorded it, schema.table as SQL quotes it, the root of a partition; NULL if it was recorded by a function or INSERT, or put here by the worker: the outbox does not know the table';
 COMMENT ON COLUMN onside_attribution.dead_letter.chances IS
     'How many chances it has had by itself, each of which has failed: 1 min, 10 min and 1 h after the failure before, then daily for a week; NULL is as good as 0';
 COMMENT ON COLUMN onside_attribution.dead_letter.id IS 'Of this row; an event can be here more than once';
@@ -551,6 +567,12 @@ COMMENT ON COLUMN onside_attribution.pending.installation_id IS 'As in the outbo
 COMMENT ON COLUMN onside_attribution.pending.recorded_at IS 'When the event was recorded';
 COMMENT ON COLUMN onside_attribution.pending.xid IS 'Transaction that inserted it; NULL if it is in aside';
 COMMENT ON COLUMN onside_attribution.pending.id IS '(xid, id) is the event''s place in the log; NULL if it is in aside';
+COMMENT ON VIEW onside_attribution.failed IS
+    'How many events have failed and are aside or in dead_letter, in one row. No more than 10000 of each kind are counted';
+COMMENT ON COLUMN onside_attribution.failed.aside IS 'Pending events that have failed while others were accepted: rows of aside';
+COMMENT ON COLUMN onside_attribution.failed.oldest_aside_age IS 'Time since the first of them was recorded; NULL if there is none';
+COMMENT ON COLUMN onside_attribution.failed.dead_letters_retried IS 'Dead letters that get another chance by themselves: those with a retry_at';
+COMMENT ON COLUMN onside_attribution.failed.dead_letters_left IS 'Dead letters that only a person can send again';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.singleton IS 'Always true: there is one row';
 COMMENT ON COLUMN onside_attribution.control.singleton IS 'Always true: there is one row';
 
@@ -605,7 +627,7 @@ COMMENT ON FUNCTION onside_attribution.pause(text) IS
 COMMENT ON FUNCTION onside_attribution.resume() IS
     'Starts sending in this database again from the commit on, and ends at once a wait for the next attempt, or that after three crashes';
 COMMENT ON FUNCTION onside_attribution.retry_dead_letters(uuid[]) IS
-    'Moves dead letters back into the outbox, with the same event_id. In: which; NULL: all that the API has refused, but not what a trigger found invalid. '
+    'Moves dead letters back into the outbox, with the same event_id. In: which; NULL: all that were sent, but not what a trigger found invalid. '
     'Out: how many. Errors: as track(), with the dead letter in the context, for one that is still invalid; 40001 if somebody has changed one since a transaction '
     'began that is not READ COMMITTED; 25006 in a read-only one';
 COMMENT ON FUNCTION onside_attribution.forget(uuid) IS
@@ -624,13 +646,13 @@ COMMENT ON VIEW onside_attribution.status IS
 COMMENT ON COLUMN onside_attribution.status.worker_pid IS 'Process that sends; NULL if there is none';
 COMMENT ON COLUMN onside_attribution.status.state IS
     'idle, sending, backing_off, paused, unauthorized, misconfigured, refusing, disabled or not_running';
-COMMENT ON COLUMN onside_attribution.status.state_reason IS 'Why, and what to do about it; NULL if all is well';
+COMMENT ON COLUMN onside_attribution.status.state_reason IS 'Whose fault it looks like, since when, what is tried next, and what to do about it; NULL if all is well';
 COMMENT ON COLUMN onside_attribution.status.pending IS
-    'Events committed and not settled. Without a worker no more than 10000 are counted; NULL after three crashes, when no table is read';
+    'Events committed and not settled, those aside included. Without a worker no more than 10000 are counted; NULL after three crashes, when no table is read';
 COMMENT ON COLUMN onside_attribution.status.oldest_pending_age IS 'Time since the first of them was recorded';
 COMMENT ON COLUMN onside_attribution.status.in_flight IS 'Requests under way';
 COMMENT ON COLUMN onside_attribution.status.delivered IS 'Events delivered since CREATE EXTENSION';
-COMMENT ON COLUMN onside_attribution.status.dead_lettered IS 'Events that the API refused for good since CREATE EXTENSION';
+COMMENT ON COLUMN onside_attribution.status.dead_lettered IS 'Events that the worker gave up and put into dead_letter, since CREATE EXTENSION';
 COMMENT ON COLUMN onside_attribution.status.requests IS 'HTTP requests since CREATE EXTENSION';
 COMMENT ON COLUMN onside_attribution.status.retries IS 'Those of them that sent once more what a failed request had carried';
 COMMENT ON COLUMN onside_attribution.status.last_success_at IS 'When the API took a request last, since the worker was started';
@@ -715,17 +737,17 @@ COMMENT ON COLUMN onside_attribution.stats.recorded IS
     'Events committed by sessions of this server; not those of prepared transactions and of logical replication';
 COMMENT ON COLUMN onside_attribution.stats.skipped IS 'Rows of attached tables that had no installation_id and so are no events; counted when read, even if the transaction is rolled back';
 COMMENT ON COLUMN onside_attribution.stats.delivered IS 'Events delivered';
-COMMENT ON COLUMN onside_attribution.stats.dead_lettered IS 'Events that the API refused for good';
+COMMENT ON COLUMN onside_attribution.stats.dead_lettered IS 'Events that the worker gave up and put into dead_letter';
 COMMENT ON COLUMN onside_attribution.stats.events_sent IS 'Events in requests, each as often as it was sent';
 COMMENT ON COLUMN onside_attribution.stats.bytes_sent IS 'Bytes of the requests'' bodies';
 COMMENT ON COLUMN onside_attribution.stats.connections IS 'Connections made';
 COMMENT ON COLUMN onside_attribution.stats.requests IS 'HTTP requests begun, also those that libcurl (7.80 or later) repeats by itself, because a kept connection turned out to be closed';
 COMMENT ON COLUMN onside_attribution.stats.retries IS 'Those of them that sent once more what a failed request had carried';
-COMMENT ON COLUMN onside_attribution.stats.back_offs IS 'Waits that failures have caused';
+COMMENT ON COLUMN onside_attribution.stats.back_offs IS 'Requests that failed otherwise than by 400 or 413: the failures after which the worker may have to wait';
 COMMENT ON COLUMN onside_attribution.stats.responses_204 IS 'Requests answered by 204, the acknowledgement. A request is counted in one of the columns from here to malformed when it ends';
 COMMENT ON COLUMN onside_attribution.stats.responses_other_2xx IS 'By any other 2xx, which acknowledges nothing';
 COMMENT ON COLUMN onside_attribution.stats.responses_3xx IS 'By 3xx: a redirect, never followed';
-COMMENT ON COLUMN onside_attribution.stats.responses_400 IS 'By 400: events were refused';
+COMMENT ON COLUMN onside_attribution.stats.responses_400 IS 'By 400: the API refuses events';
 COMMENT ON COLUMN onside_attribution.stats.responses_401_403 IS 'By 401 or 403: the credentials were';
 COMMENT ON COLUMN onside_attribution.stats.responses_408_425 IS 'By 408 or 425: sent again';
 COMMENT ON COLUMN onside_attribution.stats.responses_413 IS 'By 413: the body was too large';
@@ -872,3 +894,4 @@ GRANT EXECUTE ON FUNCTION onside_attribution.delivery_histogram() TO pg_monitor;
 GRANT SELECT ON onside_attribution.stats TO pg_monitor;
 GRANT SELECT ON onside_attribution.stats_histogram TO pg_monitor;
 GRANT EXECUTE ON FUNCTION onside_attribution.doctor() TO pg_monitor;
+GRANT SELECT ON onside_attribution.failed TO pg_monitor;

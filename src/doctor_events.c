@@ -50,7 +50,7 @@ static const struct
 	{"unauthorized",
 	"Put the right user:password into the credentials file, then SELECT onside_attribution.resume();"},
 	{"misconfigured",
-	"Something else answers than the attribution API: correct onside_attribution.endpoint, then SELECT pg_reload_conf();"},
+	"Correct what state_reason in onside_attribution.status names (onside_attribution.endpoint, proxy or ca_file), then SELECT pg_reload_conf();"},
 	{"refusing",
 	"The API refuses every event: check that onside_attribution.endpoint and the account are the right ones, then SELECT onside_attribution.resume();"},
 	{"backing_off",
@@ -276,7 +276,7 @@ look_at_dead_letters(OnsideDoctor *doctor)
 								   MAX_COUNTED) :
 						  psprintf("%d events were refused for good, the last at %s",
 								   n, timestamptz_to_str(newest)),
-						  "SELECT event_id, error FROM onside_attribution.dead_letter ORDER BY failed_at DESC; says why. Repair that, then SELECT onside_attribution.retry_dead_letters(); or DELETE FROM onside_attribution.dead_letter;");
+						  "Those with a retry_at are tried again by themselves. SELECT event_id, retry_at, error FROM onside_attribution.dead_letter ORDER BY failed_at DESC; says why. Repair that, then SELECT onside_attribution.retry_dead_letters(); or DELETE FROM onside_attribution.dead_letter;");
 }
 
 /* ----------

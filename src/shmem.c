@@ -92,6 +92,7 @@ reset_slot(OnsideSlot *slot)
 	pg_atomic_write_u64(&slot->skipped, 0);
 	pg_atomic_write_u64(&slot->withdrawers_end, PG_UINT64_MAX);
 	memset(&slot->status, 0, sizeof(slot->status));
+	slot->logged_state = ONSIDE_IDLE;
 	onside_stats_clear(slot);
 }
 

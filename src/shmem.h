@@ -102,6 +102,8 @@ typedef struct OnsideSlot
 	LWLock	   *lock;			/* guards status and stats */
 	OnsideStatus status;
 	OnsideStats stats;			/* see stats.c */
+	OnsideState logged_state;	/* what the server's log was told last; the
+								 * workers' own, one after the other */
 	ConditionVariable settled_cv;	/* the cursor has moved */
 	ConditionVariable worker_cv;	/* a worker has left */
 } OnsideSlot;

@@ -97,7 +97,7 @@ static OnsideBrake looking = {.work = "look whether the extension has changed"};
 static OnsideBrake controlling = {.work = "read whether sending is paused"};
 static OnsideState last_state = ONSIDE_IDLE;
 static int64 last_state_at;
-static OnsideState logged_state = ONSIDE_IDLE;
+static int64 trouble_at;		/* when all was well last */
 static uint32 wait_event_idle;
 static uint32 wait_event_request;
 
@@ -399,32 +399,41 @@ current_state(const OnsideSendingStatus *sending, const char **reason)
 	return sending->state;
 }
 
-/* Milliseconds until the present trouble is worth a line; -1 for never. */
+/*
+ * Milliseconds until the present trouble is worth a line; -1 for never.  An
+ * outage in which the state changes again and again is worth one, too; later
+ * lines are about what lasts.
+ */
 static long
 log_timeout(void)
 {
-	if (!is_trouble(last_state) || last_state == logged_state)
+	if (!is_trouble(last_state) || last_state == slot->logged_state)
 		return -1;
-	return onside_ms_until(last_state_at, LOGGED_AFTER);
+	return onside_ms_until(is_trouble(slot->logged_state) ? last_state_at :
+						   trouble_at, LOGGED_AFTER);
 }
 
 /*
  * One line when a trouble has lasted for a while, and one when that is over;
- * none while all is well.
+ * none while all is well.  To send again, as a successor does at first, is not to
+ * be well again: something has to be accepted.
  */
 static void
 log_state(OnsideState state, const char *reason)
 {
 	if (state != last_state)
 	{
-		last_state = state;
 		last_state_at = onside_clock();
+		if (!is_trouble(last_state))
+			trouble_at = last_state_at;
+		last_state = state;
 	}
-	if (state == logged_state ||
-		(!is_trouble(state) && !is_trouble(logged_state)) ||
-		(is_trouble(state) && log_timeout() > 0))
+	if (state == slot->logged_state ||
+		(!is_trouble(state) && !is_trouble(slot->logged_state)) ||
+		(is_trouble(state) && log_timeout() > 0) ||
+		(state == ONSIDE_SENDING && slot->status.last_success_at == 0))
 		return;
-	logged_state = state;
+	slot->logged_state = state;
 	ereport(LOG,
 			(errmsg("onside_attribution: database \"%s\" is now %s",
 					database_name, onside_state_name(state)),
@@ -784,6 +793,7 @@ publish_version_problem(const char *problem)
 				(errmsg("onside_attribution: database \"%s\" is now %s",
 						database_name, onside_state_name(ONSIDE_MISCONFIGURED)),
 				 errdetail("%s", problem)));
+	slot->logged_state = ONSIDE_MISCONFIGURED;
 	report_activity(ONSIDE_MISCONFIGURED, problem);
 
 	LWLockAcquire(slot->lock, LW_EXCLUSIVE);

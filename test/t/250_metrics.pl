@@ -129,6 +129,8 @@ my %expected = (
 	oldest_pending_age_seconds => 0,
 	in_flight => 0,
 	dead_letter_rows => 1,
+	aside_events => 0,
+	aside_oldest_age_seconds => 0,
 	dead_letter_inserts_total => 1,
 	segment_size_bytes => 64 * 1024,
 	outbox_bytes => outbox_size($node, 'shop'),
@@ -156,6 +158,9 @@ foreach my $name (sort keys %expected)
 		is($value, $expected{$name}, $name);
 	}
 }
+is($scraped->{'onside_attribution_dead_letter_events{datname="shop",retry="itself"}'}, 1,
+	'the dead letter gets another chance by itself');
+is($scraped->{'onside_attribution_dead_letter_events{datname="shop",retry="person"}'}, 0, 'and there is no other');
 is($scraped->{'onside_attribution_delivered_total{datname="books"}'}, 1,
 	'each database has its own');
 
@@ -216,6 +221,12 @@ is(join(' ', grep { $states{$_} } sort keys %states), 'idle', 'one of them is th
 # Forgotten after 15 minutes; until then, and for shop alone:
 my $dead = 'OnsideDeadLetters';
 
+# As after a week of failing.
+$node->safe_psql('shop', 'UPDATE onside_attribution.dead_letter SET retry_at = NULL');
+fires_ok('shop', "$dead OnsideDeadLettersRemain", 'a dead letter waits for a person');
+$node->safe_psql('shop', "UPDATE onside_attribution.dead_letter SET retry_at = now() + interval '1 day'");
+fires_ok('shop', $dead, 'and gets another chance again');
+
 # An old snapshot of the outbox, so that its segments cannot be emptied.
 my $reader = $node->background_psql('shop');
 $reader->query_safe('BEGIN; SELECT count(*) FROM onside_attribution.outbox');
@@ -256,9 +267,24 @@ SQL
 fires_ok('books', 'OnsideEventsWait OnsideSomebodyIsNeeded', 'unauthorized, and an old event');
 $node->safe_psql('books', 'SELECT onside_attribution.pause()');
 fires_ok('books', 'OnsidePausedForLong', 'while it is paused, waiting is wanted');
+$node->safe_psql('books', <<'SQL');
+INSERT INTO onside_attribution.aside (event_name, payload, event_datetime, installation_id, recorded_at, error)
+SELECT 'failed', '{}', now(), gen_random_uuid(), now() - interval '40 minutes', 'HTTP 500' FROM generate_series(1, 101)
+SQL
+fires_ok('books', 'OnsideAsideForLong OnsideManyAside OnsidePausedForLong', 'many events are aside, for long');
+$node->safe_psql('books', 'DELETE FROM onside_attribution.aside');
+fires_ok('books', 'OnsidePausedForLong', 'they are gone');
 $sandbox->credentials('sandbox', 'sandbox');
 $node->safe_psql('books', 'SELECT onside_attribution.resume()');
 fires_ok('books', '', 'all is well again');
+
+# The API is down.
+$sandbox->behave({ status => 503 });
+track($node, 'books');
+fires_ok('books', 'OnsideBackingOffForLong', 'nothing is accepted');
+$sandbox->behave;
+fires_ok('books', '', 'all is well once more');
+wait_for_flush($node, 'books', 'it has arrived');
 
 # A server that does not preload the library.
 $node->append_conf('postgresql.conf', "shared_preload_libraries = ''");
@@ -266,7 +292,7 @@ $node->restart;
 fires_ok('books', 'OnsideNotRunning', 'no worker');
 $scraped = $metrics->scrape;
 is($scraped->{pg_exporter_last_scrape_error}, 0, 'the queries do not fail there');
-is($scraped->{'onside_attribution_delivered_total{datname="books"}'}, 2, 'what is known without it is shown');
+is($scraped->{'onside_attribution_delivered_total{datname="books"}'}, 3, 'what is known without it is shown');
 is($scraped->{'onside_attribution_recorded_total{datname="books"}'}, 'NaN', 'and the rest is not a number');
 preload($node);
 $node->restart;
