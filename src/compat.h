@@ -86,13 +86,13 @@
 
 /* 16 added onlySummarizing, 19 turned the booleans into flags. */
 #if PG_VERSION_NUM >= 190000
-#define onside_insert_index_entries(rri, slot, estate) \
-	ExecInsertIndexTuples(rri, estate, 0, slot, NIL, NULL)
+#define onside_insert_index_entries(rri, slot, estate, summaries) \
+	ExecInsertIndexTuples(rri, estate, (summaries) ? EIIT_ONLY_SUMMARIZING : 0, slot, NIL, NULL)
 #elif PG_VERSION_NUM >= 160000
-#define onside_insert_index_entries(rri, slot, estate) \
-	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
+#define onside_insert_index_entries(rri, slot, estate, summaries) \
+	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, summaries)
 #else
-#define onside_insert_index_entries(rri, slot, estate) \
+#define onside_insert_index_entries(rri, slot, estate, summaries) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
 #endif
 
@@ -101,10 +101,14 @@
 typedef TU_UpdateIndexes OnsideUpdateIndexes;
 
 #define onside_update_needs_indexes(indexes) ((indexes) != TU_None)
+#define onside_update_needs_summaries(indexes) ((indexes) == TU_Summarizing)
+#define onside_is_summary(info) ((info)->ii_Summarizing)
 #else
 typedef bool OnsideUpdateIndexes;
 
 #define onside_update_needs_indexes(indexes) (indexes)
+#define onside_update_needs_summaries(indexes) false
+#define onside_is_summary(info) false
 #endif
 
 /* 19 added the options. */

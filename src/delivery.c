@@ -196,12 +196,13 @@ current_xid(void)
 
 /*
  * Replaces a version of the row.  False if somebody else has done so meanwhile,
- * for whom we have waited.  *moved says whether indexes do not lead to the new
- * version yet.  Our worker waits for nobody: to it a locked row is an error.
+ * for whom we have waited.  Our worker waits for nobody: to it a locked row is an
+ * error.
  */
 static bool
-update_row(Relation rel, ItemPointer tid, TupleTableSlot *slot, bool *moved)
+update_row(OnsideInsert *insert, ItemPointer tid, TupleTableSlot *slot)
 {
+	Relation	rel = insert->rel;
 	TM_FailureData failure;
 	LockTupleMode lock_mode;
 	OnsideUpdateIndexes indexes;
@@ -212,9 +213,11 @@ update_row(Relation rel, ItemPointer tid, TupleTableSlot *slot, bool *moved)
 									   GetActiveSnapshot(),
 									   MyBgworkerEntry == NULL, &failure,
 									   &lock_mode, &indexes);
-	*moved = onside_update_needs_indexes(indexes);
 	if (result == TM_Ok)
+	{
+		onside_insert_moved(insert, slot, indexes);
 		return true;
+	}
 	if (result == TM_BeingModified)
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
@@ -240,7 +243,6 @@ replace_row(OnsideInsert *insert, Datum *values, bool *nulls, bool *replace)
 {
 	Relation	rel = insert->rel;
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	bool		moved = false;
 	bool		done = true;
 
 	PushActiveSnapshot(IsolationUsesXactSnapshot() ?
@@ -253,7 +255,7 @@ replace_row(OnsideInsert *insert, Datum *values, bool *nulls, bool *replace)
 							  RelationGetDescr(rel), values, nulls, replace);
 
 		ExecForceStoreHeapTuple(tuple, slot, false);
-		done = update_row(rel, &tid, slot, &moved);
+		done = update_row(insert, &tid, slot);
 	}
 	else
 	{
@@ -267,8 +269,6 @@ replace_row(OnsideInsert *insert, Datum *values, bool *nulls, bool *replace)
 			}
 		onside_insert_row(insert);
 	}
-	if (done && moved)
-		onside_insert_moved(insert, slot);
 	PopActiveSnapshot();
 	ExecDropSingleTupleTableSlot(slot);
 	return done;

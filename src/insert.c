@@ -236,7 +236,8 @@ insert_rows(OnsideInsert *insert)
 }
 
 static void
-insert_index_entries(OnsideInsert *insert, TupleTableSlot *slot)
+insert_index_entries(OnsideInsert *insert, TupleTableSlot *slot,
+					 bool summaries)
 {
 	ResultRelInfo *rri = insert->rri;
 	Datum		values[INDEX_MAX_KEYS];
@@ -247,7 +248,8 @@ insert_index_entries(OnsideInsert *insert, TupleTableSlot *slot)
 		Self		self;
 
 		become_owner(insert, &self);
-		(void) onside_insert_index_entries(rri, slot, insert->estate);
+		(void) onside_insert_index_entries(rri, slot, insert->estate,
+										   summaries);
 		become(&self);
 		ResetPerTupleExprContext(insert->estate);
 		return;
@@ -257,7 +259,8 @@ insert_index_entries(OnsideInsert *insert, TupleTableSlot *slot)
 	{
 		IndexInfo  *info = rri->ri_IndexRelationInfo[i];
 
-		if (!info->ii_ReadyForInserts)
+		if (!info->ii_ReadyForInserts ||
+			(summaries && !onside_is_summary(info)))
 			continue;
 		FormIndexDatum(info, slot, NULL, values, isnull);
 		index_insert(rri->ri_IndexRelationDescs[i], values, isnull,
@@ -279,7 +282,7 @@ flush(OnsideInsert *insert)
 
 	for (int i = 0; i < insert->nrows; i++)
 	{
-		insert_index_entries(insert, insert->slots[i]);
+		insert_index_entries(insert, insert->slots[i], false);
 		ExecClearTuple(insert->slots[i]);
 	}
 	insert->nrows = 0;
@@ -300,9 +303,12 @@ onside_insert_row(OnsideInsert *insert)
 }
 
 void
-onside_insert_moved(OnsideInsert *insert, TupleTableSlot *slot)
+onside_insert_moved(OnsideInsert *insert, TupleTableSlot *slot,
+					OnsideUpdateIndexes indexes)
 {
-	insert_index_entries(insert, slot);
+	if (onside_update_needs_indexes(indexes))
+		insert_index_entries(insert, slot,
+							 onside_update_needs_summaries(indexes));
 }
 
 void

@@ -13,6 +13,8 @@
 #include "access/heapam.h"
 #include "nodes/execnodes.h"
 
+#include "compat.h"
+
 typedef struct OnsideInsert
 {
 	Relation	rel;
@@ -44,8 +46,12 @@ extern TupleTableSlot *onside_insert_slot(OnsideInsert *insert);
 /* Takes that row, and copies it.  Rows go into the table in this order. */
 extern void onside_insert_row(OnsideInsert *insert);
 
-/* A row was updated and is somewhere else now: has the indexes lead to it. */
-extern void onside_insert_moved(OnsideInsert *insert, TupleTableSlot *slot);
+/*
+ * A row was updated and is somewhere else now: has those indexes lead to it that
+ * table_tuple_update() has named.
+ */
+extern void onside_insert_moved(OnsideInsert *insert, TupleTableSlot *slot,
+								OnsideUpdateIndexes indexes);
 
 /* Only now are all rows in the table. */
 extern void onside_insert_end(OnsideInsert *insert);

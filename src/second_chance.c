@@ -597,8 +597,8 @@ onside_dead_letter_postpone(const pg_uuid_t *id, int http_status,
 										 GetCurrentCommandId(true),
 										 GetActiveSnapshot(), false, &failure,
 										 &lock_mode, &indexes) == TM_Ok;
-		if (done && onside_update_needs_indexes(indexes))
-			onside_insert_moved(&insert, row);
+		if (done)
+			onside_insert_moved(&insert, row, indexes);
 	}
 	ExecDropSingleTupleTableSlot(row);
 	onside_insert_end(&insert);
