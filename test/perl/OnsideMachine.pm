@@ -84,14 +84,14 @@ How often a table could not grow so far.
 
 sub refusals { return (-s "$_[0]{directory}/refused") // 0 }
 
-=head2 crash_worker($where), is_crashed
+=head2 crash_worker, is_crashed
 
-The extension's worker dies by SIGSEGV when it writes the next time to a file
-whose path contains this; and has it?
+The extension's worker dies by SIGSEGV when it writes to a table's file or to
+WAL the next time; and has it?
 
 =cut
 
-sub crash_worker { return $_[0]->_write('crash', $_[1]) }
+sub crash_worker { return $_[0]->_write('crash', '') }
 sub is_crashed { return !-e "$_[0]{directory}/crash" }
 
 =head2 set_clock($seconds)

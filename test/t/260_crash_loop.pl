@@ -178,15 +178,15 @@ subtest 'what it was doing' => sub {
 	# disk (so this event is lost with its transaction), and makes a page for the
 	# first dead letter.
 	my %moments = (
-		'reading the outbox' => [ '/pg_wal/', sub {
+		'reading the outbox' => sub {
 			$node->safe_psql('postgres',
 				"SET synchronous_commit = off; SELECT onside_attribution.track('paid', '$OnsideTest::installation', '{}')");
-		} ],
-		'moving events to dead_letter (at or behind the event with xid \\d+, id \\d+)' => [ undef, sub {
+		},
+		'moving events to dead_letter (at or behind the event with xid \\d+, id \\d+)' => sub {
 			$sandbox->poison('"rotten"');
 			$node->safe_psql('postgres',
 				qq{SELECT onside_attribution.track('rotten', '$OnsideTest::installation', '{"a": 1}')});
-		} ],
+		},
 	);
 	$node->safe_psql('postgres', 'TRUNCATE onside_attribution.dead_letter');
 	foreach my $doing (sort keys %moments)
@@ -195,10 +195,8 @@ subtest 'what it was doing' => sub {
 		my $position = log_position($node);
 		my $regexp = $doing =~ s/([()])/\\$1/gr;
 
-		my ($where, $happens) = @{ $moments{$doing} };
-		$machine->crash_worker($where //
-			  $node->safe_psql('postgres', q{SELECT pg_relation_filepath('onside_attribution.dead_letter')}));
-		eval { $happens->() };
+		$machine->crash_worker;
+		eval { $moments{$doing}() };
 		ok(wait_until(sub { $machine->is_crashed }), "$doing: it crashes");
 		wait_for_log_line($node,
 			qr/DETAIL:  It was ended by signal 11 \(.*\) while $regexp\./,
