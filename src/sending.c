@@ -415,15 +415,6 @@ onside_sending_check(void)
 	return done;
 }
 
-bool
-onside_sending_has_in_flight(int64 request)
-{
-	for (int i = 0; i < ONSIDE_HTTP_MAX_REQUESTS; i++)
-		if (in_flight[i].request != 0 && in_flight[i].request <= request)
-			return true;
-	return false;
-}
-
 /* ----------
  * How things stand
  * ----------

@@ -54,9 +54,6 @@ extern bool onside_sending_take_unauthorized(void);
  */
 extern bool onside_sending_check(void);
 
-/* Is one of the requests up to this number in flight? */
-extern bool onside_sending_has_in_flight(int64 request);
-
 /* Is everything that we know of settled, in the log and aside? */
 extern bool onside_sending_drained(void);
 

@@ -82,8 +82,6 @@ static char database_name[NAMEDATALEN];
 static uint64 noticed;			/* slot->recorded when was last looked */
 static uint32 epoch;			/* slot->epoch when was last looked */
 static bool withdrawal_due;		/* and what it stands for is to be done */
-static int64 withdrawn_from;	/* and again when requests up to this one have
-								 * ended; 0 for no */
 static bool paused;
 static char *pause_reason;
 static bool has_credentials;
@@ -680,19 +678,9 @@ notice_withdrawals(void)
 		withdrawal_due = true;
 		onside_reader_start_over();
 	}
-
-	/* What was in flight may have failed, and would wait to be sent again. */
-	if (withdrawn_from != 0 && !onside_sending_has_in_flight(withdrawn_from))
-	{
-		withdrawn_from = 0;
-		withdrawal_due = true;
-	}
 	if (!withdrawal_due || !onside_sending_check())
 		return;
 	withdrawal_due = false;
-	withdrawn_from = onside_sending_sender()->last_request;
-	if (!onside_sending_has_in_flight(withdrawn_from))
-		withdrawn_from = 0;
 	onside_progress_look_aside();
 	onside_backlog_start_counting();
 }
