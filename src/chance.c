@@ -54,7 +54,10 @@ static pg_uuid_t failed[MAX_FAILED];	/* since the last acceptance */
 static int	nfailed;
 static pg_uuid_t at_once[MAX_FAILED];	/* those of an outage that is over */
 static int	nat_once;
-static OnsideBrake brake = {.work = "look for dead letters that are due"};
+static OnsideBrake brake = {
+	.work = "look for dead letters that are due",
+	.step = ONSIDE_STEP_READING_DEAD_LETTERS
+};
 
 void
 onside_chance_init(OnsideSender *my_sender)
