@@ -45,7 +45,10 @@ static int64 counted_at;		/* when the last of it was counted; 0 for not yet */
 static int	confirms;			/* how often that was waited for */
 static bool prepared;
 static TimestampTz aside_oldest;
-static OnsideBrake brake = {.work = "count what is pending"};
+static OnsideBrake brake = {
+	.work = "count what is pending",
+	.step = ONSIDE_STEP_COUNTING
+};
 
 void
 onside_backlog_init(OnsideSlot *my_slot)

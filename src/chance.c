@@ -52,7 +52,10 @@ static OnsideChanceGroup present;	/* whose chance it is; without a name that
 static int	npicks;
 static pg_uuid_t at_once[MAX_FAILED];	/* those of an outage that is over */
 static int	nat_once;
-static OnsideBrake brake = {.work = "look for dead letters that are due"};
+static OnsideBrake brake = {
+	.work = "look for dead letters that are due",
+	.step = ONSIDE_STEP_READING_DEAD_LETTERS
+};
 
 void
 onside_chance_init(OnsideSender *my_sender)

@@ -95,6 +95,9 @@ typedef struct Record
 static const char *const step_names[] = {
 	"starting", "waiting", "reading the outbox", "sending",
 	"moving events to dead_letter", "emptying the outbox",
+	"writing how far delivery has come", "setting events aside",
+	"reading the events that are aside", "looking for dead letters that are due",
+	"counting what is pending", "looking whether something has changed",
 };
 
 /* The signals by which a process tells that it is broken. */

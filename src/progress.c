@@ -95,12 +95,30 @@ static bool maintenance_due;
 static int64 maintained_at;
 static const char *blocked;		/* see onside_segment_empty() */
 
-static OnsideBrake writing = {.work = "write how far delivery has come"};
-static OnsideBrake burying = {.work = "move refused events to dead_letter"};
-static OnsideBrake leaving = {.work = "set events aside"};
-static OnsideBrake loading = {.work = "read the events that are aside"};
-static OnsideBrake maintaining = {.work = "look after the segments of the outbox"};
-static OnsideBrake checking = {.work = "read delivery_cursor"};
+static OnsideBrake writing = {
+	.work = "write how far delivery has come",
+	.step = ONSIDE_STEP_WRITING
+};
+static OnsideBrake burying = {
+	.work = "move refused events to dead_letter",
+	.step = ONSIDE_STEP_BURYING
+};
+static OnsideBrake leaving = {
+	.work = "set events aside",
+	.step = ONSIDE_STEP_SETTING_ASIDE
+};
+static OnsideBrake loading = {
+	.work = "read the events that are aside",
+	.step = ONSIDE_STEP_READING_ASIDE
+};
+static OnsideBrake maintaining = {
+	.work = "look after the segments of the outbox",
+	.step = ONSIDE_STEP_EMPTYING
+};
+static OnsideBrake checking = {
+	.work = "read delivery_cursor",
+	.step = ONSIDE_STEP_LOOKING
+};
 
 /* ----------
  * The row
@@ -229,7 +247,7 @@ fetch(const OnsideItem *item, Copy *copy)
 	{
 		OnsidePosition pos = onside_item_position(item);
 
-		onside_crash_guard_step(ONSIDE_STEP_BURYING, &pos);
+		onside_crash_guard_at(&pos);
 		onside_window_fetch(&pos, 1, copy_event, copy);
 	}
 	else
@@ -634,7 +652,6 @@ onside_progress_maintain(bool drained)
 
 	if (persist_due || sender->nfates > 0)
 		persist();
-	onside_crash_guard_step(ONSIDE_STEP_EMPTYING, NULL);
 	if (!onside_txn_run(&maintaining, ONSIDE_USES_LOG, look_after_segments,
 						&maintenance))
 		return;

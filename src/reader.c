@@ -60,7 +60,10 @@ static int	average_bytes;		/* of an event in the last batch */
 static Mark marks[MAX_MARKS];
 static int	nmarks;
 static HTAB *early;				/* places that were taken out of turn; or NULL */
-static OnsideBrake brake = {.work = "read the outbox"};
+static OnsideBrake brake = {
+	.work = "read the outbox",
+	.step = ONSIDE_STEP_READING
+};
 
 void
 onside_reader_init(OnsideSlot *my_slot, const OnsideCursor *settled)
@@ -204,7 +207,6 @@ read_into_open_batch(Read *read)
 		open_batch = onside_batch_create();
 	read->batch = open_batch;
 
-	onside_crash_guard_step(ONSIDE_STEP_READING, NULL);
 	read_recorded = pg_atomic_read_u64(&slot->recorded);
 	if (!onside_txn_run(&brake, ONSIDE_USES_LOG, read_in_order, read))
 	{
@@ -377,7 +379,6 @@ onside_reader_newest(int max_events, int max_bytes)
 	if (open_batch != NULL)
 		onside_reader_start_over();
 	read.batch = onside_batch_create();
-	onside_crash_guard_step(ONSIDE_STEP_READING, NULL);
 	if (!onside_txn_run(&brake, ONSIDE_USES_LOG, read_newest, &read) ||
 		read.batch->nitems == 0)
 	{
@@ -428,6 +429,7 @@ add_from_log(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 	Again	   *again = arg;
 	OnsideEvent event;
 
+	onside_crash_guard_at(pos);
 	again->next = next_in_log(again->items, again->next, pos);
 	onside_outbox_read_event(row, &event);
 	add_again(again, again->next++, &event);
@@ -476,7 +478,6 @@ onside_reader_again(const OnsideItem *items, int n, bool *gone, bool *failed)
 			items[i].home == ONSIDE_IN_ASIDE ? ONSIDE_USES_ASIDE :
 			ONSIDE_USES_DEAD_LETTER;
 	again.batch = onside_batch_create();
-	onside_crash_guard_step(ONSIDE_STEP_READING, NULL);
 	*failed = !onside_txn_run(&brake, uses, read_again, &again);
 	if (*failed || again.batch->nitems == 0)
 	{

@@ -39,13 +39,18 @@ typedef struct InFlight
 {
 	int64		request;		/* 0 for none */
 	OnsideBatch *batch;
+	bool		suspect;		/* events were deleted since it was sent */
 } InFlight;
 
 static OnsideSender *sender;
 static InFlight in_flight[ONSIDE_HTTP_MAX_REQUESTS];
 static OnsideSendingStatus status;
 static bool unauthorized;
-static OnsideBrake checking = {.work = "look for events that were deleted"};
+static bool suspect_ended;		/* a suspect request has */
+static OnsideBrake checking = {
+	.work = "look for events that were deleted",
+	.step = ONSIDE_STEP_LOOKING
+};
 
 /* ----------
  * Set-up
@@ -117,6 +122,7 @@ take_batch(int64 request)
 		if (in_flight[i].request != request)
 			continue;
 		in_flight[i].request = 0;
+		suspect_ended |= in_flight[i].suspect;
 		return in_flight[i].batch;
 	}
 	elog(ERROR, "an answer to no request");
@@ -253,6 +259,7 @@ send(const OnsideOrder *order, OnsideBatch *batch)
 	if (order->renew)
 		onside_http_renew();
 	in_flight[i].batch = batch;
+	in_flight[i].suspect = false;
 	in_flight[i].request = onside_sender_sent(sender, order, batch->items,
 											  batch->nitems, batch->body.len,
 											  onside_clock());
@@ -376,6 +383,18 @@ note_item(OnsideItem *item, void *arg)
 	check->items[check->n++] = *item;
 }
 
+/* For qsort and bsearch: by place.  What was read from aside has no seq. */
+static int
+compare_places(const void *a, const void *b)
+{
+	const OnsideItem *x = a;
+	const OnsideItem *y = b;
+
+	if (x->home != y->home)
+		return x->home < y->home ? -1 : 1;
+	return memcmp(x->key, y->key, sizeof(x->key));
+}
+
 /* Body of a transaction. */
 static void
 check_all(void *arg)
@@ -390,7 +409,7 @@ is_there(const OnsideItem *item, void *arg)
 {
 	Check	   *check = arg;
 	OnsideItem *found = bsearch(item, check->items, check->n,
-								sizeof(OnsideItem), onside_item_compare);
+								sizeof(OnsideItem), compare_places);
 
 	return found == NULL || !check->gone[found - check->items];
 }
@@ -404,7 +423,7 @@ onside_sending_check(void)
 	onside_sender_visit(sender, note_item, &check);
 	if (check.n == 0)
 		return true;
-	qsort(check.items, check.n, sizeof(OnsideItem), onside_item_compare);
+	qsort(check.items, check.n, sizeof(OnsideItem), compare_places);
 	check.gone = palloc0(check.n * sizeof(bool));
 	done = onside_txn_run(&checking, ONSIDE_USES_LOG | ONSIDE_READS_ASIDE,
 						  check_all, &check);
@@ -413,6 +432,22 @@ onside_sending_check(void)
 	pfree(check.items);
 	pfree(check.gone);
 	return done;
+}
+
+void
+onside_sending_suspect(void)
+{
+	for (int i = 0; i < ONSIDE_HTTP_MAX_REQUESTS; i++)
+		in_flight[i].suspect = true;
+}
+
+bool
+onside_sending_take_suspect(void)
+{
+	bool		result = suspect_ended;
+
+	suspect_ended = false;
+	return result;
 }
 
 /* ----------

@@ -54,6 +54,13 @@ extern bool onside_sending_take_unauthorized(void);
  */
 extern bool onside_sending_check(void);
 
+/*
+ * What is in flight now may have been deleted.  Whether it waits again is known
+ * when its request has ended: is that so of one of them?  Resets it.
+ */
+extern void onside_sending_suspect(void);
+extern bool onside_sending_take_suspect(void);
+
 /* Is everything that we know of settled, in the log and aside? */
 extern bool onside_sending_drained(void);
 

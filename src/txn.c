@@ -197,6 +197,7 @@ onside_txn_run(OnsideBrake *brake, int uses, void (*body) (void *arg),
 
 	if (onside_brake_timeout(brake) > 0)
 		return false;
+	onside_crash_guard_step(brake->step, NULL);
 
 	PG_TRY();
 	{

@@ -10,17 +10,19 @@
 
 #include "postgres.h"
 
+#include "crash_guard.h"
 #include "locks.h"
 #include "shmem.h"
 
 /*
  * One kind of work of the worker, and whether it has a problem: a table that is
  * locked, a full disk.  Then the work rests for a while, longer each time.
- * Starts as zeros but for "work".
+ * Starts as zeros but for "work" and "step".
  */
 typedef struct OnsideBrake
 {
 	const char *work;			/* "could not ..." */
+	OnsideStep	step;			/* the same, for the record of a crash */
 	char	   *problem;		/* what is wrong, for status; or NULL */
 	int			delay;			/* ms */
 	int64		tried_at;		/* see clock.h */

@@ -93,8 +93,14 @@ static bool control_due;		/* the table "control" is to be read */
 static bool control_known;		/* and has been, once */
 static bool settings_due;		/* the database's settings are to be compared */
 static bool check_due;			/* has the extension changed? */
-static OnsideBrake looking = {.work = "look whether the extension has changed"};
-static OnsideBrake controlling = {.work = "read whether sending is paused"};
+static OnsideBrake looking = {
+	.work = "look whether the extension has changed",
+	.step = ONSIDE_STEP_LOOKING
+};
+static OnsideBrake controlling = {
+	.work = "read whether sending is paused",
+	.step = ONSIDE_STEP_LOOKING
+};
 static OnsideState last_state = ONSIDE_IDLE;
 static int64 last_state_at;
 static int64 trouble_at;		/* when all was well last */
@@ -665,7 +671,8 @@ read_credentials_again(void)
 
 /*
  * Somebody has deleted events, or has put some aside: nothing is sent that was
- * deleted, and what is pending is counted anew.
+ * deleted, and what is pending is counted anew.  What was in flight then is not
+ * forgotten before its request has ended: look again after that.
  */
 static void
 notice_withdrawals(void)
@@ -677,7 +684,9 @@ notice_withdrawals(void)
 		epoch = now;
 		withdrawal_due = true;
 		onside_reader_start_over();
+		onside_sending_suspect();
 	}
+	withdrawal_due |= onside_sending_take_suspect();
 	if (!withdrawal_due || !onside_sending_check())
 		return;
 	withdrawal_due = false;

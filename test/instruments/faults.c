@@ -10,8 +10,8 @@
  *			would have made one grow fails with ENOSPC, and adds a byte to the
  *			file "refused"
  *	 clock	so many seconds are added to the time of day
- *	 crash	the extension's worker dies by SIGSEGV when it writes to a table's file
- *			or to WAL the next time, and takes this file away
+ *	 crash	its content is "PID PATH": that process dies by SIGSEGV when it writes
+ *			the next time to a file with PATH in its path, and takes this file away
  *
  *-------------------------------------------------------------------------
  */
@@ -61,28 +61,20 @@ is_below(int fd, const char *directory)
 	return strstr(path, directory) != NULL;
 }
 
-/* Is this process the worker?  Its title says so. */
-static int
-is_worker(void)
-{
-	char		title[256];
-	int			fd = open("/proc/self/cmdline", O_RDONLY);
-	ssize_t		len = fd < 0 ? -1 : read(fd, title, sizeof(title) - 1);
-
-	if (fd >= 0)
-		close(fd);
-	title[len > 0 ? len : 0] = '\0';
-	return strstr(title, "onside_attribution worker") != NULL;
-}
-
 static void
 crash_if_wanted(int fd)
 {
-	const char *path = fault_path("crash");
+	const char *name = fault_path("crash");
+	FILE	   *file = name == NULL ? NULL : fopen(name, "r");
+	char		path[256];
+	int			pid = 0;
 
-	if (path != NULL && access(path, F_OK) == 0 && is_worker() &&
-		(is_below(fd, "/base/") || is_below(fd, "/pg_wal/")) &&
-		unlink(path) == 0)
+	if (file == NULL)
+		return;
+	if (fscanf(file, "%d %255s", &pid, path) != 2)
+		pid = 0;
+	fclose(file);
+	if (pid == getpid() && is_below(fd, path) && unlink(fault_path("crash")) == 0)
 		raise(SIGSEGV);
 }
 

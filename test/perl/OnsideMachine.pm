@@ -84,14 +84,19 @@ How often a table could not grow so far.
 
 sub refusals { return (-s "$_[0]{directory}/refused") // 0 }
 
-=head2 crash_worker, is_crashed
+=head2 crash($pid, $path), is_crashed
 
-The extension's worker dies by SIGSEGV when it writes to a table's file or to
-WAL the next time; and has it?
+The process dies by SIGSEGV when it writes the next time to a file whose path
+has $path in it; and has it?
 
 =cut
 
-sub crash_worker { return $_[0]->_write('crash', '') }
+sub crash
+{
+	my ($self, $pid, $path) = @_;
+	return $self->_write('crash', "$pid $path\n");
+}
+
 sub is_crashed { return !-e "$_[0]{directory}/crash" }
 
 =head2 set_clock($seconds)

@@ -116,9 +116,10 @@ foreach my $rule (@hanging)
 	{
 		$node->safe_psql('postgres', "SELECT pg_cancel_backend($pid)");
 	}
-	$fault->record(1);
-	poll_status($node, 'postgres', { worker_pid => $pid, pending => 4, in_flight => 1 },
-		"$name: it goes on");
+	my ($later) = $fault->record(1);
+	ok(wait_until(sub { $sandbox->accepted($later) }), "$name: what comes later passes by");
+	poll_status($node, 'postgres',
+		{ worker_pid => $pid, pending => qr/^[123]$/, in_flight => qr/^[123]$/ }, "$name: it goes on");
 
 	# The hanging request would stay for ten minutes; its connection does not.
 	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid, 60000)");

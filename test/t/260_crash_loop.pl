@@ -174,34 +174,79 @@ SQL
 subtest 'what it was doing' => sub {
 	plan skip_all => 'NOT TESTED: gcc cannot make faults.so' unless $machine;
 
-	# The worker writes WAL before it hands out an event whose commit is not on
-	# disk (so this event is lost with its transaction), and makes a page for the
-	# first dead letter.
-	my %moments = (
-		'reading the outbox' => sub {
-			$node->safe_psql('postgres',
-				"SET synchronous_commit = off; SELECT onside_attribution.track('paid', '$OnsideTest::installation', '{}')");
+	# Each makes the worker write to a file that it writes to for nothing else: to
+	# WAL before it hands out an event whose commit is not on disk (so this event
+	# is lost with its transaction), and to a table for its first page.
+	my $path = sub { $node->safe_psql('postgres', "SELECT pg_relation_filepath('onside_attribution.$_[0]')") };
+	my $place = qr/ \(at or behind the event with xid \d+, id \d+\)/;
+	my @moments = (
+		{
+			doing => qr/reading the outbox/,
+			file => sub { '/pg_wal/' },
+			begin => sub {
+				$node->safe_psql('postgres',
+					"SET synchronous_commit = off; SELECT onside_attribution.track('paid', '$OnsideTest::installation', '{}')");
+			},
 		},
-		'moving events to dead_letter (at or behind the event with xid \\d+, id \\d+)' => sub {
-			$sandbox->poison('"rotten"');
-			$node->safe_psql('postgres',
-				qq{SELECT onside_attribution.track('rotten', '$OnsideTest::installation', '{"a": 1}')});
+		{
+			doing => qr/moving events to dead_letter$place/,
+			file => sub { $path->('dead_letter') },
+			begin => sub {
+				$sandbox->poison('"rotten"');
+				$node->safe_psql('postgres',
+					qq{SELECT onside_attribution.track('rotten', '$OnsideTest::installation', '{"a": 1}')});
+			},
+		},
+		{
+			doing => qr/writing how far delivery has come/,
+			file => sub {
+				$node->safe_psql('postgres', 'TRUNCATE onside_attribution.delivery_cursor');
+				return $path->('delivery_cursor');
+			},
+			begin => sub {
+				buy('postgres');
+				$node->safe_psql('postgres', q{SELECT onside_attribution.flush('10 s')});
+			},
+		},
+		{
+			doing => qr/setting events aside$place/,
+			file => sub { $path->('aside') },
+			begin => sub {
+				$sandbox->behave({ match => { event_name => 'failing' }, status => 500 });
+				push @ids, track($node, 'postgres', 'failing');
+				wait_until(
+					sub {
+						return 1 if $machine->is_crashed;
+						my $id = eval { track($node, 'postgres') };
+						push @ids, $id if defined $id;
+						return 0;
+					}, undef, 0.3);
+			},
 		},
 	);
-	$node->safe_psql('postgres', 'TRUNCATE onside_attribution.dead_letter');
-	foreach my $doing (sort keys %moments)
+	$node->safe_psql('postgres', "TRUNCATE onside_attribution.$_") foreach qw(dead_letter aside);
+	my $crashes = 0;
+	foreach my $moment (@moments)
 	{
+		# Nothing else is left for it to write.
 		my $pid = poll_worker($node, 'postgres');
-		my $position = log_position($node);
-		my $regexp = $doing =~ s/([()])/\\$1/gr;
+		buy('postgres');
+		wait_for_flush($node, 'postgres', "it sends before it is $moment->{doing}");
+		$node->safe_psql('postgres', 'CHECKPOINT');
 
-		$machine->crash_worker;
-		eval { $moments{$doing}() };
-		ok(wait_until(sub { $machine->is_crashed }), "$doing: it crashes");
-		wait_for_log_line($node,
-			qr/DETAIL:  It was ended by signal 11 \(.*\) while $regexp\./,
+		my $position = log_position($node);
+		$machine->crash($pid, $moment->{file}->());
+		eval { $moment->{begin}->() };
+		ok(wait_until(sub { $machine->is_crashed }), 'it crashes');
+		wait_for_log_line($node, qr/DETAIL:  It was ended by signal 11 \(.*\) while $moment->{doing}\./,
 			$position, 'the log says that it was at that');
+		$sandbox->behave;
 		wait_until(sub { eval { $node->safe_psql('postgres', 'SELECT 1') } }) or die 'the server is gone';
+		if (++$crashes == 3)
+		{
+			poll_status($node, 'postgres', $waits, 'a third crash');
+			$node->safe_psql('postgres', 'SELECT onside_attribution.resume()');
+		}
 		poll_worker($node, 'postgres');
 
 		# An event that is refused is judged once another one is accepted.
@@ -211,8 +256,8 @@ subtest 'what it was doing' => sub {
 	$sandbox->poison(undef);
 	arrived_ok($sandbox, \@ids, 'nothing is lost');
 
-	crash_worker('SEGV');
-	poll_status($node, 'postgres', $waits, 'a third crash');
+	crash_worker('SEGV') foreach 1, 2;
+	poll_status($node, 'postgres', $waits, 'the third crash after that');
 	$node->safe_psql('postgres', 'SELECT onside_attribution.resume()');
 };
 
