@@ -184,13 +184,18 @@ is($plain->report->{distinct}, 3, 'and to the second one');
 # Ours
 # ---------------------------------------------------------------------------
 
-# A tunnel that is open needs no proxy any more.
-sub close_tunnel
+# Tunnels that are open need no proxy any more, and there are as many of them as
+# there were requests at once.  A reload begins with new connections.
+sub close_tunnels
 {
-	$sandbox->behave({ headers => { Connection => 'close' } });
-	$fault->record(1);
-	wait_for_flush($node, 'postgres');
-	$sandbox->behave;
+	$fault->configure;
+	my $open;
+	ok( wait_until(
+			sub {
+				$open = $sandbox->report->{open_connections} + $plain->report->{open_connections};
+				return $open == 0;
+			}),
+		'no tunnel is open') or diag("$open are open");
 	return;
 }
 
@@ -202,7 +207,7 @@ foreach my $scheme ('http://', '')
 	$fault->configure(proxy => "${scheme}127.0.0.1:$proxy_port", endpoint => $sandbox->url);
 	$fault->record;
 	$fault->settled($name);
-	close_tunnel();
+	close_tunnels();
 	cmp_ok(proxy_seen(), '>', $before, "$name: it goes through it");
 }
 like(proxy_log(), qr/^CONNECT 127\.0\.0\.1:@{[$sandbox->port]} HTTP/m, 'as a tunnel');
@@ -227,7 +232,7 @@ sub proxy_wants
 my $proxy_user = 'p%41+r ü';
 my @proxy_passwords = ('p:w%41 ü"\\/+@', '', 'plain-password');
 my $proxy_file = write_credentials($node, "wrong:wrong\n", 0600, 'proxy');
-close_tunnel();
+close_tunnels();
 foreach my $password (@proxy_passwords)
 {
 	foreach my $endpoint ($sandbox->url, $plain->url)
@@ -240,7 +245,7 @@ foreach my $password (@proxy_passwords)
 		$fault->record;
 		$fault->settled($name);
 		cmp_ok(proxy_seen(), '>', $before, "$name: through the proxy");
-		close_tunnel();
+		close_tunnels();
 	}
 }
 unlike(proxy_log(), qr/\@/, 'and nowhere but in their header');
@@ -269,7 +274,7 @@ unlike(slurp_file($node->logfile), qr/new-password|new%2Dpassword|006eew|cCU0MSt
 $fault->configure(endpoint => $sandbox->url);
 
 # Nothing is sent with a file that cannot be used, and status says which.
-close_tunnel();
+close_tunnels();
 $fault->survived(
 	'a file that others can read',
 	begin => sub { chmod 0644, $proxy_file; $node->reload },
@@ -306,7 +311,7 @@ foreach my $case (
 	[ 'headers without end', "HTTP/1.1 200 OK\r\n" . "X-Endless: yes\r\n" x 200_000 ])
 {
 	my ($what, $answer) = @$case;
-	close_tunnel();
+	close_tunnels();
 	$fault->survived(
 		"a proxy that answers $what",
 		begin => sub { proxy_answers($answer) },
@@ -351,7 +356,7 @@ foreach my $case (
 	[ 'socks5', 'closes', '', 0 ])
 {
 	my ($scheme, $what, $bytes, $refused) = @$case;
-	close_tunnel();
+	close_tunnels();
 	$fault->survived(
 		"a $scheme proxy that $what",
 		begin => sub {
