@@ -17,8 +17,11 @@
 /* With so many fates that cannot be written nothing more is sent. */
 #define MAX_UNWRITTEN	4000
 
-/* After the day, so many healthy purchases: each 5 s, then each minute. */
-#define AFTERMATH		400
+/*
+ * After the day, so many healthy purchases: each 5 s, then each minute, then each
+ * quarter of an hour, for weeks: each event that hangs takes a minute per try.
+ */
+#define AFTERMATH		2000
 
 typedef enum Place
 {
