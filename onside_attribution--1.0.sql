@@ -550,7 +550,7 @@ COMMENT ON COLUMN onside_attribution.dead_letter.retry_at IS
 COMMENT ON COLUMN onside_attribution.dead_letter.source IS
     'Table whose trigger recorded it, schema.table as SQL quotes it, the root of a partition; NULL if it was recorded by a function or INSERT, or put here by the worker: the outbox does not know the table';
 COMMENT ON COLUMN onside_attribution.dead_letter.chances IS
-    'How many chances it has had by itself, each of which has failed: 1 min, 10 min and 1 h after the failure before, then daily for a week; NULL is as good as 0';
+    'How many chances it has had by itself, each of which has failed: 1 min, 10 min and 1 h after the failure before, then daily for a week; those that come at once after an outage do not count. NULL is as good as 0';
 COMMENT ON COLUMN onside_attribution.dead_letter.id IS 'Of this row; an event can be here more than once';
 COMMENT ON INDEX onside_attribution.dead_letter_pkey IS 'The identity of a dead letter, also for logical replication';
 COMMENT ON INDEX onside_attribution.dead_letter_event_id_idx IS 'For retry_dead_letters()';
