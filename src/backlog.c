@@ -41,6 +41,7 @@ static OnsideCursor count_cursor;
 static int64 count_total;
 static int64 count_recorded;	/* slot->recorded when it began */
 static int64 count_settled;		/* events settled when it began */
+static int64 count_forgotten;	/* onside_reader_forgotten() then */
 static int64 counted_at;		/* when the last of it was counted; 0 for not yet */
 static int	confirms;			/* how often that was waited for */
 static bool prepared;
@@ -108,6 +109,7 @@ prepare(void)
 	onside_cursor_copy(&count_cursor, onside_reader_position());
 	count_recorded = pg_atomic_read_u64(&slot->recorded);
 	count_settled = onside_progress_settled_count();
+	count_forgotten = onside_reader_forgotten();
 	counted_at = 0;
 	confirms = 0;
 	return true;
@@ -166,6 +168,13 @@ onside_backlog_count_some(void)
 			return;
 		}
 		counted_at = 0;
+	}
+
+	/* What was taken out of turn is not known any more and would count twice. */
+	if (count_forgotten != onside_reader_forgotten())
+	{
+		prepared = false;
+		return;
 	}
 	if (fresh)
 		count_recorded = pg_atomic_read_u64(&slot->recorded);

@@ -203,8 +203,10 @@ onside_dead_letter_holds(const OnsideEvent *event)
 
 	ScanKeyInit(&key, Anum_outbox_event_id, BTEqualStrategyNumber, F_UUID_EQ,
 				UUIDPGetDatum(&event->event_id));
-	scan = systable_beginscan(rel, index, OidIsValid(index),
-							  GetActiveSnapshot(), 1, &key);
+
+	/* Of two that are alike the first may have been put here by this command. */
+	scan = systable_beginscan(rel, index, OidIsValid(index), SnapshotSelf, 1,
+							  &key);
 	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		OnsideEvent other;

@@ -60,6 +60,7 @@ static int	average_bytes;		/* of an event in the last batch */
 static Mark marks[MAX_MARKS];
 static int	nmarks;
 static HTAB *early;				/* places that were taken out of turn; or NULL */
+static int64 forgotten;			/* how often that was forgotten */
 static OnsideBrake brake = {
 	.work = "read the outbox",
 	.step = ONSIDE_STEP_READING
@@ -192,9 +193,17 @@ onside_reader_start_over(void)
 static void
 forget_early(void)
 {
-	if (early != NULL)
-		hash_destroy(early);
+	if (early == NULL)
+		return;
+	hash_destroy(early);
 	early = NULL;
+	forgotten++;
+}
+
+int64
+onside_reader_forgotten(void)
+{
+	return forgotten;
 }
 
 /* Reads into the open batch.  Returns true if it is full. */

@@ -77,6 +77,9 @@ extern int	onside_reader_missing(int max_events, int max_bytes);
 /* Was the event at this place, behind the reading cursor, taken out of turn? */
 extern bool onside_reader_took(const OnsidePosition *pos);
 
+/* How often such places were forgotten, since reading had passed them. */
+extern int64 onside_reader_forgotten(void);
+
 /* How many events have been read and not sent. */
 extern int	onside_reader_waiting(void);
 

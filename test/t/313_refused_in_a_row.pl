@@ -43,6 +43,22 @@ foreach my $case (
 	};
 }
 
+# An event that was recorded twice, as replay() does, is one dead letter, though both
+# are given up in one moment.
+subtest 'the same ones twice' => sub {
+	my @bad = split /\n/, $wire->sql(<<'SQL');
+WITH ids AS MATERIALIZED (SELECT gen_random_uuid() AS id FROM generate_series(1, 40))
+SELECT DISTINCT onside_attribution.track('bad', '8f14e45f-ceea-467f-a0e6-2f0b3c1d9a11', '{}', '2026-01-01 00:00Z', id)
+FROM ids, generate_series(1, 2)
+SQL
+	my $ids = join ',', map { "'$_'" } @bad;
+	my $rows = "SELECT count(*), count(DISTINCT event_id) FROM onside_attribution.dead_letter WHERE event_id IN ($ids)";
+	is(scalar(@bad), 40, '40 events');
+	$wire->traffic_until(sub { $wire->sql($rows) =~ /\|40$/ && status($wire->node, 'postgres')->{pending} == 0 }, 'they are in dead_letter', patience());
+	is($wire->sql($rows), '40|40', 'once each');
+	$wire->sql("DELETE FROM onside_attribution.dead_letter WHERE event_id IN ($ids)");
+};
+
 # A restart forgets nothing of it: at most ten are given up without an acceptance.
 subtest 'nothing but refusals, over restarts' => sub {
 	$wire->record('good', 10);
