@@ -365,7 +365,7 @@ foreach my $case (
 			$fault->configure(proxy => "$scheme://127.0.0.1:$proxy_port");
 		},
 		while => $refused
-		? { state => 'misconfigured', state_reason => qr/the proxy refuses/, last_error => qr/^the proxy refused: \w/ }
+		? { state => 'misconfigured', state_reason => qr/the proxy refuses/, last_error => qr/^the proxy refused: \S/ }
 		: { %backing_off, retries => sub { $_[0] > 0 } },
 		end => sub { unlink "$dir/socks"; $fault->configure(proxy => '') });
 }
