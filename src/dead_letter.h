@@ -10,9 +10,8 @@
 
 #include "postgres.h"
 
-#include "mb/pg_wchar.h"
-
 #include "event.h"
+#include "send/chances.h"
 
 /* Columns of dead_letter; the event's own are those of the outbox. */
 enum
@@ -34,13 +33,6 @@ enum
 
 /* The same of any text. */
 extern text *onside_dead_letter_clip(const char *error);
-
-/*
- * When a dead letter that was sent gets its next chance, after so many; 0 for
- * never.
- */
-extern TimestampTz onside_dead_letter_retry_at(TimestampTz failed_at,
-											   int chances);
 
 /*
  * Locks dead_letter to insert into it, to the end of the transaction, but waits no longer
@@ -75,13 +67,6 @@ extern bool onside_dead_letter_holds(const OnsideEvent *event);
  *
  * Without the table's index dead_letter_chances_idx there are no groups.
  */
-typedef struct OnsideChanceGroup
-{
-	bool		has_status;
-	int			http_status;
-	char		event_name[ONSIDE_EVENT_NAME_MAX * MAX_MULTIBYTE_CHAR_LEN + 1];
-	TimestampTz due;			/* least retry_at in it */
-} OnsideChanceGroup;
 
 /* The group that comes after this one (NULL: the first); false for none. */
 extern bool onside_dead_letter_next_group(const OnsideChanceGroup *after,
@@ -127,13 +112,14 @@ extern bool onside_dead_letter_fetch(const pg_uuid_t *id, OnsideEvent *event,
 extern bool onside_dead_letter_delete(const pg_uuid_t *id);
 
 /*
- * Its chance has failed: the next one is later.  One before its time, which comes
- * after an outage, is not counted: an API that comes and goes does not use them up.
- * error NULL: nothing was said about the event, and that does not count either.
- * False as above, and nothing is written.
+ * Its chance has failed: the next one is later (see onside_chances_count()).
+ * error NULL: nothing was said about the event, and that does not count.
+ * accepted_at: when anything was accepted last; 0 if that is not known.  False as
+ * above, and nothing is written.
  */
 extern bool onside_dead_letter_postpone(const pg_uuid_t *id, int http_status,
 										const char *error,
-										TimestampTz failed_at);
+										TimestampTz failed_at,
+										TimestampTz accepted_at);
 
 #endif							/* ONSIDE_DEAD_LETTER_H */

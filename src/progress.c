@@ -270,7 +270,7 @@ bury(const OnsideFate *fate)
 		onside_dead_letter_insert(NULL, &copy.event, fate->words->status,
 								  fate->words->text, fate->tries,
 								  copy.recorded_at,
-								  onside_dead_letter_retry_at(now, 0), NULL);
+								  onside_chances_retry_at(now, 0), NULL);
 	}
 	if (fate->item.home == ONSIDE_IN_ASIDE)
 		(void) onside_aside_delete(onside_item_id(&fate->item));
@@ -294,11 +294,12 @@ carry_out(const OnsideFate *fate)
 			(void) onside_dead_letter_postpone(onside_item_id(&fate->item),
 											   fate->words->status,
 											   fate->words->text,
-											   GetCurrentTimestamp());
+											   GetCurrentTimestamp(),
+											   onside_sending_accepted_at());
 			break;
 		case ONSIDE_FATE_PUT_OFF:
 			(void) onside_dead_letter_postpone(onside_item_id(&fate->item), 0,
-											   NULL, GetCurrentTimestamp());
+											   NULL, GetCurrentTimestamp(), 0);
 			break;
 	}
 }
@@ -335,7 +336,7 @@ forget_written(void)
 			words = fate->words->text;
 	}
 	if (written > 0)
-		onside_chance_expect(onside_dead_letter_retry_at(GetCurrentTimestamp(),
+		onside_chance_expect(onside_chances_retry_at(GetCurrentTimestamp(),
 														 0));
 	if (refused > 0)
 	{

@@ -59,25 +59,6 @@ enum
 #define MAX_LOOKED_AT	1000
 
 /* ----------
- * When
- * ----------
- */
-
-TimestampTz
-onside_dead_letter_retry_at(TimestampTz failed_at, int chances)
-{
-	/* In minutes after each failure; then daily for a week. */
-	static const int first[] = {1, 10, 60};
-	int			minutes = 24 * 60;
-
-	if (chances < (int) lengthof(first))
-		minutes = first[Max(chances, 0)];
-	else if (chances >= (int) lengthof(first) + 7)
-		return 0;
-	return failed_at + minutes * (int64) SECS_PER_MINUTE * USECS_PER_SEC;
-}
-
-/* ----------
  * Looking at the index
  * ----------
  */
@@ -142,14 +123,19 @@ first_row(Look *look, ScanKey keys, int nkeys, ScanDirection direction)
 	return next_row(look);
 }
 
+/* A column that is not null. */
 static TimestampTz
-retry_at_of(Look *look)
+time_at(TupleTableSlot *row, int column)
 {
 	bool		isnull;
 
-	return DatumGetTimestampTz(slot_getattr(look->row,
-											Anum_dead_letter_retry_at,
-											&isnull));
+	return DatumGetTimestampTz(slot_getattr(row, column, &isnull));
+}
+
+static TimestampTz
+retry_at_of(Look *look)
+{
+	return time_at(look->row, Anum_dead_letter_retry_at);
 }
 
 static void
@@ -246,6 +232,7 @@ read_group(Look *look, Place *place, OnsideChanceGroup *group)
 
 	if (place->event_name == NULL ||
 		row->tts_isnull[Anum_dead_letter_retry_at - 1] ||
+		VARSIZE_ANY_EXHDR(place->event_name) == 0 ||
 		VARSIZE_ANY_EXHDR(place->event_name) >= sizeof(group->event_name))
 		return false;
 	group->has_status = place->has_status;
@@ -319,17 +306,17 @@ failed_since(const OnsideChanceGroup *group, int chances, TimestampTz since,
 	group_keys(keys, group);
 	ScanKeyInit(&keys[2], Anum_chances_index_retry_at,
 				BTGreaterEqualStrategyNumber, F_TIMESTAMPTZ_GE,
-				TimestampTzGetDatum(onside_dead_letter_retry_at(since,
+				TimestampTzGetDatum(onside_chances_retry_at(since,
 																chances)));
 	ScanKeyInit(&keys[3], Anum_chances_index_retry_at,
 				BTLessEqualStrategyNumber, F_TIMESTAMPTZ_LE,
-				TimestampTzGetDatum(onside_dead_letter_retry_at(GetCurrentTimestamp(),
+				TimestampTzGetDatum(onside_chances_retry_at(GetCurrentTimestamp(),
 																chances)));
 	for (bool any = first_row(&look, keys, 4, ForwardScanDirection);
 		 any && n < max && looked_at++ < MAX_LOOKED_AT; any = next_row(&look))
 	{
 		slot_getallattrs(look.row);
-		if (DatumGetTimestampTz(look.row->tts_values[Anum_dead_letter_failed_at - 1]) >= since &&
+		if (time_at(look.row, Anum_dead_letter_failed_at) >= since &&
 			had_chances(look.row) == chances)
 			ids[n++] = *DatumGetUUIDP(look.row->tts_values[Anum_dead_letter_id - 1]);
 	}
@@ -345,7 +332,7 @@ onside_dead_letter_failed_since(TimestampTz since, pg_uuid_t *ids, int max)
 
 	for (bool found = onside_dead_letter_next_group(NULL, group);
 		 found && n < max; found = onside_dead_letter_next_group(group, group))
-		for (int chances = 0; onside_dead_letter_retry_at(since, chances) != 0;
+		for (int chances = 0; onside_chances_retry_at(since, chances) != 0;
 			 chances++)
 			n += failed_since(group, chances, since, ids + n, max - n);
 	return n;
@@ -536,7 +523,7 @@ onside_dead_letter_delete(const pg_uuid_t *id)
 /* The row as it is after one more failure; see onside_dead_letter_postpone(). */
 static HeapTuple
 postponed(Relation rel, TupleTableSlot *row, int http_status,
-		  const char *error, TimestampTz now)
+		  const char *error, TimestampTz now, TimestampTz accepted_at)
 {
 	int			columns[6] = {
 		Anum_dead_letter_attempts, Anum_dead_letter_retry_at,
@@ -551,10 +538,10 @@ postponed(Relation rel, TupleTableSlot *row, int http_status,
 
 	slot_getallattrs(row);
 	attempts = DatumGetInt32(row->tts_values[Anum_dead_letter_attempts - 1]);
-	if (error != NULL && !row->tts_isnull[Anum_dead_letter_retry_at - 1] &&
-		DatumGetTimestampTz(row->tts_values[Anum_dead_letter_retry_at - 1]) <= now)
-		chances++;
-	retry_at = onside_dead_letter_retry_at(now, chances);
+	if (error != NULL && !row->tts_isnull[Anum_dead_letter_retry_at - 1])
+		chances = onside_chances_count(chances, time_at(row, Anum_dead_letter_retry_at) <= now,
+									   time_at(row, Anum_dead_letter_failed_at) < accepted_at);
+	retry_at = onside_chances_retry_at(now, chances);
 
 	values[0] = Int32GetDatum(attempts < PG_INT32_MAX ? attempts + 1 : attempts);
 	values[1] = TimestampTzGetDatum(retry_at);
@@ -575,7 +562,8 @@ postponed(Relation rel, TupleTableSlot *row, int http_status,
 
 bool
 onside_dead_letter_postpone(const pg_uuid_t *id, int http_status,
-							const char *error, TimestampTz failed_at)
+							const char *error, TimestampTz failed_at,
+							TimestampTz accepted_at)
 {
 	OnsideInsert insert;
 	TupleTableSlot *row;
@@ -592,7 +580,7 @@ onside_dead_letter_postpone(const pg_uuid_t *id, int http_status,
 		OnsideUpdateIndexes indexes;
 
 		ExecForceStoreHeapTuple(postponed(insert.rel, row, http_status, error,
-										  failed_at), row, false);
+										  failed_at, accepted_at), row, false);
 		done = onside_table_tuple_update(insert.rel, &tid, row,
 										 GetCurrentCommandId(true),
 										 GetActiveSnapshot(), false, &failure,

@@ -450,6 +450,13 @@ onside_sending_take_suspect(void)
 	return result;
 }
 
+TimestampTz
+onside_sending_accepted_at(void)
+{
+	return sender->accepted == 0 ? 0 :
+		onside_clock_timestamp(sender->accepted_us);
+}
+
 /* ----------
  * How things stand
  * ----------

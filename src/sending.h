@@ -54,6 +54,9 @@ extern bool onside_sending_take_unauthorized(void);
  */
 extern bool onside_sending_check(void);
 
+/* When anything was accepted last; 0 if this worker does not know. */
+extern TimestampTz onside_sending_accepted_at(void);
+
 /*
  * What is in flight now may have been deleted.  Whether it waits again is known
  * when its request has ended: is that so of one of them?  Resets it.

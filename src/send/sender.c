@@ -470,6 +470,7 @@ answer_accepted(OnsideSender *sender, OnsideInFlight *request,
 		if (piece->refusals > 0 && request->fresh_connection)
 			sender->renew = true;
 		sender->accepted = sender->tick;
+		sender->accepted_us = now;
 		sender->accepted_sent = Max(sender->accepted_sent, request->sent);
 		sender->refused_in_row = 0;
 		if (sender->trouble != 0 && !sender->recovered &&
@@ -703,7 +704,8 @@ count_in_flight(const OnsideSender *sender, OnsideOrderKind kind)
 static bool
 has_room(const OnsideSender *sender, bool again)
 {
-	int			nagain = count_in_flight(sender, ONSIDE_SEND_AGAIN);
+	int			nagain = count_in_flight(sender, ONSIDE_SEND_AGAIN) +
+		sender->chances_in_flight;
 	int			allowed = sender->pace.allowed;
 
 	if (sender->pace.settings.max_in_flight == 1)
@@ -870,9 +872,8 @@ onside_sender_may_take_chance(const OnsideSender *sender, int offers)
 		(sender->pace.failures == 0 ||
 		 (sender->in_flight == 0 && sender->held == 0 &&
 		  fresh_offers(sender, offers) == 0)) &&
-		sender->chances_in_flight < Min(sender->chance_tries,
-										Max(sender->pace.allowed / 2, 1)) &&
-		has_room(sender, false);
+		sender->chances_in_flight < sender->chance_tries &&
+		has_room(sender, true);
 }
 
 /* While failures are few: everything goes on. */

@@ -145,7 +145,8 @@ typedef struct OnsideSender
 	bool		probe_failed;
 
 	/* comparing */
-	int64		accepted;		/* tick of the last acceptance */
+	int64		accepted;		/* tick of the last acceptance; 0 for none */
+	int64		accepted_us;
 	int64		accepted_sent;	/* when the latest sent accepted one was sent */
 	int64		trouble;		/* tick of the first failure since; 0 for none */
 	int64		trouble_us;

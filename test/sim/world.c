@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include "send/chances.h"
 #include "send/sender.h"
 #include "world.h"
 
@@ -91,15 +92,6 @@ typedef struct Boundary
 	int			head;
 } Boundary;
 
-/* Dead letters that are alike. */
-typedef struct Group
-{
-	int			status;
-	int			name;
-	int64		from;
-} Group;
-
-#define MAX_GROUPS			100
 #define MAX_CONNECTIONS		256
 #define MAX_IDLE			64
 
@@ -125,16 +117,8 @@ static int64 asked_until;		/* by a Retry-After */
 static int	saved_refused;
 static int64 saved_trouble;	/* NEVER for none */
 static int64 persist_at;		/* 0 for never */
-static int64 looked_at;			/* for second chances */
-static int64 look_at;			/* again; NEVER */
-static bool chance_of_all;		/* the present one is for an outage's */
-static Group groups[MAX_GROUPS];	/* those that have a chance */
-static bool chance_runs;		/* of "present" */
-static int	ngroups;
-static Group present;
+static OnsideChances chances;
 static int	npicks;
-static int *chance_at_once;		/* those of an outage that is over */
-static int	nat_once;
 static bool more_aside;
 
 static Flight flights[ONSIDE_SENDER_MAX_REQUESTS];
@@ -525,13 +509,6 @@ send_again(OnsideOrder *order)
  * ----------
  */
 
-static int64
-chance_wait(int chances)
-{
-	return chances == 0 ? MINUTE : chances == 1 ? 10 * MINUTE :
-		chances == 2 ? HOUR : chances < 10 ? DAY : NEVER;
-}
-
 static bool
 is_due(const Event *event)
 {
@@ -539,100 +516,100 @@ is_due(const Event *event)
 		event->retry_at <= now;
 }
 
-static void
-note_group(int status, int name, int64 from)
+/* Groups in their order; false for one that is not a dead letter with a chance. */
+static bool
+group_of(const Event *event, OnsideChanceGroup *group)
 {
-	int			g;
-
-	for (g = 0; g < ngroups; g++)
-		if (groups[g].status == status && groups[g].name == name)
-			break;
-	if (g == MAX_GROUPS)
-		return;
-	if (g == ngroups)
-		groups[ngroups++] = (Group) {status, name, from};
-	groups[g].from = Min(groups[g].from, from);
-	look_at = Min(look_at, from);
+	group->has_status = event->status != 0;
+	group->http_status = event->status;
+	snprintf(group->event_name, sizeof(group->event_name), "%d", event->name);
+	group->due = event->retry_at;
+	return event->place == IN_DEAD && !event->deleted &&
+		event->retry_at != NEVER;
 }
 
-/* Notes the groups of which a dead letter has become due since. */
-static void
-note_groups(void)
+static int
+compare_groups(const OnsideChanceGroup *a, const OnsideChanceGroup *b)
 {
-	look_at = NEVER;
+	int			names = atoi(a->event_name) - atoi(b->event_name);
+
+	return a->http_status != b->http_status ?
+		a->http_status - b->http_status : names;
+}
+
+static bool
+next_group(const OnsideChanceGroup *after, OnsideChanceGroup *group)
+{
+	bool		found = false;
+	OnsideChanceGroup other;
+
 	for (int i = 0; i < arrived; i++)
 	{
-		const Event *event = &events[i];
+		int			order;
 
-		if (event->place != IN_DEAD || event->deleted ||
-			event->retry_at <= looked_at)
+		if (events[i].place != IN_DEAD || !group_of(&events[i], &other) ||
+			(after != NULL && compare_groups(&other, after) <= 0))
 			continue;
-		if (event->retry_at > now)
-		{
-			look_at = Min(look_at, event->retry_at);
-			continue;
-		}
-		note_group(event->status, event->name, now);
+		order = found ? compare_groups(&other, group) : -1;
+		if (order < 0 || (order == 0 && other.due < group->due))
+			*group = other;
+		found = true;
 	}
-	looked_at = now;
+	return found;
 }
 
-/* What failed while nothing was accepted has a chance at once. */
-static void
-after_outage(void)
+static TimestampTz
+next_due(const OnsideChanceGroup *group, TimestampTz later_than)
 {
-	if (!sender->recovered || sender->nfates > 0)
-		return;
-	sender->recovered = false;
-	for (int i = 0; i < arrived && nat_once < 1000; i++)
-		if (events[i].place == IN_DEAD && !events[i].deleted &&
-			events[i].retry_at != NEVER &&
-			events[i].failed_at >= sender->recovered_us)
-			chance_at_once[nat_once++] = i;
-	if (nat_once > 0)
-		tell("a chance for %d that failed in the outage", nat_once);
+	TimestampTz due = 0;
+	OnsideChanceGroup other;
+
+	for (int i = 0; i < arrived; i++)
+		if (events[i].place == IN_DEAD && group_of(&events[i], &other) &&
+			other.due > later_than && (due == 0 || other.due < due) &&
+			compare_groups(&other, group) == 0)
+			due = other.due;
+	return due;
 }
 
-/* The next group that has a second chance, one at a time. */
+/* An event's id is its number. */
+static int
+failed_since(TimestampTz since, pg_uuid_t *ids, int max)
+{
+	int			n = 0;
+	OnsideChanceGroup group;
+
+	for (int i = 0; i < arrived && n < max; i++)
+		if (events[i].place == IN_DEAD && group_of(&events[i], &group) &&
+			events[i].failed_at >= since)
+			memcpy(&ids[n++], &i, sizeof(i));
+	if (n > 0)
+		tell("a chance for %d that failed in the outage", n);
+	return n;
+}
+
+static const OnsideChanceStorage storage = {
+	next_group, next_due, failed_since
+};
+
 static void
 look_for_chances(void)
 {
-	int			g;
-
-	if (now >= look_at)
-		note_groups();
-	after_outage();
-	if (sender->chance_tries > 0 || sender->chances_in_flight > 0)
-		return;
-	chance_of_all = nat_once > 0;
-	if (chance_of_all)
+	if (sender->recovered && sender->nfates == 0)
 	{
+		onside_chances_recovered(&chances, sender->recovered_us, &storage);
+		sender->recovered = false;
+	}
+	while (sender->chance_tries == 0 && sender->chances_in_flight == 0 &&
+		   onside_chances_look_at(&chances) <= now)
+	{
+		if (!onside_chances_look(&chances, now, &storage))
+			continue;
 		onside_sender_begin_chance(sender);
-		return;
+		if (chances.present.event_name[0] != '\0')
+			tell("a chance for those of status %d, name %s",
+				 chances.present.http_status, chances.present.event_name);
 	}
-	if (chance_runs)
-	{
-		/* Those that were not tried do not wait for others to become due. */
-		chance_runs = false;
-		for (int i = 0; i < arrived; i++)
-			if (is_due(&events[i]) && events[i].status == present.status &&
-				events[i].name == present.name)
-			{
-				note_group(present.status, present.name, now + HOUR);
-				break;
-			}
-	}
-	for (g = 0; g < ngroups && groups[g].from > now; g++)
-		look_at = Min(look_at, groups[g].from);
-	if (g == ngroups)
-		return;
-	present = groups[g];
-	groups[g] = groups[--ngroups];
-	look_at = now;
-	chance_runs = true;
-	onside_sender_begin_chance(sender);
-	tell("a chance for those of status %d, name %d", present.status,
-		 present.name);
 }
 
 static int
@@ -641,22 +618,21 @@ pick_chance(void)
 	int			best = -1;
 	int			seen = 0;
 
-	if (chance_of_all)
+	while (chances.present.event_name[0] == '\0' && chances.at_once > 0)
 	{
-		while (nat_once > 0)
-		{
-			int			i = chance_at_once[--nat_once];
+		int			i;
 
-			if (events[i].place == IN_DEAD && !events[i].deleted &&
-				!events[i].tried_now)
-				return i;
-		}
-		return -1;
+		memcpy(&i, &chances.ids[--chances.at_once], sizeof(i));
+		if (events[i].place == IN_DEAD && !events[i].deleted &&
+			!events[i].tried_now)
+			return i;
 	}
+	if (chances.present.event_name[0] == '\0')
+		return -1;
 	for (int i = 0; i < arrived; i++)
 	{
-		if (!is_due(&events[i]) || events[i].status != present.status ||
-			events[i].name != present.name)
+		if (!is_due(&events[i]) || events[i].status != chances.present.http_status ||
+			events[i].name != atoi(chances.present.event_name))
 			continue;
 		seen++;
 		if (best < 0 ||
@@ -690,8 +666,8 @@ carry_out(const OnsideFate *fate)
 	}
 	if (fate->kind == ONSIDE_FATE_PUT_OFF)
 	{
-		event->retry_at = chance_wait(event->chances) + now;
-		look_at = Min(look_at, event->retry_at);
+		event->retry_at = onside_chances_retry_at(now, event->chances);
+		onside_chances_expect(&chances, event->retry_at);
 		return;
 	}
 	event->status = fate->words->status;
@@ -710,13 +686,15 @@ carry_out(const OnsideFate *fate)
 		tell("event %d is a dead letter after %d tries: %s", i, fate->tries,
 			 fate->words->text);
 	}
-	else if (event->retry_at <= now)
-		event->chances++;
+	else
+		event->chances = onside_chances_count(event->chances,
+											  event->retry_at <= now,
+											  event->failed_at < last_acceptance);
 	event->failed_at = now;
-	event->retry_at = chance_wait(event->chances);
-	if (event->retry_at != NEVER)
-		event->retry_at += now;
-	look_at = Min(look_at, event->retry_at);
+	event->retry_at = onside_chances_retry_at(now, event->chances);
+	if (event->retry_at == 0)
+		event->retry_at = NEVER;
+	onside_chances_expect(&chances, event->retry_at);
 }
 
 /* The cursor may move over all that is settled or aside. */
@@ -1015,10 +993,7 @@ start_worker(void)
 	asked_until = Min(asked_until, saved_not_before);
 	head = next_cursor = cursor;
 	nboundaries = 0;
-	looked_at = 0;
-	look_at = now;
-	nat_once = ngroups = 0;
-	chance_runs = false;
+	memset(&chances, 0, sizeof(chances));
 	more_aside = true;
 	last_count = 0;
 	for (int i = 0; i < nevents; i++)
@@ -1331,8 +1306,6 @@ world_run(const Day *the_day, bool trace, Outcome *outcome)
 	last_acceptance = 0;
 	outage_dead = 0;
 	npicks = 0;
-	ngroups = 0;
-	chance_of_all = false;
 	nconnections = 0;
 	memset(connections, 0, sizeof(connections));
 	end = day_over = day_end(day);
@@ -1340,7 +1313,6 @@ world_run(const Day *the_day, bool trace, Outcome *outcome)
 		last_outage = Max(last_outage, day->outage[i].to);
 	record();
 	boundaries = palloc((nevents + 1) * sizeof(Boundary));
-	chance_at_once = palloc(1000 * sizeof(int));
 	arrived = day->dead_letters;
 	start_worker();
 
@@ -1351,7 +1323,7 @@ world_run(const Day *the_day, bool trace, Outcome *outcome)
 		if (arrived < nevents)
 			next = Min(next, events[arrived].at);
 		if (sender->chance_tries == 0 && sender->chances_in_flight == 0)
-			next = Min(next, Max(look_at, now));
+			next = Min(next, Max(onside_chances_look_at(&chances), now));
 		for (int i = 0; i < day->nhappenings; i++)
 			if (!happened[i])
 				next = Min(next, day->happening[i].at);
@@ -1386,5 +1358,4 @@ world_run(const Day *the_day, bool trace, Outcome *outcome)
 	stop_worker();
 	pfree(events);
 	pfree(boundaries);
-	pfree(chance_at_once);
 }
