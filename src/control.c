@@ -78,11 +78,11 @@ typedef struct Moment
 } Moment;
 
 /*
- * Is every event settled that was committed at that moment?  A cursor that is
- * not our worker's covers nothing; the worker writes its own.
+ * Is every event settled that was committed at that moment, and does "status" know
+ * it?  A cursor that is not our worker's covers nothing; the worker writes its own.
  */
 static bool
-is_settled(const Moment *until)
+is_settled(const Moment *until, OnsideSlot *slot)
 {
 	OnsideDelivery delivery = {0};
 	bool		result;
@@ -104,7 +104,9 @@ is_settled(const Moment *until)
 	PushActiveSnapshot(GetLatestSnapshot());
 	onside_delivery_load(&delivery, NULL, &row_problem);
 	result = onside_window_pending(&delivery.settled, until->snapshot, 1).events == 0 &&
-		!onside_aside_holds(until->time);
+		!onside_aside_holds(until->time) &&
+		(slot == NULL || onside_slot_tells(slot, delivery.delivered +
+										   delivery.dead_lettered));
 	PopActiveSnapshot();
 	onside_cursor_release(&delivery.settled);
 	onside_unlock_tables(FLUSH_USES);
@@ -134,7 +136,7 @@ wait_until_settled(const Moment *until, OnsideSlot *slot,
 		onside_slot_wake(slot, ONSIDE_WAKE_FLUSH);
 		ConditionVariablePrepareToSleep(&slot->settled_cv);
 	}
-	while (!(settled = is_settled(until)))
+	while (!(settled = is_settled(until, slot)))
 	{
 		TimestampTz now = GetCurrentTimestamp();
 		long		left = TimestampDifferenceMilliseconds(now, deadline);

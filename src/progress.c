@@ -170,12 +170,23 @@ store(void)
 	look_for_held_snapshot();
 }
 
-/* The row has been committed. */
+static void
+publish_counts(void)
+{
+	published = onside_progress_settled_count();
+	onside_stats_publish(slot);
+	LWLockAcquire(slot->lock, LW_EXCLUSIVE);
+	onside_progress_report(&slot->status);
+	LWLockRelease(slot->lock);
+}
+
+/* The row has been committed.  flush() waits until its counters are known, too. */
 static void
 is_stored(void)
 {
 	persist_due = false;
 	persisted_at = onside_clock();
+	publish_counts();
 	ConditionVariableBroadcast(&slot->settled_cv);
 }
 
@@ -353,16 +364,6 @@ forget_written(void)
 }
 
 static void
-publish_counts(void)
-{
-	published = onside_progress_settled_count();
-	onside_stats_publish(slot);
-	LWLockAcquire(slot->lock, LW_EXCLUSIVE);
-	onside_progress_report(&slot->status);
-	LWLockRelease(slot->lock);
-}
-
-static void
 persist(void)
 {
 	persist_due = true;			/* also if this fails */
@@ -380,7 +381,6 @@ persist(void)
 	onside_brake_release(&writing); /* that was part of it */
 	onside_brake_release(&burying);
 	unwritten_since = 0;
-	publish_counts();
 	is_stored();
 }
 

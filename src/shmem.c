@@ -393,6 +393,18 @@ onside_slot_pending(OnsideSlot *slot)
 	return Max(pending, 0);
 }
 
+bool
+onside_slot_tells(OnsideSlot *slot, int64 settled)
+{
+	bool		result;
+
+	LWLockAcquire(slot->lock, LW_SHARED);
+	result = slot->status.delivered + slot->status.dead_lettered >= settled ||
+		slot->status.state == ONSIDE_NOT_RUNNING || slot->status.objects_differ;
+	LWLockRelease(slot->lock);
+	return slot->worker_pid == 0 || result;
+}
+
 void
 onside_launcher_attach(void)
 {

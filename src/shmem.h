@@ -188,6 +188,12 @@ extern bool onside_slot_arm(OnsideSlot *slot, uint64 noticed, uint64 wanted);
 extern int64 onside_slot_pending(OnsideSlot *slot);
 
 /*
+ * Has the worker told of so many delivered and dead-lettered events?  It does so a
+ * moment after the commit that settles them.  True also if no worker tells.
+ */
+extern bool onside_slot_tells(OnsideSlot *slot, int64 settled);
+
+/*
  * The launcher's latch.  forget tells it to look at every database again, the
  * ones included in which it found no extension.
  */
