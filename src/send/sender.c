@@ -1072,9 +1072,28 @@ onside_sender_gone(OnsideSender *sender, OnsideOrder *order, const bool *gone)
  * ----------
  */
 
-/* Calls "visit" for each piece; those that are in flight, too, if so wanted. */
 typedef void (*PieceVisit) (OnsideSender *sender, OnsidePiece *piece, void *arg);
 
+/*
+ * Calls "visit", which may take the piece out, for each lone one: of a copy, since
+ * the heap moves others about then.
+ */
+static void
+visit_lone(OnsideSender *sender, PieceVisit visit, void *arg)
+{
+	int			n = sender->lone.n;
+	OnsidePiece **pieces;
+
+	if (n == 0)
+		return;
+	pieces = palloc(n * sizeof(OnsidePiece *));
+	memcpy(pieces, sender->lone.pieces, n * sizeof(OnsidePiece *));
+	for (int i = 0; i < n; i++)
+		visit(sender, pieces[i], arg);
+	pfree(pieces);
+}
+
+/* Calls "visit" for each piece; those that are in flight, too, if so wanted. */
 static void
 visit_pieces(OnsideSender *sender, bool in_flight, PieceVisit visit, void *arg)
 {
@@ -1087,10 +1106,7 @@ visit_pieces(OnsideSender *sender, bool in_flight, PieceVisit visit, void *arg)
 		visit(sender, dlist_container(OnsidePiece, node, iter.cur), arg);
 	dlist_foreach_modify(iter, &sender->untried_end)
 		visit(sender, dlist_container(OnsidePiece, node, iter.cur), arg);
-
-	/* backwards: a piece that is taken out is replaced by one from behind */
-	for (int i = sender->lone.n - 1; i >= 0; i--)
-		visit(sender, sender->lone.pieces[i], arg);
+	visit_lone(sender, visit, arg);
 }
 
 typedef struct Review
@@ -1130,6 +1146,19 @@ review_piece(OnsideSender *sender, OnsidePiece *piece, void *arg)
 							  Max(at, review->now + REVIEW_INTERVAL));
 }
 
+static void
+judge_piece(OnsideSender *sender, OnsidePiece *piece, void *arg)
+{
+	Review	   *review = arg;
+
+	count_failure(sender, piece);
+	if (is_condemned(sender, piece, review->now))
+	{
+		onside_heap_remove(&sender->lone, piece);
+		give_up(sender, piece);
+	}
+}
+
 int
 onside_sender_review(OnsideSender *sender, int64 now, OnsideLeaving *items,
 					 int max)
@@ -1138,17 +1167,7 @@ onside_sender_review(OnsideSender *sender, int64 now, OnsideLeaving *items,
 
 	if (sender->judge_at_us == 0 || now < sender->judge_at_us)
 		return 0;
-	for (int i = sender->lone.n - 1; i >= 0; i--)
-	{
-		OnsidePiece *piece = sender->lone.pieces[i];
-
-		count_failure(sender, piece);
-		if (is_condemned(sender, piece, now))
-		{
-			onside_heap_remove(&sender->lone, piece);
-			give_up(sender, piece);
-		}
-	}
+	visit_lone(sender, judge_piece, &review);
 	visit_pieces(sender, true, review_piece, &review);
 	sender->judge_at_us = review.next_us == PG_INT64_MAX ? 0 : review.next_us;
 	return review.n;
@@ -1160,24 +1179,24 @@ count_aside(OnsideSender *sender, OnsidePiece *piece, void *arg)
 	count_held(sender, piece, 1);
 }
 
+/* It is in the table, from where it comes again. */
+static void
+drop_one_too_many(OnsideSender *sender, OnsidePiece *piece, void *arg)
+{
+	if (sender->held_aside <= ONSIDE_SENDER_MAX_ASIDE ||
+		piece->items[0].home != ONSIDE_IN_ASIDE)
+		return;
+	onside_heap_remove(&sender->lone, piece);
+	drop(sender, piece);
+	sender->dropped++;
+}
+
 void
 onside_sender_is_aside(OnsideSender *sender)
 {
 	sender->held = sender->held_aside = 0;
 	visit_pieces(sender, true, count_aside, NULL);
-
-	/* They are in the table, from where they come again. */
-	for (int i = sender->lone.n - 1;
-		 i >= 0 && sender->held_aside > ONSIDE_SENDER_MAX_ASIDE; i--)
-	{
-		OnsidePiece *piece = sender->lone.pieces[i];
-
-		if (piece->items[0].home != ONSIDE_IN_ASIDE)
-			continue;
-		onside_heap_remove(&sender->lone, piece);
-		drop(sender, piece);
-		sender->dropped++;
-	}
+	visit_lone(sender, drop_one_too_many, NULL);
 }
 
 void

@@ -1040,6 +1040,33 @@ is_there(const OnsideItem *item, void *arg)
 }
 
 static void
+count_gone(OnsideItem *item, void *arg)
+{
+	*(int *) arg += events[item->key[0]].deleted && item->home != ONSIDE_IN_DEAD_LETTER;
+}
+
+/* The sender knows nothing any more of what is deleted and not in flight. */
+static void
+check_deleted(void)
+{
+	int			gone = 0;
+
+	onside_sender_check(sender, is_there, NULL);
+	onside_sender_visit(sender, count_gone, &gone);
+	for (int i = 0; i < ONSIDE_SENDER_MAX_REQUESTS; i++)
+		for (int k = 0; sender->requests[i].id != 0 &&
+			 k < sender->requests[i].piece->nitems; k++)
+		{
+			int			in_flight = 0;
+
+			count_gone(&sender->requests[i].piece->items[k], &in_flight);
+			gone -= in_flight;
+		}
+	if (gone > 0)
+		broken("what is deleted does not wait any more");
+}
+
+static void
 happen(What what)
 {
 	static Day	changed;
@@ -1063,7 +1090,7 @@ happen(What what)
 					(events[i].place == IN_LOG || events[i].place == IN_ASIDE) &&
 					(all || i % 10 == 0))
 					events[i].deleted = true;
-			onside_sender_check(sender, is_there, NULL);
+			check_deleted();
 			break;
 		case RESUME:
 			saved_not_before = asked_until = 0;
