@@ -41,7 +41,7 @@ static OnsideCursor count_cursor;
 static int64 count_total;
 static int64 count_recorded;	/* slot->recorded when it began */
 static int64 count_settled;		/* events settled when it began */
-static int64 count_forgotten;	/* onside_reader_forgotten() then */
+static int64 count_takes;		/* onside_reader_takes() then */
 static int64 counted_at;		/* when the last of it was counted; 0 for not yet */
 static int	confirms;			/* how often that was waited for */
 static bool prepared;
@@ -109,7 +109,7 @@ prepare(void)
 	onside_cursor_copy(&count_cursor, onside_reader_position());
 	count_recorded = pg_atomic_read_u64(&slot->recorded);
 	count_settled = onside_progress_settled_count();
-	count_forgotten = onside_reader_forgotten();
+	count_takes = onside_reader_takes();
 	counted_at = 0;
 	confirms = 0;
 	return true;
@@ -129,7 +129,8 @@ count_event(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 
 	if (piece->events == COUNT_CHUNK)
 		return false;
-	if (!onside_reader_took(pos))
+	/* What was taken since was not counted with what had been read. */
+	if (!onside_reader_took(pos, count_takes))
 		piece->events++;
 	return true;
 }
@@ -171,7 +172,7 @@ onside_backlog_count_some(void)
 	}
 
 	/* What was taken out of turn is not known any more and would count twice. */
-	if (count_forgotten != onside_reader_forgotten())
+	if (onside_reader_forgotten() > count_takes)
 	{
 		prepared = false;
 		return;

@@ -49,6 +49,13 @@ typedef struct Mark
 	OnsideCursor cursor;
 } Mark;
 
+/* An event that was taken out of turn. */
+typedef struct Early
+{
+	OnsidePosition pos;
+	int64		taken;			/* "takes" then */
+} Early;
+
 static OnsideSlot *slot;
 static OnsideCursor reading;	/* read up to here */
 static OnsideCursor passed;		/* and up to here handed over */
@@ -59,8 +66,9 @@ static TimestampTz peeked_oldest;
 static int	average_bytes;		/* of an event in the last batch */
 static Mark marks[MAX_MARKS];
 static int	nmarks;
-static HTAB *early;				/* places that were taken out of turn; or NULL */
-static int64 forgotten;			/* how often that was forgotten */
+static HTAB *early;				/* what was taken out of turn; or NULL */
+static int64 takes;				/* how often something was, or that was forgotten */
+static int64 forgotten;			/* "takes" when that was forgotten */
 static OnsideBrake brake = {
 	.work = "read the outbox",
 	.step = ONSIDE_STEP_READING
@@ -143,9 +151,12 @@ typedef struct Read
 } Read;
 
 bool
-onside_reader_took(const OnsidePosition *pos)
+onside_reader_took(const OnsidePosition *pos, int64 until)
 {
-	return early != NULL && hash_search(early, pos, HASH_FIND, NULL) != NULL;
+	const Early *entry = early == NULL ? NULL :
+		hash_search(early, pos, HASH_FIND, NULL);
+
+	return entry != NULL && entry->taken <= until;
 }
 
 static bool
@@ -156,7 +167,7 @@ add_to_batch(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 	OnsideItem	item;
 
 	onside_crash_guard_at(pos);
-	if (onside_reader_took(pos))
+	if (onside_reader_took(pos, takes))
 		return true;
 	onside_outbox_read_event(row, &event);
 	item = item_at(pos, onside_outbox_recorded_at(row));
@@ -197,7 +208,13 @@ forget_early(void)
 		return;
 	hash_destroy(early);
 	early = NULL;
-	forgotten++;
+	forgotten = ++takes;
+}
+
+int64
+onside_reader_takes(void)
+{
+	return takes;
 }
 
 int64
@@ -364,16 +381,18 @@ note_early(const OnsideBatch *batch)
 		HASHCTL		info = {0};
 
 		info.keysize = sizeof(OnsidePosition);
-		info.entrysize = sizeof(OnsidePosition);
+		info.entrysize = sizeof(Early);
 		info.hcxt = TopMemoryContext;
 		early = hash_create("onside_attribution events out of turn", 1024,
 							&info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
+	takes++;
 	for (int i = 0; i < batch->nitems; i++)
 	{
 		OnsidePosition pos = onside_item_position(&batch->items[i]);
+		Early	   *entry = hash_search(early, &pos, HASH_ENTER, NULL);
 
-		(void) hash_search(early, &pos, HASH_ENTER, NULL);
+		entry->taken = takes;
 	}
 }
 
@@ -583,7 +602,7 @@ take_recorded_at(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 {
 	Peek	   *peek = arg;
 
-	if (onside_reader_took(pos))
+	if (onside_reader_took(pos, takes))
 		return true;
 	peek->oldest = onside_outbox_recorded_at(row);
 	return false;

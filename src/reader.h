@@ -74,10 +74,14 @@ extern void onside_item_set_id(OnsideItem *item, const pg_uuid_t *id);
  */
 extern int	onside_reader_missing(int max_events, int max_bytes);
 
-/* Was the event at this place, behind the reading cursor, taken out of turn? */
-extern bool onside_reader_took(const OnsidePosition *pos);
+/*
+ * A number that grows each time that events are taken out of turn; had the one at
+ * this place, behind the reading cursor, been taken when it was "until"?
+ */
+extern int64 onside_reader_takes(void);
+extern bool onside_reader_took(const OnsidePosition *pos, int64 until);
 
-/* How often such places were forgotten, since reading had passed them. */
+/* What it was when such places were forgotten, since reading had passed them. */
 extern int64 onside_reader_forgotten(void);
 
 /* How many events have been read and not sent. */
