@@ -12,8 +12,8 @@
 
 #include "postgres.h"
 
-#include "event.h"
 #include "outbox.h"
+#include "record/event.h"
 
 /* Columns of aside; the first six are those of the outbox. */
 enum

@@ -10,7 +10,7 @@
 
 #include "postgres.h"
 
-#include "event.h"
+#include "record/event.h"
 #include "send/piece.h"
 #include "settings.h"
 

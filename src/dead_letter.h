@@ -10,7 +10,7 @@
 
 #include "postgres.h"
 
-#include "event.h"
+#include "record/event.h"
 #include "send/chances.h"
 
 /* Columns of dead_letter; the event's own are those of the outbox. */

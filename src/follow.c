@@ -45,7 +45,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
-#include "attach.h"
+#include "attach/attach.h"
 #include "follow.h"
 
 /* What is done with each of a table's triggers; NULL leaves it as it is. */

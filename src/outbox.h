@@ -13,7 +13,7 @@
 #include "executor/tuptable.h"
 #include "utils/snapshot.h"
 
-#include "event.h"
+#include "record/event.h"
 
 /* Columns of outbox and of its segments outbox_1 .. outbox_3. */
 enum

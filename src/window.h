@@ -16,7 +16,7 @@
 #include "executor/tuptable.h"
 #include "utils/relcache.h"
 
-#include "event.h"
+#include "record/event.h"
 
 /* What was committed at some moment; the C form of a pg_snapshot. */
 typedef struct OnsideSnapshot

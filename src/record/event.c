@@ -24,7 +24,7 @@
 #include "utils/json.h"
 #include "utils/timestamp.h"
 
-#include "event.h"
+#include "record/event.h"
 #include "settings.h"
 
 /*

@@ -63,12 +63,12 @@
 #include "utils/relcache.h"
 #include "utils/syscache.h"
 
-#include "attach.h"
-#include "column.h"
+#include "attach/attach.h"
 #include "compat.h"
-#include "event.h"
-#include "mapping.h"
 #include "outbox.h"
+#include "record/column.h"
+#include "record/event.h"
+#include "record/mapping.h"
 
 PG_FUNCTION_INFO_V1(onside_attach);
 

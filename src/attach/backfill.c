@@ -44,13 +44,13 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "attach.h"
-#include "backfill_state.h"
-#include "column.h"
+#include "attach/attach.h"
+#include "attach/backfill_state.h"
+#include "attach/source.h"
 #include "compat.h"
-#include "row.h"
+#include "record/column.h"
+#include "record/row.h"
 #include "shmem.h"
-#include "source.h"
 
 PG_FUNCTION_INFO_V1(onside_backfill);
 

@@ -14,8 +14,8 @@
 #include "executor/tuptable.h"
 #include "utils/rel.h"
 
-#include "column.h"
 #include "outbox.h"
+#include "record/column.h"
 
 /* A trigger's mapping, resolved against its table. */
 typedef struct OnsideRowReader

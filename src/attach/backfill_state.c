@@ -37,7 +37,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
-#include "backfill_state.h"
+#include "attach/backfill_state.h"
 #include "compat.h"
 #include "insert.h"
 #include "outbox.h"

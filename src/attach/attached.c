@@ -24,9 +24,9 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
-#include "attach.h"
+#include "attach/attach.h"
 #include "compat.h"
-#include "mapping.h"
+#include "record/mapping.h"
 
 PG_FUNCTION_INFO_V1(onside_detach);
 PG_FUNCTION_INFO_V1(onside_trigger_mapping);

@@ -28,7 +28,7 @@
 #include "utils/numeric.h"
 #include "utils/resowner.h"
 
-#include "column.h"
+#include "record/column.h"
 
 /* By the type that is beneath domains. */
 static OnsideColumnKind

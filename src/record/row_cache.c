@@ -20,7 +20,7 @@
 #include "utils/inval.h"
 #include "utils/memutils.h"
 
-#include "row_cache.h"
+#include "record/row_cache.h"
 
 /* Each takes about 10 kB. */
 #define MAX_KEPT	32

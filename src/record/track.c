@@ -22,8 +22,8 @@
 #include "utils/uuid.h"
 
 #include "compat.h"
-#include "event.h"
 #include "outbox.h"
+#include "record/event.h"
 
 PG_FUNCTION_INFO_V1(onside_track);
 PG_FUNCTION_INFO_V1(onside_track_purchase);

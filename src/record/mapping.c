@@ -13,7 +13,7 @@
 
 #include "utils/relcache.h"
 
-#include "mapping.h"
+#include "record/mapping.h"
 
 #define PAYLOAD_PREFIX "payload."
 

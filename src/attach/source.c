@@ -35,10 +35,10 @@
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
-#include "attach.h"
-#include "column.h"
+#include "attach/attach.h"
+#include "attach/source.h"
 #include "compat.h"
-#include "source.h"
+#include "record/column.h"
 
 /* ----------
  * Resolving it

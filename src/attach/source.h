@@ -14,8 +14,8 @@
 #include "utils/portal.h"
 #include "utils/rel.h"
 
-#include "backfill_state.h"
-#include "row.h"
+#include "attach/backfill_state.h"
+#include "record/row.h"
 
 /* No more rows than this are read at a time. */
 #define ONSIDE_CHUNK_ROWS	1000

@@ -25,10 +25,10 @@
 #include "utils/relcache.h"
 #include "utils/tuplestore.h"
 
-#include "column.h"
 #include "outbox.h"
-#include "row.h"
-#include "row_cache.h"
+#include "record/column.h"
+#include "record/row.h"
+#include "record/row_cache.h"
 
 PG_FUNCTION_INFO_V1(onside_track_row);
 

@@ -24,9 +24,9 @@
 
 #include "compat.h"
 #include "dead_letter.h"
-#include "event.h"
-#include "mapping.h"
-#include "row.h"
+#include "record/event.h"
+#include "record/mapping.h"
+#include "record/row.h"
 #include "settings.h"
 #include "shmem.h"
 
