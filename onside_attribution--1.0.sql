@@ -303,12 +303,15 @@ AS 'MODULE_PATHNAME', 'onside_preview';
 CREATE FUNCTION onside_attribution.attach(
     source regclass,
     event_name text,
-    installation_id name,
-    payload jsonb,
+    installation_id name DEFAULT NULL,
+    payload jsonb DEFAULT NULL,
     event_datetime name DEFAULT NULL,
     event_id name DEFAULT NULL,
     operation text DEFAULT 'INSERT',
-    condition text DEFAULT NULL)
+    condition text DEFAULT NULL,
+    mapper regproc DEFAULT NULL,
+    becomes text DEFAULT NULL,
+    deferred boolean DEFAULT false)
 RETURNS name
 LANGUAGE C VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'onside_attach';
@@ -596,7 +599,7 @@ COMMENT ON FUNCTION onside_attribution.track_row() IS
 COMMENT ON FUNCTION onside_attribution.preview(uuid) IS
     'The JSON of an event exactly as it is sent, but in the encoding of the database. It finds events in the outbox, delivered ones until their segment is '
     'emptied, and complete ones in dead_letter; NULL for any other. It reads the outbox from its beginning';
-COMMENT ON FUNCTION onside_attribution.attach(regclass, text, name, jsonb, name, name, text, text) IS
+COMMENT ON FUNCTION onside_attribution.attach(regclass, text, name, jsonb, name, name, text, text, regproc, text, boolean) IS
     'Makes a trigger that records an event for each inserted or updated row of a table. In: installation_id, event_datetime, event_id: columns; payload: '
     'an object of keys and columns; operation: INSERT, UPDATE or INSERT OR UPDATE; condition: a WHEN clause (manual: CREATE TRIGGER). Out: the trigger''s name. '
     'Needs TRIGGER on the table and EXECUTE on track_row(), as CREATE TRIGGER does. Errors: 22004, 22023 for the arguments; 55P03 if the table is locked for longer than lock_timeout, or 2 s; 42703, 42804, 0A000 for a column as track_row(); 42809 if it is no table; 42501 without the '

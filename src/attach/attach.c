@@ -59,6 +59,7 @@
 #include "utils/syscache.h"
 
 #include "attach/attach.h"
+#include "attach/mapper_check.h"
 #include "attach/when.h"
 #include "compat.h"
 #include "outbox.h"
@@ -72,6 +73,25 @@ PG_FUNCTION_INFO_V1(onside_attach);
 
 /* How long to wait for a lock if lock_timeout is not set. */
 #define LOCK_TIMEOUT	"2s"
+
+/* What attach() was asked for. */
+typedef struct Wanted
+{
+	Oid			relid;
+	OnsideMapping *mapping;
+	int16		events;			/* TRIGGER_TYPE_* bits */
+	const char *condition;		/* or NULL */
+	const char *becomes;		/* instead of events and condition; or NULL */
+	bool		deferred;
+} Wanted;
+
+/* A trigger that is to be made. */
+typedef struct NewTrigger
+{
+	char	   *name;
+	int16		events;
+	const char *condition;		/* or NULL */
+} NewTrigger;
 
 Oid
 onside_track_row_oid(void)
@@ -105,7 +125,7 @@ throw_missing(const char *arg)
 	ereport(ERROR,
 			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 			 errmsg("attach: %s must not be null", arg),
-			 errhint("Only event_datetime, event_id and condition may be left out.")));
+			 errhint("installation_id and payload are needed unless there is a mapper; event_datetime, event_id, condition and becomes may be left out.")));
 }
 
 static void
@@ -152,7 +172,7 @@ read_payload(Jsonb *payload, OnsideMapping *mapping)
 	}
 }
 
-/* What the arguments say about the event; all but source and operation. */
+/* What an event is made of: columns, or what a mapper returns. */
 static OnsideMapping *
 read_mapping(FunctionCallInfo fcinfo)
 {
@@ -160,12 +180,20 @@ read_mapping(FunctionCallInfo fcinfo)
 
 	if (PG_ARGISNULL(1))
 		throw_missing("event_name");
+	mapping->event_name = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	if (!PG_ARGISNULL(8))
+	{
+		for (int i = 2; i <= 5; i++)
+			if (!PG_ARGISNULL(i))
+				throw_bad("mapper and columns exclude each other",
+						  "What the mapper returns has installation_id, payload, event_datetime and event_id.");
+		onside_mapper_check(PG_GETARG_OID(8), PG_GETARG_OID(0), mapping);
+		return mapping;
+	}
 	if (PG_ARGISNULL(2))
 		throw_missing("installation_id");
 	if (PG_ARGISNULL(3))
 		throw_missing("payload");
-
-	mapping->event_name = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	mapping->installation_id = pstrdup(NameStr(*PG_GETARG_NAME(2)));
 	read_payload(PG_GETARG_JSONB_P(3), mapping);
 	if (!PG_ARGISNULL(4))
@@ -388,36 +416,52 @@ warn_of_moves(Relation rel, const OnsideMapping *mapping, int16 events,
 			 errhint("Attach the event to INSERT OR UPDATE, with a condition on NEW alone, and with event_id, by which a repetition is recognized.")));
 }
 
+/* The triggers that it takes. */
+static List *
+plan_triggers(Relation rel, const Wanted *wanted)
+{
+	NewTrigger *trigger = palloc(sizeof(NewTrigger));
+	Node	   *when = NULL;
+
+	if (wanted->condition != NULL)
+		when = onside_when_transform(rel, wanted->condition, wanted->events);
+	warn_of_moves(rel, wanted->mapping, wanted->events, when);
+	trigger->name = trigger_name(wanted->mapping->event_name);
+	trigger->events = wanted->events;
+	trigger->condition = wanted->condition;
+	return list_make1(trigger);
+}
+
 /*
  * The command.  The condition has been found to be one expression by itself, so
  * it cannot close the parenthesis and go on with something else.
  */
 static char *
-make_command(Relation rel, const OnsideMapping *mapping, const char *name,
-			 int16 events, const char *condition)
+make_command(Relation rel, const Wanted *wanted, const NewTrigger *trigger)
 {
-	bool		for_each_row = condition != NULL ||
+	bool		for_each_row = trigger->condition != NULL ||
 		!all_rows_come_in_here(rel) ||
-		(events != TRIGGER_TYPE_INSERT && events != TRIGGER_TYPE_UPDATE);
+		(trigger->events != TRIGGER_TYPE_INSERT &&
+		 trigger->events != TRIGGER_TYPE_UPDATE);
 	StringInfoData command;
 	const char *separator = "";
 	ListCell   *lc;
 
 	initStringInfo(&command);
 	appendStringInfo(&command, "CREATE TRIGGER %s AFTER %s ON %s",
-					 quote_identifier(name),
-					 events == TRIGGER_TYPE_INSERT ? "INSERT" :
-					 events == TRIGGER_TYPE_UPDATE ? "UPDATE" :
+					 quote_identifier(trigger->name),
+					 trigger->events == TRIGGER_TYPE_INSERT ? "INSERT" :
+					 trigger->events == TRIGGER_TYPE_UPDATE ? "UPDATE" :
 					 "INSERT OR UPDATE",
 					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 												RelationGetRelationName(rel)));
 	appendStringInfoString(&command, for_each_row ? " FOR EACH ROW" :
 						   " REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT");
-	if (condition != NULL)
-		appendStringInfo(&command, " WHEN (%s\n)", condition);
+	if (trigger->condition != NULL)
+		appendStringInfo(&command, " WHEN (%s\n)", trigger->condition);
 	appendStringInfoString(&command,
 						   " EXECUTE FUNCTION " ONSIDE_SCHEMA ".track_row(");
-	foreach(lc, onside_mapping_args(mapping))
+	foreach(lc, onside_mapping_args(wanted->mapping))
 	{
 		appendStringInfo(&command, "%s%s", separator,
 						 quote_literal_cstr(lfirst(lc)));
@@ -451,40 +495,12 @@ check_privileges(Oid relid)
 			onside_check_privilege(lfirst_oid(lc), ACL_TRIGGER);
 }
 
-/*
- * Makes the trigger under its name and returns that.  The table stays locked.
- */
-static char *
-attach(Oid relid, const OnsideMapping *mapping, int16 events,
-	   const char *condition)
+/* Executes CREATE TRIGGER. */
+static void
+make_trigger(Oid relid, const char *name, const char *command)
 {
-	Relation	rel;
-	char	   *name = trigger_name(mapping->event_name);
-	char	   *command;
-	Node	   *when = NULL;
-
-	/* The locks that CREATE TRIGGER takes, too. */
-	rel = relation_open(relid, ShareRowExclusiveLock);
-	check_source(rel);
-	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
-		(void) find_all_inheritors(relid, ShareRowExclusiveLock, NULL);
-	check_columns(rel, mapping);
-	if (condition != NULL)
-		when = onside_when_transform(rel, condition, events);
-	if (OidIsValid(get_trigger_oid(relid, name, true)))
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("trigger \"%s\" for relation \"%s\" already exists",
-						name, RelationGetRelationName(rel)),
-				 errhint("To attach the event in another way, detach it first.")));
-	warn_of_moves(rel, mapping, events, when);
-	command = make_command(rel, mapping, name, events, condition);
-	relation_close(rel, NoLock);
-
-	SPI_connect();
 	if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
 		elog(ERROR, "could not execute \"%s\"", command);
-	SPI_finish();
 
 	/*
 	 * The lock keeps the table's name, but not that of its schema; and an event
@@ -492,32 +508,80 @@ attach(Oid relid, const OnsideMapping *mapping, int16 events,
 	 */
 	if (!OidIsValid(get_trigger_oid(relid, name, true)))
 		elog(ERROR, "\"%s\" has made no trigger on the table", command);
-	return name;
 }
 
-/* attach(source, event_name, installation_id, payload, ...) */
+/*
+ * Makes the triggers and returns the first one's name.  The table stays locked.
+ */
+static char *
+attach(const Wanted *wanted)
+{
+	Relation	rel;
+	List	   *triggers;
+	List	   *commands = NIL;
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	/* The locks that CREATE TRIGGER takes, too. */
+	rel = relation_open(wanted->relid, ShareRowExclusiveLock);
+	check_source(rel);
+	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+		(void) find_all_inheritors(wanted->relid, ShareRowExclusiveLock, NULL);
+	if (wanted->mapping->mapper == NULL)
+		check_columns(rel, wanted->mapping);
+	triggers = plan_triggers(rel, wanted);
+	foreach(lc, triggers)
+	{
+		NewTrigger *trigger = lfirst(lc);
+
+		if (OidIsValid(get_trigger_oid(wanted->relid, trigger->name, true)))
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_OBJECT),
+					 errmsg("trigger \"%s\" for relation \"%s\" already exists",
+							trigger->name, RelationGetRelationName(rel)),
+					 errhint("To attach the event in another way, detach it first.")));
+		commands = lappend(commands, make_command(rel, wanted, trigger));
+	}
+	relation_close(rel, NoLock);
+
+	SPI_connect();
+	forboth(lc, triggers, lc2, commands)
+		make_trigger(wanted->relid, ((NewTrigger *) lfirst(lc))->name,
+					 lfirst(lc2));
+	SPI_finish();
+	return ((NewTrigger *) linitial(triggers))->name;
+}
+
+/*
+ * attach(source, event_name, installation_id, payload, event_datetime, event_id,
+ *		  operation, condition, mapper, becomes, deferred)
+ */
 Datum
 onside_attach(PG_FUNCTION_ARGS)
 {
-	OnsideMapping *mapping;
+	Wanted		wanted = {0};
 	ErrorContextCallback callback;
-	char	   *condition = NULL;
 	char	   *name;
-	int16		events;
 	int			nestlevel = NewGUCNestLevel();
 
 	if (PG_ARGISNULL(0))
 		throw_missing("source");
 	if (PG_ARGISNULL(6))
 		throw_missing("operation");
+	if (PG_ARGISNULL(10))
+		throw_missing("deferred");
 	PreventCommandIfReadOnly("attach()");
-	mapping = read_mapping(fcinfo);
-	check_event_name(mapping->event_name);
-	events = read_operation(PG_GETARG_TEXT_PP(6));
+	wanted.relid = PG_GETARG_OID(0);
+	wanted.mapping = read_mapping(fcinfo);
+	check_event_name(wanted.mapping->event_name);
+	wanted.events = read_operation(PG_GETARG_TEXT_PP(6));
 	if (!PG_ARGISNULL(7))
-		condition = text_to_cstring(PG_GETARG_TEXT_PP(7));
+		wanted.condition = text_to_cstring(PG_GETARG_TEXT_PP(7));
+	if (!PG_ARGISNULL(9))
+		wanted.becomes = text_to_cstring(PG_GETARG_TEXT_PP(9));
+	wanted.deferred = PG_GETARG_BOOL(10);
 
-	check_privileges(PG_GETARG_OID(0));
+	check_privileges(wanted.relid);
 
 	callback.callback = lock_error;
 	callback.arg = NULL;
@@ -527,7 +591,7 @@ onside_attach(PG_FUNCTION_ARGS)
 		(void) set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_USERSET,
 								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
 								 false);
-	name = attach(PG_GETARG_OID(0), mapping, events, condition);
+	name = attach(&wanted);
 	AtEOXact_GUC(true, nestlevel);
 	error_context_stack = callback.previous;
 

@@ -93,11 +93,19 @@ read_argument(OnsideMapping *mapping, const char *arg, Problem *problem)
 		return set_once(&mapping->event_datetime, target, value, problem);
 	if (strcmp(target, "event_id") == 0)
 		return set_once(&mapping->event_id, target, value, problem);
+	if (strcmp(target, "event_id.namespace") == 0)
+		return set_once(&mapping->id_namespace, target, value, problem);
+	if (strcmp(target, "event_id.source") == 0)
+		return set_once(&mapping->id_source, target, value, problem);
+	if (strcmp(target, "mapper") == 0)
+		return set_once(&mapping->mapper, target, value, problem);
+	if (strcmp(target, "search_path") == 0)
+		return set_once(&mapping->search_path, target, value, problem);
 	if (strncmp(target, PAYLOAD_PREFIX, strlen(PAYLOAD_PREFIX)) == 0)
 		return add_payload_key(mapping, target, value, problem);
 	return bad(problem, ERRCODE_INVALID_PARAMETER_VALUE,
 			   psprintf("\"%s\" is not a field of an event", target),
-			   "The fields are event_name, installation_id, event_datetime, event_id and payload.KEY.");
+			   "The fields are event_name, and installation_id, event_datetime, event_id and payload.KEY, or mapper.");
 }
 
 static bool
@@ -118,9 +126,18 @@ parse(int nargs, char **args, Problem *problem)
 	for (int i = 0; i < nargs; i++)
 		if (!read_argument(mapping, args[i], problem))
 			return NULL;
-	if (!require(mapping->event_name, "event_name", problem) ||
-		!require(mapping->installation_id, "installation_id", problem))
+	if (!require(mapping->event_name, "event_name", problem))
 		return NULL;
+	if (mapping->mapper == NULL)
+		return require(mapping->installation_id, "installation_id", problem) ?
+			mapping : NULL;
+	if (mapping->installation_id != NULL || mapping->event_datetime != NULL ||
+		mapping->event_id != NULL || mapping->npayload > 0)
+	{
+		(void) bad(problem, ERRCODE_INVALID_PARAMETER_VALUE,
+				   "mapper and columns exclude each other", HINT);
+		return NULL;
+	}
 	return mapping;
 }
 
@@ -146,22 +163,27 @@ onside_mapping_try_parse(int nargs, char **args)
 	return parse(nargs, args, &problem);
 }
 
+static List *
+add(List *args, const char *target, const char *value)
+{
+	return value == NULL ? args :
+		lappend(args, psprintf("%s=%s", target, value));
+}
+
 /* In the order in which README.md writes them. */
 List *
 onside_mapping_args(const OnsideMapping *mapping)
 {
-	List	   *args;
+	List	   *args = add(NIL, "event_name", mapping->event_name);
 
-	args = list_make2(psprintf("event_name=%s", mapping->event_name),
-					  psprintf("installation_id=%s", mapping->installation_id));
+	args = add(args, "installation_id", mapping->installation_id);
 	for (int i = 0; i < mapping->npayload; i++)
-		args = lappend(args, psprintf(PAYLOAD_PREFIX "%s=%s",
-									  mapping->payload[i].key,
-									  mapping->payload[i].column));
-	if (mapping->event_datetime != NULL)
-		args = lappend(args, psprintf("event_datetime=%s",
-									  mapping->event_datetime));
-	if (mapping->event_id != NULL)
-		args = lappend(args, psprintf("event_id=%s", mapping->event_id));
-	return args;
+		args = add(args, psprintf(PAYLOAD_PREFIX "%s", mapping->payload[i].key),
+				   mapping->payload[i].column);
+	args = add(args, "event_datetime", mapping->event_datetime);
+	args = add(args, "event_id", mapping->event_id);
+	args = add(args, "event_id.namespace", mapping->id_namespace);
+	args = add(args, "event_id.source", mapping->id_source);
+	args = add(args, "mapper", mapping->mapper);
+	return add(args, "search_path", mapping->search_path);
 }

@@ -31,8 +31,14 @@ typedef struct OnsideMapping
 	const char *installation_id;
 	const char *event_datetime;
 	const char *event_id;
+	const char *id_namespace;	/* for ids made of keys, see event_id.h */
+	const char *id_source;		/* likewise: the table's name at attach */
 	int			npayload;
 	OnsidePayloadKey *payload;
+
+	/* or, instead of columns: */
+	const char *mapper;			/* schema.function, quoted */
+	const char *search_path;	/* with which it is called */
 } OnsideMapping;
 
 /*
