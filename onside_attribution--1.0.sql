@@ -264,6 +264,8 @@ SELECT pg_catalog.pg_extension_config_dump('onside_attribution.dead_letter', '')
  * Recording
  */
 
+CREATE TYPE onside_attribution.event AS (installation_id uuid, payload jsonb, event_datetime timestamptz, event_id uuid);
+
 CREATE FUNCTION onside_attribution.track(
     event_name text,
     installation_id uuid,

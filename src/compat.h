@@ -19,6 +19,7 @@
 #include "access/transam.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_namespace.h"
+#include "catalog/pg_proc.h"
 #include "commands/tablecmds.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
@@ -144,6 +145,14 @@ typedef bool OnsideUpdateIndexes;
 #else
 #define onside_namespace_aclcheck(oid, mode) \
 	pg_namespace_aclcheck(oid, GetUserId(), mode)
+#endif
+
+#if PG_VERSION_NUM >= 160000
+#define onside_function_aclcheck(oid, mode) \
+	object_aclcheck(ProcedureRelationId, oid, GetUserId(), mode)
+#else
+#define onside_function_aclcheck(oid, mode) \
+	pg_proc_aclcheck(oid, GetUserId(), mode)
 #endif
 
 /* 17 lets extensions name their wait events. */

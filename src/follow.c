@@ -20,6 +20,11 @@
  * privilege of ours for it, nothing here looks at one, and where there are no
  * triggers it ends with a look into the caches.
  *
+ * PostgreSQL does not know, either, that a trigger calls its mapper.  So a trigger
+ * that is made, by attach() or by a restore, gets a dependency on it, and DROP
+ * FUNCTION is refused as long as the trigger is there.  One that is made before its
+ * mapper, or where the library is not loaded, has none.
+ *
  * Each of these commands has locked the table against everybody who would fire
  * its triggers.  All of this needs the library in the session, which is there
  * with shared_preload_libraries.
@@ -31,10 +36,12 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "catalog/dependency.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_trigger.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
@@ -47,6 +54,8 @@
 
 #include "attach/attach.h"
 #include "follow.h"
+#include "record/mapper.h"
+#include "record/mapping.h"
 
 /* What is done with each of a table's triggers; NULL leaves it as it is. */
 typedef HeapTuple (*TriggerChange) (Relation triggers, HeapTuple trigger,
@@ -136,9 +145,8 @@ rename_in_args(bytea *args, int nargs, const Renaming *renaming, bool *found)
 	{
 		const char *equals = strchr(arg, '=');
 
-		/* The event's name is no column's. */
 		if (equals != NULL && strcmp(equals + 1, renaming->from) == 0 &&
-			strncmp(arg, "event_name=", strlen("event_name=")) != 0)
+			onside_mapping_is_column(arg))
 		{
 			*found = true;
 			appendBinaryStringInfo(&buf, arg, equals + 1 - arg);
@@ -232,6 +240,64 @@ onside_follow_drop_column(Oid relid, AttrNumber attnum)
 
 	if (renaming.from != NULL)
 		for_each_trigger(relid, rename_column, &renaming);
+}
+
+/* ----------
+ * Mappers
+ * ----------
+ */
+
+/* The function that a trigger's mapper is, or InvalidOid. */
+static Oid
+mapper_of(Relation triggers, HeapTuple trigger)
+{
+	Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(trigger);
+	bool		isnull;
+	char	   *p = VARDATA_ANY(DatumGetByteaPP(heap_getattr(trigger,
+															 Anum_pg_trigger_tgargs,
+															 RelationGetDescr(triggers),
+															 &isnull)));
+	OnsideMapping *mapping;
+	char	  **args = palloc(Max(form->tgnargs, 1) * sizeof(char *));
+
+	for (int i = 0; i < form->tgnargs; i++, p += strlen(p) + 1)
+		args[i] = p;
+	mapping = onside_mapping_try_parse(form->tgnargs, args);
+	if (mapping == NULL || mapping->mapper == NULL)
+		return InvalidOid;
+	return onside_mapper_find(mapping->mapper, get_rel_type_id(form->tgrelid));
+}
+
+/* Nobody else sees the trigger yet.  Its clones in partitions go with it. */
+void
+onside_follow_trigger(Oid trigger)
+{
+	Oid			function = onside_find_track_row();
+	ObjectAddress mapper = {0};
+	ObjectAddress dependent;
+	Relation	rel;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	if (!OidIsValid(function))
+		return;
+	rel = table_open(TriggerRelationId, AccessShareLock);
+	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(trigger));
+	scan = systable_beginscan(rel, TriggerOidIndexId, true, SnapshotSelf, 1,
+							  &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple) &&
+		((Form_pg_trigger) GETSTRUCT(tuple))->tgfoid == function &&
+		!OidIsValid(((Form_pg_trigger) GETSTRUCT(tuple))->tgparentid))
+		ObjectAddressSet(mapper, ProcedureRelationId, mapper_of(rel, tuple));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	if (!OidIsValid(mapper.objectId))
+		return;
+	ObjectAddressSet(dependent, TriggerRelationId, trigger);
+	recordDependencyOn(&dependent, &mapper, DEPENDENCY_NORMAL);
 }
 
 /* ----------

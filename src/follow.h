@@ -24,4 +24,7 @@ extern void onside_follow_drop_column(Oid relid, AttrNumber attnum);
 /* A table has become a partition or an inheritance child of another one. */
 extern void onside_follow_parent(Oid relid, Oid parent);
 
+/* A trigger was made, on any table: if it has a mapper, it depends on that. */
+extern void onside_follow_trigger(Oid trigger);
+
 #endif							/* ONSIDE_FOLLOW_H */

@@ -43,7 +43,7 @@ int			onside_retry_initial_delay = 1000;
 int			onside_retry_max_delay = 300000;
 int			onside_retention = 0;
 int			onside_segment_size = 65536;
-int			onside_on_invalid_event = ONSIDE_INVALID_ERROR;
+int			onside_on_invalid_event = ONSIDE_INVALID_DEAD_LETTER;
 int			onside_max_databases = 8;
 
 static const struct config_enum_entry invalid_event_options[] = {
@@ -259,10 +259,10 @@ onside_settings_define(void)
 							PGC_SUSET, GUC_UNIT_KB,
 							NULL, NULL, NULL);
 	DefineCustomEnumVariable("onside_attribution.on_invalid_event",
-							 "What a trigger does with a row that is no valid event.",
+							 "What a trigger does with a row that is no valid event, or whose mapper fails.",
 							 "error fails the statement; dead_letter lets it through with a warning and keeps the event in dead_letter.",
 							 &onside_on_invalid_event,
-							 ONSIDE_INVALID_ERROR, invalid_event_options,
+							 ONSIDE_INVALID_DEAD_LETTER, invalid_event_options,
 							 PGC_USERSET, 0,
 							 NULL, NULL, NULL);
 

@@ -39,6 +39,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_trigger.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
@@ -114,6 +115,8 @@ follow(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id,
 		else if (access == OAT_DROP)
 			onside_follow_drop_column(object_id, sub_id);
 	}
+	if (class_id == TriggerRelationId && access == OAT_POST_CREATE)
+		onside_follow_trigger(object_id);
 	if (class_id == InheritsRelationId && access == OAT_POST_ALTER)
 		onside_follow_parent(object_id,
 							 ((ObjectAccessPostAlter *) arg)->auxiliary_id);

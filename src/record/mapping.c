@@ -163,6 +163,20 @@ onside_mapping_try_parse(int nargs, char **args)
 	return parse(nargs, args, &problem);
 }
 
+/* All others are taken as they are written, whatever a column is called. */
+bool
+onside_mapping_is_column(const char *arg)
+{
+	static const char *const targets[] = {
+		"installation_id=", "event_datetime=", "event_id=", PAYLOAD_PREFIX
+	};
+
+	for (int i = 0; i < (int) lengthof(targets); i++)
+		if (strncmp(arg, targets[i], strlen(targets[i])) == 0)
+			return true;
+	return false;
+}
+
 static List *
 add(List *args, const char *target, const char *value)
 {

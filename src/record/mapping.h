@@ -51,6 +51,9 @@ extern OnsideMapping *onside_mapping_parse(int nargs, char **args,
 /* The same, with NULL in place of an error. */
 extern OnsideMapping *onside_mapping_try_parse(int nargs, char **args);
 
+/* Is what this argument names a column? */
+extern bool onside_mapping_is_column(const char *arg);
+
 /* The arguments again, as a list of C strings. */
 extern List *onside_mapping_args(const OnsideMapping *mapping);
 

@@ -4,22 +4,28 @@
  *		A source table's row becomes an event.
  *
  * For track_row, which is given rows as they are written, and for backfill,
- * which reads those that are there.
+ * which reads those that are there.  An event is made of columns, or by a mapper
+ * (mapper.c), which makes any number of a row.
  *
  * The purchase comes first: a row without an installation_id was bought outside
  * the app and is skipped, and with on_invalid_event = dead_letter a row that is
- * no valid event goes to dead_letter with a warning.
+ * no valid event, or whose mapper fails, goes to dead_letter with a warning.
+ *
+ * A mapper that fails for all rows of a statement is called again for each, so
+ * that the bad ones alone become dead letters.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/xact.h"
 #include "catalog/partition.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/relcache.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -35,6 +41,9 @@
  * less than what jsonb takes.
  */
 #define PAYLOAD_LIMIT	(100 * ONSIDE_API_MAX_BYTES)
+
+/* A mapper is called for each row of a statement that has no more than these. */
+#define FEW_ROWS	10
 
 /* How long a purchase waits for somebody who has locked dead_letter; ms. */
 #define DEAD_LETTER_PATIENCE	1000
@@ -55,21 +64,13 @@ resolve(OnsideRowReader *reader, OnsideColumn *column, const char *field,
 }
 
 /*
- * Resolves each mapped column.  A column that cannot be used does not fail here
- * but makes every row invalid, so that on_invalid_event decides what happens.
+ * A column that cannot be used does not fail here but makes every row invalid, so
+ * that on_invalid_event decides what happens.
  */
-OnsideRowReader *
-onside_row_reader(Trigger *trigger, Relation rel, MemoryContext context)
+static void
+resolve_columns(OnsideRowReader *reader, const OnsideMapping *mapping,
+				Relation rel)
 {
-	MemoryContext old = MemoryContextSwitchTo(context);
-	OnsideMapping *mapping = onside_mapping_parse(trigger->tgnargs,
-												  trigger->tgargs, rel);
-	OnsideRowReader *reader = palloc0(sizeof(OnsideRowReader));
-	OnsideEventError error;
-
-	reader->event_name = cstring_to_text(mapping->event_name);
-	reader->name_is_valid = onside_event_check_name(reader->event_name,
-													&error);
 	resolve(reader, &reader->installation_id, "installation_id", rel,
 			mapping->installation_id);
 	reader->has_event_datetime = mapping->event_datetime != NULL;
@@ -82,7 +83,6 @@ onside_row_reader(Trigger *trigger, Relation rel, MemoryContext context)
 				mapping->event_id);
 
 	reader->npayload = mapping->npayload;
-	reader->keepable = true;
 	reader->keys = palloc(mapping->npayload * sizeof(char *));
 	reader->payload = palloc0(mapping->npayload * sizeof(OnsideColumn));
 	for (int i = 0; i < mapping->npayload; i++)
@@ -97,7 +97,25 @@ onside_row_reader(Trigger *trigger, Relation rel, MemoryContext context)
 	}
 	if (reader->broken != NULL)
 		reader->keepable = false;
+}
 
+OnsideRowReader *
+onside_row_reader(Trigger *trigger, Relation rel, MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	OnsideMapping *mapping = onside_mapping_parse(trigger->tgnargs,
+												  trigger->tgargs, rel);
+	OnsideRowReader *reader = palloc0(sizeof(OnsideRowReader));
+	OnsideEventError error;
+
+	reader->event_name = cstring_to_text(mapping->event_name);
+	reader->name_is_valid = onside_event_check_name(reader->event_name,
+													&error);
+	reader->keepable = true;
+	if (mapping->mapper != NULL)
+		reader->mapper = onside_mapper_make(trigger, rel, mapping, context);
+	else
+		resolve_columns(reader, mapping, rel);
 	reader->per_row = AllocSetContextCreate(context,
 											"onside_attribution row",
 											ALLOCSET_DEFAULT_SIZES);
@@ -175,6 +193,16 @@ read_payload(OnsideRowReader *reader, TupleTableSlot *row,
 	return JsonbValueToJsonb(builder.result);
 }
 
+static void
+set_fresh_id(OnsideRowReader *reader, OnsideEvent *event)
+{
+	if (reader->many)
+		onside_event_next_id(&event->event_id);
+	else
+		onside_event_new_id(&event->event_id);
+	event->has_event_id = true;
+}
+
 /*
  * Makes a row's event.  On false *error says why it is not valid, and the
  * event has what there is of it.
@@ -220,13 +248,7 @@ read_row(OnsideRowReader *reader, TupleTableSlot *row, OnsideEvent *event,
 		note(ok, error, &this_error, &valid);
 	}
 	if (ok && !event->has_event_id)
-	{
-		if (reader->many)
-			onside_event_next_id(&event->event_id);
-		else
-			onside_event_new_id(&event->event_id);
-		event->has_event_id = true;
-	}
+		set_fresh_id(reader, event);
 
 	event->payload = read_payload(reader, row, error, &valid);
 
@@ -236,12 +258,12 @@ read_row(OnsideRowReader *reader, TupleTableSlot *row, OnsideEvent *event,
 }
 
 static void
-count_skipped(void)
+count_skipped(int64 rows)
 {
 	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
 
 	if (slot != NULL)
-		pg_atomic_fetch_add_u64(&slot->skipped, 1);
+		pg_atomic_fetch_add_u64(&slot->skipped, rows);
 }
 
 /* schema.table of the table, or if that is a partition, of the root. */
@@ -284,7 +306,8 @@ static void
 report(int elevel, OnsideRowReader *reader, Relation rel,
 	   const OnsideEventError *error, const char *outcome)
 {
-	const char *column = column_of(reader, error->field);
+	const char *column = reader->mapper != NULL ? NULL :
+		column_of(reader, error->field);
 	StringInfoData detail;
 
 	initStringInfo(&detail);
@@ -292,6 +315,9 @@ report(int elevel, OnsideRowReader *reader, Relation rel,
 					 "Rows of table \"%s\" are reported as event \"%s\"",
 					 RelationGetRelationName(rel),
 					 text_to_cstring(reader->event_name));
+	if (reader->mapper != NULL)
+		appendStringInfo(&detail, ", by the mapper %s",
+						 onside_mapper_name(reader->mapper));
 	if (column != NULL)
 		appendStringInfo(&detail, ", with column \"%s\" as %s", column,
 						 error->field);
@@ -354,40 +380,231 @@ let_through(OnsideRowReader *reader, Relation rel, const OnsideEvent *event,
 							  source_of(RelationGetRelid(rel)));
 }
 
+/* Appends the event if it is valid, or does what on_invalid_event says. */
+static OnsideRowOutcome
+settle(OnsideRowReader *reader, Relation rel, const OnsideEvent *event,
+	   const OnsideEventError *error, OnsideAppend **append,
+	   MemoryContext append_context)
+{
+	if (error == NULL)
+	{
+		if (*append == NULL)
+		{
+			MemoryContext old = MemoryContextSwitchTo(append_context);
+
+			*append = onside_append_begin();
+			MemoryContextSwitchTo(old);
+		}
+		onside_append(*append, event);
+		return ONSIDE_ROW_RECORDED;
+	}
+	if (onside_on_invalid_event != ONSIDE_INVALID_DEAD_LETTER)
+		report(ERROR, reader, rel, error, "");
+	let_through(reader, rel, event, error);
+	return ONSIDE_ROW_DEAD_LETTER;
+}
+
+/* ----------
+ * By a mapper
+ * ----------
+ */
+
+/* The primary key of a row, "(id)=(51)", if whoever wrote it may see that. */
+static char *
+key_of_row(Relation rel, TupleTableSlot *row)
+{
+	Relation	index;
+	Datum		values[INDEX_MAX_KEYS];
+	bool		nulls[INDEX_MAX_KEYS];
+	char	   *key;
+
+	list_free(RelationGetIndexList(rel));
+	if (!OidIsValid(rel->rd_pkindex))
+		return NULL;
+	index = index_open(rel->rd_pkindex, AccessShareLock);
+	for (int i = 0; i < IndexRelationGetNumberOfKeyAttributes(index); i++)
+		values[i] = slot_getattr(row, index->rd_index->indkey.values[i],
+								 &nulls[i]);
+	key = BuildIndexValueDescription(index, values, nulls);
+	index_close(index, AccessShareLock);
+	return key;
+}
+
+/*
+ * The mapper has failed for this row.  Its own error names the row by its key, and
+ * the table; a dead letter has no more of the event than that.
+ */
+static void
+refuse_row(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
+		   ErrorData *mapper_error)
+{
+	char	   *key = key_of_row(rel, row);
+	OnsideEvent event = {0};
+	OnsideEventError error = {0};
+
+	if (onside_on_invalid_event != ONSIDE_INVALID_DEAD_LETTER)
+	{
+		mapper_error->context =
+			psprintf("mapper %s%s%s%s%s", onside_mapper_name(reader->mapper),
+					 key != NULL ? ", row " : "", key != NULL ? key : "",
+					 mapper_error->context != NULL ? "\n" : "",
+					 mapper_error->context != NULL ? mapper_error->context : "");
+		if (mapper_error->table_name == NULL)
+		{
+			mapper_error->schema_name =
+				get_namespace_name(RelationGetNamespace(rel));
+			mapper_error->table_name = pstrdup(RelationGetRelationName(rel));
+		}
+		ReThrowError(mapper_error);
+	}
+
+	event.event_name = reader->event_name;
+	event.name_is_checked = reader->name_is_valid;
+	error.field = "mapper";
+	error.sqlstate = mapper_error->sqlerrcode;
+	error.message = key == NULL ? mapper_error->message :
+		psprintf("%s, in row %s", mapper_error->message, key);
+	error.hint = mapper_error->hint != NULL ? mapper_error->hint :
+		mapper_error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE ?
+		"A mapper runs with the rights of whoever writes the row. Grant them, or declare the mapper SECURITY DEFINER." :
+		"Mend the mapper with CREATE OR REPLACE FUNCTION.";
+	let_through(reader, rel, &event, &error);
+}
+
+/* A result that has an installation_id becomes an event; false if it is none. */
+static bool
+check_result(OnsideRowReader *reader, OnsideEvent *event,
+			 OnsideEventError *error)
+{
+	event->event_name = reader->event_name;
+	event->name_is_checked = reader->name_is_valid;
+	if (!event->has_event_datetime)
+		event->event_datetime = GetCurrentTransactionStartTimestamp();
+	event->has_event_datetime = true;
+	if (!event->has_event_id)
+		set_fresh_id(reader, event);
+	if (onside_event_check(event, error))
+		return true;
+	if (event->payload == NULL && strcmp(error->field, "payload") == 0)
+		error->message = psprintf("payload, made by mapper %s, must not be null",
+								  onside_mapper_name(reader->mapper));
+	return false;
+}
+
+/*
+ * Records what the mapper has made of so many rows.  Each result lives in per_row.
+ * Of rows without an event no result tells, so they are counted by what is
+ * missing.
+ */
+static OnsideRowOutcome
+record_results(OnsideRowReader *reader, Relation rel, int64 rows,
+			   Tuplestorestate *results, TupleTableSlot *slot,
+			   OnsideAppend **append)
+{
+	MemoryContext context = CurrentMemoryContext;
+	OnsideRowOutcome outcome = ONSIDE_ROW_SKIPPED;
+	int64		skipped = Max(rows - tuplestore_tuple_count(results), 0);
+
+	while (tuplestore_gettupleslot(results, true, false, slot))
+	{
+		OnsideEvent event;
+		OnsideEventError error;
+
+		CHECK_FOR_INTERRUPTS();
+		MemoryContextSwitchTo(reader->per_row);
+		onside_mapper_read_event(slot, &event);
+		if (!event.has_installation_id)
+			skipped++;
+		else
+		{
+			bool		valid = check_result(reader, &event, &error);
+			OnsideRowOutcome this_one = settle(reader, rel, &event,
+											   valid ? NULL : &error, append,
+											   context);
+
+			if (outcome != ONSIDE_ROW_DEAD_LETTER)
+				outcome = this_one;
+		}
+		MemoryContextSwitchTo(context);
+		MemoryContextReset(reader->per_row);
+	}
+	if (skipped > 0)
+		count_skipped(skipped);
+	return outcome;
+}
+
+static OnsideRowOutcome
+record_mapped(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
+			  OnsideAppend **append)
+{
+	MemoryContext context = CurrentMemoryContext;
+	TupleTableSlot *slot;
+	Tuplestorestate *results = onside_mapper_results(&slot);
+	OnsideRowOutcome outcome = ONSIDE_ROW_DEAD_LETTER;
+	ErrorData  *error;
+
+	MemoryContextSwitchTo(reader->per_row);
+	error = onside_mapper_call(reader->mapper, row, results);
+	if (error != NULL)
+		refuse_row(reader, rel, row, error);
+	MemoryContextSwitchTo(context);
+	MemoryContextReset(reader->per_row);
+	if (error == NULL)
+		outcome = record_results(reader, rel, 1, results, slot, append);
+	ExecDropSingleTupleTableSlot(slot);
+	tuplestore_end(results);
+	return outcome;
+}
+
+bool
+onside_row_record_all(OnsideRowReader *reader, TriggerData *trigdata,
+					  OnsideAppend **append)
+{
+	int64		rows = tuplestore_tuple_count(trigdata->tg_newtable);
+	TupleTableSlot *slot;
+	Tuplestorestate *results;
+	bool		done;
+
+	if (reader->mapper == NULL || rows <= FEW_ROWS)
+		return false;
+	results = onside_mapper_results(&slot);
+	done = onside_mapper_call_for_all(reader->mapper, trigdata,
+									  results) == NULL;
+	if (done)
+		(void) record_results(reader, trigdata->tg_relation, rows, results,
+							  slot, append);
+	ExecDropSingleTupleTableSlot(slot);
+	tuplestore_end(results);
+	return done;
+}
+
 /* What is made of the row lives in per_row and is gone afterwards. */
 OnsideRowOutcome
 onside_row_record(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 				  OnsideAppend **append)
 {
-	MemoryContext old = MemoryContextSwitchTo(reader->per_row);
+	MemoryContext old;
 	OnsideEvent event = {0};
 	OnsideEventError error;
-	OnsideRowOutcome outcome = ONSIDE_ROW_RECORDED;
+	OnsideRowOutcome outcome;
 
+	if (reader->mapper != NULL)
+		return record_mapped(reader, rel, row, append);
+
+	old = MemoryContextSwitchTo(reader->per_row);
 	if (reader->installation_id.attnum != InvalidAttrNumber &&
 		onside_column_is_null(&reader->installation_id, row))
 	{
-		count_skipped();
+		count_skipped(1);
 		outcome = ONSIDE_ROW_SKIPPED;
 	}
-	else if (read_row(reader, row, &event, &error))
-	{
-		if (*append == NULL)
-		{
-			MemoryContextSwitchTo(old);
-			*append = onside_append_begin();
-			MemoryContextSwitchTo(reader->per_row);
-		}
-		onside_append(*append, &event);
-	}
-	else if (onside_on_invalid_event == ONSIDE_INVALID_DEAD_LETTER)
-	{
-		let_through(reader, rel, &event, &error);
-		outcome = ONSIDE_ROW_DEAD_LETTER;
-	}
 	else
-		report(ERROR, reader, rel, &error, "");
+	{
+		bool		valid = read_row(reader, row, &event, &error);
 
+		outcome = settle(reader, rel, &event, valid ? NULL : &error, append,
+						 old);
+	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(reader->per_row);
 	return outcome;

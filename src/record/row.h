@@ -16,12 +16,14 @@
 
 #include "outbox.h"
 #include "record/column.h"
+#include "record/mapper.h"
 
 /* A trigger's mapping, resolved against its table. */
 typedef struct OnsideRowReader
 {
 	text	   *event_name;
 	bool		name_is_valid;
+	OnsideMapper *mapper;		/* in place of columns; or NULL */
 	OnsideColumn installation_id;
 	OnsideColumn event_datetime;
 	OnsideColumn event_id;
@@ -41,8 +43,8 @@ typedef struct OnsideRowReader
 typedef enum OnsideRowOutcome
 {
 	ONSIDE_ROW_RECORDED,
-	ONSIDE_ROW_SKIPPED,			/* it has no installation_id */
-	ONSIDE_ROW_DEAD_LETTER,		/* it is no valid event */
+	ONSIDE_ROW_SKIPPED,			/* it has no installation_id, or no event */
+	ONSIDE_ROW_DEAD_LETTER,		/* it is no valid event, or has one */
 } OnsideRowOutcome;
 
 /* In the given memory context, which has to live as long. */
@@ -51,12 +53,20 @@ extern OnsideRowReader *onside_row_reader(Trigger *trigger, Relation rel,
 
 /*
  * Records one row of this table, with a fresh event_id if it has none of its
- * own.  *append is opened with the first event: a statement that has none leaves
+ * own, or all events that the mapper makes of it.  *append is opened with the first event: a statement that has none leaves
  * no trace.
  */
 extern OnsideRowOutcome onside_row_record(OnsideRowReader *reader,
 										  Relation rel,
 										  TupleTableSlot *row,
 										  OnsideAppend **append);
+
+/*
+ * Records all rows of a statement's transition table at once.  False if that is not
+ * the way, or has failed and nothing is recorded: then they go one by one.
+ */
+extern bool onside_row_record_all(OnsideRowReader *reader,
+								  TriggerData *trigdata,
+								  OnsideAppend **append);
 
 #endif							/* ONSIDE_ROW_H */

@@ -11,6 +11,7 @@
  *
  * Kept are only those that refer to nothing but the table.  A column that is
  * rendered by its type's output function is looked up again in each statement.
+ * A mapper is looked up again in each call (mapper.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -66,7 +67,9 @@ forget_table(Datum arg, Oid relid)
 	{
 		Entry	   *entry = dlist_container(Entry, node, iter.cur);
 
-		if (!OidIsValid(relid) || entry->relid == relid)
+		if (!OidIsValid(relid) || entry->relid == relid ||
+			(entry->reader->mapper != NULL &&
+			 onside_mapper_table(entry->reader->mapper) == relid))
 			forget(entry);
 	}
 }

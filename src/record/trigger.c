@@ -5,7 +5,7 @@
  *
  * As a row-level trigger it is called once a row; as a statement-level trigger
  * it walks the transition table itself, tuple by tuple, with the outbox open
- * all the while.  What the trigger's arguments mean is in row_cache.c, what
+ * all the while; or a mapper gets the whole table in one query.  What the trigger's arguments mean is in row_cache.c, what
  * becomes of a row in row.c.
  *
  * Whoever writes to the table may not know that its rows are reported.  So every
@@ -123,7 +123,11 @@ record(TriggerData *trigdata, OnsideRowReader *reader)
 		nestlevel = onside_column_fix_settings();
 
 	if (TRIGGER_FIRED_FOR_STATEMENT(trigdata->tg_event))
-		record_transition_table(reader, rel, trigdata->tg_newtable, &append);
+	{
+		if (!onside_row_record_all(reader, trigdata, &append))
+			record_transition_table(reader, rel, trigdata->tg_newtable,
+									&append);
+	}
 	else if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
 		(void) onside_row_record(reader, rel, trigdata->tg_newslot, &append);
 	else

@@ -1,0 +1,455 @@
+/*-------------------------------------------------------------------------
+ *
+ * mapper.c
+ *		Calling a user's function that makes events of a table's rows.
+ *
+ * A mapper is called in a query, by SPI, because PostgreSQL then inlines it: over
+ * a transition table its joins are made for all rows at once.
+ *
+ * For one row the plan is generic, and kept; SPI sees to it that it is made
+ * anew when anything in it has changed, ALTER FUNCTION included.  It is part of
+ * the row reader, which is forgotten when the table has changed.  For a transition
+ * table the query is planned each time, for as many rows as there are: a plan that
+ * was made for ten rows would scan the joined table once for each of a million.
+ *
+ * Rights: the mapper has those of whoever writes the row, like any trigger's code.
+ * A kept plan, in which the mapper is inlined, can be older than a SET ROLE, so
+ * EXECUTE is checked in each call.
+ *
+ * Names: the search_path is the one that attach() has noted, with pg_temp last.
+ * So whoever writes the row does not decide what a name in the mapper means.
+ *
+ * Errors: a call is a subtransaction.  Nothing of ours is written in it, so
+ * it takes no transaction number unless the mapper writes: the results are
+ * collected and appended to the outbox when it has ended.  An error that says
+ * nothing about the row (passes_through()) is not caught.
+ *
+ * Memory: the results are in a tuplestore, beyond work_mem on disk.  It is made
+ * outside of the subtransaction, whose end would take its file along.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "access/tupconvert.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "executor/tstoreReceiver.h"
+#include "miscadmin.h"
+#include "nodes/value.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/expandedrecord.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/regproc.h"
+#include "utils/resowner.h"
+#include "utils/syscache.h"
+#include "utils/varlena.h"
+
+#include "compat.h"
+#include "record/mapper.h"
+
+/* Without a search_path of its own, made by hand, a mapper finds these alone. */
+#define NO_SEARCH_PATH	"pg_catalog, pg_temp"
+
+/* Columns of the type event. */
+enum
+{
+	Anum_event_installation_id = 1,
+	Anum_event_payload,
+	Anum_event_event_datetime,
+	Anum_event_event_id,
+	Natts_event = Anum_event_event_id
+};
+
+struct OnsideMapper
+{
+	char	   *name;
+	char	   *search_path;
+	Oid			relid;			/* whose rows it takes */
+	Oid			row_type;
+	TupleConversionMap *map;	/* from a partition's rows; NULL if not needed */
+	SPIPlanPtr	plan;			/* for one row; NULL until then */
+	MemoryContextCallback free_plan;
+};
+
+/* ----------
+ * The function
+ * ----------
+ */
+
+Oid
+onside_mapper_event_type(void)
+{
+	Oid			schema = get_namespace_oid(ONSIDE_SCHEMA, true);
+
+	if (!OidIsValid(schema))
+		return InvalidOid;
+	return GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
+						   CStringGetDatum("event"),
+						   ObjectIdGetDatum(schema));
+}
+
+Oid
+onside_mapper_find(const char *name, Oid row_type)
+{
+	char	   *schema_name;
+	char	   *function_name;
+	Oid			schema;
+	List	   *names = textToQualifiedNameList(cstring_to_text(name));
+
+	DeconstructQualifiedName(names, &schema_name, &function_name);
+	if (schema_name == NULL || !OidIsValid(row_type))
+		return InvalidOid;
+	schema = get_namespace_oid(schema_name, true);
+	if (!OidIsValid(schema))
+		return InvalidOid;
+	return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
+						   CStringGetDatum(function_name),
+						   PointerGetDatum(buildoidvector(&row_type, 1)),
+						   ObjectIdGetDatum(schema));
+}
+
+/* Is it there, and may it be called? */
+static void
+check_function(const OnsideMapper *mapper)
+{
+	Oid			function = onside_mapper_find(mapper->name, mapper->row_type);
+
+	if (!OidIsValid(function))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("mapper %s(%s) does not exist", mapper->name,
+						format_type_be(mapper->row_type)),
+				 errhint("Create it again, or detach the event with onside_attribution.detach().")));
+	if (onside_function_aclcheck(function, ACL_EXECUTE) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for mapper %s", mapper->name),
+				 errhint("Whoever writes the row calls it: GRANT EXECUTE ON FUNCTION %s(%s) TO %s;",
+						 mapper->name, format_type_be(mapper->row_type),
+						 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
+}
+
+/* ----------
+ * Making it
+ * ----------
+ */
+
+/* The trigger of which this one, on a partition, is a clone; itself if it is none. */
+static Oid
+table_of_trigger(Trigger *trigger, Oid relid)
+{
+	Relation	rel;
+	Oid			parent = trigger->tgoid;
+
+	if (!trigger->tgisclone)
+		return relid;
+	rel = table_open(TriggerRelationId, AccessShareLock);
+	while (OidIsValid(parent))
+	{
+		ScanKeyData key;
+		SysScanDesc scan;
+		HeapTuple	tuple;
+
+		ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
+					ObjectIdGetDatum(parent));
+		scan = systable_beginscan(rel, TriggerOidIndexId, true, NULL, 1, &key);
+		tuple = systable_getnext(scan);
+		if (!HeapTupleIsValid(tuple))
+			elog(ERROR, "trigger %u does not exist", parent);
+		parent = ((Form_pg_trigger) GETSTRUCT(tuple))->tgparentid;
+		relid = ((Form_pg_trigger) GETSTRUCT(tuple))->tgrelid;
+		systable_endscan(scan);
+	}
+	table_close(rel, AccessShareLock);
+	return relid;
+}
+
+static void
+free_plan(void *arg)
+{
+	OnsideMapper *mapper = arg;
+
+	if (mapper->plan != NULL)
+		SPI_freeplan(mapper->plan);
+}
+
+OnsideMapper *
+onside_mapper_make(Trigger *trigger, Relation rel,
+				   const OnsideMapping *mapping, MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	OnsideMapper *mapper = palloc0(sizeof(OnsideMapper));
+
+	mapper->name = pstrdup(mapping->mapper);
+	mapper->search_path = pstrdup(mapping->search_path != NULL ?
+								  mapping->search_path : NO_SEARCH_PATH);
+	mapper->relid = table_of_trigger(trigger, RelationGetRelid(rel));
+	mapper->row_type = get_rel_type_id(mapper->relid);
+	if (mapper->relid != RelationGetRelid(rel))
+	{
+		/* An ancestor of a table that is open cannot be altered. */
+		Relation	table = relation_open(mapper->relid, AccessShareLock);
+
+		mapper->map = convert_tuples_by_name(RelationGetDescr(rel),
+											 RelationGetDescr(table));
+		relation_close(table, AccessShareLock);
+	}
+	mapper->free_plan.func = free_plan;
+	mapper->free_plan.arg = mapper;
+	MemoryContextRegisterResetCallback(context, &mapper->free_plan);
+	MemoryContextSwitchTo(old);
+	return mapper;
+}
+
+const char *
+onside_mapper_name(const OnsideMapper *mapper)
+{
+	return mapper->name;
+}
+
+Oid
+onside_mapper_table(const OnsideMapper *mapper)
+{
+	return mapper->relid;
+}
+
+/* ----------
+ * Results
+ * ----------
+ */
+
+/* The type event, which a function must return whatever has become of it. */
+static TupleDesc
+event_tupdesc(void)
+{
+	static TupleDesc tupdesc = NULL;
+
+	if (tupdesc == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+		List	   *names = list_make4(makeString("installation_id"),
+									   makeString("payload"),
+									   makeString("event_datetime"),
+									   makeString("event_id"));
+
+		tupdesc = BuildDescFromLists(names,
+									 list_make4_oid(UUIDOID, JSONBOID,
+													TIMESTAMPTZOID, UUIDOID),
+									 list_make4_int(-1, -1, -1, -1),
+									 list_make4_oid(InvalidOid, InvalidOid,
+													InvalidOid, InvalidOid));
+		MemoryContextSwitchTo(old);
+	}
+	return tupdesc;
+}
+
+Tuplestorestate *
+onside_mapper_results(TupleTableSlot **slot)
+{
+	*slot = MakeSingleTupleTableSlot(event_tupdesc(), &TTSOpsMinimalTuple);
+	return tuplestore_begin_heap(false, false, work_mem);
+}
+
+void
+onside_mapper_read_event(TupleTableSlot *slot, OnsideEvent *event)
+{
+	Datum	   *values = slot->tts_values;
+	bool	   *nulls = slot->tts_isnull;
+
+	slot_getallattrs(slot);
+	memset(event, 0, sizeof(*event));
+	event->has_installation_id = !nulls[Anum_event_installation_id - 1];
+	if (event->has_installation_id)
+		event->installation_id =
+			*DatumGetUUIDP(values[Anum_event_installation_id - 1]);
+	if (!nulls[Anum_event_payload - 1])
+		event->payload = DatumGetJsonbP(values[Anum_event_payload - 1]);
+	event->has_event_datetime = !nulls[Anum_event_event_datetime - 1];
+	if (event->has_event_datetime)
+		event->event_datetime =
+			DatumGetTimestampTz(values[Anum_event_event_datetime - 1]);
+	event->has_event_id = !nulls[Anum_event_event_id - 1];
+	if (event->has_event_id)
+		event->event_id = *DatumGetUUIDP(values[Anum_event_event_id - 1]);
+}
+
+/* ----------
+ * Calling it
+ * ----------
+ */
+
+/* The row as a value of the type that the mapper takes; nothing is detoasted. */
+static Datum
+row_value(OnsideMapper *mapper, TupleTableSlot *row)
+{
+	HeapTuple	tuple = ExecFetchSlotHeapTuple(row, false, NULL);
+	ExpandedRecordHeader *record =
+		make_expanded_record_from_typeid(mapper->row_type, -1,
+										 CurrentMemoryContext);
+
+	if (mapper->map != NULL)
+		tuple = execute_attr_map_tuple(tuple, mapper->map);
+	expanded_record_set_tuple(record, tuple, true, false);
+	return ExpandedRecordGetRODatum(record);
+}
+
+static void
+call_for_row(OnsideMapper *mapper, TupleTableSlot *row, DestReceiver *dest)
+{
+	SPIExecuteOptions options = {0};
+
+	if (mapper->plan == NULL)
+	{
+		char	   *query = psprintf("SELECT e.* FROM %s($1) e", mapper->name);
+		SPIPlanPtr	plan = SPI_prepare_cursor(query, 1, &mapper->row_type,
+											  CURSOR_OPT_GENERIC_PLAN);
+
+		if (plan == NULL)
+			elog(ERROR, "could not prepare \"%s\": %s", query,
+				 SPI_result_code_string(SPI_result));
+		SPI_keepplan(plan);
+		mapper->plan = plan;
+	}
+	options.params = makeParamList(1);
+	options.params->params[0].value = row_value(mapper, row);
+	options.params->params[0].isnull = false;
+	options.params->params[0].pflags = PARAM_FLAG_CONST;
+	options.params->params[0].ptype = mapper->row_type;
+	options.dest = dest;
+	if (SPI_execute_plan_extended(mapper->plan, &options) != SPI_OK_SELECT)
+		elog(ERROR, "could not call mapper %s", mapper->name);
+}
+
+/*
+ * The cast is for a function's name that has a mapper for each of several tables:
+ * a row of a transition table has no type of its own.
+ *
+ * An outer join, which would have told which rows have no event, keeps the planner
+ * from joining first what the mapper joins and calling purchase() afterwards.
+ */
+static void
+call_for_all(OnsideMapper *mapper, TriggerData *trigdata, DestReceiver *dest)
+{
+	SPIExecuteOptions options = {0};
+	char	   *type =
+		quote_qualified_identifier(get_namespace_name(get_rel_namespace(mapper->relid)),
+								   get_rel_name(mapper->relid));
+	char	   *query =
+		psprintf("SELECT e.* FROM %s n, LATERAL %s(n::%s) e",
+				 quote_identifier(trigdata->tg_trigger->tgnewtable),
+				 mapper->name, type);
+
+	if (SPI_register_trigger_data(trigdata) != SPI_OK_TD_REGISTER)
+		elog(ERROR, "could not register the transition table");
+	options.dest = dest;
+	if (SPI_execute_extended(query, &options) != SPI_OK_SELECT)
+		elog(ERROR, "could not call mapper %s", mapper->name);
+}
+
+/* Settings like it double the cost of a row, so it is set only if it differs. */
+static void
+with_search_path(OnsideMapper *mapper, TupleTableSlot *row,
+				 TriggerData *trigdata, DestReceiver *dest)
+{
+	int			nestlevel = 0;
+
+	if (strcmp(namespace_search_path, mapper->search_path) != 0)
+	{
+		nestlevel = NewGUCNestLevel();
+		(void) set_config_option("search_path", mapper->search_path,
+								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+								 true, 0, false);
+	}
+	check_function(mapper);
+	SPI_connect();
+	if (row != NULL)
+		call_for_row(mapper, row, dest);
+	else
+		call_for_all(mapper, trigdata, dest);
+	SPI_finish();
+	if (nestlevel > 0)
+		AtEOXact_GUC(true, nestlevel);
+}
+
+/*
+ * Errors that say nothing about the row: somebody wants the statement to end, the
+ * transaction has to be repeated, or the server is in trouble.
+ */
+static bool
+passes_through(int sqlstate)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlstate))
+	{
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_SYSTEM_ERROR:
+		case ERRCODE_INTERNAL_ERROR:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* One row, or all of the transition table if that is NULL. */
+static ErrorData *
+call(OnsideMapper *mapper, TupleTableSlot *row, TriggerData *trigdata,
+	 Tuplestorestate *results)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	DestReceiver *dest = CreateDestReceiver(DestTuplestore);
+	ErrorData  *volatile error = NULL;
+
+	SetTuplestoreDestReceiverParams(dest, results, context, false,
+									event_tupdesc(),
+									"a mapper must return onside_attribution.event");
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		with_search_path(mapper, row, trigdata, dest);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	dest->rDestroy(dest);
+	if (error != NULL && passes_through(error->sqlerrcode))
+		ReThrowError(error);
+	return error;
+}
+
+ErrorData *
+onside_mapper_call(OnsideMapper *mapper, TupleTableSlot *row,
+				   Tuplestorestate *results)
+{
+	return call(mapper, row, NULL, results);
+}
+
+ErrorData *
+onside_mapper_call_for_all(OnsideMapper *mapper, TriggerData *trigdata,
+						   Tuplestorestate *results)
+{
+	return call(mapper, NULL, trigdata, results);
+}

@@ -1,0 +1,64 @@
+/*-------------------------------------------------------------------------
+ *
+ * mapper.h
+ *		Calling a user's function that makes events of a table's rows.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_MAPPER_H
+#define ONSIDE_MAPPER_H
+
+#include "postgres.h"
+
+#include "commands/trigger.h"
+#include "executor/tuptable.h"
+#include "utils/rel.h"
+#include "utils/tuplestore.h"
+
+#include "record/event.h"
+#include "record/mapping.h"
+
+typedef struct OnsideMapper OnsideMapper;
+
+/* OID of the type onside_attribution.event; InvalidOid if there is none. */
+extern Oid	onside_mapper_event_type(void);
+
+/*
+ * The function of this name ("schema.function", quoted) that takes this row type and
+ * nothing else; InvalidOid if there is none.  No privilege is looked at.
+ */
+extern Oid	onside_mapper_find(const char *name, Oid row_type);
+
+/*
+ * What calls the mapper of a trigger for rows of "rel", which can be a partition
+ * of the trigger's table.  It lives in the given memory context.
+ */
+extern OnsideMapper *onside_mapper_make(Trigger *trigger, Relation rel,
+										const OnsideMapping *mapping,
+										MemoryContext context);
+
+extern const char *onside_mapper_name(const OnsideMapper *mapper);
+
+/* The table whose rows the mapper takes. */
+extern Oid	onside_mapper_table(const OnsideMapper *mapper);
+
+/* Where results are collected, to be read with this slot. */
+extern Tuplestorestate *onside_mapper_results(TupleTableSlot **slot);
+
+/*
+ * Calls it with one row, or with all rows of a statement's transition table.  What it
+ * returns is added to the results.  If it raises an error that on_invalid_event
+ * decides about, all that it did is undone, and the error is returned: then what is
+ * in the results means nothing.  Other errors are raised.
+ */
+extern ErrorData *onside_mapper_call(OnsideMapper *mapper,
+									 TupleTableSlot *row,
+									 Tuplestorestate *results);
+extern ErrorData *onside_mapper_call_for_all(OnsideMapper *mapper,
+											 TriggerData *trigdata,
+											 Tuplestorestate *results);
+
+/* One result as an event without name.  Points into the slot where it can. */
+extern void onside_mapper_read_event(TupleTableSlot *slot, OnsideEvent *event);
+
+#endif							/* ONSIDE_MAPPER_H */
