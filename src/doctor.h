@@ -15,6 +15,8 @@
 #include "lib/stringinfo.h"
 #include "nodes/execnodes.h"
 
+#include "record/mapping.h"
+
 typedef enum OnsideVerdict
 {
 	ONSIDE_UNKNOWN,
@@ -87,6 +89,14 @@ extern char *onside_doctor_value(int row, int column);
  */
 extern bool onside_doctor_holder(Oid relid, bool exclusive, StringInfo detail,
 								 char **hint);
+
+/*
+ * What is wrong with the mapper of a trigger on this table, to be read after its name
+ * ("does not exist"); NULL if nothing is.  *remark: what keeps it from being inlined,
+ * likewise, or NULL.
+ */
+extern char *onside_doctor_mapper(Oid relid, const OnsideMapping *mapping,
+								  char **remark);
 
 /* The checks from the last answer on: see doctor_events.c. */
 extern void onside_doctor_events(OnsideDoctor *doctor);

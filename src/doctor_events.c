@@ -299,6 +299,7 @@ typedef struct Broken
 	int			n;
 	StringInfoData detail;
 	char	   *hint;
+	StringInfoData remarks;		/* on what works */
 } Broken;
 
 static void
@@ -328,7 +329,27 @@ look_at_column(Broken *broken, Oid relid, const char *trigger,
 							quote_literal_cstr(event_name)));
 }
 
-/* Does it fire, and are its columns there? */
+/* Is its mapper there, and does it fit? */
+static void
+look_at_mapper(Broken *broken, Oid relid, const char *trigger,
+			   const char *table, const OnsideMapping *mapping)
+{
+	char	   *remark = NULL;
+	char	   *problem = onside_doctor_mapper(relid, mapping, &remark);
+
+	if (problem != NULL)
+		add_broken(broken,
+				   psprintf("the mapper %s of the trigger %s on %s %s",
+							mapping->mapper, trigger, table, problem),
+				   psprintf("CREATE OR REPLACE FUNCTION %s with an argument of the table's row type, and with columns that there are; or SELECT onside_attribution.detach(%s, %s);",
+							mapping->mapper, quote_literal_cstr(table),
+							quote_literal_cstr(mapping->event_name)));
+	else if (remark != NULL)
+		appendStringInfo(&broken->remarks, "; the mapper %s on %s is called for each row, not inlined: it %s",
+						 mapping->mapper, table, remark);
+}
+
+/* Does it fire, and are its columns or its mapper there? */
 static void
 look_at_trigger(Broken *broken, int row)
 {
@@ -371,6 +392,8 @@ look_at_trigger(Broken *broken, int row)
 							name, table));
 		return;
 	}
+	if (mapping->mapper != NULL)
+		look_at_mapper(broken, relid, name, table, mapping);
 	look_at_column(broken, relid, name, table, mapping->event_name,
 				   mapping->installation_id);
 	look_at_column(broken, relid, name, table, mapping->event_name,
@@ -393,6 +416,7 @@ look_at_attached(OnsideDoctor *doctor)
 	int			n;
 
 	initStringInfo(&broken.detail);
+	initStringInfo(&broken.remarks);
 	n = onside_doctor_query(psprintf(TRIGGERS, onside_find_track_row()));
 	for (int i = 0; i < n; i++)
 		look_at_trigger(&broken, i);
@@ -406,10 +430,10 @@ look_at_attached(OnsideDoctor *doctor)
 						  NULL);
 	else
 		onside_doctor_row(doctor, "attached", ONSIDE_GOOD,
-						  psprintf("%d triggers are enabled and their columns are there%s",
+						  psprintf("%d triggers are enabled and their columns and mappers are there%s%s",
 								   n, skipped == 0 ? "" :
-								   psprintf("; " UINT64_FORMAT " rows had no installation_id and were skipped",
-											skipped)), NULL);
+								   psprintf("; " UINT64_FORMAT " rows had no installation_id, or no event, and were skipped",
+											skipped), broken.remarks.data), NULL);
 }
 
 void

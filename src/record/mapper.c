@@ -60,9 +60,6 @@
 #include "compat.h"
 #include "record/mapper.h"
 
-/* Without a search_path of its own, made by hand, a mapper finds these alone. */
-#define NO_SEARCH_PATH	"pg_catalog, pg_temp"
-
 /* Columns of the type event. */
 enum
 {
@@ -194,8 +191,7 @@ onside_mapper_make(Trigger *trigger, Relation rel,
 	OnsideMapper *mapper = palloc0(sizeof(OnsideMapper));
 
 	mapper->name = pstrdup(mapping->mapper);
-	mapper->search_path = pstrdup(mapping->search_path != NULL ?
-								  mapping->search_path : NO_SEARCH_PATH);
+	mapper->search_path = pstrdup(onside_mapping_search_path(mapping));
 	mapper->relid = table_of_trigger(trigger, RelationGetRelid(rel));
 	mapper->row_type = get_rel_type_id(mapper->relid);
 	if (mapper->relid != RelationGetRelid(rel))

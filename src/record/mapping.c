@@ -163,6 +163,13 @@ onside_mapping_try_parse(int nargs, char **args)
 	return parse(nargs, args, &problem);
 }
 
+const char *
+onside_mapping_search_path(const OnsideMapping *mapping)
+{
+	return mapping->search_path != NULL ? mapping->search_path :
+		"pg_catalog, pg_temp";
+}
+
 /* All others are taken as they are written, whatever a column is called. */
 bool
 onside_mapping_is_column(const char *arg)
