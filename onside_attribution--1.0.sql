@@ -104,6 +104,25 @@ CREATE TABLE onside_attribution.control (
 INSERT INTO onside_attribution.control VALUES (true, NULL, false, NULL, NULL);
 
 /*
+ * What distinguishes the keys of this database from those of others that report to
+ * the same account.  A dump carries it, and its row takes the place of the one that
+ * is made here.
+ */
+CREATE TABLE onside_attribution.namespace (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    id uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid()
+);
+
+INSERT INTO onside_attribution.namespace DEFAULT VALUES;
+
+CREATE FUNCTION onside_attribution.take_namespace() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'onside_take_namespace';
+
+CREATE TRIGGER onside_take_namespace BEFORE INSERT ON onside_attribution.namespace
+    FOR EACH ROW EXECUTE FUNCTION onside_attribution.take_namespace();
+ALTER TABLE onside_attribution.namespace ENABLE ALWAYS TRIGGER onside_take_namespace;
+
+/*
  * A row of state that comes by SQL or by logical replication is dropped, and the
  * rows that are there stay: a cursor from elsewhere would skip events.
  */
@@ -257,6 +276,7 @@ SELECT pg_catalog.pg_extension_config_dump('onside_attribution.outbox_3',
           AND (pg_catalog.pg_visible_in_snapshot(xid, c.settled)
                OR (pg_catalog.pg_visible_in_snapshot(xid, c.settled_window)
                    AND (xid, id) OPERATOR(pg_catalog.<=) (c.settled_xid, c.settled_id))))');
+SELECT pg_catalog.pg_extension_config_dump('onside_attribution.namespace', '');
 SELECT pg_catalog.pg_extension_config_dump('onside_attribution.aside', '');
 SELECT pg_catalog.pg_extension_config_dump('onside_attribution.dead_letter', '');
 
@@ -291,6 +311,28 @@ CREATE FUNCTION onside_attribution.track_batch(events jsonb)
 RETURNS bigint
 LANGUAGE C VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'onside_track_batch';
+
+/* For mappers. */
+CREATE FUNCTION onside_attribution.purchase(
+    installation_id uuid,
+    amount numeric,
+    currency text,
+    event_datetime timestamptz DEFAULT NULL,
+    event_id uuid DEFAULT NULL,
+    extra jsonb DEFAULT '{}')
+RETURNS onside_attribution.event
+LANGUAGE C IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'onside_purchase';
+
+CREATE FUNCTION onside_attribution.amount(minor_units numeric, digits integer)
+RETURNS numeric
+LANGUAGE C IMMUTABLE PARALLEL SAFE STRICT
+AS 'MODULE_PATHNAME', 'onside_amount';
+
+CREATE FUNCTION onside_attribution.event_id(VARIADIC parts text[])
+RETURNS uuid
+LANGUAGE C IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'onside_event_id';
 
 CREATE FUNCTION onside_attribution.track_row()
 RETURNS trigger
@@ -891,6 +933,11 @@ COMMENT ON COLUMN onside_attribution.backfill_progress.finished_at IS 'When it h
  * Nothing is for everybody; the status is for monitoring.
  */
 REVOKE ALL ON ALL ROUTINES IN SCHEMA onside_attribution FROM PUBLIC;
+-- Names in a mapper, which runs as whoever writes the row.
+GRANT USAGE ON SCHEMA onside_attribution TO PUBLIC;
+GRANT EXECUTE ON FUNCTION onside_attribution.event_id(text[]),
+    onside_attribution.amount(numeric, integer),
+    onside_attribution.purchase(uuid, numeric, text, timestamptz, uuid, jsonb) TO PUBLIC;
 GRANT USAGE ON SCHEMA onside_attribution TO pg_monitor;
 GRANT EXECUTE ON FUNCTION onside_attribution.worker_status() TO pg_monitor;
 GRANT SELECT ON onside_attribution.status TO pg_monitor;

@@ -146,6 +146,11 @@ static const OnsideShapeColumn dead_letter_columns[] = {
 	DEFAULTED("id", UUIDOID),
 };
 
+static const OnsideShapeColumn namespace_columns[] = {
+	DEFAULTED("singleton", BOOLOID),
+	DEFAULTED("id", UUIDOID),
+};
+
 static const OnsideShapeColumn backfill_state_columns[] = {
 	NOT_NULL("source", OIDOID),
 	NOT_NULL("event_name", TEXTOID),
@@ -211,6 +216,14 @@ const OnsideShape onside_shapes[] = {
 			}},
 			{"dead_letter_pkey", true, {Anum_dead_letter_id}}
 		}
+	},
+	{
+		.name = "namespace", .relkind = RELKIND_RELATION,
+		COLUMNS(namespace_columns),
+		.others = {{"namespace_pkey", true, {1}}},
+		.trigger = {"onside_take_namespace", "take_namespace",
+			TRIGGER_TYPE_ROW | TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_INSERT},
+		.checks = {"namespace_singleton_check"}
 	},
 	{
 		.name = "backfill_state", .relkind = RELKIND_RELATION,

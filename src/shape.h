@@ -16,7 +16,7 @@
 #include "utils/snapshot.h"
 
 /* How many tables we have, and how much they have. */
-#define ONSIDE_TABLES			9
+#define ONSIDE_TABLES			10
 #define ONSIDE_SHAPE_KEYS		5
 #define ONSIDE_SHAPE_INDEXES	3
 #define ONSIDE_SHAPE_CHECKS		4

@@ -30,6 +30,7 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/sysattr.h"
@@ -65,7 +66,9 @@
 #include "outbox.h"
 #include "record/column.h"
 #include "record/event.h"
+#include "record/event_id.h"
 #include "record/mapping.h"
+#include "record/row.h"
 
 PG_FUNCTION_INFO_V1(onside_attach);
 
@@ -283,6 +286,49 @@ check_columns(Relation rel, const OnsideMapping *mapping)
 		check_column(rel, "event_datetime", mapping->event_datetime);
 	if (mapping->event_id != NULL)
 		check_column(rel, "event_id", mapping->event_id);
+}
+
+/* Is there an index by which the column alone tells rows apart? */
+static bool
+is_unique(Relation rel, const char *name)
+{
+	AttrNumber	attnum = get_attnum(RelationGetRelid(rel), name);
+	List	   *indexes = RelationGetIndexList(rel);
+	bool		result = false;
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+		Form_pg_index form = index->rd_index;
+
+		result |= form->indisunique && form->indisvalid && form->indimmediate &&
+			form->indnkeyatts == 1 && form->indkey.values[0] == attnum &&
+			RelationGetIndexPredicate(index) == NIL;
+		index_close(index, AccessShareLock);
+	}
+	list_free(indexes);
+	return result;
+}
+
+/*
+ * An event_id that is made of a key says whose key it is.  That is noted as it is
+ * now: what is renamed or restored elsewhere reports the same events.
+ */
+static void
+note_key(Relation rel, OnsideMapping *mapping)
+{
+	if (mapping->event_id == NULL)
+		return;
+	mapping->id_namespace = onside_event_id_namespace();
+	mapping->id_source = onside_row_source(RelationGetRelid(rel));
+	if (!is_unique(rel, mapping->event_id))
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("column \"%s\" of \"%s\", mapped to event_id, is not unique",
+						mapping->event_id, RelationGetRelationName(rel)),
+				 errdetail("Rows with the same value are one event to the API: it takes the first and ignores the others."),
+				 errhint("Map the primary key, or add a unique index on the column.")));
 }
 
 /* Whoever names a table needs it; an OID must be no way around it. */
@@ -528,7 +574,10 @@ attach(const Wanted *wanted)
 	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
 		(void) find_all_inheritors(wanted->relid, ShareRowExclusiveLock, NULL);
 	if (wanted->mapping->mapper == NULL)
+	{
 		check_columns(rel, wanted->mapping);
+		note_key(rel, wanted->mapping);
+	}
 	triggers = plan_triggers(rel, wanted);
 	foreach(lc, triggers)
 	{

@@ -75,7 +75,11 @@ kind_of_type(Oid type)
 static bool
 kind_fits_field(OnsideColumnKind kind, const char *field)
 {
-	if (strcmp(field, "event_id") == 0 || strcmp(field, "installation_id") == 0)
+	if (strcmp(field, "event_id") == 0)
+		return kind == ONSIDE_COLUMN_UUID || kind == ONSIDE_COLUMN_TEXT ||
+			kind == ONSIDE_COLUMN_BPCHAR || kind == ONSIDE_COLUMN_INT2 ||
+			kind == ONSIDE_COLUMN_INT4 || kind == ONSIDE_COLUMN_INT8;
+	if (strcmp(field, "installation_id") == 0)
 		return kind == ONSIDE_COLUMN_UUID || kind == ONSIDE_COLUMN_TEXT ||
 			kind == ONSIDE_COLUMN_BPCHAR;
 	if (strcmp(field, "event_datetime") == 0)
@@ -158,6 +162,8 @@ onside_column_resolve(OnsideColumn *column, const char *field,
 								 field),
 						strcmp(field, "event_datetime") == 0 ?
 						"Map a column of type timestamp with time zone." :
+						strcmp(field, "event_id") == 0 ?
+						"Map a column of type uuid, bigint, integer, smallint or text." :
 						"Map a column of type uuid.");
 
 	column->attnum = att->attnum;
@@ -370,13 +376,28 @@ column_value(OnsideColumn *column, TupleTableSlot *row, bool *isnull)
 	return slot_getattr(row, column->attnum, isnull);
 }
 
+/* The text in a TEXT or BPCHAR column. */
+static char *
+column_text(OnsideColumn *column, Datum datum)
+{
+	char	   *str = TextDatumGetCString(datum);
+
+	if (column->kind == ONSIDE_COLUMN_BPCHAR)
+		str[bpchartruelen(str, strlen(str))] = '\0';
+	return str;
+}
+
 bool
-onside_column_is_null(OnsideColumn *column, TupleTableSlot *row)
+onside_column_is_empty(OnsideColumn *column, TupleTableSlot *row)
 {
 	bool		isnull;
+	Datum		datum = column_value(column, row, &isnull);
 
-	(void) column_value(column, row, &isnull);
-	return isnull;
+	if (isnull)
+		return true;
+	if (column->kind == ONSIDE_COLUMN_TEXT || column->kind == ONSIDE_COLUMN_BPCHAR)
+		return *column_text(column, datum) == '\0';
+	return false;
 }
 
 /* One case for each kind; README.md's table of types says the same. */
@@ -484,17 +505,6 @@ onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 	pg_unreachable();
 }
 
-/* The text in a TEXT or BPCHAR column. */
-static char *
-column_text(OnsideColumn *column, Datum datum)
-{
-	char	   *str = TextDatumGetCString(datum);
-
-	if (column->kind == ONSIDE_COLUMN_BPCHAR)
-		str[bpchartruelen(str, strlen(str))] = '\0';
-	return str;
-}
-
 /* From a uuid, or from its text. */
 bool
 onside_column_to_uuid(OnsideColumn *column, TupleTableSlot *row,
@@ -517,6 +527,47 @@ onside_column_to_uuid(OnsideColumn *column, TupleTableSlot *row,
 	if (!*has)
 		return invalid_value(column, error, "must be a UUID",
 							 "It has 8-4-4-4-12 hexadecimal digits.");
+	return true;
+}
+
+/* The text of a key: ours to hash, so that it depends on nothing but the value. */
+static char *
+key_text(OnsideColumn *column, Datum datum)
+{
+	switch (column->kind)
+	{
+		case ONSIDE_COLUMN_INT2:
+			return psprintf("%d", DatumGetInt16(datum));
+		case ONSIDE_COLUMN_INT4:
+			return psprintf("%d", DatumGetInt32(datum));
+		case ONSIDE_COLUMN_INT8:
+			return psprintf(INT64_FORMAT, DatumGetInt64(datum));
+		case ONSIDE_COLUMN_UUID:
+			return DatumGetCString(DirectFunctionCall1(uuid_out, datum));
+		default:
+			return column_text(column, datum);
+	}
+}
+
+bool
+onside_column_to_event_id(OnsideColumn *column, TupleTableSlot *row,
+						  pg_uuid_t *uuid, bool *has, char **key,
+						  OnsideEventError *error)
+{
+	bool		isnull;
+	Datum		datum = column_value(column, row, &isnull);
+
+	*has = false;
+	*key = NULL;
+	if (isnull)
+		return true;
+	*key = key_text(column, datum);
+	if (**key == '\0')
+		return invalid_value(column, error, "must not be empty",
+							 "It is the row's key, or a version 4 UUID, or NULL to have one made.");
+	*has = onside_parse_uuid(*key, uuid) && onside_uuid_is_v4(uuid);
+	if (*has)
+		*key = NULL;
 	return true;
 }
 

@@ -52,7 +52,7 @@ typedef struct OnsideColumn
 /*
  * Looks a column up.  On false *error says why it cannot become the field:
  * 42703 if the table has none of that name, 42804 if its type does not fit
- * (event_id and installation_id: uuid or text; event_datetime: timestamptz,
+ * (installation_id: uuid or text; event_id: these and integers; event_datetime: timestamptz,
  * timestamp, date or text), 0A000 if it has no value in a trigger.  It then
  * reads as null.  "relname" is for the message.
  */
@@ -67,7 +67,8 @@ extern bool onside_column_needs_settings(const OnsideColumn *column);
 extern int	onside_column_fix_settings(void);
 extern void onside_column_restore_settings(int nestlevel);
 
-extern bool onside_column_is_null(OnsideColumn *column, TupleTableSlot *row);
+/* Is it NULL, or an empty text? */
+extern bool onside_column_is_empty(OnsideColumn *column, TupleTableSlot *row);
 
 /*
  * A row's value, in the current memory context.  On false *error says why the
@@ -80,6 +81,15 @@ extern bool onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 extern bool onside_column_to_uuid(OnsideColumn *column, TupleTableSlot *row,
 								  pg_uuid_t *uuid, bool *has,
 								  OnsideEventError *error);
+
+/*
+ * An event_id is a version 4 UUID; of any other value *key is the text, of which
+ * event_id.h makes it.
+ */
+extern bool onside_column_to_event_id(OnsideColumn *column,
+									  TupleTableSlot *row, pg_uuid_t *uuid,
+									  bool *has, char **key,
+									  OnsideEventError *error);
 extern bool onside_column_to_datetime(OnsideColumn *column,
 									  TupleTableSlot *row, TimestampTz *t,
 									  bool *has, OnsideEventError *error);

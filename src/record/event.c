@@ -380,6 +380,19 @@ onside_event_throw(const OnsideEventError *error)
 			 err_generic_string(PG_DIAG_COLUMN_NAME, error->field) : 0));
 }
 
+void
+onside_event_throw_field(const char *field, int sqlstate, const char *problem,
+						 const char *hint)
+{
+	OnsideEventError error;
+
+	error.field = field;
+	error.sqlstate = sqlstate;
+	error.message = psprintf("%s %s", field, problem);
+	error.hint = pstrdup(hint);
+	onside_event_throw(&error);
+}
+
 /* snprintf() would be a seventh of all that sending an event costs. */
 static char *
 put_digits(char *p, int value, int digits)

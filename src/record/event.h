@@ -69,6 +69,12 @@ extern bool onside_event_check_name(const text *event_name,
  */
 pg_noreturn extern void onside_event_throw(const OnsideEventError *error);
 
+/* The same for a problem that is found before there is an event. */
+pg_noreturn extern void onside_event_throw_field(const char *field,
+												 int sqlstate,
+												 const char *problem,
+												 const char *hint);
+
 /*
  * Appends the event's JSON object to out, in UTF-8, the same bytes for the
  * same event whatever the session's settings are.

@@ -23,6 +23,7 @@
 #include "catalog/partition.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/formatting.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/relcache.h"
@@ -63,6 +64,45 @@ resolve(OnsideRowReader *reader, OnsideColumn *column, const char *field,
 	}
 }
 
+char *
+onside_row_source(Oid relid)
+{
+	List	   *ancestors = NIL;
+
+	if (get_rel_relispartition(relid))
+		ancestors = get_partition_ancestors(relid);
+
+	/* A partition that is being detached has none. */
+	if (ancestors != NIL)
+		relid = llast_oid(ancestors);
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+									  get_rel_name(relid));
+}
+
+static void
+set_id_part(OnsideRowReader *reader, int i, char *text)
+{
+	reader->id_parts[i].data = text;
+	reader->id_parts[i].len = strlen(text);
+}
+
+/*
+ * What precedes a row's key.  A trigger that somebody made by hand may not say it:
+ * then it is what attach() would say now.
+ */
+static void
+set_id_parts(OnsideRowReader *reader, const OnsideMapping *mapping,
+			 Relation rel)
+{
+	set_id_part(reader, 0, mapping->id_namespace != NULL ?
+				pstrdup(mapping->id_namespace) : onside_event_id_namespace());
+	set_id_part(reader, 1, asc_tolower(mapping->event_name,
+									   strlen(mapping->event_name)));
+	set_id_part(reader, 2, mapping->id_source != NULL ?
+				pstrdup(mapping->id_source) :
+				onside_row_source(RelationGetRelid(rel)));
+}
+
 /*
  * A column that cannot be used does not fail here but makes every row invalid, so
  * that on_invalid_event decides what happens.
@@ -79,8 +119,11 @@ resolve_columns(OnsideRowReader *reader, const OnsideMapping *mapping,
 				mapping->event_datetime);
 	reader->has_event_id = mapping->event_id != NULL;
 	if (reader->has_event_id)
+	{
 		resolve(reader, &reader->event_id, "event_id", rel,
 				mapping->event_id);
+		set_id_parts(reader, mapping, rel);
+	}
 
 	reader->npayload = mapping->npayload;
 	reader->keys = palloc(mapping->npayload * sizeof(char *));
@@ -203,6 +246,15 @@ set_fresh_id(OnsideRowReader *reader, OnsideEvent *event)
 	event->has_event_id = true;
 }
 
+static void
+set_id_of_key(OnsideRowReader *reader, char *key, OnsideEvent *event)
+{
+	set_id_part(reader, 3, key);
+	onside_event_id_of_key(reader->id_parts, lengthof(reader->id_parts),
+						   &event->event_id);
+	event->has_event_id = true;
+}
+
 /*
  * Makes a row's event.  On false *error says why it is not valid, and the
  * event has what there is of it.
@@ -243,9 +295,14 @@ read_row(OnsideRowReader *reader, TupleTableSlot *row, OnsideEvent *event,
 	ok = true;
 	if (reader->has_event_id)
 	{
-		ok = onside_column_to_uuid(&reader->event_id, row, &event->event_id,
-								   &event->has_event_id, &this_error);
+		char	   *key;
+
+		ok = onside_column_to_event_id(&reader->event_id, row,
+									   &event->event_id, &event->has_event_id,
+									   &key, &this_error);
 		note(ok, error, &this_error, &valid);
+		if (ok && key != NULL)
+			set_id_of_key(reader, key, event);
 	}
 	if (ok && !event->has_event_id)
 		set_fresh_id(reader, event);
@@ -264,22 +321,6 @@ count_skipped(int64 rows)
 
 	if (slot != NULL)
 		pg_atomic_fetch_add_u64(&slot->skipped, rows);
-}
-
-/* schema.table of the table, or if that is a partition, of the root. */
-static char *
-source_of(Oid relid)
-{
-	List	   *ancestors = NIL;
-
-	if (get_rel_relispartition(relid))
-		ancestors = get_partition_ancestors(relid);
-
-	/* A partition that is being detached has none. */
-	if (ancestors != NIL)
-		relid = llast_oid(ancestors);
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-									  get_rel_name(relid));
 }
 
 /* The column that this field of an event is taken from; NULL if not from one. */
@@ -377,7 +418,7 @@ let_through(OnsideRowReader *reader, Relation rel, const OnsideEvent *event,
 		   " This row was let through and its event put into dead_letter.");
 	onside_dead_letter_insert(NULL, event, 0, error->message, 0,
 							  GetCurrentTimestamp(), 0,
-							  source_of(RelationGetRelid(rel)));
+							  onside_row_source(RelationGetRelid(rel)));
 }
 
 /* Appends the event if it is valid, or does what on_invalid_event says. */
@@ -593,7 +634,7 @@ onside_row_record(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 
 	old = MemoryContextSwitchTo(reader->per_row);
 	if (reader->installation_id.attnum != InvalidAttrNumber &&
-		onside_column_is_null(&reader->installation_id, row))
+		onside_column_is_empty(&reader->installation_id, row))
 	{
 		count_skipped(1);
 		outcome = ONSIDE_ROW_SKIPPED;

@@ -16,6 +16,7 @@
 
 #include "outbox.h"
 #include "record/column.h"
+#include "record/event_id.h"
 #include "record/mapper.h"
 
 /* A trigger's mapping, resolved against its table. */
@@ -27,6 +28,7 @@ typedef struct OnsideRowReader
 	OnsideColumn installation_id;
 	OnsideColumn event_datetime;
 	OnsideColumn event_id;
+	OnsideKeyPart id_parts[4];	/* a key's: the last one is the row's */
 	bool		has_event_datetime;
 	bool		has_event_id;
 	int			npayload;
@@ -46,6 +48,9 @@ typedef enum OnsideRowOutcome
 	ONSIDE_ROW_SKIPPED,			/* it has no installation_id, or no event */
 	ONSIDE_ROW_DEAD_LETTER,		/* it is no valid event, or has one */
 } OnsideRowOutcome;
+
+/* schema.table, quoted, of the table, or if that is a partition, of the root. */
+extern char *onside_row_source(Oid relid);
 
 /* In the given memory context, which has to live as long. */
 extern OnsideRowReader *onside_row_reader(Trigger *trigger, Relation rel,

@@ -24,6 +24,7 @@
 #include "compat.h"
 #include "outbox.h"
 #include "record/event.h"
+#include "record/purchase.h"
 
 PG_FUNCTION_INFO_V1(onside_track);
 PG_FUNCTION_INFO_V1(onside_track_purchase);
@@ -37,19 +38,6 @@ check(const OnsideEvent *event)
 
 	if (!onside_event_check(event, &error))
 		onside_event_throw(&error);
-}
-
-static void
-throw_invalid(const char *field, int sqlstate, const char *problem,
-			  const char *hint)
-{
-	OnsideEventError error;
-
-	error.field = field;
-	error.sqlstate = sqlstate;
-	error.message = psprintf("%s %s", field, problem);
-	error.hint = pstrdup(hint);
-	onside_event_throw(&error);
 }
 
 /* Records one event and returns its event_id. */
@@ -108,95 +96,17 @@ onside_track(PG_FUNCTION_ARGS)
 	return record(&event);
 }
 
-static void
-push_string(OnsideJsonbBuilder *builder, JsonbIteratorToken token,
-			const char *str, int len)
-{
-	JsonbValue	v;
-
-	v.type = jbvString;
-	v.val.string.val = unconstify(char *, str);
-	v.val.string.len = len;
-	onside_jsonb_push(builder, token, &v);
-}
-
-/* Copies the keys and values of "extra", which must not be the purchase's. */
-static void
-push_extra(OnsideJsonbBuilder *builder, Jsonb *extra)
-{
-	JsonbIterator *it;
-	JsonbIteratorToken token;
-	JsonbValue	v;
-
-	if (!JB_ROOT_IS_OBJECT(extra))
-		throw_invalid("extra", ERRCODE_INVALID_PARAMETER_VALUE,
-					  "must be a JSON object",
-					  "Its keys are added to the payload.");
-
-	it = JsonbIteratorInit(&extra->root);
-	(void) JsonbIteratorNext(&it, &v, true);	/* the object itself */
-	while ((token = JsonbIteratorNext(&it, &v, true)) == WJB_KEY ||
-		   token == WJB_VALUE)
-	{
-		if (token == WJB_KEY &&
-			((v.val.string.len == 6 &&
-			  memcmp(v.val.string.val, "amount", 6) == 0) ||
-			 (v.val.string.len == 8 &&
-			  memcmp(v.val.string.val, "currency", 8) == 0)))
-			throw_invalid("extra", ERRCODE_INVALID_PARAMETER_VALUE,
-						  "must not have the keys \"amount\" and \"currency\"",
-						  "Pass them as the function's own arguments.");
-		onside_jsonb_push(builder, token, &v);
-	}
-}
-
 /* track_purchase(installation_id, amount, currency, datetime, id, extra) */
 Datum
 onside_track_purchase(PG_FUNCTION_ARGS)
 {
 	OnsideEvent event = {0};
-	OnsideJsonbBuilder builder = {0};
-	Numeric		amount;
-	text	   *currency;
-	char	   *amount_str;
 
 	set_uuid(fcinfo, 0, &event.installation_id, &event.has_installation_id);
-	if (PG_ARGISNULL(1))
-		throw_invalid("amount", ERRCODE_NULL_VALUE_NOT_ALLOWED,
-					  "must not be null", "Pass the price that was paid.");
-	if (PG_ARGISNULL(2))
-		throw_invalid("currency", ERRCODE_NULL_VALUE_NOT_ALLOWED,
-					  "must not be null",
-					  "Pass an ISO 4217 code, e.g. USD.");
-	amount = PG_GETARG_NUMERIC(1);
-	currency = PG_GETARG_TEXT_PP(2);
-	if (numeric_is_nan(amount) || numeric_is_inf(amount))
-		throw_invalid("amount", ERRCODE_INVALID_PARAMETER_VALUE,
-					  "must be a finite number",
-					  "Pass the price that was paid.");
-	if (VARSIZE_ANY_EXHDR(currency) == 0)
-		throw_invalid("currency", ERRCODE_INVALID_PARAMETER_VALUE,
-					  "must not be empty",
-					  "Pass an ISO 4217 code, e.g. USD.");
+	event.event_name = cstring_to_text("purchase_completed");
+	event.payload = onside_purchase_payload(fcinfo);
 	set_datetime(fcinfo, 3, &event);
 	set_uuid(fcinfo, 4, &event.event_id, &event.has_event_id);
-
-	/* numeric_out keeps the exact digits and scale */
-	amount_str = DatumGetCString(DirectFunctionCall1(numeric_out,
-													 NumericGetDatum(amount)));
-
-	onside_jsonb_push(&builder, WJB_BEGIN_OBJECT, NULL);
-	push_string(&builder, WJB_KEY, "currency", strlen("currency"));
-	push_string(&builder, WJB_VALUE, VARDATA_ANY(currency),
-				VARSIZE_ANY_EXHDR(currency));
-	push_string(&builder, WJB_KEY, "amount", strlen("amount"));
-	push_string(&builder, WJB_VALUE, amount_str, strlen(amount_str));
-	if (!PG_ARGISNULL(5))
-		push_extra(&builder, PG_GETARG_JSONB_P(5));
-	onside_jsonb_push(&builder, WJB_END_OBJECT, NULL);
-
-	event.event_name = cstring_to_text("purchase_completed");
-	event.payload = JsonbValueToJsonb(builder.result);
 
 	return record(&event);
 }
@@ -219,7 +129,7 @@ string_member(const char *field, const JsonbValue *v)
 	if (v->type == jbvNull)
 		return NULL;
 	if (v->type != jbvString)
-		throw_invalid(field, ERRCODE_INVALID_PARAMETER_VALUE,
+		onside_event_throw_field(field, ERRCODE_INVALID_PARAMETER_VALUE,
 					  "must be a JSON string",
 					  "Pass the event as the API's documentation shows it.");
 	return pnstrdup(v->val.string.val, v->val.string.len);
@@ -233,7 +143,7 @@ uuid_member(const char *field, const JsonbValue *v, pg_uuid_t *uuid,
 
 	*has = str != NULL;
 	if (*has && !onside_parse_uuid(str, uuid))
-		throw_invalid(field, ERRCODE_INVALID_PARAMETER_VALUE,
+		onside_event_throw_field(field, ERRCODE_INVALID_PARAMETER_VALUE,
 					  "must be a UUID",
 					  "Pass it as 8-4-4-4-12 hexadecimal digits.");
 }
@@ -271,7 +181,7 @@ read_event(JsonbContainer *object, OnsideEvent *event)
 
 			if (str != NULL &&
 				!onside_parse_datetime(str, &event->event_datetime))
-				throw_invalid("event_datetime",
+				onside_event_throw_field("event_datetime",
 							  ERRCODE_INVALID_PARAMETER_VALUE,
 							  "must be an ISO 8601 date and time with a UTC offset",
 							  "For example 2026-05-05T12:00:00Z.");
@@ -305,7 +215,7 @@ events_array(Jsonb *events, JsonbValue *v)
 		v->type == jbvBinary && JsonContainerIsArray(v->val.binary.data))
 		return v->val.binary.data;
 
-	throw_invalid("events", ERRCODE_INVALID_PARAMETER_VALUE,
+	onside_event_throw_field("events", ERRCODE_INVALID_PARAMETER_VALUE,
 				  "must be a JSON array of events or an object with just that as \"events\"",
 				  "Pass what the API's documentation shows as a request's body.");
 	return NULL;
@@ -325,7 +235,7 @@ onside_track_batch(PG_FUNCTION_ARGS)
 	int			i;
 
 	if (PG_ARGISNULL(0))
-		throw_invalid("events", ERRCODE_NULL_VALUE_NOT_ALLOWED,
+		onside_event_throw_field("events", ERRCODE_NULL_VALUE_NOT_ALLOWED,
 					  "must not be null", "Pass a JSON array of events.");
 
 	array = events_array(PG_GETARG_JSONB_P(0), &holder);
@@ -353,7 +263,7 @@ onside_track_batch(PG_FUNCTION_ARGS)
 		element = getIthJsonbValueFromContainer(array, i - 1);
 		if (element->type != jbvBinary ||
 			!JsonContainerIsObject(element->val.binary.data))
-			throw_invalid("events", ERRCODE_INVALID_PARAMETER_VALUE,
+			onside_event_throw_field("events", ERRCODE_INVALID_PARAMETER_VALUE,
 						  "must contain JSON objects alone",
 						  "Pass each event as the API's documentation shows it.");
 		read_event(element->val.binary.data, &event);

@@ -1,0 +1,37 @@
+/*-------------------------------------------------------------------------
+ *
+ * event_id.h
+ *		The event_id of a row that has a key and no version 4 UUID.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_EVENT_ID_H
+#define ONSIDE_EVENT_ID_H
+
+#include "postgres.h"
+
+#include "utils/uuid.h"
+
+/* A part of a key, in the server's encoding. */
+typedef struct OnsideKeyPart
+{
+	const char *data;
+	int			len;			/* bytes */
+} OnsideKeyPart;
+
+/*
+ * A stable UUID of the form of version 4: the first 16 bytes of the SHA-256 over the
+ * parts in UTF-8, each preceded by its number of bytes as eight bytes in network
+ * order, with version and variant set.
+ */
+extern void onside_event_id_of_key(const OnsideKeyPart *parts, int nparts,
+								   pg_uuid_t *id);
+
+/*
+ * The row of the table "namespace": what distinguishes the keys of this database
+ * from those of others with the same account.  No privilege is looked at.  As text,
+ * in the current memory context.
+ */
+extern char *onside_event_id_namespace(void);
+
+#endif							/* ONSIDE_EVENT_ID_H */

@@ -1,0 +1,176 @@
+/*-------------------------------------------------------------------------
+ *
+ * purchase.c
+ *		A purchase's payload, and the helpers of mappers.
+ *
+ * These functions are pure and everybody may call them: a mapper runs as
+ * whoever writes the row, and a purchase must not fail for want of a grant.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "executor/executor.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/formatting.h"
+#include "utils/numeric.h"
+
+#include "compat.h"
+#include "record/event.h"
+#include "record/purchase.h"
+
+PG_FUNCTION_INFO_V1(onside_purchase);
+PG_FUNCTION_INFO_V1(onside_amount);
+
+/* More digits after the point than any currency has, with room for fractions. */
+#define MAX_DIGITS	30
+
+static void
+push_string(OnsideJsonbBuilder *builder, JsonbIteratorToken token,
+			const char *str, int len)
+{
+	JsonbValue	v;
+
+	v.type = jbvString;
+	v.val.string.val = unconstify(char *, str);
+	v.val.string.len = len;
+	onside_jsonb_push(builder, token, &v);
+}
+
+/* Copies the keys and values of "extra", which must not be the purchase's. */
+static void
+push_extra(OnsideJsonbBuilder *builder, Jsonb *extra)
+{
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	v;
+
+	if (!JB_ROOT_IS_OBJECT(extra))
+		onside_event_throw_field("extra", ERRCODE_INVALID_PARAMETER_VALUE,
+					  "must be a JSON object",
+					  "Its keys are added to the payload.");
+
+	it = JsonbIteratorInit(&extra->root);
+	(void) JsonbIteratorNext(&it, &v, true);	/* the object itself */
+	while ((token = JsonbIteratorNext(&it, &v, true)) == WJB_KEY ||
+		   token == WJB_VALUE)
+	{
+		if (token == WJB_KEY &&
+			((v.val.string.len == 6 &&
+			  memcmp(v.val.string.val, "amount", 6) == 0) ||
+			 (v.val.string.len == 8 &&
+			  memcmp(v.val.string.val, "currency", 8) == 0)))
+			onside_event_throw_field("extra", ERRCODE_INVALID_PARAMETER_VALUE,
+						  "must not have the keys \"amount\" and \"currency\"",
+						  "Pass them as the function's own arguments.");
+		onside_jsonb_push(builder, token, &v);
+	}
+}
+
+Jsonb *
+onside_purchase_payload(FunctionCallInfo fcinfo)
+{
+	OnsideJsonbBuilder builder = {0};
+	Numeric		amount;
+	text	   *currency;
+	char	   *code;
+	char	   *digits;
+
+	if (PG_ARGISNULL(1))
+		onside_event_throw_field("amount", ERRCODE_NULL_VALUE_NOT_ALLOWED,
+								 "must not be null",
+								 "Pass the price that was paid.");
+	if (PG_ARGISNULL(2))
+		onside_event_throw_field("currency", ERRCODE_NULL_VALUE_NOT_ALLOWED,
+								 "must not be null",
+								 "Pass an ISO 4217 code, e.g. USD.");
+	amount = PG_GETARG_NUMERIC(1);
+	currency = PG_GETARG_TEXT_PP(2);
+	if (numeric_is_nan(amount) || numeric_is_inf(amount))
+		onside_event_throw_field("amount", ERRCODE_INVALID_PARAMETER_VALUE,
+								 "must be a finite number",
+								 "Pass the price that was paid.");
+	if (VARSIZE_ANY_EXHDR(currency) == 0)
+		onside_event_throw_field("currency", ERRCODE_INVALID_PARAMETER_VALUE,
+								 "must not be empty",
+								 "Pass an ISO 4217 code, e.g. USD.");
+
+	/* numeric_out keeps the exact digits and scale */
+	digits = DatumGetCString(DirectFunctionCall1(numeric_out,
+												 NumericGetDatum(amount)));
+	code = asc_toupper(VARDATA_ANY(currency), VARSIZE_ANY_EXHDR(currency));
+
+	onside_jsonb_push(&builder, WJB_BEGIN_OBJECT, NULL);
+	push_string(&builder, WJB_KEY, "currency", strlen("currency"));
+	push_string(&builder, WJB_VALUE, code, strlen(code));
+	push_string(&builder, WJB_KEY, "amount", strlen("amount"));
+	push_string(&builder, WJB_VALUE, digits, strlen(digits));
+	if (!PG_ARGISNULL(5))
+		push_extra(&builder, PG_GETARG_JSONB_P(5));
+	onside_jsonb_push(&builder, WJB_END_OBJECT, NULL);
+	return JsonbValueToJsonb(builder.result);
+}
+
+/* purchase(installation_id, amount, currency, event_datetime, event_id, extra) */
+Datum
+onside_purchase(PG_FUNCTION_ARGS)
+{
+	TupleDesc	tupdesc;
+	Datum		values[4] = {0};
+	bool		nulls[4] = {0};
+
+	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	nulls[0] = PG_ARGISNULL(0);
+	if (!nulls[0])
+		values[0] = PG_GETARG_DATUM(0);
+	values[1] = JsonbPGetDatum(onside_purchase_payload(fcinfo));
+	nulls[2] = PG_ARGISNULL(3);
+	if (!nulls[2])
+		values[2] = PG_GETARG_DATUM(3);
+	nulls[3] = PG_ARGISNULL(4);
+	if (!nulls[3])
+		values[3] = PG_GETARG_DATUM(4);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc),
+													  values, nulls)));
+}
+
+/*
+ * amount(minor_units, digits): minor_units * 10^-digits, by its digits alone, with
+ * so many after the point; more if there are fractions of minor units.
+ */
+Datum
+onside_amount(PG_FUNCTION_ARGS)
+{
+	Numeric		minor_units = PG_GETARG_NUMERIC(0);
+	int			digits = PG_GETARG_INT32(1);
+	Datum		unit;
+	Datum		amount;
+
+	if (numeric_is_nan(minor_units) || numeric_is_inf(minor_units))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("amount: minor_units must be a finite number"),
+				 errhint("Pass the price in minor units, for example 990 cents.")));
+	if (digits < 0 || digits > MAX_DIGITS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("amount: digits must be from 0 to %d", MAX_DIGITS),
+				 errhint("It says how many digits the currency has after the point: 2 for USD, 0 for JPY.")));
+	unit = DirectFunctionCall3(numeric_in,
+							   CStringGetDatum(psprintf("1e-%d", digits)),
+							   ObjectIdGetDatum(InvalidOid),
+							   Int32GetDatum(-1));
+	amount = DirectFunctionCall1(numeric_trim_scale,
+								 DirectFunctionCall2(numeric_mul,
+													 NumericGetDatum(minor_units),
+													 unit));
+	if (DatumGetInt32(DirectFunctionCall1(numeric_scale, amount)) < digits)
+		amount = DirectFunctionCall2(numeric_round, amount,
+									 Int32GetDatum(digits));
+	PG_RETURN_DATUM(amount);
+}
