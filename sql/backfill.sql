@@ -3,6 +3,7 @@
 \getenv abs_srcdir PG_ABS_SRCDIR
 \set setup :abs_srcdir '/sql/include/setup.sql'
 \i :setup
+SET onside_attribution.on_invalid_event = error;
 
 \set user '''550e8400-e29b-41d4-a716-446655440000'''
 CREATE VIEW progress AS
@@ -77,7 +78,7 @@ SET onside_attribution.on_invalid_event = 'dead_letter';
 SET client_min_messages = error;
 CALL onside_attribution.backfill('invalid', 'e', '2026-01-01', '2026-12-31');
 RESET client_min_messages;
-RESET onside_attribution.on_invalid_event;
+SET onside_attribution.on_invalid_event = error;
 SELECT payload FROM recorded;
 SELECT payload, error FROM onside_attribution.dead_letter ORDER BY payload ->> 'total';
 SELECT recorded, dead_lettered, finished FROM progress WHERE source = 'invalid'::regclass;

@@ -3,6 +3,7 @@
 \getenv abs_srcdir PG_ABS_SRCDIR
 \set setup :abs_srcdir '/sql/include/setup.sql'
 \i :setup
+SET onside_attribution.on_invalid_event = error;
 
 \set user '''550e8400-e29b-41d4-a716-446655440000'''
 CREATE TYPE status AS ENUM ('new', 'Paid "in full"');

@@ -4,6 +4,7 @@
 \getenv abs_srcdir PG_ABS_SRCDIR
 \set setup :abs_srcdir '/sql/include/setup.sql'
 \i :setup
+SET onside_attribution.on_invalid_event = error;
 
 \set user '''550e8400-e29b-41d4-a716-446655440000'''
 CREATE TYPE diagnosis AS (state text, message text, detail text, hint text, context text, schema_name text, table_name text, column_name text);
@@ -104,7 +105,7 @@ SET onside_attribution.on_invalid_event = 'dead_letter';
 \set SHOW_CONTEXT always
 INSERT INTO "the shop"."statement level" (num, at) VALUES ('NaN', 'infinity');
 \set SHOW_CONTEXT errors
-RESET onside_attribution.on_invalid_event;
+SET onside_attribution.on_invalid_event = error;
 TRUNCATE onside_attribution.outbox, onside_attribution.dead_letter;
 -- What is too large has no column by itself, unless it is by itself.
 INSERT INTO diagnoses

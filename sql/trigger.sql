@@ -4,6 +4,7 @@
 \getenv abs_srcdir PG_ABS_SRCDIR
 \set setup :abs_srcdir '/sql/include/setup.sql'
 \i :setup
+SET onside_attribution.on_invalid_event = error;
 
 \set user '''550e8400-e29b-41d4-a716-446655440000'''
 
@@ -372,7 +373,7 @@ SELECT count(*) FROM onside_attribution.outbox;
 SELECT wrong_try('BEFORE INSERT ON wrong ' || :'row' || :'args');
 -- And track is not a trigger: its caller decides.
 SELECT try($$SELECT onside_attribution.track('', gen_random_uuid(), '{}')$$);
-RESET onside_attribution.on_invalid_event;
+SET onside_attribution.on_invalid_event = error;
 -- What a trigger's arguments mean is kept from statement to statement, until its
 -- table changes.
 TRUNCATE onside_attribution.outbox;
