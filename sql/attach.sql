@@ -5,9 +5,9 @@
 \i :setup
 
 \set user '''550e8400-e29b-41d4-a716-446655440000'''
-CREATE TABLE purchases (id int PRIMARY KEY, install_id uuid, currency text, total numeric, status text, paid_at timestamptz DEFAULT '2026-05-05 12:00+00', uid uuid, flag boolean);
+CREATE TABLE purchases (id int PRIMARY KEY, install_id uuid, currency text, total numeric, status text, paid_at timestamptz DEFAULT '2026-05-05 12:00+00', uid uuid UNIQUE, flag boolean);
 CREATE VIEW triggers AS
-    SELECT tgrelid::regclass AS source, pg_get_triggerdef(oid) AS definition FROM pg_trigger
+    SELECT tgrelid::regclass AS source, regexp_replace(pg_get_triggerdef(oid), 'namespace=[0-9a-f-]+', 'namespace=...') AS definition FROM pg_trigger
     WHERE tgfoid = 'onside_attribution.track_row()'::regprocedure AND tgparentid = 0 ORDER BY tgname COLLATE "C";
 
 -- At statement level where that sees all rows, at row level elsewhere

@@ -58,9 +58,7 @@ SELECT DISTINCT source, level FROM onside_attribution.attached ORDER BY 1;
 CREATE TABLE bad (column_name text, value text, event text, field text, state text);
 INSERT INTO bad VALUES
     ('Inst', 'no uuid', NULL, 'installation_id', '22023'), ('Inst', '550e8400-e29b-41d4-a716-44665544000', NULL, 'installation_id', '22023'),
-    ('uid', 'no uuid', 'texts', 'event_id', '22023'), ('uid', '', 'texts', 'event_id', '22023'),
-    ('uid', '550e8400-e29b-11d4-a716-446655440000', 'texts', 'event_id', '22023'), ('uid', '550e8400-e29b-41d4-0716-446655440000', 'texts', 'event_id', '22023'),
-    ('uuid_uid', '00000000-0000-0000-0000-000000000000', 'typed', 'event_id', '22023'), ('uuid_uid', '019e7d6c-0000-7000-8000-000000000000', 'typed', 'event_id', '22023'),
+    ('uid', '', 'texts', 'event_id', '22023'),
     ('written', NULL, 'texts', 'event_datetime', '22004'), ('written', 'yesterday', 'texts', 'event_datetime', '22023'), ('written', '2026-05-05', 'texts', 'event_datetime', '22023'),
     ('written', '', 'texts', 'event_datetime', '22023'), ('written', '2026-02-30T12:00:00Z', 'texts', 'event_datetime', '22023'),
     ('at', NULL, 'typed', 'event_datetime', '22004'), ('at', 'infinity', 'typed', 'event_datetime', '22023'), ('at', '-infinity', 'typed', 'event_datetime', '22023'),

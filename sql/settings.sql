@@ -5,7 +5,7 @@
 \i :setup
 
 \set user '''550e8400-e29b-41d4-a716-446655440000'''
-CREATE TABLE source (install_id uuid, at timestamptz, ts timestamp, d date, iv interval, f float8, mon money, byt bytea, times timestamptz[], txt text, uid uuid);
+CREATE TABLE source (install_id uuid, at timestamptz, ts timestamp, d date, iv interval, f float8, mon money, byt bytea, times timestamptz[], txt text, uid uuid UNIQUE);
 SELECT onside_attribution.attach('source', 'row', 'install_id',
                                  '{"at": "at", "ts": "ts", "d": "d", "iv": "iv", "f": "f", "mon": "mon", "byt": "byt", "times": "times", "txt": "txt"}', 'at', 'uid');
 PREPARE fill(uuid, uuid) AS
