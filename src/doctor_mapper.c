@@ -152,7 +152,8 @@ validation_error(Oid function, const OnsideMapping *mapping)
 	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION ||
 		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES)
 		ReThrowError(error);
-	return psprintf("is broken: %s", error->message);
+	return psprintf("is broken%s: %s", onside_mapper_error_place(error),
+					error->message);
 }
 
 char *

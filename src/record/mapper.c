@@ -31,6 +31,8 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
+
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
@@ -43,6 +45,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "executor/tstoreReceiver.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/value.h"
 #include "utils/acl.h"
@@ -448,4 +451,24 @@ onside_mapper_call_for_all(OnsideMapper *mapper, TriggerData *trigdata,
 						   Tuplestorestate *results)
 {
 	return call(mapper, NULL, trigdata, results);
+}
+
+/*
+ * PostgreSQL's words for a column that a row type has no more are that a table is
+ * missing.  The position, in characters, leads to its name.
+ */
+char *
+onside_mapper_error_place(const ErrorData *error)
+{
+	const char *word = error->internalquery;
+	int			len = 0;
+
+	if (word == NULL || error->internalpos <= 0)
+		return "";
+	word += pg_mbcharcliplen(word, strlen(word), error->internalpos - 1);
+	while (word[len] != '\0' && (IS_HIGHBIT_SET(word[len]) ||
+								 isalnum((unsigned char) word[len]) ||
+								 strchr("._$", word[len]) != NULL))
+		len++;
+	return len == 0 ? "" : psprintf(" at \"%.*s\"", len, word);
 }

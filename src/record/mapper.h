@@ -61,4 +61,7 @@ extern ErrorData *onside_mapper_call_for_all(OnsideMapper *mapper,
 /* One result as an event without name.  Points into the slot where it can. */
 extern void onside_mapper_read_event(TupleTableSlot *slot, OnsideEvent *event);
 
+/* Where in a mapper's body an error is, as " at "o.total""; "" if nobody knows. */
+extern char *onside_mapper_error_place(const ErrorData *error);
+
 #endif							/* ONSIDE_MAPPER_H */

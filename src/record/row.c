@@ -508,7 +508,8 @@ refuse_row(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 	error.hint = mapper_error->hint != NULL ? mapper_error->hint :
 		mapper_error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE ?
 		"A mapper runs with the rights of whoever writes the row. Grant them, or declare the mapper SECURITY DEFINER." :
-		"Mend the mapper with CREATE OR REPLACE FUNCTION.";
+		psprintf("Mend the mapper with CREATE OR REPLACE FUNCTION%s.",
+				 onside_mapper_error_place(mapper_error));
 	let_through(reader, rel, &event, &error);
 }
 

@@ -173,6 +173,7 @@ onside_track_row(PG_FUNCTION_ARGS)
 		fcinfo->flinfo->fn_extra = call;
 	}
 	record(trigdata, call->reader);
+	call->reader->many = true;	/* if there is another row */
 
 	error_context_stack = callback.previous;
 	return PointerGetDatum(NULL);
