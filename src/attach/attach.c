@@ -72,7 +72,9 @@
 
 PG_FUNCTION_INFO_V1(onside_attach);
 
-#define TRIGGER_PREFIX	"onside_"
+/* Of the triggers; an attachment that takes two has one of each. */
+#define TRIGGER_PREFIX			"onside_"
+#define UPDATE_TRIGGER_PREFIX	"onside2_"
 
 /* How long to wait for a lock if lock_timeout is not set. */
 #define LOCK_TIMEOUT	"2s"
@@ -230,9 +232,9 @@ read_operation(text *operation)
 
 /* A name for the trigger, the same for the same event. */
 static char *
-trigger_name(const char *event_name)
+trigger_name(const char *prefix, const char *event_name)
 {
-	char	   *name = psprintf(TRIGGER_PREFIX "%s", event_name);
+	char	   *name = psprintf("%s%s", prefix, event_name);
 
 	if (strlen(name) >= NAMEDATALEN)
 	{
@@ -329,6 +331,21 @@ note_key(Relation rel, OnsideMapping *mapping)
 						mapping->event_id, RelationGetRelationName(rel)),
 				 errdetail("Rows with the same value are one event to the API: it takes the first and ignores the others."),
 				 errhint("Map the primary key, or add a unique index on the column.")));
+}
+
+/* By the key a deferred trigger knows which rows it has seen. */
+static void
+check_primary_key(Relation rel)
+{
+	list_free(RelationGetIndexList(rel));
+	if (OidIsValid(rel->rd_pkindex))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("attach: table \"%s\" has no primary key",
+					RelationGetRelationName(rel)),
+			 errdetail("With deferred, a row is read again by its primary key at the end of the transaction."),
+			 errhint("Add one, or leave out deferred.")));
 }
 
 /* Whoever names a table needs it; an OID must be no way around it. */
@@ -462,20 +479,71 @@ warn_of_moves(Relation rel, const OnsideMapping *mapping, int16 events,
 			 errhint("Attach the event to INSERT OR UPDATE, with a condition on NEW alone, and with event_id, by which a repetition is recognized.")));
 }
 
-/* The triggers that it takes. */
+static List *
+add_trigger(List *triggers, const Wanted *wanted, const char *prefix,
+			int16 events, const char *condition)
+{
+	NewTrigger *trigger = palloc(sizeof(NewTrigger));
+
+	trigger->name = trigger_name(prefix, wanted->mapping->event_name);
+	trigger->events = events;
+	trigger->condition = condition;
+	return lappend(triggers, trigger);
+}
+
+/*
+ * A row that moves to another partition is inserted there, so what it has become
+ * before is reported again: then it has to be the same event.
+ */
+static void
+check_becomes_of_partitions(Relation rel, const OnsideMapping *mapping)
+{
+	if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE ||
+		mapping->event_id != NULL || mapping->mapper != NULL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("attach: becomes needs an event_id for the partitioned table \"%s\"",
+					RelationGetRelationName(rel)),
+			 errdetail("A row that moves to another partition is inserted there, and would be reported again as another event."),
+			 errhint("Map event_id to the table's key.")));
+}
+
+/*
+ * The triggers that it takes.  There are two where INSERT and UPDATE have different
+ * conditions: for "becomes", and for a condition on OLD, which there is not when a
+ * row is inserted.
+ */
 static List *
 plan_triggers(Relation rel, const Wanted *wanted)
 {
-	NewTrigger *trigger = palloc(sizeof(NewTrigger));
+	const int16 both = TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE;
+	List	   *triggers = NIL;
 	Node	   *when = NULL;
 
+	if (wanted->becomes != NULL)
+	{
+		(void) onside_when_transform(rel, "becomes", wanted->becomes, false);
+		check_becomes_of_partitions(rel, wanted->mapping);
+		triggers = add_trigger(NIL, wanted, TRIGGER_PREFIX, TRIGGER_TYPE_INSERT,
+							   wanted->becomes);
+		return add_trigger(triggers, wanted, UPDATE_TRIGGER_PREFIX,
+						   TRIGGER_TYPE_UPDATE,
+						   psprintf("(%s\n) AND (%s\n) IS NOT TRUE",
+									wanted->becomes,
+									onside_when_of_old(wanted->becomes)));
+	}
 	if (wanted->condition != NULL)
-		when = onside_when_transform(rel, wanted->condition, wanted->events);
+		when = onside_when_transform(rel, "condition", wanted->condition,
+									 (wanted->events & TRIGGER_TYPE_UPDATE) != 0);
 	warn_of_moves(rel, wanted->mapping, wanted->events, when);
-	trigger->name = trigger_name(wanted->mapping->event_name);
-	trigger->events = wanted->events;
-	trigger->condition = wanted->condition;
-	return list_make1(trigger);
+	if (wanted->events != both || when == NULL || !onside_when_has_old(when))
+		return add_trigger(NIL, wanted, TRIGGER_PREFIX, wanted->events,
+						   wanted->condition);
+	triggers = add_trigger(NIL, wanted, TRIGGER_PREFIX, TRIGGER_TYPE_INSERT,
+						   NULL);
+	return add_trigger(triggers, wanted, UPDATE_TRIGGER_PREFIX,
+					   TRIGGER_TYPE_UPDATE, wanted->condition);
 }
 
 /*
@@ -485,7 +553,7 @@ plan_triggers(Relation rel, const Wanted *wanted)
 static char *
 make_command(Relation rel, const Wanted *wanted, const NewTrigger *trigger)
 {
-	bool		for_each_row = trigger->condition != NULL ||
+	bool		for_each_row = wanted->deferred || trigger->condition != NULL ||
 		!all_rows_come_in_here(rel) ||
 		(trigger->events != TRIGGER_TYPE_INSERT &&
 		 trigger->events != TRIGGER_TYPE_UPDATE);
@@ -494,13 +562,15 @@ make_command(Relation rel, const Wanted *wanted, const NewTrigger *trigger)
 	ListCell   *lc;
 
 	initStringInfo(&command);
-	appendStringInfo(&command, "CREATE TRIGGER %s AFTER %s ON %s",
+	appendStringInfo(&command, "CREATE %sTRIGGER %s AFTER %s ON %s%s",
+					 wanted->deferred ? "CONSTRAINT " : "",
 					 quote_identifier(trigger->name),
 					 trigger->events == TRIGGER_TYPE_INSERT ? "INSERT" :
 					 trigger->events == TRIGGER_TYPE_UPDATE ? "UPDATE" :
 					 "INSERT OR UPDATE",
 					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-												RelationGetRelationName(rel)));
+												RelationGetRelationName(rel)),
+					 wanted->deferred ? " DEFERRABLE INITIALLY DEFERRED" : "");
 	appendStringInfoString(&command, for_each_row ? " FOR EACH ROW" :
 						   " REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT");
 	if (trigger->condition != NULL)
@@ -578,6 +648,8 @@ attach(const Wanted *wanted)
 		check_columns(rel, wanted->mapping);
 		note_key(rel, wanted->mapping);
 	}
+	if (wanted->deferred)
+		check_primary_key(rel);
 	triggers = plan_triggers(rel, wanted);
 	foreach(lc, triggers)
 	{
@@ -629,6 +701,10 @@ onside_attach(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(9))
 		wanted.becomes = text_to_cstring(PG_GETARG_TEXT_PP(9));
 	wanted.deferred = PG_GETARG_BOOL(10);
+	if (wanted.becomes != NULL && (wanted.condition != NULL ||
+								   wanted.events != TRIGGER_TYPE_INSERT))
+		throw_bad("becomes takes the place of operation and condition",
+				  "It is an event when a row is inserted or updated, the expression is true now, and it was not before.");
 
 	check_privileges(wanted.relid);
 

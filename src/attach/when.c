@@ -3,12 +3,16 @@
  * when.c
  *		The condition of attach: what becomes a trigger's WHEN clause.
  *
+ * "becomes" is one expression over NEW.  The trigger for UPDATE needs it over OLD,
+ * too, and WHEN is a text: so NEW is replaced in the text where the parser has
+ * found references to it, and nowhere else.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "catalog/pg_trigger.h"
 #include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "parser/parse_clause.h"
 #include "parser/parse_collate.h"
@@ -20,9 +24,14 @@
 
 #define CONDITION_HINT "It is a trigger's WHEN clause, e.g. NEW.status = 'paid'."
 
+/* Around the condition, for the parser. */
+#define QUERY_HEAD	"SELECT ("
+#define QUERY_TAIL	"\n)"
+
 /* For errors in the condition. */
 typedef struct ConditionContext
 {
+	const char *argument;
 	const char *query;
 	bool		parsing;
 } ConditionContext;
@@ -45,7 +54,7 @@ condition_error(void *arg)
 	}
 	if (context->parsing)
 		errhint(CONDITION_HINT);
-	errcontext("condition of attach");
+	errcontext("%s of attach", context->argument);
 }
 
 /*
@@ -53,7 +62,7 @@ condition_error(void *arg)
  * close its parentheses and go on with something else.
  */
 static Node *
-parse_condition(const char *query)
+parse_condition(const char *argument, const char *query)
 {
 	List	   *parsed = raw_parser(query, RAW_PARSE_DEFAULT);
 	SelectStmt *select;
@@ -79,28 +88,44 @@ parse_condition(const char *query)
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_SYNTAX_ERROR),
-			 errmsg("attach: condition is not an expression")));
+			 errmsg("attach: %s is not an expression", argument)));
 }
 
-/* There is no OLD row when one is inserted. */
-static void
-check_old_rows(ParseState *pstate, Node *when, int16 events)
+/* The first reference to OLD, or NULL. */
+static Var *
+find_old(Node *when)
 {
 	ListCell   *lc;
 
-	if (!(events & TRIGGER_TYPE_INSERT))
-		return;
 	foreach(lc, pull_var_clause(when, 0))
 	{
 		Var		   *var = lfirst_node(Var, lc);
 
 		if (var->varno == PRS2_OLD_VARNO)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-					 errmsg("attach: condition of an INSERT must not refer to OLD"),
-					 errhint("Attach the event to UPDATE alone."),
-					 parser_errposition(pstate, var->location)));
+			return var;
 	}
+	return NULL;
+}
+
+bool
+onside_when_has_old(Node *when)
+{
+	return find_old(when) != NULL;
+}
+
+/* There is no OLD row when one is inserted. */
+static void
+check_old_rows(ParseState *pstate, const char *argument, Node *when)
+{
+	Var		   *var = find_old(when);
+
+	if (var == NULL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+			 errmsg("attach: %s must not refer to OLD", argument),
+			 errhint("A row that is inserted has no OLD. Attach the event to UPDATE, or to INSERT OR UPDATE, with a condition, which then binds the UPDATE alone."),
+			 parser_errposition(pstate, var->location)));
 }
 
 /*
@@ -109,9 +134,12 @@ check_old_rows(ParseState *pstate, Node *when, int16 events)
  * nothing in it is.
  */
 Node *
-onside_when_transform(Relation rel, const char *condition, int16 events)
+onside_when_transform(Relation rel, const char *argument,
+					  const char *condition, bool allow_old)
 {
-	ConditionContext context = {psprintf("SELECT (%s\n)", condition), true};
+	ConditionContext context = {argument,
+		psprintf(QUERY_HEAD "%s" QUERY_TAIL, condition), true
+	};
 	ParseState *pstate = make_parsestate(NULL);
 	ParseNamespaceItem *nsitem;
 	ErrorContextCallback callback;
@@ -122,7 +150,7 @@ onside_when_transform(Relation rel, const char *condition, int16 events)
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 
-	when = parse_condition(context.query);
+	when = parse_condition(argument, context.query);
 	context.parsing = false;
 
 	/* CREATE TRIGGER's order: OLD is the first, NEW the second. */
@@ -136,9 +164,72 @@ onside_when_transform(Relation rel, const char *condition, int16 events)
 
 	when = transformWhereClause(pstate, when, EXPR_KIND_TRIGGER_WHEN, "WHEN");
 	assign_expr_collations(pstate, when);
-	check_old_rows(pstate, when, events);
+	if (!allow_old)
+		check_old_rows(pstate, argument, when);
 
 	free_parsestate(pstate);
 	error_context_stack = callback.previous;
 	return when;
+}
+
+/* Collects where, in the query, there is a reference to NEW. */
+static bool
+collect_new(Node *node, List **locations)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, ColumnRef))
+	{
+		ColumnRef  *ref = (ColumnRef *) node;
+
+		if (IsA(linitial(ref->fields), String) &&
+			strcmp(strVal(linitial(ref->fields)), "new") == 0)
+			*locations = lappend_int(*locations, ref->location);
+		return false;
+	}
+	return raw_expression_tree_walker(node, collect_new, locations);
+}
+
+/* How many bytes the word NEW takes there; 0 if it is in a form of another kind. */
+static int
+length_of_new(const char *text)
+{
+	if (pg_strncasecmp(text, "new", 3) == 0)
+		return 3;
+	return strncmp(text, "\"new\"", 5) == 0 ? 5 : 0;
+}
+
+/*
+ * The condition has been transformed before, so it is an expression.  The parser
+ * walks it in any order.
+ */
+char *
+onside_when_of_old(const char *condition)
+{
+	char	   *query = psprintf(QUERY_HEAD "%s" QUERY_TAIL, condition);
+	List	   *locations = NIL;
+	StringInfoData result;
+	const char *rest = query + strlen(QUERY_HEAD);
+	ListCell   *lc;
+
+	(void) collect_new(parse_condition("becomes", query), &locations);
+	list_sort(locations, list_int_cmp);
+	initStringInfo(&result);
+	foreach(lc, locations)
+	{
+		const char *at = query + lfirst_int(lc);
+		int			len = length_of_new(at);
+
+		if (len == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("attach: becomes must refer to the row as NEW"),
+					 errhint("Write it without a Unicode escape.")));
+		appendBinaryStringInfo(&result, rest, at - rest);
+		appendStringInfoString(&result, "OLD");
+		rest = at + len;
+	}
+	appendBinaryStringInfo(&result, rest,
+						   strlen(rest) - strlen(QUERY_TAIL));
+	return result.data;
 }

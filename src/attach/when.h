@@ -14,12 +14,16 @@
 #include "utils/rel.h"
 
 /*
- * The condition of a trigger for these events (TRIGGER_TYPE_* bits), understood as
- * CREATE TRIGGER will; NEW is PRS2_NEW_VARNO and OLD PRS2_OLD_VARNO.  Raises 42601
- * if it is not one expression, 42P17 if it refers to what there is not, and
- * whatever PostgreSQL's parser raises.
+ * A condition, the argument of attach() of this name, understood as CREATE TRIGGER
+ * will; NEW is PRS2_NEW_VARNO and OLD PRS2_OLD_VARNO.  Raises 42601 if it is not one
+ * expression, 42P17 if it refers to OLD and must not, and whatever PostgreSQL's
+ * parser raises.
  */
-extern Node *onside_when_transform(Relation rel, const char *condition,
-								   int16 events);
+extern Node *onside_when_transform(Relation rel, const char *argument,
+								   const char *condition, bool allow_old);
+extern bool onside_when_has_old(Node *when);
+
+/* The same condition with OLD in place of NEW. */
+extern char *onside_when_of_old(const char *condition);
 
 #endif							/* ONSIDE_WHEN_H */

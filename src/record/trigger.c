@@ -20,6 +20,7 @@
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
@@ -27,6 +28,7 @@
 
 #include "outbox.h"
 #include "record/column.h"
+#include "record/deferred.h"
 #include "record/row.h"
 #include "record/row_cache.h"
 
@@ -36,6 +38,7 @@ PG_FUNCTION_INFO_V1(onside_track_row);
 typedef struct TriggerCall
 {
 	OnsideRowReader *reader;
+	OnsideDeferred *deferred;	/* of a constraint trigger; or NULL */
 	char	   *name;			/* of the trigger, for errors */
 	char	   *schema;
 	char	   *table;
@@ -111,10 +114,23 @@ begin_call(TriggerData *trigdata, MemoryContext context)
 	return call;
 }
 
+/* The row that a trigger at row level is about; NULL if it is no event any more. */
+static TupleTableSlot *
+row_of(TriggerData *trigdata, TriggerCall *call)
+{
+	if (call->deferred != NULL)
+		return onside_deferred_row(call->deferred, trigdata,
+								   text_to_cstring(call->reader->event_name));
+	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
+		return trigdata->tg_newslot;
+	return trigdata->tg_trigslot;
+}
+
 /* Session settings are fixed only if a mapped column's text depends on them. */
 static void
-record(TriggerData *trigdata, OnsideRowReader *reader)
+record(TriggerData *trigdata, TriggerCall *call)
 {
+	OnsideRowReader *reader = call->reader;
 	Relation	rel = trigdata->tg_relation;
 	OnsideAppend *append = NULL;
 	int			nestlevel = 0;
@@ -128,10 +144,13 @@ record(TriggerData *trigdata, OnsideRowReader *reader)
 			record_transition_table(reader, rel, trigdata->tg_newtable,
 									&append);
 	}
-	else if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
-		(void) onside_row_record(reader, rel, trigdata->tg_newslot, &append);
 	else
-		(void) onside_row_record(reader, rel, trigdata->tg_trigslot, &append);
+	{
+		TupleTableSlot *row = row_of(trigdata, call);
+
+		if (row != NULL)
+			(void) onside_row_record(reader, rel, row, &append);
+	}
 
 	if (append != NULL)
 		onside_append_end(append);
@@ -170,9 +189,12 @@ onside_track_row(PG_FUNCTION_ARGS)
 											trigdata->tg_relation,
 											fcinfo->flinfo->fn_mcxt);
 		call->reader->many = TRIGGER_FIRED_FOR_STATEMENT(trigdata->tg_event);
+		if (trigdata->tg_trigger->tgdeferrable)
+			call->deferred = onside_deferred_make(trigdata,
+												  fcinfo->flinfo->fn_mcxt);
 		fcinfo->flinfo->fn_extra = call;
 	}
-	record(trigdata, call->reader);
+	record(trigdata, call);
 	call->reader->many = true;	/* if there is another row */
 
 	error_context_stack = callback.previous;
