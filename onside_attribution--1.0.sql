@@ -580,7 +580,7 @@ COMMENT ON TRIGGER onside_before_change ON onside_attribution.aside IS
     'Checks an inserted event; refuses UPDATE; tells the worker';
 
 COMMENT ON TABLE onside_attribution.dead_letter IS
-    'Events that were given up: by the worker, because the API refused them or they failed while others were accepted, or by a trigger with on_invalid_event = dead_letter. '
+    'Events that were given up: by the worker, because the API refused them or they failed while others were accepted, or by a trigger, because a row was no valid event or its mapper failed (on_invalid_event). '
     'Those with a retry_at are tried again from then on, and leave if they are accepted; others leave by retry_dead_letters(), forget() and your own DELETE';
 COMMENT ON COLUMN onside_attribution.dead_letter.event_id IS 'As in the outbox; NULL if an invalid row had none';
 COMMENT ON COLUMN onside_attribution.dead_letter.event_name IS 'As in the outbox';
@@ -623,6 +623,8 @@ COMMENT ON COLUMN onside_attribution.failed.dead_letters_left IS 'Dead letters t
 COMMENT ON COLUMN onside_attribution.delivery_cursor.singleton IS 'Always true: there is one row';
 COMMENT ON COLUMN onside_attribution.control.singleton IS 'Always true: there is one row';
 
+COMMENT ON TYPE onside_attribution.event IS
+    'What a mapper returns, a function that takes a row of an attached table. installation_id NULL: no event; event_datetime NULL: now; event_id NULL: a fresh one';
 COMMENT ON FUNCTION onside_attribution.track(text, uuid, jsonb, timestamptz, uuid) IS
     'Records one event in the current transaction. Out: its event_id, a fresh version 4 UUID if none was passed. '
     'Rules: API, Request body and Limits. Errors: 22004 for a missing field, 22023 for a bad value, 54000 for an event that no request of less '
@@ -637,7 +639,7 @@ COMMENT ON FUNCTION onside_attribution.track_batch(jsonb) IS
     'Errors: as track(), with the number of the event, counted from 1, in the context; 22023 also for a field that the API does not have';
 COMMENT ON FUNCTION onside_attribution.track_row() IS
     'Trigger function, AFTER INSERT or UPDATE: FOR EACH ROW, or FOR EACH STATEMENT with REFERENCING NEW TABLE (manual: CREATE TRIGGER). '
-    'Its arguments are target=column: event_name (a literal instead of a column) and installation_id, which must be there, event_datetime, event_id and payload.KEY. '
+    'Its arguments are target=column: event_name (a literal instead of a column) and installation_id, which must be there, event_datetime, event_id and payload.KEY; or mapper (schema.function) with search_path. '
     'A row with a NULL installation_id is skipped. Errors: as track(), unless on_invalid_event says otherwise; 42703, 42804, 0A000 for a mapped column that '
     'does not exist, has an unsuitable type or is a virtual generated one; 22023, 22004 for its arguments; 39P01 if fired in another way';
 COMMENT ON FUNCTION onside_attribution.preview(uuid) IS

@@ -260,7 +260,7 @@ onside_settings_define(void)
 							NULL, NULL, NULL);
 	DefineCustomEnumVariable("onside_attribution.on_invalid_event",
 							 "What a trigger does with a row that is no valid event, or whose mapper fails.",
-							 "error fails the statement; dead_letter lets it through with a warning and keeps the event in dead_letter.",
+							 "dead_letter lets it through with a warning and keeps the event in dead_letter; error fails the statement.",
 							 &onside_on_invalid_event,
 							 ONSIDE_INVALID_DEAD_LETTER, invalid_event_options,
 							 PGC_USERSET, 0,
