@@ -25,7 +25,10 @@ CREATE TABLE all_types (
     "odd ""name"" é" text);
 SELECT onside_attribution.attach('all_types', 'types', 'installation_id',
     (SELECT jsonb_object_agg(attname, attname) FROM pg_attribute
-     WHERE attrelid = 'all_types'::regclass AND attnum > 0 AND attname <> 'installation_id'));
+     WHERE attrelid = 'all_types'::regclass AND attnum > 0 AND attname NOT IN ('installation_id', 'mon', 'comp')));
+-- (attach refuses these, and a trigger that is made by hand takes them)
+CREATE TRIGGER by_hand AFTER INSERT ON all_types FOR EACH ROW EXECUTE FUNCTION onside_attribution.track_row(
+    'event_name=by hand', 'installation_id=installation_id', 'payload.mon=mon', 'payload.comp=comp');
 
 -- Each setting that an output function looks at, and a name that would be
 -- found first if they looked names up here

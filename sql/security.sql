@@ -208,7 +208,8 @@ CREATE TABLE typed (
     c pair,
     d moods,
     e pair[]);
-SELECT onside_attribution.attach('typed', 'e', 'install_id', '{"a": "a", "b": "b", "c": "c", "d": "d", "e": "e"}', condition => $$t.note('condition')$$);
+CREATE TRIGGER report AFTER INSERT ON typed FOR EACH ROW WHEN (t.note('condition')) EXECUTE FUNCTION onside_attribution.track_row(
+    'event_name=e', 'installation_id=install_id', 'payload.a=a', 'payload.b=b', 'payload.c=c', 'payload.d=d', 'payload.e=e');
 GRANT INSERT ON typed TO regress_onside_alice;
 RESET ROLE;
 GRANT SELECT ON typed TO regress_onside_alice;

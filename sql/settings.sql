@@ -5,9 +5,10 @@
 \i :setup
 
 \set user '''550e8400-e29b-41d4-a716-446655440000'''
-CREATE TABLE source (install_id uuid, at timestamptz, ts timestamp, d date, iv interval, f float8, mon money, byt bytea, times timestamptz[], txt text, uid uuid UNIQUE);
-SELECT onside_attribution.attach('source', 'row', 'install_id',
-                                 '{"at": "at", "ts": "ts", "d": "d", "iv": "iv", "f": "f", "mon": "mon", "byt": "byt", "times": "times", "txt": "txt"}', 'at', 'uid');
+CREATE TABLE source (install_id uuid, at timestamptz, ts timestamp, d date, iv interval, f float8, mon money, byt bytea, times timestamptz[], txt text, uid uuid);
+CREATE TRIGGER report AFTER INSERT ON source REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION onside_attribution.track_row(
+    'event_name=row', 'installation_id=install_id', 'payload.at=at', 'payload.ts=ts', 'payload.d=d', 'payload.iv=iv', 'payload.f=f', 'payload.mon=mon',
+    'payload.byt=byt', 'payload.times=times', 'payload.txt=txt', 'event_datetime=at', 'event_id=uid');
 PREPARE fill(uuid, uuid) AS
     WITH w AS (INSERT INTO source VALUES (:user, '2026-05-05T12:00:00.5Z', '2026-05-04T12:00:00', '2026-05-04', 'P1Y2M3DT4H5M6.7S', 0.1::float8 + 0.2::float8,
                                           1234.5::numeric::money, '\x00ff41', ARRAY['2026-05-05T12:00:00Z'::timestamptz], 'é€', $1))

@@ -60,6 +60,8 @@
 #include "utils/syscache.h"
 
 #include "attach/attach.h"
+#include "attach/attachable.h"
+#include "attach/look.h"
 #include "attach/mapper_check.h"
 #include "attach/when.h"
 #include "compat.h"
@@ -282,8 +284,12 @@ check_columns(Relation rel, const OnsideMapping *mapping)
 {
 	check_column(rel, "installation_id", mapping->installation_id);
 	for (int i = 0; i < mapping->npayload; i++)
-		check_column(rel, psprintf("payload.%s", mapping->payload[i].key),
-					 mapping->payload[i].column);
+	{
+		char	   *field = psprintf("payload.%s", mapping->payload[i].key);
+
+		check_column(rel, field, mapping->payload[i].column);
+		onside_attachable_column(rel, field, mapping->payload[i].column);
+	}
 	if (mapping->event_datetime != NULL)
 		check_column(rel, "event_datetime", mapping->event_datetime);
 	if (mapping->event_id != NULL)
@@ -373,23 +379,6 @@ onside_check_privilege(Oid relid, AclMode mode)
 
 		aclcheck_error(acl, get_relkind_objtype(relkind), get_rel_name(relid));
 	}
-}
-
-static void
-check_source(Relation rel)
-{
-	if (rel->rd_rel->relkind != RELKIND_RELATION &&
-		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("attach: \"%s\" is not a table",
-						RelationGetRelationName(rel)),
-				 errhint("Attach the table in which the rows are stored.")));
-	if (rel->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
-		ereport(NOTICE,
-				(errmsg("table \"%s\" is unlogged",
-						RelationGetRelationName(rel)),
-				 errdetail("A crash empties it, but takes back no event of it.")));
 }
 
 /* Do all rows pass through statements on this very table? */
@@ -595,6 +584,14 @@ lock_error(void *arg)
 		errhint("Another session uses the table; see pg_locks. Try again, or set lock_timeout to wait longer.");
 }
 
+/* Tells who lacks a privilege which ones it takes. */
+static void
+privilege_error(void *arg)
+{
+	if (geterrcode() == ERRCODE_INSUFFICIENT_PRIVILEGE)
+		errhint("attach makes a trigger, as whoever calls it. That takes TRIGGER on the table, and on the partitions that it has, and USAGE on its schema: have the owner GRANT them, or call attach as the owner.");
+}
+
 /*
  * Who may not make the trigger must not make others wait, either: this comes
  * before any lock, and CREATE TRIGGER checks it all again under its own.
@@ -602,13 +599,19 @@ lock_error(void *arg)
 static void
 check_privileges(Oid relid)
 {
+	ErrorContextCallback callback;
 	ListCell   *lc;
 
+	callback.callback = privilege_error;
+	callback.arg = NULL;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
 	onside_check_schema_privilege(relid);
 	onside_check_privilege(relid, ACL_TRIGGER);
 	if (get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE)
 		foreach(lc, find_all_inheritors(relid, NoLock, NULL))
 			onside_check_privilege(lfirst_oid(lc), ACL_TRIGGER);
+	error_context_stack = callback.previous;
 }
 
 /* Executes CREATE TRIGGER. */
@@ -632,15 +635,21 @@ make_trigger(Oid relid, const char *name, const char *command)
 static char *
 attach(const Wanted *wanted)
 {
+	OnsideLook *look;
 	Relation	rel;
 	List	   *triggers;
 	List	   *commands = NIL;
 	ListCell   *lc;
 	ListCell   *lc2;
 
+	/* Nobody must wait for it, so it comes before the locks. */
+	look = onside_look(wanted->relid, wanted->mapping,
+					   wanted->becomes != NULL ? wanted->becomes :
+					   wanted->condition, wanted->events);
+
 	/* The locks that CREATE TRIGGER takes, too. */
 	rel = relation_open(wanted->relid, ShareRowExclusiveLock);
-	check_source(rel);
+	onside_attachable_warn(rel);
 	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
 		(void) find_all_inheritors(wanted->relid, ShareRowExclusiveLock, NULL);
 	if (wanted->mapping->mapper == NULL)
@@ -660,6 +669,8 @@ attach(const Wanted *wanted)
 					(errcode(ERRCODE_DUPLICATE_OBJECT),
 					 errmsg("trigger \"%s\" for relation \"%s\" already exists",
 							trigger->name, RelationGetRelationName(rel)),
+					 rel->rd_rel->relispartition ?
+					 errhint("If it is one of the partitioned table, the rows of its partitions are reported already. To attach the event in another way, detach it first.") :
 					 errhint("To attach the event in another way, detach it first.")));
 		commands = lappend(commands, make_command(rel, wanted, trigger));
 	}
@@ -670,6 +681,7 @@ attach(const Wanted *wanted)
 		make_trigger(wanted->relid, ((NewTrigger *) lfirst(lc))->name,
 					 lfirst(lc2));
 	SPI_finish();
+	onside_look_warn(look);
 	return ((NewTrigger *) linitial(triggers))->name;
 }
 
@@ -693,6 +705,8 @@ onside_attach(PG_FUNCTION_ARGS)
 		throw_missing("deferred");
 	PreventCommandIfReadOnly("attach()");
 	wanted.relid = PG_GETARG_OID(0);
+	onside_attachable_check(wanted.relid);
+	check_privileges(wanted.relid);
 	wanted.mapping = read_mapping(fcinfo);
 	check_event_name(wanted.mapping->event_name);
 	wanted.events = read_operation(PG_GETARG_TEXT_PP(6));
@@ -705,8 +719,6 @@ onside_attach(PG_FUNCTION_ARGS)
 								   wanted.events != TRIGGER_TYPE_INSERT))
 		throw_bad("becomes takes the place of operation and condition",
 				  "It is an event when a row is inserted or updated, the expression is true now, and it was not before.");
-
-	check_privileges(wanted.relid);
 
 	callback.callback = lock_error;
 	callback.arg = NULL;

@@ -471,6 +471,22 @@ key_of_row(Relation rel, TupleTableSlot *row)
 	return key;
 }
 
+/* What a mapper's error says about the event of the row with this key, or NULL. */
+static void
+understand(const ErrorData *mapper_error, const char *key,
+		   OnsideEventError *error)
+{
+	error->field = "mapper";
+	error->sqlstate = mapper_error->sqlerrcode;
+	error->message = key == NULL ? mapper_error->message :
+		psprintf("%s, in row %s", mapper_error->message, key);
+	error->hint = mapper_error->hint != NULL ? mapper_error->hint :
+		mapper_error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE ?
+		"A mapper runs with the rights of whoever writes the row. Grant them, or declare the mapper SECURITY DEFINER." :
+		psprintf("Mend the mapper with CREATE OR REPLACE FUNCTION%s.",
+				 onside_mapper_error_place(mapper_error));
+}
+
 /*
  * The mapper has failed for this row.  Its own error names the row by its key, and
  * the table; a dead letter has no more of the event than that.
@@ -501,15 +517,7 @@ refuse_row(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 
 	event.event_name = reader->event_name;
 	event.name_is_checked = reader->name_is_valid;
-	error.field = "mapper";
-	error.sqlstate = mapper_error->sqlerrcode;
-	error.message = key == NULL ? mapper_error->message :
-		psprintf("%s, in row %s", mapper_error->message, key);
-	error.hint = mapper_error->hint != NULL ? mapper_error->hint :
-		mapper_error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE ?
-		"A mapper runs with the rights of whoever writes the row. Grant them, or declare the mapper SECURITY DEFINER." :
-		psprintf("Mend the mapper with CREATE OR REPLACE FUNCTION%s.",
-				 onside_mapper_error_place(mapper_error));
+	understand(mapper_error, key, &error);
 	let_through(reader, rel, &event, &error);
 }
 
@@ -649,5 +657,65 @@ onside_row_record(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(reader->per_row);
+	return outcome;
+}
+
+/* ----------
+ * Trying
+ * ----------
+ */
+
+/* One event that is invalid makes the row one that is. */
+static OnsideRowOutcome
+try_mapper(OnsideRowReader *reader, TupleTableSlot *row,
+		   OnsideEventError *error)
+{
+	TupleTableSlot *slot;
+	Tuplestorestate *results = onside_mapper_results(&slot);
+	OnsideRowOutcome outcome = ONSIDE_ROW_SKIPPED;
+	ErrorData  *mapper_error = onside_mapper_call(reader->mapper, row, results);
+
+	if (mapper_error != NULL)
+	{
+		understand(mapper_error, NULL, error);
+		outcome = ONSIDE_ROW_DEAD_LETTER;
+	}
+	while (mapper_error == NULL && outcome != ONSIDE_ROW_DEAD_LETTER &&
+		   tuplestore_gettupleslot(results, true, false, slot))
+	{
+		OnsideEvent event;
+
+		onside_mapper_read_event(slot, &event);
+		if (!event.has_installation_id)
+			error->field = "installation_id";
+		else if (check_result(reader, &event, error))
+			outcome = ONSIDE_ROW_RECORDED;
+		else
+			outcome = ONSIDE_ROW_DEAD_LETTER;
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	tuplestore_end(results);
+	return outcome;
+}
+
+OnsideRowOutcome
+onside_row_try(OnsideRowReader *reader, TupleTableSlot *row,
+			   OnsideEventError *error)
+{
+	MemoryContext old = MemoryContextSwitchTo(reader->per_row);
+	OnsideEvent event = {0};
+	OnsideRowOutcome outcome = ONSIDE_ROW_RECORDED;
+
+	memset(error, 0, sizeof(*error));
+	if (reader->mapper != NULL)
+		outcome = try_mapper(reader, row, error);
+	else if (onside_column_is_empty(&reader->installation_id, row))
+	{
+		error->field = "installation_id";
+		outcome = ONSIDE_ROW_SKIPPED;
+	}
+	else if (!read_row(reader, row, &event, error))
+		outcome = ONSIDE_ROW_DEAD_LETTER;
+	MemoryContextSwitchTo(old);
 	return outcome;
 }

@@ -67,6 +67,15 @@ extern OnsideRowOutcome onside_row_record(OnsideRowReader *reader,
 										  OnsideAppend **append);
 
 /*
+ * What would become of the row?  Nothing is recorded, nor counted.  *error says why
+ * it is no event; its field is NULL if a mapper returns none.  It lives in the
+ * reader's per_row, which is the caller's to reset.
+ */
+extern OnsideRowOutcome onside_row_try(OnsideRowReader *reader,
+									   TupleTableSlot *row,
+									   OnsideEventError *error);
+
+/*
  * Records all rows of a statement's transition table at once.  False if that is not
  * the way, or has failed and nothing is recorded: then they go one by one.
  */

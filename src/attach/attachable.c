@@ -1,0 +1,235 @@
+/*-------------------------------------------------------------------------
+ *
+ * attachable.c
+ *		Can this relation be attached?
+ *
+ * attach() refuses what can never become an event, and each refusal names the
+ * way that works.  What only may be a mistake is a warning: the table is
+ * attached all the same.
+ *
+ * A relation's kind cannot change, so it is looked at before any lock is waited
+ * for.  Columns are looked at under attach's lock.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "utils/builtins.h"
+#include "utils/formatting.h"
+#include "utils/lsyscache.h"
+
+#include "attach/attachable.h"
+#include "record/event.h"
+
+/* ----------
+ * Relations
+ * ----------
+ */
+
+/*
+ * What this relation is instead of a table of the shop, and what to do about it;
+ * NULL if it is one.
+ */
+static const char *
+what_else(Oid relid, const char **hint)
+{
+	if (relid < FirstNormalObjectId)
+	{
+		*hint = "Attach a table of your own.";
+		return "is a system catalog";
+	}
+	if (getExtensionOfObject(RelationRelationId, relid) ==
+		get_extension_oid(ONSIDE_SCHEMA, true))
+	{
+		*hint = "Attach the table of your own whose rows are to be reported.";
+		return "belongs to the extension " ONSIDE_SCHEMA;
+	}
+	switch (get_rel_relkind(relid))
+	{
+		case RELKIND_RELATION:
+		case RELKIND_PARTITIONED_TABLE:
+			break;
+		case RELKIND_VIEW:
+			*hint = "Attach the table that the view reads. What the view joins to it, a mapper can join: attach(..., mapper => 'function').";
+			return "is not a table but a view";
+		case RELKIND_MATVIEW:
+			*hint = "REFRESH fires no triggers. Attach the table that the materialized view reads. What it joins to it, a mapper can join: attach(..., mapper => 'function').";
+			return "is not a table but a materialized view";
+		case RELKIND_FOREIGN_TABLE:
+			*hint = "Rows that are written at its server would not be seen. Attach the table there, with the extension in that database.";
+			return "is not a table but a foreign table";
+		case RELKIND_SEQUENCE:
+			*hint = "Attach the table whose column it numbers.";
+			return "is not a table but a sequence";
+		case RELKIND_INDEX:
+		case RELKIND_PARTITIONED_INDEX:
+			*hint = "Attach the table to which it belongs.";
+			return "is not a table but an index";
+		case RELKIND_TOASTVALUE:
+			*hint = "Attach the table to which it belongs.";
+			return "is not a table but a TOAST table";
+		case RELKIND_COMPOSITE_TYPE:
+			*hint = "Attach a table that has such rows.";
+			return "is not a table but a composite type";
+		default:
+			*hint = "Attach the table in which the rows are stored.";
+			return "is not a table";
+	}
+	if (get_rel_persistence(relid) == RELPERSISTENCE_TEMP)
+	{
+		*hint = "It ends with its session, and its trigger does. Attach the table where its rows go, or call onside_attribution.track() where they are written.";
+		return "is a temporary table";
+	}
+	return NULL;
+}
+
+void
+onside_attachable_check(Oid relid)
+{
+	const char *hint;
+	const char *problem;
+	char	   *name = get_rel_name(relid);
+
+	/* Checking the privileges says that it does not exist. */
+	if (name == NULL)
+		return;
+	problem = what_else(relid, &hint);
+	if (problem != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("attach: \"%s\" %s", name, problem),
+				 errhint("%s", hint)));
+}
+
+void
+onside_attachable_warn(Relation rel)
+{
+	if (rel->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
+		ereport(NOTICE,
+				(errmsg("table \"%s\" is unlogged",
+						RelationGetRelationName(rel)),
+				 errdetail("A crash empties it, but takes back no event of it.")));
+
+	/* has_subclass() can be true for a table that has had children. */
+	if (rel->rd_rel->relkind == RELKIND_RELATION &&
+		find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL)
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("rows of the tables that inherit from \"%s\" are not reported",
+						RelationGetRelationName(rel)),
+				 errdetail("PostgreSQL fires a trigger for the rows of its own table alone."),
+				 errhint("Attach each of these tables, too.")));
+}
+
+/* ----------
+ * Columns
+ * ----------
+ */
+
+/* What is beneath domains and arrays. */
+static Oid
+innermost_type(Oid type)
+{
+	for (;;)
+	{
+		Oid			element;
+
+		type = getBaseType(type);
+		element = get_element_type(type);
+		if (!OidIsValid(element))
+			return type;
+		type = element;
+	}
+}
+
+static void
+refuse(Relation rel, const char *column, Oid type, const char *what,
+	   const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATATYPE_MISMATCH),
+			 errmsg("attach: column \"%s\" of relation \"%s\" has type %s, %s",
+					column, RelationGetRelationName(rel), format_type_be(type),
+					what),
+			 errhint("%s", hint),
+			 errtablecolname(rel, column)));
+}
+
+/* Does a key of the payload name an amount of money? */
+static bool
+is_amount(const char *field)
+{
+	static const char *const words[] = {"amount", "price", "revenue"};
+	char	   *lower = asc_tolower(field, strlen(field));
+
+	for (int i = 0; i < (int) lengthof(words); i++)
+		if (strstr(lower, words[i]) != NULL)
+			return true;
+	return false;
+}
+
+/*
+ * An integer that is an amount is one of minor units more often than not, and is
+ * sent as it is: a hundred times what was paid.
+ */
+static void
+warn_of_amount(Relation rel, const char *field, const char *column, Oid type)
+{
+	const char *quoted = quote_identifier(column);
+
+	switch (getBaseType(type))
+	{
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+			ereport(WARNING,
+					(errcode(ERRCODE_WARNING),
+					 errmsg("%s is an integer: if it is in cents, use amount(%s, 2)",
+							field, quoted),
+					 errdetail("Column \"%s\" of \"%s\" is sent as it is: 990 stays 990 and does not become 9.90.",
+							   column, RelationGetRelationName(rel)),
+					 errhint("Attach a mapper in place of columns: a function that returns onside_attribution.purchase(..., onside_attribution.amount(%s, 2), ...).",
+							 quoted),
+					 errtablecolname(rel, column)));
+			break;
+		case FLOAT4OID:
+		case FLOAT8OID:
+			ereport(WARNING,
+					(errcode(ERRCODE_WARNING),
+					 errmsg("%s is a floating-point number, which is not exact: use numeric",
+							field),
+					 errdetail("Column \"%s\" of \"%s\" has type %s: 0.1 + 0.2 is sent as 0.30000000000000004.",
+							   column, RelationGetRelationName(rel),
+							   format_type_be(type)),
+					 errhint("Change the column's type to numeric, or attach a mapper in place of columns, with round(%s::numeric, 2).",
+							 quoted),
+					 errtablecolname(rel, column)));
+			break;
+	}
+}
+
+void
+onside_attachable_column(Relation rel, const char *field, const char *column)
+{
+	Oid			type = get_atttype(RelationGetRelid(rel),
+								   get_attnum(RelationGetRelid(rel), column));
+	Oid			inner = innermost_type(type);
+
+	if (inner == CASHOID)
+		refuse(rel, column, type,
+			   "which has no currency and reads differently under each lc_monetary",
+			   psprintf("Map a column of type numeric, or attach a mapper in place of columns: a function that returns onside_attribution.purchase(..., %s::numeric, 'USD', ...), with the currency that the column has.",
+						quote_identifier(column)));
+	if (get_typtype(inner) == TYPTYPE_COMPOSITE)
+		refuse(rel, column, type,
+			   "a composite type, for which JSON has no agreed form",
+			   psprintf("Attach a mapper in place of columns: a function that takes what the event needs out of it, for example (row.%s).amount.",
+						quote_identifier(column)));
+	if (is_amount(field))
+		warn_of_amount(rel, field, column, type);
+}

@@ -1,0 +1,456 @@
+/*-------------------------------------------------------------------------
+ *
+ * look.c
+ *		What would have become of the rows that a table already has?
+ *
+ * attach() cannot know what a column means, but a thousand rows show whether the
+ * installation_id is in the column that was named, and whether the values can be
+ * sent.  So it looks at the end of the table, and warns.  It is help, and must never
+ * cost more than it gives:
+ *
+ * Locks.  attach() holds a lock for which all writers queue, and the look reads
+ * rows and calls a mapper, which takes as long as it takes.  So the look comes
+ * before that lock is asked for.  It takes AccessShareLock itself, which no writer
+ * waits for, only if that is free at once, and gives it back: what held it and then
+ * asked for more could make a deadlock with somebody who does the same.  The table
+ * may change between the look and the lock.  The checks come under the lock.
+ *
+ * Time.  The rows are those of the last blocks, found by their ctid: as recent as
+ * the table's order tells, and no index, statistics or dead rows at a key's end
+ * make it slow.  After MAX_BLOCKS it ends, and after MAX_MS by a timer, wherever it
+ * is.  What was seen until then counts.  The timer cancels as a person does, and
+ * can hide a person's cancel of the same moment, who then has to do it again.
+ *
+ * Rights.  The rows are found by a query of the caller's, with row security and all
+ * else that applies to him.  Without SELECT on the table there is no look.
+ *
+ * Traces.  The condition, a policy and a mapper are users' code, which can do
+ * anything.  So the look is a subtransaction that is always rolled back.  That also
+ * gives back the locks, and an error is only the end of the look.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/tableam.h"
+#include "access/tupconvert.h"
+#include "access/xact.h"
+#include "catalog/pg_inherits.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "storage/latch.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+
+#include "attach/look.h"
+#include "attach/when.h"
+#include "compat.h"
+#include "record/row.h"
+
+#define MAX_ROWS	1000
+#define MAX_BLOCKS	1024
+#define MAX_MS		200
+
+/* The first window; each one is twice as large as the one before. */
+#define FIRST_BLOCKS	8
+
+/* What was seen. */
+struct OnsideLook
+{
+	char	   *name;			/* of the table; NULL if there was no look */
+	bool		has_mapper;
+	int			rows;
+	int			without_id;		/* installation_id is NULL */
+	int			without_event;	/* the mapper returns none */
+	int			invalid;
+	char	   *problem;		/* of the first that is invalid */
+	char	   *hint;
+};
+
+/* The table that is looked at, and what reads it. */
+typedef struct Source
+{
+	Relation	rel;
+	const char *condition;		/* or NULL */
+	OnsideRowReader *reader;
+	TupleTableSlot *row;		/* as the table's rows are, not a partition's */
+	BlockNumber blocks;			/* that are still to be read */
+} Source;
+
+/* ----------
+ * The timer
+ * ----------
+ */
+
+static volatile sig_atomic_t timed_out = false;
+static TimeoutId timer = MAX_TIMEOUTS;
+
+/* In a signal handler: ends the query as a cancel does. */
+static void
+end_look(void)
+{
+	timed_out = true;
+	InterruptPending = true;
+	QueryCancelPending = true;
+	SetLatch(MyLatch);
+}
+
+static void
+start_timer(void)
+{
+	if (timer == MAX_TIMEOUTS)
+		timer = RegisterTimeout(USER_TIMEOUT, end_look);
+	timed_out = false;
+	enable_timeout_after(timer, MAX_MS);
+}
+
+/* It may have gone off after the last place where that is noticed. */
+static void
+stop_timer(void)
+{
+	disable_timeout(timer, false);
+	if (timed_out)
+		QueryCancelPending = false;
+}
+
+/* A statement_timeout that ends meanwhile must not be taken for ours. */
+static bool
+has_time(void)
+{
+	return !get_timeout_active(STATEMENT_TIMEOUT) ||
+		get_timeout_finish_time(STATEMENT_TIMEOUT) >
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 2 * MAX_MS);
+}
+
+/* ----------
+ * Judging rows
+ * ----------
+ */
+
+static void
+judge_row(OnsideLook *look, Source *source, MemoryContext context)
+{
+	OnsideEventError error;
+
+	switch (onside_row_try(source->reader, source->row, &error))
+	{
+		case ONSIDE_ROW_RECORDED:
+			break;
+		case ONSIDE_ROW_SKIPPED:
+			if (error.field != NULL)
+				look->without_id++;
+			else
+				look->without_event++;
+			break;
+		case ONSIDE_ROW_DEAD_LETTER:
+			look->invalid++;
+			if (look->problem != NULL)
+				break;
+			look->problem = MemoryContextStrdup(context, error.message);
+			look->hint = MemoryContextStrdup(context, error.hint);
+			break;
+	}
+	look->rows++;
+	MemoryContextReset(source->reader->per_row);
+}
+
+/* ----------
+ * Finding rows
+ * ----------
+ */
+
+/*
+ * The last rows of one table's blocks for which the condition is true, with OLD all NULL.
+ * The condition has been found to be one expression by itself.
+ */
+static char *
+make_query(Relation part, BlockNumber first, BlockNumber end,
+		   const char *condition, int limit)
+{
+	char	   *name =
+		quote_qualified_identifier(get_namespace_name(RelationGetNamespace(part)),
+								   RelationGetRelationName(part));
+	StringInfoData query;
+
+	initStringInfo(&query);
+	appendStringInfo(&query, "SELECT new.ctid FROM ONLY %s AS new", name);
+	if (condition != NULL)
+		appendStringInfo(&query, " LEFT JOIN ONLY %s AS old ON false", name);
+	appendStringInfo(&query,
+					 " WHERE new.ctid OPERATOR(pg_catalog.>=) '(%u,0)'::pg_catalog.tid"
+					 " AND new.ctid OPERATOR(pg_catalog.<) '(%u,0)'::pg_catalog.tid",
+					 first, end);
+	if (condition != NULL)
+		appendStringInfo(&query, " AND (%s\n)", condition);
+	appendStringInfo(&query,
+					 " ORDER BY new.ctid USING OPERATOR(pg_catalog.>) LIMIT %d",
+					 limit);
+	return query.data;
+}
+
+/* Looks at the rows of some blocks, as far as a thousand are not reached. */
+static void
+look_at_blocks(OnsideLook *look, Source *source, Relation part,
+			   BlockNumber first, BlockNumber end, MemoryContext context)
+{
+	TupleConversionMap *map = convert_tuples_by_name(RelationGetDescr(part),
+													 RelationGetDescr(source->rel));
+	TupleTableSlot *slot = table_slot_create(part, NULL);
+	SPITupleTable *found;
+	uint64		nfound;
+	Portal		portal;
+
+	SPI_connect();
+	portal = SPI_cursor_open_with_args(NULL,
+									   make_query(part, first, end,
+												  source->condition,
+												  MAX_ROWS - look->rows),
+									   0, NULL, NULL, NULL, true, 0);
+	SPI_cursor_fetch(portal, true, MAX_ROWS);
+	found = SPI_tuptable;
+	nfound = SPI_processed;
+	for (uint64 i = 0; i < nfound; i++)
+	{
+		bool		isnull;
+		Datum		ctid = SPI_getbinval(found->vals[i], found->tupdesc, 1,
+										 &isnull);
+
+		CHECK_FOR_INTERRUPTS();
+		if (!table_tuple_fetch_row_version(part,
+										   (ItemPointer) DatumGetPointer(ctid),
+										   GetActiveSnapshot(), slot))
+			continue;
+		if (map != NULL)
+			(void) execute_attr_map_slot(map->attrMap, slot, source->row);
+		else
+			ExecCopySlot(source->row, slot);
+		judge_row(look, source, context);
+	}
+	SPI_cursor_close(portal);
+	SPI_finish();
+	ExecDropSingleTupleTableSlot(slot);
+}
+
+/* From the end of one table or partition, window by window. */
+static void
+look_at_end(OnsideLook *look, Source *source, Relation part,
+			MemoryContext context)
+{
+	BlockNumber end = RelationGetNumberOfBlocks(part);
+	BlockNumber window = FIRST_BLOCKS;
+
+	while (end > 0 && look->rows < MAX_ROWS && source->blocks > 0)
+	{
+		BlockNumber blocks = Min(Min(window, end), source->blocks);
+
+		look_at_blocks(look, source, part, end - blocks, end, context);
+		end -= blocks;
+		source->blocks -= blocks;
+		window *= 2;
+	}
+}
+
+/*
+ * All partitions, those that were made last first, or the table alone: rows of
+ * inheritance children are not reported.
+ */
+static void
+look_at_parts(OnsideLook *look, Source *source, MemoryContext context)
+{
+	bool		parted = source->rel->rd_rel->relkind ==
+		RELKIND_PARTITIONED_TABLE;
+	Oid			relid = RelationGetRelid(source->rel);
+	List	   *parts = parted ? find_all_inheritors(relid, NoLock, NULL) :
+		list_make1_oid(relid);
+
+	for (int i = list_length(parts) - 1; i >= 0; i--)
+	{
+		Oid			part_oid = list_nth_oid(parts, i);
+		Relation	part;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!ConditionalLockRelationOid(part_oid, AccessShareLock))
+			continue;
+		part = try_relation_open(part_oid, NoLock);
+		if (part == NULL)
+			continue;
+		if (part->rd_rel->relkind == RELKIND_RELATION &&
+			part->rd_tableam->scan_set_tidrange != NULL &&
+			pg_class_aclcheck(part_oid, GetUserId(),
+							  ACL_SELECT) == ACLCHECK_OK)
+			look_at_end(look, source, part, context);
+		relation_close(part, NoLock);
+	}
+}
+
+/* ----------
+ * The look
+ * ----------
+ */
+
+/*
+ * Whatever the session has set, no query takes its time over being planned, reads
+ * more blocks than it is told, or tells somebody what it finds.  An error in a
+ * mapper is one row's.  Rolling back undoes this.
+ */
+static void
+set_settings(void)
+{
+	static const char *const settings[][2] = {
+		{"client_min_messages", "error"},
+		{"log_min_messages", "fatal"},
+		{"jit", "off"},
+		{"max_parallel_workers_per_gather", "0"},
+		{"enable_tidscan", "on"},
+		{"onside_attribution.on_invalid_event", "dead_letter"},
+	};
+
+	(void) NewGUCNestLevel();
+	for (int i = 0; i < (int) lengthof(settings); i++)
+		(void) set_config_option(settings[i][0], settings[i][1], PGC_SUSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
+}
+
+/* What reads rows, as a trigger with this mapping would. */
+static OnsideRowReader *
+make_reader(Relation rel, const OnsideMapping *mapping)
+{
+	List	   *args = onside_mapping_args(mapping);
+	Trigger    *trigger = palloc0(sizeof(Trigger));
+
+	trigger->tgnargs = list_length(args);
+	trigger->tgargs = palloc(trigger->tgnargs * sizeof(char *));
+	for (int i = 0; i < trigger->tgnargs; i++)
+		trigger->tgargs[i] = list_nth(args, i);
+	return onside_row_reader(trigger, rel, CurrentMemoryContext);
+}
+
+static void
+look_at_table(OnsideLook *look, Oid relid, const OnsideMapping *mapping,
+			  const char *condition, int16 events, MemoryContext context)
+{
+	Source		source = {0};
+
+	if (!ConditionalLockRelationOid(relid, AccessShareLock))
+		return;
+	source.rel = try_relation_open(relid, NoLock);
+	if (source.rel == NULL)
+		return;
+	set_settings();
+	if (condition != NULL)
+		(void) onside_when_transform(source.rel, condition, events);
+	source.condition = condition;
+	source.blocks = MAX_BLOCKS;
+	source.reader = make_reader(source.rel, mapping);
+	source.row = MakeSingleTupleTableSlot(RelationGetDescr(source.rel),
+										  &TTSOpsVirtual);
+	look->has_mapper = mapping->mapper != NULL;
+	look->name = MemoryContextStrdup(context,
+									 RelationGetRelationName(source.rel));
+
+	/* A column that cannot be used has an error of its own, under the lock. */
+	if (source.reader->broken == NULL)
+		look_at_parts(look, &source, context);
+}
+
+OnsideLook *
+onside_look(Oid relid, const OnsideMapping *mapping, const char *condition,
+			int16 events)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	OnsideLook *look = palloc0(sizeof(OnsideLook));
+	MemoryContext look_context;
+	ErrorData  *volatile error = NULL;
+
+	/* A serializable reader could make another session's transaction fail. */
+	if (!has_time() || IsolationIsSerializable())
+		return look;
+
+	look_context = AllocSetContextCreate(context, "onside_attribution look",
+										 ALLOCSET_DEFAULT_SIZES);
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(look_context);
+	PG_TRY();
+	{
+		start_timer();
+		look_at_table(look, relid, mapping, condition, events, context);
+		stop_timer();
+	}
+	PG_CATCH();
+	{
+		stop_timer();
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	MemoryContextDelete(look_context);
+
+	if (error != NULL && !timed_out &&
+		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+		ReThrowError(error);
+	return look;
+}
+
+/* ----------
+ * Telling
+ * ----------
+ */
+
+/* "980 of 1,000 rows": there are never more than a thousand. */
+static char *
+share(int rows, int of)
+{
+	return psprintf("%s of %s rows", rows == 1000 ? "1,000" : psprintf("%d", rows),
+					of == 1000 ? "1,000" : psprintf("%d", of));
+}
+
+static void
+warn(const OnsideLook *look, char *message, const char *consequence,
+	 const char *hint)
+{
+	ereport(WARNING,
+			(errcode(ERRCODE_WARNING),
+			 errmsg_internal("%s", message),
+			 errdetail("attach has looked at recent rows of \"%s\". %s",
+					   look->name, consequence),
+			 errhint("%s", hint)));
+}
+
+void
+onside_look_warn(const OnsideLook *look)
+{
+	if (look->without_id > 0)
+		warn(look, psprintf("installation_id is NULL in %s",
+							share(look->without_id, look->rows)),
+			 "They would have been skipped.",
+			 look->has_mapper ?
+			 "A purchase made outside the app has none. Otherwise look at what the mapper joins." :
+			 "A purchase made outside the app has none. If the installation_id is in another table, attach a mapper that joins it: attach(..., mapper => 'function').");
+	if (look->without_event > 0)
+		warn(look, psprintf("the mapper returns no event for %s",
+							share(look->without_event, look->rows)),
+			 "They would have been skipped.",
+			 "If these rows are no events, all is well. Otherwise look at what the mapper joins, and at its WHERE.");
+	if (look->invalid > 0)
+		warn(look, psprintf("%s would not have been valid events: %s",
+							share(look->invalid, look->rows), look->problem),
+			 "They would have been let through, and their events put into dead_letter, unless onside_attribution.on_invalid_event is error.",
+			 look->hint);
+}
