@@ -371,11 +371,24 @@ CREATE FUNCTION onside_attribution.trigger_mapping(
     OUT installation_id text,
     OUT payload jsonb,
     OUT event_datetime text,
-    OUT event_id text)
+    OUT event_id text,
+    OUT mapper text)
 LANGUAGE C STABLE STRICT
 AS 'MODULE_PATHNAME', 'onside_trigger_mapping';
 
+/*
+ * An attachment can take two triggers with the same arguments: t is the one for
+ * INSERT, and u the one for UPDATE.
+ */
 CREATE VIEW onside_attribution.attached WITH (security_barrier) AS
+    WITH trigger AS (
+        SELECT t.*, t.tgtype::integer & 20 AS events,
+            pg_catalog.substring(pg_catalog.pg_get_triggerdef(t.oid, true),
+                                 ' WHEN \((.*)\) EXECUTE FUNCTION ') AS condition
+        FROM pg_catalog.pg_trigger t
+        WHERE t.tgfoid = 'onside_attribution.track_row()'::regprocedure
+          AND t.tgparentid = 0
+          AND NOT t.tgisinternal)
     SELECT t.tgrelid::regclass AS source,
            m.event_name,
            t.tgname AS trigger_name,
@@ -383,20 +396,23 @@ CREATE VIEW onside_attribution.attached WITH (security_barrier) AS
            m.payload,
            m.event_datetime,
            m.event_id,
-           CASE t.tgtype::integer & 20
-               WHEN 4 THEN 'INSERT'
-               WHEN 16 THEN 'UPDATE'
-               ELSE 'INSERT OR UPDATE'
+           m.mapper,
+           CASE WHEN u.oid IS NOT NULL OR t.events = 20 THEN 'INSERT OR UPDATE'
+               WHEN t.events = 4 THEN 'INSERT'
+               ELSE 'UPDATE'
            END AS operation,
-           pg_catalog.substring(pg_catalog.pg_get_triggerdef(t.oid, true),
-                                ' WHEN \((.*)\) EXECUTE FUNCTION ') AS condition,
-           CASE t.tgtype::integer & 1 WHEN 1 THEN 'ROW' ELSE 'STATEMENT' END AS level,
-           t.tgenabled <> 'D' AS enabled
-    FROM pg_catalog.pg_trigger t,
+           CASE WHEN u.oid IS NULL THEN t.condition
+               WHEN t.condition IS NULL THEN u.condition
+           END AS condition,
+           CASE WHEN u.oid IS NOT NULL THEN t.condition END AS becomes,
+           t.tgdeferrable AS deferred,
+           CASE WHEN t.tgtype::integer & 1 = 1 OR u.oid IS NOT NULL THEN 'ROW' ELSE 'STATEMENT' END AS level,
+           t.tgenabled <> 'D' AND u.tgenabled IS DISTINCT FROM 'D' AS enabled
+    FROM trigger t
+    LEFT JOIN trigger u ON t.tgrelid = u.tgrelid AND t.tgargs = u.tgargs AND t.events = 4 AND u.events = 16,
          LATERAL onside_attribution.trigger_mapping(t.oid) m
-    WHERE t.tgfoid = 'onside_attribution.track_row()'::regprocedure
-      AND t.tgparentid = 0
-      AND NOT t.tgisinternal;
+    WHERE t.events <> 16
+       OR NOT EXISTS (SELECT FROM trigger i WHERE i.tgrelid = t.tgrelid AND i.tgargs = t.tgargs AND i.events = 4);
 
 /*
  * Operating it
@@ -664,8 +680,11 @@ COMMENT ON COLUMN onside_attribution.attached.installation_id IS 'Column of the 
 COMMENT ON COLUMN onside_attribution.attached.payload IS 'Keys of the payload, each with its column';
 COMMENT ON COLUMN onside_attribution.attached.event_datetime IS 'Column of the event''s time; NULL: the start of the transaction';
 COMMENT ON COLUMN onside_attribution.attached.event_id IS 'Column of the event_id; NULL: one is made';
+COMMENT ON COLUMN onside_attribution.attached.mapper IS 'Function that makes the events, instead of columns';
 COMMENT ON COLUMN onside_attribution.attached.operation IS 'INSERT, UPDATE or INSERT OR UPDATE';
-COMMENT ON COLUMN onside_attribution.attached.condition IS 'The trigger''s WHEN clause; NULL for none';
+COMMENT ON COLUMN onside_attribution.attached.condition IS 'The trigger''s WHEN clause, if it refers to OLD that of an UPDATE alone; NULL for none';
+COMMENT ON COLUMN onside_attribution.attached.becomes IS 'What a row has to become; NULL if that is not how it was attached';
+COMMENT ON COLUMN onside_attribution.attached.deferred IS 'Whether the trigger fires at the end of the transaction';
 COMMENT ON COLUMN onside_attribution.attached.level IS 'ROW or STATEMENT';
 COMMENT ON COLUMN onside_attribution.attached.enabled IS 'Whether the trigger fires';
 

@@ -162,14 +162,22 @@ read_trigger_args(Oid trigger, int *nargs, char ***args)
 	return found;
 }
 
+static void
+set_text(Datum *values, bool *nulls, int i, const char *text)
+{
+	nulls[i] = text == NULL;
+	if (!nulls[i])
+		values[i] = CStringGetTextDatum(text);
+}
+
 /* trigger_mapping(trigger oid) */
 Datum
 onside_trigger_mapping(PG_FUNCTION_ARGS)
 {
 	TupleDesc	tupdesc;
 	OnsideMapping *mapping;
-	Datum		values[5];
-	bool		nulls[5] = {0};
+	Datum		values[6] = {0};
+	bool		nulls[6] = {0};
 	char	  **args;
 	int			nargs;
 
@@ -182,15 +190,14 @@ onside_trigger_mapping(PG_FUNCTION_ARGS)
 	mapping = onside_mapping_try_parse(nargs, args);
 	if (mapping == NULL)
 		PG_RETURN_NULL();
-	values[0] = CStringGetTextDatum(mapping->event_name);
-	values[1] = CStringGetTextDatum(mapping->installation_id);
-	values[2] = payload_mapping(mapping);
-	nulls[3] = mapping->event_datetime == NULL;
-	if (!nulls[3])
-		values[3] = CStringGetTextDatum(mapping->event_datetime);
-	nulls[4] = mapping->event_id == NULL;
-	if (!nulls[4])
-		values[4] = CStringGetTextDatum(mapping->event_id);
+	set_text(values, nulls, 0, mapping->event_name);
+	set_text(values, nulls, 1, mapping->installation_id);
+	nulls[2] = mapping->mapper != NULL;
+	if (!nulls[2])
+		values[2] = payload_mapping(mapping);
+	set_text(values, nulls, 3, mapping->event_datetime);
+	set_text(values, nulls, 4, mapping->event_id);
+	set_text(values, nulls, 5, mapping->mapper);
 
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc),
 													  values, nulls)));

@@ -339,7 +339,7 @@ make_reader(Relation rel, const OnsideMapping *mapping)
 
 static void
 look_at_table(OnsideLook *look, Oid relid, const OnsideMapping *mapping,
-			  const char *condition, int16 events, MemoryContext context)
+			  const char *condition, MemoryContext context)
 {
 	Source		source = {0};
 
@@ -350,7 +350,8 @@ look_at_table(OnsideLook *look, Oid relid, const OnsideMapping *mapping,
 		return;
 	set_settings();
 	if (condition != NULL)
-		(void) onside_when_transform(source.rel, condition, events);
+		(void) onside_when_transform(source.rel, "condition", condition,
+									 false);
 	source.condition = condition;
 	source.blocks = MAX_BLOCKS;
 	source.reader = make_reader(source.rel, mapping);
@@ -366,8 +367,7 @@ look_at_table(OnsideLook *look, Oid relid, const OnsideMapping *mapping,
 }
 
 OnsideLook *
-onside_look(Oid relid, const OnsideMapping *mapping, const char *condition,
-			int16 events)
+onside_look(Oid relid, const OnsideMapping *mapping, const char *condition)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -386,7 +386,7 @@ onside_look(Oid relid, const OnsideMapping *mapping, const char *condition,
 	PG_TRY();
 	{
 		start_timer();
-		look_at_table(look, relid, mapping, condition, events, context);
+		look_at_table(look, relid, mapping, condition, context);
 		stop_timer();
 	}
 	PG_CATCH();

@@ -21,7 +21,7 @@ typedef struct OnsideLook OnsideLook;
  * somebody cancels it.
  */
 extern OnsideLook *onside_look(Oid relid, const OnsideMapping *mapping,
-							   const char *condition, int16 events);
+							   const char *condition);
 
 /* Warns of those that would have been no event. */
 extern void onside_look_warn(const OnsideLook *look);

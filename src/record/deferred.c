@@ -10,8 +10,8 @@
  *
  * From the version that fired the trigger we follow the row's versions to the
  * last one: all of them were written by this transaction, so none has been
- * removed.  A row that was moved to another partition has no such chain: there we
- * look for its primary key.
+ * removed.  A row that was moved to another partition was deleted here and inserted
+ * there, to triggers as well as to us.
  *
  * The condition is the trigger's WHEN.  Of a "becomes" (two triggers with the same
  * arguments) it is that of the INSERT, which says nothing of OLD.  OLD stays what
@@ -29,13 +29,9 @@
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/relation.h"
-#include "access/table.h"
 #include "access/tableam.h"
-#include "access/tupconvert.h"
 #include "access/xact.h"
 #include "catalog/partition.h"
-#include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "executor/executor.h"
 #include "nodes/readfuncs.h"
@@ -195,6 +191,7 @@ prepare_condition(OnsideDeferred *deferred, Trigger *trigger)
 	deferred->condition = ExecPrepareExpr((Expr *) when, deferred->estate);
 }
 
+/* If somebody has dropped it, a row is known by its place. */
 static void
 find_primary_key(OnsideDeferred *deferred)
 {
@@ -203,13 +200,7 @@ find_primary_key(OnsideDeferred *deferred)
 
 	list_free(RelationGetIndexList(rel));
 	if (!OidIsValid(rel->rd_pkindex))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("table \"%s\" has no primary key any more",
-						RelationGetRelationName(rel)),
-				 errdetail("A deferred trigger reads the row again by its primary key."),
-				 errhint("Add one, or detach the event."),
-				 errtable(rel)));
+		return;
 	index = index_open(rel->rd_pkindex, AccessShareLock);
 	deferred->nkeys = IndexRelationGetNumberOfKeyAttributes(index);
 	for (int i = 0; i < deferred->nkeys; i++)
@@ -261,93 +252,6 @@ find_last_version(OnsideDeferred *deferred, ItemPointer version,
 										 deferred->row);
 }
 
-/* The row of one partition with the key that "fired" has; NULL if it is not there. */
-static HeapTuple
-find_in_partition(OnsideDeferred *deferred, Relation part,
-				  TupleTableSlot *fired, Snapshot snapshot)
-{
-	TupleDesc	ours = RelationGetDescr(deferred->rel);
-	ScanKeyData keys[INDEX_MAX_KEYS];
-	Relation	index;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	TupleConversionMap *map;
-
-	list_free(RelationGetIndexList(part));
-	if (!OidIsValid(part->rd_pkindex))
-		return NULL;
-	index = index_open(part->rd_pkindex, AccessShareLock);
-	for (int i = 0; i < deferred->nkeys; i++)
-	{
-		AttrNumber	attnum = index->rd_index->indkey.values[i];
-		char	   *name = NameStr(TupleDescAttr(RelationGetDescr(part),
-												 attnum - 1)->attname);
-		Oid			type = index->rd_opcintype[i];
-		bool		isnull;
-		AttrNumber	our_attnum = InvalidAttrNumber;
-
-		for (int k = 0; k < deferred->nkeys; k++)
-			if (strcmp(NameStr(TupleDescAttr(ours, deferred->keys[k] - 1)->attname),
-					   name) == 0)
-				our_attnum = deferred->keys[k];
-		if (our_attnum == InvalidAttrNumber)
-		{
-			index_close(index, AccessShareLock);
-			return NULL;
-		}
-		ScanKeyEntryInitialize(&keys[i], 0, attnum, BTEqualStrategyNumber, type,
-							   index->rd_indcollation[i],
-							   get_opcode(get_opfamily_member(index->rd_opfamily[i],
-															  type, type,
-															  BTEqualStrategyNumber)),
-							   slot_getattr(fired, our_attnum, &isnull));
-	}
-	index_close(index, AccessShareLock);
-
-	scan = systable_beginscan(part, part->rd_pkindex, true, snapshot,
-							  deferred->nkeys, keys);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-	{
-		map = convert_tuples_by_name(RelationGetDescr(part), ours);
-		tuple = map == NULL ? heap_copytuple(tuple) :
-			execute_attr_map_tuple(tuple, map);
-	}
-	systable_endscan(scan);
-	return tuple;
-}
-
-/* Likewise, in any other partition. */
-static bool
-find_elsewhere(OnsideDeferred *deferred, TupleTableSlot *fired,
-			   Snapshot snapshot)
-{
-	Oid			relid = RelationGetRelid(deferred->rel);
-	List	   *ancestors = get_partition_ancestors(relid);
-	ListCell   *lc;
-
-	if (ancestors == NIL)
-		return false;
-	foreach(lc, find_all_inheritors(llast_oid(ancestors), AccessShareLock, NULL))
-	{
-		Relation	part;
-		HeapTuple	tuple = NULL;
-
-		if (lfirst_oid(lc) == relid)
-			continue;
-		part = relation_open(lfirst_oid(lc), NoLock);
-		if (part->rd_rel->relkind == RELKIND_RELATION)
-			tuple = find_in_partition(deferred, part, fired, snapshot);
-		relation_close(part, NoLock);
-		if (tuple != NULL)
-		{
-			ExecForceStoreHeapTuple(tuple, deferred->row, false);
-			return true;
-		}
-	}
-	return false;
-}
-
 static bool
 meets_condition(OnsideDeferred *deferred, TriggerData *trigdata)
 {
@@ -369,7 +273,7 @@ make_key(OnsideDeferred *deferred, const char *event_name, pg_uuid_t *key)
 	Oid			relid = RelationGetRelid(deferred->rel);
 	List	   *ancestors = get_rel_relispartition(relid) ?
 		get_partition_ancestors(relid) : NIL;
-	OnsideKeyPart parts[INDEX_MAX_KEYS + 2];
+	OnsideKeyPart parts[INDEX_MAX_KEYS + 3];
 	int			n = 0;
 
 	parts[n++].data = psprintf("%u", ancestors == NIL ? relid :
@@ -389,6 +293,11 @@ make_key(OnsideDeferred *deferred, const char *event_name, pg_uuid_t *key)
 													   deferred->keys[i],
 													   &isnull));
 	}
+	if (deferred->nkeys == 0)
+		parts[n++].data =
+			psprintf("(%u,%u)",
+					 ItemPointerGetBlockNumber(&deferred->row->tts_tid),
+					 ItemPointerGetOffsetNumber(&deferred->row->tts_tid));
 	for (int i = 0; i < n; i++)
 		parts[i].len = strlen(parts[i].data);
 	onside_event_id_of_key(parts, n, key);
@@ -412,8 +321,7 @@ onside_deferred_row(OnsideDeferred *deferred, TriggerData *trigdata,
 	/* All that this transaction has written is to be seen. */
 	CommandCounterIncrement();
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	found = find_last_version(deferred, &fired->tts_tid, snapshot) ||
-		find_elsewhere(deferred, fired, snapshot);
+	found = find_last_version(deferred, &fired->tts_tid, snapshot);
 	UnregisterSnapshot(snapshot);
 
 	/* The slot must not keep a buffer pinned. */

@@ -1,0 +1,173 @@
+-- becomes: an event when the expression is true now and was not before; a condition
+-- on OLD binds the UPDATE alone; deferred: the row as it is at the end.
+\getenv abs_srcdir PG_ABS_SRCDIR
+\set setup :abs_srcdir '/sql/include/setup.sql'
+\i :setup
+
+\set user '''550e8400-e29b-41d4-a716-446655440000'''
+CREATE TABLE o (id int PRIMARY KEY, state text, "new" text, install uuid DEFAULT '550e8400-e29b-41d4-a716-446655440000');
+CREATE VIEW got AS SELECT event_name, payload ->> 'id' AS id FROM onside_attribution.outbox ORDER BY xid, outbox.id;
+SELECT onside_attribution.attach('o', 'paid', 'install', '{"id": "id"}', becomes => $$NEW.state = 'paid'$$);
+SELECT tgname, regexp_replace(pg_get_triggerdef(oid), 'EXECUTE.*', '') FROM pg_trigger WHERE tgrelid = 'o'::regclass ORDER BY tgname;
+SELECT * FROM onside_attribution.attached;
+
+-- Each state before, each one after: NULL counts as not.
+CREATE FUNCTION moves() RETURNS TABLE (was text, becomes text, events bigint) LANGUAGE plpgsql AS $$
+BEGIN
+    FOR was, becomes IN SELECT a, b FROM unnest(ARRAY['none', 'new', 'paid', NULL]) a, unnest(ARRAY['new', 'paid', NULL]) b LOOP
+        DELETE FROM o;
+        IF was IS DISTINCT FROM 'none' THEN
+            INSERT INTO o VALUES (1, was);
+        END IF;
+        DELETE FROM onside_attribution.outbox;
+        IF was = 'none' THEN
+            INSERT INTO o VALUES (1, becomes);
+        ELSE
+            UPDATE o SET state = becomes;
+        END IF;
+        SELECT count(*) INTO events FROM onside_attribution.outbox;
+        RETURN NEXT;
+    END LOOP;
+    DELETE FROM onside_attribution.outbox;
+    DELETE FROM o;
+END $$;
+SELECT * FROM moves();
+INSERT INTO o VALUES (1, 'paid') ON CONFLICT (id) DO UPDATE SET state = excluded.state;
+INSERT INTO o VALUES (1, 'paid') ON CONFLICT (id) DO UPDATE SET state = excluded.state;
+SELECT * FROM got;
+SELECT onside_attribution.detach('o', 'paid');
+SELECT count(*) FROM pg_trigger WHERE tgrelid = 'o'::regclass;
+
+-- NEW in each spelling, and what only looks like it.
+CREATE FUNCTION is_paid(o) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$SELECT $1.state = 'paid'$$;
+CREATE FUNCTION definition(becomes text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    result text;
+BEGIN
+    PERFORM onside_attribution.attach('o', 'paid', 'install', '{}', becomes => becomes);
+    SELECT regexp_replace(pg_get_triggerdef(oid), '.*ROW WHEN (.*) EXECUTE.*', '\1') INTO result FROM pg_trigger WHERE tgname = 'onside2_paid';
+    PERFORM onside_attribution.detach('o', 'paid');
+    RETURN result;
+EXCEPTION WHEN OTHERS THEN
+    RETURN SQLSTATE || ' ' || SQLERRM;
+END $$;
+SELECT definition($$new.state = 'paid'$$);
+SELECT definition($$"new".state = 'paid' AND NEW . state <> 'NEW.state'$$);
+SELECT definition($$(NEW).state = 'paid' -- NEW.state$$);
+SELECT definition($$NEW."new" = 'NEW' /* NEW.x */ AND NEW.state IS NOT NULL$$);
+SELECT definition('is_paid(NEW)');
+SELECT definition('NEW IS NOT NULL');
+SELECT definition('ROW(NEW.*) IS NOT NULL');
+SELECT definition($$CASE WHEN NEW.id > 1 THEN NEW.state = 'paid' ELSE coalesce(NEW.state, NEW."new") = 'x' END$$);
+ALTER TABLE o RENAME "new" TO other;
+SELECT definition($$(NEW).state = 'paid' -- NEW.state$$);
+SELECT definition('is_paid(NEW)');
+SELECT definition('NEW IS NOT NULL');
+SELECT definition($$U&"\006eew".state = 'paid'$$);
+SELECT definition($$OLD.state = 'paid'$$);
+SELECT definition($$NEW.state = 'paid') OR (true$$);
+SELECT definition($$NEW.nothing = 'paid'$$);
+SELECT definition('NEW.id');
+SELECT try($$SELECT onside_attribution.attach('o', 'paid', 'install', '{}', becomes => 'true', condition => 'true')$$);
+SELECT try($$SELECT onside_attribution.attach('o', 'paid', 'install', '{}', becomes => 'true', operation => 'UPDATE')$$);
+
+-- A condition on OLD
+SELECT try($$SELECT onside_attribution.attach('o', 'e', 'install', '{}', condition => 'OLD.id = 1')$$);
+SELECT onside_attribution.attach('o', 'renewed', 'install', '{"id": "id"}', operation => 'INSERT OR UPDATE', condition => 'OLD.state IS DISTINCT FROM NEW.state');
+SELECT operation, condition, becomes, level FROM onside_attribution.attached;
+TRUNCATE onside_attribution.outbox, o;
+INSERT INTO o VALUES (1, 'a'), (2, 'b');
+UPDATE o SET state = 'b';
+SELECT * FROM got;
+SELECT onside_attribution.detach('o', 'renewed');
+
+-- On a partitioned table a row that moves is inserted again.
+CREATE TABLE p (id int, part int, state text, install uuid DEFAULT '550e8400-e29b-41d4-a716-446655440000', PRIMARY KEY (id, part)) PARTITION BY LIST (part);
+CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1);
+CREATE TABLE p2 (install uuid DEFAULT '550e8400-e29b-41d4-a716-446655440000', state text, gone int, part int NOT NULL, id int NOT NULL);
+ALTER TABLE p2 DROP gone;
+ALTER TABLE p ATTACH PARTITION p2 FOR VALUES IN (2);
+SELECT try($$SELECT onside_attribution.attach('p', 'paid', 'install', '{}', becomes => $a$NEW.state = 'paid'$a$)$$);
+SELECT try($$SELECT onside_attribution.attach('p', 'paid', 'install', '{"id": "id"}', event_id => 'id', becomes => $a$NEW.state = 'paid'$a$)$$);
+TRUNCATE onside_attribution.outbox;
+INSERT INTO p VALUES (1, 1, 'new'), (2, 2, 'paid');
+UPDATE p SET state = 'paid' WHERE id = 1;
+UPDATE p SET part = 2 WHERE id = 1;
+SELECT id, count(DISTINCT event_id), count(*) FROM (SELECT payload ->> 'id' AS id, event_id FROM onside_attribution.outbox) e GROUP BY id ORDER BY id;
+SELECT onside_attribution.detach('p', 'paid');
+
+-- Deferred: the row as it is at the end, once a row and transaction.
+CREATE TABLE nokey (install uuid);
+SELECT try($$SELECT onside_attribution.attach('nokey', 'e', 'install', '{}', deferred => true)$$);
+CREATE TABLE d (id int PRIMARY KEY, state text, ref int, install uuid DEFAULT '550e8400-e29b-41d4-a716-446655440000');
+SELECT onside_attribution.attach('d', 'paid', 'install', '{"id": "id", "ref": "ref", "state": "state"}', becomes => $$NEW.state = 'paid'$$, deferred => true);
+SELECT regexp_replace(pg_get_triggerdef(oid), 'EXECUTE.*', '') FROM pg_trigger WHERE tgrelid = 'd'::regclass AND NOT tgisinternal ORDER BY tgname;
+SELECT becomes, deferred FROM onside_attribution.attached WHERE source = 'd'::regclass;
+CREATE VIEW paid AS SELECT payload ->> 'id' AS id, payload ->> 'ref' AS ref FROM onside_attribution.outbox ORDER BY xid, outbox.id;
+TRUNCATE onside_attribution.outbox;
+\echo the reference is written after the state
+BEGIN;
+INSERT INTO d VALUES (1, 'new');
+UPDATE d SET state = 'paid';
+UPDATE d SET ref = 7;
+SELECT count(*) FROM paid;
+COMMIT;
+SELECT * FROM paid;
+\echo paid, refunded: none
+TRUNCATE onside_attribution.outbox;
+BEGIN; INSERT INTO d VALUES (2, 'paid'); UPDATE d SET state = 'refunded' WHERE id = 2; COMMIT;
+SELECT * FROM paid;
+\echo deleted: none
+BEGIN; INSERT INTO d VALUES (3, 'paid'); DELETE FROM d WHERE id = 3; COMMIT;
+SELECT * FROM paid;
+\echo paid, refunded, paid: one
+BEGIN; INSERT INTO d VALUES (4, 'paid'); UPDATE d SET state = 'refunded' WHERE id = 4; UPDATE d SET state = 'paid', ref = 4 WHERE id = 4; COMMIT;
+SELECT * FROM paid;
+\echo deleted and inserted again: one
+TRUNCATE onside_attribution.outbox;
+BEGIN; INSERT INTO d VALUES (5, 'paid', 1); DELETE FROM d WHERE id = 5; INSERT INTO d VALUES (5, 'paid', 2); COMMIT;
+SELECT * FROM paid;
+\echo another key: one
+TRUNCATE onside_attribution.outbox;
+BEGIN; INSERT INTO d VALUES (6, 'paid', 1); UPDATE d SET id = 60 WHERE id = 6; COMMIT;
+SELECT * FROM paid;
+\echo rolled back savepoints
+TRUNCATE onside_attribution.outbox;
+BEGIN; INSERT INTO d VALUES (7, 'new');
+SAVEPOINT s; UPDATE d SET state = 'paid' WHERE id = 7; SET CONSTRAINTS ALL IMMEDIATE; SELECT count(*) FROM paid; ROLLBACK TO s;
+SAVEPOINT s; UPDATE d SET state = 'paid', ref = 7 WHERE id = 7; RELEASE s; COMMIT;
+SELECT * FROM paid;
+\echo early, and not again
+TRUNCATE onside_attribution.outbox;
+BEGIN; INSERT INTO d VALUES (8, 'paid', 1); SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED;
+UPDATE d SET state = 'new' WHERE id = 8; UPDATE d SET state = 'paid', ref = 2 WHERE id = 8; COMMIT;
+SELECT * FROM paid;
+\echo several rows, in one statement and by COPY
+TRUNCATE onside_attribution.outbox;
+INSERT INTO d SELECT n, 'paid', n FROM generate_series(10, 12) n;
+COPY d (id, state) FROM stdin;
+13	paid
+14	new
+\.
+SELECT * FROM paid;
+\echo a condition on OLD keeps the OLD of then
+SELECT onside_attribution.detach('d', 'paid');
+SELECT onside_attribution.attach('d', 'up', 'install', '{"id": "id", "ref": "ref"}', operation => 'UPDATE', condition => 'NEW.ref > OLD.ref', deferred => true);
+TRUNCATE onside_attribution.outbox;
+BEGIN; UPDATE d SET ref = ref + 1 WHERE id = 10; UPDATE d SET ref = ref + 1 WHERE id = 10; COMMIT;
+BEGIN; UPDATE d SET ref = ref + 1 WHERE id = 11; UPDATE d SET ref = ref - 5 WHERE id = 11; COMMIT;
+SELECT * FROM paid;
+\echo a row that moves to another partition
+SELECT onside_attribution.attach('p', 'paid', 'install', '{"id": "id", "ref": "part"}', event_id => 'id', becomes => $$NEW.state = 'paid'$$, deferred => true);
+TRUNCATE p;
+INSERT INTO p VALUES (1, 1, 'new');
+TRUNCATE onside_attribution.outbox;
+BEGIN; UPDATE p SET state = 'paid'; UPDATE p SET part = 2; COMMIT;
+SELECT * FROM paid;
+BEGIN; UPDATE p SET state = 'new'; UPDATE p SET state = 'paid', part = 1; UPDATE p SET part = 2; UPDATE p SET state = 'refunded'; COMMIT;
+SELECT * FROM paid;
+\echo the key is gone
+ALTER TABLE d DROP CONSTRAINT d_pkey;
+TRUNCATE onside_attribution.outbox;
+BEGIN; UPDATE d SET ref = ref + 1 WHERE id = 10; UPDATE d SET ref = ref + 1 WHERE id = 10; COMMIT;
+SELECT * FROM paid;
