@@ -301,7 +301,7 @@ row_value(OnsideMapper *mapper, TupleTableSlot *row)
 
 	if (mapper->map != NULL)
 		tuple = execute_attr_map_tuple(tuple, mapper->map);
-	expanded_record_set_tuple(record, tuple, true, false);
+	expanded_record_set_tuple(record, tuple, false, false);
 	return ExpandedRecordGetRODatum(record);
 }
 
