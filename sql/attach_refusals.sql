@@ -151,4 +151,5 @@ $$;
 \set VERBOSITY default
 SELECT onside_attribution.attach('typeless', 'cents', 'installation_id', '{"amount": "i4"}');
 SELECT onside_attribution.attach('typeless', 'float', 'installation_id', '{"amount": "f8"}');
+DROP TABLE typeless;
 DROP FOREIGN DATA WRAPPER dummy CASCADE;
