@@ -77,6 +77,13 @@ SELECT count(*) FROM onside_attribution.outbox WHERE event_name = 'written';
 SELECT current_setting('t.looked', true) IS DISTINCT FROM 'yes';
 SELECT count(*) FROM pg_locks WHERE relation = 'trace'::regclass AND mode = 'RowExclusiveLock';
 COMMIT;
+-- While it is called, the table is locked against nobody who writes.
+CREATE FUNCTION locks(o orders) RETURNS onside_attribution.event LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '%', (SELECT string_agg(mode, ', ') FROM pg_locks WHERE pid = pg_backend_pid() AND relation = 't.orders'::regclass);
+END
+$$;
+SELECT onside_attribution.attach('orders', 'locking', mapper => 'locks');
 -- A slow one is left alone after a while, and so is a loop.
 CREATE FUNCTION slow(o orders) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS
     $$ SELECT e.* FROM (SELECT pg_sleep(600)) AS s, (SELECT o.installation_id, '{}'::jsonb, now(), NULL::uuid) AS e $$;

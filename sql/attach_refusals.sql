@@ -133,6 +133,18 @@ SELECT field || ': ' || try(format('SELECT onside_attribution.attach(''typeless'
     CASE field WHEN 'installation_id' THEN 'm' ELSE 'installation_id' END, CASE field WHEN 'event_datetime' THEN 'm' END, CASE field WHEN 'event_id' THEN 'c' END))
 FROM unnest(ARRAY['installation_id', 'event_datetime', 'event_id']) AS field;
 
+-- A column that has no value in a trigger: there are such ones since PostgreSQL 18.
+CREATE FUNCTION virtual_try() RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('server_version_num')::int < 180000 THEN
+        RETURN E'0A000 attach: column "v" of relation "virtual", mapped to payload.amount, is a virtual generated column\n  Map a stored column.';
+    END IF;
+    EXECUTE 'CREATE TABLE virtual (installation_id uuid, n numeric, v numeric GENERATED ALWAYS AS (n + 1) VIRTUAL)';
+    RETURN t.try($try$SELECT onside_attribution.attach('virtual', 'e', 'installation_id', '{"amount": "v"}')$try$);
+END
+$$;
+SELECT virtual_try();
+
 -- An amount of a type that is likely to be a mistake
 SELECT onside_attribution.detach('typeless', event_name) FROM onside_attribution.attached WHERE source = 'typeless'::regclass;
 \set VERBOSITY terse
@@ -151,4 +163,5 @@ $$;
 \set VERBOSITY default
 SELECT onside_attribution.attach('typeless', 'cents', 'installation_id', '{"amount": "i4"}');
 SELECT onside_attribution.attach('typeless', 'float', 'installation_id', '{"amount": "f8"}');
+DROP TABLE typeless;
 DROP FOREIGN DATA WRAPPER dummy CASCADE;
