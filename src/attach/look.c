@@ -351,7 +351,7 @@ look_at_table(OnsideLook *look, Oid relid, const OnsideMapping *mapping,
 	set_settings();
 	if (condition != NULL)
 		(void) onside_when_transform(source.rel, "condition", condition,
-									 false);
+									 true);
 	source.condition = condition;
 	source.blocks = MAX_BLOCKS;
 	source.reader = make_reader(source.rel, mapping);
