@@ -118,7 +118,7 @@ INSERT INTO onside_attribution.namespace DEFAULT VALUES;
 CREATE FUNCTION onside_attribution.take_namespace() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'onside_take_namespace';
 
-CREATE TRIGGER onside_take_namespace BEFORE INSERT ON onside_attribution.namespace
+CREATE TRIGGER onside_take_namespace BEFORE INSERT OR UPDATE OR DELETE ON onside_attribution.namespace
     FOR EACH ROW EXECUTE FUNCTION onside_attribution.take_namespace();
 ALTER TABLE onside_attribution.namespace ENABLE ALWAYS TRIGGER onside_take_namespace;
 
@@ -139,7 +139,7 @@ ALTER TABLE onside_attribution.control ENABLE ALWAYS TRIGGER onside_keep_state;
 
 /*
  * A TRUNCATE that logical replication brings takes along neither what this
- * database has recorded itself and not sent, nor its pause.
+ * database has recorded itself and not sent, nor its pause, nor its namespace.
  */
 CREATE FUNCTION onside_attribution.before_truncate() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'onside_before_truncate';
@@ -162,6 +162,10 @@ CREATE TRIGGER onside_before_truncate BEFORE TRUNCATE ON onside_attribution.cont
     FOR EACH STATEMENT EXECUTE FUNCTION onside_attribution.before_truncate();
 CREATE TRIGGER onside_after_truncate AFTER TRUNCATE ON onside_attribution.control
     FOR EACH STATEMENT EXECUTE FUNCTION onside_attribution.after_truncate();
+CREATE TRIGGER onside_before_truncate BEFORE TRUNCATE ON onside_attribution.namespace
+    FOR EACH STATEMENT EXECUTE FUNCTION onside_attribution.before_truncate();
+CREATE TRIGGER onside_after_truncate AFTER TRUNCATE ON onside_attribution.namespace
+    FOR EACH STATEMENT EXECUTE FUNCTION onside_attribution.after_truncate();
 
 ALTER TABLE onside_attribution.outbox_1 ENABLE ALWAYS TRIGGER onside_before_truncate;
 ALTER TABLE onside_attribution.outbox_1 ENABLE ALWAYS TRIGGER onside_after_truncate;
@@ -171,6 +175,8 @@ ALTER TABLE onside_attribution.outbox_3 ENABLE ALWAYS TRIGGER onside_before_trun
 ALTER TABLE onside_attribution.outbox_3 ENABLE ALWAYS TRIGGER onside_after_truncate;
 ALTER TABLE onside_attribution.control ENABLE ALWAYS TRIGGER onside_before_truncate;
 ALTER TABLE onside_attribution.control ENABLE ALWAYS TRIGGER onside_after_truncate;
+ALTER TABLE onside_attribution.namespace ENABLE ALWAYS TRIGGER onside_before_truncate;
+ALTER TABLE onside_attribution.namespace ENABLE ALWAYS TRIGGER onside_after_truncate;
 
 /* What is pending and out of the log's way; the worker's, but see before_change(). */
 CREATE TABLE onside_attribution.aside (
@@ -564,6 +570,8 @@ COMMENT ON TRIGGER onside_before_truncate ON onside_attribution.outbox_3 IS 'Kee
 COMMENT ON TRIGGER onside_after_truncate ON onside_attribution.outbox_3 IS 'Keeps what is ours from a replicated TRUNCATE';
 COMMENT ON TRIGGER onside_before_truncate ON onside_attribution.aside IS 'Keeps what is ours from a replicated TRUNCATE';
 COMMENT ON TRIGGER onside_after_truncate ON onside_attribution.aside IS 'Keeps what is ours from a replicated TRUNCATE';
+COMMENT ON TRIGGER onside_before_truncate ON onside_attribution.namespace IS 'Keeps what is ours from a replicated TRUNCATE';
+COMMENT ON TRIGGER onside_after_truncate ON onside_attribution.namespace IS 'Keeps what is ours from a replicated TRUNCATE';
 COMMENT ON TRIGGER onside_before_truncate ON onside_attribution.control IS 'Keeps what is ours from a replicated TRUNCATE';
 COMMENT ON TRIGGER onside_after_truncate ON onside_attribution.control IS 'Keeps what is ours from a replicated TRUNCATE';
 COMMENT ON FUNCTION onside_attribution.keep_state() IS
@@ -576,6 +584,14 @@ COMMENT ON COLUMN onside_attribution.control.written_by IS 'As in delivery_curso
 COMMENT ON COLUMN onside_attribution.control.paused IS 'Whether sending is paused';
 COMMENT ON COLUMN onside_attribution.control.pause_reason IS 'What was passed to pause()';
 COMMENT ON COLUMN onside_attribution.control.paused_at IS 'When it was paused; NULL if it is not';
+
+COMMENT ON TABLE onside_attribution.namespace IS
+    'What distinguishes the keys of this database from those of others with the same account, in one row. An inserted row takes its place, as when a dump is restored';
+COMMENT ON COLUMN onside_attribution.namespace.singleton IS 'Always true: there is one row';
+COMMENT ON COLUMN onside_attribution.namespace.id IS 'First part of each event_id that is made of a mapped column';
+COMMENT ON FUNCTION onside_attribution.take_namespace() IS
+    'Trigger function of namespace: a row that is inserted takes the place of the one that is there; what logical replication brings is dropped';
+COMMENT ON TRIGGER onside_take_namespace ON onside_attribution.namespace IS 'Lets the row of a dump in, and keeps rows from elsewhere out';
 
 COMMENT ON TABLE onside_attribution.aside IS
     'Pending events that have failed while others were accepted, out of the log''s way. They come and go by themselves; '
@@ -653,6 +669,15 @@ COMMENT ON FUNCTION onside_attribution.track_batch(jsonb) IS
     'Records many events, all or none. In: an array in the API''s shape, or the API''s own body {"events": [...]}, of any length '
     '(the limits of a request are the worker''s business); event_id may be left out. Out: how many. '
     'Errors: as track(), with the number of the event, counted from 1, in the context; 22023 also for a field that the API does not have';
+COMMENT ON FUNCTION onside_attribution.purchase(uuid, numeric, text, timestamptz, uuid, jsonb) IS
+    'For mappers: an event with the payload that track_purchase() makes. installation_id NULL: no event; event_datetime NULL: when it is recorded; event_id NULL: a fresh one. '
+    'Errors: 22004, 22023 for amount, currency and extra, as track_purchase()';
+COMMENT ON FUNCTION onside_attribution.amount(numeric, integer) IS
+    'Minor units (cents) as whole units of the currency: amount(990, 2) is 9.90. In: digits: how many the currency has after the point, 0 to 30. '
+    'Out: exact, with so many digits after the point, or more for a fraction of a minor unit. Errors: 22023 for other digits, and for NaN and infinities';
+COMMENT ON FUNCTION onside_attribution.event_id(text[]) IS
+    'The event_id of a key: the first 16 bytes of the SHA-256 over the parts in UTF-8, each preceded by its number of bytes (8 bytes, network order), with the version (4) and variant of a UUID. '
+    'Errors: 22004 for a NULL part; 22023 for an empty one, for none, and for one that is not valid UTF-8';
 COMMENT ON FUNCTION onside_attribution.track_row() IS
     'Trigger function, AFTER INSERT or UPDATE: FOR EACH ROW, or FOR EACH STATEMENT with REFERENCING NEW TABLE (manual: CREATE TRIGGER). '
     'Its arguments are target=column: event_name (a literal instead of a column) and installation_id, which must be there, event_datetime, event_id and payload.KEY; or mapper (schema.function) with search_path. '

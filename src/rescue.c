@@ -41,6 +41,7 @@
 #include "delivery.h"
 #include "insert.h"
 #include "outbox.h"
+#include "record/namespace.h"
 #include "shape.h"
 #include "shmem.h"
 
@@ -53,6 +54,8 @@ static List *noted_events;		/* of OnsideEvent */
 static List *noted_aside;		/* of HeapTuple */
 static bool noted_pause;
 static text *noted_reason;
+static bool noted_namespace;
+static pg_uuid_t noted_id;
 
 /* A transaction's notes are not another one's. */
 static void
@@ -65,6 +68,7 @@ begin_notes(void)
 	noted_aside = NIL;
 	noted_pause = false;
 	noted_reason = NULL;
+	noted_namespace = false;
 }
 
 /* Notes the events of a segment that are not settled. */
@@ -141,6 +145,12 @@ note_control(void)
 }
 
 static bool
+is_namespace(Relation rel)
+{
+	return RelationGetRelid(rel) == onside_relation_oid("namespace");
+}
+
+static bool
 is_replicated(FunctionCallInfo fcinfo)
 {
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
@@ -151,7 +161,7 @@ is_replicated(FunctionCallInfo fcinfo)
 	return IsLogicalWorker();
 }
 
-/* BEFORE TRUNCATE trigger of the segments, aside and control, ENABLE ALWAYS */
+/* BEFORE TRUNCATE trigger of the segments, aside, control and namespace, ALWAYS */
 Datum
 onside_before_truncate(PG_FUNCTION_ARGS)
 {
@@ -164,6 +174,8 @@ onside_before_truncate(PG_FUNCTION_ARGS)
 			note_pending(rel);
 		else if (onside_shape_is_aside(rel))
 			note_aside(rel);
+		else if (is_namespace(rel))
+			noted_namespace = onside_namespace_read(&noted_id);
 		else
 			note_control();
 	}
@@ -226,11 +238,19 @@ onside_after_truncate(PG_FUNCTION_ARGS)
 	if (!noted)
 		return PointerGetDatum(NULL);
 
-	if (onside_shape_is_segment(rel) && noted_events != NIL)
-		put_back_events();
-	else if (onside_shape_is_aside(rel) && noted_aside != NIL)
-		put_back_aside(rel);
-	else if (!onside_shape_is_segment(rel) && !onside_shape_is_aside(rel))
+	if (onside_shape_is_segment(rel))
+	{
+		if (noted_events != NIL)
+			put_back_events();
+	}
+	else if (onside_shape_is_aside(rel))
+	{
+		if (noted_aside != NIL)
+			put_back_aside(rel);
+	}
+	else if (!is_namespace(rel))
 		put_back_control();
+	else if (noted_namespace)
+		onside_namespace_put_back(&noted_id);
 	return PointerGetDatum(NULL);
 }

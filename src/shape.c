@@ -221,8 +221,8 @@ const OnsideShape onside_shapes[] = {
 		.name = "namespace", .relkind = RELKIND_RELATION,
 		COLUMNS(namespace_columns),
 		.others = {{"namespace_pkey", true, {1}}},
-		.trigger = {"onside_take_namespace", "take_namespace",
-			TRIGGER_TYPE_ROW | TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_INSERT},
+		.trigger = {"onside_take_namespace", "take_namespace", BEFORE_ANY_ROW},
+		.rescued = true,
 		.checks = {"namespace_singleton_check"}
 	},
 	{

@@ -68,8 +68,8 @@
 #include "outbox.h"
 #include "record/column.h"
 #include "record/event.h"
-#include "record/event_id.h"
 #include "record/mapping.h"
+#include "record/namespace.h"
 #include "record/row.h"
 
 PG_FUNCTION_INFO_V1(onside_attach);
@@ -326,10 +326,18 @@ is_unique(Relation rel, const char *name)
 static void
 note_key(Relation rel, OnsideMapping *mapping)
 {
+	pg_uuid_t	id;
+
 	if (mapping->event_id == NULL)
 		return;
-	mapping->id_namespace = onside_event_id_namespace();
-	mapping->id_source = onside_row_source(RelationGetRelid(rel));
+	if (!onside_namespace_read(&id))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("attach: " ONSIDE_NAMESPACE_LOST),
+				 errhint(ONSIDE_NAMESPACE_HINT)));
+	mapping->id_namespace = DatumGetCString(DirectFunctionCall1(uuid_out,
+																UUIDPGetDatum(&id)));
+	mapping->id_source = onside_row_id_source(RelationGetRelid(rel));
 	if (!is_unique(rel, mapping->event_id))
 		ereport(WARNING,
 				(errcode(ERRCODE_WARNING),

@@ -143,7 +143,8 @@ judge_row(OnsideLook *look, Source *source, MemoryContext context)
 {
 	OnsideEventError error;
 
-	switch (onside_row_try(source->reader, source->row, &error))
+	switch (onside_row_try(source->reader, source->rel, source->row,
+						   &error))
 	{
 		case ONSIDE_ROW_RECORDED:
 			break;

@@ -66,12 +66,9 @@ missing(OnsideEventError *error, const char *field, const char *hint)
 				   psprintf("%s must not be null", field), hint);
 }
 
-/*
- * The string in UTF-8, in which the API is told everything; NULL if it has no
- * equivalent.  The bytes of an SQL_ASCII database may be in any encoding.
- */
-static char *
-as_utf8(char *str, int len)
+/* The bytes of an SQL_ASCII database may be in any encoding. */
+char *
+onside_as_utf8(char *str, int len)
 {
 	int			encoding = GetDatabaseEncoding();
 	Size		size;
@@ -96,8 +93,8 @@ as_utf8(char *str, int len)
 	return result;
 }
 
-static bool
-not_utf8(OnsideEventError *error, const char *field)
+bool
+onside_event_not_utf8(OnsideEventError *error, const char *field)
 {
 	char	   *hint = psprintf("The API takes UTF-8; the encoding of this database is %s.",
 								GetDatabaseEncodingName());
@@ -171,9 +168,9 @@ onside_event_check_name(const text *event_name, OnsideEventError *error)
 	len = VARSIZE_ANY_EXHDR(event_name);
 	/* No encoding has more than four bytes a character. */
 	str = len > ONSIDE_EVENT_NAME_MAX * MAX_CONVERSION_GROWTH ? NULL :
-		as_utf8(text_to_cstring(event_name), len);
+		onside_as_utf8(text_to_cstring(event_name), len);
 	if (len <= ONSIDE_EVENT_NAME_MAX * MAX_CONVERSION_GROWTH && str == NULL)
-		return not_utf8(error, "event_name");
+		return onside_event_not_utf8(error, "event_name");
 	if (str == NULL || utf8_length(str) > ONSIDE_EVENT_NAME_MAX)
 		return invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
 					   psprintf("event_name must not be longer than %d characters",
@@ -304,9 +301,9 @@ check_rendered(const OnsideEvent *event, OnsideEventError *error)
 
 	initStringInfo(&buf);
 	render(&buf, event);
-	utf8 = as_utf8(buf.data, buf.len);
+	utf8 = onside_as_utf8(buf.data, buf.len);
 	if (utf8 == NULL)
-		return not_utf8(error, "payload");
+		return onside_event_not_utf8(error, "payload");
 	size = strlen(utf8);
 	if (utf8 != buf.data)
 		pfree(utf8);

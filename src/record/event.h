@@ -64,6 +64,15 @@ extern bool onside_event_check_name(const text *event_name,
 									OnsideEventError *error);
 
 /*
+ * The string in UTF-8, in which the API is told everything, in the current memory
+ * context; NULL if it has no equivalent.
+ */
+extern char *onside_as_utf8(char *str, int len);
+
+/* Fills in *error for a field of which that is so, and returns false. */
+extern bool onside_event_not_utf8(OnsideEventError *error, const char *field);
+
+/*
  * Raises what onside_event_check found, about an event that somebody records by
  * calling a function or by an INSERT into the outbox.
  */

@@ -12,7 +12,7 @@
 
 #include "utils/uuid.h"
 
-/* A part of a key, in the server's encoding. */
+/* A part of a key, in UTF-8. */
 typedef struct OnsideKeyPart
 {
 	const char *data;
@@ -21,17 +21,11 @@ typedef struct OnsideKeyPart
 
 /*
  * A stable UUID of the form of version 4: the first 16 bytes of the SHA-256 over the
- * parts in UTF-8, each preceded by its number of bytes as eight bytes in network
- * order, with version and variant set.
+ * parts, each preceded by its number of bytes as eight bytes in network order, with
+ * version and variant set.  False if that cannot be computed for want of memory or
+ * of OpenSSL's consent.
  */
-extern void onside_event_id_of_key(const OnsideKeyPart *parts, int nparts,
+extern bool onside_event_id_of_key(const OnsideKeyPart *parts, int nparts,
 								   pg_uuid_t *id);
-
-/*
- * The row of the table "namespace": what distinguishes the keys of this database
- * from those of others with the same account.  No privilege is looked at.  As text,
- * in the current memory context.
- */
-extern char *onside_event_id_namespace(void);
 
 #endif							/* ONSIDE_EVENT_ID_H */

@@ -11,9 +11,11 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/formatting.h"
@@ -21,10 +23,12 @@
 
 #include "compat.h"
 #include "record/event.h"
+#include "record/event_id.h"
 #include "record/purchase.h"
 
 PG_FUNCTION_INFO_V1(onside_purchase);
 PG_FUNCTION_INFO_V1(onside_amount);
+PG_FUNCTION_INFO_V1(onside_event_id);
 
 /* More digits after the point than any currency has, with room for fractions. */
 #define MAX_DIGITS	30
@@ -173,4 +177,63 @@ onside_amount(PG_FUNCTION_ARGS)
 		amount = DirectFunctionCall2(numeric_round, amount,
 									 Int32GetDatum(digits));
 	PG_RETURN_DATUM(amount);
+}
+
+pg_noreturn static void throw_part(int sqlstate, const char *problem);
+
+static void
+throw_part(int sqlstate, const char *problem)
+{
+	ereport(ERROR,
+			(errcode(sqlstate), errmsg("event_id: %s", problem),
+			 errhint("Pass what makes the event unique, for example event_id('orders', id::text).")));
+}
+
+/* A part as it is hashed; "number" is for a message. */
+static OnsideKeyPart
+read_part(Datum value, int number)
+{
+	text	   *part = DatumGetTextPP(value);
+	int			len = VARSIZE_ANY_EXHDR(part);
+	OnsideKeyPart result;
+
+	if (len == 0)
+		throw_part(ERRCODE_INVALID_PARAMETER_VALUE,
+				   psprintf("part %d must not be empty", number));
+	result.data = onside_as_utf8(VARDATA_ANY(part), len);
+	if (result.data == NULL)
+		throw_part(ERRCODE_INVALID_PARAMETER_VALUE,
+				   psprintf("part %d must be valid UTF-8", number));
+	result.len = result.data == VARDATA_ANY(part) ? len :
+		(int) strlen(result.data);
+	return result;
+}
+
+/* event_id(VARIADIC parts text[]) */
+Datum
+onside_event_id(PG_FUNCTION_ARGS)
+{
+	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
+	OnsideKeyPart *parts;
+	Datum	   *values;
+	bool	   *nulls;
+	int			n;
+
+	if (PG_ARGISNULL(0))
+		throw_part(ERRCODE_NULL_VALUE_NOT_ALLOWED, "a part must not be null");
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT,
+					  &values, &nulls, &n);
+	if (n == 0)
+		throw_part(ERRCODE_INVALID_PARAMETER_VALUE, "there must be a part");
+	parts = palloc(n * sizeof(OnsideKeyPart));
+	for (int i = 0; i < n; i++)
+	{
+		if (nulls[i])
+			throw_part(ERRCODE_NULL_VALUE_NOT_ALLOWED,
+					   psprintf("part %d must not be null", i + 1));
+		parts[i] = read_part(values[i], i + 1);
+	}
+	if (!onside_event_id_of_key(parts, n, id))
+		elog(ERROR, "could not compute a SHA-256 hash");
+	PG_RETURN_UUID_P(id);
 }

@@ -33,6 +33,7 @@
 #include "dead_letter.h"
 #include "record/event.h"
 #include "record/mapping.h"
+#include "record/namespace.h"
 #include "record/row.h"
 #include "settings.h"
 #include "shmem.h"
@@ -45,6 +46,9 @@
 
 /* A mapper is called for each row of a statement that has no more than these. */
 #define FEW_ROWS	10
+
+/* What precedes the key in an event_id: namespace, event_name, source. */
+#define ID_NAMES	3
 
 /* How long a purchase waits for somebody who has locked dead_letter; ms. */
 #define DEAD_LETTER_PATIENCE	1000
@@ -64,8 +68,9 @@ resolve(OnsideRowReader *reader, OnsideColumn *column, const char *field,
 	}
 }
 
-char *
-onside_row_source(Oid relid)
+/* The table, or if that is a partition, its root. */
+static Oid
+root_of(Oid relid)
 {
 	List	   *ancestors = NIL;
 
@@ -73,34 +78,26 @@ onside_row_source(Oid relid)
 		ancestors = get_partition_ancestors(relid);
 
 	/* A partition that is being detached has none. */
-	if (ancestors != NIL)
-		relid = llast_oid(ancestors);
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-									  get_rel_name(relid));
+	return ancestors != NIL ? llast_oid(ancestors) : relid;
 }
 
-static void
-set_id_part(OnsideRowReader *reader, int i, char *text)
+char *
+onside_row_source(Oid relid)
 {
-	reader->id_parts[i].data = text;
-	reader->id_parts[i].len = strlen(text);
+	Oid			root = root_of(relid);
+
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(root)),
+									  get_rel_name(root));
 }
 
-/*
- * What precedes a row's key.  A trigger that somebody made by hand may not say it:
- * then it is what attach() would say now.
- */
-static void
-set_id_parts(OnsideRowReader *reader, const OnsideMapping *mapping,
-			 Relation rel)
+/* Which names have to be quoted depends on a setting, and on the version. */
+char *
+onside_row_id_source(Oid relid)
 {
-	set_id_part(reader, 0, mapping->id_namespace != NULL ?
-				pstrdup(mapping->id_namespace) : onside_event_id_namespace());
-	set_id_part(reader, 1, asc_tolower(mapping->event_name,
-									   strlen(mapping->event_name)));
-	set_id_part(reader, 2, mapping->id_source != NULL ?
-				pstrdup(mapping->id_source) :
-				onside_row_source(RelationGetRelid(rel)));
+	Oid			root = root_of(relid);
+
+	return psprintf("%s.%s", get_namespace_name(get_rel_namespace(root)),
+					get_rel_name(root));
 }
 
 /*
@@ -122,7 +119,10 @@ resolve_columns(OnsideRowReader *reader, const OnsideMapping *mapping,
 	{
 		resolve(reader, &reader->event_id, "event_id", rel,
 				mapping->event_id);
-		set_id_parts(reader, mapping, rel);
+		if (mapping->id_namespace != NULL)
+			reader->id_namespace = pstrdup(mapping->id_namespace);
+		if (mapping->id_source != NULL)
+			reader->id_source = pstrdup(mapping->id_source);
 	}
 
 	reader->npayload = mapping->npayload;
@@ -246,13 +246,82 @@ set_fresh_id(OnsideRowReader *reader, OnsideEvent *event)
 	event->has_event_id = true;
 }
 
-static void
-set_id_of_key(OnsideRowReader *reader, char *key, OnsideEvent *event)
+/* False if the text is none in UTF-8. */
+static bool
+set_id_part(OnsideRowReader *reader, int i, char *text, OnsideEventError *error)
 {
-	set_id_part(reader, 3, key);
-	onside_event_id_of_key(reader->id_parts, lengthof(reader->id_parts),
-						   &event->event_id);
+	char	   *utf8 = onside_as_utf8(text, strlen(text));
+
+	if (utf8 == NULL)
+		return onside_event_not_utf8(error, "event_id");
+	reader->id_parts[i].data = utf8;
+	reader->id_parts[i].len = strlen(utf8);
+	return true;
+}
+
+/*
+ * Sets what precedes a row's key.  A trigger that somebody made by hand may not say
+ * it: then it is what attach() would say now, in this statement.
+ */
+static bool
+know_id(OnsideRowReader *reader, Relation rel, OnsideEventError *error)
+{
+	MemoryContext context = GetMemoryChunkContext(reader);
+	char	   *event_name = text_to_cstring(reader->event_name);
+	char	   *id_namespace = reader->id_namespace;
+	char	   *source = reader->id_source;
+	pg_uuid_t	uuid;
+
+	if (id_namespace == NULL)
+	{
+		if (!onside_namespace_read(&uuid))
+		{
+			error->field = "event_id";
+			error->sqlstate = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+			error->message = pstrdup("event_id cannot be made: " ONSIDE_NAMESPACE_LOST);
+			error->hint = pstrdup(ONSIDE_NAMESPACE_HINT);
+			return false;
+		}
+		id_namespace = DatumGetCString(DirectFunctionCall1(uuid_out,
+														   UUIDPGetDatum(&uuid)));
+	}
+	if (source == NULL)
+		source = onside_row_id_source(RelationGetRelid(rel));
+	if (!set_id_part(reader, 0, id_namespace, error) ||
+		!set_id_part(reader, 1, asc_tolower(event_name, strlen(event_name)),
+					 error) ||
+		!set_id_part(reader, 2, source, error))
+		return false;
+	for (int i = 0; i < ID_NAMES; i++)
+		reader->id_parts[i].data = MemoryContextStrdup(context,
+													   reader->id_parts[i].data);
+	reader->id_is_known = true;
+	return true;
+}
+
+void
+onside_row_forget_id(OnsideRowReader *reader)
+{
+	if (!reader->id_is_known ||
+		(reader->id_namespace != NULL && reader->id_source != NULL))
+		return;
+	reader->id_is_known = false;
+	for (int i = 0; i < ID_NAMES; i++)
+		pfree(unconstify(char *, reader->id_parts[i].data));
+}
+
+static bool
+set_id_of_key(OnsideRowReader *reader, Relation rel, char *key,
+			  OnsideEvent *event, OnsideEventError *error)
+{
+	if ((!reader->id_is_known && !know_id(reader, rel, error)) ||
+		!set_id_part(reader, ID_NAMES, key, error))
+		return false;
+	if (!onside_event_id_of_key(reader->id_parts, lengthof(reader->id_parts),
+								&event->event_id))
+		elog(ERROR, "could not compute a SHA-256 hash");
 	event->has_event_id = true;
+	return true;
 }
 
 /*
@@ -260,8 +329,8 @@ set_id_of_key(OnsideRowReader *reader, char *key, OnsideEvent *event)
  * event has what there is of it.
  */
 static bool
-read_row(OnsideRowReader *reader, TupleTableSlot *row, OnsideEvent *event,
-		 OnsideEventError *error)
+read_row(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
+		 OnsideEvent *event, OnsideEventError *error)
 {
 	OnsideEventError this_error;
 	bool		valid = true;
@@ -300,9 +369,9 @@ read_row(OnsideRowReader *reader, TupleTableSlot *row, OnsideEvent *event,
 		ok = onside_column_to_event_id(&reader->event_id, row,
 									   &event->event_id, &event->has_event_id,
 									   &key, &this_error);
-		note(ok, error, &this_error, &valid);
 		if (ok && key != NULL)
-			set_id_of_key(reader, key, event);
+			ok = set_id_of_key(reader, rel, key, event, &this_error);
+		note(ok, error, &this_error, &valid);
 	}
 	if (ok && !event->has_event_id)
 		set_fresh_id(reader, event);
@@ -650,7 +719,7 @@ onside_row_record(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 	}
 	else
 	{
-		bool		valid = read_row(reader, row, &event, &error);
+		bool		valid = read_row(reader, rel, row, &event, &error);
 
 		outcome = settle(reader, rel, &event, valid ? NULL : &error, append,
 						 old);
@@ -699,7 +768,7 @@ try_mapper(OnsideRowReader *reader, TupleTableSlot *row,
 }
 
 OnsideRowOutcome
-onside_row_try(OnsideRowReader *reader, TupleTableSlot *row,
+onside_row_try(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 			   OnsideEventError *error)
 {
 	MemoryContext old = MemoryContextSwitchTo(reader->per_row);
@@ -714,7 +783,7 @@ onside_row_try(OnsideRowReader *reader, TupleTableSlot *row,
 		error->field = "installation_id";
 		outcome = ONSIDE_ROW_SKIPPED;
 	}
-	else if (!read_row(reader, row, &event, error))
+	else if (!read_row(reader, rel, row, &event, error))
 		outcome = ONSIDE_ROW_DEAD_LETTER;
 	MemoryContextSwitchTo(old);
 	return outcome;

@@ -28,7 +28,10 @@ typedef struct OnsideRowReader
 	OnsideColumn installation_id;
 	OnsideColumn event_datetime;
 	OnsideColumn event_id;
-	OnsideKeyPart id_parts[4];	/* a key's: the last one is the row's */
+	char	   *id_namespace;	/* what precedes a key, as attach() has noted it; */
+	char	   *id_source;		/* or NULL */
+	OnsideKeyPart id_parts[4];	/* of an event_id; the last is the row's key */
+	bool		id_is_known;	/* are the others there? */
 	bool		has_event_datetime;
 	bool		has_event_id;
 	int			npayload;
@@ -52,9 +55,18 @@ typedef enum OnsideRowOutcome
 /* schema.table, quoted, of the table, or if that is a partition, of the root. */
 extern char *onside_row_source(Oid relid);
 
+/* The same as it is, for an event_id: it depends on nothing but the names. */
+extern char *onside_row_id_source(Oid relid);
+
 /* In the given memory context, which has to live as long. */
 extern OnsideRowReader *onside_row_reader(Trigger *trigger, Relation rel,
 										  MemoryContext context);
+
+/*
+ * Before a statement: what precedes a key is what it is now, unless the trigger's
+ * arguments say it.
+ */
+extern void onside_row_forget_id(OnsideRowReader *reader);
 
 /*
  * Records one row of this table, with a fresh event_id if it has none of its
@@ -72,6 +84,7 @@ extern OnsideRowOutcome onside_row_record(OnsideRowReader *reader,
  * reader's per_row, which is the caller's to reset.
  */
 extern OnsideRowOutcome onside_row_try(OnsideRowReader *reader,
+									   Relation rel,
 									   TupleTableSlot *row,
 									   OnsideEventError *error);
 

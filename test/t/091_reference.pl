@@ -71,7 +71,7 @@ sub query
 # As they are written by hand: without casts, types by their short names.
 my @functions = query(<<'SQL');
 SELECT format('%s(%s)%s', proname,
-    (SELECT string_agg(format('%s %s', proargnames[i], replace(format_type(type, NULL),
+    (SELECT string_agg(format('%s%s %s', CASE WHEN provariadic <> 0 AND i = pronargs THEN 'VARIADIC ' END, proargnames[i], replace(format_type(type, NULL),
                 'timestamp with time zone', 'timestamptz'))
             || COALESCE(' DEFAULT ' || replace(regexp_replace(
                 pg_get_function_arg_default(p.oid, i::integer), '::(timestamp with time zone|\w+)(\[\])?', ''),

@@ -138,7 +138,9 @@ sub attempt
 	return $err =~ /ERROR:\s+(\w{5})/ ? $1 : 'ok';
 }
 
+# USAGE is PUBLIC's until somebody takes it away.
 my $usage = 'GRANT USAGE ON SCHEMA onside_attribution TO %s';
+my $no_usage = 'REVOKE USAGE ON SCHEMA onside_attribution FROM PUBLIC, %s';
 foreach my $row (@rows)
 {
 	foreach my $object (@{ $row->{objects} })
@@ -146,6 +148,13 @@ foreach my $row (@rows)
 		next unless $kind{$object};
 		my $command = using($object, $row->{needs});
 		my $what = "$object to $row->{to}";
+
+		if ($row->{needs} eq 'nothing')
+		{
+			isnt(attempt($command), '42501', "$what: without any privilege");
+			is(attempt($command, $no_usage), '42501', "$what: but not without USAGE on the schema");
+			next;
+		}
 
 		# By default, and with USAGE; where the table is needed, that is the
 		# role's own here.
@@ -162,14 +171,14 @@ foreach my $row (@rows)
 			granting($_, $object)
 			  // die "README.md: this test does not know what \"$_\" means for $object"
 		} split /; /, $needs;
-		isnt(attempt($command, $usage, @grants), '42501', "$what: with $needs");
+		isnt(attempt($command, @grants), '42501', "$what: with $needs");
 		foreach my $missing (0 .. $#grants)
 		{
 			my @others = @grants;
 			my ($left_out) = splice @others, $missing, 1;
-			is(attempt($command, $usage, @others), '42501', "$what: not without part " . ($missing + 1) . ' of it');
+			is(attempt($command, @others), '42501', "$what: not without part " . ($missing + 1) . ' of it');
 		}
-		is(attempt($command, @grants), '42501', "$what: nor without USAGE on the schema");
+		is(attempt($command, @grants, $no_usage), '42501', "$what: nor without USAGE on the schema");
 	}
 }
 

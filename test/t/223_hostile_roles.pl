@@ -106,8 +106,8 @@ my %shapes = (
 		ALTER TABLE t ADD total int GENERATED ALWAYS AS (mallory.evil('x')) STORED;",
 	'domain' => "CREATE DOMAIN d AS numeric CHECK (mallory.evil('x') = 0);
 		$plain ALTER TABLE t ALTER total TYPE d;",
-	'composite of a domain' => "CREATE DOMAIN d AS numeric CHECK (mallory.evil('x') = 0);
-		CREATE TYPE c AS (d d); $plain ALTER TABLE t ADD c c DEFAULT '(1)';",
+	'array of a domain' => "CREATE DOMAIN d AS numeric CHECK (mallory.evil('x') = 0);
+		$plain ALTER TABLE t ADD c d[] DEFAULT '{1}';",
 	'domain as key' => "CREATE DOMAIN d AS bigint CHECK (mallory.evil('x') = 0);
 		CREATE TABLE t ($columns, PRIMARY KEY (id)); ALTER TABLE t ALTER id TYPE d;",
 	'policy' => "$plain ALTER TABLE t ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
@@ -136,7 +136,7 @@ my %conditions = (
 	'condition with an operator' => q{NEW.id OPERATOR(mallory.===) 1},
 	'condition with a cast' => q{NEW.id::mallory.e = 'a'},
 	'condition with a literal' => q{NEW.c = '(1)'::mallory.c});
-my %payloads = ('composite of a domain' => '{"amount": "total", "c": "c"}');
+my %payloads = ('array of a domain' => '{"amount": "total", "c": "c"}');
 
 # Functions and operators that are named like PostgreSQL's own, and found first.
 my $planted = <<'SQL';

@@ -36,7 +36,7 @@ my $schema = 'onside_attribution';
 #            works
 #
 # T is the table, N its name.  A table can have words of its own in %words.
-my @all = qw(outbox delivery_cursor control aside dead_letter backfill_state);
+my @all = qw(outbox delivery_cursor control aside dead_letter backfill_state namespace);
 my @plain = (@all[ 1 .. $#all ], 'outbox_1');
 my %words = (
 	outbox => { column => 'payload', nullable => 'payload', index => 'event_name', key => 'event_id' },
@@ -45,7 +45,8 @@ my %words = (
 	control => { column => 'paused', other => 'paused_at', nullable => 'pause_reason', index => 'paused', key => 'paused', own_index => 'control_pkey' },
 	aside => { column => 'error', nullable => 'http_status', index => 'failed_at', key => 'event_id', own_index => 'aside_recorded_at_id_idx' },
 	dead_letter => { column => 'error', nullable => 'http_status', index => 'recorded_at', key => 'event_id', own_index => 'dead_letter_event_id_idx' },
-	backfill_state => { column => 'recorded', nullable => 'finished_at', index => 'updated_at', key => 'source', own_index => 'backfill_state_pkey' });
+	backfill_state => { column => 'recorded', nullable => 'finished_at', index => 'updated_at', key => 'source', own_index => 'backfill_state_pkey' },
+	namespace => { column => 'id', other => 'singleton', index => 'id', key => 'id', own_index => 'namespace_pkey' });
 
 my @alterations = (
 	# columns
@@ -89,7 +90,7 @@ my @alterations = (
 	[ 'an exclusion constraint', [qw(outbox_1 dead_letter)], 'stops', 'ALTER TABLE T ADD EXCLUDE USING hash (event_id WITH =)' ],
 	[ 'its own index dropped', [ 'outbox_1', 'aside', 'dead_letter' ], 'stops', 'DROP INDEX onside_attribution.{own_index}' ],
 	[ 'its own index renamed', \@plain, 'stops', 'ALTER INDEX onside_attribution.{own_index} RENAME TO mine' ],
-	[ 'its own primary key dropped', [qw(delivery_cursor control backfill_state)], 'stops', 'ALTER TABLE T DROP CONSTRAINT {own_index}' ],
+	[ 'its own primary key dropped', [qw(delivery_cursor control backfill_state namespace)], 'stops', 'ALTER TABLE T DROP CONSTRAINT {own_index}' ],
 	[ 'REINDEX', [ 'outbox_1', 'aside', 'dead_letter', 'control' ], 'works', 'REINDEX TABLE T' ],
 
 	# constraints, triggers, rules, row security
@@ -115,7 +116,8 @@ my @alterations = (
 	[ 'its own trigger disabled', [ 'outbox_1', 'aside' ], 'stops', 'ALTER TABLE T DISABLE TRIGGER onside_before_change' ],
 	[ 'its own trigger enabled otherwise', [ 'outbox_1' ], 'stops', 'ALTER TABLE T ENABLE TRIGGER onside_before_change' ],
 	[ 'its own trigger as in a restore', [ 'outbox_1' ], 'stops', 'ALTER TABLE T DISABLE TRIGGER ALL', 'ALTER TABLE T ENABLE TRIGGER ALL' ],
-	[ 'its own trigger dropped', [ 'outbox_1', 'aside' ], 'stops', 'DROP TRIGGER onside_before_change ON T' ],
+	[ 'its own trigger dropped', [ 'outbox_1', 'aside', 'namespace' ], 'stops',
+		{ namespace => 'DROP TRIGGER onside_take_namespace ON T' }, 'DROP TRIGGER onside_before_change ON T' ],
 	[ 'its own trigger renamed', [ 'outbox_1' ], 'refused', 'ALTER TRIGGER onside_before_change ON T RENAME TO mine' ],
 	[ 'a rule', [ @all, 'outbox_1' ], 'refused', 'CREATE RULE mine AS ON INSERT TO T WHERE false DO ALSO SELECT 1' ],
 	[ 'row security', [ @all, 'outbox_1' ], 'refused', 'ALTER TABLE T ENABLE ROW LEVEL SECURITY' ],
@@ -207,6 +209,7 @@ sub commands
 # results compared.  attempt(): that after some statements, all of it undone.
 my $set_up = <<'SQL';
 CREATE TABLE public.source (installation_id uuid, amount numeric);
+CREATE TABLE public.keyed (id bigint PRIMARY KEY, installation_id uuid);
 SELECT onside_attribution.attach('public.source', 'sold', 'installation_id', '{"amount": "amount"}');
 CREATE FUNCTION public.stop() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -243,6 +246,18 @@ BEGIN
     PERFORM onside_attribution.track('tracked', installation, jsonb_build_object('k', i)) FROM generate_series(2, 5) i;
     INSERT INTO onside_attribution.outbox (event_name, payload, installation_id)
         VALUES ('inserted', '{"k": 6}', installation);
+    PERFORM onside_attribution.attach('public.keyed', 'keyed', 'installation_id', '{}', event_id => 'id');
+    INSERT INTO public.keyed VALUES (1, installation);
+    PERFORM onside_attribution.detach('public.keyed', 'keyed');
+    DELETE FROM public.keyed;
+    INSERT INTO onside_attribution.namespace (id) VALUES (installation);
+    PERFORM onside_attribution.attach('public.keyed', 'keyed', 'installation_id', '{}', event_id => 'id');
+    INSERT INTO public.keyed VALUES (1, installation);
+    PERFORM onside_attribution.detach('public.keyed', 'keyed');
+    DELETE FROM public.keyed;
+    PERFORM expect('keyed', string_agg((p.event_id = onside_attribution.event_id(installation::text, 'keyed', 'public.keyed', '1'))::text, ', ' ORDER BY p.xid, p.id),
+        'false, true') FROM onside_attribution.pending p WHERE p.event_name = 'keyed';
+    DELETE FROM onside_attribution.outbox WHERE event_name = 'keyed';
     INSERT INTO public.source VALUES (installation, 9.90), (installation, 'NaN');
     PERFORM expect('the log', string_agg(format('%s %s %s', event_name, payload, o.installation_id = installation), ', ' ORDER BY o.xid, o.id),
         'tracked {"k": 1} t, tracked {"k": 2} t, tracked {"k": 3} t, tracked {"k": 4} t, tracked {"k": 5} t, inserted {"k": 6} t, sold {"amount": "9.90"} t')

@@ -29,7 +29,7 @@ CONF
 my @kinds = (
 	[ 'ACCESS EXCLUSIVE', 'LOCK TABLE onside_attribution.%s IN ACCESS EXCLUSIVE MODE' ],
 	[ 'SHARE ROW EXCLUSIVE', 'LOCK TABLE onside_attribution.%s IN SHARE ROW EXCLUSIVE MODE' ]);
-my @tables = qw(outbox outbox_1 outbox_2 outbox_3 aside dead_letter delivery_cursor control backfill_state);
+my @tables = qw(outbox outbox_1 outbox_2 outbox_3 aside dead_letter delivery_cursor control backfill_state namespace);
 my @cases;
 foreach my $table (@tables)
 {

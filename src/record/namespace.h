@@ -1,0 +1,27 @@
+/*-------------------------------------------------------------------------
+ *
+ * namespace.h
+ *		What distinguishes the keys of this database.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_NAMESPACE_H
+#define ONSIDE_NAMESPACE_H
+
+#include "postgres.h"
+
+#include "utils/uuid.h"
+
+#define ONSIDE_NAMESPACE_LOST "the table onside_attribution.namespace is empty"
+#define ONSIDE_NAMESPACE_HINT "Put its row back: INSERT INTO onside_attribution.namespace (id) VALUES (...), with the id that the arguments of this database's triggers have, or gen_random_uuid() if there are none."
+
+/*
+ * The row of the table "namespace", whoever asks: no privilege is looked at.  False
+ * if it is not there.
+ */
+extern bool onside_namespace_read(pg_uuid_t *id);
+
+/* Makes that row, which is not there. */
+extern void onside_namespace_put_back(const pg_uuid_t *id);
+
+#endif							/* ONSIDE_NAMESPACE_H */
