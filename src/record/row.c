@@ -549,7 +549,7 @@ check_result(OnsideRowReader *reader, OnsideEvent *event,
 static OnsideRowOutcome
 record_results(OnsideRowReader *reader, Relation rel, int64 rows,
 			   Tuplestorestate *results, TupleTableSlot *slot,
-			   OnsideAppend **append)
+			   OnsideAppend **append, MemoryContext append_context)
 {
 	MemoryContext context = CurrentMemoryContext;
 	OnsideRowOutcome outcome = ONSIDE_ROW_SKIPPED;
@@ -570,7 +570,7 @@ record_results(OnsideRowReader *reader, Relation rel, int64 rows,
 			bool		valid = check_result(reader, &event, &error);
 			OnsideRowOutcome this_one = settle(reader, rel, &event,
 											   valid ? NULL : &error, append,
-											   context);
+											   append_context);
 
 			if (outcome != ONSIDE_ROW_DEAD_LETTER)
 				outcome = this_one;
@@ -583,26 +583,31 @@ record_results(OnsideRowReader *reader, Relation rel, int64 rows,
 	return outcome;
 }
 
+/*
+ * The mapper can write to this very table, whose trigger then uses the same reader:
+ * while it is called, nothing of ours is in per_row.
+ */
 static OnsideRowOutcome
 record_mapped(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 			  OnsideAppend **append)
 {
-	MemoryContext context = CurrentMemoryContext;
+	MemoryContext per_call = AllocSetContextCreate(CurrentMemoryContext,
+												   "onside_attribution mapper call",
+												   ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(per_call);
 	TupleTableSlot *slot;
 	Tuplestorestate *results = onside_mapper_results(&slot);
+	ErrorData  *error = onside_mapper_call(reader->mapper, row, results);
 	OnsideRowOutcome outcome = ONSIDE_ROW_DEAD_LETTER;
-	ErrorData  *error;
 
-	MemoryContextSwitchTo(reader->per_row);
-	error = onside_mapper_call(reader->mapper, row, results);
 	if (error != NULL)
 		refuse_row(reader, rel, row, error);
-	MemoryContextSwitchTo(context);
-	MemoryContextReset(reader->per_row);
-	if (error == NULL)
-		outcome = record_results(reader, rel, 1, results, slot, append);
+	else
+		outcome = record_results(reader, rel, 1, results, slot, append, old);
 	ExecDropSingleTupleTableSlot(slot);
 	tuplestore_end(results);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(per_call);
 	return outcome;
 }
 
@@ -622,7 +627,7 @@ onside_row_record_all(OnsideRowReader *reader, TriggerData *trigdata,
 									  results) == NULL;
 	if (done)
 		(void) record_results(reader, trigdata->tg_relation, rows, results,
-							  slot, append);
+							  slot, append, CurrentMemoryContext);
 	ExecDropSingleTupleTableSlot(slot);
 	tuplestore_end(results);
 	return done;

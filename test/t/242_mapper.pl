@@ -459,6 +459,42 @@ SQL
 };
 
 # ---------------------------------------------------------------------------
+# A mapper that writes
+# ---------------------------------------------------------------------------
+
+subtest 'a mapper writes to its own table' => sub {
+	sql(<<SQL);
+CREATE TABLE growing (id int PRIMARY KEY, left_over int, note text DEFAULT repeat('x', 1000));
+CREATE FUNCTION grow(g growing) RETURNS SETOF onside_attribution.event LANGUAGE plpgsql AS \$\$
+BEGIN
+    IF g.left_over > 0 THEN
+        INSERT INTO growing VALUES (g.id * 10, g.left_over - 1), (g.id * 10 + 1, g.left_over - 1);
+    END IF;
+    RETURN NEXT ('$user'::uuid, jsonb_build_object('id', g.id), NULL::timestamptz, NULL::uuid);
+    IF g.left_over = 0 AND g.id % 10 = 1 THEN
+        RAISE EXCEPTION 'it fails';
+    END IF;
+END
+\$\$;
+SQL
+	for my $level ('row', 'statement')
+	{
+		for my $rows (2, 15)
+		{
+			my $condition = $level eq 'row' ? ", condition => 'NEW.id > 0'" : '';
+
+			sql("TRUNCATE growing; SELECT onside_attribution.attach('growing', 'grows', mapper => 'grow'$condition)");
+			sql("SET client_min_messages = error; INSERT INTO growing SELECT 1000 + n, 2 FROM generate_series(1, $rows) AS n");
+			is(sql(<<SQL), join('|', 7 * $rows, 5 * $rows, 2 * $rows), "$level level, $rows rows");
+SELECT (SELECT count(*) FROM growing), (SELECT count(DISTINCT payload) FROM onside_attribution.outbox), (SELECT count(*) FROM onside_attribution.dead_letter WHERE error LIKE 'it fails, in row (id)=%')
+SQL
+			sql("SELECT onside_attribution.detach('growing', 'grows')");
+			forget_all();
+		}
+	}
+};
+
+# ---------------------------------------------------------------------------
 # Skipped rows
 # ---------------------------------------------------------------------------
 
