@@ -56,6 +56,7 @@ SQL
 		table => 'pay',
 		mapper => 'pay_event',
 		operations => ['UPDATE'],
+		becomes => "NEW.st = 'confirmed'",
 		writes => <<SQL,
 INSERT INTO fair VALUES (1, 'eur');
 INSERT INTO ord VALUES (1, 1, false, '{"installation_id": "$user"}'), (2, 1, true, '{"installation_id": "$user"}'), (3, 1, false, NULL);
@@ -77,6 +78,7 @@ SQL
 		table => 'pi',
 		mapper => 'pi_event',
 		operations => [ 'INSERT', 'UPDATE' ],
+		becomes => "NEW.st = 'succeeded'",
 		writes => join('', map {
 				<<SQL } "'pi_1', 990, 'usd', 1777982400, 'open'", ("'pi_1', 990, 'usd', 1777982400, 'succeeded'") x 2, "'pi_2', 500, 'jpy', 1777982401, 'succeeded'"),
 INSERT INTO pi VALUES ($_, '{"i": "$user"}') ON CONFLICT (id) DO UPDATE SET st = excluded.st;
@@ -123,6 +125,8 @@ for my $shop (sort keys %shops)
 		  . "', condition => 'NEW IS NOT NULL OR NEW IS NULL')");
 	sql("SELECT onside_attribution.attach('$shop{table}', 'statement$_', mapper => '$shop{mapper}', operation => '$_')")
 	  for @{ $shop{operations} };
+	sql("SELECT onside_attribution.attach('$shop{table}', 'becomes', mapper => '$shop{mapper}', becomes => \$\$$shop{becomes}\$\$)")
+	  if $shop{becomes};
 	is(sql("SELECT string_agg(DISTINCT CASE tgtype & 1 WHEN 1 THEN 'row' ELSE 'statement' END, ' ' ORDER BY CASE tgtype & 1 WHEN 1 THEN 'row' ELSE 'statement' END) FROM pg_trigger WHERE tgrelid = '$shop{table}'::regclass"),
 		'row statement', "$shop: both levels");
 	sql($shop{writes});
@@ -132,6 +136,9 @@ for my $shop (sort keys %shops)
 SELECT DISTINCT payload ->> 'amount', payload ->> 'currency', event_datetime AT TIME ZONE 'UTC', installation_id = '$user', event_id
 FROM onside_attribution.outbox WHERE event_name LIKE '$_%' ORDER BY 1, 2
 SQL
+	is(sql("SELECT count(*), count(DISTINCT event_id) FROM onside_attribution.outbox WHERE event_name = 'becomes'"),
+		join('|', (scalar @{ $shop{events} }) x 2), "$shop, once each by what becomes true")
+	  if $shop{becomes};
 	forget_all();
 }
 
