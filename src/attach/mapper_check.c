@@ -106,6 +106,8 @@ onside_mapper_problem(Oid function, Oid row_type, int *sqlstate)
 			problem = psprintf("returns %s%s and not onside_attribution.event",
 							   proc->proretset ? "SETOF " : "",
 							   format_type_be(proc->prorettype));
+		if (problem == NULL && isAnyTempNamespace(proc->pronamespace))
+			problem = "is in pg_temp, where no other session finds it";
 	}
 	ReleaseSysCache(tuple);
 	return problem;
