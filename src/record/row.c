@@ -43,7 +43,7 @@
  */
 #define PAYLOAD_LIMIT	(100 * ONSIDE_API_MAX_BYTES)
 
-/* A mapper is called for each row of a statement that has no more than these. */
+/* Rows of a statement for which a mapper is called one by one. */
 #define FEW_ROWS	10
 
 /* How long a purchase waits for somebody who has locked dead_letter; ms. */
@@ -611,6 +611,11 @@ record_mapped(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 	return outcome;
 }
 
+/*
+ * A query is planned for as many rows as there are, which is not worth it for a
+ * few.  An error of the mapper is not even looked at here: the row that has it
+ * raises it again.
+ */
 bool
 onside_row_record_all(OnsideRowReader *reader, TriggerData *trigdata,
 					  OnsideAppend **append)
