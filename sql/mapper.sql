@@ -65,6 +65,10 @@ SELECT try($$SELECT onside_attribution.attach('orders', 'e', mapper => 1)$$);
 SELECT try($$SELECT onside_attribution.attach(1, 'e', mapper => 'wrong_1')$$);
 SELECT try($$SELECT onside_attribution.attach('orders', 'e', 'id', mapper => 'wrong_1')$$);
 
+-- Nor one that ends with the session
+CREATE FUNCTION pg_temp.passing(orders) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS 'SELECT NULL::uuid, NULL::jsonb, NULL::timestamptz, NULL::uuid';
+SELECT left(regexp_replace(try($$SELECT onside_attribution.attach('orders', 'e', mapper => 'pg_temp.passing')$$), 'pg_temp_\d+', 'pg_temp_N'), 59);
+
 -- Whoever attaches must be allowed to call it
 CREATE ROLE regress_onside_mapper;
 GRANT USAGE ON SCHEMA t, onside_attribution TO regress_onside_mapper;

@@ -121,7 +121,10 @@ validate(Oid function, const OnsideMapping *mapping)
 	ReleaseSysCache(tuple);
 }
 
-/* What the validator finds, or NULL.  Nothing stays locked or set. */
+/*
+ * What the validator finds, or NULL.  The subtransaction is always rolled back, so
+ * nothing stays locked or set, and the user is the caller again.
+ */
 static char *
 validation_error(Oid function, const OnsideMapping *mapping)
 {
@@ -156,6 +159,7 @@ validation_error(Oid function, const OnsideMapping *mapping)
 					error->message);
 }
 
+/* As the catalog has it; then as the validator sees it. */
 char *
 onside_doctor_mapper(Oid relid, const OnsideMapping *mapping, char **remark)
 {

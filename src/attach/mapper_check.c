@@ -81,6 +81,7 @@ problem_of_argument(Form_pg_proc proc, Oid row_type)
 					format_type_be(row_type));
 }
 
+/* The kind of the function first, since it says most; then argument and result. */
 char *
 onside_mapper_problem(Oid function, Oid row_type, int *sqlstate)
 {
@@ -106,12 +107,14 @@ onside_mapper_problem(Oid function, Oid row_type, int *sqlstate)
 			problem = psprintf("returns %s%s and not onside_attribution.event",
 							   proc->proretset ? "SETOF " : "",
 							   format_type_be(proc->prorettype));
+		if (problem == NULL && isAnyTempNamespace(proc->pronamespace))
+			problem = "is in pg_temp, where no other session finds it";
 	}
 	ReleaseSysCache(tuple);
 	return problem;
 }
 
-/* A mapper for this table, to be copied. */
+/* A mapper for this table, to be copied, with names that have to be replaced. */
 static char *
 example(Oid relid)
 {
@@ -127,6 +130,7 @@ example(Oid relid)
 					"$$;", table);
 }
 
+/* Raises an error for a function that is no mapper, or that the caller may not call. */
 static void
 check_signature(Oid function, const char *name, Oid relid, Oid row_type)
 {
@@ -160,6 +164,7 @@ add_obstacle(StringInfo obstacles, bool there, const char *obstacle)
 						 obstacle);
 }
 
+/* PostgreSQL's conditions for inlining a function in FROM, as far as pg_proc has them. */
 char *
 onside_mapper_obstacles(Oid function)
 {
@@ -268,6 +273,7 @@ resolved_search_path(void)
 	return path.data;
 }
 
+/* The body is planned with the names that it has when rows are written. */
 void
 onside_mapper_check(Oid function, Oid relid, OnsideMapping *mapping)
 {

@@ -147,7 +147,10 @@ check_function(const OnsideMapper *mapper)
  * ----------
  */
 
-/* The trigger of which this one, on a partition, is a clone; itself if it is none. */
+/*
+ * The table to which the event was attached: the trigger of a partition can be a
+ * clone of a clone, and the table a partition itself.
+ */
 static Oid
 table_of_trigger(Trigger *trigger, Oid relid)
 {
@@ -186,6 +189,10 @@ free_plan(void *arg)
 		SPI_freeplan(mapper->plan);
 }
 
+/*
+ * Nothing is looked up that a later ALTER or DROP FUNCTION could change.  A change
+ * of the table, or of the partition, has the caller make all of it anew.
+ */
 OnsideMapper *
 onside_mapper_make(Trigger *trigger, Relation rel,
 				   const OnsideMapping *mapping, MemoryContext context)
@@ -262,6 +269,7 @@ onside_mapper_results(TupleTableSlot **slot)
 	return tuplestore_begin_heap(false, false, work_mem);
 }
 
+/* Column by column; what is NULL is a field that the event lacks. */
 void
 onside_mapper_read_event(TupleTableSlot *slot, OnsideEvent *event)
 {
@@ -305,6 +313,10 @@ row_value(OnsideMapper *mapper, TupleTableSlot *row)
 	return ExpandedRecordGetRODatum(record);
 }
 
+/*
+ * A generic plan, since to make a plan costs more than a row is worth.  It is kept
+ * only when it is complete: an error while it is made leaves nothing behind.
+ */
 static void
 call_for_row(OnsideMapper *mapper, TupleTableSlot *row, DestReceiver *dest)
 {
@@ -333,8 +345,8 @@ call_for_row(OnsideMapper *mapper, TupleTableSlot *row, DestReceiver *dest)
 }
 
 /*
- * The cast is for a function's name that has a mapper for each of several tables:
- * a row of a transition table has no type of its own.
+ * The cast is needed where functions of one name are the mappers of several
+ * tables: a row of a transition table has no type of its own.
  *
  * An outer join, which would have told which rows have no event, keeps the planner
  * from joining first what the mapper joins and calling purchase() afterwards.
@@ -358,7 +370,10 @@ call_for_all(OnsideMapper *mapper, TriggerData *trigdata, DestReceiver *dest)
 		elog(ERROR, "could not call mapper %s", mapper->name);
 }
 
-/* Settings like it double the cost of a row, so it is set only if it differs. */
+/*
+ * Sets search_path only if it differs from the present one, and calls the mapper
+ * for the row, or for all rows of the transition table if there is one.
+ */
 static void
 with_search_path(OnsideMapper *mapper, TupleTableSlot *row,
 				 TriggerData *trigdata, DestReceiver *dest)
@@ -374,10 +389,10 @@ with_search_path(OnsideMapper *mapper, TupleTableSlot *row,
 	}
 	check_function(mapper);
 	SPI_connect();
-	if (row != NULL)
-		call_for_row(mapper, row, dest);
-	else
+	if (trigdata != NULL)
 		call_for_all(mapper, trigdata, dest);
+	else
+		call_for_row(mapper, row, dest);
 	SPI_finish();
 	if (nestlevel > 0)
 		AtEOXact_GUC(true, nestlevel);
@@ -397,7 +412,10 @@ passes_through(int sqlstate)
 		ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_INTERNAL_ERROR;
 }
 
-/* One row, or all of the transition table if that is NULL. */
+/*
+ * The subtransaction: undone with all that the mapper did if it raises an error.
+ * The results go to a tuplestore that was made before.
+ */
 static ErrorData *
 call(OnsideMapper *mapper, TupleTableSlot *row, TriggerData *trigdata,
 	 Tuplestorestate *results)

@@ -123,12 +123,19 @@ onside_purchase_payload(FunctionCallInfo fcinfo)
 Datum
 onside_purchase(PG_FUNCTION_ARGS)
 {
-	TupleDesc	tupdesc;
+	TupleDesc	tupdesc = fcinfo->flinfo->fn_extra;
 	Datum		values[4] = {0};
 	bool		nulls[4] = {0};
 
-	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
+	if (tupdesc == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+
+		if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
+			elog(ERROR, "return type must be a row type");
+		fcinfo->flinfo->fn_extra = BlessTupleDesc(tupdesc);
+		MemoryContextSwitchTo(old);
+	}
 	nulls[0] = PG_ARGISNULL(0);
 	if (!nulls[0])
 		values[0] = PG_GETARG_DATUM(0);
@@ -139,8 +146,7 @@ onside_purchase(PG_FUNCTION_ARGS)
 	nulls[3] = PG_ARGISNULL(4);
 	if (!nulls[3])
 		values[3] = PG_GETARG_DATUM(4);
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc),
-													  values, nulls)));
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(tupdesc, values, nulls)));
 }
 
 /*
@@ -165,10 +171,7 @@ onside_amount(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("amount: digits must be from 0 to %d", MAX_DIGITS),
 				 errhint("It says how many digits the currency has after the point: 2 for USD, 0 for JPY.")));
-	unit = DirectFunctionCall3(numeric_in,
-							   CStringGetDatum(psprintf("1e-%d", digits)),
-							   ObjectIdGetDatum(InvalidOid),
-							   Int32GetDatum(-1));
+	unit = NumericGetDatum(int64_div_fast_to_numeric(1, digits));
 	amount = DirectFunctionCall1(numeric_trim_scale,
 								 DirectFunctionCall2(numeric_mul,
 													 NumericGetDatum(minor_units),

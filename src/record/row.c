@@ -44,7 +44,7 @@
  */
 #define PAYLOAD_LIMIT	(100 * ONSIDE_API_MAX_BYTES)
 
-/* A mapper is called for each row of a statement that has no more than these. */
+/* Rows of a statement for which a mapper is called one by one. */
 #define FEW_ROWS	10
 
 /* What precedes the key in an event_id: namespace, event_name, source. */
@@ -618,7 +618,7 @@ check_result(OnsideRowReader *reader, OnsideEvent *event,
 static OnsideRowOutcome
 record_results(OnsideRowReader *reader, Relation rel, int64 rows,
 			   Tuplestorestate *results, TupleTableSlot *slot,
-			   OnsideAppend **append)
+			   OnsideAppend **append, MemoryContext append_context)
 {
 	MemoryContext context = CurrentMemoryContext;
 	OnsideRowOutcome outcome = ONSIDE_ROW_SKIPPED;
@@ -639,7 +639,7 @@ record_results(OnsideRowReader *reader, Relation rel, int64 rows,
 			bool		valid = check_result(reader, &event, &error);
 			OnsideRowOutcome this_one = settle(reader, rel, &event,
 											   valid ? NULL : &error, append,
-											   context);
+											   append_context);
 
 			if (outcome != ONSIDE_ROW_DEAD_LETTER)
 				outcome = this_one;
@@ -652,29 +652,39 @@ record_results(OnsideRowReader *reader, Relation rel, int64 rows,
 	return outcome;
 }
 
+/*
+ * The mapper can write to this very table, whose trigger then uses the same reader:
+ * while it is called, nothing of ours is in per_row.
+ */
 static OnsideRowOutcome
 record_mapped(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 			  OnsideAppend **append)
 {
-	MemoryContext context = CurrentMemoryContext;
+	MemoryContext per_call = AllocSetContextCreate(CurrentMemoryContext,
+												   "onside_attribution mapper call",
+												   ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(per_call);
 	TupleTableSlot *slot;
 	Tuplestorestate *results = onside_mapper_results(&slot);
+	ErrorData  *error = onside_mapper_call(reader->mapper, row, results);
 	OnsideRowOutcome outcome = ONSIDE_ROW_DEAD_LETTER;
-	ErrorData  *error;
 
-	MemoryContextSwitchTo(reader->per_row);
-	error = onside_mapper_call(reader->mapper, row, results);
 	if (error != NULL)
 		refuse_row(reader, rel, row, error);
-	MemoryContextSwitchTo(context);
-	MemoryContextReset(reader->per_row);
-	if (error == NULL)
-		outcome = record_results(reader, rel, 1, results, slot, append);
+	else
+		outcome = record_results(reader, rel, 1, results, slot, append, old);
 	ExecDropSingleTupleTableSlot(slot);
 	tuplestore_end(results);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(per_call);
 	return outcome;
 }
 
+/*
+ * A query is planned for as many rows as there are, which is not worth it for a
+ * few.  An error of the mapper is not even looked at here: the row that has it
+ * raises it again.
+ */
 bool
 onside_row_record_all(OnsideRowReader *reader, TriggerData *trigdata,
 					  OnsideAppend **append)
@@ -691,7 +701,7 @@ onside_row_record_all(OnsideRowReader *reader, TriggerData *trigdata,
 									  results) == NULL;
 	if (done)
 		(void) record_results(reader, trigdata->tg_relation, rows, results,
-							  slot, append);
+							  slot, append, CurrentMemoryContext);
 	ExecDropSingleTupleTableSlot(slot);
 	tuplestore_end(results);
 	return done;

@@ -5,8 +5,8 @@
  *
  * As a row-level trigger it is called once a row; as a statement-level trigger
  * it walks the transition table itself, tuple by tuple, with the outbox open
- * all the while; or a mapper gets the whole table in one query.  What the trigger's arguments mean is in row_cache.c, what
- * becomes of a row in row.c.
+ * all the while; or a mapper gets the whole table in one query.  What the
+ * trigger's arguments mean is in row_cache.c, what becomes of a row in row.c.
  *
  * Whoever writes to the table may not know that its rows are reported.  So every
  * error in here names the trigger and the table in its context, and one about a

@@ -22,7 +22,8 @@ def in_turn(variants, number):
 
 
 def bulk(server, sink, out, size):
-    variants = ["bare", "attached", "floor", "ready_made", "queued", "queued_notify", "track_loop"]
+    variants = ["bare", "attached", "floor", "ready_made", "queued", "queued_notify", "track_loop",
+                "mapped", "joined"]
     for number in range(-1, size.rounds):
         server.pause()
         values = {variant: server.db.seconds(shop.BULK[variant])

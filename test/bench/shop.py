@@ -17,7 +17,9 @@ COLUMNS = "purchase_id, installation_id, currency, amount, paid_at"
 # by_id          the same; the event_id is the purchase_id
 # queued         by a trigger as one writes it by hand, into a queue table
 # queued_notify  the same, and it wakes the consumer
-TABLES = ("bare", "attached", "by_id", "queued", "queued_notify")
+# mapped         by a mapper that joins the buyer, whose row has the installation_id
+# joined         by a trigger as one writes it by hand, with the same join
+TABLES = ("bare", "attached", "by_id", "queued", "queued_notify", "mapped", "joined")
 
 # What goes into the outbox for a purchase, as plain SQL has it.
 EVENTS = """SELECT gen_random_uuid(), 'purchase_completed',
@@ -86,6 +88,24 @@ SCHEMA = [
     """SELECT onside_attribution.attach('by_id', 'purchase_completed', 'installation_id',
         '{"currency": "currency", "amount": "amount"}', event_datetime => 'paid_at',
         event_id => 'purchase_id')""",
+    "CREATE TABLE buyer AS SELECT purchase_id AS id, installation_id FROM sample",
+    "ALTER TABLE buyer ADD PRIMARY KEY (id)",
+    "VACUUM ANALYZE buyer",
+    """CREATE FUNCTION purchase_of(m mapped) RETURNS SETOF onside_attribution.event
+    LANGUAGE sql STABLE AS $$
+        SELECT p.* FROM buyer b, LATERAL onside_attribution.purchase(
+            b.installation_id, m.amount, m.currency, m.paid_at) p
+        WHERE b.id = m.purchase_id
+    $$""",
+    "SELECT onside_attribution.attach('mapped', 'purchase_completed', mapper => 'purchase_of')",
+    """CREATE FUNCTION track() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        PERFORM onside_attribution.track_purchase(b.installation_id, NEW.amount, NEW.currency,
+                                                  NEW.paid_at)
+        FROM buyer b WHERE b.id = NEW.purchase_id;
+        RETURN NULL;
+    END $$""",
+    "CREATE TRIGGER track AFTER INSERT ON joined FOR EACH ROW EXECUTE FUNCTION track()",
     # A backlog is made by many transactions.
     f"""CREATE PROCEDURE load(what text, events integer) LANGUAGE plpgsql AS $$
     DECLARE

@@ -49,6 +49,7 @@ CREATE TABLE large (install_id uuid, note text);
 SELECT onside_attribution.attach('large', 'large', 'install_id', '{"note": "note"}');
 SQL
 ($status, $out, $err) = $node->psql('postgres', <<'SQL', on_error_stop => 0);
+SET onside_attribution.on_invalid_event = error;
 INSERT INTO large VALUES (gen_random_uuid(), repeat('x', 30000000));
 SELECT 'used ' || total_bytes FROM pg_backend_memory_contexts WHERE name = 'onside_attribution row';
 SQL

@@ -56,6 +56,7 @@ SQL
 		table => 'pay',
 		mapper => 'pay_event',
 		operations => ['UPDATE'],
+		becomes => "NEW.st = 'confirmed'",
 		writes => <<SQL,
 INSERT INTO fair VALUES (1, 'eur');
 INSERT INTO ord VALUES (1, 1, false, '{"installation_id": "$user"}'), (2, 1, true, '{"installation_id": "$user"}'), (3, 1, false, NULL);
@@ -77,6 +78,7 @@ SQL
 		table => 'pi',
 		mapper => 'pi_event',
 		operations => [ 'INSERT', 'UPDATE' ],
+		becomes => "NEW.st = 'succeeded'",
 		writes => join('', map {
 				<<SQL } "'pi_1', 990, 'usd', 1777982400, 'open'", ("'pi_1', 990, 'usd', 1777982400, 'succeeded'") x 2, "'pi_2', 500, 'jpy', 1777982401, 'succeeded'"),
 INSERT INTO pi VALUES ($_, '{"i": "$user"}') ON CONFLICT (id) DO UPDATE SET st = excluded.st;
@@ -123,6 +125,8 @@ for my $shop (sort keys %shops)
 		  . "', condition => 'NEW IS NOT NULL OR NEW IS NULL')");
 	sql("SELECT onside_attribution.attach('$shop{table}', 'statement$_', mapper => '$shop{mapper}', operation => '$_')")
 	  for @{ $shop{operations} };
+	sql("SELECT onside_attribution.attach('$shop{table}', 'becomes', mapper => '$shop{mapper}', becomes => \$\$$shop{becomes}\$\$)")
+	  if $shop{becomes};
 	is(sql("SELECT string_agg(DISTINCT CASE tgtype & 1 WHEN 1 THEN 'row' ELSE 'statement' END, ' ' ORDER BY CASE tgtype & 1 WHEN 1 THEN 'row' ELSE 'statement' END) FROM pg_trigger WHERE tgrelid = '$shop{table}'::regclass"),
 		'row statement', "$shop: both levels");
 	sql($shop{writes});
@@ -132,6 +136,9 @@ for my $shop (sort keys %shops)
 SELECT DISTINCT payload ->> 'amount', payload ->> 'currency', event_datetime AT TIME ZONE 'UTC', installation_id = '$user', event_id
 FROM onside_attribution.outbox WHERE event_name LIKE '$_%' ORDER BY 1, 2
 SQL
+	is(sql("SELECT count(*), count(DISTINCT event_id) FROM onside_attribution.outbox WHERE event_name = 'becomes'"),
+		join('|', (scalar @{ $shop{events} }) x 2), "$shop, once each by what becomes true")
+	  if $shop{becomes};
 	forget_all();
 }
 
@@ -456,6 +463,42 @@ SQL
 	is(numbers_taken($write), 50, 'one that writes takes some');
 	sql("SELECT onside_attribution.detach('orders', e) FROM unnest(ARRAY['reads', 'reads by row', 'writes']) AS e");
 	forget_all();
+};
+
+# ---------------------------------------------------------------------------
+# A mapper that writes
+# ---------------------------------------------------------------------------
+
+subtest 'a mapper writes to its own table' => sub {
+	sql(<<SQL);
+CREATE TABLE growing (id int PRIMARY KEY, left_over int, note text DEFAULT repeat('x', 1000));
+CREATE FUNCTION grow(g growing) RETURNS SETOF onside_attribution.event LANGUAGE plpgsql AS \$\$
+BEGIN
+    IF g.left_over > 0 THEN
+        INSERT INTO growing VALUES (g.id * 10, g.left_over - 1), (g.id * 10 + 1, g.left_over - 1);
+    END IF;
+    RETURN NEXT ('$user'::uuid, jsonb_build_object('id', g.id), NULL::timestamptz, NULL::uuid);
+    IF g.left_over = 0 AND g.id % 10 = 1 THEN
+        RAISE EXCEPTION 'it fails';
+    END IF;
+END
+\$\$;
+SQL
+	for my $level ('row', 'statement')
+	{
+		for my $rows (2, 15)
+		{
+			my $condition = $level eq 'row' ? ", condition => 'NEW.id > 0'" : '';
+
+			sql("TRUNCATE growing; SELECT onside_attribution.attach('growing', 'grows', mapper => 'grow'$condition)");
+			sql("SET client_min_messages = error; INSERT INTO growing SELECT 1000 + n, 2 FROM generate_series(1, $rows) AS n");
+			is(sql(<<SQL), join('|', 7 * $rows, 5 * $rows, 2 * $rows), "$level level, $rows rows");
+SELECT (SELECT count(*) FROM growing), (SELECT count(DISTINCT payload) FROM onside_attribution.outbox), (SELECT count(*) FROM onside_attribution.dead_letter WHERE error LIKE 'it fails, in row (id)=%')
+SQL
+			sql("SELECT onside_attribution.detach('growing', 'grows')");
+			forget_all();
+		}
+	}
 };
 
 # ---------------------------------------------------------------------------
