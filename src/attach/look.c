@@ -37,6 +37,7 @@
 #include "access/tupconvert.h"
 #include "access/xact.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
@@ -349,10 +350,11 @@ look_at_table(OnsideLook *look, Oid relid, const OnsideMapping *mapping,
 	if (source.rel == NULL)
 		return;
 	set_settings();
-	if (condition != NULL)
-		(void) onside_when_transform(source.rel, "condition", condition,
-									 true);
-	source.condition = condition;
+	if (condition != NULL &&
+		(!onside_when_has_old(onside_when_transform(source.rel, "condition",
+													condition, true)) ||
+		 !(events & TRIGGER_TYPE_INSERT)))
+		source.condition = condition;	/* else it binds updates alone */
 	source.blocks = MAX_BLOCKS;
 	source.reader = make_reader(source.rel, mapping);
 	source.row = MakeSingleTupleTableSlot(RelationGetDescr(source.rel),
