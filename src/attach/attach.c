@@ -645,7 +645,7 @@ attach(const Wanted *wanted)
 	/* Nobody must wait for it, so it comes before the locks. */
 	look = onside_look(wanted->relid, wanted->mapping,
 					   wanted->becomes != NULL ? wanted->becomes :
-					   wanted->condition);
+					   wanted->condition, wanted->events);
 
 	/* The locks that CREATE TRIGGER takes, too. */
 	rel = relation_open(wanted->relid, ShareRowExclusiveLock);

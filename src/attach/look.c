@@ -340,7 +340,7 @@ make_reader(Relation rel, const OnsideMapping *mapping)
 
 static void
 look_at_table(OnsideLook *look, Oid relid, const OnsideMapping *mapping,
-			  const char *condition, MemoryContext context)
+			  const char *condition, int16 events, MemoryContext context)
 {
 	Source		source = {0};
 
@@ -369,7 +369,8 @@ look_at_table(OnsideLook *look, Oid relid, const OnsideMapping *mapping,
 }
 
 OnsideLook *
-onside_look(Oid relid, const OnsideMapping *mapping, const char *condition)
+onside_look(Oid relid, const OnsideMapping *mapping, const char *condition,
+			int16 events)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -388,7 +389,7 @@ onside_look(Oid relid, const OnsideMapping *mapping, const char *condition)
 	PG_TRY();
 	{
 		start_timer();
-		look_at_table(look, relid, mapping, condition, context);
+		look_at_table(look, relid, mapping, condition, events, context);
 		stop_timer();
 	}
 	PG_CATCH();

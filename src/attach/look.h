@@ -21,7 +21,7 @@ typedef struct OnsideLook OnsideLook;
  * somebody cancels it.
  */
 extern OnsideLook *onside_look(Oid relid, const OnsideMapping *mapping,
-							   const char *condition);
+							   const char *condition, int16 events);
 
 /* Warns of those that would have been no event. */
 extern void onside_look_warn(const OnsideLook *look);
