@@ -3,31 +3,34 @@
  * look.c
  *		What would have become of the rows that a table already has?
  *
- * attach() cannot know what a column means, but a thousand rows show whether the
- * installation_id is in the column that was named, and whether the values can be
- * sent.  So it looks at the end of the table, and warns.  It is help, and must never
- * cost more than it gives:
+ * attach() cannot know what a column means, but a thousand rows show whether
+ * the installation_id is in the column that was named, and whether the values
+ * can be sent.  So it looks at the end of the table, and warns.  It is help,
+ * and must never cost more than it gives:
  *
- * Locks.  attach() holds a lock for which all writers queue, and the look reads
- * rows and calls a mapper, which takes as long as it takes.  So the look comes
- * before that lock is asked for.  It takes AccessShareLock itself, which no writer
- * waits for, only if that is free at once, and gives it back: what held it and then
- * asked for more could make a deadlock with somebody who does the same.  The table
- * may change between the look and the lock.  The checks come under the lock.
+ * Locks.  attach() holds a lock for which all writers queue, and the look
+ * reads rows and calls a mapper, which takes as long as it takes.  So the look
+ * comes before that lock is asked for.  It takes AccessShareLock itself, which
+ * no writer waits for, only if that is free at once, and gives it back: what
+ * held it and then asked for more could make a deadlock with somebody who does
+ * the same.  The table may change between the look and the lock.  The checks
+ * come under the lock.
  *
- * Time.  The rows are those of the last blocks, found by their ctid: as recent as
- * the table's order tells, and no index, statistics or dead rows at a key's end
- * make it slow.  After MAX_BLOCKS it ends, and after MAX_MS by a timer, wherever it
- * is.  What was seen until then counts.  A thousand rows take 2 ms with columns and 10
- * with a mapper that joins a table.  The timer cancels as a person does, and can hide
- * a person's cancel of the same moment, who then has to do it again.
+ * Time.  The rows are those of the last blocks, found by their ctid: as recent
+ * as the table's order tells, and no index, statistics or dead rows at a key's
+ * end make it slow.  After MAX_BLOCKS it ends, and after MAX_MS by a timer,
+ * wherever it is.  What was seen until then counts.  A thousand rows take 2 ms
+ * with columns and 10 with a mapper that joins a table.  The timer cancels as
+ * a person does, and can hide a person's cancel of the same moment, who then
+ * has to do it again.
  *
- * Rights.  The rows are found by a query of the caller's, with row security and all
- * else that applies to him.  Without SELECT on the table there is no look.
+ * Rights.  The rows are found by a query of the caller's, with row security
+ * and all else that applies to him.  Without SELECT on the table there is no
+ * look.
  *
  * Traces.  The condition, a policy and a mapper are users' code, which can do
- * anything.  So the look is a subtransaction that is always rolled back.  That also
- * gives back the locks, and an error is only the end of the look.
+ * anything.  So the look is a subtransaction that is always rolled back.  That
+ * also gives back the locks, and an error is only the end of the look.
  *
  *-------------------------------------------------------------------------
  */
@@ -177,8 +180,8 @@ judge_row(OnsideLook *look, Source *source, MemoryContext context)
  */
 
 /*
- * The last rows of one table's blocks for which the condition is true, with OLD all NULL.
- * The condition has been found to be one expression by itself.
+ * The last rows of one table's blocks for which the condition is true, with
+ * OLD all NULL.  The condition has been found to be one expression by itself.
  */
 static char *
 make_query(Relation part, BlockNumber first, BlockNumber end,
@@ -306,16 +309,16 @@ look_at_parts(OnsideLook *look, Source *source, MemoryContext context)
  */
 
 /*
- * Whatever the session has set, no query takes its time over being planned, waits
- * for a lock, reads more blocks than it is told, or tells somebody what it finds.  An error in a
- * mapper is one row's.  Rolling back undoes this.
+ * Whatever the session has set, no query takes its time over being planned,
+ * waits for a lock, reads more blocks than it is told, or tells the client
+ * what it finds.  An error in a mapper is one row's.  Rolling back undoes
+ * this.
  */
 static void
 set_settings(void)
 {
 	static const char *const settings[][2] = {
 		{"client_min_messages", "error"},
-		{"log_min_messages", "fatal"},
 		{"jit", "off"},
 		{"lock_timeout", "10ms"},
 		{"max_parallel_workers_per_gather", "0"},
