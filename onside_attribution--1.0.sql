@@ -688,10 +688,13 @@ COMMENT ON FUNCTION onside_attribution.preview(uuid) IS
     'emptied, and complete ones in dead_letter; NULL for any other. It reads the outbox from its beginning';
 COMMENT ON FUNCTION onside_attribution.attach(regclass, text, name, jsonb, name, name, text, text, regproc, text, boolean) IS
     'Makes a trigger that records an event for each inserted or updated row of a table. In: installation_id, event_datetime, event_id: columns; payload: '
-    'an object of keys and columns; operation: INSERT, UPDATE or INSERT OR UPDATE; condition: a WHEN clause (manual: CREATE TRIGGER). Out: the trigger''s name. '
-    'Needs TRIGGER on the table and EXECUTE on track_row(), as CREATE TRIGGER does. Errors: 22004, 22023 for the arguments; 55P03 if the table is locked for longer than lock_timeout, or 2 s; 42703, 42804, 0A000 for a column as track_row(); 42809 if it is no table; 42501 without the '
-    'privilege; 42601 for a condition that is no expression; 42P17 for one of an INSERT that refers to OLD; 42710 if the event is attached to the table already; '
-    'else as CREATE TRIGGER';
+    'an object of keys and columns; or, in place of these, mapper: a function of the row. operation: INSERT, UPDATE or INSERT OR UPDATE; condition: a WHEN clause '
+    '(manual: CREATE TRIGGER); or, in place of both, becomes: an expression over NEW that an INSERT or UPDATE makes true. deferred: fires at the end of the transaction. '
+    'Out: the trigger''s name. Warns of recent rows that would not have been events. '
+    'Needs TRIGGER on the table and EXECUTE on track_row(), as CREATE TRIGGER does. Errors: 22004, 22023 for the arguments; 55P03 if the table is locked for longer than lock_timeout, or 2 s; '
+    '42703, 42804, 0A000 for a column as track_row(); 42804 for money and composite types; 42809 if it is no table of the shop; 42501 without the '
+    'privilege; 42601 for a condition that is no expression; 42P17 for one that refers to OLD and must not; 55000 if deferred without a primary key; '
+    '42710 if the event is attached to the table already; else as CREATE TRIGGER';
 COMMENT ON FUNCTION onside_attribution.detach(regclass, text) IS
     'Drops the triggers by which a table reports an event. Out: whether there was one. Needs ownership of the table, as DROP TRIGGER does. Errors: 22004, 42501';
 COMMENT ON FUNCTION onside_attribution.trigger_mapping(oid) IS

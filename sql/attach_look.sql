@@ -32,6 +32,9 @@ SELECT onside_attribution.attach('orders', 'paid', 'installation_id', '{"total":
                                  condition => 'NEW.state = ''paid'' AND OLD.state IS DISTINCT FROM ''paid'' -- a comment');
 SELECT onside_attribution.attach('orders', 'whole', 'installation_id', '{"total": "id"}', 'paid_at', operation => 'UPDATE', condition => 'OLD.* IS DISTINCT FROM NEW.* AND NEW.id = 4');
 SELECT onside_attribution.attach('orders', 'none', 'installation_id', '{"total": "id"}', 'paid_at', condition => 'NEW.id > 4');
+-- One that binds updates alone lets every row in when it is inserted.
+SELECT onside_attribution.attach('orders', 'renewed', 'installation_id', '{"total": "id"}', 'paid_at', operation => 'INSERT OR UPDATE', condition => 'OLD.id = 4');
+SELECT onside_attribution.attach('orders', 'becomes', 'installation_id', '{"total": "id"}', 'paid_at', becomes => $$NEW.state = 'paid'$$);
 -- A condition that fails for a row there is, is none of attach's business.
 SELECT onside_attribution.attach('orders', 'failing', 'installation_id', '{"total": "id"}', 'paid_at', condition => '1 / (NEW.id - 4) > 0');
 -- What fails to be attached is not looked at in vain.

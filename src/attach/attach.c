@@ -653,7 +653,7 @@ attach(const Wanted *wanted)
 	/* Nobody must wait for it, so it comes before the locks. */
 	look = onside_look(wanted->relid, wanted->mapping,
 					   wanted->becomes != NULL ? wanted->becomes :
-					   wanted->condition);
+					   wanted->condition, wanted->events);
 
 	/* The locks that CREATE TRIGGER takes, too. */
 	rel = relation_open(wanted->relid, ShareRowExclusiveLock);
@@ -715,6 +715,17 @@ onside_attach(PG_FUNCTION_ARGS)
 	wanted.relid = PG_GETARG_OID(0);
 	onside_attachable_check(wanted.relid);
 	check_privileges(wanted.relid);
+
+	/* From here on others' locks are met: a mapper is planned, too. */
+	callback.callback = lock_error;
+	callback.arg = NULL;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	if (LockTimeout == 0)
+		(void) set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
+
 	wanted.mapping = read_mapping(fcinfo);
 	check_event_name(wanted.mapping->event_name);
 	wanted.events = read_operation(PG_GETARG_TEXT_PP(6));
@@ -728,14 +739,6 @@ onside_attach(PG_FUNCTION_ARGS)
 		throw_bad("becomes takes the place of operation and condition",
 				  "It is an event when a row is inserted or updated, the expression is true now, and it was not before.");
 
-	callback.callback = lock_error;
-	callback.arg = NULL;
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
-	if (LockTimeout == 0)
-		(void) set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-								 false);
 	name = attach(&wanted);
 	AtEOXact_GUC(true, nestlevel);
 	error_context_stack = callback.previous;

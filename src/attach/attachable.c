@@ -7,8 +7,8 @@
  * way that works.  What only may be a mistake is a warning: the table is
  * attached all the same.
  *
- * A relation's kind cannot change, so it is looked at before any lock is waited
- * for.  Columns are looked at under attach's lock.
+ * A relation's kind cannot change, so it is looked at before any lock is
+ * waited for.  Columns are looked at under attach's lock.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,8 +32,8 @@
  */
 
 /*
- * What this relation is instead of a table of the shop, and what to do about it;
- * NULL if it is one.
+ * What this relation is instead of a table of the shop, and what to do about
+ * it; NULL if it is one.
  */
 static const char *
 what_else(Oid relid, const char **hint)
@@ -174,8 +174,8 @@ is_amount(const char *field)
 }
 
 /*
- * An integer that is an amount is one of minor units more often than not, and is
- * sent as it is: a hundred times what was paid.
+ * An integer that is an amount is one of minor units more often than not, and
+ * is sent as it is: a hundred times what was paid.
  */
 static void
 warn_of_amount(Relation rel, const char *field, const char *column, Oid type)

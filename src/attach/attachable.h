@@ -13,8 +13,8 @@
 #include "utils/rel.h"
 
 /*
- * Raises 42809 for what is no table of the shop, with what to attach in its place.
- * Takes no lock.
+ * Raises 42809 for what is no table of the shop, with what to attach in its
+ * place.  Takes no lock.
  */
 extern void onside_attachable_check(Oid relid);
 
@@ -23,8 +23,8 @@ extern void onside_attachable_warn(Relation rel);
 
 /*
  * The same for a column that is mapped to the field "payload.KEY" and exists:
- * raises 42804 for a type whose values mean nothing to the API, and warns of an
- * amount that is likely to be another one than it seems.
+ * raises 42804 for a type whose values mean nothing to the API, and warns of
+ * an amount that is likely to be another one than it seems.
  */
 extern void onside_attachable_column(Relation rel, const char *field,
 									 const char *column);

@@ -209,7 +209,7 @@ SKIP:
 	$sandbox->wait_distinct(1, patience());
 	wait_for_flush($node, 'shop_copy', 'the restored database sends');
 	arrived_ok($sandbox, [$held], 'what was pending, and nothing else');
-	is($node->safe_psql('shop_copy', <<'SQL'), 'purchase_completed purchase_completed purchase_refunded', 'the triggers are there');
+	is($node->safe_psql('shop_copy', <<'SQL'), 'purchase_completed purchase_completed purchase_completed purchase_refunded', 'the triggers are there');
 SELECT string_agg(event_name, ' ' ORDER BY event_name) FROM onside_attribution.attached
 SQL
 	is(status($node, 'shop')->{state}, 'paused', 'where it was dumped it is still pending');

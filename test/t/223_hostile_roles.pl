@@ -136,7 +136,6 @@ my %conditions = (
 	'condition with an operator' => q{NEW.id OPERATOR(mallory.===) 1},
 	'condition with a cast' => q{NEW.id::mallory.e = 'a'},
 	'condition with a literal' => q{NEW.c = '(1)'::mallory.c});
-my %payloads = ('array of a domain' => '{"amount": "total", "c": "c"}');
 
 # Functions and operators that are named like PostgreSQL's own, and found first.
 my $planted = <<'SQL';
@@ -246,8 +245,7 @@ foreach my $shape (sort keys %shapes)
 	}
 
 	my $ran = 0;
-	my $attach = sprintf(q{SELECT onside_attribution.attach('mallory.t', 'e', 'inst', '%s', NULL, 'uid', 'INSERT OR UPDATE', %s)},
-		$payloads{$shape} // '{"amount": "total"}',
+	my $attach = sprintf(q{SELECT onside_attribution.attach('mallory.t', 'e', 'inst', '{"amount": "total"}', NULL, 'uid', 'INSERT OR UPDATE', %s)},
 		$conditions{$shape} ? "\$c\$$conditions{$shape}\$c\$" : 'NULL');
 	foreach (@actions)
 	{
