@@ -149,6 +149,21 @@ read_seconds(const char *value)
 		(int64) ceil(Min(seconds * 1000, ONSIDE_RETRY_AFTER_MAX_MS));
 }
 
+/*
+ * Is there nothing but three digits between the version and a blank?  libcurl reads
+ * three and does not look further.
+ */
+static bool
+is_status_line(const char *line, size_t len)
+{
+	const char *blank = memchr(line, ' ', len);
+	size_t		rest = blank == NULL ? 0 : len - (blank - line) - 1;
+
+	return rest > 3 && isdigit((unsigned char) blank[1]) &&
+		isdigit((unsigned char) blank[2]) &&
+		isdigit((unsigned char) blank[3]) && strchr(" \r\n", blank[4]) != NULL;
+}
+
 /* A line of an answer's head, or of what comes behind a body in chunks. */
 static size_t
 on_header(char *line, size_t size, size_t n, void *arg)
@@ -165,6 +180,7 @@ on_header(char *line, size_t size, size_t n, void *arg)
 	{
 		/* What an interim (1xx) answer said does not count. */
 		request->headers_over = false;
+		request->odd_status = !is_status_line(line, len);
 		request->wait_ms = request->wait_until = request->date = -1;
 	}
 	else if (len > 0 && (line[0] == '\r' || line[0] == '\n'))
@@ -345,7 +361,7 @@ onside_request_reset(OnsideRequest *request)
 	request->kept_in = false;
 	request->headers_size = 0;
 	request->body_size = 0;
-	request->headers_over = false;
+	request->headers_over = request->odd_status = false;
 	request->wait_ms = request->wait_until = request->date = -1;
 	request->errbuf[0] = '\0';
 	memset(&request->answer, 0, sizeof(request->answer));
@@ -435,12 +451,13 @@ is_complete(OnsideRequest *request, CURLcode code, int status)
 {
 	curl_off_t	sent = 0;
 
-	if (status < 200)
+	if (status < 200 || request->odd_status)
 		return false;
 	switch (code)
 	{
 		case CURLE_OK:
-			return true;
+			/* also if the connection is closed within the head */
+			return request->headers_over;
 		case CURLE_WRITE_ERROR:
 			return request->body_size > MAX_ANSWER_BODY;
 		case CURLE_SEND_ERROR:

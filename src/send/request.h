@@ -29,6 +29,7 @@ typedef struct OnsideRequest
 	size_t		headers_size;	/* of all that came so far */
 	size_t		body_size;
 	bool		headers_over;	/* those of the last status line */
+	bool		odd_status;		/* that line has more than three digits */
 	int64		wait_ms;		/* the longest Retry-After in seconds; or -1 */
 	time_t		wait_until;		/* the latest Retry-After that is a date; or -1 */
 	time_t		date;			/* the answer's Date; or -1 */

@@ -1044,7 +1044,8 @@ async def endless_body(conn, rule, answer):
 
 
 async def garbage(conn, rule, answer):
-    conn.write(b"\x16\x03\x00\xff\xfe not HTTP \x00\r\n\r\n" * 4)
+    text = rule.get("body")
+    conn.write(b"\x16\x03\x00\xff\xfe not HTTP \x00\r\n\r\n" * 4 if text is None else text.encode("latin-1"))
     conn.close()
 
 

@@ -73,6 +73,13 @@ foreach my $rule (
 
 foreach my $case (
 	[ { fault => 'garbage' }, qr/HTTP/ ],
+
+	# A 204 acknowledges nothing before its head has ended.
+	[ { fault => 'garbage', body => "HTTP/1.1 204 No Content\r\n" }, qr/./ ],
+	[ { fault => 'garbage', body => "HTTP/1.1 204 No Content\r\nX: y\r\n" }, qr/./ ],
+	[ { fault => 'garbage', body => "HTTP/1.1 204" }, qr/./ ],
+	[ { fault => 'garbage', body => "HTTP/1.1 2040 OK\r\n\r\n" }, qr/./ ],
+	[ { fault => 'garbage', body => "HTTP/1.1 204x OK\r\n\r\n" }, qr/./ ],
 	[ { fault => 'bad_chunk', status => 503 }, qr/chunk/i ],
 	[ { fault => 'bad_chunk', status => 400 }, qr/chunk/i ],
 	[ { fault => 'truncated_body', status => 503 }, qr/./ ],
@@ -82,7 +89,7 @@ foreach my $case (
 	[ { fault => 'truncated_body', status => 200 }, qr/./ ])
 {
 	my ($rule, $error) = @$case;
-	my $name = join ' ', $rule->{fault}, $rule->{status} // ();
+	my $name = join ' ', $rule->{fault}, $rule->{status} // (), ($rule->{body} // '') =~ s/\s+/ /gr;
 	$fault->survived(
 		$name,
 		begin => sub { $sandbox->behave($rule) },
