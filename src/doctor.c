@@ -276,11 +276,8 @@ check_worker(OnsideDoctor *doctor)
 	const char *reason = doctor->reason != NULL ? doctor->reason : "";
 	bool		crashed = doctor->may_run && onside_crash_guard_reason() != NULL;
 
-	/* The other states have rows of their own. */
-	bool		stuck = doctor->state != NULL &&
-		(strcmp(doctor->state, "idle") == 0 ||
-		 strcmp(doctor->state, "sending") == 0) &&
-		strncmp(reason, "could not ", strlen("could not ")) == 0;
+	/* Besides this the states have rows of their own. */
+	bool		stuck = strncmp(reason, "could not ", strlen("could not ")) == 0;
 
 	/* What is in the tables may be what crashes who reads it. */
 	doctor->tables_known &= !crashed;

@@ -64,6 +64,9 @@
 /* So many fates are carried out, or events set aside, in one transaction. */
 #define WRITE_AT_ONCE			500
 
+/* So often at the end. */
+#define ASIDE_AT_EXIT			20
+
 /* Setting aside is tried again so soon if it could not be done; us. */
 #define ASIDE_AGAIN				INT64CONST(1000000)
 
@@ -445,29 +448,32 @@ write_aside(void *arg)
 
 		/* What is gone is found to be so when it is tried again. */
 		if (fetch(&leave->was[i], &copy))
-			onside_aside_insert(&leave->ids[i], &copy.event, words->status,
+			onside_aside_insert(&leave->ids[i], &copy.event,
+								words == NULL ? 0 : words->status,
+								words == NULL ? "it was under way when the worker ended" :
 								words->text, copy.recorded_at, now);
 	}
 	store();
 }
 
-/* Has what is not decided soon leave the log. */
-static void
+/* Has what is not decided soon leave the log.  Returns true if something has. */
+static bool
 set_aside(void)
 {
 	static Leaving leave;
 	OnsideCursor old = {0};
+	bool		done;
 
 	leave.n = onside_sender_review(sender, onside_clock(), leave.items,
 								   WRITE_AT_ONCE);
 	if (leave.n == 0)
-		return;
+		return false;
 	if (sender->nfates > 0)
 		persist();
 	if (sender->nfates > 0 || onside_brake_timeout(&leaving) > 0)
 	{
 		onside_sender_review_at(sender, onside_clock() + ASIDE_AGAIN);
-		return;
+		return false;
 	}
 
 	/* The cursor is the one that is right when they have left. */
@@ -481,8 +487,9 @@ set_aside(void)
 	onside_cursor_copy(&old, &delivery.settled);
 	(void) onside_reader_settled(onside_sender_settled(sender),
 								 &delivery.settled);
-	if (onside_txn_run(&leaving, ONSIDE_USES_CURSOR | ONSIDE_USES_LOG |
-					   ONSIDE_USES_ASIDE, write_aside, &leave))
+	done = onside_txn_run(&leaving, ONSIDE_USES_CURSOR | ONSIDE_USES_LOG |
+						  ONSIDE_USES_ASIDE, write_aside, &leave);
+	if (done)
 	{
 		onside_reader_forget(onside_sender_settled(sender));
 		onside_sender_is_aside(sender);
@@ -497,6 +504,7 @@ set_aside(void)
 		onside_sender_review_at(sender, onside_clock() + ASIDE_AGAIN);
 	}
 	onside_cursor_release(&old);
+	return done;
 }
 
 /* Those of aside that the sender does not know. */
@@ -710,19 +718,27 @@ onside_progress_timeout(void)
 	return timeout;
 }
 
+/*
+ * The row is to say how far we have come, so that a successor repeats little.  What
+ * holds the cursor back goes aside.
+ */
 void
 onside_progress_save_at_exit(void)
 {
 	uint32		held = InterruptHoldoffCount;
 
-	if (!persist_due && !not_before_has_changed() && sender->nfates == 0 &&
-		before.requests + onside_sending_status()->requests ==
-		delivery.requests)
-		return;
-
 	/* The process is about to be interrupted; an error would reset the count. */
 	HOLD_INTERRUPTS();
-	persist();
+	for (int i = 0; i < ASIDE_AT_EXIT; i++)
+	{
+		onside_sender_end(sender, onside_clock());
+		if (!set_aside())
+			break;
+	}
+	if (persist_due || not_before_has_changed() || sender->nfates > 0 ||
+		before.requests + onside_sending_status()->requests !=
+		delivery.requests)
+		persist();
 	InterruptHoldoffCount = held;
 }
 
@@ -815,8 +831,8 @@ onside_progress_blocked(void)
 		&checking, &maintaining};
 
 	for (int i = 0; i < (int) lengthof(brakes); i++)
-		if (brakes[i]->problem != NULL)
-			return brakes[i]->problem;
+		if (onside_brake_problem(brakes[i]) != NULL)
+			return onside_brake_problem(brakes[i]);
 	return blocked;
 }
 

@@ -649,7 +649,7 @@ onside_reader_oldest_recorded(void)
 const char *
 onside_reader_problem(void)
 {
-	return brake.problem;
+	return onside_brake_problem(&brake);
 }
 
 bool

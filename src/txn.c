@@ -50,6 +50,9 @@
 #define FAILED_MIN_DELAY	500
 #define FAILED_MAX_DELAY	60000
 
+/* A problem is news for so long after the work could have been tried again. */
+#define STALE_AFTER			3000
+
 /* The log gets a line about the same problem so often; ms. */
 #define LOG_INTERVAL		60000
 
@@ -122,6 +125,15 @@ onside_brake_timeout(const OnsideBrake *brake)
 		return -1;
 	return brake->tried_at < hurried_at ? 0 :
 		onside_ms_until(brake->tried_at, brake->delay);
+}
+
+const char *
+onside_brake_problem(const OnsideBrake *brake)
+{
+	if (brake->problem == NULL ||
+		onside_ms_until(brake->tried_at, brake->delay + STALE_AFTER) == 0)
+		return NULL;
+	return brake->problem;
 }
 
 void

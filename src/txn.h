@@ -23,7 +23,7 @@ typedef struct OnsideBrake
 {
 	const char *work;			/* "could not ..." */
 	OnsideStep	step;			/* the same, for the record of a crash */
-	char	   *problem;		/* what is wrong, for status; or NULL */
+	char	   *problem;		/* why it rests; or NULL */
 	int			delay;			/* ms */
 	int64		tried_at;		/* see clock.h */
 	int64		logged_at;
@@ -53,6 +53,12 @@ extern void onside_brake_release(OnsideBrake *brake);
 
 /* Somebody may have removed what is in the way: all that rests is tried now. */
 extern void onside_txn_hurry(void);
+
+/*
+ * What is wrong, for status; NULL if nothing is.  Work that was not tried again for a
+ * while after it could have been has gone away, and its problem with it.
+ */
+extern const char *onside_brake_problem(const OnsideBrake *brake);
 
 /* Milliseconds until the work may be tried again; -1 if it does not rest. */
 extern long onside_brake_timeout(const OnsideBrake *brake);

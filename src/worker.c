@@ -368,6 +368,19 @@ is_drained(void)
 		onside_progress_knows_all();
 }
 
+/* What the worker cannot do now, with any state; or NULL. */
+static const char *
+what_is_in_the_way(void)
+{
+	if (onside_reader_problem() != NULL)
+		return onside_reader_problem();
+	if (onside_progress_blocked() != NULL)
+		return onside_progress_blocked();
+	if (onside_brake_problem(&controlling) != NULL)
+		return onside_brake_problem(&controlling);
+	return onside_brake_problem(&looking);
+}
+
 static OnsideState
 current_state(const OnsideSendingStatus *sending, const char **reason)
 {
@@ -388,21 +401,24 @@ current_state(const OnsideSendingStatus *sending, const char **reason)
 		*reason = configuration_problem;
 		return ONSIDE_MISCONFIGURED;
 	}
-	if (is_trouble(sending->state))
-		*reason = sending->reason;
-	else if (onside_reader_problem() != NULL)
-		*reason = onside_reader_problem();
-	else if (onside_progress_blocked() != NULL)
-		*reason = onside_progress_blocked();
-	else if (controlling.problem != NULL)
-		*reason = controlling.problem;
-	else if (looking.problem != NULL)
-		*reason = looking.problem;
-	else if (sending->reason[0] != '\0')
+	if (sending->reason[0] != '\0')
 		*reason = sending->reason;
 	if (sending->state == ONSIDE_IDLE && !is_drained())
 		return ONSIDE_SENDING;
 	return sending->state;
+}
+
+/* What is in the way comes first: a person can do something about it. */
+static const char *
+whole_reason(const char *reason)
+{
+	static char both[ONSIDE_REASON_MAX * 2];
+	const char *obstacle = what_is_in_the_way();
+
+	if (obstacle == NULL || reason == NULL)
+		return obstacle != NULL ? obstacle : reason;
+	snprintf(both, sizeof(both), "%s; %s", obstacle, reason);
+	return both;
 }
 
 /*
@@ -494,6 +510,7 @@ publish(void)
 
 	sending = onside_sending_status();
 	state = current_state(sending, &reason);
+	reason = whole_reason(reason);
 	if (is_drained())
 		onside_backlog_is_empty(onside_reader_recorded());
 

@@ -43,6 +43,9 @@
 /* An undecided event leaves the log after so long. */
 #define ASIDE_AFTER			(5 * US_PER_S)
 
+/* When the process ends, so does one in flight for this long. */
+#define LONG_IN_FLIGHT		(1 * US_PER_S)
+
 /* Those that wait are reviewed no more often than this. */
 #define REVIEW_INTERVAL		(100 * US_PER_MS)
 
@@ -1123,7 +1126,8 @@ static void
 review_piece(OnsideSender *sender, OnsidePiece *piece, void *arg)
 {
 	Review	   *review = arg;
-	int64		at = piece->first_failed_us + ASIDE_AFTER;
+	int64		at = sender->ends ? review->now :
+		piece->first_failed_us + ASIDE_AFTER;
 	bool		waits = false;
 
 	if (piece->first_failed == 0 ||
@@ -1144,6 +1148,25 @@ review_piece(OnsideSender *sender, OnsidePiece *piece, void *arg)
 	if (waits)
 		review->next_us = Min(review->next_us,
 							  Max(at, review->now + REVIEW_INTERVAL));
+}
+
+/* Likewise, when the process ends, of one that has not failed yet. */
+static void
+review_request(OnsideSender *sender, const OnsideInFlight *request,
+			   Review *review)
+{
+	OnsidePiece *piece = request->piece;
+
+	if (piece->first_failed != 0 || request->sent >= sender->accepted_sent ||
+		review->now - request->sent_us < LONG_IN_FLIGHT)
+		return;
+	for (int i = 0; i < piece->nitems && review->n < review->max; i++)
+	{
+		if (piece->items[i].home != ONSIDE_IN_LOG)
+			continue;
+		review->items[review->n].item = &piece->items[i];
+		review->items[review->n++].words = NULL;
+	}
 }
 
 static void
@@ -1169,8 +1192,18 @@ onside_sender_review(OnsideSender *sender, int64 now, OnsideLeaving *items,
 		return 0;
 	visit_lone(sender, judge_piece, &review);
 	visit_pieces(sender, true, review_piece, &review);
+	for (int i = 0; sender->ends && i < ONSIDE_SENDER_MAX_REQUESTS; i++)
+		if (sender->requests[i].id != 0)
+			review_request(sender, &sender->requests[i], &review);
 	sender->judge_at_us = review.next_us == PG_INT64_MAX ? 0 : review.next_us;
 	return review.n;
+}
+
+void
+onside_sender_end(OnsideSender *sender, int64 now)
+{
+	sender->ends = true;
+	sender->judge_at_us = now;
 }
 
 static void

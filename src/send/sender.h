@@ -154,6 +154,7 @@ typedef struct OnsideSender
 	OnsideAnswerKind failure_kind;
 	int			refused_in_row; /* events given up with nothing accepted between */
 	int64		judge_at_us;	/* when the waiting ones are judged; 0 for never */
+	bool		ends;			/* see onside_sender_end() */
 
 	/* second chances */
 	int			chance_tries;	/* left of the present one; 0 for none */
@@ -228,7 +229,7 @@ extern void onside_sender_answer(OnsideSender *sender, int64 request,
 typedef struct OnsideLeaving
 {
 	OnsideItem *item;
-	const OnsideWords *words;	/* of its last failure */
+	const OnsideWords *words;	/* of its last failure; NULL for none */
 } OnsideLeaving;
 
 extern int	onside_sender_review(OnsideSender *sender, int64 now,
@@ -236,6 +237,13 @@ extern int	onside_sender_review(OnsideSender *sender, int64 now,
 
 /* Items of which home and key were changed have left the log. */
 extern void onside_sender_is_aside(OnsideSender *sender);
+
+/*
+ * The process is about to end.  What has failed while something else was accepted
+ * leaves the log at the next review, and so does what is in flight for long: else a
+ * successor would begin there, and repeat all that was accepted since.
+ */
+extern void onside_sender_end(OnsideSender *sender, int64 now);
 
 /* They could not be written: they are to be reviewed again then. */
 extern void onside_sender_review_at(OnsideSender *sender, int64 at);

@@ -1076,6 +1076,8 @@ happen(What what)
 	switch (what)
 	{
 		case RESTART_WORKER:
+			onside_sender_end(sender, now);
+			set_aside();
 			persist();
 			/* FALLTHROUGH */
 		case CRASH_WORKER:
