@@ -88,7 +88,7 @@ record_row(OnsideSource *source, OnsideVerdict verdict, OnsideAppend **append,
 
 	/* Without an installation_id it is no event in any case. */
 	if (verdict == ONSIDE_UNDECIDED ||
-		(onside_column_is_empty(&reader->event_id, source->row) &&
+		(reader->mapper == NULL && onside_column_is_empty(&reader->event_id, source->row) &&
 		 !onside_column_is_empty(&reader->installation_id, source->row)))
 	{
 		state->left_out++;

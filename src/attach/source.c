@@ -20,6 +20,7 @@
 #include "catalog/pg_am.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_operator.h"
+#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
@@ -45,8 +46,22 @@
  * ----------
  */
 
+/* One attachment has two, with the same arguments, for INSERT and for UPDATE. */
+static bool
+is_pair(const Trigger *a, const Trigger *b)
+{
+	if (a->tgnargs != b->tgnargs ||
+		TRIGGER_FOR_INSERT(a->tgtype) == TRIGGER_FOR_INSERT(b->tgtype))
+		return false;
+	for (int i = 0; i < a->tgnargs; i++)
+		if (strcmp(a->tgargs[i], b->tgargs[i]) != 0)
+			return false;
+	return true;
+}
+
 /*
- * The trigger that reports the event; there must be one.  It is a copy: our
+ * The trigger that reports the event, of two that for INSERT, whose condition a row
+ * as it is has to meet; there must be one.  It is a copy: our
  * lock does not keep other triggers from being made, which changes the relcache.
  */
 static Trigger *
@@ -61,15 +76,18 @@ find_trigger(Relation rel, const char *event_name)
 				 errmsg("backfill: event \"%s\" is not attached to \"%s\"",
 						event_name, RelationGetRelationName(rel)),
 				 errhint("The view onside_attribution.attached lists what is. A partitioned table is attached as a whole.")));
-	if (list_length(triggers) > 1)
+	trigger = linitial(triggers);
+	if (list_length(triggers) == 2 && is_pair(linitial(triggers), lsecond(triggers)))
+		trigger = TRIGGER_FOR_INSERT(trigger->tgtype) ? trigger :
+			lsecond(triggers);
+	else if (list_length(triggers) > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_AMBIGUOUS_PARAMETER),
 				 errmsg("backfill: more than one trigger of \"%s\" reports the event \"%s\"",
 						RelationGetRelationName(rel), event_name),
 				 errhint("Drop one of them; see the view onside_attribution.attached.")));
 
-	trigger = palloc(sizeof(Trigger));
-	*trigger = *(Trigger *) linitial(triggers);
+	trigger = memcpy(palloc(sizeof(Trigger)), trigger, sizeof(Trigger));
 	trigger->tgname = pstrdup(trigger->tgname);
 	if (trigger->tgqual != NULL)
 		trigger->tgqual = pstrdup(trigger->tgqual);
@@ -183,8 +201,8 @@ onside_source_open(OnsideSource *source, Oid relid, const char *event_name)
 	trigger = find_trigger(source->rel, event_name);
 	source->reader = onside_row_reader(trigger, source->rel,
 									   CurrentMemoryContext);
-	source->reader->many = true;
-	if (!source->reader->has_event_id)
+	source->reader->many = source->reader->of_old_rows = true;
+	if (!source->reader->has_event_id && source->reader->mapper == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("backfill: no column of \"%s\" is mapped to the event_id of \"%s\"",

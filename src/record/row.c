@@ -597,6 +597,14 @@ check_result(OnsideRowReader *reader, OnsideEvent *event,
 {
 	event->event_name = reader->event_name;
 	event->name_is_checked = reader->name_is_valid;
+	if (reader->of_old_rows && !(event->has_event_id && event->has_event_datetime))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("mapper %s has made an event without %s",
+						onside_mapper_name(reader->mapper),
+						event->has_event_id ? "event_datetime" : "event_id"),
+				 errdetail("A row that the table already has would be another event each time, or one of today."),
+				 errhint("Have the mapper return both, for example event_id('orders', o.id::text) and o.paid_at.")));
 	if (!event->has_event_datetime)
 		event->event_datetime = GetCurrentTransactionStartTimestamp();
 	event->has_event_datetime = true;

@@ -39,6 +39,7 @@ typedef struct OnsideRowReader
 	OnsideColumn *payload;
 	bool		needs_settings; /* see onside_column_fix_settings() */
 	bool		many;			/* rows of a statement */
+	bool		of_old_rows;	/* what a mapper makes needs an id and a time */
 	bool		keepable;		/* it depends on nothing but the table */
 	OnsideEventError *broken;	/* why no row can become an event, or NULL */
 	MemoryContext per_row;
