@@ -889,20 +889,25 @@ COMMENT ON FUNCTION onside_attribution.doctor() IS
 CREATE TABLE onside_attribution.backfill_state (
     source oid NOT NULL,
     event_name text NOT NULL,
-    role oid NOT NULL,
     since timestamptz NOT NULL,
     until timestamptz NOT NULL,
-    key_columns smallint[],
-    "position" text[],
+    pass smallint NOT NULL,
+    done oid[] NOT NULL,
+    "partition" oid NOT NULL,
+    file oid NOT NULL,
+    place tid NOT NULL,
+    estimated bigint NOT NULL,
+    rows_read bigint NOT NULL,
     recorded bigint NOT NULL,
     skipped bigint NOT NULL,
     dead_lettered bigint NOT NULL,
     not_due bigint NOT NULL,
-    left_out bigint NOT NULL,
     started_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL,
+    before bigint[],
+    now bigint[],
     finished_at timestamptz,
-    PRIMARY KEY (source, event_name, role, since, until)
+    PRIMARY KEY (source, event_name, since, until)
 );
 
 CREATE TRIGGER onside_keep_state BEFORE INSERT OR UPDATE OR DELETE ON onside_attribution.backfill_state
@@ -920,16 +925,15 @@ AS 'MODULE_PATHNAME', 'onside_backfill';
 CREATE VIEW onside_attribution.backfill_progress WITH (security_barrier) AS
     SELECT s.source::regclass AS source,
            s.event_name,
-           CASE WHEN s.role <> 0 THEN s.role::regrole END AS role,
            CASE WHEN pg_catalog.isfinite(s.since) THEN s.since END AS since,
            CASE WHEN pg_catalog.isfinite(s.until) THEN s.until END AS until,
+           s.rows_read,
+           s.estimated AS estimated_rows,
+           CASE WHEN s."partition" <> 0 THEN s."partition"::regclass END AS "partition",
            s.recorded,
            s.skipped,
            s.dead_lettered,
            s.not_due,
-           s.left_out,
-           -- Values of a table that the reader may not read are none of his business.
-           CASE WHEN pg_catalog.has_table_privilege(s.source, 'SELECT') THEN s."position" END AS "position",
            s.started_at,
            s.updated_at,
            s.finished_at
@@ -940,40 +944,45 @@ COMMENT ON TABLE onside_attribution.backfill_state IS
     'How far each backfill() has come. Without its row a backfill begins anew';
 COMMENT ON COLUMN onside_attribution.backfill_state.source IS 'OID of the table';
 COMMENT ON COLUMN onside_attribution.backfill_state.event_name IS 'Event that its rows become';
-COMMENT ON COLUMN onside_attribution.backfill_state.role IS 'Role whose row security policies decide which rows it sees; 0 if none do';
 COMMENT ON COLUMN onside_attribution.backfill_state.since IS 'Argument of backfill(); -infinity for NULL';
 COMMENT ON COLUMN onside_attribution.backfill_state.until IS 'Argument of backfill(); infinity for NULL';
-COMMENT ON COLUMN onside_attribution.backfill_state.key_columns IS 'Numbers of the columns by which the rows are read; NULL before the first';
-COMMENT ON COLUMN onside_attribution.backfill_state."position" IS 'Their values in the last row that was read, as text';
-COMMENT ON COLUMN onside_attribution.backfill_state.recorded IS 'See backfill_progress, as for those below';
+COMMENT ON COLUMN onside_attribution.backfill_state.pass IS '1: rows that were there when it began; 2: those written during the first pass; 3: those written since';
+COMMENT ON COLUMN onside_attribution.backfill_state.done IS 'Partitions that were read in full, or the table';
+COMMENT ON COLUMN onside_attribution.backfill_state."partition" IS 'That is being read, or the table; 0 before the first';
+COMMENT ON COLUMN onside_attribution.backfill_state.file IS 'Its relfilenode';
+COMMENT ON COLUMN onside_attribution.backfill_state.place IS 'ctid of the last row that was read there';
+COMMENT ON COLUMN onside_attribution.backfill_state.estimated IS 'Rows of the table when it began, as VACUUM and ANALYZE have left the number';
+COMMENT ON COLUMN onside_attribution.backfill_state.rows_read IS 'See backfill_progress, as for those below';
+COMMENT ON COLUMN onside_attribution.backfill_state.recorded IS 'See backfill_progress';
 COMMENT ON COLUMN onside_attribution.backfill_state.skipped IS 'See backfill_progress';
 COMMENT ON COLUMN onside_attribution.backfill_state.dead_lettered IS 'See backfill_progress';
 COMMENT ON COLUMN onside_attribution.backfill_state.not_due IS 'See backfill_progress';
-COMMENT ON COLUMN onside_attribution.backfill_state.left_out IS 'See backfill_progress';
 COMMENT ON COLUMN onside_attribution.backfill_state.started_at IS 'See backfill_progress';
 COMMENT ON COLUMN onside_attribution.backfill_state.updated_at IS 'See backfill_progress';
+COMMENT ON COLUMN onside_attribution.backfill_state.before IS 'Snapshot before which earlier passes have read: the next transaction number, and those that were running; NULL in the first pass';
+COMMENT ON COLUMN onside_attribution.backfill_state.now IS 'The same for this pass; NULL in the last one';
 COMMENT ON COLUMN onside_attribution.backfill_state.finished_at IS 'See backfill_progress';
 
 COMMENT ON PROCEDURE onside_attribution.backfill(regclass, text, timestamptz, timestamptz) IS
     'Records an event for each row that an attached table holds, in chunks that it commits; called again, it goes on where it was stopped, or begins anew if it was not. '
-    'Needs a mapped event_id: rows that the trigger has reported are recorded again under the same one, by which the API recognizes a repetition. '
-    'In: the table, the event, and from when to when the events shall have occurred, both ends included, by the mapped event_datetime. '
-    'Needs SELECT on the table. Errors: 2D000 in a transaction block; 42704 if the event is not attached; 42P08 if several triggers report it; 42701 if a column has '
-    'the name that it uses for the row; 55000 if no event_id is mapped or the rows have no key; 0A000 if the key''s columns have no common order; 22004, 22023 for the arguments; 25006; 42501; else as track_row()';
+    'Needs an event_id that belongs to the row: then a row that the trigger has reported, too, is one event. '
+    'In: the table, the event, and from when to when the events shall have occurred, both ends included. '
+    'Needs SELECT on the table. Errors: 2D000 in a transaction block; 42704 if the event is not attached; 42P08 if several triggers report it; '
+    '55000 if no event_id is mapped; 22004 if an event has none, or a mapper gives no event_datetime; 22004, 22023 for the arguments; '
+    '0A000 if row security applies to the caller, or a partition is no ordinary table; 25006; 42501; else as track_row()';
 
 COMMENT ON VIEW onside_attribution.backfill_progress IS 'How far each backfill() has come, and what has become of the rows';
 COMMENT ON COLUMN onside_attribution.backfill_progress.source IS 'Table';
 COMMENT ON COLUMN onside_attribution.backfill_progress.event_name IS 'Event that its rows become';
-COMMENT ON COLUMN onside_attribution.backfill_progress.role IS 'Role that called it, if row security policies decide which rows it sees; otherwise NULL';
 COMMENT ON COLUMN onside_attribution.backfill_progress.since IS 'As it was called';
 COMMENT ON COLUMN onside_attribution.backfill_progress.until IS 'As it was called';
-COMMENT ON COLUMN onside_attribution.backfill_progress.recorded IS 'Rows that were recorded';
-COMMENT ON COLUMN onside_attribution.backfill_progress.skipped IS 'Rows without an installation_id';
+COMMENT ON COLUMN onside_attribution.backfill_progress.rows_read IS 'Rows that were read so far; a row that was written meanwhile is read again';
+COMMENT ON COLUMN onside_attribution.backfill_progress.estimated_rows IS 'Rows of the table when it began, as VACUUM and ANALYZE have left the number; 0 if they never have';
+COMMENT ON COLUMN onside_attribution.backfill_progress."partition" IS 'Partition that is being read, or the table; NULL before the first';
+COMMENT ON COLUMN onside_attribution.backfill_progress.recorded IS 'Events that were recorded';
+COMMENT ON COLUMN onside_attribution.backfill_progress.skipped IS 'Rows without an installation_id, or of which the mapper makes no event';
 COMMENT ON COLUMN onside_attribution.backfill_progress.dead_lettered IS 'Rows that are no valid event and were put into dead_letter';
-COMMENT ON COLUMN onside_attribution.backfill_progress.not_due IS 'Rows that do not meet the condition, or lie outside of since and until';
-COMMENT ON COLUMN onside_attribution.backfill_progress.left_out IS
-    'Rows whose event_id is NULL, so that nobody knows under which one the trigger has recorded them; and rows for which a condition on OLD is unknown';
-COMMENT ON COLUMN onside_attribution.backfill_progress."position" IS 'Key of the last row that was read; NULL for who may not SELECT from the table';
+COMMENT ON COLUMN onside_attribution.backfill_progress.not_due IS 'Rows that do not meet the condition, or whose event lies outside of since and until';
 COMMENT ON COLUMN onside_attribution.backfill_progress.started_at IS 'When it was called first';
 COMMENT ON COLUMN onside_attribution.backfill_progress.updated_at IS 'When the last chunk was committed';
 COMMENT ON COLUMN onside_attribution.backfill_progress.finished_at IS 'When it had read all rows; NULL until then';

@@ -68,9 +68,13 @@
 #if PG_VERSION_NUM >= 190000
 #define onside_table_beginscan(rel, snapshot, nkeys, keys) \
 	table_beginscan(rel, snapshot, nkeys, keys, 0)
+#define onside_table_beginscan_tidrange(rel, snapshot, first, last) \
+	table_beginscan_tidrange(rel, snapshot, first, last, 0)
 #else
 #define onside_table_beginscan(rel, snapshot, nkeys, keys) \
 	table_beginscan(rel, snapshot, nkeys, keys)
+#define onside_table_beginscan_tidrange(rel, snapshot, first, last) \
+	table_beginscan_tidrange(rel, snapshot, first, last)
 #endif
 
 /* 18 added the instrumentation argument, 19 the flags. */

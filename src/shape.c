@@ -154,18 +154,23 @@ static const OnsideShapeColumn namespace_columns[] = {
 static const OnsideShapeColumn backfill_state_columns[] = {
 	NOT_NULL("source", OIDOID),
 	NOT_NULL("event_name", TEXTOID),
-	NOT_NULL("role", OIDOID),
 	NOT_NULL("since", TIMESTAMPTZOID),
 	NOT_NULL("until", TIMESTAMPTZOID),
-	NULLABLE("key_columns", INT2ARRAYOID),
-	NULLABLE("position", TEXTARRAYOID),
+	NOT_NULL("pass", INT2OID),
+	NOT_NULL("done", OIDARRAYOID),
+	NOT_NULL("partition", OIDOID),
+	NOT_NULL("file", OIDOID),
+	NOT_NULL("place", TIDOID),
+	NOT_NULL("estimated", INT8OID),
+	NOT_NULL("rows_read", INT8OID),
 	NOT_NULL("recorded", INT8OID),
 	NOT_NULL("skipped", INT8OID),
 	NOT_NULL("dead_lettered", INT8OID),
 	NOT_NULL("not_due", INT8OID),
-	NOT_NULL("left_out", INT8OID),
 	NOT_NULL("started_at", TIMESTAMPTZOID),
 	NOT_NULL("updated_at", TIMESTAMPTZOID),
+	NULLABLE("before", INT8ARRAYOID),
+	NULLABLE("now", INT8ARRAYOID),
 	NULLABLE("finished_at", TIMESTAMPTZOID),
 };
 
@@ -228,7 +233,7 @@ const OnsideShape onside_shapes[] = {
 	{
 		.name = "backfill_state", .relkind = RELKIND_RELATION,
 		COLUMNS(backfill_state_columns),
-		.index = {"backfill_state_pkey", true, {1, 2, 3, 4, 5}},
+		.index = {"backfill_state_pkey", true, {1, 2, 3, 4}},
 		.trigger = STATE_TRIGGER
 	},
 };

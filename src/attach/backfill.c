@@ -3,46 +3,48 @@
  * backfill.c
  *		backfill: the rows that an attached table already holds become events.
  *
- * Rows are read in the order of a key, so many at a time, each chunk in a
- * transaction of its own: no snapshot and no lock is held for long, and a chunk
- * costs the same wherever it begins.  How far it has come is committed together
- * with a chunk's events, so whatever ends it, the next call goes on behind the
- * last row that was recorded.  Several sessions can do it at once; they take
- * turns, by a lock on the row that says how far it has come.
+ * Rows are read as they lie in the table (source.c says why no row is lost), so many
+ * at a time, each chunk in a transaction of its own: no snapshot and no lock is held for
+ * long.  How far it has come is committed together with a chunk's events, so whatever
+ * ends it, the next call goes on behind the last row that was recorded.  Several
+ * sessions can do it at once; they take turns, by a lock on the row that says how far
+ * it has come.
  *
- * An event_id must be mapped, which a row keeps.  So an event is the same one
- * whoever records it and however often: the trigger, this call, another one.
- * The API recognizes a repetition by the event_id, and nothing has to be
- * remembered about rows.  A row whose event_id is NULL is left out and counted:
- * the trigger made one up for it, which nobody knows afterwards.
+ * A chunk's rows are to the event's mapping what the rows of an INSERT are to its trigger:
+ * a transition table.  So a mapper gets all of them in one query.
  *
- * A trigger's condition is evaluated as the trigger does.  There is no OLD row;
- * it is taken to be all NULL, as PL/pgSQL does for INSERT, and a row for which
- * the condition is then unknown is left out, too.
+ * The event_id belongs to the row.  So an event is the same one whoever records it and
+ * however often: the trigger, this call, another one.  The API recognizes a repetition
+ * by the event_id, and nothing has to be remembered about rows.  An event without one
+ * is an error (row.c).
  *
- * The rows are those that a SELECT of the caller's would return, and the
- * functions in a condition run as in an INSERT of his.  Nothing here has any
- * other rights; see backfill_state.c for the one table of ours that is written.
+ * A trigger's condition is evaluated as the trigger does.  There is no OLD row; it
+ * is taken to be all NULL, as PL/pgSQL does for INSERT.
+ *
+ * Nothing here has any other rights than the caller's; see backfill_state.c for the one
+ * table of ours that is written.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/relation.h"
 #include "access/xact.h"
-#include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "storage/condition_variable.h"
-#include "utils/acl.h"
-#include "utils/array.h"
+#include "tcop/tcopprot.h"
+#include "utils/backend_status.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 #include "attach/attach.h"
 #include "attach/backfill_state.h"
@@ -54,9 +56,8 @@
 
 PG_FUNCTION_INFO_V1(onside_backfill);
 
-/* A chunk: ONSIDE_CHUNK_ROWS rows, or about so many bytes of them. */
-#define CHUNK_BYTES		(4 * 1024 * 1024)
-#define FETCH_ROWS		100
+/* So many rows are a chunk. */
+#define CHUNK_ROWS		1000
 
 /*
  * While so many events are pending, it waits: they are the outbox's business,
@@ -66,144 +67,102 @@ PG_FUNCTION_INFO_V1(onside_backfill);
 #define PENDING_MAX		100000
 
 /* How often it says how far it has come; ms. */
-#define NOTICE_INTERVAL	10000
+#define NOTICE_INTERVAL	5000
 
 /* ----------
  * Recording a chunk
  * ----------
  */
 
-/* Records one row, or counts why not. */
-static void
-record_row(OnsideSource *source, OnsideVerdict verdict, OnsideAppend **append,
-		   OnsideBackfillState *state)
-{
-	OnsideRowReader *reader = source->reader;
-
-	if (verdict == ONSIDE_NOT_DUE)
-	{
-		state->not_due++;
-		return;
-	}
-
-	/* Without an installation_id it is no event in any case. */
-	if (verdict == ONSIDE_UNDECIDED ||
-		(reader->mapper == NULL && onside_column_is_empty(&reader->event_id, source->row) &&
-		 !onside_column_is_empty(&reader->installation_id, source->row)))
-	{
-		state->left_out++;
-		return;
-	}
-
-	switch (onside_row_record(reader, source->rel, source->row, append))
-	{
-		case ONSIDE_ROW_RECORDED:
-			state->recorded++;
-			break;
-		case ONSIDE_ROW_SKIPPED:
-			state->skipped++;
-			break;
-		case ONSIDE_ROW_DEAD_LETTER:
-			state->dead_lettered++;
-			break;
-	}
-}
-
-/*
- * Records the rows that were fetched, and sets the position to the last one.
- * Returns their size.  The condition is evaluated with the session's settings,
- * and what is stored depends on none of them.
- */
-static Size
-record_fetched(OnsideSource *source, const OnsideBackfillKey *key,
-			   OnsideAppend **append, OnsideBackfillState *state)
-{
-	int			n = SPI_processed;
-	OnsideVerdict *verdicts = palloc(n * sizeof(OnsideVerdict));
-	char	   *texts[INDEX_MAX_KEYS];
-	Datum		position[INDEX_MAX_KEYS];
-	Size		size = 0;
-	int			nestlevel;
-
-	for (int i = 0; i < n; i++)
-	{
-		onside_source_store(source, i);
-		verdicts[i] = onside_source_judge(source, key);
-	}
-
-	nestlevel = onside_column_fix_settings();
-	for (int i = 0; i < n; i++)
-	{
-		CHECK_FOR_INTERRUPTS();
-		onside_source_store(source, i);
-		onside_source_read_key(source, texts);
-		record_row(source, verdicts[i], append, state);
-		size += SPI_tuptable->vals[i]->t_len;
-	}
-	onside_column_restore_settings(nestlevel);
-
-	for (int i = 0; i < source->nkeys; i++)
-		position[i] = CStringGetTextDatum(texts[i]);
-	state->position = PointerGetDatum(construct_array(position, source->nkeys,
-													  TEXTOID, -1, false,
-													  TYPALIGN_INT));
-	source->current = NULL;
-	return size;
-}
-
+/* Names the row in what goes wrong in the trigger's condition. */
 static void
 chunk_error(void *arg)
 {
 	OnsideSource *source = (OnsideSource *) arg;
 
-	if (source->current != NULL)
-		errcontext("backfill of \"%s\", row with the key (%s)",
-				   RelationGetRelationName(source->rel), source->current);
+	if (source->place == NULL)
+		errcontext("backfill of \"%s\"",
+				   RelationGetRelationName(source->rel));
+	else
+		errcontext("backfill of \"%s\", row with the ctid (%u,%u) of \"%s\"",
+				   RelationGetRelationName(source->rel),
+				   ItemPointerGetBlockNumberNoCheck(source->place),
+				   ItemPointerGetOffsetNumberNoCheck(source->place),
+				   source->part_name);
 }
 
-/* One chunk, within the current transaction. */
+/*
+ * Records the rows, as the trigger would have done if they had been inserted by one
+ * statement.  What is stored depends on none of the session's settings.
+ */
+static void
+record_rows(OnsideSource *source, Tuplestorestate *rows,
+			OnsideAppend **append)
+{
+	TriggerData trigdata = {
+		.type = T_TriggerData,
+		.tg_event = TRIGGER_EVENT_INSERT | TRIGGER_EVENT_AFTER,
+		.tg_relation = source->rel,
+		.tg_trigger = source->trigger,
+		.tg_newtable = rows
+	};
+	int			nestlevel = 0;
+
+	if (source->reader->needs_settings)
+		nestlevel = onside_column_fix_settings();
+	onside_row_record_all(source->reader, &trigdata, append);
+	if (source->reader->needs_settings)
+		onside_column_restore_settings(nestlevel);
+}
+
+/*
+ * One chunk, within the current transaction; all that is left in the last pass.  The
+ * snapshot is taken under the lock, so it shows what had been committed when the pass
+ * began.
+ */
 static OnsideBackfillState *
 record_chunk(const OnsideBackfillKey *key)
 {
+	OnsideBackfillState *state = onside_backfill_lock(key);
 	OnsideSource source;
-	OnsideBackfillState *state;
 	OnsideAppend *append = NULL;
 	ErrorContextCallback callback;
-	Portal		portal;
-	Datum		before;
-	int			nrows = 0;
-	Size		size = 0;
+	bool		more;
 
-	state = onside_backfill_lock(key);
 	if (state->finished)
 		return state;
+	if (state->pass == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("backfill: somebody has deleted the row of backfill_state that says how far it has come"),
+				 errhint("Call it again: it then begins anew, and makes no other events.")));
+	PushActiveSnapshot(GetTransactionSnapshot());
 	onside_source_open(&source, key->source, key->event_name);
-	onside_source_check_key(&source, state);
+	source.reader->backfill = &state->rows;
 
 	callback.callback = chunk_error;
 	callback.arg = &source;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
-	before = state->position;
-	portal = onside_source_scan(&source, state);
-	while (nrows < ONSIDE_CHUNK_ROWS && size < CHUNK_BYTES && !state->finished)
+	do
 	{
-		onside_source_fetch(portal, FETCH_ROWS);
-		state->finished = SPI_processed == 0;
-		nrows += SPI_processed;
-		if (SPI_processed > 0)
-			size += record_fetched(&source, key, &append, state);
-		SPI_freetuptable(SPI_tuptable);
-	}
-	SPI_cursor_close(portal);
+		Tuplestorestate *rows = tuplestore_begin_heap(false, false, work_mem);
+
+		more = onside_source_read(&source, state, rows, CHUNK_ROWS);
+		record_rows(&source, rows, &append);
+		tuplestore_end(rows);
+	} while (more && state->pass == ONSIDE_PASS_LAST);
 	if (append != NULL)
 		onside_append_end(append);
 	error_context_stack = callback.previous;
-	if (nrows > 0)
-		onside_source_check_advance(&source, before, state->position);
 
+	if (!more && state->pass == ONSIDE_PASS_LAST)
+		state->finished = true;
+	else if (!more)
+		onside_source_begin_pass(state);
 	onside_source_close(&source);
 	onside_backfill_save(key, state);
+	PopActiveSnapshot();
 	return state;
 }
 
@@ -221,7 +180,7 @@ check_source(const OnsideBackfillKey *key)
 	OnsideSource source;
 
 	onside_source_open(&source, key->source, key->event_name);
-	if (!source.reader->has_event_datetime)
+	if (!source.reader->has_event_datetime && source.reader->mapper == NULL)
 	{
 		if (bounded)
 			ereport(ERROR,
@@ -233,6 +192,10 @@ check_source(const OnsideBackfillKey *key)
 				(errmsg("the events of \"%s\" are dated now, since no event_datetime is mapped",
 						RelationGetRelationName(source.rel))));
 	}
+	if (source.has_old)
+		ereport(NOTICE,
+				(errmsg("the condition of \"%s\" refers to OLD, which is taken to be all NULL",
+						key->event_name)));
 	onside_source_close(&source);
 }
 
@@ -266,12 +229,34 @@ tell_end(const OnsideBackfillKey *key, const OnsideBackfillState *state)
 {
 	ereport(NOTICE,
 			(errmsg("backfill of \"%s\" has come to its end: " INT64_FORMAT " events recorded in all",
-					get_rel_name(key->source), state->recorded),
-			 errdetail("Rows without an installation_id: " INT64_FORMAT "; invalid: " INT64_FORMAT "; not due: " INT64_FORMAT "; left out: " INT64_FORMAT ".",
-					   state->skipped, state->dead_lettered, state->not_due,
-					   state->left_out),
-			 state->left_out == 0 ? 0 :
-			 errhint("Left out are rows that the trigger may have recorded under an event_id that nobody knows, because theirs is NULL; and rows for which a condition on OLD is unknown.")));
+					get_rel_name(key->source), state->rows.recorded),
+			 errdetail("Rows skipped: " INT64_FORMAT "; invalid: " INT64_FORMAT "; not due: " INT64_FORMAT ".",
+					   state->rows.skipped, state->rows.dead_lettered,
+					   state->rows.not_due)));
+}
+
+/*
+ * How far it has come, and, if the number of rows is known, how long it may still
+ * take, by what this call has read since it began.
+ */
+static char *
+describe_progress(const OnsideBackfillState *state, int64 read_before,
+				  TimestampTz called_at)
+{
+	int64		left = state->estimated - state->read;
+	int64		read = state->read - read_before;
+	int64		seconds;
+
+	if (state->pass != ONSIDE_PASS_OLD)
+		return psprintf(INT64_FORMAT " rows read, now those that were written meanwhile",
+						state->read);
+	if (left <= 0 || read <= 0)
+		return psprintf(INT64_FORMAT " rows read", state->read);
+	seconds = (int64) ((double) (GetCurrentTimestamp() - called_at) /
+					   USECS_PER_SEC * left / read);
+	return psprintf(INT64_FORMAT " of about " INT64_FORMAT " rows read, " INT64_FORMAT ":%02d:%02d left",
+					state->read, state->estimated, seconds / 3600,
+					(int) (seconds / 60 % 60), (int) (seconds % 60));
 }
 
 /* What ended earlier begins anew, and what did not is gone on with. */
@@ -279,10 +264,20 @@ static void
 begin(const OnsideBackfillKey *key)
 {
 	OnsideBackfillState *state = onside_backfill_lock(key);
+	ItemPointerData tid = state->tid;
 
-	if (state->finished)
-		onside_backfill_reset(state);
-	onside_backfill_save(key, state);
+	if (state->finished || state->pass == 0)
+	{
+		Relation	rel = relation_open(key->source, AccessShareLock);
+
+		memset(state, 0, sizeof(*state));
+		state->tid = tid;
+		state->started_at = GetCurrentTimestamp();
+		state->estimated = onside_source_estimate(rel);
+		onside_source_begin_pass(state);
+		relation_close(rel, NoLock);
+		onside_backfill_save(key, state);
+	}
 }
 
 /*
@@ -293,21 +288,29 @@ begin(const OnsideBackfillKey *key)
 static void
 record_all(const OnsideBackfillKey *key, MemoryContext per_chunk)
 {
-	TimestampTz told_at = GetCurrentTimestamp();
+	TimestampTz called_at = GetCurrentTimestamp();
+	TimestampTz told_at = called_at;
+	int64		read_before = -1;
 	bool		finished = false;
 
 	while (!finished)
 	{
 		MemoryContext old = MemoryContextSwitchTo(per_chunk);
-		OnsideBackfillState *state;
+		OnsideBackfillState *state = record_chunk(key);
+		char	   *progress;
 
-		PushActiveSnapshot(GetTransactionSnapshot());
-		state = record_chunk(key);
-		PopActiveSnapshot();
 		MemoryContextSwitchTo(old);
-
 		finished = state->finished;
 		SPI_commit();
+		if (read_before < 0)
+			read_before = Max(state->read - CHUNK_ROWS, 0);
+
+		MemoryContextSwitchTo(per_chunk);
+		progress = describe_progress(state, read_before, called_at);
+		pgstat_report_activity(STATE_RUNNING,
+							   psprintf("%s -- %s",
+										debug_query_string != NULL ? debug_query_string : "backfill",
+										progress));
 		if (finished)
 			tell_end(key, state);
 		else if (TimestampDifferenceExceeds(told_at, GetCurrentTimestamp(),
@@ -315,21 +318,15 @@ record_all(const OnsideBackfillKey *key, MemoryContext per_chunk)
 		{
 			told_at = GetCurrentTimestamp();
 			ereport(NOTICE,
-					(errmsg("backfill of \"%s\": " INT64_FORMAT " events recorded so far",
-							get_rel_name(key->source), state->recorded)));
+					(errmsg("backfill of \"%s\": %s, " INT64_FORMAT " events recorded",
+							get_rel_name(key->source), progress,
+							state->rows.recorded)));
 		}
+		MemoryContextSwitchTo(old);
 		MemoryContextReset(per_chunk);
 		if (!finished)
 			wait_for_room();
 	}
-}
-
-/* Whose progress it is: row security lets roles see different rows. */
-static Oid
-progress_of(Oid relid)
-{
-	return check_enable_rls(relid, InvalidOid, false) == RLS_ENABLED ?
-		GetUserId() : InvalidOid;
 }
 
 static void
@@ -361,7 +358,6 @@ onside_backfill(PG_FUNCTION_ARGS)
 				 errhint("See the view onside_attribution.attached.")));
 	key.source = PG_GETARG_OID(0);
 	onside_check_schema_privilege(key.source);
-	onside_check_privilege(key.source, ACL_SELECT);
 
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	read_arguments(fcinfo, &key);
@@ -374,7 +370,6 @@ onside_backfill(PG_FUNCTION_ARGS)
 
 	onside_backfill_forget_dropped();
 	SPI_commit();
-	key.role = progress_of(key.source);
 	check_source(&key);
 	begin(&key);
 	SPI_commit();

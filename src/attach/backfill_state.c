@@ -30,8 +30,8 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "storage/lmgr.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/datum.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
@@ -47,18 +47,23 @@ enum
 {
 	Anum_state_source = 1,
 	Anum_state_event_name,
-	Anum_state_role,
 	Anum_state_since,
 	Anum_state_until,
-	Anum_state_key_columns,
-	Anum_state_position,
+	Anum_state_pass,
+	Anum_state_done,
+	Anum_state_partition,
+	Anum_state_file,
+	Anum_state_place,
+	Anum_state_estimated,
+	Anum_state_rows_read,
 	Anum_state_recorded,
 	Anum_state_skipped,
 	Anum_state_dead_lettered,
 	Anum_state_not_due,
-	Anum_state_left_out,
 	Anum_state_started_at,
 	Anum_state_updated_at,
+	Anum_state_before,
+	Anum_state_now,
 	Anum_state_finished_at
 };
 
@@ -69,7 +74,6 @@ hash_key(const OnsideBackfillKey *key)
 								  strlen(key->event_name));
 
 	hash = hash_combine(hash, hash_bytes_uint32(key->source));
-	hash = hash_combine(hash, hash_bytes_uint32(key->role));
 	hash = hash_combine(hash, hash_bytes((const unsigned char *) &key->since,
 										 sizeof(key->since)));
 	return hash_combine(hash, hash_bytes((const unsigned char *) &key->until,
@@ -83,7 +87,6 @@ is_row_of(TupleTableSlot *slot, const OnsideBackfillKey *key)
 	Datum	   *values = slot->tts_values;
 
 	return DatumGetObjectId(values[Anum_state_source - 1]) == key->source &&
-		DatumGetObjectId(values[Anum_state_role - 1]) == key->role &&
 		DatumGetTimestampTz(values[Anum_state_since - 1]) == key->since &&
 		DatumGetTimestampTz(values[Anum_state_until - 1]) == key->until &&
 		strcmp(TextDatumGetCString(values[Anum_state_event_name - 1]),
@@ -95,34 +98,37 @@ copy_array(TupleTableSlot *slot, AttrNumber attnum)
 {
 	if (slot->tts_isnull[attnum - 1])
 		return (Datum) 0;
-	return datumCopy(slot->tts_values[attnum - 1], false, -1);
+	return PointerGetDatum(DatumGetArrayTypePCopy(slot->tts_values[attnum - 1]));
 }
 
 static void
 read_row(TupleTableSlot *slot, OnsideBackfillState *state)
 {
 	Datum	   *values = slot->tts_values;
+	Datum	   *done;
+	int			ndone;
 
-	state->key_columns = copy_array(slot, Anum_state_key_columns);
-	state->position = copy_array(slot, Anum_state_position);
-	state->finished = !slot->tts_isnull[Anum_state_finished_at - 1];
-	state->recorded = DatumGetInt64(values[Anum_state_recorded - 1]);
-	state->skipped = DatumGetInt64(values[Anum_state_skipped - 1]);
-	state->dead_lettered = DatumGetInt64(values[Anum_state_dead_lettered - 1]);
-	state->not_due = DatumGetInt64(values[Anum_state_not_due - 1]);
-	state->left_out = DatumGetInt64(values[Anum_state_left_out - 1]);
+	state->pass = DatumGetInt16(values[Anum_state_pass - 1]);
+	deconstruct_array(DatumGetArrayTypeP(values[Anum_state_done - 1]), OIDOID,
+					  sizeof(Oid), true, TYPALIGN_INT, &done, NULL, &ndone);
+	for (int i = 0; i < ndone; i++)
+		state->done = lappend_oid(state->done, DatumGetObjectId(done[i]));
+	state->partition = DatumGetObjectId(values[Anum_state_partition - 1]);
+	state->file = DatumGetObjectId(values[Anum_state_file - 1]);
+	ItemPointerCopy((ItemPointer) DatumGetPointer(values[Anum_state_place - 1]),
+					&state->place);
+	state->estimated = DatumGetInt64(values[Anum_state_estimated - 1]);
+	state->read = DatumGetInt64(values[Anum_state_rows_read - 1]);
+	state->rows.recorded = DatumGetInt64(values[Anum_state_recorded - 1]);
+	state->rows.skipped = DatumGetInt64(values[Anum_state_skipped - 1]);
+	state->rows.dead_lettered =
+		DatumGetInt64(values[Anum_state_dead_lettered - 1]);
+	state->rows.not_due = DatumGetInt64(values[Anum_state_not_due - 1]);
 	state->started_at = DatumGetTimestampTz(values[Anum_state_started_at - 1]);
+	state->before = copy_array(slot, Anum_state_before);
+	state->now = copy_array(slot, Anum_state_now);
+	state->finished = !slot->tts_isnull[Anum_state_finished_at - 1];
 	state->tid = slot->tts_tid;
-}
-
-void
-onside_backfill_reset(OnsideBackfillState *state)
-{
-	ItemPointerData tid = state->tid;
-
-	memset(state, 0, sizeof(*state));
-	state->started_at = GetCurrentTimestamp();
-	state->tid = tid;
 }
 
 /*
@@ -133,7 +139,7 @@ onside_backfill_reset(OnsideBackfillState *state)
 OnsideBackfillState *
 onside_backfill_lock(const OnsideBackfillKey *key)
 {
-	OnsideBackfillState *state = palloc(sizeof(OnsideBackfillState));
+	OnsideBackfillState *state = palloc0(sizeof(OnsideBackfillState));
 	Oid			relid = onside_table_oid("backfill_state");
 	Relation	rel;
 	Snapshot	snapshot;
@@ -142,7 +148,8 @@ onside_backfill_lock(const OnsideBackfillKey *key)
 	bool		found = false;
 
 	ItemPointerSetInvalid(&state->tid);
-	onside_backfill_reset(state);
+	state->rows.since = key->since;
+	state->rows.until = key->until;
 	LockDatabaseObject(relid, hash_key(key), 0, ExclusiveLock);
 
 	rel = table_open(relid, RowExclusiveLock);
@@ -162,6 +169,17 @@ onside_backfill_lock(const OnsideBackfillKey *key)
 	UnregisterSnapshot(snapshot);
 	table_close(rel, NoLock);
 	return state;
+}
+
+static Datum
+make_oid_array(List *oids)
+{
+	Datum	   *values = palloc(list_length(oids) * sizeof(Datum));
+
+	for (int i = 0; i < list_length(oids); i++)
+		values[i] = ObjectIdGetDatum(list_nth_oid(oids, i));
+	return PointerGetDatum(construct_array(values, list_length(oids), OIDOID,
+										   sizeof(Oid), true, TYPALIGN_INT));
 }
 
 /*
@@ -184,26 +202,31 @@ onside_backfill_save(const OnsideBackfillKey *key,
 	slot = onside_insert_slot(&insert);
 	values = slot->tts_values;
 	nulls = slot->tts_isnull;
-	memset(nulls, true, slot->tts_tupleDescriptor->natts * sizeof(bool));
-	memset(nulls, false, Anum_state_finished_at * sizeof(bool));
+	memset(nulls, false, Anum_state_updated_at * sizeof(bool));
 
 	values[Anum_state_source - 1] = ObjectIdGetDatum(key->source);
 	values[Anum_state_event_name - 1] = CStringGetTextDatum(key->event_name);
-	values[Anum_state_role - 1] = ObjectIdGetDatum(key->role);
 	values[Anum_state_since - 1] = TimestampTzGetDatum(key->since);
 	values[Anum_state_until - 1] = TimestampTzGetDatum(key->until);
-	values[Anum_state_key_columns - 1] = state->key_columns;
-	nulls[Anum_state_key_columns - 1] = state->key_columns == (Datum) 0;
-	values[Anum_state_position - 1] = state->position;
-	nulls[Anum_state_position - 1] = state->position == (Datum) 0;
-	values[Anum_state_recorded - 1] = Int64GetDatum(state->recorded);
-	values[Anum_state_skipped - 1] = Int64GetDatum(state->skipped);
-	values[Anum_state_dead_lettered - 1] = Int64GetDatum(state->dead_lettered);
-	values[Anum_state_not_due - 1] = Int64GetDatum(state->not_due);
-	values[Anum_state_left_out - 1] = Int64GetDatum(state->left_out);
+	values[Anum_state_pass - 1] = Int16GetDatum(state->pass);
+	values[Anum_state_done - 1] = make_oid_array(state->done);
+	values[Anum_state_partition - 1] = ObjectIdGetDatum(state->partition);
+	values[Anum_state_file - 1] = ObjectIdGetDatum(state->file);
+	values[Anum_state_place - 1] = PointerGetDatum(&state->place);
+	values[Anum_state_estimated - 1] = Int64GetDatum(state->estimated);
+	values[Anum_state_rows_read - 1] = Int64GetDatum(state->read);
+	values[Anum_state_recorded - 1] = Int64GetDatum(state->rows.recorded);
+	values[Anum_state_skipped - 1] = Int64GetDatum(state->rows.skipped);
+	values[Anum_state_dead_lettered - 1] =
+		Int64GetDatum(state->rows.dead_lettered);
+	values[Anum_state_not_due - 1] = Int64GetDatum(state->rows.not_due);
 	values[Anum_state_started_at - 1] = TimestampTzGetDatum(state->started_at);
 	values[Anum_state_updated_at - 1] =
 		TimestampTzGetDatum(GetCurrentTimestamp());
+	values[Anum_state_before - 1] = state->before;
+	nulls[Anum_state_before - 1] = state->before == (Datum) 0;
+	values[Anum_state_now - 1] = state->now;
+	nulls[Anum_state_now - 1] = state->now == (Datum) 0;
 	values[Anum_state_finished_at - 1] = values[Anum_state_updated_at - 1];
 	nulls[Anum_state_finished_at - 1] = !state->finished;
 

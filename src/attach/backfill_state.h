@@ -11,40 +11,50 @@
 #include "postgres.h"
 
 #include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
 #include "storage/itemptr.h"
+
+#include "record/row.h"
 
 /* Which row of the table "backfill_state". */
 typedef struct OnsideBackfillKey
 {
 	Oid			source;
 	const char *event_name;
-	Oid			role;			/* whose row security applies, or 0 */
 	TimestampTz since;			/* infinite if not given */
 	TimestampTz until;
 } OnsideBackfillKey;
 
+/* Which of the rows that the table has are read; see source.c. */
+typedef enum OnsidePass
+{
+	ONSIDE_PASS_OLD = 1,		/* were there when it began */
+	ONSIDE_PASS_NEWER,			/* were written during the first pass */
+	ONSIDE_PASS_LAST,			/* were written since */
+} OnsidePass;
+
 typedef struct OnsideBackfillState
 {
-	Datum		key_columns;	/* int2[]; 0 until the first chunk */
-	Datum		position;		/* text[]: the last row's key, or 0 */
+	OnsidePass	pass;
+	Datum		before;			/* int8[]: what earlier passes saw, or 0 */
+	Datum		now;			/* int8[]: what this pass may see, or 0 */
+	List	   *done;			/* partitions that were read in full */
+	Oid			partition;		/* that is being read, or the table; 0 before */
+	Oid			file;			/* its relfilenode: row places are of this one */
+	ItemPointerData place;		/* of the last row that was read there */
 	bool		finished;
-	int64		recorded;
-	int64		skipped;
-	int64		dead_lettered;
-	int64		not_due;
-	int64		left_out;
+	int64		estimated;		/* rows of the table when it began */
+	int64		read;			/* rows so far */
+	OnsideRowBackfill rows;		/* what has become of them */
 	TimestampTz started_at;
-	ItemPointerData tid;		/* of the row; invalid if there is none yet */
+	ItemPointerData tid;		/* of the state's row; invalid if there is none */
 } OnsideBackfillState;
 
 /*
  * Keeps others from this backfill to the end of the transaction, and reads the
- * row.  Without a row the result says that nothing was done yet.
+ * row.  Without a row "pass" is 0.
  */
 extern OnsideBackfillState *onside_backfill_lock(const OnsideBackfillKey *key);
-
-/* Begins anew. */
-extern void onside_backfill_reset(OnsideBackfillState *state);
 
 /* Writes what was locked, once a transaction. */
 extern void onside_backfill_save(const OnsideBackfillKey *key,

@@ -3,91 +3,127 @@
  * source.c
  *		An attached table, as backfill reads it.
  *
- * Its rows are read in the order of a key by an SQL query of the caller's,
- * which checks his privileges and applies row security.  Whole rows, as the
- * table's row type has them: so the mapping and the trigger's condition find
- * their columns by number, also in rows of partitions.
+ * Rows are read from the heap, in the order in which they lie there, each partition
+ * by itself.  No key and no index takes part.  So a table needs none, and nothing
+ * depends on an index's collation, operators and order.  Blocks come one after
+ * another, where an index leads to a block for each row; and no column is looked at
+ * that neither the condition nor the mapping uses.
  *
- * See backfill.c for which rows are to be recorded, and why.
+ * A chunk is a transaction with a snapshot of its own, so that none is held for long.
+ * Between two chunks a row can move: an UPDATE writes its new version anywhere in the
+ * table, also where we have been, or into another partition.  That is what the passes
+ * are for.  Each reads all of the table, and looks at what a version's xmin says:
+ *
+ *		1. versions that were visible when the first pass began;
+ *		2. those that were not, and were visible when the second began;
+ *		3. those that were not.
+ *
+ * The first and the second end after many chunks, the third is one transaction with
+ * one snapshot.  That nothing is lost follows from the last one.  Take any row that
+ * its snapshot shows.  If its version is one of the third kind, it is read there.  If it is
+ * older, it has not changed since the pass of its kind began, so it was in its place,
+ * and visible, when that pass came to that place.  So every row is read, in the version that
+ * the third pass sees, and no version is read twice.  The second pass is what keeps
+ * the third one small: it has only those rows that were written during the second,
+ * which as a rule writes little.
+ *
+ * Partitions that are attached meanwhile were written before.  They are known by not
+ * being in the list of those that have been read in full, and of them each pass reads
+ * all that it may see.  A partition is read in full once, by OID: detached and attached
+ * again it is known.  One that is dropped or detached when its turn comes is passed over.
+ *
+ * A command that rewrites a table (VACUUM FULL, ALTER TABLE, TRUNCATE) gives it a new
+ * file: then its rows are read from the beginning, or, if that has been done, in a
+ * later pass, because ALTER TABLE makes them new versions.  (VACUUM FULL keeps xmin.)
+ *
+ * Rights: who calls it needs SELECT on the attached table, as for a query, and with a query
+ * nobody asks for privileges on partitions either.  Row security is not evaluated here; to
+ * whom it applies is refused.  The condition's functions run as the caller, as in an
+ * INSERT.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
 #include "access/relation.h"
-#include "catalog/pg_am.h"
-#include "catalog/pg_collation.h"
-#include "catalog/pg_operator.h"
+#include "access/sysattr.h"
+#include "access/tableam.h"
+#include "access/transam.h"
+#include "access/tupconvert.h"
+#include "catalog/partition.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
-#include "executor/spi.h"
+#include "miscadmin.h"
+#include "nodes/readfuncs.h"
 #include "optimizer/optimizer.h"
 #include "rewrite/prs2lock.h"
 #include "rewrite/rewriteManip.h"
+#include "storage/bufmgr.h"
+#include "utils/acl.h"
 #include "utils/array.h"
-#include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
-#include "utils/relcache.h"
+#include "utils/memutils.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
-#include "utils/timestamp.h"
-#include "utils/typcache.h"
 
 #include "attach/attach.h"
 #include "attach/source.h"
+#include "attach/when.h"
 #include "compat.h"
-#include "record/column.h"
+
+/* So many blocks are looked through at a time, and not more in one transaction. */
+#define RANGE_BLOCKS	64
+#define CHUNK_BLOCKS	(128 * RANGE_BLOCKS)
 
 /* ----------
  * Resolving it
  * ----------
  */
 
-/* One attachment has two, with the same arguments, for INSERT and for UPDATE. */
-static bool
-is_pair(const Trigger *a, const Trigger *b)
-{
-	if (a->tgnargs != b->tgnargs ||
-		TRIGGER_FOR_INSERT(a->tgtype) == TRIGGER_FOR_INSERT(b->tgtype))
-		return false;
-	for (int i = 0; i < a->tgnargs; i++)
-		if (strcmp(a->tgargs[i], b->tgargs[i]) != 0)
-			return false;
-	return true;
-}
-
 /*
- * The trigger that reports the event, of two that for INSERT, whose condition a row
- * as it is has to meet; there must be one.  It is a copy: our
- * lock does not keep other triggers from being made, which changes the relcache.
+ * The trigger that reports the event; there must be one.  Where INSERT and UPDATE have a
+ * trigger each, it is that of INSERT: its condition is about the row as it is.  It
+ * is a copy: our lock does not keep other triggers from being made, which changes the
+ * relcache.
  */
 static Trigger *
 find_trigger(Relation rel, const char *event_name)
 {
 	List	   *triggers = onside_attached_triggers(rel, event_name);
+	Trigger    *found = NULL;
+	bool		ambiguous = false;
 	Trigger    *trigger;
+	ListCell   *lc;
 
-	if (triggers == NIL)
+	foreach(lc, triggers)
+	{
+		Trigger    *this = lfirst(lc);
+
+		if (found != NULL && !TRIGGER_FOR_INSERT(found->tgtype) ==
+			!TRIGGER_FOR_INSERT(this->tgtype))
+			ambiguous = true;
+		if (found == NULL || TRIGGER_FOR_INSERT(this->tgtype))
+			found = this;
+	}
+	if (found == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("backfill: event \"%s\" is not attached to \"%s\"",
 						event_name, RelationGetRelationName(rel)),
 				 errhint("The view onside_attribution.attached lists what is. A partitioned table is attached as a whole.")));
-	trigger = linitial(triggers);
-	if (list_length(triggers) == 2 && is_pair(linitial(triggers), lsecond(triggers)))
-		trigger = TRIGGER_FOR_INSERT(trigger->tgtype) ? trigger :
-			lsecond(triggers);
-	else if (list_length(triggers) > 1)
+	if (ambiguous)
 		ereport(ERROR,
 				(errcode(ERRCODE_AMBIGUOUS_PARAMETER),
 				 errmsg("backfill: more than one trigger of \"%s\" reports the event \"%s\"",
 						RelationGetRelationName(rel), event_name),
 				 errhint("Drop one of them; see the view onside_attribution.attached.")));
 
-	trigger = memcpy(palloc(sizeof(Trigger)), trigger, sizeof(Trigger));
+	trigger = palloc(sizeof(Trigger));
+	*trigger = *found;
 	trigger->tgname = pstrdup(trigger->tgname);
 	if (trigger->tgqual != NULL)
 		trigger->tgqual = pstrdup(trigger->tgqual);
@@ -96,92 +132,26 @@ find_trigger(Relation rel, const char *event_name)
 							 trigger->tgnargs * sizeof(char *));
 	for (int i = 0; i < trigger->tgnargs; i++)
 		trigger->tgargs[i] = pstrdup(trigger->tgargs[i]);
+	trigger->tgnewtable = "new_rows";
 	return trigger;
-}
-
-/* Can this index tell rows apart, and give them an order? */
-static bool
-is_key(Relation index, TupleDesc tupdesc)
-{
-	Form_pg_index form = index->rd_index;
-
-	if (!form->indisunique || !form->indisvalid || !form->indimmediate ||
-		index->rd_rel->relam != BTREE_AM_OID ||
-		RelationGetIndexPredicate(index) != NIL)
-		return false;
-	for (int i = 0; i < form->indnkeyatts; i++)
-		if (form->indkey.values[i] <= 0 ||
-			!onside_never_null(tupdesc, form->indkey.values[i] - 1))
-			return false;
-	return true;
-}
-
-/* By what rows are read: the primary key, another one, or the event_id. */
-static void
-find_key(OnsideSource *source)
-{
-	TupleDesc	tupdesc = RelationGetDescr(source->rel);
-	AttrNumber	event_id = source->reader->event_id.attnum;
-	bool		primary = false;
-	ListCell   *lc;
-
-	foreach(lc, RelationGetIndexList(source->rel))
-	{
-		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
-
-		if (is_key(index, tupdesc) && !primary &&
-			(source->nkeys == 0 || index->rd_index->indisprimary))
-		{
-			primary = index->rd_index->indisprimary;
-			source->nkeys = index->rd_index->indnkeyatts;
-			for (int i = 0; i < source->nkeys; i++)
-				source->keys[i] = index->rd_index->indkey.values[i];
-		}
-		index_close(index, AccessShareLock);
-	}
-
-	/* Rows with one event_id are one event, so it need not be unique. */
-	if (source->nkeys == 0 && event_id != InvalidAttrNumber &&
-		onside_never_null(tupdesc, event_id - 1))
-	{
-		source->nkeys = 1;
-		source->keys[0] = event_id;
-	}
-	if (source->nkeys == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("backfill: table \"%s\" has no key",
-						RelationGetRelationName(source->rel)),
-				 errdetail("Without one its rows cannot be told apart, and would be recorded again by another call."),
-				 errhint("Add a primary key, or a unique index on columns that are NOT NULL.")));
-
-	for (int i = 0; i < source->nkeys; i++)
-	{
-		Oid			output;
-		bool		is_varlena;
-
-		getTypeOutputInfo(TupleDescAttr(tupdesc, source->keys[i] - 1)->atttypid,
-						  &output, &is_varlena);
-		fmgr_info(output, &source->outputs[i]);
-	}
 }
 
 /* Prepares the WHEN clause; its NEW is the outer row, OLD the inner. */
 static void
-prepare_condition(OnsideSource *source, Trigger *trigger)
+prepare_condition(OnsideSource *source)
 {
 	TupleDesc	tupdesc = RelationGetDescr(source->rel);
 	Node	   *when;
 
-	source->row = MakeSingleTupleTableSlot(tupdesc, &TTSOpsHeapTuple);
-	source->old = MakeSingleTupleTableSlot(tupdesc, &TTSOpsHeapTuple);
+	source->converted = MakeSingleTupleTableSlot(tupdesc, &TTSOpsVirtual);
+	source->old = MakeSingleTupleTableSlot(tupdesc, &TTSOpsVirtual);
 	ExecStoreAllNullTuple(source->old);
 	source->estate = CreateExecutorState();
-	if (trigger->tgqual == NULL)
+	if (source->trigger->tgqual == NULL)
 		return;
 
-	when = stringToNode(trigger->tgqual);
-	source->has_old = bms_is_member(PRS2_OLD_VARNO, pull_varnos(NULL, when));
+	when = stringToNode(source->trigger->tgqual);
+	source->has_old = onside_when_has_old(when);
 	ChangeVarNodes(when, PRS2_OLD_VARNO, INNER_VAR, 0);
 	ChangeVarNodes(when, PRS2_NEW_VARNO, OUTER_VAR, 0);
 	source->condition = ExecPrepareExpr((Expr *) when, source->estate);
@@ -194,276 +164,345 @@ prepare_condition(OnsideSource *source, Trigger *trigger)
 void
 onside_source_open(OnsideSource *source, Oid relid, const char *event_name)
 {
-	Trigger    *trigger;
-
 	memset(source, 0, sizeof(*source));
+	source->next_xid = ReadNextFullTransactionId();
 	source->rel = relation_open(relid, AccessShareLock);
-	trigger = find_trigger(source->rel, event_name);
-	source->reader = onside_row_reader(trigger, source->rel,
+	onside_check_privilege(relid, ACL_SELECT);
+	if (check_enable_rls(relid, InvalidOid, false) == RLS_ENABLED)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("backfill: row security of \"%s\" applies to %s",
+						RelationGetRelationName(source->rel),
+						GetUserNameFromId(GetUserId(), false)),
+				 errhint("Have a role call it that sees all rows: the table's owner, or one with BYPASSRLS.")));
+
+	source->trigger = find_trigger(source->rel, event_name);
+	source->reader = onside_row_reader(source->trigger, source->rel,
 									   CurrentMemoryContext);
-	source->reader->many = source->reader->of_old_rows = true;
-	if (!source->reader->has_event_id && source->reader->mapper == NULL)
+	source->reader->many = true;
+	if (source->reader->broken != NULL)
+		onside_event_throw(source->reader->broken);
+	if (source->reader->mapper == NULL && !source->reader->has_event_id)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("backfill: no column of \"%s\" is mapped to the event_id of \"%s\"",
 						RelationGetRelationName(source->rel), event_name),
 				 errdetail("The trigger makes up an event_id for each row, so a row that it has reported would become another event."),
-				 errhint("Detach the event, and attach it with event_id => the name of a column that has a version 4 UUID for each row. Leave out what the trigger has reported before that with the argument \"until\".")));
-	find_key(source);
-	prepare_condition(source, trigger);
+				 errhint("Detach the event, and attach it with event_id => the name of a column that tells the rows apart, such as the primary key. Leave out what the trigger has reported before that with the argument \"until\".")));
+	prepare_condition(source);
 }
 
 void
 onside_source_close(OnsideSource *source)
 {
-	ExecDropSingleTupleTableSlot(source->row);
+	ExecDropSingleTupleTableSlot(source->converted);
 	ExecDropSingleTupleTableSlot(source->old);
 	FreeExecutorState(source->estate);
 	relation_close(source->rel, NoLock);
 }
 
 /* ----------
- * Reading a chunk
+ * Partitions
  * ----------
  */
 
-/* The operator that sorts a type's values as its default index does. */
-static char *
-greater_operator(Oid type)
+/* The table itself, or its partitions, the one with the state's place first. */
+static List *
+find_partitions(Relation rel, Oid first)
 {
-	TypeCacheEntry *entry = lookup_type_cache(type, TYPECACHE_GT_OPR);
-	HeapTuple	tuple = SearchSysCache1(OPEROID,
-										ObjectIdGetDatum(entry->gt_opr));
-	Form_pg_operator form;
-	char	   *result;
+	Oid			relid = RelationGetRelid(rel);
+	List	   *partitions;
 
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for operator %u", entry->gt_opr);
-	form = (Form_pg_operator) GETSTRUCT(tuple);
-	result = psprintf("OPERATOR(%s.%s)",
-					  quote_identifier(get_namespace_name(form->oprnamespace)),
-					  NameStr(form->oprname));
-	ReleaseSysCache(tuple);
-	return result;
+	if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		return list_make1_oid(relid);
+	partitions = find_all_inheritors(relid, NoLock, NULL);
+	list_sort(partitions, list_oid_cmp);
+	if (list_member_oid(partitions, first))
+		partitions = lcons_oid(first, list_delete_oid(partitions, first));
+	return partitions;
 }
 
-/*
- * Whole rows, as the table's row type has them, behind the position, and of
- * which partition they are.  The alias is one that no column should have.
- *
- * The position is of the column's type without a modifier, and such a type's
- * name says so: "character" and "bit" alone are of length 1 to the parser.
- */
-#define ROW_ALIAS "\"onside source row\""
-
-static char *
-make_query(OnsideSource *source, bool has_position)
+int64
+onside_source_estimate(Relation rel)
 {
-	Relation	rel = source->rel;
-	StringInfoData keys;
-	StringInfoData bounds;
-	StringInfoData query;
-	char	   *operator = NULL;
+	double		rows = 0;
+	ListCell   *lc;
 
-	initStringInfo(&keys);
-	initStringInfo(&bounds);
-	for (int i = 0; i < source->nkeys; i++)
+	foreach(lc, find_partitions(rel, InvalidOid))
 	{
-		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel),
-											  source->keys[i] - 1);
-		char	   *this_operator = greater_operator(att->atttypid);
+		HeapTuple	tuple = SearchSysCache1(RELOID,
+											ObjectIdGetDatum(lfirst_oid(lc)));
+		Form_pg_class form;
 
-		appendStringInfo(&keys, "%s" ROW_ALIAS ".%s", i > 0 ? ", " : "",
-						 quote_identifier(NameStr(att->attname)));
-		appendStringInfo(&bounds, "%sCAST($%d AS %s)", i > 0 ? ", " : "", i + 1,
-						 format_type_extended(att->atttypid, -1,
-											  FORMAT_TYPE_TYPEMOD_GIVEN |
-											  FORMAT_TYPE_FORCE_QUALIFY));
-		if (operator != NULL && strcmp(operator, this_operator) != 0)
-			ereport(ERROR,
+		if (!HeapTupleIsValid(tuple))
+			continue;
+		form = (Form_pg_class) GETSTRUCT(tuple);
+		if (form->relkind == RELKIND_RELATION)
+			rows += Max(form->reltuples, 0);
+		else if (form->relkind == RELKIND_FOREIGN_TABLE)
+			ereport(WARNING,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("backfill: columns of the key of \"%s\" are not ordered by the same operator",
-							RelationGetRelationName(rel)),
-					 errhint("Add a unique index on columns of PostgreSQL's own types.")));
-		operator = this_operator;
+					 errmsg("backfill: rows of the foreign table \"%s\" are not read",
+							NameStr(form->relname))));
+		ReleaseSysCache(tuple);
 	}
-
-	initStringInfo(&query);
-	appendStringInfo(&query, "SELECT " ROW_ALIAS ", " ROW_ALIAS
-					 ".tableoid FROM %s%s AS " ROW_ALIAS,
-					 rel->rd_rel->relkind == RELKIND_RELATION ? "ONLY " : "",
-					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-												RelationGetRelationName(rel)));
-	if (has_position)
-		appendStringInfo(&query, " WHERE ROW(%s) %s ROW(%s)", keys.data,
-						 operator, bounds.data);
-	appendStringInfo(&query, " ORDER BY %s LIMIT %d", keys.data, ONSIDE_CHUNK_ROWS);
-	return query.data;
+	return (int64) rows;
 }
 
-/* The columns by which rows are read must be those of the chunks before. */
-void
-onside_source_check_key(OnsideSource *source, OnsideBackfillState *state)
+/* With a lock; NULL if it has no rows of its own, or is no partition any more. */
+static Relation
+open_partition(OnsideSource *source, Oid relid)
 {
-	Datum		columns[INDEX_MAX_KEYS];
-	ArrayType  *array;
+	Relation	part = try_relation_open(relid, AccessShareLock);
 
-	for (int i = 0; i < source->nkeys; i++)
-		columns[i] = Int16GetDatum(source->keys[i]);
-	array = construct_array(columns, source->nkeys, INT2OID, sizeof(int16),
-							true, TYPALIGN_SHORT);
-	if (state->key_columns != (Datum) 0 &&
-		!DatumGetBool(OidFunctionCall2Coll(F_ARRAY_EQ, InvalidOid,
-										   state->key_columns,
-										   PointerGetDatum(array))))
+	if (part == NULL)
+		return NULL;
+	if (part->rd_rel->relkind != RELKIND_RELATION ||
+		(relid != RelationGetRelid(source->rel) &&
+		 !(part->rd_rel->relispartition &&
+		   list_member_oid(get_partition_ancestors(relid),
+						   RelationGetRelid(source->rel)))))
 	{
-		ereport(NOTICE,
-				(errmsg("backfill begins anew, since the key of \"%s\" has changed",
-						RelationGetRelationName(source->rel))));
-		onside_backfill_reset(state);
+		relation_close(part, AccessShareLock);
+		return NULL;
 	}
-	state->key_columns = PointerGetDatum(array);
-}
-
-/* SPI switches to its own memory context; we stay in the caller's. */
-Portal
-onside_source_scan(OnsideSource *source, OnsideBackfillState *state)
-{
-	MemoryContext old = CurrentMemoryContext;
-	Datum	   *values = NULL;
-	Oid			types[INDEX_MAX_KEYS];
-	Portal		portal;
-	int			n = 0;
-
-	if (state->position != (Datum) 0)
-		deconstruct_array(DatumGetArrayTypeP(state->position), TEXTOID, -1,
-						  false, TYPALIGN_INT, &values, NULL, &n);
-	for (int i = 0; i < n; i++)
-		types[i] = TEXTOID;
-	portal = SPI_cursor_open_with_args(NULL, make_query(source, n > 0), n,
-									   types, values, NULL, false, 0);
-	MemoryContextSwitchTo(old);
-	return portal;
-}
-
-void
-onside_source_fetch(Portal portal, int count)
-{
-	MemoryContext old = CurrentMemoryContext;
-
-	SPI_cursor_fetch(portal, true, count);
-	MemoryContextSwitchTo(old);
-}
-
-/* Whatever it is that keeps a chunk in its place, it must not go on for ever. */
-void
-onside_source_check_advance(OnsideSource *source, Datum before, Datum after)
-{
-	if (before != (Datum) 0 &&
-		DatumGetBool(OidFunctionCall2Coll(F_ARRAY_EQ, C_COLLATION_OID, before,
-										  after)))
+	if (part->rd_tableam->scan_set_tidrange == NULL)
 		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("backfill: reading the rows of \"%s\" behind the key %s has led there again",
-						RelationGetRelationName(source->rel),
-						OidOutputFunctionCall(F_ARRAY_OUT, after)),
-				 errhint("Add a unique index on columns of PostgreSQL's own types.")));
-}
-
-/*
- * The row is copied into the current memory context, as one of the root table's
- * row type, and knows from which partition it is.
- */
-void
-onside_source_store(OnsideSource *source, int i)
-{
-	HeapTuple	result = SPI_tuptable->vals[i];
-	TupleDesc	tupdesc = SPI_tuptable->tupdesc;
-	HeapTuple	tuple;
-	HeapTupleHeader header;
-	bool		isnull;
-
-	if (TupleDescAttr(tupdesc, 0)->atttypid != source->rel->rd_rel->reltype)
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_COLUMN),
-				 errmsg("backfill: \"%s\" has a column named " ROW_ALIAS,
-						RelationGetRelationName(source->rel))));
-
-	header = DatumGetHeapTupleHeader(SPI_getbinval(result, tupdesc, 1,
-												   &isnull));
-	tuple = palloc0(HEAPTUPLESIZE);
-	tuple->t_len = HeapTupleHeaderGetDatumLength(header);
-	ItemPointerSetInvalid(&tuple->t_self);
-	tuple->t_data = header;
-	tuple->t_tableOid = DatumGetObjectId(SPI_getbinval(result, tupdesc, 2,
-													   &isnull));
-	ExecStoreHeapTuple(tuple, source->row, false);
-	source->row->tts_tableOid = tuple->t_tableOid;
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("backfill: the rows of \"%s\" cannot be read by their place",
+						RelationGetRelationName(part)),
+				 errhint("Its access method is not PostgreSQL's own. Detach this partition, or record its rows with onside_attribution.track_batch().")));
+	return part;
 }
 
 /* ----------
- * Judging a row
+ * Passes
+ * ----------
+ */
+
+/* The last transaction number before "next" that has these 32 bits. */
+static int64
+widen(TransactionId xid, FullTransactionId next)
+{
+	uint32		epoch = EpochFromFullTransactionId(next);
+
+	if (xid > XidFromFullTransactionId(next) && epoch > 0)
+		epoch--;
+	return (int64) (((uint64) epoch << 32) | xid);
+}
+
+static int
+compare_xids(const void *a, const void *b)
+{
+	int64		one = *(const int64 *) a;
+	int64		other = *(const int64 *) b;
+
+	return one < other ? -1 : one > other;
+}
+
+/*
+ * The latest snapshot, as an array of the next transaction number and of those that
+ * are running, subtransactions included.  If not all of these are known, everything
+ * from the oldest running transaction on counts as running.
+ */
+static Datum
+take_snapshot(void)
+{
+	Snapshot	snapshot = GetLatestSnapshot();
+	FullTransactionId next = ReadNextFullTransactionId();
+	int			n = snapshot->suboverflowed ? 0 :
+		snapshot->xcnt + snapshot->subxcnt;
+	int64	   *xids = palloc((n + 1) * sizeof(int64));
+	Datum	   *values = palloc((n + 1) * sizeof(Datum));
+
+	xids[0] = widen(snapshot->suboverflowed ? snapshot->xmin : snapshot->xmax,
+					next);
+	for (int i = 0; i < n; i++)
+		xids[i + 1] = widen(i < (int) snapshot->xcnt ? snapshot->xip[i] :
+							snapshot->subxip[i - snapshot->xcnt], next);
+	qsort(xids + 1, n, sizeof(int64), compare_xids);
+	for (int i = 0; i <= n; i++)
+		values[i] = Int64GetDatum(xids[i]);
+	return PointerGetDatum(construct_array(values, n + 1, INT8OID,
+										   sizeof(int64), FLOAT8PASSBYVAL,
+										   TYPALIGN_DOUBLE));
+}
+
+/* Had this transaction ended when that snapshot was taken? */
+static bool
+was_over(Datum snapshot, int64 xid)
+{
+	ArrayType  *array = DatumGetArrayTypeP(snapshot);
+	int64	   *xids = (int64 *) ((char *) array + ARR_OVERHEAD_NONULLS(1));
+
+	return xid < xids[0] &&
+		bsearch(&xid, xids + 1, ARR_DIMS(array)[0] - 1, sizeof(int64),
+				compare_xids) == NULL;
+}
+
+void
+onside_source_begin_pass(OnsideBackfillState *state)
+{
+	state->pass++;
+	state->before = state->now;
+	state->now = state->pass == ONSIDE_PASS_LAST ? (Datum) 0 : take_snapshot();
+	state->partition = InvalidOid;
+	state->file = InvalidOid;
+	ItemPointerSet(&state->place, 0, 0);
+}
+
+/* Is the row's version one of this pass? */
+static bool
+is_of_pass(OnsideSource *source, const OnsideBackfillState *state, bool known,
+		   TupleTableSlot *slot)
+{
+	bool		isnull;
+	Datum		xmin = slot_getsysattr(slot, MinTransactionIdAttributeNumber,
+									   &isnull);
+	int64		xid = widen(DatumGetTransactionId(xmin), source->next_xid);
+
+	if (state->now != (Datum) 0 && !was_over(state->now, xid))
+		return false;
+	return !known || state->before == (Datum) 0 ||
+		!was_over(state->before, xid);
+}
+
+/* ----------
+ * Reading
  * ----------
  */
 
 /* Does the row meet the trigger's condition? */
-static OnsideVerdict
-judge_condition(OnsideSource *source)
+static bool
+meets_condition(OnsideSource *source, TupleTableSlot *row)
 {
 	ExprContext *context = GetPerTupleExprContext(source->estate);
-	Datum		value;
-	bool		isnull;
 
 	if (source->condition == NULL)
-		return ONSIDE_DUE;
+		return true;
 	ResetExprContext(context);
 	context->ecxt_innertuple = source->old;
-	context->ecxt_outertuple = source->row;
-	value = ExecEvalExprSwitchContext(source->condition, context, &isnull);
-	if (isnull)
-		return source->has_old ? ONSIDE_UNDECIDED : ONSIDE_NOT_DUE;
-	return DatumGetBool(value) ? ONSIDE_DUE : ONSIDE_NOT_DUE;
+	context->ecxt_outertuple = row;
+	return ExecQual(source->condition, context);
 }
 
-/* A time that is none is the event's own fault, not that of since and until. */
+/*
+ * The row as the attached table has it.  Without a map columns have the same places,
+ * but the values of one that was added later are known to the partition alone.
+ */
+static TupleTableSlot *
+convert(OnsideSource *source, Relation part, TupleConversionMap *map,
+		TupleTableSlot *slot)
+{
+	if (RelationGetRelid(part) == RelationGetRelid(source->rel))
+		return slot;
+	if (map != NULL)
+		(void) execute_attr_map_slot(map->attrMap, slot, source->converted);
+	else
+		ExecCopySlot(source->converted, slot);
+	source->converted->tts_tableOid = slot->tts_tableOid;
+	source->converted->tts_tid = slot->tts_tid;
+	return source->converted;
+}
+
+/*
+ * Reads a partition on from the state's place, until it or the chunk ends; true in the
+ * first case.  Blocks are looked through some at a time, since where no row is found
+ * the place has to move on, too.
+ */
 static bool
-is_in_range(OnsideSource *source, const OnsideBackfillKey *key)
+read_partition(OnsideSource *source, OnsideBackfillState *state, Relation part,
+			   bool known, Tuplestorestate *rows, int64 max_rows,
+			   BlockNumber *blocks)
 {
-	OnsideEventError error;
-	TimestampTz t;
-	bool		has;
+	TupleConversionMap *map = convert_tuples_by_name(RelationGetDescr(part),
+													 RelationGetDescr(source->rel));
+	TupleTableSlot *slot = table_slot_create(part, NULL);
+	BlockNumber end = RelationGetNumberOfBlocks(part);
+	BlockNumber block = ItemPointerGetBlockNumberNoCheck(&state->place);
+	bool		full = false;
 
-	if (TIMESTAMP_IS_NOBEGIN(key->since) && TIMESTAMP_IS_NOEND(key->until))
-		return true;
-	if (!onside_column_to_datetime(&source->reader->event_datetime, source->row,
-								   &t, &has, &error) || !has)
-		return true;
-	return t >= key->since && t <= key->until;
-}
-
-OnsideVerdict
-onside_source_judge(OnsideSource *source, const OnsideBackfillKey *key)
-{
-	return is_in_range(source, key) ? judge_condition(source) :
-		ONSIDE_NOT_DUE;
-}
-
-/* The key is also kept as one text, for the context of an error. */
-void
-onside_source_read_key(OnsideSource *source, char **texts)
-{
-	StringInfoData buf;
-
-	initStringInfo(&buf);
-	for (int i = 0; i < source->nkeys; i++)
+	source->part_name = RelationGetRelationName(part);
+	source->place = &state->place;
+	while (block < end && !full)
 	{
-		bool		isnull;
-		Datum		datum = slot_getattr(source->row, source->keys[i],
-										 &isnull);
+		BlockNumber last = Min(end - block, RANGE_BLOCKS) - 1 + block;
+		ItemPointerData first_tid;
+		ItemPointerData last_tid;
+		TableScanDesc scan;
 
-		texts[i] = isnull ? pstrdup("") :
-			OutputFunctionCall(&source->outputs[i], datum);
-		appendStringInfo(&buf, "%s%s", i > 0 ? ", " : "", texts[i]);
+		ItemPointerSet(&first_tid, block,
+					   ItemPointerGetOffsetNumberNoCheck(&state->place) + 1);
+		ItemPointerSet(&last_tid, last, MaxOffsetNumber);
+		scan = onside_table_beginscan_tidrange(part, GetActiveSnapshot(),
+											   &first_tid, &last_tid);
+		while (!full &&
+			   table_scan_getnextslot_tidrange(scan, ForwardScanDirection,
+											   slot))
+		{
+			TupleTableSlot *row;
+
+			CHECK_FOR_INTERRUPTS();
+			state->place = slot->tts_tid;
+			if (!is_of_pass(source, state, known, slot))
+				continue;
+			state->read++;
+			row = convert(source, part, map, slot);
+			if (meets_condition(source, row))
+				tuplestore_puttupleslot(rows, row);
+			else
+				state->rows.not_due++;
+			full = state->read >= max_rows;
+		}
+		table_endscan(scan);
+		if (!full)
+			ItemPointerSet(&state->place, last + 1, 0);
+		*blocks += last - block + 1;
+		full |= *blocks >= CHUNK_BLOCKS;
+		block = ItemPointerGetBlockNumberNoCheck(&state->place);
 	}
-	source->current = buf.data;
+	source->place = NULL;
+	ExecDropSingleTupleTableSlot(slot);
+	return block >= end;
+}
+
+bool
+onside_source_read(OnsideSource *source, OnsideBackfillState *state,
+				   Tuplestorestate *rows, int max_rows)
+{
+	int64		end = state->read + max_rows;
+	Oid			current = state->partition;
+	BlockNumber blocks = 0;
+	ListCell   *lc;
+
+	foreach(lc, find_partitions(source->rel, state->pass == ONSIDE_PASS_OLD ?
+								current : InvalidOid))
+	{
+		Oid			relid = lfirst_oid(lc);
+		bool		known = list_member_oid(state->done, relid);
+		int64		before = state->read;
+		Relation	part;
+		bool		ended;
+
+		/* The first pass knows what it has read; others go by the order. */
+		if (state->pass == ONSIDE_PASS_OLD ? known : relid < current)
+			continue;
+		part = open_partition(source, relid);
+		if (part == NULL)
+			continue;
+		if (relid != state->partition ||
+			part->rd_rel->relfilenode != state->file)
+			ItemPointerSet(&state->place, 0, 0);
+		state->partition = relid;
+		state->file = part->rd_rel->relfilenode;
+		ended = read_partition(source, state, part, known, rows, end, &blocks);
+
+		/* Rows that are to be recorded may lead to its TOAST table. */
+		relation_close(part, state->read > before ? NoLock : AccessShareLock);
+		if (!ended)
+			return true;
+		if (!known)
+			state->done = lappend_oid(state->done, relid);
+	}
+	return false;
 }

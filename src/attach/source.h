@@ -10,78 +10,56 @@
 
 #include "postgres.h"
 
+#include "access/transam.h"
+#include "commands/trigger.h"
 #include "nodes/execnodes.h"
-#include "utils/portal.h"
 #include "utils/rel.h"
+#include "utils/tuplestore.h"
 
 #include "attach/backfill_state.h"
 #include "record/row.h"
-
-/* No more rows than this are read at a time. */
-#define ONSIDE_CHUNK_ROWS	1000
 
 /* Resolved for one transaction. */
 typedef struct OnsideSource
 {
 	Relation	rel;
+	FullTransactionId next_xid; /* after all that our snapshot shows */
+	Trigger    *trigger;		/* a copy */
 	OnsideRowReader *reader;
-	int			nkeys;
-	AttrNumber	keys[INDEX_MAX_KEYS];
-	FmgrInfo	outputs[INDEX_MAX_KEYS];
 	EState	   *estate;
 	ExprState  *condition;		/* or NULL */
 	bool		has_old;		/* it refers to OLD */
-	TupleTableSlot *row;
 	TupleTableSlot *old;		/* all NULL */
-	const char *current;		/* the row's key, for messages */
+	TupleTableSlot *converted;	/* a row of a partition */
+	const char *part_name;		/* where rows are read, for messages */
+	ItemPointer place;			/* of the row there; NULL if none is read now */
 } OnsideSource;
-
-/* Is a row to be recorded? */
-typedef enum OnsideVerdict
-{
-	ONSIDE_DUE,
-	ONSIDE_NOT_DUE,
-	ONSIDE_UNDECIDED,			/* by a condition on OLD */
-} OnsideVerdict;
 
 /*
  * Looks up what reports the event, in the current memory context.  Raises 42704
- * if nothing does, and 55000 if no event_id is mapped or there is no key to read
- * by.
+ * if nothing does, 42501 without SELECT on the table, 0A000 if row security applies
+ * to the caller, and 55000 if no event_id is mapped.
  */
 extern void onside_source_open(OnsideSource *source, Oid relid,
 							   const char *event_name);
 extern void onside_source_close(OnsideSource *source);
 
 /*
- * Notes the key by which rows are read.  If those before the state's position
- * were read by another one, that begins anew.
+ * About how many rows the table has; 0 if nobody has counted them yet.  Warns of those
+ * that are not read.
  */
-extern void onside_source_check_key(OnsideSource *source,
-									OnsideBackfillState *state);
+extern int64 onside_source_estimate(Relation rel);
 
-/* An SPI cursor of the rows behind the state's position, in the key's order. */
-extern Portal onside_source_scan(OnsideSource *source,
-								 OnsideBackfillState *state);
-
-/* Fetches so many of them into SPI_tuptable. */
-extern void onside_source_fetch(Portal portal, int count);
+/* Begins the state's next pass, the first one if "pass" is 0. */
+extern void onside_source_begin_pass(OnsideBackfillState *state);
 
 /*
- * Raises XX000 if a chunk has ended at the position behind which it began; that
- * is 0 for the first chunk.
+ * Reads on from the state's place, up to so many rows, with the active snapshot.  Those that
+ * meet the condition are put into "rows", as the attached table has them.  Returns false at
+ * the end of the pass; true can mean that no row was found for a while.
  */
-extern void onside_source_check_advance(OnsideSource *source, Datum before,
-										Datum after);
-
-/* Puts row i of what was fetched into source->row. */
-extern void onside_source_store(OnsideSource *source, int i);
-
-/* Judges that row, with the session's own settings. */
-extern OnsideVerdict onside_source_judge(OnsideSource *source,
-										 const OnsideBackfillKey *key);
-
-/* The texts of its key; the settings have to be fixed. */
-extern void onside_source_read_key(OnsideSource *source, char **texts);
+extern bool onside_source_read(OnsideSource *source,
+							   OnsideBackfillState *state,
+							   Tuplestorestate *rows, int max_rows);
 
 #endif							/* ONSIDE_SOURCE_H */

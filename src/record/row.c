@@ -21,6 +21,7 @@
 #include "access/genam.h"
 #include "access/xact.h"
 #include "catalog/partition.h"
+#include "executor/executor.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/formatting.h"
@@ -384,12 +385,14 @@ read_row(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 }
 
 static void
-count_skipped(int64 rows)
+count_skipped(OnsideRowReader *reader, int64 rows)
 {
 	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
 
 	if (slot != NULL)
 		pg_atomic_fetch_add_u64(&slot->skipped, rows);
+	if (reader->backfill != NULL)
+		reader->backfill->skipped += rows;
 }
 
 /* The column that this field of an event is taken from; NULL if not from one. */
@@ -408,6 +411,27 @@ column_of(OnsideRowReader *reader, const char *field)
 	return NULL;
 }
 
+/* The primary key of a row, "(id)=(51)", if whoever wrote it may see that. */
+static char *
+key_of_row(Relation rel, TupleTableSlot *row)
+{
+	Relation	index;
+	Datum		values[INDEX_MAX_KEYS];
+	bool		nulls[INDEX_MAX_KEYS];
+	char	   *key;
+
+	list_free(RelationGetIndexList(rel));
+	if (!OidIsValid(rel->rd_pkindex))
+		return NULL;
+	index = index_open(rel->rd_pkindex, AccessShareLock);
+	for (int i = 0; i < IndexRelationGetNumberOfKeyAttributes(index); i++)
+		values[i] = slot_getattr(row, index->rd_index->indkey.values[i],
+								 &nulls[i]);
+	key = BuildIndexValueDescription(index, values, nulls);
+	index_close(index, AccessShareLock);
+	return key;
+}
+
 /*
  * Says what is wrong with a row, to somebody who wrote to a table of his and may
  * not know that its rows are reported.
@@ -418,6 +442,7 @@ report(int elevel, OnsideRowReader *reader, Relation rel,
 {
 	const char *column = reader->mapper != NULL ? NULL :
 		column_of(reader, error->field);
+	char	   *key = NULL;
 	StringInfoData detail;
 
 	initStringInfo(&detail);
@@ -431,6 +456,10 @@ report(int elevel, OnsideRowReader *reader, Relation rel,
 	if (column != NULL)
 		appendStringInfo(&detail, ", with column \"%s\" as %s", column,
 						 error->field);
+	if (reader->backfill != NULL && reader->row != NULL)
+		key = key_of_row(rel, reader->row);
+	if (key != NULL)
+		appendStringInfo(&detail, ". This is the row %s", key);
 	appendStringInfo(&detail, ".%s", outcome);
 
 	ereport(elevel,
@@ -476,6 +505,8 @@ static void
 let_through(OnsideRowReader *reader, Relation rel, const OnsideEvent *event,
 			const OnsideEventError *error)
 {
+	if (reader->backfill != NULL)
+		reader->backfill->dead_lettered++;
 	if (!onside_dead_letter_lock(DEAD_LETTER_PATIENCE))
 	{
 		report(WARNING, reader, rel, error,
@@ -506,6 +537,8 @@ settle(OnsideRowReader *reader, Relation rel, const OnsideEvent *event,
 			MemoryContextSwitchTo(old);
 		}
 		onside_append(*append, event);
+		if (reader->backfill != NULL)
+			reader->backfill->recorded++;
 		return ONSIDE_ROW_RECORDED;
 	}
 	if (onside_on_invalid_event != ONSIDE_INVALID_DEAD_LETTER)
@@ -515,30 +548,85 @@ settle(OnsideRowReader *reader, Relation rel, const OnsideEvent *event,
 }
 
 /* ----------
- * By a mapper
+ * For backfill
  * ----------
  */
 
-/* The primary key of a row, "(id)=(51)", if whoever wrote it may see that. */
-static char *
-key_of_row(Relation rel, TupleTableSlot *row)
+/*
+ * Does the event lie between backfill's since and until?  A time that cannot be read
+ * is the event's own fault, not theirs.
+ */
+static bool
+is_due(OnsideRowReader *reader, bool has_datetime, TimestampTz t)
 {
-	Relation	index;
-	Datum		values[INDEX_MAX_KEYS];
-	bool		nulls[INDEX_MAX_KEYS];
+	if (reader->backfill == NULL || !has_datetime ||
+		(t >= reader->backfill->since && t <= reader->backfill->until))
+		return true;
+	reader->backfill->not_due++;
+	return false;
+}
+
+/* The same for a row that columns are read of, before anything else is. */
+static bool
+is_row_due(OnsideRowReader *reader, TupleTableSlot *row)
+{
+	OnsideEventError error;
+	TimestampTz t;
+	bool		has;
+
+	return reader->backfill == NULL || !reader->has_event_datetime ||
+		!onside_column_to_datetime(&reader->event_datetime, row, &t, &has,
+								   &error) ||
+		is_due(reader, has, t);
+}
+
+/*
+ * An event without an event_id of the row's own would be another event than the one
+ * that the trigger has recorded, or will record.  So whoever called backfill gets an
+ * error, whatever on_invalid_event says.
+ */
+static void
+require_own_id(OnsideRowReader *reader, Relation rel, TupleTableSlot *row)
+{
 	char	   *key;
 
-	list_free(RelationGetIndexList(rel));
-	if (!OidIsValid(rel->rd_pkindex))
-		return NULL;
-	index = index_open(rel->rd_pkindex, AccessShareLock);
-	for (int i = 0; i < IndexRelationGetNumberOfKeyAttributes(index); i++)
-		values[i] = slot_getattr(row, index->rd_index->indkey.values[i],
-								 &nulls[i]);
-	key = BuildIndexValueDescription(index, values, nulls);
-	index_close(index, AccessShareLock);
-	return key;
+	if (reader->backfill == NULL ||
+		!onside_column_is_empty(&reader->event_id, row))
+		return;
+	key = key_of_row(rel, row);
+	ereport(ERROR,
+			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+			 errmsg("backfill: column \"%s\", the event_id, is NULL or empty",
+					reader->event_id.name),
+			 key == NULL ? 0 : errdetail("This is the row %s.", key),
+			 errhint("Without an event_id of the row's own, the trigger and backfill report two events. Give such rows one, or attach the event with event_id => the name of a column that is NOT NULL, such as the primary key."),
+			 errtablecolname(rel, reader->event_id.name)));
 }
+
+/* The same for a mapper, which also has to say when the event occurred. */
+static void
+require_own_fields(OnsideRowReader *reader, Relation rel,
+				   const OnsideEvent *event)
+{
+	if (reader->backfill == NULL ||
+		(event->has_event_id && event->has_event_datetime))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+			 errmsg("backfill: mapper %s has returned an event whose %s is NULL",
+					onside_mapper_name(reader->mapper),
+					event->has_event_id ? "event_datetime" : "event_id"),
+			 event->has_event_id ?
+			 errhint("Have it return when the event occurred. For a trigger NULL means now, which is another time whenever the row is read.") :
+			 errhint("Have it return an id made of the row's key, such as onside_attribution.event_id('%s', id::text). Without one the trigger and backfill report two events.",
+					 RelationGetRelationName(rel)),
+			 errtable(rel)));
+}
+
+/* ----------
+ * By a mapper
+ * ----------
+ */
 
 /* What a mapper's error says about the event of the row with this key, or NULL. */
 static void
@@ -597,14 +685,6 @@ check_result(OnsideRowReader *reader, OnsideEvent *event,
 {
 	event->event_name = reader->event_name;
 	event->name_is_checked = reader->name_is_valid;
-	if (reader->of_old_rows && !(event->has_event_id && event->has_event_datetime))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("mapper %s has made an event without %s",
-						onside_mapper_name(reader->mapper),
-						event->has_event_id ? "event_datetime" : "event_id"),
-				 errdetail("A row that the table already has would be another event each time, or one of today."),
-				 errhint("Have the mapper return both, for example event_id('orders', o.id::text) and o.paid_at.")));
 	if (!event->has_event_datetime)
 		event->event_datetime = GetCurrentTransactionStartTimestamp();
 	event->has_event_datetime = true;
@@ -642,12 +722,16 @@ record_results(OnsideRowReader *reader, Relation rel, int64 rows,
 		onside_mapper_read_event(slot, &event);
 		if (!event.has_installation_id)
 			skipped++;
-		else
+		else if (is_due(reader, event.has_event_datetime,
+						event.event_datetime))
 		{
-			bool		valid = check_result(reader, &event, &error);
-			OnsideRowOutcome this_one = settle(reader, rel, &event,
-											   valid ? NULL : &error, append,
-											   append_context);
+			OnsideRowOutcome this_one;
+			bool		valid;
+
+			require_own_fields(reader, rel, &event);
+			valid = check_result(reader, &event, &error);
+			this_one = settle(reader, rel, &event, valid ? NULL : &error,
+							  append, append_context);
 
 			if (outcome != ONSIDE_ROW_DEAD_LETTER)
 				outcome = this_one;
@@ -656,7 +740,7 @@ record_results(OnsideRowReader *reader, Relation rel, int64 rows,
 		MemoryContextReset(reader->per_row);
 	}
 	if (skipped > 0)
-		count_skipped(skipped);
+		count_skipped(reader, skipped);
 	return outcome;
 }
 
@@ -689,24 +773,19 @@ record_mapped(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 }
 
 /*
- * A query is planned for as many rows as there are, which is not worth it for a
- * few.  An error of the mapper is not even looked at here: the row that has it
- * raises it again.
+ * All rows in one query.  False if that fails, with nothing recorded: an error of the
+ * mapper is not even looked at here, since the row that has it raises it again.
  */
-bool
-onside_row_record_all(OnsideRowReader *reader, TriggerData *trigdata,
-					  OnsideAppend **append)
+static bool
+record_mapped_together(OnsideRowReader *reader, TriggerData *trigdata,
+					   OnsideAppend **append)
 {
 	int64		rows = tuplestore_tuple_count(trigdata->tg_newtable);
 	TupleTableSlot *slot;
-	Tuplestorestate *results;
-	bool		done;
+	Tuplestorestate *results = onside_mapper_results(&slot);
+	bool		done = onside_mapper_call_for_all(reader->mapper, trigdata,
+												  results) == NULL;
 
-	if (reader->mapper == NULL || rows <= FEW_ROWS)
-		return false;
-	results = onside_mapper_results(&slot);
-	done = onside_mapper_call_for_all(reader->mapper, trigdata,
-									  results) == NULL;
 	if (done)
 		(void) record_results(reader, trigdata->tg_relation, rows, results,
 							  slot, append, CurrentMemoryContext);
@@ -723,7 +802,7 @@ onside_row_record(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 	MemoryContext old;
 	OnsideEvent event = {0};
 	OnsideEventError error;
-	OnsideRowOutcome outcome;
+	OnsideRowOutcome outcome = ONSIDE_ROW_SKIPPED;
 
 	if (reader->mapper != NULL)
 		return record_mapped(reader, rel, row, append);
@@ -732,19 +811,47 @@ onside_row_record(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 	if (reader->installation_id.attnum != InvalidAttrNumber &&
 		onside_column_is_empty(&reader->installation_id, row))
 	{
-		count_skipped(1);
-		outcome = ONSIDE_ROW_SKIPPED;
+		count_skipped(reader, 1);
 	}
-	else
+	else if (is_row_due(reader, row))
 	{
-		bool		valid = read_row(reader, rel, row, &event, &error);
+		bool		valid;
 
+		require_own_id(reader, rel, row);
+		reader->row = row;
+		valid = read_row(reader, rel, row, &event, &error);
 		outcome = settle(reader, rel, &event, valid ? NULL : &error, append,
 						 old);
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(reader->per_row);
 	return outcome;
+}
+
+void
+onside_row_record_all(OnsideRowReader *reader, TriggerData *trigdata,
+					  OnsideAppend **append)
+{
+	Tuplestorestate *rows = trigdata->tg_newtable;
+	TupleTableSlot *row;
+	int			pointer;
+
+	if (reader->mapper != NULL && tuplestore_tuple_count(rows) > FEW_ROWS &&
+		record_mapped_together(reader, trigdata, append))
+		return;
+
+	/* The store may be read by other triggers of the statement, too. */
+	row = MakeSingleTupleTableSlot(RelationGetDescr(trigdata->tg_relation),
+								   &TTSOpsMinimalTuple);
+	pointer = tuplestore_alloc_read_pointer(rows, EXEC_FLAG_REWIND);
+	tuplestore_select_read_pointer(rows, pointer);
+	tuplestore_rescan(rows);
+	while (tuplestore_gettupleslot(rows, true, false, row))
+	{
+		CHECK_FOR_INTERRUPTS();
+		(void) onside_row_record(reader, trigdata->tg_relation, row, append);
+	}
+	ExecDropSingleTupleTableSlot(row);
 }
 
 /* ----------

@@ -19,6 +19,20 @@
 #include "record/event_id.h"
 #include "record/mapper.h"
 
+/*
+ * What backfill wants besides: events whose event_id is the row's own, and of them
+ * those that occurred from "since" to "until".  And what has become of the rows.
+ */
+typedef struct OnsideRowBackfill
+{
+	TimestampTz since;			/* infinite if not given */
+	TimestampTz until;
+	int64		recorded;		/* events */
+	int64		skipped;
+	int64		dead_lettered;
+	int64		not_due;
+} OnsideRowBackfill;
+
 /* A trigger's mapping, resolved against its table. */
 typedef struct OnsideRowReader
 {
@@ -39,9 +53,10 @@ typedef struct OnsideRowReader
 	OnsideColumn *payload;
 	bool		needs_settings; /* see onside_column_fix_settings() */
 	bool		many;			/* rows of a statement */
-	bool		of_old_rows;	/* what a mapper makes needs an id and a time */
 	bool		keepable;		/* it depends on nothing but the table */
 	OnsideEventError *broken;	/* why no row can become an event, or NULL */
+	OnsideRowBackfill *backfill;	/* NULL if the rows are a trigger's */
+	TupleTableSlot *row;		/* whose columns are read, or NULL */
 	MemoryContext per_row;
 } OnsideRowReader;
 
@@ -89,11 +104,8 @@ extern OnsideRowOutcome onside_row_try(OnsideRowReader *reader,
 									   TupleTableSlot *row,
 									   OnsideEventError *error);
 
-/*
- * Records all rows of a statement's transition table at once.  False if that is not
- * the way, or has failed and nothing is recorded: then they go one by one.
- */
-extern bool onside_row_record_all(OnsideRowReader *reader,
+/* Records all rows of a statement's transition table. */
+extern void onside_row_record_all(OnsideRowReader *reader,
 								  TriggerData *trigdata,
 								  OnsideAppend **append);
 

@@ -4,9 +4,8 @@
  *		track_row: rows of a source table become events.
  *
  * As a row-level trigger it is called once a row; as a statement-level trigger
- * it walks the transition table itself, tuple by tuple, with the outbox open
- * all the while; or a mapper gets the whole table in one query.  What the
- * trigger's arguments mean is in row_cache.c, what becomes of a row in row.c.
+ * it gets the whole transition table.  What the trigger's arguments mean is in
+ * row_cache.c, what becomes of a row in row.c.
  *
  * Whoever writes to the table may not know that its rows are reported.  So every
  * error in here names the trigger and the table in its context, and one about a
@@ -19,12 +18,10 @@
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "fmgr.h"
-#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
-#include "utils/tuplestore.h"
 
 #include "outbox.h"
 #include "record/column.h"
@@ -43,27 +40,6 @@ typedef struct TriggerCall
 	char	   *schema;
 	char	   *table;
 } TriggerCall;
-
-/* The outbox stays open for all rows of the statement. */
-static void
-record_transition_table(OnsideRowReader *reader, Relation rel,
-						Tuplestorestate *rows, OnsideAppend **append)
-{
-	TupleTableSlot *row = MakeSingleTupleTableSlot(RelationGetDescr(rel),
-												   &TTSOpsMinimalTuple);
-	int			pointer = tuplestore_alloc_read_pointer(rows,
-														EXEC_FLAG_REWIND);
-
-	/* The store may be read by other triggers of the statement, too. */
-	tuplestore_select_read_pointer(rows, pointer);
-	tuplestore_rescan(rows);
-	while (tuplestore_gettupleslot(rows, true, false, row))
-	{
-		CHECK_FOR_INTERRUPTS();
-		(void) onside_row_record(reader, rel, row, append);
-	}
-	ExecDropSingleTupleTableSlot(row);
-}
 
 /* A trigger that somebody made by hand can be of any kind. */
 static void
@@ -131,7 +107,6 @@ static void
 record(TriggerData *trigdata, TriggerCall *call)
 {
 	OnsideRowReader *reader = call->reader;
-	Relation	rel = trigdata->tg_relation;
 	OnsideAppend *append = NULL;
 	int			nestlevel = 0;
 
@@ -139,17 +114,14 @@ record(TriggerData *trigdata, TriggerCall *call)
 		nestlevel = onside_column_fix_settings();
 
 	if (TRIGGER_FIRED_FOR_STATEMENT(trigdata->tg_event))
-	{
-		if (!onside_row_record_all(reader, trigdata, &append))
-			record_transition_table(reader, rel, trigdata->tg_newtable,
-									&append);
-	}
+		onside_row_record_all(reader, trigdata, &append);
 	else
 	{
 		TupleTableSlot *row = row_of(trigdata, call);
 
 		if (row != NULL)
-			(void) onside_row_record(reader, rel, row, &append);
+			(void) onside_row_record(reader, trigdata->tg_relation, row,
+									 &append);
 	}
 
 	if (append != NULL)

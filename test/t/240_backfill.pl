@@ -25,6 +25,7 @@ sub table
 CREATE TABLE $name (id bigint PRIMARY KEY, install_id uuid DEFAULT '0f1e2d3c-4b5a-4978-8695-a4b3c2d1e0f9',
                     total numeric DEFAULT 9.90, note text, event_id uuid DEFAULT gen_random_uuid());
 INSERT INTO $name (id) SELECT n FROM generate_series(1, $rows) AS n;
+ANALYZE $name;
 SQL
 	return;
 }
@@ -102,8 +103,11 @@ $backfill->query_until(qr/started/, "\\echo started\nCALL onside_attribution.bac
 $node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
   or die 'backfill does not come to row 3500';
 is(recorded('crash'), '3000|3000|3000', 'crash: three chunks have been committed');
-is(sql("SELECT recorded, position, finished_at IS NULL FROM onside_attribution.backfill_progress WHERE source = 'crash'::regclass"),
-	'3000|{3000}|t', 'crash: backfill_progress says so');
+is(sql("SELECT rows_read, recorded, partition, finished_at IS NULL FROM onside_attribution.backfill_progress WHERE source = 'crash'::regclass"),
+	'3000|3000|crash|t', 'crash: backfill_progress says so');
+like(sql("SELECT query FROM pg_stat_activity WHERE pid = (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"),
+	qr/^CALL onside_attribution.backfill\('crash', 'bought crash'\); -- 3000 of about 6000 rows read, \d+:\d\d:\d\d left$/,
+	'crash: and pg_stat_activity, with the time that is left');
 is(sql("SELECT backend_xmin IS NULL FROM pg_stat_activity WHERE pid = (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted)"),
 	't', 'crash: (the session that holds the lock has no snapshot)');
 
@@ -165,8 +169,8 @@ foreach my $role (qw(origin replica))
 	is(sql(<<"SQL"), $before, "session_replication_role = $role: SQL changes no row of it");
 SET client_min_messages = error;
 SET session_replication_role = $role;
-INSERT INTO onside_attribution.backfill_state (source, event_name, role, since, until, recorded, skipped, dead_lettered, not_due, left_out, started_at, updated_at)
-VALUES (1, 'e', 0, '-infinity', 'infinity', 0, 0, 0, 0, 0, now(), now());
+INSERT INTO onside_attribution.backfill_state (source, event_name, since, until, pass, done, partition, file, place, estimated, rows_read, recorded, skipped, dead_lettered, not_due, started_at, updated_at)
+VALUES (1, 'e', '-infinity', 'infinity', 1, '{}', 0, 0, '(0,0)', 0, 0, 0, 0, 0, 0, now(), now());
 UPDATE onside_attribution.backfill_state SET recorded = 4711;
 DELETE FROM onside_attribution.backfill_state;
 SELECT count(*), sum(recorded) FROM onside_attribution.backfill_state;
