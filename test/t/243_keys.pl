@@ -176,6 +176,10 @@ is(reported('shop', 'shop', ''), $expected, 'each type of key, in each way');
 is(reported('shop', 'shop', '', "SET quote_all_identifiers = on; SET bytea_output = escape; SET search_path = shop;\n"),
 	$expected, 'whatever the session has set');
 
+# Backfill makes the same of the rows that are there.
+sql('shop', "TRUNCATE onside_attribution.outbox;\n" . join '', map { "CALL onside_attribution.backfill('shop.\"$_\"', 'Bought');\n" } sort keys %tables);
+is(sql('shop', "SELECT payload ->> 'tag', event_id FROM onside_attribution.outbox ORDER BY 1"), $expected, 'and by backfill');
+
 # ---------------------------------------------------------------------------
 # What changes nothing
 # ---------------------------------------------------------------------------
