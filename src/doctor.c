@@ -276,8 +276,10 @@ check_worker(OnsideDoctor *doctor)
 	const char *reason = doctor->reason != NULL ? doctor->reason : "";
 	bool		crashed = doctor->may_run && onside_crash_guard_reason() != NULL;
 
-	/* Besides this the states have rows of their own. */
-	bool		stuck = strncmp(reason, "could not ", strlen("could not ")) == 0;
+	/* What is configured has rows of its own. */
+	bool		stuck = doctor->state != NULL &&
+		strcmp(doctor->state, "misconfigured") != 0 &&
+		strncmp(reason, "could not ", strlen("could not ")) == 0;
 
 	/* What is in the tables may be what crashes who reads it. */
 	doctor->tables_known &= !crashed;
