@@ -200,9 +200,8 @@ foreach my $isolation ('read committed', 'repeatable read', 'serializable')
 SET default_transaction_isolation = '$isolation';
 \\echo started
 CALL onside_attribution.backfill('$name', 'bought $name');
-\\echo ended
 SQL
-	$_->query_until(qr/ended/, '') foreach @two;
+	$_->query_until(qr/ended/, "\\echo ended\n") foreach @two;
 	$_->quit foreach @two;
 	like(recorded($name), qr/\|2500\|2500$/, "$isolation: a role without privileges on the table records all rows");
 	is(sql("SELECT recorded, finished_at IS NOT NULL FROM onside_attribution.backfill_progress WHERE source = '$name'::regclass"),
