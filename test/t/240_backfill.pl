@@ -152,8 +152,8 @@ cmp_ok($end, '<', $second + 1024 * 1024, 'memory: a chunk leaves nothing behind'
 table('two', 8000);
 attach('two');
 my @sessions = map { $node->background_psql('postgres', on_error_stop => 0) } 1 .. 2;
-$_->query_until(qr/started/, "\\echo started\nCALL onside_attribution.backfill('two', 'bought two');\n\\echo ended\n") foreach @sessions;
-$_->query_until(qr/ended/, '') foreach @sessions;
+$_->query_until(qr/started/, "\\echo started\nCALL onside_attribution.backfill('two', 'bought two');\n") foreach @sessions;
+$_->query_until(qr/ended/, "\\echo ended\n") foreach @sessions;
 $_->quit foreach @sessions;
 is(recorded('two'), '8000|8000|8000', 'two at a time: each row was recorded once');
 
