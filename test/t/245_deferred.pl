@@ -1,0 +1,108 @@
+# A deferred trigger, and one for what a row becomes, do the same in a restored dump,
+# in prepared transactions, after a rolled back statement, and for a role that may
+# write and nothing else; and nothing of a transaction is left in the session.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use OnsideTest;
+
+my $node = onside_node('main', conf => "onside_attribution.enabled = off\n");
+create_extension($node, 'postgres');
+
+$node->safe_psql('postgres', <<'SQL');
+CREATE ROLE clerk LOGIN;
+CREATE TABLE payments (id int PRIMARY KEY, state text, order_id int);
+CREATE TABLE orders (id int PRIMARY KEY, installation_id uuid, currency text);
+INSERT INTO orders VALUES (1, '550e8400-e29b-41d4-a716-446655440000', 'usd');
+GRANT INSERT, UPDATE (state, order_id), SELECT (id) ON payments TO clerk;
+GRANT SELECT ON orders TO clerk;
+CREATE FUNCTION report(p payments) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS $$
+    SELECT e.* FROM orders o, LATERAL onside_attribution.purchase(o.installation_id, onside_attribution.amount(990, 2), o.currency,
+        event_id => onside_attribution.event_id('payments', p.id::text)) e
+    WHERE o.id = p.order_id $$;
+SELECT onside_attribution.attach('payments', 'paid', mapper => 'report', becomes => $$NEW.state = 'settled'$$, deferred => true);
+SQL
+
+# What has been recorded since it was asked last.
+sub recorded
+{
+	my ($database) = @_;
+	my $seen = $node->safe_psql($database, q{SELECT event_id, payload ->> 'amount', payload ->> 'currency' FROM onside_attribution.outbox ORDER BY 1});
+	$node->safe_psql($database, 'DELETE FROM onside_attribution.outbox');
+	return $seen;
+}
+
+# The reference is written after the state; what a savepoint took back, or the whole.
+my $pays = <<'SQL';
+INSERT INTO payments VALUES (:id, 'created');
+SAVEPOINT s;
+UPDATE payments SET state = 'settled' WHERE id = :id;
+ROLLBACK TO s;
+UPDATE payments SET state = 'settled' WHERE id = :id;
+UPDATE payments SET order_id = 1 WHERE id = :id;
+SQL
+
+sub event
+{
+	my ($database, $id) = @_;
+	return $node->safe_psql($database, "SELECT onside_attribution.event_id('payments', '$id')") . '|9.90|USD';
+}
+
+sub rounds
+{
+	my ($database, $from) = @_;
+	my $id = $from;
+	my $run = sub { my ($sql, @more) = @_; return $node->safe_psql($database, $sql =~ s/:id/$id/gr, @more) };
+
+	$run->("BEGIN; $pays COMMIT");
+	is(recorded($database), event($database, $id), "$database: it is an event");
+
+	$id++;
+	$run->("BEGIN; $pays ROLLBACK");
+	is(recorded($database), '', "$database: rolled back it is none");
+
+	$id++;
+	$run->("BEGIN; $pays PREPARE TRANSACTION 'g'");
+	is(recorded($database), '', "$database: prepared it is none yet");
+	$run->("COMMIT PREPARED 'g'");
+	is(recorded($database), event($database, $id), "$database: committed then it is one");
+
+	$id++;
+	$run->("SET ROLE clerk; BEGIN; $pays COMMIT");
+	is(recorded($database), event($database, $id), "$database: written by who may not read it");
+
+	# A statement that fails in the end takes nothing along but itself.
+	$id++;
+	my $next = $id + 1;
+	$node->psql($database, "BEGIN; $pays SELECT 1/0; COMMIT; BEGIN; INSERT INTO payments VALUES ($next, 'settled', 1); COMMIT" =~ s/:id/$id/gr, on_error_stop => 0);
+	is(recorded($database), event($database, $next), "$database: after a transaction that failed");
+
+	# The same session, many transactions.
+	$id += 2;
+	my $many = join '', map { "BEGIN; INSERT INTO payments VALUES ($_, 'settled', 1); UPDATE payments SET state = 'new' WHERE id = $_; UPDATE payments SET state = 'settled' WHERE id = $_; COMMIT;\n" } $id .. $id + 49;
+	$run->($many);
+	is(scalar(split /\n/, recorded($database)), 50, "$database: fifty in one session");
+	return;
+}
+
+rounds('postgres', 1);
+
+my $dump = $node->basedir . '/dump.sql';
+$node->command_ok([ 'pg_dump', '-f', $dump, $node->connstr('postgres') ], 'pg_dump');
+$node->safe_psql('postgres', 'CREATE DATABASE restored');
+$node->command_ok([ 'psql', '-XqAt', '-v', 'ON_ERROR_STOP=1', '-f', $dump, '-d', $node->connstr('restored') ], 'restored');
+is($node->safe_psql('restored', 'SELECT * FROM onside_attribution.attached'), $node->safe_psql('postgres', 'SELECT * FROM onside_attribution.attached'), 'attached the same');
+recorded('restored');
+rounds('restored', 1001);
+
+my $log = slurp_file($node->logfile);
+unlike($log, qr/leak|PANIC|terminated by signal/, 'nothing is left behind');
+$node->stop;
+done_testing();
