@@ -808,12 +808,12 @@ onside_row_record(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 		return record_mapped(reader, rel, row, append);
 
 	old = MemoryContextSwitchTo(reader->per_row);
-	if (reader->installation_id.attnum != InvalidAttrNumber &&
-		onside_column_is_empty(&reader->installation_id, row))
-	{
+	if (!is_row_due(reader, row))
+		;						/* and nothing else is counted */
+	else if (reader->installation_id.attnum != InvalidAttrNumber &&
+			 onside_column_is_empty(&reader->installation_id, row))
 		count_skipped(reader, 1);
-	}
-	else if (is_row_due(reader, row))
+	else
 	{
 		bool		valid;
 
