@@ -358,6 +358,7 @@ onside_backfill(PG_FUNCTION_ARGS)
 				 errhint("See the view onside_attribution.attached.")));
 	key.source = PG_GETARG_OID(0);
 	onside_check_schema_privilege(key.source);
+	onside_check_privilege(key.source, ACL_SELECT);
 
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	read_arguments(fcinfo, &key);

@@ -128,7 +128,7 @@ foreach (@ends)
 	$call->finish;
 	like($err, $how eq '' ? qr/has come to its end/ : qr/terminating connection|server closed the connection/,
 		$how eq '' ? 'called once more, it comes to its end' : "it is ended by $how at $percent %");
-	wait_until(sub { $node->psql('postgres', 'SELECT 1') == 0 }) or die 'the server does not come back';
+	wait_until(sub { eval { $node->psql('postgres', 'SELECT 1') == 0 } }) or die 'the server does not come back';
 }
 $_->{run}->kill_kill foreach @writers;
 
