@@ -174,8 +174,10 @@ onside_when_transform(Relation rel, const char *argument,
 
 /* Collects where, in the query, there is a reference to NEW. */
 static bool
-collect_new(Node *node, List **locations)
+collect_new(Node *node, void *arg)
 {
+	List	  **locations = arg;
+
 	if (node == NULL)
 		return false;
 	if (IsA(node, ColumnRef))
@@ -187,7 +189,7 @@ collect_new(Node *node, List **locations)
 			*locations = lappend_int(*locations, ref->location);
 		return false;
 	}
-	return raw_expression_tree_walker(node, collect_new, locations);
+	return raw_expression_tree_walker(node, collect_new, arg);
 }
 
 /* How many bytes the word NEW takes there; 0 if it is in a form of another kind. */

@@ -226,7 +226,9 @@ LLVMFuzzerTestOneInput(const uint8 *data, size_t size)
 		request->answer.words[ONSIDE_ANSWER_WORDS_MAX - 1] != 0x7f;
 
 	onside_request_judge(request, code);
-	CHECK(code != CURLE_OK || request->answer.kind == ONSIDE_ANSWER_COMPLETE);
+	CHECK(code != CURLE_OK ||
+		  (request->answer.kind == ONSIDE_ANSWER_COMPLETE) ==
+		  (request->headers_over && !request->odd_status));
 	CHECK(request->answer.retry_after_ms >= -1 &&
 		  request->answer.retry_after_ms <= ONSIDE_RETRY_AFTER_MAX_MS);
 	check_printable(request->answer.words, ONSIDE_ANSWER_WORDS_MAX);
