@@ -189,7 +189,9 @@ collect_new(Node *node, void *arg)
 			*locations = lappend_int(*locations, ref->location);
 		return false;
 	}
-	return raw_expression_tree_walker(node, collect_new, arg);
+
+	/* Until 15 it is declared with a callback without parameters. */
+	return raw_expression_tree_walker(node, (void *) collect_new, arg);
 }
 
 /* How many bytes the word NEW takes there; 0 if it is in a form of another kind. */
