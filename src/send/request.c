@@ -257,6 +257,14 @@ set_transport(OnsideRequest *request, const OnsideHttpConfig *config)
 	request->plain_proxy = !https && config->proxy[0] != '\0' &&
 		pg_strncasecmp(config->proxy, "socks", 5) != 0;
 
+	/*
+	 * libcurl looks for an early answer before each piece of a body.  Over TLS
+	 * a piece is one record, which costs no more than larger ones; a plain
+	 * socket takes larger ones for much less.
+	 */
+	curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE,
+					 https ? 16384L : 65536L);
+
 #if LIBCURL_VERSION_NUM >= 0x075500
 	curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
 #else
@@ -315,8 +323,6 @@ set_request(OnsideRequest *request, const OnsideHttpConfig *config)
 		return false;
 
 	curl_easy_setopt(easy, CURLOPT_POST, 1L);
-	/* In small pieces: libcurl looks for an early answer before each. */
-	curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE, 16384L);
 	curl_easy_setopt(easy, CURLOPT_HTTPHEADER, &headers[0]);
 	curl_easy_setopt(easy, CURLOPT_USERAGENT, "onside_attribution");
 	curl_easy_setopt(easy, CURLOPT_HTTPAUTH, (long) CURLAUTH_BASIC);
