@@ -175,7 +175,6 @@ foreach my $server (@servers)
 	reload($server);
 	ok(wait_until(sub { $node->safe_psql('shop',
 			'SELECT count(*) FROM onside_attribution.pending') eq '0' }), "$place: nothing is pending");
-	$sandbox->poison(undef);
 	arrived_ok($sandbox, $server->{good}, "$place: all arrived");
 	$node->stop;
 	$sandbox->stop;
