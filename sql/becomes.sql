@@ -171,3 +171,45 @@ ALTER TABLE d DROP CONSTRAINT d_pkey;
 TRUNCATE onside_attribution.outbox;
 BEGIN; UPDATE d SET ref = ref + 1 WHERE id = 10; UPDATE d SET ref = ref + 1 WHERE id = 10; COMMIT;
 SELECT * FROM paid;
+
+-- What was looked at early: once an event was recorded, and again when the row has changed.
+CREATE TABLE e (id int PRIMARY KEY, state text, ref int, install uuid, buy uuid);
+SELECT onside_attribution.attach('e', 'e', 'install', '{"id": "id", "ref": "ref"}', condition => $$NEW.state = 'paid'$$, operation => 'INSERT OR UPDATE', deferred => true);
+\set one '''550e8400-e29b-41d4-a716-446655440000'''
+\echo without an installation_id at first
+TRUNCATE onside_attribution.outbox;
+BEGIN; INSERT INTO e VALUES (1, 'paid', 1); SET CONSTRAINTS ALL IMMEDIATE; UPDATE e SET install = :one WHERE id = 1; COMMIT;
+SELECT * FROM paid;
+\echo recorded, and then touched
+TRUNCATE onside_attribution.outbox;
+BEGIN; INSERT INTO e VALUES (2, 'paid', 1, :one); SET CONSTRAINTS ALL IMMEDIATE; UPDATE e SET ref = 2 WHERE id = 2; COMMIT;
+SELECT * FROM paid;
+\echo early and rolled back: as it is in the end
+TRUNCATE onside_attribution.outbox;
+BEGIN; INSERT INTO e VALUES (3, 'paid', 1, :one); SAVEPOINT s; SET CONSTRAINTS ALL IMMEDIATE; SELECT * FROM paid; ROLLBACK TO s;
+SAVEPOINT s; SAVEPOINT t; UPDATE e SET ref = 2 WHERE id = 3; RELEASE t; RELEASE s; COMMIT;
+SELECT * FROM paid;
+\echo another row in the same place
+TRUNCATE onside_attribution.outbox;
+BEGIN; TRUNCATE e; INSERT INTO e VALUES (4, 'paid', 1, :one); SET CONSTRAINTS ALL IMMEDIATE; TRUNCATE e; INSERT INTO e VALUES (5, 'paid', 1, :one); COMMIT;
+SELECT * FROM paid;
+\echo not detached in between
+SELECT try($$INSERT INTO e VALUES (6, 'paid', 1, '550e8400-e29b-41d4-a716-446655440000'); SELECT onside_attribution.detach('e', 'e')$$);
+BEGIN; INSERT INTO e VALUES (6, 'paid', 1, :one); SET CONSTRAINTS ALL IMMEDIATE; SELECT onside_attribution.detach('e', 'e'); COMMIT;
+\echo an event_id of its own that has changed is another event
+SELECT onside_attribution.attach('e', 'e', 'install', '{"id": "id", "ref": "ref"}', event_id => 'ref', condition => $$NEW.state = 'paid'$$, operation => 'INSERT OR UPDATE', deferred => true);
+TRUNCATE onside_attribution.outbox;
+BEGIN; INSERT INTO e VALUES (7, 'paid', 1, :one); SET CONSTRAINTS ALL IMMEDIATE; UPDATE e SET state = 'paid' WHERE id = 7; UPDATE e SET ref = 2 WHERE id = 7; COMMIT;
+SELECT * FROM paid;
+SELECT onside_attribution.detach('e', 'e');
+\echo a mapper that fails for what is not complete, with two events a row
+SET client_min_messages = error;
+CREATE FUNCTION two(e) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS
+    $$ SELECT $1.install, jsonb_build_object('id', $1.id, 'ref', 100 / $1.ref + n), NULL::timestamptz, NULL::uuid FROM generate_series(1, 2) n $$;
+SELECT onside_attribution.attach('e', 'e', mapper => 'two', condition => $$NEW.state = 'paid'$$, operation => 'INSERT OR UPDATE', deferred => true);
+TRUNCATE onside_attribution.outbox, onside_attribution.dead_letter;
+BEGIN; INSERT INTO e VALUES (8, 'paid', 0, :one); UPDATE e SET buy = NULL WHERE id = 8; SET CONSTRAINTS ALL IMMEDIATE;
+UPDATE e SET ref = 10 WHERE id = 8; UPDATE e SET ref = 20 WHERE id = 8; COMMIT;
+SELECT * FROM paid;
+SELECT count(*) FROM onside_attribution.dead_letter;
+RESET client_min_messages;

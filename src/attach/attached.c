@@ -14,6 +14,7 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -62,11 +63,36 @@ onside_attached_triggers(Relation rel, const char *event_name)
 	return triggers;
 }
 
+/*
+ * PostgreSQL drops a trigger together with what it still has to do at the end of this
+ * transaction.  Other sessions have nothing of that kind: their rows' locks keep
+ * DROP TRIGGER waiting.
+ */
+static void
+refuse_pending(Relation rel, const char *event_name)
+{
+	List	   *relids = find_all_inheritors(RelationGetRelid(rel), NoLock, NULL);
+	ListCell   *lc;
+
+	foreach(lc, relids)
+	{
+		if (!AfterTriggerPendingOnRel(lfirst_oid(lc)))
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("event \"%s\" cannot be detached from table \"%s\": this transaction has rows that are reported at its end",
+						event_name, RelationGetRelationName(rel)),
+				 errhint("Commit first, or have them reported now by SET CONSTRAINTS ALL IMMEDIATE."),
+				 errtable(rel)));
+	}
+}
+
 /* detach(source, event_name): as the caller, who must own the table */
 Datum
 onside_detach(PG_FUNCTION_ARGS)
 {
 	Relation	rel;
+	char	   *event_name;
 	char	   *qualified;
 	List	   *names = NIL;
 	ListCell   *lc;
@@ -78,10 +104,16 @@ onside_detach(PG_FUNCTION_ARGS)
 						PG_ARGISNULL(0) ? "source" : "event_name"),
 				 errhint("See the view onside_attribution.attached.")));
 
+	event_name = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	rel = relation_open(PG_GETARG_OID(0), AccessShareLock);
-	foreach(lc, onside_attached_triggers(rel,
-										 text_to_cstring(PG_GETARG_TEXT_PP(1))))
-		names = lappend(names, pstrdup(((Trigger *) lfirst(lc))->tgname));
+	foreach(lc, onside_attached_triggers(rel, event_name))
+	{
+		Trigger    *trigger = lfirst(lc);
+
+		names = lappend(names, pstrdup(trigger->tgname));
+		if (trigger->tgdeferrable)
+			refuse_pending(rel, event_name);
+	}
 	qualified = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 										   RelationGetRelationName(rel));
 	relation_close(rel, AccessShareLock);

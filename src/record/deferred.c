@@ -17,10 +17,20 @@
  * arguments) it is that of the INSERT, which says nothing of OLD.  OLD stays what
  * it was when the trigger fired.
  *
- * A row that fired the trigger several times is one event.  What was returned is
- * remembered by its primary key until the transaction ends, or until the
- * subtransaction is rolled back in which SET CONSTRAINTS ... IMMEDIATE had the
- * trigger called early.
+ * A row that fired the trigger several times is one event.  SET CONSTRAINTS ...
+ * IMMEDIATE can have the trigger called early, and the row can be written again
+ * afterwards, in this transaction or by another deferred trigger.  So two things are
+ * remembered:
+ *
+ * - each version that was looked at, whatever came of it;
+ * - each event that was recorded, by the row's primary key and the event_id, if the
+ *   row or its mapper has one of its own, otherwise by its place among the row's
+ *   events.  A later version of the row is looked at, but its event is not
+ *   recorded twice.
+ *
+ * A row without an event, or with one that is not valid, gets its next chance from
+ * its next version.  What a subtransaction has remembered is its parent's in the end,
+ * or forgotten if it is rolled back.
  *
  * No privilege is looked at, as with NEW of any trigger: the row is the writer's.
  *
@@ -29,9 +39,9 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/sysattr.h"
 #include "access/tableam.h"
 #include "access/xact.h"
-#include "catalog/partition.h"
 #include "catalog/pg_trigger.h"
 #include "executor/executor.h"
 #include "nodes/readfuncs.h"
@@ -56,50 +66,67 @@ struct OnsideDeferred
 	ExprState  *condition;		/* or NULL */
 	TupleTableSlot *row;
 	TupleTableSlot *no_old;		/* all NULL, for an INSERT */
+	Oid			root;			/* the table, or of a partition its root */
+	const char *event_name;
 	int			nkeys;
 	AttrNumber	keys[INDEX_MAX_KEYS];	/* of the primary key */
 	MemoryContext per_row;
+	int			nparts;			/* which row of which table it is */
+	OnsideKeyPart parts[INDEX_MAX_KEYS + 3];	/* and room for which event */
+	int			nevents;		/* of the row, so far */
 };
 
 /* ----------
- * What was returned
+ * What is remembered
  * ----------
  */
 
 typedef struct Seen
 {
-	pg_uuid_t	key;			/* a digest of the table, the event and its key */
+	pg_uuid_t	key;			/* a digest of what it is about */
 	SubTransactionId subid;
+	struct Seen *before;		/* was remembered before this one */
 } Seen;
 
 static HTAB *seen;				/* in this transaction; or NULL */
+
+/*
+ * Of those in "seen".  Each subtransaction's number is higher than that of those
+ * around it, so the numbers descend from here, and what a subtransaction has
+ * remembered comes first when it ends.
+ */
+static Seen *last_seen;
 
 static void
 forget_all(void *arg)
 {
 	seen = NULL;
+	last_seen = NULL;
 }
 
-/* What a subtransaction has returned is its parent's, or was never returned. */
+/*
+ * This is called for each subtransaction there is, and a mapper is called in one: it
+ * takes no longer than what was remembered in it.
+ */
 static void
 end_subtransaction(SubXactEvent event, SubTransactionId subid,
 				   SubTransactionId parent, void *arg)
 {
-	HASH_SEQ_STATUS scan;
-	Seen	   *entry;
-
-	if (seen == NULL || (event != SUBXACT_EVENT_ABORT_SUB &&
-						 event != SUBXACT_EVENT_COMMIT_SUB))
-		return;
-	hash_seq_init(&scan, seen);
-	while ((entry = hash_seq_search(&scan)) != NULL)
+	if (event == SUBXACT_EVENT_COMMIT_SUB)
 	{
-		if (entry->subid != subid)
-			continue;
-		if (event == SUBXACT_EVENT_COMMIT_SUB)
+		for (Seen *entry = last_seen; entry != NULL && entry->subid == subid;
+			 entry = entry->before)
 			entry->subid = parent;
-		else
+	}
+	else if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
+		while (last_seen != NULL && last_seen->subid == subid)
+		{
+			Seen	   *entry = last_seen;
+
+			last_seen = entry->before;
 			(void) hash_search(seen, &entry->key, HASH_REMOVE, NULL);
+		}
 	}
 }
 
@@ -128,16 +155,23 @@ begin_remembering(void)
 
 /* Is it the first time in this transaction? */
 static bool
-remember(const pg_uuid_t *key)
+remember(const OnsideKeyPart *parts, int nparts)
 {
+	pg_uuid_t	key;
 	Seen	   *entry;
 	bool		found;
 
+	if (!onside_event_id_of_key(parts, nparts, &key))
+		elog(ERROR, "could not compute a SHA-256 hash");
 	if (seen == NULL)
 		begin_remembering();
-	entry = hash_search(seen, key, HASH_ENTER, &found);
+	entry = hash_search(seen, &key, HASH_ENTER, &found);
 	if (!found)
+	{
 		entry->subid = GetCurrentSubTransactionId();
+		entry->before = last_seen;
+		last_seen = entry;
+	}
 	return !found;
 }
 
@@ -209,7 +243,8 @@ find_primary_key(OnsideDeferred *deferred)
 }
 
 OnsideDeferred *
-onside_deferred_make(TriggerData *trigdata, MemoryContext context)
+onside_deferred_make(TriggerData *trigdata, Oid root, const char *event_name,
+					 MemoryContext context)
 {
 	MemoryContext old = MemoryContextSwitchTo(context);
 	OnsideDeferred *deferred = palloc0(sizeof(OnsideDeferred));
@@ -218,6 +253,8 @@ onside_deferred_make(TriggerData *trigdata, MemoryContext context)
 	/* A copy, since nobody releases a slot's descriptor here. */
 	tupdesc = CreateTupleDescCopy(RelationGetDescr(trigdata->tg_relation));
 	deferred->rel = trigdata->tg_relation;
+	deferred->root = root;
+	deferred->event_name = pstrdup(event_name);
 	deferred->estate = CreateExecutorState();
 	deferred->row = MakeSingleTupleTableSlot(tupdesc,
 											 table_slot_callbacks(deferred->rel));
@@ -266,53 +303,86 @@ meets_condition(OnsideDeferred *deferred, TriggerData *trigdata)
 	return ExecQual(deferred->condition, context);
 }
 
-/* Which row of which table it is, for which event. */
-static void
-make_key(OnsideDeferred *deferred, const char *event_name, pg_uuid_t *key)
+/*
+ * Is the version in the slot one that was not looked at?  Its place alone does not
+ * tell: the table can have been emptied or written anew in between.
+ */
+static bool
+is_new_version(OnsideDeferred *deferred)
 {
-	Oid			relid = RelationGetRelid(deferred->rel);
-	List	   *ancestors = get_rel_relispartition(relid) ?
-		get_partition_ancestors(relid) : NIL;
-	OnsideKeyPart parts[INDEX_MAX_KEYS + 3];
-	int			n = 0;
+	struct
+	{
+		Oid			relid;
+		Oid			file;
+		BlockNumber block;
+		OffsetNumber offset;
+		CommandId	command;
+	}			version;
+	OnsideKeyPart parts[2];
+	TupleTableSlot *row = deferred->row;
+	bool		isnull;
 
-	parts[n++].data = psprintf("%u", ancestors == NIL ? relid :
-							   llast_oid(ancestors));
-	parts[n++].data = event_name;
+	memset(&version, 0, sizeof(version));
+	version.relid = RelationGetRelid(deferred->rel);
+	version.file = deferred->rel->rd_rel->relfilenode;
+	version.block = ItemPointerGetBlockNumber(&row->tts_tid);
+	version.offset = ItemPointerGetOffsetNumber(&row->tts_tid);
+	version.command =
+		DatumGetCommandId(slot_getsysattr(row, MinCommandIdAttributeNumber,
+										  &isnull));
+	parts[0].data = (const char *) &version;
+	parts[0].len = sizeof(version);
+	parts[1].data = deferred->event_name;
+	parts[1].len = strlen(deferred->event_name);
+	return remember(parts, lengthof(parts));
+}
+
+static void
+add_part(OnsideDeferred *deferred, const char *data, int len)
+{
+	OnsideKeyPart *part = &deferred->parts[deferred->nparts++];
+
+	part->data = data;
+	part->len = len;
+}
+
+/* Which row of which table it is. */
+static void
+identify_row(OnsideDeferred *deferred)
+{
+	TupleTableSlot *row = deferred->row;
+
+	deferred->nparts = 0;
+	deferred->nevents = 0;
+	add_part(deferred, (char *) &deferred->root, sizeof(deferred->root));
+	add_part(deferred, deferred->event_name, strlen(deferred->event_name));
 	for (int i = 0; i < deferred->nkeys; i++)
 	{
+		AttrNumber	attnum = deferred->keys[i];
 		Oid			output;
 		bool		is_varlena;
 		bool		isnull;
+		char	   *text;
 
 		getTypeOutputInfo(TupleDescAttr(RelationGetDescr(deferred->rel),
-										deferred->keys[i] - 1)->atttypid,
+										attnum - 1)->atttypid,
 						  &output, &is_varlena);
-		parts[n++].data =
-			OidOutputFunctionCall(output, slot_getattr(deferred->row,
-													   deferred->keys[i],
-													   &isnull));
+		text = OidOutputFunctionCall(output,
+									 slot_getattr(row, attnum, &isnull));
+		add_part(deferred, text, strlen(text));
 	}
 	if (deferred->nkeys == 0)
-		parts[n++].data =
-			psprintf("(%u,%u)",
-					 ItemPointerGetBlockNumber(&deferred->row->tts_tid),
-					 ItemPointerGetOffsetNumber(&deferred->row->tts_tid));
-	for (int i = 0; i < n; i++)
-		parts[i].len = strlen(parts[i].data);
-	onside_event_id_of_key(parts, n, key);
+		add_part(deferred, (char *) &row->tts_tid, sizeof(row->tts_tid));
 }
 
 TupleTableSlot *
-onside_deferred_row(OnsideDeferred *deferred, TriggerData *trigdata,
-					const char *event_name)
+onside_deferred_row(OnsideDeferred *deferred, TriggerData *trigdata)
 {
 	TupleTableSlot *fired = TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ?
 		trigdata->tg_newslot : trigdata->tg_trigslot;
 	MemoryContext old;
 	Snapshot	snapshot;
 	bool		found;
-	pg_uuid_t	key;
 
 	MemoryContextReset(deferred->per_row);
 	old = MemoryContextSwitchTo(deferred->per_row);
@@ -330,12 +400,29 @@ onside_deferred_row(OnsideDeferred *deferred, TriggerData *trigdata,
 	else
 		ExecClearTuple(deferred->row);
 
-	found = found && meets_condition(deferred, trigdata);
+	found = found && meets_condition(deferred, trigdata) &&
+		is_new_version(deferred);
 	if (found)
-	{
-		make_key(deferred, event_name, &key);
-		found = remember(&key);
-	}
+		identify_row(deferred);
 	MemoryContextSwitchTo(old);
 	return found ? deferred->row : NULL;
+}
+
+bool
+onside_deferred_is_new(OnsideDeferred *deferred, const OnsideEvent *event)
+{
+	OnsideKeyPart *which = &deferred->parts[deferred->nparts];
+
+	deferred->nevents++;
+	if (event->id_is_fresh)
+	{
+		which->data = (const char *) &deferred->nevents;
+		which->len = sizeof(deferred->nevents);
+	}
+	else
+	{
+		which->data = (const char *) &event->event_id;
+		which->len = sizeof(event->event_id);
+	}
+	return remember(deferred->parts, deferred->nparts + 1);
 }

@@ -13,19 +13,31 @@
 #include "commands/trigger.h"
 #include "executor/tuptable.h"
 
+#include "record/event.h"
+
 typedef struct OnsideDeferred OnsideDeferred;
 
-/* For the calls of one trigger on one table; lives in the given memory context. */
-extern OnsideDeferred *onside_deferred_make(TriggerData *trigdata,
+/*
+ * For the calls of one trigger on one table, whose root that is, or which is none's
+ * partition; lives in the given memory context.
+ */
+extern OnsideDeferred *onside_deferred_make(TriggerData *trigdata, Oid root,
+											const char *event_name,
 											MemoryContext context);
 
 /*
  * The row that the trigger was fired for, as it is now, laid out like the trigger's
  * table; NULL if it is gone, no longer meets the trigger's condition, or was
- * returned before in this transaction, for this event_name.
+ * returned like that before in this transaction.
  */
 extern TupleTableSlot *onside_deferred_row(OnsideDeferred *deferred,
-										   TriggerData *trigdata,
-										   const char *event_name);
+										   TriggerData *trigdata);
+
+/*
+ * Is this event of that row, which is about to be recorded, none that this transaction
+ * has recorded before?  To be asked once for each, in their order.
+ */
+extern bool onside_deferred_is_new(OnsideDeferred *deferred,
+								   const OnsideEvent *event);
 
 #endif							/* ONSIDE_DEFERRED_H */

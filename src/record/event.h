@@ -39,6 +39,7 @@ typedef struct OnsideEvent
 	bool		has_event_datetime;
 	bool		has_installation_id;
 	bool		name_is_checked;	/* by onside_event_check_name() */
+	bool		id_is_fresh;	/* made for want of one of its own */
 } OnsideEvent;
 
 /* Why an event cannot be sent: which field, and what to do about it. */

@@ -69,9 +69,8 @@ resolve(OnsideRowReader *reader, OnsideColumn *column, const char *field,
 	}
 }
 
-/* The table, or if that is a partition, its root. */
-static Oid
-root_of(Oid relid)
+Oid
+onside_row_root(Oid relid)
 {
 	List	   *ancestors = NIL;
 
@@ -85,7 +84,7 @@ root_of(Oid relid)
 char *
 onside_row_source(Oid relid)
 {
-	Oid			root = root_of(relid);
+	Oid			root = onside_row_root(relid);
 
 	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(root)),
 									  get_rel_name(root));
@@ -95,7 +94,7 @@ onside_row_source(Oid relid)
 char *
 onside_row_id_source(Oid relid)
 {
-	Oid			root = root_of(relid);
+	Oid			root = onside_row_root(relid);
 
 	return psprintf("%s.%s", get_namespace_name(get_rel_namespace(root)),
 					get_rel_name(root));
@@ -245,6 +244,7 @@ set_fresh_id(OnsideRowReader *reader, OnsideEvent *event)
 	else
 		onside_event_new_id(&event->event_id);
 	event->has_event_id = true;
+	event->id_is_fresh = true;
 }
 
 /* False if the text is none in UTF-8. */
@@ -529,6 +529,9 @@ settle(OnsideRowReader *reader, Relation rel, const OnsideEvent *event,
 {
 	if (error == NULL)
 	{
+		if (reader->deferred != NULL &&
+			!onside_deferred_is_new(reader->deferred, event))
+			return ONSIDE_ROW_RECORDED;
 		if (*append == NULL)
 		{
 			MemoryContext old = MemoryContextSwitchTo(append_context);

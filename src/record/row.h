@@ -16,6 +16,7 @@
 
 #include "outbox.h"
 #include "record/column.h"
+#include "record/deferred.h"
 #include "record/event_id.h"
 #include "record/mapper.h"
 
@@ -56,6 +57,7 @@ typedef struct OnsideRowReader
 	bool		keepable;		/* it depends on nothing but the table */
 	OnsideEventError *broken;	/* why no row can become an event, or NULL */
 	OnsideRowBackfill *backfill;	/* NULL if the rows are a trigger's */
+	OnsideDeferred *deferred;	/* NULL if the trigger fires at once */
 	TupleTableSlot *row;		/* whose columns are read, or NULL */
 	MemoryContext per_row;
 } OnsideRowReader;
@@ -67,6 +69,9 @@ typedef enum OnsideRowOutcome
 	ONSIDE_ROW_SKIPPED,			/* it has no installation_id, or no event */
 	ONSIDE_ROW_DEAD_LETTER,		/* it is no valid event, or has one */
 } OnsideRowOutcome;
+
+/* The table, or if that is a partition, its root. */
+extern Oid	onside_row_root(Oid relid);
 
 /* schema.table, quoted, of the table, or if that is a partition, of the root. */
 extern char *onside_row_source(Oid relid);

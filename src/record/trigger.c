@@ -95,8 +95,7 @@ static TupleTableSlot *
 row_of(TriggerData *trigdata, TriggerCall *call)
 {
 	if (call->deferred != NULL)
-		return onside_deferred_row(call->deferred, trigdata,
-								   text_to_cstring(call->reader->event_name));
+		return onside_deferred_row(call->deferred, trigdata);
 	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
 		return trigdata->tg_newslot;
 	return trigdata->tg_trigslot;
@@ -107,12 +106,15 @@ static void
 record(TriggerData *trigdata, TriggerCall *call)
 {
 	OnsideRowReader *reader = call->reader;
+	OnsideDeferred *outer = reader->deferred;
 	OnsideAppend *append = NULL;
 	int			nestlevel = 0;
 
 	if (reader->needs_settings)
 		nestlevel = onside_column_fix_settings();
 
+	/* A mapper that writes to this table has the trigger called within. */
+	reader->deferred = call->deferred;
 	if (TRIGGER_FIRED_FOR_STATEMENT(trigdata->tg_event))
 		onside_row_record_all(reader, trigdata, &append);
 	else
@@ -123,6 +125,8 @@ record(TriggerData *trigdata, TriggerCall *call)
 			(void) onside_row_record(reader, trigdata->tg_relation, row,
 									 &append);
 	}
+
+	reader->deferred = outer;
 
 	if (append != NULL)
 		onside_append_end(append);
@@ -162,8 +166,11 @@ onside_track_row(PG_FUNCTION_ARGS)
 											fcinfo->flinfo->fn_mcxt);
 		call->reader->many = TRIGGER_FIRED_FOR_STATEMENT(trigdata->tg_event);
 		if (trigdata->tg_trigger->tgdeferrable)
-			call->deferred = onside_deferred_make(trigdata,
-												  fcinfo->flinfo->fn_mcxt);
+			call->deferred =
+				onside_deferred_make(trigdata,
+									 onside_row_root(RelationGetRelid(trigdata->tg_relation)),
+									 text_to_cstring(call->reader->event_name),
+									 fcinfo->flinfo->fn_mcxt);
 		fcinfo->flinfo->fn_extra = call;
 	}
 	record(trigdata, call);
