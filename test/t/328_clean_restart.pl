@@ -15,7 +15,7 @@ use OnsideSandbox;
 use OnsideTest;
 use OnsideWire;
 
-my $wire = OnsideWire->new('main', conf => "onside_attribution.request_timeout = '60s'\n");
+my $wire = OnsideWire->new('main', conf => "onside_attribution.request_timeout = '15s'\n");
 my $node = $wire->node;
 
 my %kinds = (
