@@ -163,7 +163,8 @@ validation_error(Oid function, const OnsideMapping *mapping)
 char *
 onside_doctor_mapper(Oid relid, const OnsideMapping *mapping, char **remark)
 {
-	Oid			row_type = get_rel_type_id(relid);
+	Oid			row_type =
+		get_rel_type_id(onside_mapper_takes(mapping->mapper, relid));
 	Oid			function = onside_mapper_find(mapping->mapper, row_type);
 	char	   *problem;
 	int			sqlstate;

@@ -23,7 +23,9 @@
  * PostgreSQL does not know, either, that a trigger calls its mapper.  So a trigger
  * that is made, by attach() or by a restore, gets a dependency on it, and DROP
  * FUNCTION is refused as long as the trigger is there.  One that is made before its
- * mapper, or where the library is not loaded, has none.
+ * mapper, or where the library is not loaded, has none.  Nor has any in a database
+ * with Citus, which refuses to distribute or alter a table that depends on a function
+ * that depends on the table.
  *
  * Each of these commands has locked the table against everybody who would fire
  * its triggers.  All of this needs the library in the session, which is there
@@ -43,6 +45,7 @@
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_trigger.h"
+#include "commands/extension.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -265,7 +268,9 @@ mapper_of(Relation triggers, HeapTuple trigger)
 	mapping = onside_mapping_try_parse(form->tgnargs, args);
 	if (mapping == NULL || mapping->mapper == NULL)
 		return InvalidOid;
-	return onside_mapper_find(mapping->mapper, get_rel_type_id(form->tgrelid));
+	return onside_mapper_find(mapping->mapper,
+							  get_rel_type_id(onside_mapper_takes(mapping->mapper,
+																  form->tgrelid)));
 }
 
 /* Nobody else sees the trigger yet.  Its clones in partitions go with it. */
@@ -280,7 +285,7 @@ onside_follow_trigger(Oid trigger)
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
-	if (!OidIsValid(function))
+	if (!OidIsValid(function) || OidIsValid(get_extension_oid("citus", true)))
 		return;
 	rel = table_open(TriggerRelationId, AccessShareLock);
 	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,

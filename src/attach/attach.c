@@ -61,6 +61,7 @@
 
 #include "attach/attach.h"
 #include "attach/attachable.h"
+#include "attach/citus.h"
 #include "attach/look.h"
 #include "attach/mapper_check.h"
 #include "attach/when.h"
@@ -622,6 +623,32 @@ check_privileges(Oid relid)
 	error_context_stack = callback.previous;
 }
 
+/*
+ * Each node reports each row of a reference table, so that the API has to see that
+ * these are the same event.
+ */
+static void
+check_citus(const Wanted *wanted)
+{
+	bool		has_id = wanted->mapping->mapper != NULL ||
+		wanted->mapping->event_id != NULL;
+
+	if (onside_citus_table(wanted->relid) != ONSIDE_CITUS_REFERENCE)
+		return;
+	if (!has_id)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("attach: a reference table of Citus needs an event_id"),
+				 errdetail("Each node has all rows of \"%s\", and reports each of them.",
+						   get_rel_name(wanted->relid)),
+				 errhint("Map the primary key to event_id: then what the nodes report is one event to the API.")));
+	if (wanted->mapping->mapper != NULL)
+		ereport(NOTICE,
+				(errmsg("\"%s\" is a reference table of Citus, of which each node reports each row",
+						get_rel_name(wanted->relid)),
+				 errhint("The mapper has to return an event_id that belongs to the row: then this is one event to the API.")));
+}
+
 /* Executes CREATE TRIGGER. */
 static void
 make_trigger(Oid relid, const char *name, const char *command)
@@ -649,6 +676,7 @@ attach(const Wanted *wanted)
 	List	   *commands = NIL;
 	ListCell   *lc;
 	ListCell   *lc2;
+	ErrorContextCallback callback;
 
 	/* Nobody must wait for it, so it comes before the locks. */
 	look = onside_look(wanted->relid, wanted->mapping,
@@ -685,9 +713,15 @@ attach(const Wanted *wanted)
 	relation_close(rel, NoLock);
 
 	SPI_connect();
+	check_citus(wanted);
+	callback.callback = onside_citus_trigger_error;
+	callback.arg = NULL;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
 	forboth(lc, triggers, lc2, commands)
 		make_trigger(wanted->relid, ((NewTrigger *) lfirst(lc))->name,
 					 lfirst(lc2));
+	error_context_stack = callback.previous;
 	SPI_finish();
 	onside_look_warn(look);
 	return ((NewTrigger *) linitial(triggers))->name;

@@ -48,6 +48,7 @@
 
 #include "attach/attach.h"
 #include "attach/backfill_state.h"
+#include "attach/citus.h"
 #include "attach/source.h"
 #include "compat.h"
 #include "record/column.h"
@@ -369,6 +370,12 @@ onside_backfill(PG_FUNCTION_ARGS)
 				 errmsg("backfill cannot be called in a transaction block"),
 				 errhint("It commits what it has recorded, chunk by chunk. Call it by itself.")));
 
+	if (onside_citus_table(key.source) != ONSIDE_CITUS_NONE)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("backfill: the rows of \"%s\" are in shards of Citus",
+						get_rel_name(key.source)),
+				 errhint("Call it on each node for each of its shards: their names are in citus_shards.")));
 	onside_backfill_forget_dropped();
 	SPI_commit();
 	check_source(&key);

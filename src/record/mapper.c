@@ -121,6 +121,36 @@ onside_mapper_find(const char *name, Oid row_type)
 						   ObjectIdGetDatum(schema));
 }
 
+/*
+ * The table of which this one is a shard, as Citus names them: table_102008, in the
+ * same schema.  InvalidOid if there is no table of that name.
+ */
+static Oid
+table_of_shard(Oid relid)
+{
+	char	   *name = get_rel_name(relid);
+	char	   *end = name != NULL ? strrchr(name, '_') : NULL;
+
+	if (end == NULL || end == name || end[1] == '\0' ||
+		strspn(end + 1, "0123456789") != strlen(end + 1))
+		return InvalidOid;
+	*end = '\0';
+	return get_relname_relid(name, get_rel_namespace(relid));
+}
+
+Oid
+onside_mapper_takes(const char *name, Oid relid)
+{
+	Oid			table;
+
+	if (OidIsValid(onside_mapper_find(name, get_rel_type_id(relid))))
+		return relid;
+	table = table_of_shard(relid);
+	return OidIsValid(table) &&
+		OidIsValid(onside_mapper_find(name, get_rel_type_id(table))) ?
+		table : relid;
+}
+
 /* Is it there, and may it be called? */
 static void
 check_function(const OnsideMapper *mapper)
@@ -202,7 +232,9 @@ onside_mapper_make(Trigger *trigger, Relation rel,
 
 	mapper->name = pstrdup(mapping->mapper);
 	mapper->search_path = pstrdup(onside_mapping_search_path(mapping));
-	mapper->relid = table_of_trigger(trigger, RelationGetRelid(rel));
+	mapper->relid =
+		onside_mapper_takes(mapper->name,
+							table_of_trigger(trigger, RelationGetRelid(rel)));
 	mapper->row_type = get_rel_type_id(mapper->relid);
 	if (mapper->relid != RelationGetRelid(rel))
 	{

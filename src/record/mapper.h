@@ -30,6 +30,12 @@ extern Oid	onside_mapper_event_type(void);
 extern Oid	onside_mapper_find(const char *name, Oid row_type);
 
 /*
+ * The table whose rows the mapper of a trigger on this one takes: the same, or of a
+ * shard of Citus the table that it is part of, if there is such a mapper.
+ */
+extern Oid	onside_mapper_takes(const char *name, Oid relid);
+
+/*
  * What calls the mapper of a trigger for rows of "rel", which can be a partition
  * of the trigger's table.  It lives in the given memory context.
  */
