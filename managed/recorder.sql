@@ -491,6 +491,17 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT oid FROM t WHERE typtype <> 'd'
 $$;
 
+/* What is beneath domains and arrays. */
+CREATE FUNCTION onside_attribution.innermost_type(type oid) RETURNS oid
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE t AS (
+        SELECT oid, typtype, typbasetype, typelem, typsubscript FROM pg_type WHERE oid = $1
+        UNION ALL
+        SELECT b.oid, b.typtype, b.typbasetype, b.typelem, b.typsubscript FROM t
+        JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype WHEN t.typsubscript = 'array_subscript_handler'::regproc THEN t.typelem END)
+    SELECT oid FROM t WHERE typtype <> 'd' AND typsubscript <> 'array_subscript_handler'::regproc
+$$;
+
 /*
  * A trigger's arguments, "target=value", as an object; the payload is an array of
  * [key, column].  They are those of the extension, and condition and becomes.
@@ -875,12 +886,12 @@ BEGIN
         END IF;
         IF condition IS NOT NULL THEN
             IF TG_OP = 'INSERT' THEN
-                EXECUTE format('SELECT (%s) FROM %s', condition, left(source, -1) || 'new') INTO meets USING NEW;
+                EXECUTE format(E'SELECT (%s\n) FROM %s', condition, left(source, -1) || 'new') INTO meets USING NEW;
             ELSIF mapping ? 'becomes' THEN
-                EXECUTE format('SELECT (%s) FROM %s', condition, left(source, -1) || 'new') INTO meets USING NEW;
-                EXECUTE format('SELECT (%s) FROM (SELECT ($1).*) new', condition) INTO met USING OLD;
+                EXECUTE format(E'SELECT (%s\n) FROM %s', condition, left(source, -1) || 'new') INTO meets USING NEW;
+                EXECUTE format(E'SELECT (%s\n) FROM (SELECT ($1).*) new', condition) INTO met USING OLD;
             ELSE
-                EXECUTE format('SELECT (%s) FROM %s, (SELECT ($2).*) old', condition, left(source, -1) || 'new') INTO meets USING NEW, OLD;
+                EXECUTE format(E'SELECT (%s\n) FROM %s, (SELECT ($2).*) old', condition, left(source, -1) || 'new') INTO meets USING NEW, OLD;
             END IF;
             IF meets IS NOT TRUE OR met THEN
                 RETURN NULL;
@@ -1016,6 +1027,27 @@ BEGIN
             RAISE EXCEPTION USING ERRCODE = entry.state, MESSAGE = 'attach: ' || entry.message, TABLE = rel.relname,
                 HINT = CASE entry.state WHEN '42703' THEN 'Names of columns are taken as written; upper and lower case differ.' ELSE entry.hint END;
         END LOOP;
+        FOR entry IN
+            SELECT p.key, p.value AS col, a.atttypid AS type, onside_attribution.base_type(a.atttypid) AS base, onside_attribution.innermost_type(a.atttypid) AS inner_type,
+                   p.key ~* 'amount|price|revenue' AS is_amount
+            FROM pg_catalog.jsonb_each_text(payload) p JOIN pg_catalog.pg_attribute a ON a.attrelid = source AND a.attname = p.value
+        LOOP
+            IF entry.inner_type = 'money'::regtype OR (SELECT t.typtype = 'c' FROM pg_catalog.pg_type t WHERE t.oid = entry.inner_type) THEN
+                RAISE datatype_mismatch USING TABLE = rel.relname, COLUMN = entry.col,
+                    MESSAGE = pg_catalog.format('attach: column "%s" of relation "%s" has type %s, %s', entry.col, rel.relname, pg_catalog.format_type(entry.type, NULL),
+                        CASE WHEN entry.inner_type = 'money'::regtype THEN 'which has no currency and reads differently under each lc_monetary'
+                            ELSE 'a composite type, for which JSON has no agreed form' END),
+                    HINT = 'Attach a mapper in place of columns, which says what is meant.';
+            ELSIF entry.is_amount AND entry.base IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) THEN
+                RAISE WARNING USING MESSAGE = pg_catalog.format('payload.%s is an integer: if it is in cents, use amount(%I, 2)', entry.key, entry.col),
+                    DETAIL = pg_catalog.format('Column "%s" of "%s" is sent as it is: 990 stays 990 and does not become 9.90.', entry.col, rel.relname),
+                    HINT = pg_catalog.format('Attach a mapper in place of columns: a function that returns onside_attribution.purchase(..., onside_attribution.amount(%I, 2), ...).', entry.col);
+            ELSIF entry.is_amount AND entry.base IN ('float4'::regtype, 'float8'::regtype) THEN
+                RAISE WARNING USING MESSAGE = pg_catalog.format('payload.%s is a floating-point number, which is not exact: use numeric', entry.key),
+                    DETAIL = pg_catalog.format('Column "%s" of "%s" has type %s: 0.1 + 0.2 is sent as 0.30000000000000004.', entry.col, rel.relname, pg_catalog.format_type(entry.type, NULL)),
+                    HINT = pg_catalog.format('Change the column''s type to numeric, or attach a mapper in place of columns, with round(%I::numeric, 2).', entry.col);
+            END IF;
+        END LOOP;
         IF event_id IS NOT NULL THEN
             arguments := arguments || ('event_id.namespace=' || onside_attribution.namespace_id()::text)
                 || ('event_id.source=' || onside_attribution.id_source(source));
@@ -1071,7 +1103,7 @@ BEGIN
         OR events = 'INSERT OR UPDATE'
         OR EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE source IN (i.inhrelid, i.inhparent));
     clause := pg_catalog.format('%s EXECUTE FUNCTION onside_attribution.track_row(%s)',
-        CASE WHEN coalesce(becomes, condition) IS NOT NULL THEN pg_catalog.format(' WHEN (%s)', coalesce(becomes, condition)) ELSE '' END,
+        CASE WHEN coalesce(becomes, condition) IS NOT NULL THEN pg_catalog.format(E' WHEN (%s\n)', coalesce(becomes, condition)) ELSE '' END,
         (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(a), ', ' ORDER BY n) FROM pg_catalog.unnest(arguments) WITH ORDINALITY x (a, n)));
     clause := pg_catalog.format('ON %s%s %s%s', source, CASE WHEN deferred THEN ' DEFERRABLE INITIALLY DEFERRED' ELSE '' END,
         CASE WHEN for_each_row THEN 'FOR EACH ROW' ELSE 'REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT' END, clause);
@@ -1084,7 +1116,7 @@ BEGIN
         END IF;
         EXECUTE pg_catalog.format('CREATE %sTRIGGER %I AFTER UPDATE %s', CASE WHEN deferred THEN 'CONSTRAINT ' ELSE '' END, 'onside2_' || pg_catalog.substr(trigger_name, 8), clause);
         EXECUTE pg_catalog.format('CREATE %sTRIGGER %I AFTER INSERT %s', CASE WHEN deferred THEN 'CONSTRAINT ' ELSE '' END, trigger_name,
-            pg_catalog.replace(pg_catalog.replace(clause, pg_catalog.format(' WHEN (%s)', condition), ''),
+            pg_catalog.replace(pg_catalog.replace(clause, pg_catalog.format(E' WHEN (%s\n)', condition), ''),
                                pg_catalog.format(', %L', 'condition=' || condition), ''));
     END;
     PERFORM pg_catalog.set_config('lock_timeout', old_timeout, true);
@@ -1209,7 +1241,7 @@ BEGIN
                                    || 'ORDER BY %2$s LIMIT 1000)', source, keys, row_keys);
         EXECUTE pg_catalog.format('SELECT to_jsonb(n) FROM %s n ORDER BY %s OFFSET 999', chunk, keys) INTO next USING last;
         query := onside_attribution.query_of(source, mapping,
-            pg_catalog.format('(SELECT new.* FROM %s new WHERE %s) n', chunk, condition));
+            pg_catalog.format(E'(SELECT new.* FROM %s new WHERE %s\n) n', chunk, condition));
         FOR made IN EXECUTE query USING last LOOP
             CONTINUE WHEN made.event_datetime < since OR made.event_datetime >= until;
             IF made.installation_id <> '' AND made.key IS NULL THEN

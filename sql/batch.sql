@@ -119,7 +119,7 @@ BEGIN
     result := t.event_try(jsonb_build_object('event_datetime', datetime, 'event_id', null));
     IF result = 'ok' THEN
         SELECT substring(onside_attribution.preview(event_id), '"event_datetime":"([^"]*)"') INTO result
-        FROM onside_attribution.outbox WHERE id = 2;
+        FROM onside_attribution.outbox ORDER BY id OFFSET 1 LIMIT 1;
         TRUNCATE onside_attribution.outbox;
     END IF;
     RETURN split_part(result, E'\n', 1);
