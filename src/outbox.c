@@ -14,9 +14,8 @@
  * into the segment, with a RowExclusiveLock held to the end of the transaction;
  * that lock is what tells segment.c that a segment has open writers.  An INSERT
  * or COPY of a user's (or of a restore, or of logical replication) goes through
- * PostgreSQL's own partition routing and then through our BEFORE trigger, which
- * checks the event and overwrites xid and id: a number from another cluster
- * must never be taken for a transaction of this one.
+ * PostgreSQL's own partition routing and then through our BEFORE trigger, see
+ * incoming.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -54,8 +53,6 @@ struct OnsideAppend
 	TimestampTz now;
 	FullTransactionId xid;
 };
-
-PG_FUNCTION_INFO_V1(onside_before_change);
 
 static int	current_segment_setting;
 
@@ -286,106 +283,4 @@ onside_outbox_find(const pg_uuid_t *event_id, OnsideEvent *event)
 			return true;
 	return find_in(onside_table_oid("aside"), event_id, event) ||
 		find_in(onside_table_oid("dead_letter"), event_id, event);
-}
-
-/* When was a row recorded that somebody else inserts? */
-static TimestampTz
-recorded_at_of(TupleTableSlot *row)
-{
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz given;
-
-	/* A restored row keeps its age, but nothing was recorded in the future. */
-	if (row->tts_isnull[Anum_outbox_recorded_at - 1])
-		return now;
-	given = DatumGetTimestampTz(row->tts_values[Anum_outbox_recorded_at - 1]);
-	return TIMESTAMP_IS_NOBEGIN(given) ? now : Min(now, given);
-}
-
-/*
- * Checks a row that is inserted, and completes it: in a segment it gets its place
- * in the log, in aside the time of a failure.
- */
-static HeapTuple
-complete_row(TriggerData *trigdata, bool aside)
-{
-	TupleTableSlot *row = trigdata->tg_trigslot;
-	OnsideEvent event;
-	OnsideEventError error;
-	Datum		values[4];
-	bool		nulls[4] = {false, false, false, false};
-	int			columns[4] = {
-		Anum_outbox_event_id, Anum_outbox_recorded_at,
-		Anum_outbox_xid, Anum_outbox_id
-	};
-
-	onside_outbox_read_event(row, &event);
-	if (!event.has_event_id)
-	{
-		onside_event_new_id(&event.event_id);
-		event.has_event_id = true;
-	}
-	if (!onside_event_check(&event, &error))
-		onside_event_throw(&error);
-
-	values[0] = UUIDPGetDatum(&event.event_id);
-	values[1] = TimestampTzGetDatum(recorded_at_of(row));
-	if (aside)
-	{
-		columns[2] = Anum_aside_failed_at;
-		values[2] = row->tts_isnull[Anum_aside_failed_at - 1] ?
-			TimestampTzGetDatum(GetCurrentTimestamp()) :
-			row->tts_values[Anum_aside_failed_at - 1];
-	}
-	else
-	{
-		values[2] = FullTransactionIdGetDatum(GetTopFullTransactionId());
-		values[3] = Int64GetDatum(onside_commit_next_id());
-	}
-	return heap_modify_tuple_by_cols(trigdata->tg_trigtuple,
-									 RelationGetDescr(trigdata->tg_relation),
-									 aside ? 3 : 4, columns, values, nulls);
-}
-
-/*
- * BEFORE INSERT OR UPDATE OR DELETE trigger of the segments and of aside, ENABLE
- * ALWAYS.  Whoever may insert needs no privilege beyond that: a trigger
- * function's EXECUTE is checked when the trigger is made.
- *
- * What is deleted must not be sent any more, and what is put aside in this way is
- * to be sent, so the worker has to look at what it has in memory.
- */
-Datum
-onside_before_change(PG_FUNCTION_ARGS)
-{
-	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-	bool		aside = CALLED_AS_TRIGGER(fcinfo) &&
-		onside_shape_is_aside(trigdata->tg_relation);
-
-	if (!CALLED_AS_TRIGGER(fcinfo) ||
-		!TRIGGER_FIRED_BEFORE(trigdata->tg_event) ||
-		!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) ||
-		(!aside && !onside_shape_is_segment(trigdata->tg_relation)))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("this function is the trigger of the outbox's segments and of aside"),
-				 CALLED_AS_TRIGGER(fcinfo) ?
-				 errdetail("Table \"%s\" is not one of them.",
-						   RelationGetRelationName(trigdata->tg_relation)) : 0));
-	(void) onside_shape_require(trigdata->tg_relation, false);
-
-	if (TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
-	{
-		onside_commit_wake(ONSIDE_WAKE_WITHDRAWN);
-		return PointerGetDatum(trigdata->tg_trigtuple);
-	}
-	if (!TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 aside ? errmsg("an event in \"aside\" cannot be changed") :
-				 errmsg("the outbox is append-only"),
-				 errhint("Record another event instead of changing one.")));
-	if (aside)
-		onside_commit_wake(ONSIDE_WAKE_WITHDRAWN);
-	return PointerGetDatum(complete_row(trigdata, aside));
 }
