@@ -408,12 +408,17 @@ onside_deferred_row(OnsideDeferred *deferred, TriggerData *trigdata)
 	return found ? deferred->row : NULL;
 }
 
+void
+onside_deferred_next_event(OnsideDeferred *deferred)
+{
+	deferred->nevents++;
+}
+
 bool
 onside_deferred_is_new(OnsideDeferred *deferred, const OnsideEvent *event)
 {
 	OnsideKeyPart *which = &deferred->parts[deferred->nparts];
 
-	deferred->nevents++;
 	if (event->id_is_fresh)
 	{
 		which->data = (const char *) &deferred->nevents;

@@ -33,9 +33,12 @@ extern OnsideDeferred *onside_deferred_make(TriggerData *trigdata, Oid root,
 extern TupleTableSlot *onside_deferred_row(OnsideDeferred *deferred,
 										   TriggerData *trigdata);
 
+/* To be told of each event that a mapper has made of that row, whatever it is. */
+extern void onside_deferred_next_event(OnsideDeferred *deferred);
+
 /*
  * Is this event of that row, which is about to be recorded, none that this transaction
- * has recorded before?  To be asked once for each, in their order.
+ * has recorded before?
  */
 extern bool onside_deferred_is_new(OnsideDeferred *deferred,
 								   const OnsideEvent *event);

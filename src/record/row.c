@@ -722,6 +722,8 @@ record_results(OnsideRowReader *reader, Relation rel, int64 rows,
 
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextSwitchTo(reader->per_row);
+		if (reader->deferred != NULL)
+			onside_deferred_next_event(reader->deferred);
 		onside_mapper_read_event(slot, &event);
 		if (!event.has_installation_id)
 			skipped++;
