@@ -412,7 +412,7 @@ SQL
 	{
 		my @wrong = @{ $wrong{$group} // [] };
 		is(scalar @wrong, 0, "$table->{name}, $group: $all{$group} transactions");
-		explain(@wrong) if @wrong;
+		what_differs(@wrong) if @wrong;
 	}
 
 	# An id of the row's own is the same for the same, and a fresh one is nobody else's.
@@ -425,7 +425,7 @@ SQL
 	return;
 }
 
-sub explain
+sub what_differs
 {
 	my ($case, @others) = @_;
 	my %expected = map { $_ => 1 } split /\n/, $case->{expected};
