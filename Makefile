@@ -24,6 +24,9 @@ TAP = $(LONG_TAP) $(filter-out $(LONG_TAP),$(sort $(wildcard test/t/*.pl)))
 PG_CPPFLAGS = -I$(srcdir)/src
 SHLIB_LINK = -lcurl -luuid
 
+# The sandbox API is for the tests of shops, too: docs/sandbox.md.
+SCRIPTS_built = onside-sandbox
+
 # Functions that PostgreSQL or curl calls have parameters that not all need.
 # From the second line on it is what PostgreSQL compiles contrib with; not each version's
 # pg_config hands out all of it.
@@ -157,6 +160,20 @@ include $(PGXS)
 # PGXS on Debian does not track headers.
 $(OBJS) $(OBJS:.o=.bc): $(wildcard $(srcdir)/src/*.h $(srcdir)/src/*/*.h)
 
+onside-sandbox: $(srcdir)/test/sandbox/sandbox_api.py
+	$(INSTALL_SCRIPT) $< $@
+
+.PHONY: install-man uninstall-man
+install: install-man
+uninstall: uninstall-man
+
+install-man:
+	$(MKDIR_P) '$(DESTDIR)$(mandir)/man1'
+	$(INSTALL_DATA) '$(srcdir)/test/sandbox/onside-sandbox.1' '$(DESTDIR)$(mandir)/man1/'
+
+uninstall-man:
+	rm -f '$(DESTDIR)$(mandir)/man1/onside-sandbox.1'
+
 pgxs_test = $(abspath $(dir $(PGXS))../test)
 
 check-isolation:
@@ -189,7 +206,7 @@ all install uninstall installcheck check-isolation check-tap:
 	@exit 1
 
 clean:
-	rm -rf onside_attribution.so $(OBJS) results regression.diffs regression.out $(EXTRA_CLEAN)
+	rm -rf onside_attribution.so onside-sandbox $(OBJS) results regression.diffs regression.out $(EXTRA_CLEAN)
 
 endif
 

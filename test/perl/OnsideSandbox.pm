@@ -88,7 +88,7 @@ sub start
 		_python(), $script,
 		'--port-file' => $port_file,
 		'--parent-pid' => $$,
-		_arguments(%options));
+		_arguments(max_lifetime => 3600, %options));
 	$self->{pid} = _spawn($self->{logfile}, @command);
 	$running{ $self->{pid} } = $self;
 	Scalar::Util::weaken($running{ $self->{pid} });
@@ -172,7 +172,7 @@ sub wait_requests { return shift->_wait('requests', @_) }
   tls($cert, $key)           another certificate for new connections
   reset                      forgets what arrived, not the rules
 
-README.md beside the server describes the rules.
+docs/sandbox.md describes the rules.
 
 =head2 Rules in short: on(\%match, \%answer), sick(\%answer, [$new])
 

@@ -2,7 +2,7 @@
 """The sandbox API: a strict server of the attribution events API, on loopback.
 
 Tests, the demo and the benchmarks deliver to this server instead of the real
-one.  It does two things that a mock usually does not: it refuses everything
+one; `make install` installs it as onside-sandbox, for the tests of shops.  It does two things that a mock usually does not: it refuses everything
 that the API's description does not allow, so that a delivery that passes here
 is a correct one, and it misbehaves on request in the ways in which networks,
 proxies and servers do.
@@ -32,7 +32,7 @@ Speed
     first arrivals are kept for every event (as a tuple, which the garbage
     collector need not visit); a second arrival makes a second entry.
 
-See README.md beside this file for the options and the control protocol.
+See docs/sandbox.md for the options and the control protocol.
 """
 
 import argparse
@@ -57,7 +57,9 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.parse
+import urllib.request
 import uuid
 import zlib
 from datetime import datetime
@@ -284,7 +286,7 @@ Batch = collections.namedtuple("Batch", "count ids events", defaults=((), ()))
 class Recorder:
     """What arrived.  Every method takes the lock; none waits for the network."""
 
-    def __init__(self, keep_events, log_path, keep_history=False):
+    def __init__(self, keep_events, log_path, keep_history=False, show=None):
         self.lock = threading.Lock()
         self.changed = threading.Condition(self.lock)
         self.waiters = 0
@@ -292,6 +294,7 @@ class Recorder:
         self.keep_history = keep_history
         self.under_way = {}             # event_id -> the connection that it is on
         self.log = open(log_path, "a", buffering=1 << 20) if log_path else None
+        self.show = show                # a stream that gets each accepted event's text
         self.started = time.time()
         self.open_connections = 0
         self.accepted_connections = 0   # ever; a reset does not renumber them
@@ -416,6 +419,17 @@ class Recorder:
         if self.log:
             self.log.writelines([f"{now:.6f} {event_id} {zlib.crc32(raw.encode()):08x}\n"
                                  for event_id, (_, raw) in zip(batch.ids, batch.events)])
+        if self.show:
+            self._show(batch)
+
+    def _show(self, batch):
+        """Write a line for each event.  Nobody has to read them to the end."""
+        try:
+            # A line end in JSON is a blank, wherever it may be.
+            self.show.writelines((re.sub(r"[\r\n]+", " ", raw) + "\n").encode() for _, raw in batch.events)
+            self.show.flush()
+        except (OSError, ValueError):
+            self.show = None
 
     def _arrived_again(self, event_id, raw, now):
         entry = self.again.setdefault(event_id, [1, now])
@@ -1471,10 +1485,10 @@ class ControlServer(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, host, sandbox):
+    def __init__(self, host, port, sandbox):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.sandbox = sandbox
-        super().__init__((host, 0), ControlHandler)
+        super().__init__((host, port), ControlHandler)
 
     def server_bind(self):
         # HTTPServer's own asks the resolver for the host's name.
@@ -1643,9 +1657,10 @@ def tls_context(cert, key):
 class Sandbox:
     def __init__(self, options):
         self.options = options
-        self.recorder = Recorder(options.keep_events, options.log, options.history)
+        self.recorder = Recorder(options.keep_events, options.log, options.history,
+                                 sys.stdout.buffer if options.show_events else None)
         self.settings = Settings(options)
-        self.rules = Rules()
+        self.rules = Rules(options.behave)
         self.connections = set()
         self.server = None
 
@@ -1661,7 +1676,7 @@ class Sandbox:
         context = tls_context(options.tls_cert, options.tls_key) if options.tls_cert else None
         self.listener = listen(options.host, options.port)
         await self._serve(context)
-        control = ControlServer(options.host, self)
+        control = ControlServer(options.host, options.control_port, self)
         threading.Thread(target=control.serve_forever, daemon=True).start()
         self._announce(self.listener.getsockname()[1], control.server_port)
         watchers = [self.loop.create_task(self._watch_end())]
@@ -1699,7 +1714,7 @@ class Sandbox:
 
     async def _watch_end(self):
         """End with the parent, or when the lifetime is over."""
-        deadline = time.monotonic() + self.options.max_lifetime
+        deadline = time.monotonic() + (self.options.max_lifetime or float("inf"))
         parent = self.options.parent_pid
         ours = parent is not None and os.getppid() == parent
         while time.monotonic() < deadline:
@@ -1839,24 +1854,60 @@ def self_bench(events):
                   f"server's CPU {cpu:.2f} s (its start included)")
 
 
+EPILOG = """\
+It prints "PORT CONTROL_PORT" when it listens.  Let the extension send there:
+
+  onside_attribution.endpoint = 'http://127.0.0.1:PORT/attribution-api/v1/events'
+
+and ask the control port what arrived, or tell it to misbehave:
+
+  onside-sandbox --control-port PORT --ask '/wait?distinct=1&timeout=10'
+  onside-sandbox --control-port PORT --ask /kept
+  onside-sandbox --control-port PORT --ask /behave --post '[{"status": 503, "times": 3}]'
+
+docs/sandbox.md has all requests and rules; Debian has it in /usr/share/doc/onside-sandbox."""
+
+
+def rules_of(text):
+    """The rules of --behave, as POST /behave takes them."""
+    try:
+        specs = json.loads(text)
+        Rules(specs)
+    except (ValueError, TypeError, KeyError) as e:
+        raise argparse.ArgumentTypeError(f"these are no rules: {e}")
+    return specs
+
+
 def parse_options(argv):
-    p = argparse.ArgumentParser(description="A strict server of the attribution events API on loopback.")
-    p.add_argument("--host", choices=("127.0.0.1", "::1"), default="127.0.0.1")
-    p.add_argument("--port", type=int, default=0, help="0 picks a free port")
-    p.add_argument("--port-file", help='gets "port control_port"; without it they go to stdout')
-    p.add_argument("--user", default="sandbox")
-    p.add_argument("--password", default="sandbox")
+    p = argparse.ArgumentParser(
+        prog="onside-sandbox", epilog=EPILOG, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="A strict server of the Onside attribution events API on loopback, for tests.")
+    p.add_argument("--host", choices=("127.0.0.1", "::1"), default="127.0.0.1", help="where it listens")
+    p.add_argument("--port", type=int, default=0, help="the API's port; 0 picks a free one")
+    p.add_argument("--control-port", type=int, default=0, help="the control port, likewise")
+    p.add_argument("--port-file", help='gets "PORT CONTROL_PORT"; without it they go to stdout')
+    p.add_argument("--user", default="sandbox", help="whom it knows (sandbox)")
+    p.add_argument("--password", default="sandbox", help="and by which password (sandbox)")
     p.add_argument("--credentials-file", help="user:password in the first line; read again when it changes")
-    p.add_argument("--poison", help="refuse events whose text contains this")
+    p.add_argument("--show-events", action="store_true", help="print each accepted event, a line of JSON")
+    p.add_argument("--progress", action="store_true", help="show on stderr how much arrives")
+    p.add_argument("--behave", metavar="RULES", type=rules_of, default=[],
+                   help="how to misbehave: a JSON array of rules")
+    p.add_argument("--poison", metavar="TEXT", help="refuse events whose text contains this")
     p.add_argument("--sink", action="store_true", help="count events, do not look at them")
-    p.add_argument("--keep-events", type=int, default=1000, help="how many first events are kept whole")
+    p.add_argument("--keep-events", type=int, metavar="N", default=1000,
+                   help="how many first events are kept whole (1000)")
     p.add_argument("--history", action="store_true", help="note of each event how often it came and its answers")
-    p.add_argument("--log", help="append a line 'epoch event_id crc32' for each accepted event")
-    p.add_argument("--tls-cert")
-    p.add_argument("--tls-key")
-    p.add_argument("--parent-pid", type=int, help="end when this process does")
-    p.add_argument("--max-lifetime", type=float, default=3600.0, help="seconds")
-    p.add_argument("--progress", action="store_true", help="show on stderr what arrives")
+    p.add_argument("--log", metavar="FILE", help="append a line 'epoch event_id crc32' for each accepted event")
+    p.add_argument("--tls-cert", metavar="FILE", help="speak TLS with this certificate, in PEM")
+    p.add_argument("--tls-key", metavar="FILE", help="its key")
+    p.add_argument("--parent-pid", metavar="PID", type=int, help="end when this process does")
+    p.add_argument("--max-lifetime", metavar="SECONDS", type=float, default=0, help="end after so long; 0: do not")
+    p.add_argument("--ask", metavar="REQUEST",
+                   help="do not serve: print what a sandbox's control port answers to this, such as /report; "
+                        "the exit status is 1 if it refuses, or if what /wait waits for does not come")
+    p.add_argument("--post", metavar="JSON", help="with --ask: POST this rather than GET")
     p.add_argument("--self-bench", type=int, nargs="?", const=200000, metavar="EVENTS",
                    help="measure the server's own speed and end")
     options = p.parse_args(argv)
@@ -1864,16 +1915,43 @@ def parse_options(argv):
         p.error("--tls-cert and --tls-key go together")
     if options.poison == "":
         p.error("--poison must not be empty")
+    if options.ask and not options.control_port:
+        p.error("--ask needs the --control-port of the sandbox to ask")
+    if options.post is not None and not options.ask:
+        p.error("--post goes with --ask")
     return options
+
+
+def ask(options):
+    """Print what a running sandbox says; return the exit status."""
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    # No proxy of the environment is for loopback.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    body = None if options.post is None else options.post.encode()
+    try:
+        with opener.open(f"http://{host}:{options.control_port}{options.ask}", body) as reply:
+            text = reply.read().decode()
+    except urllib.error.HTTPError as e:
+        sys.stderr.write(e.read().decode())
+        return 1
+    except (OSError, ValueError) as e:
+        sys.stderr.write(f"onside-sandbox: {options.ask}: {e}\n")
+        return 1
+    sys.stdout.buffer.write(text.encode())
+    answer = json.loads(text)
+    return 1 if type(answer) is dict and answer.get("reached") is False else 0
 
 
 def main():
     options = parse_options(sys.argv[1:])
     if options.self_bench:
         self_bench(options.self_bench)
-        return
+        return 0
+    if options.ask:
+        return ask(options)
     asyncio.run(Sandbox(options).run())
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
