@@ -121,7 +121,7 @@ foreach my $template (@templates)
 	while (@packages)
 	{
 		my ($number) = $packages[0] =~ /^Package: postgresql-(\d+)-/;
-		last if $packages[0] ne $template =~ s/PGVERSION/$number // ""/gre;
+		last if $packages[0] ne $template =~ s{PGVERSION}{$number // ""}gre;
 		$made++;
 		shift @packages;
 	}
