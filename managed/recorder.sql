@@ -604,7 +604,7 @@ $$;
  * value.  No cast that a user can have made is looked up: unknown types are shown by
  * their output functions.
  */
-CREATE FUNCTION onside_attribution.column_expressions(relid oid, field text, col text, OUT json text, OUT problem text)
+CREATE FUNCTION onside_attribution.column_expressions(relid oid, field text, col text, OUT value text, OUT problem text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     base constant oid := onside_attribution.base_type((SELECT atttypid FROM pg_attribute
@@ -614,36 +614,36 @@ DECLARE
 BEGIN
     CASE
         WHEN base IS NULL THEN
-            json := quote_literal('null') || '::jsonb';
+            value := quote_literal('null') || '::jsonb';
         WHEN base IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'bool'::regtype) THEN
-            json := format('to_jsonb(%s::%s)', x, base::regtype);
+            value := format('to_jsonb(%s::%s)', x, base::regtype);
         WHEN base IN ('numeric'::regtype, 'float4'::regtype, 'float8'::regtype) THEN
-            json := format(CASE WHEN base = 'numeric'::regtype THEN 'to_jsonb(%s::%s::text)' ELSE 'to_jsonb(%s::%s)' END, x, base::regtype);
+            value := format(CASE WHEN base = 'numeric'::regtype THEN 'to_jsonb(%s::%s::text)' ELSE 'to_jsonb(%s::%s)' END, x, base::regtype);
             problem := format('CASE WHEN %s::%s IN (''NaN'', ''Infinity'', ''-Infinity'') THEN %L END', x, base::regtype,
                               field || ' must not be NaN or infinite');
         WHEN base IN ('text'::regtype, 'varchar'::regtype) THEN
-            json := format('to_jsonb(%s::text)', x);
+            value := format('to_jsonb(%s::text)', x);
         WHEN base = 'bpchar'::regtype THEN
-            json := format('to_jsonb(%s::bpchar::text)', x);
+            value := format('to_jsonb(%s::bpchar::text)', x);
         WHEN base IN ('timestamptz'::regtype, 'timestamp'::regtype, 'date'::regtype) THEN
             time := format(CASE base WHEN 'timestamptz'::regtype THEN '%s::timestamptz' WHEN 'date'::regtype THEN 'onside_attribution.midnight(%s::date)'
                 ELSE '(%s::timestamp AT TIME ZONE ''UTC'')' END, x);
-            json := format('CASE WHEN onside_attribution.is_in_range(%s) THEN to_jsonb(%s) ELSE to_jsonb(%s::%s::text) END', time,
+            value := format('CASE WHEN onside_attribution.is_in_range(%s) THEN to_jsonb(%s) ELSE to_jsonb(%s::%s::text) END', time,
                            CASE WHEN base = 'date'::regtype THEN format('left(onside_attribution.iso(%s), 10)', time)
                                ELSE format('onside_attribution.iso(%s)', time) END, x, base::regtype);
             problem := format('CASE WHEN NOT onside_attribution.is_in_range(%s) THEN %L END', time,
                               field || ' must be finite and in years 1 to 9999');
         WHEN base = 'uuid'::regtype THEN
-            json := format('to_jsonb(%s::uuid::text)', x);
+            value := format('to_jsonb(%s::uuid::text)', x);
         WHEN base = 'jsonb'::regtype THEN
-            json := x || '::jsonb';
+            value := x || '::jsonb';
         WHEN base = 'json'::regtype THEN
-            json := format('(onside_attribution.read_json(%s::json)).result', x);
+            value := format('(onside_attribution.read_json(%s::json)).result', x);
             problem := format('%L || (onside_attribution.read_json(%s::json)).problem', field || ' cannot be sent as JSON: ', x);
         ELSE
-            json := format('CASE WHEN %s IS DISTINCT FROM NULL THEN to_jsonb(format(''%%s'', %s)) END', x, x);
+            value := format('CASE WHEN %s IS DISTINCT FROM NULL THEN to_jsonb(format(''%%s'', %s)) END', x, x);
     END CASE;
-    json := format('coalesce(%s, ''null''::jsonb)', json);
+    value := format('coalesce(%s, ''null''::jsonb)', value);
 END
 $$;
 
@@ -695,7 +695,7 @@ BEGIN
         END IF;
         CONTINUE WHEN entry.field NOT LIKE 'payload.%';
         expressions := onside_attribution.column_expressions(relid, entry.field, entry.col);
-        pairs := pairs || format('(%L, %s)', substr(entry.field, length('payload.') + 1), expressions.json);
+        pairs := pairs || format('(%L, %s)', substr(entry.field, length('payload.') + 1), expressions.value);
         IF expressions.problem IS NOT NULL THEN
             problems := problems || format('(SELECT (%L, ''22023'', p, %L)::onside_attribution.problem FROM (SELECT %s) x (p) WHERE p IS NOT NULL)',
                 entry.field,
