@@ -39,6 +39,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/sysattr.h"
 #include "access/tableam.h"
 #include "access/xact.h"
@@ -304,6 +305,21 @@ meets_condition(OnsideDeferred *deferred, TriggerData *trigdata)
 }
 
 /*
+ * The command that wrote the version.  As a heap's system column it is another one as
+ * soon as somebody has tried to update the row and was undone.
+ */
+static CommandId
+command_of(TupleTableSlot *row)
+{
+	bool		isnull;
+
+	if (TTS_IS_BUFFERTUPLE(row))
+		return HeapTupleHeaderGetCmin(((HeapTupleTableSlot *) row)->tuple->t_data);
+	return DatumGetCommandId(slot_getsysattr(row, MinCommandIdAttributeNumber,
+											 &isnull));
+}
+
+/*
  * Is the version in the slot one that was not looked at?  Its place alone does not
  * tell: the table can have been emptied or written anew in between.
  */
@@ -320,16 +336,13 @@ is_new_version(OnsideDeferred *deferred)
 	}			version;
 	OnsideKeyPart parts[2];
 	TupleTableSlot *row = deferred->row;
-	bool		isnull;
 
 	memset(&version, 0, sizeof(version));
 	version.relid = RelationGetRelid(deferred->rel);
 	version.file = deferred->rel->rd_rel->relfilenode;
 	version.block = ItemPointerGetBlockNumber(&row->tts_tid);
 	version.offset = ItemPointerGetOffsetNumber(&row->tts_tid);
-	version.command =
-		DatumGetCommandId(slot_getsysattr(row, MinCommandIdAttributeNumber,
-										  &isnull));
+	version.command = command_of(row);
 	parts[0].data = (const char *) &version;
 	parts[0].len = sizeof(version);
 	parts[1].data = deferred->event_name;
