@@ -81,6 +81,8 @@ help:
 	@echo 'make clean            remove what was built'
 	@echo 'make dist             the release as a zip, for PGXN, of the last commit'
 	@echo 'make deb              Debian packages of this tree'
+	@echo 'make image            an image of PostgreSQL with it: docs/containers.md'
+	@echo 'make check-image      builds one and tries it; as root, with buildah'
 	@echo 'make check-deb        a fresh Debian follows README.md from the package to an event; as root'
 	@echo
 	@echo 'PG_CONFIG=...         the PostgreSQL to build for and test with (15 or later)'
@@ -217,7 +219,7 @@ endif
 # The version is META.json's; test/t/092_release.pl compares all others with it.
 release = onside_attribution-$(shell sed -n 's/^   "version": "\(.*\)",$$/\1/p' META.json)
 
-.PHONY: dist deb check-deb
+.PHONY: dist deb check-deb image check-image
 
 dist:
 	git archive --format=zip --prefix='$(release)/' --output='$(release).zip' HEAD
@@ -228,3 +230,10 @@ deb:
 
 check-deb:
 	@test/setup/check-deb
+
+image:
+	@test/setup/image
+
+# What this machine cannot do is no failure.
+check-image:
+	@test/setup/check-image || [ $$? = 77 ]
