@@ -486,6 +486,24 @@ AS 'MODULE_PATHNAME', 'onside_worker_status';
 CREATE VIEW onside_attribution.status AS
     SELECT * FROM onside_attribution.worker_status();
 
+CREATE FUNCTION onside_attribution.subscription_status(
+    OUT name name,
+    OUT enabled boolean,
+    OUT worker_pid integer,
+    OUT tables bigint,
+    OUT tables_ready bigint,
+    OUT received_lsn pg_lsn,
+    OUT last_message_at timestamptz,
+    OUT last_message_delay interval,
+    OUT errors bigint,
+    OUT problem text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'onside_subscription_status';
+
+CREATE VIEW onside_attribution.subscriptions AS
+    SELECT * FROM onside_attribution.subscription_status();
+
 /*
  * What each object is, for \dn+, \d+ and \df+.
  *
@@ -756,6 +774,23 @@ COMMENT ON COLUMN onside_attribution.status.last_error IS 'What went wrong last,
 COMMENT ON COLUMN onside_attribution.status.last_error_at IS 'When that was';
 COMMENT ON COLUMN onside_attribution.status.next_attempt_at IS 'When the next request may go; NULL if nothing is waited for';
 
+COMMENT ON FUNCTION onside_attribution.subscription_status() IS
+    'Beneath the view subscriptions, which says what the columns are';
+
+COMMENT ON VIEW onside_attribution.subscriptions IS
+    'The subscriptions that bring events of other servers into the outbox, one row each; none on a standby';
+COMMENT ON COLUMN onside_attribution.subscriptions.name IS 'The subscription';
+COMMENT ON COLUMN onside_attribution.subscriptions.enabled IS 'Is it enabled? An error disables it if it has disable_on_error';
+COMMENT ON COLUMN onside_attribution.subscriptions.worker_pid IS 'Its apply worker; NULL if none is running, as for some seconds after an error';
+COMMENT ON COLUMN onside_attribution.subscriptions.tables IS 'How many tables of the extension it writes to';
+COMMENT ON COLUMN onside_attribution.subscriptions.tables_ready IS 'Those of them whose initial copy has ended';
+COMMENT ON COLUMN onside_attribution.subscriptions.received_lsn IS 'How far its worker has received the publishing server''s WAL';
+COMMENT ON COLUMN onside_attribution.subscriptions.last_message_at IS 'When its worker heard of the publishing server last: every 30 s or more often';
+COMMENT ON COLUMN onside_attribution.subscriptions.last_message_delay IS
+    'How long that message was under way, by the clocks of both servers. It grows while the worker does not keep up';
+COMMENT ON COLUMN onside_attribution.subscriptions.errors IS 'Errors of its workers since pg_stat_reset_subscription_stats() or a crash';
+COMMENT ON COLUMN onside_attribution.subscriptions.problem IS 'What keeps events from coming in; NULL if nothing does';
+
 /*
  * Statistics
  */
@@ -999,6 +1034,8 @@ GRANT EXECUTE ON FUNCTION onside_attribution.event_id(text[]),
 GRANT USAGE ON SCHEMA onside_attribution TO pg_monitor;
 GRANT EXECUTE ON FUNCTION onside_attribution.worker_status() TO pg_monitor;
 GRANT SELECT ON onside_attribution.status TO pg_monitor;
+GRANT EXECUTE ON FUNCTION onside_attribution.subscription_status() TO pg_monitor;
+GRANT SELECT ON onside_attribution.subscriptions TO pg_monitor;
 GRANT EXECUTE ON FUNCTION onside_attribution.delivery_stats() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION onside_attribution.delivery_histogram() TO pg_monitor;
 GRANT SELECT ON onside_attribution.stats TO pg_monitor;

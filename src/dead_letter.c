@@ -174,19 +174,27 @@ onside_dead_letter_insert(const pg_uuid_t *id, const OnsideEvent *event,
 	onside_insert_end(&insert);
 }
 
-/* Are these the same five fields? */
+static bool
+is_same_text(const text *a, const text *b)
+{
+	return a == NULL || b == NULL ? a == b :
+		VARSIZE_ANY_EXHDR(a) == VARSIZE_ANY_EXHDR(b) &&
+		memcmp(VARDATA_ANY(a), VARDATA_ANY(b), VARSIZE_ANY_EXHDR(a)) == 0;
+}
+
+/* Are these the same five fields, or lacking in both? */
 static bool
 is_same(const OnsideEvent *a, const OnsideEvent *b)
 {
-	return b->event_name != NULL && b->payload != NULL &&
-		b->has_event_datetime && b->has_installation_id &&
+	return a->has_event_datetime == b->has_event_datetime &&
 		a->event_datetime == b->event_datetime &&
+		a->has_installation_id == b->has_installation_id &&
 		memcmp(&a->installation_id, &b->installation_id, UUID_LEN) == 0 &&
-		VARSIZE_ANY_EXHDR(a->event_name) == VARSIZE_ANY_EXHDR(b->event_name) &&
-		memcmp(VARDATA_ANY(a->event_name), VARDATA_ANY(b->event_name),
-			   VARSIZE_ANY_EXHDR(a->event_name)) == 0 &&
-		VARSIZE(a->payload) == VARSIZE(b->payload) &&
-		memcmp(a->payload, b->payload, VARSIZE(a->payload)) == 0;
+		is_same_text(a->event_name, b->event_name) &&
+		(a->payload == NULL || b->payload == NULL ?
+		 a->payload == b->payload :
+		 VARSIZE(a->payload) == VARSIZE(b->payload) &&
+		 memcmp(a->payload, b->payload, VARSIZE(a->payload)) == 0);
 }
 
 bool
@@ -196,11 +204,14 @@ onside_dead_letter_holds(const OnsideEvent *event)
 								 RowExclusiveLock);
 	TupleTableSlot *row = table_slot_create(rel, NULL);
 	Oid			index = onside_shape_find_index(rel, "dead_letter_event_id_idx");
+	OnsideEvent wanted = *event;
 	bool		found = false;
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
+	if (wanted.event_name != NULL)
+		wanted.event_name = clipped_name(wanted.event_name);
 	ScanKeyInit(&key, Anum_outbox_event_id, BTEqualStrategyNumber, F_UUID_EQ,
 				UUIDPGetDatum(&event->event_id));
 
@@ -213,7 +224,7 @@ onside_dead_letter_holds(const OnsideEvent *event)
 
 		ExecForceStoreHeapTuple(tuple, row, false);
 		onside_outbox_read_event(row, &other);
-		found = is_same(event, &other);
+		found = is_same(&wanted, &other);
 	}
 	ExecDropSingleTupleTableSlot(row);
 	systable_endscan(scan);

@@ -24,7 +24,8 @@
  * name of a file is shown.
  *
  * How tables and catalogs are looked at: doctor_look.c.  The checks behind the
- * endpoint: doctor_events.c.
+ * endpoint: doctor_events.c; where events come from by replication:
+ * subscriptions.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -695,5 +696,6 @@ onside_doctor(PG_FUNCTION_ARGS)
 	check_proxy_credentials(&doctor);
 	check_connection(&doctor, addresses_ok);
 	onside_doctor_events(&doctor);
+	onside_doctor_look(&doctor, "subscriptions", onside_doctor_subscriptions);
 	return (Datum) 0;
 }

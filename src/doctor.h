@@ -98,6 +98,9 @@ extern bool onside_doctor_holder(Oid relid, bool exclusive, StringInfo detail,
 extern char *onside_doctor_mapper(Oid relid, const OnsideMapping *mapping,
 								  char **remark);
 
+/* The look at the subscriptions that bring events: see subscriptions.c. */
+extern void onside_doctor_subscriptions(OnsideDoctor *doctor);
+
 /* The checks from the last answer on: see doctor_events.c. */
 extern void onside_doctor_events(OnsideDoctor *doctor);
 

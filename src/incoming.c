@@ -47,12 +47,14 @@ recorded_at_of(TupleTableSlot *row)
 
 /*
  * An error would stop the subscription for good, and with it all events that come
- * after this one.
+ * after this one.  A second initial copy brings what has come before.
  */
 static void
 refuse(const OnsideEvent *event, const OnsideEventError *error,
 	   TimestampTz recorded_at)
 {
+	if (onside_dead_letter_holds(event))
+		return;
 	ereport(WARNING,
 			(errcode(error->sqlstate),
 			 errmsg("invalid event: %s", error->message),

@@ -29,7 +29,7 @@ create_extension($node, 'postgres');
 my @checks = qw(preload version tables primary launcher max_databases
   max_worker_processes worker settings enabled paused credentials_file ca_file
   endpoint proxy proxy_credentials_file name_resolution connection tls last_answer backlog outbox
-  aside dead_letters attached);
+  aside dead_letters attached subscriptions);
 my $everything_said = '';
 
 # The rows as { check => { ok => 1, 0 or undef, detail, hint } }.
