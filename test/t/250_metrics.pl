@@ -286,6 +286,16 @@ $sandbox->behave;
 fires_ok('books', '', 'all is well once more');
 wait_for_flush($node, 'books', 'it has arrived');
 
+# A subscription that brings events, and does not.
+$node->safe_psql('books', 'CREATE PUBLICATION events FOR TABLE onside_attribution.outbox');
+$node->safe_psql('shop', "CREATE SUBSCRIPTION sub CONNECTION '@{[ $node->connstr('books') =~ s/'/''/gr ]}' PUBLICATION events WITH (enabled = false, create_slot = false, slot_name = NONE)");
+fires_ok('shop', "$dead OnsideSubscriptionFails", 'a subscription is disabled');
+$scraped = $metrics->scrape;
+is(join(' ', map { $scraped->{"onside_attribution_subscription_$_\{datname=\"shop\",name=\"sub\"}"} // 'none' }
+	  qw(healthy worker errors_total last_message_age_seconds last_message_delay_seconds)), '0 0 0 NaN NaN', 'and has metrics');
+$node->safe_psql('shop', 'DROP SUBSCRIPTION sub');
+fires_ok('shop', $dead, 'it is gone');
+
 # A server that does not preload the library.
 $node->append_conf('postgresql.conf', "shared_preload_libraries = ''");
 $node->restart;

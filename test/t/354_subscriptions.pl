@@ -116,21 +116,21 @@ record(3);
 arrive('it is there again');
 says('sub', undef, undef, 'well again');
 
-# The initial copy cannot end while somebody has the table locked there.
-$sender->safe_psql('postgres', 'ALTER SUBSCRIPTION sub DISABLE');
-$publisher->poll_query_until('postgres', q{SELECT NOT active FROM pg_replication_slots WHERE slot_name = 'sub'});
+# The initial copy cannot end while somebody has the table locked.
 $sender->safe_psql('postgres', 'DROP SUBSCRIPTION sub');
-my $locker = $publisher->background_psql('postgres');
-$locker->query_safe('BEGIN; LOCK TABLE onside_attribution.outbox IN ACCESS EXCLUSIVE MODE');
-subscribe('sub', 'everything', 'connect = true') if 0;
-$locker->query_safe('COMMIT');
+my $locker = $sender->background_psql('postgres');
+$locker->query_safe('BEGIN; LOCK TABLE onside_attribution.outbox_1, onside_attribution.outbox_2, onside_attribution.outbox_3 IN SHARE MODE');
 subscribe('sub', 'everything');
+says('sub', qr/the initial copy has not ended: 0 of 1 tables/, qr/server's log/, 'the initial copy waits for a lock');
+$locker->query_safe('COMMIT');
+$locker->quit;
 arrive('a new subscription, to a careless publication');
 
 # A TRUNCATE that should not have been sent: what is pending here is kept.
 $sender->safe_psql('postgres', 'SELECT onside_attribution.pause()');
 record(20);
 $publisher->wait_for_catchup('sub');
+ok($sender->poll_query_until('postgres', 'SELECT count(*) = 20 FROM onside_attribution.pending'), 'twenty are pending');
 $publisher->safe_psql('postgres', 'TRUNCATE onside_attribution.outbox');
 $publisher->wait_for_catchup('sub');
 is($sender->safe_psql('postgres', 'SELECT count(*) FROM onside_attribution.pending'), 20, 'a TRUNCATE leaves what is pending');
@@ -138,17 +138,15 @@ $sender->safe_psql('postgres', 'SELECT onside_attribution.resume()');
 arrive('TRUNCATE');
 
 # So would an UPDATE and a DELETE that find no row; PostgreSQL does not get as far.
-foreach my $change (q{UPDATE onside_attribution.outbox SET payload = '{"x": 1}'}, 'DELETE FROM onside_attribution.outbox')
+foreach my $change (q{UPDATE onside_attribution.outbox SET recorded_at = now()}, 'DELETE FROM onside_attribution.outbox')
 {
 	record(2);
 	arrive($change);
 	$publisher->safe_psql('postgres', "BEGIN; $change; COMMIT;");
 	record(3);
 	says('sub', qr/errors so far: [1-9]/, qr/server's log.*docs\/managed\.md/, "stopped by $change");
-	is($sender->safe_psql('postgres', q{SELECT count(*) FROM onside_attribution.outbox WHERE payload <> '{}'}), 0, 'which has changed nothing');
 
 	# A new subscription, to inserts alone, copies what is there.
-	my @kept = split /\n/, $publisher->safe_psql('postgres', 'SELECT event_id FROM onside_attribution.outbox');
 	$sender->safe_psql('postgres', 'ALTER SUBSCRIPTION sub DISABLE; ALTER SUBSCRIPTION sub SET (slot_name = NONE); DROP SUBSCRIPTION sub');
 	ok(wait_until(sub { $publisher->psql('postgres', q{SELECT pg_drop_replication_slot('sub')}) == 0 }), 'its slot is dropped');
 	subscribe('sub', 'everything');
