@@ -397,7 +397,7 @@ my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($node, 'backup', has_streaming => 1);
 $standby->start;
 finds('a standby', { primary => [ qr/standby/, qr/pg_promote/ ] }, node => $standby,
-	unknown => [qw(launcher max_databases worker last_answer)]);
+	unknown => [qw(launcher max_databases worker last_answer subscriptions)]);
 $standby->stop;
 
 # ---------------------------------------------------------------------------
