@@ -53,6 +53,14 @@ like($meta->{description}, $string, 'description');
 like($meta->{release_status}, qr/^(?:stable|testing|unstable)$/, 'release_status');
 like($_, qr/\A.{1,255}\z/, "tag \"$_\"") foreach @{ $meta->{tags} };
 
+my $resources = $meta->{resources};
+like($resources->{homepage}, qr{^https?://\S+$}, 'homepage');
+my $mailto = $resources->{bugtracker}{mailto};
+is(match('debian/control', qr/^Maintainer: .*<(.*)>$/m), $mailto, 'where faults are reported');
+like(slurp_file("$tree/SECURITY.md"), qr/\Q$mailto\E/, 'as SECURITY.md says');
+like(slurp_file("$tree/debian/watch"), qr/^version=\d\n\Q$resources->{homepage}\E /m,
+	'debian/watch looks at the homepage');
+
 is(join(' ', sort keys %{ $meta->{provides} }), 'onside_attribution', 'it provides one extension');
 my $provided = $meta->{provides}{onside_attribution};
 like($provided->{version}, $semver, 'whose version');
