@@ -22,7 +22,8 @@ LONG_TAP = $(wildcard $(LONG:%=test/t/%_*.pl))
 TAP = $(LONG_TAP) $(filter-out $(LONG_TAP),$(sort $(wildcard test/t/*.pl)))
 
 PG_CPPFLAGS = -I$(srcdir)/src
-SHLIB_LINK = -lcurl -luuid
+# On macOS, uuid is in the library that everything is linked with.
+SHLIB_LINK = -lcurl $(if $(filter darwin,$(PORTNAME)),,-luuid)
 
 # The sandbox API is for the tests of shops, too: docs/sandbox.md.
 SCRIPTS_built = onside-sandbox
@@ -81,6 +82,7 @@ help:
 	@echo 'make clean            remove what was built'
 	@echo 'make dist             the release as a zip, for PGXN, of the last commit'
 	@echo 'make deb              Debian packages of this tree'
+	@echo 'make check-rpm        builds the packages of packaging/rpm, and looks into them'
 	@echo 'make image            an image of PostgreSQL with it: docs/containers.md'
 	@echo 'make check-image      builds one and tries it; as root, with buildah'
 	@echo 'make check-deb        a fresh Debian follows README.md from the package to an event; as root'
@@ -219,7 +221,7 @@ endif
 # The version is META.json's; test/t/092_release.pl compares all others with it.
 release = onside_attribution-$(shell sed -n 's/^   "version": "\(.*\)",$$/\1/p' META.json)
 
-.PHONY: dist deb check-deb image check-image
+.PHONY: dist deb check-deb check-rpm image check-image
 
 dist:
 	git archive --format=zip --prefix='$(release)/' --output='$(release).zip' HEAD
@@ -231,9 +233,12 @@ deb:
 check-deb:
 	@test/setup/check-deb
 
+# What this machine cannot do is no failure of these two.
+check-rpm:
+	@test/setup/check-rpm || [ $$? = 77 ]
+
 image:
 	@test/setup/image
 
-# What this machine cannot do is no failure.
 check-image:
 	@test/setup/check-image || [ $$? = 77 ]

@@ -93,6 +93,8 @@ is(match('onside_attribution.control', qr/^default_version = '(.*)'$/m),
 is(match('src/version.h', qr/ONSIDE_SQL_VERSION\s+"(.*)"/), $sql_version, 'the library');
 is(match('CHANGELOG.md', qr/^## (\S+)/m), $version, 'CHANGELOG.md');
 is(match('debian/changelog', qr/\Aonside-attribution \(([^)]*)\)/), $version, 'debian/changelog');
+is(match('packaging/rpm/onside_attribution.spec', qr/^Version:\s+(\S+)$/m), $version, 'the spec of the rpm');
+is(match('test/sandbox/onside-sandbox.1', qr/^\.TH .*"onside_attribution (\S+)"/), $version, 'the manual page');
 foreach my $file (glob("$tree/onside_attribution--*.sql"))
 {
 	my ($name) = $file =~ m{([^/]*)$};
