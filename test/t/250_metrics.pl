@@ -27,7 +27,7 @@ if (my $missing = OnsideMetrics::missing())
 
 my $monitoring = $OnsideMetrics::directory;
 my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox, conf => <<'CONF');
+my $node = onside_node('main', sandbox => $sandbox, init => { allows_streaming => 1 }, conf => <<'CONF');
 onside_attribution.segment_size = '64kB'
 CONF
 $node->safe_psql('postgres', <<'SQL');
