@@ -45,7 +45,6 @@
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_trigger.h"
-#include "commands/extension.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -57,6 +56,7 @@
 
 #include "attach/attach.h"
 #include "follow.h"
+#include "record/citus.h"
 #include "record/mapper.h"
 #include "record/mapping.h"
 
@@ -285,7 +285,7 @@ onside_follow_trigger(Oid trigger)
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
-	if (!OidIsValid(function) || OidIsValid(get_extension_oid("citus", true)))
+	if (!OidIsValid(function) || onside_citus_is_here())
 		return;
 	rel = table_open(TriggerRelationId, AccessShareLock);
 	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,

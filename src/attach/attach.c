@@ -61,12 +61,12 @@
 
 #include "attach/attach.h"
 #include "attach/attachable.h"
-#include "attach/citus.h"
 #include "attach/look.h"
 #include "attach/mapper_check.h"
 #include "attach/when.h"
 #include "compat.h"
 #include "outbox.h"
+#include "record/citus.h"
 #include "record/column.h"
 #include "record/event.h"
 #include "record/mapping.h"
@@ -91,6 +91,7 @@ typedef struct Wanted
 	const char *condition;		/* or NULL */
 	const char *becomes;		/* instead of events and condition; or NULL */
 	bool		deferred;
+	int			lock_timeout;	/* of the session */
 } Wanted;
 
 /* A trigger that is to be made. */
@@ -623,18 +624,30 @@ check_privileges(Oid relid)
 	error_context_stack = callback.previous;
 }
 
+void
+onside_refuse_shard(const char *what, Oid relid)
+{
+	Oid			table = onside_citus_table_of_shard(relid);
+
+	if (OidIsValid(table))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("%s: \"%s\" is a shard of Citus", what,
+						get_rel_name(relid)),
+				 errhint("At the coordinator, %s the table \"%s\": that reaches all of its shards.",
+						 what, get_rel_name(table))));
+}
+
 /*
  * Each node reports each row of a reference table, so that the API has to see that
  * these are the same event.
  */
 static void
-check_citus(const Wanted *wanted)
+check_reference_table(const Wanted *wanted)
 {
 	bool		has_id = wanted->mapping->mapper != NULL ||
 		wanted->mapping->event_id != NULL;
 
-	if (onside_citus_table(wanted->relid) != ONSIDE_CITUS_REFERENCE)
-		return;
 	if (!has_id)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -647,6 +660,28 @@ check_citus(const Wanted *wanted)
 				(errmsg("\"%s\" is a reference table of Citus, of which each node reports each row",
 						get_rel_name(wanted->relid)),
 				 errhint("The mapper has to return an event_id that belongs to the row: then this is one event to the API.")));
+}
+
+/*
+ * Citus's sessions on other nodes wait for locks, too, and meanwhile purchases queue
+ * for ours.  It tells them of a SET LOCAL command, if that is in a transaction block,
+ * as which it takes DO.  The setting is saved before, so that here it ends with
+ * attach(); there it has to be set back.
+ */
+static void
+set_lock_timeout_elsewhere(int timeout)
+{
+	char	   *command = psprintf("DO LANGUAGE plpgsql 'BEGIN SET LOCAL lock_timeout = %d; END'",
+								   timeout);
+	char	   *value = psprintf("%d", LockTimeout);
+
+	(void) set_config_option("citus.propagate_set_commands", "local",
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
+							 0, false);
+	(void) set_config_option("lock_timeout", value, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not execute \"%s\"", command);
 }
 
 /* Executes CREATE TRIGGER. */
@@ -670,7 +705,8 @@ make_trigger(Oid relid, const char *name, const char *command)
 static char *
 attach(const Wanted *wanted)
 {
-	OnsideLook *look;
+	OnsideCitusTable citus = onside_citus_table(wanted->relid);
+	OnsideLook *look = NULL;
 	Relation	rel;
 	List	   *triggers;
 	List	   *commands = NIL;
@@ -679,9 +715,12 @@ attach(const Wanted *wanted)
 	ErrorContextCallback callback;
 
 	/* Nobody must wait for it, so it comes before the locks. */
-	look = onside_look(wanted->relid, wanted->mapping,
-					   wanted->becomes != NULL ? wanted->becomes :
-					   wanted->condition, wanted->events);
+	if (citus == ONSIDE_CITUS_REFERENCE)
+		check_reference_table(wanted);
+	else if (citus == ONSIDE_CITUS_NONE)
+		look = onside_look(wanted->relid, wanted->mapping,
+						   wanted->becomes != NULL ? wanted->becomes :
+						   wanted->condition, wanted->events);
 
 	/* The locks that CREATE TRIGGER takes, too. */
 	rel = relation_open(wanted->relid, ShareRowExclusiveLock);
@@ -713,17 +752,21 @@ attach(const Wanted *wanted)
 	relation_close(rel, NoLock);
 
 	SPI_connect();
-	check_citus(wanted);
+	if (citus != ONSIDE_CITUS_NONE)
+		set_lock_timeout_elsewhere(LockTimeout);
 	callback.callback = onside_citus_trigger_error;
-	callback.arg = NULL;
+	callback.arg = citus != ONSIDE_CITUS_NONE ? &citus : NULL;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	forboth(lc, triggers, lc2, commands)
 		make_trigger(wanted->relid, ((NewTrigger *) lfirst(lc))->name,
 					 lfirst(lc2));
 	error_context_stack = callback.previous;
+	if (citus != ONSIDE_CITUS_NONE)
+		set_lock_timeout_elsewhere(wanted->lock_timeout);
 	SPI_finish();
-	onside_look_warn(look);
+	if (look != NULL)
+		onside_look_warn(look);
 	return ((NewTrigger *) linitial(triggers))->name;
 }
 
@@ -748,6 +791,7 @@ onside_attach(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("attach()");
 	wanted.relid = PG_GETARG_OID(0);
 	onside_attachable_check(wanted.relid);
+	onside_refuse_shard("attach", wanted.relid);
 	check_privileges(wanted.relid);
 
 	/* From here on others' locks are met: a mapper is planned, too. */
@@ -755,6 +799,7 @@ onside_attach(PG_FUNCTION_ARGS)
 	callback.arg = NULL;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
+	wanted.lock_timeout = LockTimeout;
 	if (LockTimeout == 0)
 		(void) set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_USERSET,
 								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,

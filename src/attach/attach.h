@@ -21,6 +21,12 @@ extern void onside_check_schema_privilege(Oid relid);
 extern void onside_check_privilege(Oid relid, AclMode mode);
 
 /*
+ * A shard of Citus is attached and detached with its table: raises 42809 otherwise.
+ * "what" is the function's name.
+ */
+extern void onside_refuse_shard(const char *what, Oid relid);
+
+/*
  * OID of track_row(), for who names it: raises 42501 without USAGE on its
  * schema, and 42883 if there is none.
  */

@@ -27,6 +27,7 @@
 
 #include "attach/attach.h"
 #include "compat.h"
+#include "record/citus.h"
 #include "record/mapping.h"
 
 PG_FUNCTION_INFO_V1(onside_detach);
@@ -96,6 +97,8 @@ onside_detach(PG_FUNCTION_ARGS)
 	char	   *qualified;
 	List	   *names = NIL;
 	ListCell   *lc;
+	OnsideCitusTable citus;
+	ErrorContextCallback callback;
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		ereport(ERROR,
@@ -105,6 +108,8 @@ onside_detach(PG_FUNCTION_ARGS)
 				 errhint("See the view onside_attribution.attached.")));
 
 	event_name = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	onside_refuse_shard("detach", PG_GETARG_OID(0));
+	citus = onside_citus_table(PG_GETARG_OID(0));
 	rel = relation_open(PG_GETARG_OID(0), AccessShareLock);
 	foreach(lc, onside_attached_triggers(rel, event_name))
 	{
@@ -118,6 +123,10 @@ onside_detach(PG_FUNCTION_ARGS)
 										   RelationGetRelationName(rel));
 	relation_close(rel, AccessShareLock);
 
+	callback.callback = onside_citus_trigger_error;
+	callback.arg = citus != ONSIDE_CITUS_NONE ? &citus : NULL;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
 	SPI_connect();
 	foreach(lc, names)
 	{
@@ -128,6 +137,7 @@ onside_detach(PG_FUNCTION_ARGS)
 			elog(ERROR, "could not execute \"%s\"", command);
 	}
 	SPI_finish();
+	error_context_stack = callback.previous;
 
 	PG_RETURN_BOOL(names != NIL);
 }

@@ -48,9 +48,9 @@
 
 #include "attach/attach.h"
 #include "attach/backfill_state.h"
-#include "attach/citus.h"
 #include "attach/source.h"
 #include "compat.h"
+#include "record/citus.h"
 #include "record/column.h"
 #include "record/row.h"
 #include "shmem.h"

@@ -61,6 +61,7 @@
 #include "utils/varlena.h"
 
 #include "compat.h"
+#include "record/citus.h"
 #include "record/mapper.h"
 
 /* Columns of the type event. */
@@ -121,23 +122,6 @@ onside_mapper_find(const char *name, Oid row_type)
 						   ObjectIdGetDatum(schema));
 }
 
-/*
- * The table of which this one is a shard, as Citus names them: table_102008, in the
- * same schema.  InvalidOid if there is no table of that name.
- */
-static Oid
-table_of_shard(Oid relid)
-{
-	char	   *name = get_rel_name(relid);
-	char	   *end = name != NULL ? strrchr(name, '_') : NULL;
-
-	if (end == NULL || end == name || end[1] == '\0' ||
-		strspn(end + 1, "0123456789") != strlen(end + 1))
-		return InvalidOid;
-	*end = '\0';
-	return get_relname_relid(name, get_rel_namespace(relid));
-}
-
 Oid
 onside_mapper_takes(const char *name, Oid relid)
 {
@@ -145,10 +129,8 @@ onside_mapper_takes(const char *name, Oid relid)
 
 	if (OidIsValid(onside_mapper_find(name, get_rel_type_id(relid))))
 		return relid;
-	table = table_of_shard(relid);
-	return OidIsValid(table) &&
-		OidIsValid(onside_mapper_find(name, get_rel_type_id(table))) ?
-		table : relid;
+	table = onside_citus_table_of_shard(relid);
+	return OidIsValid(table) ? table : relid;
 }
 
 /* Is it there, and may it be called? */
@@ -162,6 +144,8 @@ check_function(const OnsideMapper *mapper)
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
 				 errmsg("mapper %s(%s) does not exist", mapper->name,
 						format_type_be(mapper->row_type)),
+				 onside_citus_is_here() ?
+				 errhint("Where Citus made the table's shards before it knew of the mapper, or has made the table anew, CREATE OR REPLACE FUNCTION at the coordinator makes it on all nodes. Or detach the event with onside_attribution.detach().") :
 				 errhint("Create it again, or detach the event with onside_attribution.detach().")));
 	if (onside_function_aclcheck(function, ACL_EXECUTE) != ACLCHECK_OK)
 		ereport(ERROR,

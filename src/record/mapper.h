@@ -31,7 +31,7 @@ extern Oid	onside_mapper_find(const char *name, Oid row_type);
 
 /*
  * The table whose rows the mapper of a trigger on this one takes: the same, or of a
- * shard of Citus the table that it is part of, if there is such a mapper.
+ * shard of Citus the table that it is part of, if there is no mapper for the shard.
  */
 extern Oid	onside_mapper_takes(const char *name, Oid relid);
 

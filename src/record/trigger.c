@@ -19,6 +19,7 @@
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
@@ -73,6 +74,9 @@ trigger_error(void *arg)
 
 	errcontext("trigger \"%s\" on table \"%s.%s\"", call->name, call->schema,
 			   call->table);
+	if (geterrcode() == ERRCODE_CONNECTION_FAILURE &&
+		GetConfigOption("citus.enable_local_execution", true, false) != NULL)
+		errhint("If Citus is inserting what it selects here into other servers, too: SET citus.enable_local_execution = off, or attach with deferred => true.");
 }
 
 /* The memory context is that of the statement. */

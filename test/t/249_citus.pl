@@ -137,7 +137,7 @@ sql(<<"SQL");
 SELECT citus_move_shard_placement(shardid, nodename, nodeport, '127.0.0.1', $other, 'block_writes')
 FROM citus_shards WHERE table_name::text = 'orders' AND nodeport <> $other ORDER BY shardid LIMIT 1
 SQL
-recorded();
+is(recorded(), '', 'rows that are moved are no events');
 writes('a shard was moved', 3000);
 
 # The same event, whoever reports it: a repetition has the same event_id.
@@ -157,9 +157,52 @@ is(recorded(), 'user 3 1', 'then it is one event to the API');
 
 # What is refused.
 (undef, undef, $err) = $coordinator->psql('shop', q{SET citus.enable_unsafe_triggers = off; SELECT onside_attribution.attach('orders', 'x', 'installation_id', '{}')});
-like($err, qr/triggers are not supported on distributed tables.*HINT:  Citus makes triggers/s, 'Citus has to be told to make triggers');
+like($err, qr/triggers are not supported on distributed tables.*HINT:  Citus makes and drops triggers/s, 'Citus has to be told to make triggers');
 (undef, undef, $err) = $coordinator->psql('shop', q{CALL onside_attribution.backfill('orders', 'after')});
 like($err, qr/are in shards of Citus.*HINT:  Call it on each node/s, 'backfill() tells where the rows are');
+
+(undef, undef, $err) = $coordinator->psql('shop', q{SET citus.enable_unsafe_triggers = off; SELECT onside_attribution.detach('orders', 'after')});
+like($err, qr/triggers are not supported on distributed tables.*HINT:  Citus makes and drops triggers/s, '... and to drop them');
+my $shard = sql('SELECT shard_name FROM citus_shards WHERE table_name::text = $$orders$$ AND nodeport = ' . $workers[1]->port . ' LIMIT 1');
+foreach my $call (qq{attach('$shard', 'x', 'installation_id', '{}')}, qq{detach('$shard', 'after')})
+{
+	(undef, undef, $err) = $workers[1]->psql('shop', "SELECT onside_attribution.$call");
+	like($err, qr/"$shard" is a shard of Citus.*HINT:  At the coordinator, \w+ the table "orders"/s, "a shard is none to be attached or detached: $call");
+}
+
+# Of a long name Citus leaves out a part.
+my $long = 'a' x 63;
+sql(<<"SQL");
+CREATE TABLE $long (id bigint PRIMARY KEY, installation_id uuid);
+SELECT create_distributed_table('$long', 'id', shard_count => 4, colocate_with => 'none');
+CREATE FUNCTION of_long(o $long) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS
+    \$\$ SELECT e.* FROM onside_attribution.purchase(o.installation_id, 1, 'USD') e \$\$;
+SELECT onside_attribution.attach('$long', 'long', mapper => 'of_long');
+INSERT INTO $long VALUES (1, '$installation'), (2, '$installation'), (3, '$installation');
+SQL
+is(recorded(), 'long 3 3', 'a table with a long name has its mapper in the shards');
+
+# What Citus makes anew loses the function that takes its row.  The purchase goes on.
+sql("SELECT alter_distributed_table('$long', shard_count => 6)");
+(undef, undef, $err) = $coordinator->psql('shop', "INSERT INTO $long VALUES (4, '$installation')");
+like($err, qr/mapper public.of_long\($long\) does not exist.*CREATE OR REPLACE FUNCTION at the coordinator/s, 'a mapper that is gone: what to do');
+sql(<<"SQL");
+CREATE FUNCTION of_long(o $long) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS
+    \$\$ SELECT e.* FROM onside_attribution.purchase(o.installation_id, 1, 'USD') e \$\$;
+INSERT INTO $long VALUES (5, '$installation'), (6, '$installation'), (7, '$installation');
+SQL
+is(recorded(), 'long 3 3', '... and that helps');
+$_->safe_psql('shop', 'DELETE FROM onside_attribution.dead_letter') foreach @nodes;
+
+# Purchases queue behind attach(), so it does not wait for others' locks there, either.
+my $writer = $workers[0]->background_psql('shop');
+$writer->query_safe('BEGIN; INSERT INTO before (id, cents) SELECT g, g FROM generate_series(8001, 8040) g');
+(undef, undef, $err) = $coordinator->psql('shop', q{SET statement_timeout = '60s'; SELECT onside_attribution.attach('before', 'x', 'installation_id', '{}', event_id => 'id')});
+like($err, qr/lock timeout.*HINT:  Another session uses the table/s, 'attach() waits for a lock on another node no longer than here');
+$writer->query_safe('ROLLBACK');
+$writer->quit;
+is(sql(q{BEGIN; SELECT onside_attribution.attach('before', 'x', 'installation_id', '{}', event_id => 'id'); SHOW lock_timeout; ROLLBACK}),
+	"onside_x\n0", '... and lock_timeout is what it was');
 
 # On its node, a shard is backfilled under the same event_ids.
 my $rows = sql('SELECT count(*) FROM orders');

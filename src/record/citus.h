@@ -17,13 +17,22 @@ typedef enum OnsideCitusTable
 	ONSIDE_CITUS_SHARDS,		/* its rows are in shards, of any node */
 } OnsideCitusTable;
 
-/*
- * What the table is to the extension citus in this database.  To be called within
- * SPI_connect().  Errors: those of a query of the caller's on pg_dist_partition.
- */
+/* Is the extension citus in this database? */
+extern bool onside_citus_is_here(void);
+
+/* What the table is to Citus in this database. */
 extern OnsideCitusTable onside_citus_table(Oid relid);
 
-/* An error context callback that tells how to have triggers on such tables. */
+/*
+ * The table of which this one is a shard; InvalidOid if it is none, and if this
+ * node does not know the table.
+ */
+extern Oid	onside_citus_table_of_shard(Oid relid);
+
+/*
+ * An error context callback that tells how to make and drop triggers there.  Its
+ * argument is not NULL if the table is one of Citus's.
+ */
 extern void onside_citus_trigger_error(void *arg);
 
 #endif							/* ONSIDE_CITUS_H */
