@@ -59,7 +59,7 @@ endif
 # ---------------------------------------------------------------------------
 
 .PHONY: help demo test test-all clean-chroots test-assertions test-valgrind bench \
-	check-metrics dashboard-picture check-unit check-sim check-sandbox check-isolation check-tap
+	check-metrics check-languages dashboard-picture check-unit check-sim check-sandbox check-isolation check-tap
 
 help:
 	@echo 'make                  build the extension'
@@ -71,6 +71,7 @@ help:
 	@echo 'make test-assertions  the same on a PostgreSQL with assertions, built for that'
 	@echo 'make test-valgrind    the worker and a recording backend under valgrind'
 	@echo 'make check-metrics    monitoring/, with the real Prometheus and postgres_exporter'
+	@echo 'make check-languages  the programs of docs/languages.md, with all the clients; as root'
 	@echo 'make dashboard-picture  the picture of the dashboard, from a real run of four minutes'
 	@echo 'make installcheck     the SQL tests, on a running server that has it installed'
 	@echo 'make check-unit       the tests of the pure parts, without a server'
@@ -128,6 +129,14 @@ test-assertions test-valgrind:
 check-metrics:
 	@test/setup/prepare metrics
 	@STEPS='gcc tap' TAP=test/t/250_metrics.pl test/setup/throwaway test/run
+
+# Fourteen clients and what compiles them: `make test` runs the quick ones that
+# are installed.
+check-languages:
+	@test/setup/prepare languages
+	@ONSIDE_TEST_NODE="$$(test/setup/node-modules)" && export ONSIDE_TEST_NODE && \
+		ONSIDE_TEST_LANGUAGES=all STEPS='gcc tap' TAP=test/t/380_languages.pl \
+		test/setup/throwaway test/run
 
 # The run cannot write into this tree.
 dashboard-picture:
