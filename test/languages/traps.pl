@@ -81,7 +81,6 @@ sub language_traps
 			'SQLAlchemy ::' => qr/syntax error at or near ":"/,
 			'SQLAlchemy dict' => qr/can't adapt type 'dict'/,
 			'PDO float' => qr/^9\.9$/,
-			'PDO ::' => qr/^9\.90$/,
 			'PDO key' => qr/^3346c9a9/,
 			'PDO empty' => qr/payload must be a JSON object/,
 			'PDO object' => qr/^[0-9a-f-]{36}$/,

@@ -38,7 +38,7 @@ subtest 'flush' => sub {
 subtest 'several at once' => sub {
 	my @sessions = map { $node->background_psql('postgres') } 1 .. 3;
 	my @ids = $wire->record('good', 5);
-	$_->query_until(qr/go/, "\\echo go\nSELECT 'flushed: ' || onside_attribution.flush('2 s');\n") foreach @sessions;
+	$_->query_until(qr/go/, "\\echo go\nSELECT 'flushed: ' || onside_attribution.flush('8 s');\n") foreach @sessions;
 	push @ids, $wire->record('good');
 	like($_->query_safe('SELECT 1'), qr/flushed: t/, 'each gets true') foreach @sessions;
 	is($wire->sandbox->accepted(@ids[ 0 .. 4 ]), 5, 'what was there has arrived');
