@@ -19,7 +19,7 @@ function say($what, $sql, $values)
 $amount = "SELECT (onside_attribution.purchase(%s)).payload ->> 'amount'";
 say('cast', preg_replace('/\$\d/', '?', getenv('CAST')), [$id, 9.9, 'usd', '2026-05-05T12:00:00Z', 51, '{"sku": "gems"}']);
 say('float', sprintf($amount, '?, ?, ?'), [$id, 9.90, 'USD']);
-say('::', sprintf($amount, ':id::uuid, :amount::numeric(12,2), currency => :currency'), ['id' => $id, 'amount' => 9.9, 'currency' => 'USD']);
+say('colons', sprintf($amount, ':id::uuid, :amount::numeric(12,2), currency => :currency'), ['id' => $id, 'amount' => 9.9, 'currency' => 'USD']);
 say('key', "SELECT onside_attribution.event_id('orders', ?)", [51]);
 say('empty', "SELECT onside_attribution.track('e', ?, ?)", [$id, json_encode([])]);
 say('object', "SELECT onside_attribution.track('e', ?, ?)", [$id, json_encode((object) [])]);

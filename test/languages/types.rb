@@ -13,7 +13,7 @@ end
 AMOUNT = "SELECT (onside_attribution.purchase(%s)).payload ->> 'amount'"
 say("cast", ENV["CAST"].gsub(/\$\d/, "?"), ID, 9.9, "usd", "2026-05-05T12:00:00Z", 51, '{"sku": "gems"}')
 say("BigDecimal", format(AMOUNT, "?, ?, ?"), ID, BigDecimal("9.90"), "USD")
-say("::", format(AMOUNT, ":id::uuid, :amount::numeric(12,2), currency => :currency"),
+say("colons", format(AMOUNT, ":id::uuid, :amount::numeric(12,2), currency => :currency"),
     { id: ID, amount: BigDecimal("9.90"), currency: "USD" })
 say("key", "SELECT onside_attribution.event_id('orders', ?)", 51)
 say("hash", "SELECT onside_attribution.track('e', ?, ?)", ID, { level: 7 })

@@ -18,5 +18,5 @@ def say(what, sql, **values):
 
 say("cast", re.sub(r"\$(\d)", r":p\1", os.environ["CAST"]), p1=ID, p2=9.9, p3="usd", p4="2026-05-05T12:00:00Z", p5=51,
     p6='{"sku": "gems"}')
-say("::", "SELECT onside_attribution.track_purchase(:id::uuid, 9.90, 'USD')", id=ID)
+say("colons", "SELECT onside_attribution.track_purchase(:id::uuid, 9.90, 'USD')", id=ID)
 say("dict", "SELECT onside_attribution.track('e', :id, :payload)", id=ID, payload={"level": 7})
