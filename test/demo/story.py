@@ -367,8 +367,8 @@ class Story:
         start = self.server.committed()
         self.draw_until(lambda committed, _: committed > start + 500, "traffic")
 
-        self.sandbox.behave({"fault": "reset_after_upload", "accept": True, "times": 2})
         duplicates = self.sandbox.report()["duplicates"]
+        self.sandbox.behave({"fault": "reset_after_upload", "accept": True, "times": 2})
         self.draw_until(lambda *_: self.sandbox.report()["duplicates"] > duplicates,
                         "what was accepted without an answer to come again")
         self.screen.say("  - two requests were accepted and their connections cut before the answer:"
