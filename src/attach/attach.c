@@ -645,10 +645,7 @@ onside_refuse_shard(const char *what, Oid relid)
 static void
 check_reference_table(const Wanted *wanted)
 {
-	bool		has_id = wanted->mapping->mapper != NULL ||
-		wanted->mapping->event_id != NULL;
-
-	if (!has_id)
+	if (wanted->mapping->mapper == NULL && wanted->mapping->event_id == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("attach: a reference table of Citus needs an event_id"),
@@ -755,7 +752,7 @@ attach(const Wanted *wanted)
 	if (citus != ONSIDE_CITUS_NONE)
 		set_lock_timeout_elsewhere(LockTimeout);
 	callback.callback = onside_citus_trigger_error;
-	callback.arg = citus != ONSIDE_CITUS_NONE ? &citus : NULL;
+	callback.arg = &citus;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	forboth(lc, triggers, lc2, commands)

@@ -124,7 +124,7 @@ onside_detach(PG_FUNCTION_ARGS)
 	relation_close(rel, AccessShareLock);
 
 	callback.callback = onside_citus_trigger_error;
-	callback.arg = citus != ONSIDE_CITUS_NONE ? &citus : NULL;
+	callback.arg = &citus;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	SPI_connect();

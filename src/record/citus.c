@@ -115,6 +115,7 @@ onside_citus_trigger_error(void *arg)
 		(geterrcode() == ERRCODE_INTERNAL_ERROR ||
 		 geterrcode() == ERRCODE_FEATURE_NOT_SUPPORTED))
 		errhint("Citus makes and drops triggers on its tables if citus.enable_unsafe_triggers is on.");
-	else if (geterrcode() == ERRCODE_INSUFFICIENT_PRIVILEGE && arg != NULL)
+	else if (geterrcode() == ERRCODE_INSUFFICIENT_PRIVILEGE &&
+			 *(OnsideCitusTable *) arg != ONSIDE_CITUS_NONE)
 		errhint("Citus makes the triggers on all nodes, and takes no GRANT on functions of an extension to them: on each node, GRANT EXECUTE ON FUNCTION onside_attribution.track_row TO the table's owner and to whoever calls this.");
 }

@@ -31,7 +31,7 @@ extern Oid	onside_citus_table_of_shard(Oid relid);
 
 /*
  * An error context callback that tells how to make and drop triggers there.  Its
- * argument is not NULL if the table is one of Citus's.
+ * argument is an OnsideCitusTable, what the table is.
  */
 extern void onside_citus_trigger_error(void *arg);
 

@@ -763,9 +763,12 @@ record_mapped(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 	MemoryContext old = MemoryContextSwitchTo(per_call);
 	TupleTableSlot *slot;
 	Tuplestorestate *results = onside_mapper_results(&slot);
+	OnsideDeferred *deferred = reader->deferred;
 	ErrorData  *error = onside_mapper_call(reader->mapper, row, results);
 	OnsideRowOutcome outcome = ONSIDE_ROW_DEAD_LETTER;
 
+	/* What calls within have put there is gone. */
+	reader->deferred = deferred;
 	if (error != NULL)
 		refuse_row(reader, rel, row, error);
 	else

@@ -57,7 +57,8 @@ typedef struct OnsideRowReader
 	bool		keepable;		/* it depends on nothing but the table */
 	OnsideEventError *broken;	/* why no row can become an event, or NULL */
 	OnsideRowBackfill *backfill;	/* NULL if the rows are a trigger's */
-	OnsideDeferred *deferred;	/* NULL if the trigger fires at once */
+	OnsideDeferred *deferred;	/* of the present call; NULL if the trigger
+								 * fires at once */
 	TupleTableSlot *row;		/* whose columns are read, or NULL */
 	MemoryContext per_row;
 } OnsideRowReader;

@@ -105,37 +105,6 @@ row_of(TriggerData *trigdata, TriggerCall *call)
 	return trigdata->tg_trigslot;
 }
 
-/*
- * A mapper that writes to this table has the trigger called within, with the same
- * reader, and can catch what goes wrong there.
- */
-static void
-record_rows(TriggerData *trigdata, TriggerCall *call, OnsideAppend **append)
-{
-	OnsideRowReader *reader = call->reader;
-	OnsideDeferred *outer = reader->deferred;
-
-	reader->deferred = call->deferred;
-	PG_TRY();
-	{
-		if (TRIGGER_FIRED_FOR_STATEMENT(trigdata->tg_event))
-			onside_row_record_all(reader, trigdata, append);
-		else
-		{
-			TupleTableSlot *row = row_of(trigdata, call);
-
-			if (row != NULL)
-				(void) onside_row_record(reader, trigdata->tg_relation, row,
-										 append);
-		}
-	}
-	PG_FINALLY();
-	{
-		reader->deferred = outer;
-	}
-	PG_END_TRY();
-}
-
 /* Session settings are fixed only if a mapped column's text depends on them. */
 static void
 record(TriggerData *trigdata, TriggerCall *call)
@@ -146,7 +115,19 @@ record(TriggerData *trigdata, TriggerCall *call)
 
 	if (reader->needs_settings)
 		nestlevel = onside_column_fix_settings();
-	record_rows(trigdata, call, &append);
+
+	if (TRIGGER_FIRED_FOR_STATEMENT(trigdata->tg_event))
+		onside_row_record_all(reader, trigdata, &append);
+	else
+	{
+		TupleTableSlot *row = row_of(trigdata, call);
+
+		reader->deferred = call->deferred;
+		if (row != NULL)
+			(void) onside_row_record(reader, trigdata->tg_relation, row,
+									 &append);
+	}
+
 	if (append != NULL)
 		onside_append_end(append);
 	if (reader->needs_settings)
