@@ -54,6 +54,10 @@ CREATE SCHEMA onside_attribution;
  */
 CREATE SEQUENCE onside_attribution.outbox_id_seq;
 
+CREATE FUNCTION onside_attribution.today() RETURNS date
+LANGUAGE sql VOLATILE PARALLEL SAFE
+RETURN (clock_timestamp() AT TIME ZONE 'UTC')::date;
+
 CREATE FUNCTION onside_attribution.part_of(day date) RETURNS smallint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ((day - date '2000-01-01') % 9)::smallint;
@@ -67,7 +71,7 @@ CREATE TABLE onside_attribution.outbox (
     recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
     id bigint NOT NULL DEFAULT nextval('onside_attribution.outbox_id_seq'),
-    part smallint NOT NULL DEFAULT onside_attribution.part_of((clock_timestamp() AT TIME ZONE 'UTC')::date)
+    part smallint NOT NULL DEFAULT onside_attribution.part_of(onside_attribution.today())
 ) PARTITION BY LIST (part);
 
 DO $$
@@ -83,7 +87,7 @@ CREATE TABLE onside_attribution.room (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     day date NOT NULL
 );
-INSERT INTO onside_attribution.room (day) VALUES ((clock_timestamp() AT TIME ZONE 'UTC')::date + 2);
+INSERT INTO onside_attribution.room (day) VALUES (onside_attribution.today() + 2);
 
 /* Rows of attached tables that are no valid events. */
 CREATE TABLE onside_attribution.dead_letter (
@@ -134,6 +138,10 @@ RETURN t >= timestamptz '0001-01-01 00:00:00+00' AND t < timestamptz '10000-01-0
 CREATE FUNCTION onside_attribution.is_v4(id text) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN id ~* '^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$';
+
+CREATE FUNCTION onside_attribution.is_uuid(id text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN id ~* '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$';
 
 /* An event as the API is told it. */
 CREATE FUNCTION onside_attribution.render(
@@ -220,7 +228,7 @@ $$;
 CREATE FUNCTION onside_attribution.make_room() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    today constant date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
+    today constant date := onside_attribution.today();
 BEGIN
     PERFORM FROM onside_attribution.room WHERE day < today + 2 FOR UPDATE SKIP LOCKED;
     IF NOT FOUND THEN
@@ -243,7 +251,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO onside_attribution.outbox (event_id, event_name, payload, event_datetime, installation_id)
     VALUES (event_id, event_name, payload, event_datetime, installation_id);
-    IF EXISTS (SELECT FROM onside_attribution.room r WHERE r.day < (clock_timestamp() AT TIME ZONE 'UTC')::date + 2) THEN
+    IF EXISTS (SELECT FROM onside_attribution.room r WHERE r.day < onside_attribution.today() + 2) THEN
         PERFORM onside_attribution.make_room();
     END IF;
 END
@@ -252,6 +260,25 @@ $$;
 /* ---------------------------------------------------------------------------
  * Recording by functions
  */
+
+/*
+ * Writes one event; what is wrong with it if it is not written.  For those who may not
+ * write to the log themselves.
+ */
+CREATE FUNCTION onside_attribution.check_and_append(
+    event_name text, installation_id uuid, payload jsonb, event_datetime timestamptz, event_id uuid)
+RETURNS onside_attribution.problem
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    problem constant onside_attribution.problem :=
+        onside_attribution.problem_of(event_name, installation_id, payload, event_datetime, event_id);
+BEGIN
+    IF problem IS NULL THEN
+        PERFORM onside_attribution.append(event_name, installation_id, payload, event_datetime, event_id);
+    END IF;
+    RETURN problem;
+END
+$$;
 
 CREATE FUNCTION onside_attribution.track(
     event_name text,
@@ -266,11 +293,10 @@ DECLARE
     problem onside_attribution.problem;
 BEGIN
     event_id := coalesce(event_id, gen_random_uuid());
-    problem := onside_attribution.problem_of(event_name, installation_id, payload, event_datetime, event_id);
+    problem := onside_attribution.check_and_append(event_name, installation_id, payload, event_datetime, event_id);
     IF problem IS NOT NULL THEN
         PERFORM onside_attribution.throw(problem);
     END IF;
-    PERFORM onside_attribution.append(event_name, installation_id, payload, event_datetime, event_id);
     RETURN event_id;
 END
 $$;
@@ -447,7 +473,7 @@ BEGIN
                         problem := (key, '22023', 'event_datetime must be an ISO 8601 date and time with a UTC offset', 'For example 2026-05-05T12:00:00Z.');
                     END IF;
                 ELSIF key <> 'event_name' THEN
-                    IF str !~* '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$' THEN
+                    IF NOT onside_attribution.is_uuid(str) THEN
                         problem := (key, '22023', key || ' must be a UUID', 'Pass it as 8-4-4-4-12 hexadecimal digits.');
                     ELSE
                         uuids[CASE key WHEN 'event_id' THEN 1 ELSE 2 END] := str::uuid;
@@ -774,6 +800,7 @@ DECLARE
     id uuid;
     relname constant text := (SELECT c.relname FROM pg_class c WHERE c.oid = relid);
     col text;
+    detail text;
 BEGIN
     IF made.installation_id IS NULL OR made.installation_id = '' THEN
         RETURN 'skipped';
@@ -781,7 +808,7 @@ BEGIN
     IF mapping ? 'mapper' THEN
         datetime := coalesce(datetime, now());
     END IF;
-    IF made.installation_id ~* '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$' THEN
+    IF onside_attribution.is_uuid(made.installation_id) THEN
         installation := made.installation_id;
     ELSIF problem IS NULL THEN
         problem := ('installation_id', '22023', 'installation_id must be a UUID', 'It has 8-4-4-4-12 hexadecimal digits.');
@@ -800,7 +827,7 @@ BEGIN
             coalesce(mapping ->> 'event_id.source', onside_attribution.id_source(relid)),
             made.key);
     END IF;
-    IF problem IS NULL THEN
+    IF problem IS NULL AND place IS NOT NULL THEN
         problem := onside_attribution.problem_of(mapping ->> 'event_name', installation, made.payload, datetime, id);
     END IF;
     IF place IS NOT NULL AND NOT onside_attribution.is_first(concat_ws(E'\t',
@@ -808,23 +835,23 @@ BEGIN
         RETURN 'recorded';
     END IF;
     IF problem IS NULL THEN
-        PERFORM onside_attribution.track(mapping ->> 'event_name', installation, made.payload, datetime, id);
+        problem := onside_attribution.check_and_append(mapping ->> 'event_name', installation, made.payload, datetime, id);
+    END IF;
+    IF problem IS NULL THEN
         RETURN 'recorded';
     END IF;
 
     col := coalesce(mapping ->> nullif(problem.field, 'payload'), (SELECT p.pair ->> 1 FROM jsonb_array_elements(mapping -> 'payload') p (pair)
                                                 WHERE 'payload.' || (p.pair ->> 0) = problem.field));
+    detail := format('Rows of table "%s" are reported as event "%s"%s.', relname, mapping ->> 'event_name',
+                     CASE WHEN col IS NOT NULL THEN format(', with column "%s" as %s', col, problem.field) ELSE '' END);
     IF current_setting('onside_attribution.on_invalid_event', true) = 'error' THEN
-        RAISE EXCEPTION USING ERRCODE = problem.state, MESSAGE = 'invalid event: ' || problem.message,
-            DETAIL = format('Rows of table "%s" are reported as event "%s"%s.', relname, mapping ->> 'event_name',
-                            CASE WHEN col IS NOT NULL THEN format(', with column "%s" as %s', col, problem.field) ELSE '' END),
+        RAISE EXCEPTION USING ERRCODE = problem.state, MESSAGE = 'invalid event: ' || problem.message, DETAIL = detail,
             HINT = problem.hint || ' To let such rows through, set onside_attribution.on_invalid_event to dead_letter.',
             TABLE = relname, COLUMN = coalesce(col, '');
     END IF;
     RAISE WARNING USING ERRCODE = problem.state, MESSAGE = 'invalid event: ' || problem.message,
-        DETAIL = format('Rows of table "%s" are reported as event "%s"%s. This row was let through and its event put into dead_letter.',
-                        relname, mapping ->> 'event_name',
-                        CASE WHEN col IS NOT NULL THEN format(', with column "%s" as %s', col, problem.field) ELSE '' END),
+        DETAIL = detail || ' This row was let through and its event put into dead_letter.',
         HINT = problem.hint, TABLE = relname, COLUMN = coalesce(col, '');
     PERFORM onside_attribution.reject(mapping ->> 'event_name', installation, made.payload, datetime, id, problem.message,
         (SELECT format('%I.%I', s.nspname, c.relname) FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace
@@ -885,13 +912,14 @@ BEGIN
             place := concat_ws('/', coalesce(pg_partition_root(TG_RELID), TG_RELID)::oid, mapping ->> 'event_name', place);
         END IF;
         IF condition IS NOT NULL THEN
-            IF TG_OP = 'INSERT' THEN
-                EXECUTE format(E'SELECT (%s\n) FROM %s', condition, left(source, -1) || 'new') INTO meets USING NEW;
-            ELSIF mapping ? 'becomes' THEN
-                EXECUTE format(E'SELECT (%s\n) FROM %s', condition, left(source, -1) || 'new') INTO meets USING NEW;
-                EXECUTE format(E'SELECT (%s\n) FROM (SELECT ($1).*) new', condition) INTO met USING OLD;
+            query := format(E'SELECT (%s\n) FROM %s', condition, left(source, -1) || 'new');
+            IF TG_OP = 'UPDATE' AND NOT mapping ? 'becomes' THEN
+                EXECUTE query || ', (SELECT ($2).*) old' INTO meets USING NEW, OLD;
             ELSE
-                EXECUTE format(E'SELECT (%s\n) FROM %s, (SELECT ($2).*) old', condition, left(source, -1) || 'new') INTO meets USING NEW, OLD;
+                EXECUTE query INTO meets USING NEW;
+            END IF;
+            IF TG_OP = 'UPDATE' AND mapping ? 'becomes' THEN
+                EXECUTE format(E'SELECT (%s\n) FROM (SELECT ($1).*) new', condition) INTO met USING OLD;
             END IF;
             IF meets IS NOT TRUE OR met THEN
                 RETURN NULL;
@@ -961,7 +989,6 @@ DECLARE
     rel pg_catalog.pg_class;
     problem onside_attribution.problem;
     arguments text[];
-    conditions text[] := '{}';
     events text := pg_catalog.upper(operation);
     trigger_name text;
     entry record;
@@ -1333,9 +1360,9 @@ BEGIN
     SELECT count(*) INTO n FROM (SELECT FROM onside_attribution.dead_letter LIMIT 10000) d;
     RETURN QUERY SELECT 'dead_letters', n = 0, format('%s rows were no valid events%s', n, coalesce(', the last at ' || (SELECT max(d.failed_at) FROM onside_attribution.dead_letter d), '')),
         CASE WHEN n > 0 THEN 'onside_attribution.dead_letter says why. Mend the rows or the mapping, record them with track(), and delete them there.' END;
-    RETURN QUERY SELECT 'outbox', r.day >= (clock_timestamp() AT TIME ZONE 'UTC')::date,
+    RETURN QUERY SELECT 'outbox', r.day >= onside_attribution.today(),
         format('it holds %s', pg_size_pretty((SELECT sum(pg_total_relation_size(i.inhrelid)) FROM pg_inherits i WHERE i.inhparent = 'onside_attribution.outbox'::regclass))),
-        CASE WHEN r.day < (clock_timestamp() AT TIME ZONE 'UTC')::date THEN 'Nothing was recorded lately, or a session holds a lock on its oldest partition; see pg_locks.' END
+        CASE WHEN r.day < onside_attribution.today() THEN 'Nothing was recorded lately, or a session holds a lock on its oldest partition; see pg_locks.' END
     FROM onside_attribution.room r;
 END
 $$;
