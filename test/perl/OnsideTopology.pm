@@ -21,6 +21,8 @@ use warnings;
 
 use Exporter   qw(import);
 use File::Copy ();
+use FindBin    ();
+use IPC::Run   ();
 use Test::More;
 
 use PostgreSQL::Test::Cluster ();
@@ -31,7 +33,7 @@ use OnsideTest;
 our @EXPORT = qw(
   make_standby follow rewind_to_standby crash wait_for_standby
   advance_xids next_xid
-  record recorded repeated
+  install_recorder record recorded repeated
 );
 
 =head1 FUNCTIONS
@@ -171,6 +173,25 @@ sub next_xid
 {
 	my ($node) = @_;
 	return $node->safe_psql('postgres', 'SELECT pg_snapshot_xmax(pg_current_snapshot())');
+}
+
+=head2 install_recorder($node, $database, $role, $test_name)
+
+Tests that managed/recorder.sql can be installed there by the role, as its header says.
+
+=cut
+
+sub install_recorder
+{
+	my ($node, $database, $role, $test_name) = @_;
+	my ($out, $err);
+	my $ok = IPC::Run::run(
+		[ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '--single-transaction',
+			'-f', "$FindBin::RealBin/../../managed/recorder.sql",
+			'-d', $node->connstr($database) . " user=$role" ],
+		'>', \$out, '2>', \$err);
+	ok($ok, $test_name) or diag($err);
+	return $ok;
 }
 
 =head2 record($node, $database, $n, [$name]), recorded($node, $database)

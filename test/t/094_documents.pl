@@ -4,27 +4,15 @@ use strict;
 use warnings;
 
 use FindBin;
+use lib "$FindBin::RealBin/../perl";
 
 use PostgreSQL::Test::Utils;
 use Test::More;
 
+use OnsideFiles;
+
 my $top = "$FindBin::RealBin/../..";
 chdir $top or die;
-
-# A heading's name in a link, as GitHub makes it.
-sub anchors
-{
-	my ($file) = @_;
-	my %anchors;
-	foreach (grep { /^#+ / } split /\n/, slurp_file($file))
-	{
-		my $name = lc s/^#+ //r;
-		$name =~ s/[^\w\- ]//g;
-		$name =~ tr/ /-/;
-		$anchors{$name} = 1;
-	}
-	return \%anchors;
-}
 
 foreach my $file ('README.md', 'CONTRIBUTING.md', 'TUTORIAL.md', 'REFERENCE.md', glob('docs/*.md'))
 {
@@ -38,7 +26,7 @@ foreach my $file ('README.md', 'CONTRIBUTING.md', 'TUTORIAL.md', 'REFERENCE.md',
 		my ($path, $anchor) = $link =~ /^([^#]*)(?:#(.*))?$/;
 		my $target = $path eq '' ? $file : $dir . $path;
 		$target =~ s{[^/]+/\.\./}{};
-		push @broken, $link if !-e $target || (defined $anchor && $target =~ /\.md$/ && !anchors($target)->{$anchor});
+		push @broken, $link if !-e $target || (defined $anchor && $target =~ /\.md$/ && !anchors(slurp_file($target))->{$anchor});
 	}
 	is("@broken", '', "$file: its links");
 }

@@ -9,10 +9,12 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 
+use IPC::Run ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 use OnsideTest;
+use OnsideTopology qw(install_recorder);
 
 my $top = "$FindBin::RealBin/../..";
 my $recorder = "$top/managed/recorder.sql";
@@ -20,16 +22,6 @@ my $recorder = "$top/managed/recorder.sql";
 my $plain = onside_node('plain', preload => 0, conf => "wal_level = logical\n");
 $plain->safe_psql('postgres', 'CREATE ROLE shop LOGIN CREATEROLE');
 $plain->safe_psql('postgres', 'CREATE DATABASE shop OWNER shop');
-
-sub psql_file
-{
-	my ($node, $database, $user, $file, @options) = @_;
-	local $ENV{PGOPTIONS} = "-c timezone=America/Los_Angeles -c datestyle=Postgres,MDY";
-	my ($out, $err);
-	IPC::Run::run([ 'psql', '-XaqE' =~ s/E//r, '-d', $node->connstr($database) . ($user ? " user=$user" : ''), @options ],
-		'<', $file, '>', \$out, '2>&1');
-	return $out;
-}
 
 # ---------------------------------------------------------------------------
 # The SQL tests of the extension
@@ -66,7 +58,9 @@ sub normal
 
 foreach my $test (qw(recording batch columns keys becomes mapper))
 {
-	my $out = psql_file($plain, 'shop', undef, "$top/sql/$test.sql");
+	local $ENV{PGOPTIONS} = '-c timezone=America/Los_Angeles -c datestyle=Postgres,MDY';
+	my $out;
+	IPC::Run::run([ 'psql', '-Xaq', '-d', $plain->connstr('shop') ], '<', "$top/sql/$test.sql", '>', \$out, '2>&1');
 	my ($got, $expected) = ("$dir/$test.out", "$dir/$test.expected");
 	append_to_file($got, normal($out));
 	append_to_file($expected, normal(slurp_file("$top/expected/$test.out")));
@@ -82,10 +76,7 @@ foreach my $test (qw(recording batch columns keys becomes mapper))
 my $extension = onside_node('extension', conf => "onside_attribution.enabled = off\n");
 create_extension($extension, 'postgres');
 $plain->safe_psql('postgres', 'CREATE DATABASE same OWNER shop');
-my ($ret, $out, $err) = (0);
-IPC::Run::run([ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '--single-transaction', '-f', $recorder,
-		'-d', $plain->connstr('same') . ' user=shop' ], '>', \$out, '2>', \$err) or $ret = 1;
-is($ret, 0, 'installed by a role that owns the database and nothing else') or diag($err);
+install_recorder($plain, 'same', 'shop', 'installed by a role that owns the database and nothing else');
 is($plain->safe_psql('same', q{SELECT count(*) FROM pg_proc WHERE pronamespace = 'onside_attribution'::regnamespace AND proowner <> 'shop'::regrole}), 0,
 	'and all of it is that role\'s');
 
@@ -152,6 +143,7 @@ SQL
 }
 cmp_ok(scalar(split /\n/, $events{postgres}), '>', 150, 'many events');
 append_to_file("$dir/events.$_", $events{$_}) foreach keys %events;
+my $out;
 IPC::Run::run([ 'diff', "$dir/events.postgres", "$dir/events.same" ], '>', \$out);
 is($out, '', 'the same bytes and event_ids on both sides');
 
@@ -160,15 +152,15 @@ is($out, '', 'the same bytes and event_ids on both sides');
 
 $plain->safe_psql('postgres', 'CREATE ROLE clerk LOGIN');
 $plain->safe_psql('same', 'GRANT INSERT ON t0, t1 TO clerk', extra_params => [ '-U', 'shop' ]);
-($ret, $out, $err) = $plain->psql('same', 'INSERT INTO t0 (id) VALUES (1000)', extra_params => [ '-U', 'clerk' ]);
+my (undef, undef, $err) = $plain->psql('same', 'INSERT INTO t0 (id) VALUES (1000)', extra_params => [ '-U', 'clerk' ]);
 like($err, qr/permission denied for function/, 'who may not record does not get through');
 $plain->safe_psql('same', 'GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA onside_attribution TO clerk', extra_params => [ '-U', 'shop' ]);
 $plain->safe_psql('same', 'INSERT INTO t0 (id) VALUES (1000); INSERT INTO t1 (id) VALUES (1000)', extra_params => [ '-U', 'clerk' ]);
-($ret, $out, $err) = $plain->psql('same', 'SELECT * FROM onside_attribution.outbox', extra_params => [ '-U', 'clerk' ]);
+(undef, undef, $err) = $plain->psql('same', 'SELECT * FROM onside_attribution.outbox', extra_params => [ '-U', 'clerk' ]);
 like($err, qr/permission denied for table outbox/, 'who may record does not read');
 foreach my $name ('flush()', 'pause()', 'resume()', "retry_dead_letters()", "replay('2026-01-01')", "forget(gen_random_uuid())")
 {
-	($ret, $out, $err) = $plain->psql('same', "SELECT onside_attribution.$name");
+	(undef, undef, $err) = $plain->psql('same', "SELECT onside_attribution.$name");
 	like($err, qr/is on the sending side.*HINT:/s, "$name says where it is");
 }
 is($plain->safe_psql('same', q{SELECT string_agg(check_name || ' ' || ok, ', ' ORDER BY check_name) FROM onside_attribution.doctor()}),

@@ -14,6 +14,7 @@ use Test::More;
 
 use OnsideSandbox;
 use OnsideTest;
+use OnsideTopology qw(install_recorder);
 
 my $sandbox = OnsideSandbox->start;
 my $recorder = onside_node('recorder', preload => 0, init => { allows_streaming => 'logical' },
@@ -25,10 +26,7 @@ $recorder->safe_psql('postgres', 'CREATE ROLE shop LOGIN');
 $recorder->safe_psql('postgres', 'CREATE ROLE replicator LOGIN REPLICATION');
 $recorder->safe_psql('postgres', 'CREATE DATABASE shop OWNER shop');
 my $as_shop = sub { return $recorder->safe_psql('shop', $_[0], extra_params => [ '-U', 'shop' ]) };
-my ($out, $err);
-ok(IPC::Run::run([ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '--single-transaction', '-f', "$FindBin::RealBin/../../managed/recorder.sql",
-			'-d', $recorder->connstr('shop') . ' user=shop' ], '>', \$out, '2>', \$err), 'recorder.sql')
-  or diag($err);
+install_recorder($recorder, 'shop', 'shop', 'recorder.sql');
 $as_shop->('GRANT SELECT ON onside_attribution.outbox TO replicator');
 
 my $installation = '550e8400-e29b-41d4-a716-446655440000';

@@ -15,6 +15,7 @@ use JSON::PP ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 
+use OnsideFiles;
 use OnsideTest;
 
 my $tree = "$FindBin::RealBin/../..";
@@ -22,15 +23,6 @@ chomp(my $bindir = `pg_config --bindir`);
 chomp(my $mandir = `pg_config --mandir`);
 my $program = "$bindir/onside-sandbox";
 my $dir = PostgreSQL::Test::Utils::tempdir();
-
-# Runs a command; returns its exit status, what it prints, and its complaints.
-sub run
-{
-	my (@command) = @_;
-	my ($out, $err) = ('', '');
-	IPC::Run::run(\@command, '<', \undef, '>', \$out, '2>', \$err);
-	return ($? >> 8, $out, $err);
-}
 
 # ---------------------------------------------------------------------------
 # One program, described once
@@ -156,14 +148,12 @@ $node->stop;
 SKIP:
 {
 	my $workflow = "$tree/docs/examples/github-actions.yml";
-	my ($rc, $steps, $why) = run('/usr/bin/python3', '-c', <<'PYTHON', $workflow);
-import json, sys, yaml
-jobs = yaml.safe_load(open(sys.argv[1]))["jobs"]
-print(json.dumps([step for job in jobs.values() for step in job["steps"]]))
-PYTHON
-	skip 'there is no python3-yaml here', 1 if $why =~ /No module named/;
-	is($rc, 0, 'it is YAML, with jobs and steps') or diag($why);
-	my @steps = grep { $_->{run} } @{ JSON::PP::decode_json($steps) };
+	skip 'there is no python3-yaml here', 1 unless has_yaml();
+	my ($document) = eval { yaml($workflow) };
+	is($@, '', 'it is YAML');
+	my ($job, @others) = values %{ $document->{jobs} };
+	is(scalar @others, 0, 'it has one job');
+	my @steps = grep { $_->{run} } @{ $job->{steps} };
 	like((shift @steps)->{run}, qr/apt-get install/, 'the first step installs');
 	cmp_ok(scalar @steps, '>=', 5, 'more follow');
 

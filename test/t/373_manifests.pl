@@ -10,33 +10,17 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 
-use IPC::Run ();
-use JSON::PP ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 
+use OnsideFiles;
 use OnsideSandbox;
 use OnsideTest;
 
 my $tree = "$FindBin::RealBin/../..";
 my $packaging = "$tree/packaging";
 
-# The documents of YAML on the standard input or in a file.
-sub yaml
-{
-	my ($file, $text) = @_;
-	my ($out, $err);
-	IPC::Run::run(
-		[ '/usr/bin/python3', '-c', <<'PYTHON', $file ], '<', \($text // ''), '>', \$out, '2>', \$err);
-import json, sys, yaml
-stream = sys.stdin if sys.argv[1] == "-" else open(sys.argv[1])
-print(json.dumps(list(yaml.safe_load_all(stream))))
-PYTHON
-	die "$file: $err" if $err;
-	return @{ JSON::PP::decode_json($out) };
-}
-
-plan skip_all => 'there is no python3-yaml here' unless eval { yaml('-', 'a: b') };
+plan skip_all => 'there is no python3-yaml here' unless has_yaml();
 ok(!eval { yaml('-', "a: [\n") }, 'what is no YAML is noticed');
 
 my %documents;

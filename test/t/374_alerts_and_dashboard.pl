@@ -9,23 +9,15 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 
-use IPC::Run ();
 use JSON::PP ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 use OnsideExamples;
+use OnsideFiles;
 use OnsideTest;
 
 my $tree = "$FindBin::RealBin/../..";
-
-sub run
-{
-	my (@command) = @_;
-	my ($out, $err) = ('', '');
-	IPC::Run::run(\@command, '<', \undef, '>', \$out, '2>', \$err);
-	return ($? >> 8, $out, $err);
-}
 
 # ---------------------------------------------------------------------------
 # The page
@@ -38,12 +30,7 @@ my @examples = $text->examples;
 cmp_ok(scalar @examples, '>=', 4, 'it has examples');
 $text->example_ok($_) foreach @examples;
 
-# As Markdown makes names of headings.
-my %heading;
-foreach my $title ($text->content =~ /^#+ (.*)$/mg)
-{
-	$heading{ lc($title) =~ s/[^\w\- ]//gr =~ s/ /-/gr } = 1;
-}
+my %heading = %{ anchors($text->content) };
 my $states = $node->safe_psql('postgres', <<'SQL');
 SELECT col_description(attrelid, attnum) FROM pg_attribute
 WHERE attrelid = 'onside_attribution.status'::regclass AND attname = 'state'
@@ -59,13 +46,10 @@ $node->stop;
 
 SKIP:
 {
-	my ($rc, $json, $why) = run('/usr/bin/python3', '-c', <<'PYTHON', "$tree/monitoring/alerts.yaml");
-import json, sys, yaml
-print(json.dumps([r for g in yaml.safe_load(open(sys.argv[1]))["groups"] for r in g["rules"]]))
-PYTHON
-	skip 'there is no python3-yaml here', 1 if $why =~ /No module named/;
-	is($rc, 0, 'alerts.yaml is YAML') or diag($why);
-	my @alerts = @{ JSON::PP::decode_json($json) };
+	skip 'there is no python3-yaml here', 1 unless has_yaml();
+	my ($document) = eval { yaml("$tree/monitoring/alerts.yaml") };
+	is($@, '', 'alerts.yaml is YAML');
+	my @alerts = map { @{ $_->{rules} } } @{ $document->{groups} };
 	cmp_ok(scalar @alerts, '>=', 13, 'it has alerts');
 	foreach my $alert (@alerts)
 	{
