@@ -52,7 +52,7 @@ my ($table) = slurp_file("$tree/docs/sandbox.md") =~ /^\| option \|.*\n\|[-|]+\|
 is(options_of($table, qr/^\| ([^|]*) \|/m), $options, 'and so has docs/sandbox.md');
 SKIP:
 {
-	skip 'there is no man here', 1 if run('sh', '-c', 'command -v man');
+	skip 'there is no man here', 1 if (run('sh', '-c', 'command -v man'))[0] != 0;
 	my ($status, $page, $warnings) = run('man', '--warnings', '-l', "$tree/test/sandbox/onside-sandbox.1");
 	is("$status$warnings", '0', 'man has nothing to say about the page');
 }
