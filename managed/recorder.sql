@@ -49,8 +49,8 @@ CREATE SCHEMA onside_attribution;
 
 /*
  * The log.  It keeps a week, so that a subscription that is made anew, with its initial
- * copy, brings what was recorded while there was none.  Each weekday plus two has a
- * partition; see make_room().
+ * copy, brings what was recorded while there was none.  Ten partitions take turns, one a
+ * day: today's, a week before it, and two that have been emptied; see make_room().
  */
 CREATE SEQUENCE onside_attribution.outbox_id_seq;
 
@@ -60,7 +60,7 @@ RETURN (clock_timestamp() AT TIME ZONE 'UTC')::date;
 
 CREATE FUNCTION onside_attribution.part_of(day date) RETURNS smallint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN ((day - date '2000-01-01') % 9)::smallint;
+RETURN ((day - date '2000-01-01') % 10)::smallint;
 
 CREATE TABLE onside_attribution.outbox (
     event_id uuid NOT NULL,
@@ -76,8 +76,10 @@ CREATE TABLE onside_attribution.outbox (
 
 DO $$
 BEGIN
-    FOR i IN 0 .. 8 LOOP
+    FOR i IN 0 .. 9 LOOP
         EXECUTE format('CREATE TABLE onside_attribution.outbox_%s PARTITION OF onside_attribution.outbox FOR VALUES IN (%s)', i, i);
+        -- A publication of the shop's own may have all tables, with DELETE.
+        EXECUTE format('ALTER TABLE onside_attribution.outbox_%s REPLICA IDENTITY FULL', i);
     END LOOP;
 END
 $$;
@@ -105,7 +107,7 @@ CREATE TABLE onside_attribution.dead_letter (
 /* What a transaction has made of its deferred rows; emptied with the outbox. */
 CREATE TABLE onside_attribution.seen (
     xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
-    key text NOT NULL,
+    key bytea NOT NULL,
     PRIMARY KEY (xid, key)
 );
 
@@ -137,11 +139,11 @@ RETURN t >= timestamptz '0001-01-01 00:00:00+00' AND t < timestamptz '10000-01-0
 
 CREATE FUNCTION onside_attribution.is_v4(id text) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN id ~* '^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$';
+RETURN id COLLATE "C" ~* '^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$';
 
 CREATE FUNCTION onside_attribution.is_uuid(id text) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN id ~* '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$';
+RETURN id COLLATE "C" ~* '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$';
 
 /* An event as the API is told it. */
 CREATE FUNCTION onside_attribution.render(
@@ -150,6 +152,29 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN '{"event_name":' || to_json(event_name)::text || ',"payload":' || payload::text
     || ',"event_datetime":"' || onside_attribution.iso(event_datetime)
     || '","event_id":"' || event_id::text || '","installation_id":"' || installation_id::text || '"}';
+
+/*
+ * Is it too large for a request, by the digits of its numbers alone?  1e131071 takes a few bytes
+ * in jsonb, and 131,072 as text: so they are added up one by one, before all of them are text.
+ */
+CREATE FUNCTION onside_attribution.has_huge_numbers(payload jsonb) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    number jsonb;
+    size bigint := 0;
+BEGIN
+    IF pg_column_size(payload) < 2000 AND pg_column_compression(payload) IS NULL THEN
+        RETURN false;
+    END IF;
+    FOR number IN SELECT * FROM jsonb_path_query(payload, 'strict $.** ? (@.type() == "number")') LOOP
+        size := size + length(number::text);
+        IF size > 1000000 THEN
+            RETURN true;
+        END IF;
+    END LOOP;
+    RETURN false;
+END
+$$;
 
 /* What is wrong with an event; NULL if it can be sent.  As src/record/event.c has it. */
 CREATE TYPE onside_attribution.problem AS (field text, state text, message text, hint text);
@@ -167,9 +192,9 @@ BEGIN
         RETURN ROW('event_name', '22004', 'event_name must not be null', name_hint)::onside_attribution.problem;
     ELSIF length(event_name) > 255 THEN
         RETURN ROW('event_name', '22023', 'event_name must not be longer than 255 characters', name_hint)::onside_attribution.problem;
-    ELSIF event_name ~ '^[ \u00a0\u1680\u2000-\u200d\u2028\u2029\u202f\u205f\u2060\u3000\ufeff]*$' THEN
+    ELSIF event_name COLLATE "C" ~ '^[ \u00a0\u1680\u2000-\u200d\u2028\u2029\u202f\u205f\u2060\u3000\ufeff]*$' THEN
         RETURN ROW('event_name', '22023', 'event_name must not be empty or blank', name_hint)::onside_attribution.problem;
-    ELSIF event_name ~ '[\u0001-\u001f\u007f-\u009f]' THEN
+    ELSIF event_name COLLATE "C" ~ '[\u0001-\u001f\u007f-\u009f]' THEN
         RETURN ROW('event_name', '22023', 'event_name must not contain control characters', name_hint)::onside_attribution.problem;
     ELSIF installation_id IS NULL THEN
         RETURN ROW('installation_id', '22004', 'installation_id must not be null',
@@ -191,15 +216,15 @@ BEGIN
                 'Use gen_random_uuid(), or leave it out to have one made.')::onside_attribution.problem;
     END IF;
     BEGIN
-        size := octet_length(onside_attribution.render(event_name, payload, event_datetime, event_id, installation_id));
+        size := CASE WHEN onside_attribution.has_huge_numbers(payload) THEN NULL
+            ELSE octet_length(onside_attribution.render(event_name, payload, event_datetime, event_id, installation_id)) END;
     EXCEPTION WHEN program_limit_exceeded THEN
-        RETURN ROW('payload', '54000', 'payload is too large: the event has more than 1000000 bytes as JSON',
-                'A request must stay below 1000000 bytes, and an event cannot be split.')::onside_attribution.problem;
+        size := NULL;
     END;
     -- {"events":[ and ]} are around it.
-    IF size + 13 >= 1000000 THEN
+    IF size IS NULL OR size + 13 >= 1000000 THEN
         RETURN ROW('payload', '54000',
-                CASE WHEN pg_column_size(payload) >= 8000000 THEN 'payload is too large: the event has more than 1000000 bytes as JSON'
+                CASE WHEN size IS NULL OR pg_column_size(payload) >= 8000000 THEN 'payload is too large: the event has more than 1000000 bytes as JSON'
                     ELSE format('payload is too large: the event has %s bytes as JSON', size) END,
                 'A request must stay below 1000000 bytes, and an event cannot be split.')::onside_attribution.problem;
     END IF;
@@ -220,25 +245,28 @@ $$;
  */
 
 /*
- * Empties the partition of the day after tomorrow, which is a week old, once a day.  Nobody
- * waits for that: who finds it locked, or somebody else at it, leaves it for the next.
- * The lock is held until the caller's transaction ends, and nobody writes there for
- * two days.
+ * Empties the partitions of tomorrow and the day after, once a day: nobody writes there yet, and
+ * what is in them is older than a week.  Nobody waits for that: who finds one locked, or
+ * somebody else at it, leaves it for the next.  The lock is held until the caller's
+ * transaction ends; until then whoever reads the whole outbox waits.
  */
 CREATE FUNCTION onside_attribution.make_room() RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $$
 DECLARE
     today constant date := onside_attribution.today();
+    made date;
 BEGIN
-    PERFORM FROM onside_attribution.room WHERE day < today + 2 FOR UPDATE SKIP LOCKED;
+    SELECT day INTO made FROM onside_attribution.room WHERE day < today + 2 FOR UPDATE SKIP LOCKED;
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    EXECUTE format('LOCK TABLE onside_attribution.outbox_%s IN ACCESS EXCLUSIVE MODE NOWAIT', onside_attribution.part_of(today + 2));
-    EXECUTE format('TRUNCATE onside_attribution.outbox_%s', onside_attribution.part_of(today + 2));
+    FOR i IN greatest(made - today, 0) + 1 .. 2 LOOP
+        EXECUTE format('LOCK TABLE onside_attribution.outbox_%s IN ACCESS EXCLUSIVE MODE NOWAIT', onside_attribution.part_of(today + i));
+        EXECUTE format('TRUNCATE onside_attribution.outbox_%s', onside_attribution.part_of(today + i));
+    END LOOP;
     DELETE FROM onside_attribution.seen WHERE xid < pg_snapshot_xmin(pg_current_snapshot());
     UPDATE onside_attribution.room SET day = today + 2;
-EXCEPTION WHEN lock_not_available OR object_in_use OR deadlock_detected THEN
+EXCEPTION WHEN lock_not_available OR object_in_use OR deadlock_detected OR serialization_failure THEN
     NULL;
 END
 $$;
@@ -497,8 +525,9 @@ BEGIN
 END
 $$;
 
+/* As the caller, who has to be allowed to read the outbox. */
 CREATE FUNCTION onside_attribution.preview(event_id uuid) RETURNS text
-LANGUAGE sql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
     SELECT onside_attribution.render(o.event_name, o.payload, o.event_datetime, o.event_id, o.installation_id)
     FROM onside_attribution.outbox o WHERE o.event_id = $1 LIMIT 1
 $$;
@@ -530,7 +559,7 @@ $$;
 
 /*
  * A trigger's arguments, "target=value", as an object; the payload is an array of
- * [key, column].  They are those of the extension, and condition and becomes.
+ * [key, column].  They are those of the extension.
  */
 CREATE FUNCTION onside_attribution.read_arguments(arguments text[]) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -554,7 +583,7 @@ BEGIN
         ELSIF target LIKE 'payload.%' THEN
             payload := payload || jsonb_build_array(jsonb_build_array(substr(target, length('payload.') + 1), value));
         ELSIF target IN ('event_name', 'installation_id', 'event_datetime', 'event_id', 'event_id.namespace', 'event_id.source',
-                         'mapper', 'search_path', 'condition', 'becomes') THEN
+                         'mapper', 'search_path') THEN
             result := result || jsonb_build_object(target, value);
         ELSE
             RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('track_row: "%s" is not a field of an event', target),
@@ -570,6 +599,17 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '22023', HINT = hint, MESSAGE = 'track_row: mapper and columns exclude each other';
     END IF;
     RETURN result || jsonb_build_object('payload', payload);
+END
+$$;
+
+/* The same of a trigger in the catalog, which somebody may have made by hand; NULL if they are no mapping. */
+CREATE FUNCTION onside_attribution.mapping_of(arguments bytea) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN onside_attribution.read_arguments(array_agg(convert_from(decode(a, 'escape'), 'UTF8') ORDER BY n))
+        FROM unnest(string_to_array(encode(arguments, 'escape'), '\000')) WITH ORDINALITY x (a, n) WHERE a <> '';
+EXCEPTION WHEN data_exception OR null_value_not_allowed THEN
+    RETURN NULL;
 END
 $$;
 
@@ -678,7 +718,8 @@ CREATE TYPE onside_attribution.made AS (
     installation_id text, payload jsonb, problem onside_attribution.problem, event_datetime timestamptz, has_datetime boolean, key text);
 
 /*
- * A query that makes events of the rows of a source, "n".  $1 is a row, if that is the source.
+ * A query that makes events of the rows of a source, "n".  That of a mapper is executed
+ * with the mapper's search_path, so nothing in it depends on one.
  */
 CREATE FUNCTION onside_attribution.query_of(relid oid, mapping jsonb, source text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -693,17 +734,20 @@ DECLARE
     argument oid;
 BEGIN
     IF mapping ? 'mapper' THEN
-        argument := (SELECT p.proargtypes[0] FROM pg_proc p JOIN pg_namespace s ON s.oid = p.pronamespace
-                     WHERE format('%I.%I', s.nspname, p.proname) = mapping ->> 'mapper' AND p.pronargs = 1
-                     ORDER BY (SELECT t.typrelid FROM pg_type t WHERE t.oid = p.proargtypes[0]) <> relid LIMIT 1);
+        argument := (SELECT t.typrelid FROM pg_proc p JOIN pg_namespace s ON s.oid = p.pronamespace JOIN pg_type t ON t.oid = p.proargtypes[0]
+                     WHERE format('%I.%I', s.nspname, p.proname) = mapping ->> 'mapper' AND p.pronargs = 1 AND t.typrelid <> 0
+                       AND p.prorettype = 'onside_attribution.event'::regtype
+                     ORDER BY t.typrelid <> relid LIMIT 1);
         IF argument IS NULL THEN
             RAISE undefined_function USING MESSAGE = format('mapper %s does not exist', mapping ->> 'mapper'),
                 HINT = 'Create it again, or detach the event with onside_attribution.detach().';
         END IF;
-        RETURN format('SELECT e.installation_id::text, e.payload, NULL::onside_attribution.problem, e.event_datetime, true, e.event_id::text FROM %s, LATERAL %s(%s) e',
+        -- A partition's columns may stand in another order than the table's.
+        RETURN format('SELECT e.installation_id::pg_catalog.text, e.payload, NULL::onside_attribution.problem, e.event_datetime, true, e.event_id::pg_catalog.text FROM %s, LATERAL %s(%s) e',
             source, mapping ->> 'mapper',
-            CASE WHEN (SELECT t.typrelid FROM pg_type t WHERE t.oid = argument) = relid THEN format('n::%s', argument::regtype)
-                ELSE format('jsonb_populate_record(NULL::%s, to_jsonb(n))', argument::regtype) END);
+            CASE WHEN argument = relid THEN format('(n.*)::%s', argument::regclass)
+                ELSE format('ROW(%s)::%s', (SELECT string_agg(format('n.%I', a.attname), ', ' ORDER BY a.attnum) FROM pg_attribute a
+                                            WHERE a.attrelid = argument AND a.attnum > 0 AND NOT a.attisdropped), argument::regclass) END);
     END IF;
 
     FOR entry IN
@@ -741,7 +785,7 @@ BEGIN
             WHEN 'timestamptz'::regtype THEN 'n.%I::timestamptz'
             WHEN 'timestamp'::regtype THEN '(n.%I::timestamp AT TIME ZONE ''UTC'')'
             WHEN 'date'::regtype THEN 'onside_attribution.midnight(n.%I::date)'
-            ELSE 'onside_attribution.parse_datetime(n.%I::text)' END, mapping ->> 'event_datetime');
+            ELSE 'onside_attribution.parse_datetime(n.%I::text COLLATE "C")' END, mapping ->> 'event_datetime');
         IF base IN ('text'::regtype, 'varchar'::regtype) THEN
             problems := format('CASE WHEN n.%I IS NOT NULL AND %s IS NULL THEN (''event_datetime'', ''22023'', '
                 || '''event_datetime must be an ISO 8601 date and time with a UTC offset'', ''For example 2026-05-05T12:00:00Z.'')::onside_attribution.problem END',
@@ -771,20 +815,32 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE c.oid = coalesce(pg_partition_root($1), $1)
 $$;
 
-/* Is it the first time in this transaction? */
+/* Is it the first time in this transaction?  What the key says may be long. */
 CREATE FUNCTION onside_attribution.is_first(key text) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO onside_attribution.seen (key) VALUES ($1) ON CONFLICT DO NOTHING;
+    INSERT INTO onside_attribution.seen (key) VALUES (sha256(convert_to($1, 'UTF8'))) ON CONFLICT DO NOTHING;
     RETURN FOUND;
 END
 $$;
 
+/* Writes a dead letter; false if somebody has locked the table: the purchase does not wait for that. */
 CREATE FUNCTION onside_attribution.reject(
-    event_name text, installation_id uuid, payload jsonb, event_datetime timestamptz, event_id uuid, error text, source text) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    event_name text, installation_id uuid, payload jsonb, event_datetime timestamptz, event_id uuid, error text, source text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $$
+BEGIN
     INSERT INTO onside_attribution.dead_letter (event_name, installation_id, payload, event_datetime, event_id, error, source)
-    VALUES ($1, $2, $3, $4, $5, $6, $7)
+    VALUES ($1, $2, $3, $4, $5, $6, $7);
+    RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN false;
+END
+$$;
+
+/* Does on_invalid_event say that the purchase fails with its event? */
+CREATE FUNCTION onside_attribution.must_be_valid() RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT lower(current_setting('onside_attribution.on_invalid_event', true)) IS NOT DISTINCT FROM 'error'
 $$;
 
 /*
@@ -801,6 +857,7 @@ DECLARE
     relname constant text := (SELECT c.relname FROM pg_class c WHERE c.oid = relid);
     col text;
     detail text;
+    kept boolean;
 BEGIN
     IF made.installation_id IS NULL OR made.installation_id = '' THEN
         RETURN 'skipped';
@@ -845,17 +902,19 @@ BEGIN
                                                 WHERE 'payload.' || (p.pair ->> 0) = problem.field));
     detail := format('Rows of table "%s" are reported as event "%s"%s.', relname, mapping ->> 'event_name',
                      CASE WHEN col IS NOT NULL THEN format(', with column "%s" as %s', col, problem.field) ELSE '' END);
-    IF current_setting('onside_attribution.on_invalid_event', true) = 'error' THEN
+    IF onside_attribution.must_be_valid() THEN
         RAISE EXCEPTION USING ERRCODE = problem.state, MESSAGE = 'invalid event: ' || problem.message, DETAIL = detail,
             HINT = problem.hint || ' To let such rows through, set onside_attribution.on_invalid_event to dead_letter.',
             TABLE = relname, COLUMN = coalesce(col, '');
     END IF;
-    RAISE WARNING USING ERRCODE = problem.state, MESSAGE = 'invalid event: ' || problem.message,
-        DETAIL = detail || ' This row was let through and its event put into dead_letter.',
-        HINT = problem.hint, TABLE = relname, COLUMN = coalesce(col, '');
-    PERFORM onside_attribution.reject(mapping ->> 'event_name', installation, made.payload, datetime, id, problem.message,
+    kept := onside_attribution.reject(mapping ->> 'event_name', installation, made.payload, datetime, id, problem.message,
         (SELECT format('%I.%I', s.nspname, c.relname) FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace
          WHERE c.oid = coalesce(pg_partition_root(relid), relid)));
+    RAISE WARNING USING ERRCODE = problem.state, MESSAGE = 'invalid event: ' || problem.message,
+        DETAIL = detail || CASE WHEN kept THEN ' This row was let through and its event put into dead_letter.'
+            ELSE format(' This row was let through. Its event is kept in this message alone, since dead_letter is locked by another session: %s.',
+                        jsonb_build_object('installation_id', installation, 'payload', made.payload, 'event_datetime', datetime, 'event_id', id)) END,
+        HINT = problem.hint, TABLE = relname, COLUMN = coalesce(col, '');
     RETURN 'dead_letter';
 END
 $$;
@@ -863,35 +922,151 @@ $$;
 /* The mapper has failed: the row's purchase comes first, unless the error says nothing about the row. */
 CREATE FUNCTION onside_attribution.passes_through(state text) RETURNS boolean
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT left($1, 2) IN ('57', '40', '53', '58', 'XX')
-        OR current_setting('onside_attribution.on_invalid_event', true) = 'error'
+    SELECT left($1, 2) IN ('57', '40', '53', '58', 'XX') OR onside_attribution.must_be_valid()
 $$;
 
 /*
- * The trigger function.  The settings are those by which the text of any type is the same in
- * every session.
- *
- * A deferred trigger's row is read again by its primary key: "source" is then the row as it is
- * now, and none if it is gone.
+ * Those by which the text of any type is the same in every session, for columns.  Until the end of the
+ * transaction; returns what they were, for the way back.
  */
-CREATE FUNCTION onside_attribution.track_row() RETURNS trigger
-LANGUAGE plpgsql
+CREATE FUNCTION onside_attribution.use_settings(
+    settings text[] DEFAULT '{"ISO, YMD",UTC,postgres,1,hex,C,base64,off}') RETURNS text[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    names constant text[] := '{datestyle,timezone,intervalstyle,extra_float_digits,bytea_output,lc_monetary,xmlbinary,quote_all_identifiers}';
+    before text[] := '{}';
+BEGIN
+    FOR i IN 1 .. cardinality(names) LOOP
+        before[i] := current_setting(names[i]);
+        IF before[i] <> settings[i] THEN
+            PERFORM set_config(names[i], settings[i], true);
+        END IF;
+    END LOOP;
+    RETURN before;
+END
+$$;
+
+/*
+ * A trigger's WHEN clause, as PostgreSQL has understood it: all names in it are resolved, and its constants can be
+ * read in any session.  NULL if it has none.
+ */
+CREATE FUNCTION onside_attribution.condition_of(trigger oid) RETURNS text
+LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET extra_float_digits = 1
-SET bytea_output = 'hex' SET lc_monetary = 'C' SET xmlbinary = 'base64' SET quote_all_identifiers = off AS $$
+SET bytea_output = 'hex' SET lc_monetary = 'C' SET xmlbinary = 'base64' SET quote_all_identifiers = off AS $f$
+    SELECT substring(pg_get_triggerdef($1), $re$ WHEN (\(.*\)) EXECUTE FUNCTION onside_attribution\.track_row\((?:'(?:[^']|'')*'(?:, )?)*\)$$re$)
+$f$;
+
+/* The same condition of OLD: each "new." that is neither in a string nor in a name. */
+CREATE FUNCTION onside_attribution.condition_on_old(condition text) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+    SELECT string_agg(CASE m.token[1] WHEN 'new.' THEN 'old.' ELSE m.token[1] END, '' ORDER BY m.n)
+    FROM regexp_matches(condition COLLATE "C", $re$('(?:[^']|'')*'|"(?:[^"]|"")*"|\mnew\.|[^'"n]+|.)$re$, 'g') WITH ORDINALITY m (token, n)
+$$;
+
+/* Does it refer to OLD? */
+CREATE FUNCTION onside_attribution.has_old(condition text) RETURNS boolean
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT regexp_replace(condition COLLATE "C", $re$'(?:[^']|'')*'|"(?:[^"]|"")*"$re$, '', 'g') ~ '\mold\.'
+$$;
+
+/*
+ * The primary key of a table: its columns, in words for a person, and as conditions on "n" and the row $1, by
+ * the operators of its index; NULL if there is none.
+ */
+CREATE FUNCTION onside_attribution.key_of(relid oid, OUT columns text, OUT description text, OUT is_same text, OUT is_after text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    part record;
+BEGIN
+    FOR part IN
+        SELECT a.attname, k.n,
+            (SELECT array_agg(format('OPERATOR(%I.%s)', s.nspname, o.oprname) ORDER BY m.amopstrategy)
+             FROM pg_opclass c JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype
+                 AND m.amoppurpose = 's'
+             JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_namespace s ON s.oid = o.oprnamespace
+             WHERE c.oid = i.indclass[k.n - 1]) AS operators
+        FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am am ON am.oid = x.relam AND am.amname = 'btree',
+            unnest(i.indkey::int2[]) WITH ORDINALITY k (attnum, n), pg_attribute a
+        WHERE i.indrelid = $1 AND i.indisprimary AND k.n <= i.indnkeyatts AND a.attrelid = $1 AND a.attnum = k.attnum
+        ORDER BY k.n DESC
+    LOOP
+        columns := concat_ws(', ', format('n.%I', part.attname), columns);
+        description := concat_ws(', ', format('($1).%I', part.attname), description);
+        is_same := concat_ws(' AND ', format('n.%1$I %2$s ($1).%1$I', part.attname, part.operators[3]), is_same);
+        is_after := CASE WHEN is_after IS NULL THEN format('n.%1$I %2$s ($1).%1$I', part.attname, part.operators[5])
+            ELSE format('n.%1$I %2$s ($1).%1$I AND (n.%1$I %3$s ($1).%1$I OR %4$s)', part.attname, part.operators[4], part.operators[5], is_after) END;
+    END LOOP;
+    description := (SELECT CASE WHEN columns IS NOT NULL THEN format('SELECT format(%L, %s)',
+                                  format('(%s)=(%s)', string_agg(a.attname, ', ' ORDER BY k.n), string_agg('%s', ', ')), description) END
+        FROM pg_index i, unnest(i.indkey::int2[]) WITH ORDINALITY k (attnum, n), pg_attribute a
+        WHERE i.indrelid = $1 AND i.indisprimary AND k.n <= i.indnkeyatts AND a.attrelid = $1 AND a.attnum = k.attnum);
+END
+$$;
+
+/*
+ * What is made of one row.  A mapper runs with the search_path of attach(); if it fails, what it did is undone,
+ * and the row's purchase comes first.  ("anyelement": PL/pgSQL then has a plan for each type of row.)
+ */
+CREATE FUNCTION onside_attribution.made_of(relid oid, mapping jsonb, r anyelement) RETURNS onside_attribution.made[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    query text;
+    results onside_attribution.made[];
+    before text[];
+    place text;
+BEGIN
+    IF NOT mapping ? 'mapper' THEN
+        before := onside_attribution.use_settings();
+        EXECUTE format('SELECT array_agg(e::onside_attribution.made) FROM (%s) e', onside_attribution.query_of(relid, mapping, 'unnest(ARRAY[$1]) n'))
+            INTO results USING r;
+        PERFORM onside_attribution.use_settings(before);
+        RETURN results;
+    END IF;
+    BEGIN
+        query := format('SELECT pg_catalog.array_agg(e::onside_attribution.made) FROM (%s) e',
+                        onside_attribution.query_of(relid, mapping, 'pg_catalog.unnest(ARRAY[$1]) n'));
+        PERFORM pg_catalog.set_config('search_path', coalesce(mapping ->> 'search_path', 'pg_catalog, pg_temp'), true);
+        EXECUTE query INTO results USING r;
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        RETURN results;
+    EXCEPTION WHEN OTHERS OR assert_failure THEN
+        IF onside_attribution.passes_through(SQLSTATE) THEN
+            RAISE;
+        END IF;
+        query := (SELECT k.description FROM onside_attribution.key_of(relid) k);
+        IF query IS NOT NULL THEN
+            EXECUTE query INTO place USING r;
+        END IF;
+        RETURN ARRAY[('?', NULL, ('mapper', SQLSTATE, concat_ws(', in row ', SQLERRM, place), 'Mend the mapper with CREATE OR REPLACE FUNCTION.')::onside_attribution.problem,
+            NULL, true, NULL)::onside_attribution.made];
+    END;
+END
+$$;
+
+/*
+ * The trigger function.  A deferred trigger's row is read again by its primary key, and its condition looked at
+ * again: what is gone, or does not meet it any more, is no event.
+ */
+CREATE FUNCTION onside_attribution.track_row() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     mapping constant jsonb := onside_attribution.read_arguments(TG_ARGV);
     trigger constant pg_trigger := (SELECT t FROM pg_trigger t WHERE t.tgrelid = TG_RELID AND t.tgname = TG_NAME);
-    source text := CASE TG_LEVEL WHEN 'ROW' THEN '(SELECT ($1).*) n' ELSE format('%I n', trigger.tgnewtable) END;
-    condition constant text := coalesce(mapping ->> 'becomes', mapping ->> 'condition');
+    root constant regclass := coalesce(pg_partition_root(TG_RELID), TG_RELID);
+    source constant text := quote_ident(trigger.tgnewtable) || ' n';
+    key record;
+    condition text;
+    row_security text;
     meets boolean := true;
-    met boolean := false;
-    made onside_attribution.made;
-    query text;
     place text;
-    n integer := 0;
-    sources text[];
+    before text[];
+    query text;
+    r record;
+    made onside_attribution.made;
     results onside_attribution.made[];
+    n integer := 0;
 BEGIN
     IF TG_WHEN <> 'AFTER' OR TG_OP NOT IN ('INSERT', 'UPDATE') THEN
         RAISE trigger_protocol_violated USING MESSAGE = 'track_row must be fired AFTER INSERT or UPDATE',
@@ -900,68 +1075,85 @@ BEGIN
         RAISE trigger_protocol_violated USING MESSAGE = 'track_row FOR EACH STATEMENT needs a transition table',
             HINT = 'Add REFERENCING NEW TABLE AS new_rows to the trigger.';
     END IF;
-    IF TG_LEVEL = 'ROW' THEN
-        IF trigger.tgdeferrable THEN
-            SELECT coalesce(format('(SELECT t.* FROM %s t WHERE ', coalesce(pg_partition_root(TG_RELID), TG_RELID)::regclass)
-                                || string_agg(format('t.%I = ($1).%I', a.attname, a.attname), ' AND ') || ') n', source),
-                   'SELECT concat_ws(''/'', ' || string_agg(format('($1).%I', a.attname), ', ') || ')'
-            INTO source, query
-            FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
-            WHERE i.indrelid = TG_RELID AND i.indisprimary;
-            EXECUTE coalesce(query, 'SELECT ($1)::text') INTO place USING NEW;
-            place := concat_ws('/', coalesce(pg_partition_root(TG_RELID), TG_RELID)::oid, mapping ->> 'event_name', place);
-        END IF;
-        IF condition IS NOT NULL THEN
-            query := format(E'SELECT (%s\n) FROM %s', condition, left(source, -1) || 'new');
-            IF TG_OP = 'UPDATE' AND NOT mapping ? 'becomes' THEN
-                EXECUTE query || ', (SELECT ($2).*) old' INTO meets USING NEW, OLD;
-            ELSE
-                EXECUTE query INTO meets USING NEW;
-            END IF;
-            IF TG_OP = 'UPDATE' AND mapping ? 'becomes' THEN
-                EXECUTE format(E'SELECT (%s\n) FROM (SELECT ($1).*) new', condition) INTO met USING OLD;
-            END IF;
-            IF meets IS NOT TRUE OR met THEN
+
+    IF TG_LEVEL = 'ROW' AND NOT trigger.tgdeferrable THEN
+        FOREACH made IN ARRAY coalesce(onside_attribution.made_of(TG_RELID, mapping, NEW), '{}') LOOP
+            PERFORM onside_attribution.settle(TG_RELID, mapping, made);
+        END LOOP;
+
+    ELSIF TG_LEVEL = 'ROW' THEN
+        key := onside_attribution.key_of(TG_RELID);
+        EXECUTE coalesce(key.description, 'SELECT ($1)::text') INTO place USING NEW;
+        BEGIN
+            -- A policy that hides the row is to be an error, and no row that is gone.
+            row_security := current_setting('row_security');
+            PERFORM set_config('row_security', 'off', true);
+            EXECUTE format('SELECT (n.*)::%1$s AS r FROM %1$s n WHERE %2$s', root, coalesce(key.is_same, '(n.*)::text = ($1)::text')) INTO r USING NEW;
+            PERFORM set_config('row_security', row_security, true);
+            IF r IS NULL THEN
                 RETURN NULL;
             END IF;
-        END IF;
-    END IF;
-
-    IF NOT mapping ? 'mapper' THEN
-        FOR made IN EXECUTE onside_attribution.query_of(TG_RELID, mapping, source) USING NEW LOOP
-            PERFORM onside_attribution.settle(TG_RELID, mapping, made, place);
-        END LOOP;
-        RETURN NULL;
-    END IF;
-
-    -- A mapper has the search_path of attach().  What it did is undone if it fails; then it
-    -- is called for each row, so that the bad ones alone become dead letters.
-    sources := ARRAY[source];
-    WHILE sources <> '{}' LOOP
-        BEGIN
-            query := format('SELECT array_agg(e::onside_attribution.made) FROM (%s) e',
-                            onside_attribution.query_of(TG_RELID, mapping, sources[1]));
-            PERFORM set_config('search_path', coalesce(mapping ->> 'search_path', 'pg_catalog, pg_temp'), true);
-            EXECUTE query INTO results USING NEW;
-            PERFORM set_config('search_path', 'pg_catalog, pg_temp', true);
-        EXCEPTION WHEN OTHERS THEN
+            condition := CASE WHEN trigger.tgqual IS NOT NULL THEN onside_attribution.condition_of(trigger.oid) END;
+            IF condition IS NULL THEN
+                NULL;
+            ELSIF TG_OP = 'UPDATE' THEN
+                EXECUTE format('SELECT %s FROM unnest(ARRAY[$1]) new, unnest(ARRAY[$2]) old', condition) INTO meets USING r.r, OLD;
+            ELSE
+                EXECUTE format('SELECT %s FROM unnest(ARRAY[$1]) new', condition) INTO meets USING r.r;
+            END IF;
+            IF meets IS NOT TRUE THEN
+                RETURN NULL;
+            END IF;
+        EXCEPTION WHEN OTHERS OR assert_failure THEN
             IF onside_attribution.passes_through(SQLSTATE) THEN
                 RAISE;
-            ELSIF TG_LEVEL = 'STATEMENT' AND sources[1] = source THEN
-                results := '{}';
-                EXECUTE format('SELECT $1 || array_agg(format(''(SELECT x.* FROM %1$I x OFFSET %%s LIMIT 1) n'', row_number - 1))
-                                FROM (SELECT row_number() OVER () FROM %1$I) x', trigger.tgnewtable) INTO sources USING sources;
-            ELSE
-                results := ARRAY[('?', NULL, ('mapper', SQLSTATE, SQLERRM, 'Mend the mapper with CREATE OR REPLACE FUNCTION.')::onside_attribution.problem,
-                    NULL, true, NULL)::onside_attribution.made];
             END IF;
+            results := ARRAY[('?', NULL, ('deferred', SQLSTATE, format('row %s cannot be read again at the end of the transaction: %s', place, SQLERRM),
+                'Whoever commits must be allowed to read the row. Or attach the event without deferred.')::onside_attribution.problem,
+                NULL, true, NULL)::onside_attribution.made];
         END;
+        IF results IS NULL THEN
+            results := onside_attribution.made_of(root, mapping, r.r);
+        END IF;
+        place := concat_ws('/', root::oid, mapping ->> 'event_name', place);
         FOREACH made IN ARRAY coalesce(results, '{}') LOOP
             n := n + 1;
             PERFORM onside_attribution.settle(TG_RELID, mapping, made, place || E'\t' || n);
         END LOOP;
-        sources := sources[2:];
-    END LOOP;
+
+    ELSIF NOT mapping ? 'mapper' THEN
+        before := onside_attribution.use_settings();
+        FOR made IN EXECUTE onside_attribution.query_of(TG_RELID, mapping, source) LOOP
+            PERFORM onside_attribution.settle(TG_RELID, mapping, made);
+        END LOOP;
+        PERFORM onside_attribution.use_settings(before);
+
+    ELSE
+        BEGIN
+            query := format('SELECT coalesce(pg_catalog.array_agg(e::onside_attribution.made), ''{}'') FROM (%s) e',
+                            onside_attribution.query_of(TG_RELID, mapping, source));
+            PERFORM pg_catalog.set_config('search_path', coalesce(mapping ->> 'search_path', 'pg_catalog, pg_temp'), true);
+            EXECUTE query INTO results;
+            PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        EXCEPTION WHEN OTHERS OR assert_failure THEN
+            IF onside_attribution.passes_through(SQLSTATE) THEN
+                RAISE;
+            END IF;
+            results := NULL;
+        END;
+        IF results IS NOT NULL THEN
+            FOREACH made IN ARRAY results LOOP
+                PERFORM onside_attribution.settle(TG_RELID, mapping, made);
+            END LOOP;
+            RETURN NULL;
+        END IF;
+        -- Row by row, so that the bad ones alone become dead letters.
+        FOR r IN EXECUTE format('SELECT (n.*)::%s AS r FROM %s', TG_RELID::regclass, source) LOOP
+            FOREACH made IN ARRAY coalesce(onside_attribution.made_of(TG_RELID, mapping, r.r), '{}') LOOP
+                PERFORM onside_attribution.settle(TG_RELID, mapping, made);
+            END LOOP;
+        END LOOP;
+    END IF;
     RETURN NULL;
 END
 $$;
@@ -969,6 +1161,240 @@ $$;
 /* ---------------------------------------------------------------------------
  * Attaching
  */
+
+/*
+ * Roles that may write to a table, and not record what they write.
+ */
+CREATE FUNCTION onside_attribution.roles_without_right(relid oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT string_agg(r.rolname, ', ' ORDER BY r.rolname) FROM pg_roles r
+    WHERE r.rolcanlogin AND has_table_privilege(r.oid, relid, 'INSERT, UPDATE')
+      AND NOT (has_function_privilege(r.oid, 'onside_attribution.track(text, uuid, jsonb, timestamptz, uuid)', 'EXECUTE')
+               AND has_function_privilege(r.oid, 'onside_attribution.settle(oid, jsonb, onside_attribution.made, text)', 'EXECUTE'))
+$$;
+
+/*
+ * attach() for a caller with that search_path, of which those schemas exist.  It holds for names in the condition,
+ * and for the mapper.
+ */
+CREATE FUNCTION onside_attribution.attach_for(
+    path text,
+    schemas name[],
+    source regclass,
+    event_name text,
+    installation_id name,
+    payload jsonb,
+    event_datetime name,
+    event_id name,
+    operation text,
+    condition text,
+    mapper regproc,
+    becomes text,
+    deferred boolean)
+RETURNS name
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    rel pg_class;
+    problem onside_attribution.problem;
+    arguments text[];
+    events text := upper(operation);
+    trigger_name text;
+    entry record;
+    for_each_row boolean;
+    clause text;
+    old_timeout constant text := current_setting('lock_timeout');
+    missing text;
+    second_name text;
+    command text;
+    resolved text;
+    on_old boolean := false;
+BEGIN
+    missing := CASE WHEN source IS NULL THEN 'source' WHEN operation IS NULL THEN 'operation' WHEN deferred IS NULL THEN 'deferred'
+        WHEN event_name IS NULL THEN 'event_name'
+        WHEN mapper IS NULL AND installation_id IS NULL THEN 'installation_id'
+        WHEN mapper IS NULL AND payload IS NULL THEN 'payload' END;
+    IF missing IS NOT NULL THEN
+        RAISE null_value_not_allowed USING MESSAGE = 'attach: ' || missing || ' must not be null',
+            HINT = 'installation_id and payload are needed unless there is a mapper; event_datetime, event_id, condition and becomes may be left out.';
+    END IF;
+    SELECT * INTO rel FROM pg_class c WHERE c.oid = source;
+    IF NOT FOUND THEN
+        RAISE undefined_table USING MESSAGE = format('relation with OID %s does not exist', source::oid);
+    END IF;
+    IF rel.relkind NOT IN ('r', 'p') OR rel.relpersistence = 't' OR rel.relnamespace IN ('pg_catalog'::regnamespace, 'onside_attribution'::regnamespace) THEN
+        RAISE wrong_object_type USING MESSAGE = format('attach: "%s" is no table of the shop', rel.relname),
+            HINT = 'Attach an ordinary or a partitioned table.';
+    END IF;
+    problem := onside_attribution.problem_of(event_name, NULL, NULL, NULL, NULL);
+    IF problem.field = 'event_name' THEN
+        PERFORM onside_attribution.throw(problem);
+    ELSIF events NOT IN ('INSERT', 'UPDATE', 'INSERT OR UPDATE') THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('attach: operation "%s" is not known', operation),
+            HINT = 'It is INSERT, UPDATE or INSERT OR UPDATE.';
+    ELSIF becomes IS NOT NULL AND (condition IS NOT NULL OR events <> 'INSERT') THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'attach: becomes takes the place of operation and condition',
+            HINT = 'It is an event when a row is inserted or updated, the expression is true now, and it was not before.';
+    ELSIF mapper IS NOT NULL AND (installation_id IS NOT NULL OR payload IS NOT NULL OR event_datetime IS NOT NULL OR event_id IS NOT NULL) THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'attach: mapper and columns exclude each other',
+            HINT = 'What the mapper returns has installation_id, payload, event_datetime and event_id.';
+    ELSIF deferred AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = source AND i.indisprimary) THEN
+        RAISE object_not_in_prerequisite_state USING MESSAGE = format('attach: table "%s" has no primary key', rel.relname),
+            DETAIL = 'With deferred, a row is read again by its primary key at the end of the transaction.', HINT = 'Add one, or leave out deferred.';
+    ELSIF deferred AND rel.relrowsecurity THEN
+        RAISE object_not_in_prerequisite_state USING MESSAGE = format('attach: table "%s" has row security', rel.relname),
+            DETAIL = 'With deferred, a row is read again at the end of the transaction, and a policy may hide it from whoever commits.', HINT = 'Leave out deferred.';
+    ELSIF becomes IS NOT NULL AND EXISTS (SELECT FROM pg_namespace s WHERE s.nspname = 'new') THEN
+        RAISE feature_not_supported USING MESSAGE = 'attach: becomes cannot be used in a database that has a schema "new"',
+            HINT = 'Attach an event to INSERT and another one to UPDATE, with conditions.';
+    END IF;
+
+    arguments := ARRAY['event_name=' || event_name];
+    IF mapper IS NULL THEN
+        IF jsonb_typeof(payload) <> 'object' THEN
+            RAISE invalid_parameter_value USING MESSAGE = 'attach: payload must be a JSON object',
+                HINT = 'It maps keys to column names, e.g. {"amount": "total"}.';
+        END IF;
+        arguments := arguments || ('installation_id=' || installation_id);
+        FOR entry IN SELECT * FROM jsonb_each(payload) LOOP
+            IF jsonb_typeof(entry.value) <> 'string' OR entry.value = '""' THEN
+                RAISE invalid_parameter_value USING MESSAGE = 'attach: payload must map each key to a column name',
+                    HINT = 'For example {"amount": "total"}.';
+            ELSIF strpos(entry.key, '=') > 0 THEN
+                RAISE invalid_parameter_value USING MESSAGE = 'attach: a key of payload must not contain "="',
+                    HINT = 'It separates key and column in the trigger''s arguments.';
+            END IF;
+            arguments := arguments || format('payload.%s=%s', entry.key, entry.value #>> '{}');
+        END LOOP;
+        arguments := arguments || ('event_datetime=' || event_datetime) || ('event_id=' || event_id);
+        arguments := array_remove(arguments, NULL);
+        FOR entry IN
+            SELECT c.* FROM unnest(arguments[2:]) a,
+                LATERAL (SELECT split_part(a, '=', 1) AS field, substr(a, strpos(a, '=') + 1) AS col) f,
+                LATERAL onside_attribution.column_problem(source, f.field, f.col) c
+        LOOP
+            RAISE EXCEPTION USING ERRCODE = entry.state, MESSAGE = 'attach: ' || entry.message, TABLE = rel.relname,
+                HINT = CASE entry.state WHEN '42703' THEN 'Names of columns are taken as written; upper and lower case differ.' ELSE entry.hint END;
+        END LOOP;
+        FOR entry IN
+            SELECT p.key, p.value AS col, a.atttypid AS type, onside_attribution.base_type(a.atttypid) AS base, onside_attribution.innermost_type(a.atttypid) AS inner_type,
+                   p.key ~* 'amount|price|revenue' AS is_amount
+            FROM jsonb_each_text(payload) p JOIN pg_attribute a ON a.attrelid = source AND a.attname = p.value
+        LOOP
+            IF entry.inner_type = 'money'::regtype OR (SELECT t.typtype = 'c' FROM pg_type t WHERE t.oid = entry.inner_type) THEN
+                RAISE datatype_mismatch USING TABLE = rel.relname, COLUMN = entry.col,
+                    MESSAGE = format('attach: column "%s" of relation "%s" has type %s, %s', entry.col, rel.relname, format_type(entry.type, NULL),
+                        CASE WHEN entry.inner_type = 'money'::regtype THEN 'which has no currency and reads differently under each lc_monetary'
+                            ELSE 'a composite type, for which JSON has no agreed form' END),
+                    HINT = 'Attach a mapper in place of columns, which says what is meant.';
+            ELSIF entry.is_amount AND entry.base IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) THEN
+                RAISE WARNING USING MESSAGE = format('payload.%s is an integer: if it is in cents, use amount(%I, 2)', entry.key, entry.col),
+                    DETAIL = format('Column "%s" of "%s" is sent as it is: 990 stays 990 and does not become 9.90.', entry.col, rel.relname),
+                    HINT = format('Attach a mapper in place of columns: a function that returns onside_attribution.purchase(..., onside_attribution.amount(%I, 2), ...).', entry.col);
+            ELSIF entry.is_amount AND entry.base IN ('float4'::regtype, 'float8'::regtype) THEN
+                RAISE WARNING USING MESSAGE = format('payload.%s is a floating-point number, which is not exact: use numeric', entry.key),
+                    DETAIL = format('Column "%s" of "%s" has type %s: 0.1 + 0.2 is sent as 0.30000000000000004.', entry.col, rel.relname, format_type(entry.type, NULL)),
+                    HINT = format('Change the column''s type to numeric, or attach a mapper in place of columns, with round(%I::numeric, 2).', entry.col);
+            END IF;
+        END LOOP;
+        IF event_id IS NOT NULL THEN
+            arguments := arguments || ('event_id.namespace=' || onside_attribution.namespace_id()::text)
+                || ('event_id.source=' || onside_attribution.id_source(source));
+            IF NOT EXISTS (SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attname = event_id
+                           WHERE i.indrelid = source AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indnkeyatts = 1
+                             AND i.indkey[0] = a.attnum AND i.indpred IS NULL) THEN
+                RAISE WARNING USING MESSAGE = format('column "%s" of "%s", mapped to event_id, is not unique', event_id, rel.relname),
+                    DETAIL = 'Rows with the same value are one event to the API: it takes the first and ignores the others.',
+                    HINT = 'Map the primary key, or add a unique index on the column.';
+            END IF;
+        END IF;
+    ELSE
+        IF NOT EXISTS (SELECT FROM pg_proc p WHERE p.oid = mapper) THEN
+            RAISE undefined_function USING MESSAGE = format('function with OID %s does not exist', mapper::oid);
+        ELSIF NOT EXISTS (SELECT FROM pg_proc p JOIN pg_type t ON t.oid = p.proargtypes[0]
+                       WHERE p.oid = mapper AND p.pronargs = 1 AND p.prokind = 'f' AND t.typrelid = source
+                         AND p.prorettype = 'onside_attribution.event'::regtype
+                         AND p.pronamespace <> pg_my_temp_schema()) THEN
+            RAISE invalid_function_definition USING MESSAGE = format('attach: %s is no mapper of "%s"', mapper, rel.relname),
+                HINT = format('It is a function that takes a %s and RETURNS SETOF onside_attribution.event.', source);
+        END IF;
+        arguments := arguments
+            || (SELECT format('mapper=%I.%I', s.nspname, p.proname) FROM pg_proc p
+                JOIN pg_namespace s ON s.oid = p.pronamespace WHERE p.oid = mapper)
+            || (SELECT 'search_path=' || string_agg(quote_ident(s), ', ' ORDER BY n)
+                FROM unnest(schemas || 'pg_temp'::name) WITH ORDINALITY x (s, n)
+                WHERE s NOT LIKE 'pg\_temp\_%' AND (s <> 'pg_catalog' OR n > 1));
+    END IF;
+
+    trigger_name := 'onside_' || event_name;
+    IF octet_length(trigger_name) >= 64 THEN
+        trigger_name := left(trigger_name, 54 - (octet_length(trigger_name) - length(trigger_name)))
+            || '_' || left(md5(event_name), 8);
+    END IF;
+    IF EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = source AND t.tgname = trigger_name) THEN
+        RAISE duplicate_object USING MESSAGE = format('trigger "%s" for relation "%s" already exists', trigger_name, rel.relname),
+            HINT = 'To attach the event in another way, detach it first.';
+    END IF;
+
+    second_name := 'onside2_' || left(substr(trigger_name, 8), 55);
+    WHILE octet_length(second_name) > 63 LOOP
+        second_name := left(second_name, -1);
+    END LOOP;
+
+    -- Nobody must wait for long behind the lock of CREATE TRIGGER.
+    IF old_timeout = '0' THEN
+        PERFORM set_config('lock_timeout', '2s', true);
+    END IF;
+    IF becomes IS NOT NULL AND rel.relkind = 'p' AND mapper IS NULL AND event_id IS NULL THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('attach: becomes needs an event_id for the partitioned table "%s"', rel.relname),
+            DETAIL = 'A row that moves to another partition is inserted again.', HINT = 'Map event_id to the table''s key.';
+    END IF;
+
+    -- Two triggers, if what is so of an UPDATE is not so of an INSERT: "becomes" is a condition on OLD, too, and
+    -- one on OLD binds the UPDATE alone.
+    for_each_row := condition IS NOT NULL OR becomes IS NOT NULL OR deferred OR rel.relkind = 'p' OR rel.relispartition
+        OR events = 'INSERT OR UPDATE'
+        OR EXISTS (SELECT FROM pg_inherits i WHERE source IN (i.inhrelid, i.inhparent));
+    clause := format('EXECUTE FUNCTION onside_attribution.track_row(%s)',
+        (SELECT string_agg(quote_literal(a), ', ' ORDER BY n) FROM unnest(arguments) WITH ORDINALITY x (a, n)));
+    command := format('CREATE %sTRIGGER %%I AFTER %%s ON %s%s %s%%s %s', CASE WHEN deferred THEN 'CONSTRAINT ' ELSE '' END, replace(source::text, '%', '%%'),
+        CASE WHEN deferred THEN ' DEFERRABLE INITIALLY DEFERRED' ELSE '' END,
+        CASE WHEN for_each_row THEN 'FOR EACH ROW' ELSE 'REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT' END, replace(clause, '%', '%%'));
+    BEGIN
+        PERFORM pg_catalog.set_config('search_path', path, true);
+        EXECUTE pg_catalog.format(command, trigger_name, CASE WHEN becomes IS NULL THEN events ELSE 'INSERT' END,
+            CASE WHEN coalesce(becomes, condition) IS NOT NULL THEN pg_catalog.format(E' WHEN (%s\n)', coalesce(becomes, condition)) ELSE '' END);
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    EXCEPTION WHEN invalid_object_definition THEN
+        IF coalesce(becomes, condition) IS NULL OR SQLERRM NOT LIKE '%OLD%' THEN
+            RAISE;
+        ELSIF becomes IS NOT NULL OR events <> 'INSERT OR UPDATE' THEN
+            RAISE invalid_object_definition USING MESSAGE = format('attach: %s must not refer to OLD', CASE WHEN becomes IS NULL THEN 'condition' ELSE 'becomes' END),
+                HINT = 'A row that is inserted has no OLD. Attach the event to UPDATE, or to INSERT OR UPDATE, with a condition, which then binds the UPDATE alone.';
+        END IF;
+        on_old := true;
+    END;
+    IF on_old THEN
+        PERFORM pg_catalog.set_config('search_path', path, true);
+        EXECUTE pg_catalog.format(command, second_name, 'UPDATE', pg_catalog.format(E' WHEN (%s\n)', condition));
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        EXECUTE format(command, trigger_name, 'INSERT', '');
+    ELSIF becomes IS NOT NULL THEN
+        resolved := (SELECT onside_attribution.condition_of(t.oid) FROM pg_trigger t WHERE t.tgrelid = source AND t.tgname = trigger_name);
+        EXECUTE format(command, second_name, 'UPDATE',
+            format(' WHEN (%s AND %s IS NOT TRUE)', resolved, onside_attribution.condition_on_old(resolved)));
+    END IF;
+    PERFORM set_config('lock_timeout', old_timeout, true);
+
+    missing := onside_attribution.roles_without_right(source);
+    IF missing IS NOT NULL THEN
+        RAISE WARNING USING MESSAGE = format('roles that may write "%s" but not record its events: %s', rel.relname, missing),
+            DETAIL = 'Their statements fail.',
+            HINT = 'GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA onside_attribution TO them.';
+    END IF;
+    RETURN trigger_name;
+END
+$$;
 
 CREATE FUNCTION onside_attribution.attach(
     source regclass,
@@ -984,191 +1410,22 @@ CREATE FUNCTION onside_attribution.attach(
     deferred boolean DEFAULT false)
 RETURNS name
 LANGUAGE plpgsql AS $$
-#variable_conflict use_variable
-DECLARE
-    rel pg_catalog.pg_class;
-    problem onside_attribution.problem;
-    arguments text[];
-    events text := pg_catalog.upper(operation);
-    trigger_name text;
-    entry record;
-    for_each_row boolean;
-    clause text;
-    old_timeout constant text := pg_catalog.current_setting('lock_timeout');
-    missing text;
 BEGIN
-    missing := CASE WHEN source IS NULL THEN 'source' WHEN operation IS NULL THEN 'operation' WHEN deferred IS NULL THEN 'deferred'
-        WHEN event_name IS NULL THEN 'event_name'
-        WHEN mapper IS NULL AND installation_id IS NULL THEN 'installation_id'
-        WHEN mapper IS NULL AND payload IS NULL THEN 'payload' END;
-    IF missing IS NOT NULL THEN
-        RAISE null_value_not_allowed USING MESSAGE = 'attach: ' || missing || ' must not be null',
-            HINT = 'installation_id and payload are needed unless there is a mapper; event_datetime, event_id, condition and becomes may be left out.';
-    END IF;
-    SELECT * INTO rel FROM pg_catalog.pg_class c WHERE c.oid = source;
-    IF rel.relkind NOT IN ('r', 'p') OR rel.relpersistence = 't' OR rel.relnamespace IN ('pg_catalog'::regnamespace, 'onside_attribution'::regnamespace) THEN
-        RAISE wrong_object_type USING MESSAGE = pg_catalog.format('attach: "%s" is no table of the shop', rel.relname),
-            HINT = 'Attach an ordinary or a partitioned table.';
-    END IF;
-    problem := onside_attribution.problem_of(event_name, NULL, NULL, NULL, NULL);
-    IF problem.field = 'event_name' THEN
-        PERFORM onside_attribution.throw(problem);
-    ELSIF events NOT IN ('INSERT', 'UPDATE', 'INSERT OR UPDATE') THEN
-        RAISE invalid_parameter_value USING MESSAGE = pg_catalog.format('attach: operation "%s" is not known', operation),
-            HINT = 'It is INSERT, UPDATE or INSERT OR UPDATE.';
-    ELSIF becomes IS NOT NULL AND (condition IS NOT NULL OR events <> 'INSERT') THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'attach: becomes takes the place of operation and condition',
-            HINT = 'It is an event when a row is inserted or updated, the expression is true now, and it was not before.';
-    ELSIF mapper IS NOT NULL AND (installation_id IS NOT NULL OR payload IS NOT NULL OR event_datetime IS NOT NULL OR event_id IS NOT NULL) THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'attach: mapper and columns exclude each other',
-            HINT = 'What the mapper returns has installation_id, payload, event_datetime and event_id.';
-    ELSIF deferred AND NOT EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = source AND i.indisprimary) THEN
-        RAISE object_not_in_prerequisite_state USING MESSAGE = pg_catalog.format('attach: table "%s" has no primary key', rel.relname),
-            DETAIL = 'With deferred, a row is read again by its primary key at the end of the transaction.', HINT = 'Add one, or leave out deferred.';
-    END IF;
-
-    arguments := ARRAY['event_name=' || event_name];
-    IF mapper IS NULL THEN
-        IF pg_catalog.jsonb_typeof(payload) <> 'object' THEN
-            RAISE invalid_parameter_value USING MESSAGE = 'attach: payload must be a JSON object',
-                HINT = 'It maps keys to column names, e.g. {"amount": "total"}.';
-        END IF;
-        arguments := arguments || ('installation_id=' || installation_id);
-        FOR entry IN SELECT * FROM pg_catalog.jsonb_each(payload) LOOP
-            IF pg_catalog.jsonb_typeof(entry.value) <> 'string' OR entry.value = '""' THEN
-                RAISE invalid_parameter_value USING MESSAGE = 'attach: payload must map each key to a column name',
-                    HINT = 'For example {"amount": "total"}.';
-            ELSIF pg_catalog.strpos(entry.key, '=') > 0 THEN
-                RAISE invalid_parameter_value USING MESSAGE = 'attach: a key of payload must not contain "="',
-                    HINT = 'It separates key and column in the trigger''s arguments.';
-            END IF;
-            arguments := arguments || pg_catalog.format('payload.%s=%s', entry.key, entry.value #>> '{}');
-        END LOOP;
-        arguments := arguments || ('event_datetime=' || event_datetime) || ('event_id=' || event_id);
-        arguments := pg_catalog.array_remove(arguments, NULL);
-        FOR entry IN
-            SELECT c.* FROM pg_catalog.unnest(arguments[2:]) a,
-                LATERAL (SELECT pg_catalog.split_part(a, '=', 1) AS field, pg_catalog.substr(a, pg_catalog.strpos(a, '=') + 1) AS col) f,
-                LATERAL onside_attribution.column_problem(source, f.field, f.col) c
-        LOOP
-            RAISE EXCEPTION USING ERRCODE = entry.state, MESSAGE = 'attach: ' || entry.message, TABLE = rel.relname,
-                HINT = CASE entry.state WHEN '42703' THEN 'Names of columns are taken as written; upper and lower case differ.' ELSE entry.hint END;
-        END LOOP;
-        FOR entry IN
-            SELECT p.key, p.value AS col, a.atttypid AS type, onside_attribution.base_type(a.atttypid) AS base, onside_attribution.innermost_type(a.atttypid) AS inner_type,
-                   p.key ~* 'amount|price|revenue' AS is_amount
-            FROM pg_catalog.jsonb_each_text(payload) p JOIN pg_catalog.pg_attribute a ON a.attrelid = source AND a.attname = p.value
-        LOOP
-            IF entry.inner_type = 'money'::regtype OR (SELECT t.typtype = 'c' FROM pg_catalog.pg_type t WHERE t.oid = entry.inner_type) THEN
-                RAISE datatype_mismatch USING TABLE = rel.relname, COLUMN = entry.col,
-                    MESSAGE = pg_catalog.format('attach: column "%s" of relation "%s" has type %s, %s', entry.col, rel.relname, pg_catalog.format_type(entry.type, NULL),
-                        CASE WHEN entry.inner_type = 'money'::regtype THEN 'which has no currency and reads differently under each lc_monetary'
-                            ELSE 'a composite type, for which JSON has no agreed form' END),
-                    HINT = 'Attach a mapper in place of columns, which says what is meant.';
-            ELSIF entry.is_amount AND entry.base IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) THEN
-                RAISE WARNING USING MESSAGE = pg_catalog.format('payload.%s is an integer: if it is in cents, use amount(%I, 2)', entry.key, entry.col),
-                    DETAIL = pg_catalog.format('Column "%s" of "%s" is sent as it is: 990 stays 990 and does not become 9.90.', entry.col, rel.relname),
-                    HINT = pg_catalog.format('Attach a mapper in place of columns: a function that returns onside_attribution.purchase(..., onside_attribution.amount(%I, 2), ...).', entry.col);
-            ELSIF entry.is_amount AND entry.base IN ('float4'::regtype, 'float8'::regtype) THEN
-                RAISE WARNING USING MESSAGE = pg_catalog.format('payload.%s is a floating-point number, which is not exact: use numeric', entry.key),
-                    DETAIL = pg_catalog.format('Column "%s" of "%s" has type %s: 0.1 + 0.2 is sent as 0.30000000000000004.', entry.col, rel.relname, pg_catalog.format_type(entry.type, NULL)),
-                    HINT = pg_catalog.format('Change the column''s type to numeric, or attach a mapper in place of columns, with round(%I::numeric, 2).', entry.col);
-            END IF;
-        END LOOP;
-        IF event_id IS NOT NULL THEN
-            arguments := arguments || ('event_id.namespace=' || onside_attribution.namespace_id()::text)
-                || ('event_id.source=' || onside_attribution.id_source(source));
-            IF NOT EXISTS (SELECT FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attname = event_id
-                           WHERE i.indrelid = source AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indnkeyatts = 1
-                             AND i.indkey[0] = a.attnum AND i.indpred IS NULL) THEN
-                RAISE WARNING USING MESSAGE = pg_catalog.format('column "%s" of "%s", mapped to event_id, is not unique', event_id, rel.relname),
-                    DETAIL = 'Rows with the same value are one event to the API: it takes the first and ignores the others.',
-                    HINT = 'Map the primary key, or add a unique index on the column.';
-            END IF;
-        END IF;
-    ELSE
-        IF NOT EXISTS (SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_type t ON t.oid = p.proargtypes[0]
-                       WHERE p.oid = mapper AND p.pronargs = 1 AND p.prokind = 'f' AND t.typrelid = source
-                         AND p.prorettype = 'onside_attribution.event'::regtype
-                         AND p.pronamespace <> pg_catalog.pg_my_temp_schema()) THEN
-            RAISE invalid_function_definition USING MESSAGE = pg_catalog.format('attach: %s is no mapper of "%s"', mapper, rel.relname),
-                HINT = pg_catalog.format('It is a function that takes a %s and RETURNS SETOF onside_attribution.event.', source);
-        END IF;
-        arguments := arguments
-            || (SELECT pg_catalog.format('mapper=%I.%I', s.nspname, p.proname) FROM pg_catalog.pg_proc p
-                JOIN pg_catalog.pg_namespace s ON s.oid = p.pronamespace WHERE p.oid = mapper)
-            || (SELECT 'search_path=' || pg_catalog.string_agg(pg_catalog.quote_ident(s), ', ' ORDER BY n)
-                FROM pg_catalog.unnest(pg_catalog.current_schemas(false) || 'pg_temp'::name) WITH ORDINALITY x (s, n)
-                WHERE s NOT LIKE 'pg\_temp\_%');
-    END IF;
-
-    trigger_name := 'onside_' || event_name;
-    IF pg_catalog.octet_length(trigger_name) >= 64 THEN
-        trigger_name := pg_catalog.left(trigger_name, 54 - (pg_catalog.octet_length(trigger_name) - pg_catalog.length(trigger_name)))
-            || '_' || pg_catalog.left(pg_catalog.md5(event_name), 8);
-    END IF;
-    IF EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = source AND t.tgname = trigger_name) THEN
-        RAISE duplicate_object USING MESSAGE = pg_catalog.format('trigger "%s" for relation "%s" already exists', trigger_name, rel.relname),
-            HINT = 'To attach the event in another way, detach it first.';
-    END IF;
-
-    -- Nobody must wait for long behind the lock of CREATE TRIGGER.
-    IF old_timeout = '0' THEN
-        PERFORM pg_catalog.set_config('lock_timeout', '2s', true);
-    END IF;
-    IF becomes IS NOT NULL THEN
-        events := 'INSERT OR UPDATE';
-        arguments := arguments || ('becomes=' || becomes);
-    ELSIF deferred AND condition IS NOT NULL THEN
-        arguments := arguments || ('condition=' || condition);
-    END IF;
-    IF becomes IS NOT NULL AND rel.relkind = 'p' AND mapper IS NULL AND event_id IS NULL THEN
-        RAISE invalid_parameter_value USING MESSAGE = pg_catalog.format('attach: becomes needs an event_id for the partitioned table "%s"', rel.relname),
-            DETAIL = 'A row that moves to another partition is inserted again.', HINT = 'Map event_id to the table''s key.';
-    END IF;
-    for_each_row := condition IS NOT NULL OR becomes IS NOT NULL OR deferred OR rel.relkind = 'p' OR rel.relispartition
-        OR events = 'INSERT OR UPDATE'
-        OR EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE source IN (i.inhrelid, i.inhparent));
-    clause := pg_catalog.format('%s EXECUTE FUNCTION onside_attribution.track_row(%s)',
-        CASE WHEN coalesce(becomes, condition) IS NOT NULL THEN pg_catalog.format(E' WHEN (%s\n)', coalesce(becomes, condition)) ELSE '' END,
-        (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(a), ', ' ORDER BY n) FROM pg_catalog.unnest(arguments) WITH ORDINALITY x (a, n)));
-    clause := pg_catalog.format('ON %s%s %s%s', source, CASE WHEN deferred THEN ' DEFERRABLE INITIALLY DEFERRED' ELSE '' END,
-        CASE WHEN for_each_row THEN 'FOR EACH ROW' ELSE 'REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT' END, clause);
-    BEGIN
-        EXECUTE pg_catalog.format('CREATE %sTRIGGER %I AFTER %s %s', CASE WHEN deferred THEN 'CONSTRAINT ' ELSE '' END, trigger_name, events, clause);
-    EXCEPTION WHEN invalid_object_definition THEN
-        -- A condition on OLD binds the UPDATE alone.
-        IF events <> 'INSERT OR UPDATE' OR condition IS NULL OR SQLERRM NOT LIKE '%OLD%' THEN
-            RAISE;
-        END IF;
-        EXECUTE pg_catalog.format('CREATE %sTRIGGER %I AFTER UPDATE %s', CASE WHEN deferred THEN 'CONSTRAINT ' ELSE '' END, 'onside2_' || pg_catalog.substr(trigger_name, 8), clause);
-        EXECUTE pg_catalog.format('CREATE %sTRIGGER %I AFTER INSERT %s', CASE WHEN deferred THEN 'CONSTRAINT ' ELSE '' END, trigger_name,
-            pg_catalog.replace(pg_catalog.replace(clause, pg_catalog.format(E' WHEN (%s\n)', condition), ''),
-                               pg_catalog.format(', %L', 'condition=' || condition), ''));
-    END;
-    PERFORM pg_catalog.set_config('lock_timeout', old_timeout, true);
-
-    SELECT pg_catalog.string_agg(DISTINCT r.rolname, ', ') INTO missing
-    FROM pg_catalog.pg_roles r
-    WHERE pg_catalog.has_table_privilege(r.oid, source, 'INSERT, UPDATE') AND r.rolcanlogin
-      AND NOT (pg_catalog.has_function_privilege(r.oid, 'onside_attribution.track(text, uuid, jsonb, timestamptz, uuid)', 'EXECUTE'));
-    IF missing IS NOT NULL THEN
-        RAISE WARNING USING MESSAGE = pg_catalog.format('roles that may write "%s" but not record its events: %s', rel.relname, missing),
-            DETAIL = 'Their statements fail.',
-            HINT = 'GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA onside_attribution TO them.';
-    END IF;
-    RETURN trigger_name;
+    -- Nothing here is looked up in the caller's search_path.
+    RETURN onside_attribution.attach_for(pg_catalog.current_setting('search_path'), pg_catalog.current_schemas(false),
+        source, event_name, installation_id, payload, event_datetime, event_id, operation, condition, mapper, becomes, deferred);
 END
 $$;
 
-/* The arguments of a trigger. */
-CREATE FUNCTION onside_attribution.arguments_of(arguments bytea) RETURNS text[]
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT array_agg(convert_from(decode(a, 'escape'), 'UTF8') ORDER BY n)
-    FROM unnest(string_to_array(encode($1, 'escape'), '\000')) WITH ORDINALITY x (a, n) WHERE a <> ''
-$$;
-
+/*
+ * An attachment can take two triggers with the same arguments: t is the one for INSERT, and u the one for UPDATE.
+ */
 CREATE VIEW onside_attribution.attached AS
+    WITH trigger AS (
+        SELECT t.*, t.tgtype::integer & 20 AS events,
+            substring(pg_get_triggerdef(t.oid, true), ' WHEN \((.*)\) EXECUTE FUNCTION ') AS condition
+        FROM pg_trigger t
+        WHERE t.tgfoid = 'onside_attribution.track_row()'::regprocedure AND t.tgparentid = 0 AND NOT t.tgisinternal)
     SELECT t.tgrelid::regclass AS source,
            m.mapping ->> 'event_name' AS event_name,
            t.tgname AS trigger_name,
@@ -1178,36 +1435,42 @@ CREATE VIEW onside_attribution.attached AS
            m.mapping ->> 'event_datetime' AS event_datetime,
            m.mapping ->> 'event_id' AS event_id,
            m.mapping ->> 'mapper' AS mapper,
-           CASE WHEN u.oid IS NOT NULL OR t.tgtype::integer & 20 = 20 THEN 'INSERT OR UPDATE'
-               WHEN t.tgtype::integer & 4 = 4 THEN 'INSERT' ELSE 'UPDATE' END AS operation,
-           CASE WHEN NOT m.mapping ? 'becomes' THEN
-               substring(pg_get_triggerdef(coalesce(u.oid, t.oid), true), ' WHEN \((.*)\) EXECUTE FUNCTION ') END AS condition,
-           m.mapping ->> 'becomes' AS becomes,
+           CASE WHEN u.oid IS NOT NULL OR t.events = 20 THEN 'INSERT OR UPDATE' WHEN t.events = 4 THEN 'INSERT' ELSE 'UPDATE' END AS operation,
+           CASE WHEN u.oid IS NULL THEN t.condition WHEN t.condition IS NULL THEN u.condition END AS condition,
+           CASE WHEN u.oid IS NOT NULL THEN t.condition END AS becomes,
            t.tgdeferrable AS deferred,
-           CASE WHEN t.tgtype::integer & 1 = 1 THEN 'ROW' ELSE 'STATEMENT' END AS level,
+           CASE WHEN t.tgtype::integer & 1 = 1 OR u.oid IS NOT NULL THEN 'ROW' ELSE 'STATEMENT' END AS level,
            t.tgenabled <> 'D' AND u.tgenabled IS DISTINCT FROM 'D' AS enabled
-    FROM pg_trigger t
-    LEFT JOIN pg_trigger u ON u.tgrelid = t.tgrelid AND u.tgfoid = t.tgfoid AND u.tgname = 'onside2_' || substr(t.tgname, 8),
-         LATERAL (SELECT onside_attribution.read_arguments(onside_attribution.arguments_of(t.tgargs)) AS mapping) m
-    WHERE t.tgfoid = 'onside_attribution.track_row()'::regprocedure AND t.tgparentid = 0 AND NOT t.tgisinternal
-      AND t.tgname NOT LIKE 'onside2\_%';
+    FROM trigger t
+    LEFT JOIN trigger u ON t.tgrelid = u.tgrelid AND t.tgargs = u.tgargs AND t.events = 4 AND u.events = 16,
+         LATERAL (SELECT onside_attribution.mapping_of(t.tgargs) AS mapping) m
+    WHERE t.events <> 16
+       OR NOT EXISTS (SELECT FROM trigger i WHERE i.tgrelid = t.tgrelid AND i.tgargs = t.tgargs AND i.events = 4);
 
 CREATE FUNCTION onside_attribution.detach(source regclass, event_name text) RETURNS boolean
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     name text;
     found_one boolean := false;
 BEGIN
     IF source IS NULL OR event_name IS NULL THEN
-        RAISE null_value_not_allowed USING MESSAGE = pg_catalog.format('detach: %s must not be null', CASE WHEN source IS NULL THEN 'source' ELSE 'event_name' END),
+        RAISE null_value_not_allowed USING MESSAGE = format('detach: %s must not be null', CASE WHEN source IS NULL THEN 'source' ELSE 'event_name' END),
             HINT = 'See the view onside_attribution.attached.';
     END IF;
     FOR name IN
-        SELECT t.tgname FROM pg_catalog.pg_trigger t
+        SELECT t.tgname FROM pg_trigger t
         WHERE t.tgrelid = $1 AND t.tgfoid = 'onside_attribution.track_row()'::regprocedure AND t.tgparentid = 0
-          AND 'event_name=' || $2 = ANY (onside_attribution.arguments_of(t.tgargs))
+          AND onside_attribution.mapping_of(t.tgargs) ->> 'event_name' = $2
     LOOP
-        EXECUTE pg_catalog.format('DROP TRIGGER %I ON %s', name, source);
+        -- DROP TRIGGER would drop what a deferred one still has to report, too; ALTER TABLE refuses.
+        BEGIN
+            EXECUTE format('ALTER TABLE %s DISABLE TRIGGER %I', source, name);
+        EXCEPTION WHEN object_in_use THEN
+            RAISE object_in_use USING HINT = 'Commit first, or have them reported now by SET CONSTRAINTS ALL IMMEDIATE.',
+                MESSAGE = format('event "%s" cannot be detached from table "%s": this transaction has rows that are reported at its end', event_name,
+                                 (SELECT c.relname FROM pg_class c WHERE c.oid = source));
+        END;
+        EXECUTE format('DROP TRIGGER %I ON %s', name, source);
         found_one := true;
     END LOOP;
     RETURN found_one;
@@ -1215,8 +1478,11 @@ END
 $$;
 
 /*
- * Records the rows that an attached table holds, a thousand a transaction, in the order of
- * the primary key.  A row that the trigger has reported, too, is the same event to the API.
+ * Records the rows that an attached table holds, a thousand a transaction, in the order of the primary key.  A row
+ * that the trigger has reported, too, is the same event to the API.  A row whose primary key is changed meanwhile may be
+ * passed over.
+ *
+ * What is set here is set until the next COMMIT, so each transaction does it anew.
  */
 CREATE PROCEDURE onside_attribution.backfill(
     source regclass,
@@ -1225,60 +1491,89 @@ CREATE PROCEDURE onside_attribution.backfill(
     until timestamptz DEFAULT NULL)
 LANGUAGE plpgsql AS $$
 DECLARE
-    mapping jsonb;
-    query text;
-    last jsonb;
-    keys text;
-    row_keys text;
-    condition text;
-    chunk text;
+    mapping pg_catalog.jsonb;
+    trigger pg_catalog.oid;
+    key pg_catalog.record;
+    condition pg_catalog.text;
+    chunk pg_catalog.text;
+    rows pg_catalog.text;
+    last pg_catalog.text;
+    next pg_catalog.text;
     made onside_attribution.made;
-    next jsonb;
-    recorded bigint := 0;
+    results onside_attribution.made[];
+    recorded pg_catalog.int8 := 0;
 BEGIN
-    PERFORM pg_catalog.set_config('datestyle', 'ISO, YMD', false), pg_catalog.set_config('timezone', 'UTC', false),
-        pg_catalog.set_config('extra_float_digits', '1', false), pg_catalog.set_config('intervalstyle', 'postgres', false),
-        pg_catalog.set_config('bytea_output', 'hex', false), pg_catalog.set_config('xmlbinary', 'base64', false);
-    SELECT onside_attribution.read_arguments(onside_attribution.arguments_of(t.tgargs)), a.condition INTO mapping, condition
-    FROM onside_attribution.attached a JOIN pg_catalog.pg_trigger t ON t.tgrelid = a.source AND t.tgname = a.trigger_name
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    SELECT onside_attribution.mapping_of(t.tgargs), t.oid INTO mapping, trigger
+    FROM onside_attribution.attached a JOIN pg_trigger t ON t.tgrelid = a.source AND t.tgname = a.trigger_name
     WHERE a.source = $1 AND a.event_name = $2;
+    key := onside_attribution.key_of(source);
+    condition := onside_attribution.condition_of(trigger);
     IF mapping IS NULL THEN
-        RAISE undefined_object USING MESSAGE = pg_catalog.format('backfill: event "%s" is not attached to "%s"', event_name, source),
+        RAISE undefined_object USING MESSAGE = format('backfill: event "%s" is not attached to "%s"', event_name, source),
             HINT = 'See the view onside_attribution.attached.';
     ELSIF NOT mapping ?| '{event_id,mapper}' THEN
         RAISE object_not_in_prerequisite_state USING MESSAGE = 'backfill: the event has no event_id of the row',
             HINT = 'Attach it with event_id: then a row that is reported twice is one event to the API.';
-    END IF;
-    SELECT pg_catalog.string_agg(pg_catalog.format('n.%I', a.attname), ', ' ORDER BY k.n),
-           pg_catalog.string_agg(pg_catalog.format('(l.r).%I', a.attname), ', ' ORDER BY k.n) INTO keys, row_keys
-    FROM pg_catalog.pg_index i, pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY k (attnum, n), pg_catalog.pg_attribute a
-    WHERE i.indrelid = source AND i.indisprimary AND a.attrelid = source AND a.attnum = k.attnum;
-    IF keys IS NULL THEN
-        RAISE object_not_in_prerequisite_state USING MESSAGE = pg_catalog.format('backfill: table "%s" has no primary key', source),
+    ELSIF NOT mapping ?| '{event_datetime,mapper}' AND (since IS NOT NULL OR until IS NOT NULL) THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'backfill: since and until need a mapped event_datetime',
+            HINT = 'They say when the events occurred, and no column does. Leave them out, or attach the event with event_datetime.';
+    ELSIF key.columns IS NULL THEN
+        RAISE object_not_in_prerequisite_state USING MESSAGE = format('backfill: table "%s" has no primary key', source),
             HINT = 'It tells how far backfill has come. Add one.';
+    ELSIF onside_attribution.has_old(condition) THEN
+        RAISE NOTICE USING MESSAGE = format('the condition of "%s" refers to OLD, which is taken to be all NULL', event_name);
     END IF;
-    condition := coalesce(mapping ->> 'becomes', condition, 'true');
-    IF condition ~* '\mold\M' THEN
-        RAISE feature_not_supported USING MESSAGE = 'backfill: the condition speaks of OLD, and a row that is there has none',
-            HINT = 'Attach it with becomes, or without OLD, for the backfill.';
+    IF NOT mapping ?| '{event_datetime,mapper}' THEN
+        RAISE NOTICE USING MESSAGE = format('the events of "%s" are dated now, since no event_datetime is mapped', source);
     END IF;
+
     LOOP
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
         -- The next rows are those of which the primary key is greater than the last one's.
-        chunk := pg_catalog.format('(SELECT n.* FROM %1$s n WHERE $1 IS NULL OR (%2$s) > (SELECT %3$s FROM (SELECT jsonb_populate_record(NULL::%1$s, $1)) l (r)) '
-                                   || 'ORDER BY %2$s LIMIT 1000)', source, keys, row_keys);
-        EXECUTE pg_catalog.format('SELECT to_jsonb(n) FROM %s n ORDER BY %s OFFSET 999', chunk, keys) INTO next USING last;
-        query := onside_attribution.query_of(source, mapping,
-            pg_catalog.format(E'(SELECT new.* FROM %s new WHERE %s\n) n', chunk, condition));
-        FOR made IN EXECUTE query USING last LOOP
-            CONTINUE WHEN made.event_datetime < since OR made.event_datetime >= until;
-            IF made.installation_id <> '' AND made.key IS NULL THEN
+        chunk := format('(SELECT n.* FROM %s n %s ORDER BY %s LIMIT 1000)', source,
+            CASE WHEN last IS NOT NULL THEN 'WHERE ' || replace(key.is_after, '($1)', format('($1::%s)', source)) ELSE '' END, key.columns);
+        rows := CASE WHEN condition IS NULL THEN chunk || ' n'
+            ELSE format('(SELECT new.* FROM (SELECT (x.*)::%1$s AS r FROM %2$s x) y, unnest(ARRAY[y.r]) new, unnest(ARRAY[NULL::%1$s]) old WHERE %3$s) n',
+                        source, chunk, condition) END;
+        results := NULL;
+        IF mapping ? 'mapper' THEN
+            BEGIN
+                rows := replace(rows, ' unnest(', ' pg_catalog.unnest(');
+                PERFORM pg_catalog.set_config('search_path', coalesce(mapping ->> 'search_path', 'pg_catalog, pg_temp'), true);
+                EXECUTE pg_catalog.format('SELECT coalesce(pg_catalog.array_agg(e::onside_attribution.made), ''{}'') FROM (%s) e',
+                    onside_attribution.query_of(source, mapping, rows)) INTO results USING last;
+                PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+            EXCEPTION WHEN OTHERS OR assert_failure THEN
+                IF onside_attribution.passes_through(SQLSTATE) THEN
+                    RAISE;
+                END IF;
+                results := NULL;
+            END;
+        END IF;
+        IF NOT mapping ? 'mapper' THEN
+            PERFORM onside_attribution.use_settings();
+            EXECUTE format('SELECT coalesce(array_agg(e::onside_attribution.made), ''{}'') FROM (%s) e', onside_attribution.query_of(source, mapping, rows))
+                INTO results USING last;
+        ELSIF results IS NULL THEN
+            EXECUTE format('SELECT coalesce(array_agg(m), ''{}'') FROM %s, unnest(onside_attribution.made_of($2, $3, (n.*)::%s)) m', rows, source)
+                INTO results USING last, source, mapping;
+        END IF;
+        FOREACH made IN ARRAY results LOOP
+            CONTINUE WHEN made.problem IS NULL AND (made.event_datetime < since OR made.event_datetime > until);
+            IF made.installation_id <> '' AND made.problem IS NULL AND (made.key IS NULL OR made.key = '' AND NOT mapping ? 'mapper') THEN
                 RAISE null_value_not_allowed USING MESSAGE = 'backfill: an event without an event_id of the row',
                     HINT = 'A row that is reported twice would be two events. Map a column that is not NULL, or have the mapper return an event_id.';
+            ELSIF made.installation_id <> '' AND made.problem IS NULL AND mapping ? 'mapper' AND made.event_datetime IS NULL THEN
+                RAISE null_value_not_allowed USING MESSAGE = format('backfill: mapper %s has returned an event whose event_datetime is NULL', mapping ->> 'mapper'),
+                    HINT = 'Have it return the time of the purchase: without one the event would be dated now.';
             END IF;
             IF onside_attribution.settle(source, mapping, made) = 'recorded' THEN
                 recorded := recorded + 1;
             END IF;
         END LOOP;
+        PERFORM onside_attribution.use_settings();
+        EXECUTE format('SELECT ((n.*)::%s)::text FROM %s n ORDER BY %s OFFSET 999', source, chunk, key.columns) INTO next USING last;
         COMMIT;
         EXIT WHEN next IS NULL;
         last := next;
@@ -1313,7 +1608,8 @@ BEGIN
         SELECT s.slot_name, s.active, s.wal_status, s.safe_wal_size, s.confirmed_flush_lsn,
                pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn) AS held,
                pg_wal_lsn_diff(pg_current_wal_lsn(), s.confirmed_flush_lsn) AS behind
-        FROM pg_replication_slots s WHERE s.database = current_database() AND s.plugin = 'pgoutput' AND NOT s.temporary
+        FROM pg_replication_slots s
+        WHERE s.database = current_database() AND s.plugin = 'pgoutput' AND NOT s.temporary AND s.slot_name LIKE 'onside%'
         ORDER BY s.slot_name
     LOOP
         n := n + 1;
@@ -1327,13 +1623,11 @@ BEGIN
                 WHEN NOT slot.active THEN 'Is the sending cluster running, and its subscription enabled?' END;
     END LOOP;
     IF n = 0 THEN
-        RETURN QUERY SELECT 'slot', false, 'no subscription has a slot in this database',
-            'On the sending cluster: CREATE SUBSCRIPTION ... PUBLICATION onside_attribution; see docs/managed.md. Until then the outbox keeps what is recorded for a week.';
+        RETURN QUERY SELECT 'slot', false, 'no slot whose name begins with "onside" is in this database: nobody subscribes',
+            'On the sending cluster: CREATE SUBSCRIPTION onside_... PUBLICATION onside_attribution; see docs/managed.md. Until then the outbox keeps what is recorded for a week.';
     END IF;
     SELECT count(*) INTO n FROM onside_attribution.attached a;
-    FOR trigger IN SELECT a.*, onside_attribution.read_arguments(onside_attribution.arguments_of(t.tgargs)) AS mapping
-        FROM onside_attribution.attached a JOIN pg_trigger t ON t.tgrelid = a.source AND t.tgname = a.trigger_name
-    LOOP
+    FOR trigger IN SELECT a.*, c.relrowsecurity FROM onside_attribution.attached a JOIN pg_class c ON c.oid = a.source LOOP
         SELECT c.message INTO broken
         FROM (SELECT 'installation_id' AS field, trigger.installation_id AS col UNION ALL SELECT 'event_datetime', trigger.event_datetime
               UNION ALL SELECT 'event_id', trigger.event_id
@@ -1345,10 +1639,19 @@ BEGIN
             WHERE format('%I.%I', s.nspname, p.proname) = trigger.mapper AND p.pronargs = 1 AND t.typrelid = trigger.source) THEN
             broken := format('mapper %s does not exist', trigger.mapper);
         END IF;
-        IF broken IS NULL AND NOT trigger.enabled THEN
-            broken := 'it is disabled';
-        END IF;
-        IF broken IS NOT NULL THEN
+        broken := coalesce(broken, CASE
+            WHEN trigger.event_name IS NULL THEN 'its arguments are no mapping'
+            WHEN NOT trigger.enabled THEN 'it is disabled'
+            WHEN trigger.deferred AND trigger.relrowsecurity THEN 'it is deferred, and the table has row security, which may hide the row' END);
+        IF broken IS NULL THEN
+            broken := 'roles that may write the table but not record its events, so that their statements fail: '
+                || onside_attribution.roles_without_right(trigger.source);
+            IF broken IS NOT NULL THEN
+                RETURN QUERY SELECT 'attached', false, format('trigger %s on %s: %s', trigger.trigger_name, trigger.source, broken),
+                    'GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA onside_attribution TO them.';
+                n := -1;
+            END IF;
+        ELSE
             RETURN QUERY SELECT 'attached', false, format('trigger %s on %s: %s', trigger.trigger_name, trigger.source, broken),
                 'Detach the event and attach it again.';
             n := -1;
@@ -1387,8 +1690,18 @@ CREATE FUNCTION onside_attribution.replay(since timestamptz, until timestamptz D
 LANGUAGE sql RETURN onside_attribution.elsewhere('replay()')::bigint;
 CREATE FUNCTION onside_attribution.forget(installation_id uuid) RETURNS bigint
 LANGUAGE sql RETURN onside_attribution.elsewhere('forget()')::bigint;
-CREATE VIEW onside_attribution.status AS
-    SELECT onside_attribution.elsewhere('status') AS state;
+CREATE FUNCTION onside_attribution.stats_reset() RETURNS void
+LANGUAGE sql AS $$ SELECT onside_attribution.elsewhere('stats_reset()') $$;
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY '{status,stats,stats_histogram,pending,aside,failed,subscriptions}'::text[] LOOP
+        EXECUTE format('CREATE VIEW onside_attribution.%I AS SELECT onside_attribution.elsewhere(%L) AS state', name, name);
+        EXECUTE format('COMMENT ON VIEW onside_attribution.%I IS %L', name, 'Is on the sending side, and says so');
+    END LOOP;
+END
+$$;
 
 /* ---------------------------------------------------------------------------
  * Rights and descriptions
@@ -1418,6 +1731,9 @@ COMMENT ON FUNCTION onside_attribution.attach(regclass, text, name, jsonb, name,
     'Makes the triggers that report rows of a table, by CREATE TRIGGER as the caller. Out: the trigger''s name';
 COMMENT ON FUNCTION onside_attribution.detach(regclass, text) IS 'Drops them. Out: whether there was one';
 COMMENT ON PROCEDURE onside_attribution.backfill(regclass, text, timestamptz, timestamptz) IS 'Records the rows that an attached table holds, a thousand a transaction';
+COMMENT ON FUNCTION onside_attribution.track_row() IS 'The trigger function that attach() uses';
+COMMENT ON FUNCTION onside_attribution.preview(uuid) IS 'The event as it is sent; NULL if the outbox does not have it. For those who may read the outbox';
+COMMENT ON TYPE onside_attribution.event IS 'What a mapper returns: an event without its name';
 COMMENT ON FUNCTION onside_attribution.doctor() IS 'What there is to know on this side: wal_level, publication, slots, triggers, dead letters';
 COMMENT ON VIEW onside_attribution.attached IS 'Which tables report which events';
 

@@ -60,7 +60,7 @@ SQL
 
 sub subscribe
 {
-	$sender->safe_psql('postgres', 'CREATE SUBSCRIPTION shop CONNECTION \'' . $recorder->connstr('shop') =~ s/'/''/gr . ' user=replicator\' PUBLICATION onside_attribution');
+	$sender->safe_psql('postgres', 'CREATE SUBSCRIPTION onside_shop CONNECTION \'' . $recorder->connstr('shop') =~ s/'/''/gr . ' user=replicator\' PUBLICATION onside_attribution');
 	return;
 }
 
@@ -93,23 +93,23 @@ foreach my $round (1 .. 5)
 all_arrived('five kills and three restarts');
 
 # A slot that is dropped, and one whose WAL is gone.
-$sender->safe_psql('postgres', 'ALTER SUBSCRIPTION shop DISABLE');
-ok($recorder->poll_query_until('shop', q{SELECT NOT active FROM pg_replication_slots WHERE slot_name = 'shop'}), 'nobody reads the slot');
+$sender->safe_psql('postgres', 'ALTER SUBSCRIPTION onside_shop DISABLE');
+ok($recorder->poll_query_until('shop', q{SELECT NOT active FROM pg_replication_slots WHERE slot_name = 'onside_shop'}), 'nobody reads the slot');
 purchases(50);
-is($as_shop->(q{SELECT ok, detail ~ 'nobody reads it' FROM onside_attribution.doctor() WHERE check_name = 'slot shop'}), 'f|t', 'doctor() says so');
+is($as_shop->(q{SELECT ok, detail ~ 'nobody reads it' FROM onside_attribution.doctor() WHERE check_name = 'slot onside_shop'}), 'f|t', 'doctor() says so');
 $recorder->safe_psql('shop', q{CREATE TABLE filler (x text)});
 foreach (1 .. 20)
 {
 	$recorder->safe_psql('shop', q{INSERT INTO filler SELECT repeat(md5(g::text), 30) FROM generate_series(1, 10000) g});
 	$recorder->safe_psql('shop', 'SELECT pg_switch_wal()');
 	$recorder->safe_psql('shop', 'CHECKPOINT');
-	last if $recorder->safe_psql('shop', q{SELECT wal_status FROM pg_replication_slots WHERE slot_name = 'shop'}) eq 'lost';
+	last if $recorder->safe_psql('shop', q{SELECT wal_status FROM pg_replication_slots WHERE slot_name = 'onside_shop'}) eq 'lost';
 }
-is($as_shop->(q{SELECT ok, detail, hint ~ 'CREATE SUBSCRIPTION' FROM onside_attribution.doctor() WHERE check_name = 'slot shop'}),
+is($as_shop->(q{SELECT ok, detail, hint ~ 'CREATE SUBSCRIPTION' FROM onside_attribution.doctor() WHERE check_name = 'slot onside_shop'}),
 	'f|its WAL has been removed: nothing arrives through it any more|t', 'doctor() says that a slot is lost, and what to do');
-$sender->safe_psql('postgres', 'ALTER SUBSCRIPTION shop SET (slot_name = NONE)');
-$sender->safe_psql('postgres', 'DROP SUBSCRIPTION shop');
-$recorder->safe_psql('shop', q{SELECT pg_drop_replication_slot('shop')});
+$sender->safe_psql('postgres', 'ALTER SUBSCRIPTION onside_shop SET (slot_name = NONE)');
+$sender->safe_psql('postgres', 'DROP SUBSCRIPTION onside_shop');
+$recorder->safe_psql('shop', q{SELECT pg_drop_replication_slot('onside_shop')});
 is($as_shop->(q{SELECT ok FROM onside_attribution.doctor() WHERE check_name = 'slot'}), 'f', 'doctor() misses the slot');
 purchases(50);
 subscribe();

@@ -88,10 +88,10 @@ $managed->safe_psql('shop', sprintf($order, 1, 10), extra_params => [ '-U', 'app
 arrived_all('orders');
 
 # The slot is lost while orders go on.
-$sending->safe_psql('postgres', 'ALTER SUBSCRIPTION shop DISABLE');
-ok(wait_until(sub { $managed->psql('shop', q{SELECT pg_drop_replication_slot('shop')}) == 0 }), 'the slot is lost');
+$sending->safe_psql('postgres', 'ALTER SUBSCRIPTION onside_shop DISABLE');
+ok(wait_until(sub { $managed->psql('shop', q{SELECT pg_drop_replication_slot('onside_shop')}) == 0 }), 'the slot is lost');
 $managed->safe_psql('shop', sprintf($order, 11, 20), extra_params => [ '-U', 'app' ]);
-$sending->safe_psql('postgres', 'ALTER SUBSCRIPTION shop ENABLE');
+$sending->safe_psql('postgres', 'ALTER SUBSCRIPTION onside_shop ENABLE');
 ok( wait_until(sub { $sending->safe_psql('postgres', q{SELECT count(*) FROM onside_attribution.doctor() WHERE check_name = 'subscriptions' AND NOT ok}) eq 1 }),
 	'the sending side says so');
 my $free = sub { ok(wait_until(sub { $managed->safe_psql('shop', q{SELECT count(*) FROM pg_replication_slots WHERE active}) eq 0 }), 'nobody reads it') };
@@ -119,7 +119,7 @@ arrived_all('forgotten');
 is(scalar(grep { $sandbox->accepted($_) } @forgotten), 0, 'what was forgotten did not');
 
 # And off again.
-$sending->safe_psql('postgres', 'DROP SUBSCRIPTION shop');
+$sending->safe_psql('postgres', 'DROP SUBSCRIPTION onside_shop');
 follow('Removing it');
 $managed->safe_psql('shop', sprintf($order, 21, 30), extra_params => [ '-U', 'app' ]);
 
