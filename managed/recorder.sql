@@ -91,17 +91,21 @@ CREATE TABLE onside_attribution.room (
 );
 INSERT INTO onside_attribution.room (day) VALUES (onside_attribution.today() + 2);
 
-/* Rows of attached tables that are no valid events. */
+/* Rows of attached tables that are no valid events.  The columns are those of the extension. */
 CREATE TABLE onside_attribution.dead_letter (
     event_id uuid,
     event_name text,
     payload jsonb,
     event_datetime timestamptz,
     installation_id uuid,
+    http_status integer,
     error text NOT NULL,
+    attempts integer NOT NULL DEFAULT 0,
+    recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     failed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     source text,
-    id uuid PRIMARY KEY DEFAULT gen_random_uuid()
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    retry_at timestamptz
 );
 
 /* What a transaction has made of its deferred rows; emptied with the outbox. */
@@ -1670,6 +1674,26 @@ BEGIN
 END
 $$;
 
+/* As the caller, who has to be allowed to delete. */
+CREATE FUNCTION onside_attribution.forget(installation_id uuid) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    n bigint;
+    m bigint;
+BEGIN
+    IF installation_id IS NULL THEN
+        RAISE null_value_not_allowed USING MESSAGE = 'forget: installation_id must not be null',
+            HINT = 'Pass the installation whose events are to be removed.';
+    END IF;
+    DELETE FROM onside_attribution.outbox o WHERE o.installation_id = $1;
+    GET DIAGNOSTICS n = ROW_COUNT;
+    DELETE FROM onside_attribution.dead_letter d WHERE d.installation_id = $1;
+    GET DIAGNOSTICS m = ROW_COUNT;
+    RAISE NOTICE 'what the sending side has of it is there' USING HINT = 'Call forget() there, too, after this has been committed.';
+    RETURN n + m;
+END
+$$;
+
 CREATE FUNCTION onside_attribution.elsewhere(name text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -1688,8 +1712,6 @@ CREATE FUNCTION onside_attribution.retry_dead_letters(event_ids uuid[] DEFAULT N
 LANGUAGE sql RETURN onside_attribution.elsewhere('retry_dead_letters()')::bigint;
 CREATE FUNCTION onside_attribution.replay(since timestamptz, until timestamptz DEFAULT now()) RETURNS bigint
 LANGUAGE sql RETURN onside_attribution.elsewhere('replay()')::bigint;
-CREATE FUNCTION onside_attribution.forget(installation_id uuid) RETURNS bigint
-LANGUAGE sql RETURN onside_attribution.elsewhere('forget()')::bigint;
 CREATE FUNCTION onside_attribution.stats_reset() RETURNS void
 LANGUAGE sql AS $$ SELECT onside_attribution.elsewhere('stats_reset()') $$;
 DO $$
@@ -1733,6 +1755,7 @@ COMMENT ON FUNCTION onside_attribution.detach(regclass, text) IS 'Drops them. Ou
 COMMENT ON PROCEDURE onside_attribution.backfill(regclass, text, timestamptz, timestamptz) IS 'Records the rows that an attached table holds, a thousand a transaction';
 COMMENT ON FUNCTION onside_attribution.track_row() IS 'The trigger function that attach() uses';
 COMMENT ON FUNCTION onside_attribution.preview(uuid) IS 'The event as it is sent; NULL if the outbox does not have it. For those who may read the outbox';
+COMMENT ON FUNCTION onside_attribution.forget(uuid) IS 'Removes the events of an installation from this database. Out: how many. The sending side has a forget() of its own';
 COMMENT ON TYPE onside_attribution.event IS 'What a mapper returns: an event without its name';
 COMMENT ON FUNCTION onside_attribution.doctor() IS 'What there is to know on this side: wal_level, publication, slots, triggers, dead letters';
 COMMENT ON VIEW onside_attribution.attached IS 'Which tables report which events';

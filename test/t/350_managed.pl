@@ -158,7 +158,7 @@ $plain->safe_psql('same', 'GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA onside_attri
 $plain->safe_psql('same', 'INSERT INTO t0 (id) VALUES (1000); INSERT INTO t1 (id) VALUES (1000)', extra_params => [ '-U', 'clerk' ]);
 (undef, undef, $err) = $plain->psql('same', 'SELECT * FROM onside_attribution.outbox', extra_params => [ '-U', 'clerk' ]);
 like($err, qr/permission denied for table outbox/, 'who may record does not read');
-foreach my $name ('flush()', 'pause()', 'resume()', "retry_dead_letters()", "replay('2026-01-01')", "forget(gen_random_uuid())")
+foreach my $name ('flush()', 'pause()', 'resume()', "retry_dead_letters()", "replay('2026-01-01')", 'stats_reset()')
 {
 	(undef, undef, $err) = $plain->psql('same', "SELECT onside_attribution.$name");
 	like($err, qr/is on the sending side.*HINT:/s, "$name says where it is");

@@ -319,6 +319,11 @@ foreach my $name (qw(status stats stats_histogram pending aside failed subscript
 {
 	like($as->('shop', "SELECT * FROM onside_attribution.$name"), qr/$name is on the sending side/, "$name says where it is");
 }
+
+# Forgetting.
+$as->('shop', qq{DELETE FROM onside_attribution.dead_letter; $track; INSERT INTO onside_attribution.dead_letter (installation_id, error) VALUES ('$install', 'x')});
+like($as->('app', qq{SELECT onside_attribution.forget('$install')}), qr/permission denied/, 'who may record does not make forget');
+is($as->('shop', qq{SELECT onside_attribution.forget('$install')}), 2, 'forget() removes from outbox and dead_letter');
 $locker->quit;
 $plain->stop;
 done_testing();
