@@ -708,7 +708,7 @@ COMMENT ON FUNCTION onside_attribution.attach(regclass, text, name, jsonb, name,
     'Makes a trigger that records an event for each inserted or updated row of a table. In: installation_id, event_datetime, event_id: columns; payload: '
     'an object of keys and columns; or, in place of these, mapper: a function of the row. operation: INSERT, UPDATE or INSERT OR UPDATE; condition: a WHEN clause '
     '(manual: CREATE TRIGGER); or, in place of both, becomes: an expression over NEW that an INSERT or UPDATE makes true. deferred: fires at the end of the transaction. '
-    'Out: the trigger''s name. Warns of recent rows that would not have been events. '
+    'Out: the trigger''s name. Warns of recent rows that would not have been events, and of a mapper that gives several events one event_id. '
     'Needs TRIGGER on the table and EXECUTE on track_row(), as CREATE TRIGGER does. Errors: 22004, 22023 for the arguments; 55P03 if the table is locked for longer than lock_timeout, or 2 s; '
     '42703, 42804, 0A000 for a column as track_row(); 42804 for money and composite types; 42809 if it is no table of the shop; 42501 without the '
     'privilege; 42601 for a condition that is no expression; 42P17 for one that refers to OLD and must not; 55000 if deferred without a primary key; '

@@ -212,6 +212,18 @@ SELECT count(*) FROM onside_attribution.outbox;
 SELECT error FROM onside_attribution.dead_letter;
 TRUNCATE onside_attribution.outbox, onside_attribution.dead_letter;
 
+-- One event_id twice is one event to the API: both are recorded, and a warning says so
+\set one '{"i": "550e8400-e29b-41d4-a716-446655440000", "p": {"n": 1}, "e": "0a0b0c0d-0001-4002-8003-00000000000'
+SET client_min_messages = warning;
+INSERT INTO many VALUES (60, ('[' || :'one' || '1"}, ' || :'one' || '1"}, ' || :'one' || '2"}, ' || :'one' || '1"}]')::jsonb);
+SELECT count(*), count(DISTINCT event_id) FROM onside_attribution.outbox;
+-- in one row of many, or in several; fresh ones, and those without an installation_id, are different ones
+INSERT INTO many SELECT n, ('[' || CASE n WHEN 65 THEN :'one' || '5"}, ' || :'one' || '5"}' WHEN 75 THEN :'one' || '6"}' WHEN 99 THEN :'one' || '6"}' ELSE '{"i": "550e8400-e29b-41d4-a716-446655440000", "p": {}}, {"e": "0a0b0c0d-0001-4002-8003-000000000007"}' END || ']')::jsonb FROM generate_series(61, 100) AS n;
+-- of more than are remembered
+INSERT INTO many SELECT n, ('[' || CASE WHEN n IN (101, 102, 5000) THEN :'one' || '8"}' ELSE '{"i": "550e8400-e29b-41d4-a716-446655440000", "p": {}, "e": "' || gen_random_uuid() || '"}' END || ']')::jsonb FROM generate_series(101, 6000) AS n;
+TRUNCATE onside_attribution.outbox;
+SET client_min_messages = error;
+
 -- A trigger made by hand, without a search_path: its mapper finds pg_catalog alone
 CREATE TABLE by_hand (id int PRIMARY KEY);
 CREATE FUNCTION by_hand(b by_hand) RETURNS onside_attribution.event LANGUAGE plpgsql AS $$

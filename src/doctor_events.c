@@ -412,6 +412,8 @@ look_at_attached(OnsideDoctor *doctor)
 	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
 	uint64		skipped = slot == NULL ? 0 :
 		pg_atomic_read_u64(&slot->skipped);
+	uint64		repeated = slot == NULL ? 0 :
+		pg_atomic_read_u64(&slot->repeated);
 	Broken		broken = {0};
 	int			n;
 
@@ -420,6 +422,9 @@ look_at_attached(OnsideDoctor *doctor)
 	n = onside_doctor_query(psprintf(TRIGGERS, onside_find_track_row()));
 	for (int i = 0; i < n; i++)
 		look_at_trigger(&broken, i);
+	if (repeated > 0)
+		appendStringInfo(&broken.remarks, "; mappers gave the event_id of another event to " UINT64_FORMAT " events, which the API ignores",
+						 repeated);
 
 	if (broken.n > 0)
 		onside_doctor_row(doctor, "attached", ONSIDE_BAD, broken.detail.data,

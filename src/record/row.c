@@ -35,6 +35,7 @@
 #include "record/event.h"
 #include "record/mapping.h"
 #include "record/namespace.h"
+#include "record/repeats.h"
 #include "record/row.h"
 #include "settings.h"
 #include "shmem.h"
@@ -50,6 +51,9 @@
 
 /* What precedes the key in an event_id: namespace, event_name, source. */
 #define ID_NAMES	3
+
+/* Places for event_ids of a statement: see repeats.c. */
+#define REPEATS_PLACES	1024
 
 /* How long a purchase waits for somebody who has locked dead_letter; ms. */
 #define DEAD_LETTER_PATIENCE	1000
@@ -701,6 +705,32 @@ check_result(OnsideRowReader *reader, OnsideEvent *event,
 	return false;
 }
 
+/* Says that events of one statement have one event_id; of a backfill once. */
+static void
+warn_of_repeats(OnsideRowReader *reader, Relation rel,
+				const OnsideRepeats *repeats)
+{
+	int64		events;
+	int64		found = onside_repeats_found(repeats, &events);
+	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
+
+	if (found == 0)
+		return;
+	if (slot != NULL)
+		pg_atomic_fetch_add_u64(&slot->repeated, found);
+	if (reader->told_repeats)
+		return;
+	reader->told_repeats = reader->backfill != NULL;
+	ereport(WARNING,
+			(errcode(ERRCODE_WARNING),
+			 errmsg("mapper %s gives the event_id of another event to " INT64_FORMAT " of " INT64_FORMAT " events",
+					onside_mapper_name(reader->mapper), found, events),
+			 errdetail("The API takes these for repetitions, and ignores them. The first event_id is %s.",
+					   onside_repeats_example(repeats)),
+			 errhint(ONSIDE_REPEATS_HINT),
+			 errtable(rel)));
+}
+
 /*
  * Records what the mapper has made of so many rows.  Each result lives in per_row.
  * Of rows without an event no result tells, so they are counted by what is
@@ -714,6 +744,10 @@ record_results(OnsideRowReader *reader, Relation rel, int64 rows,
 	MemoryContext context = CurrentMemoryContext;
 	OnsideRowOutcome outcome = ONSIDE_ROW_SKIPPED;
 	int64		skipped = Max(rows - tuplestore_tuple_count(results), 0);
+	OnsideRepeats *repeats = NULL;
+
+	if (tuplestore_tuple_count(results) > 1)
+		repeats = onside_repeats_make(REPEATS_PLACES);
 
 	while (tuplestore_gettupleslot(results, true, false, slot))
 	{
@@ -737,7 +771,8 @@ record_results(OnsideRowReader *reader, Relation rel, int64 rows,
 			valid = check_result(reader, &event, &error);
 			this_one = settle(reader, rel, &event, valid ? NULL : &error,
 							  append, append_context);
-
+			if (valid && !event.id_is_fresh)
+				onside_repeats_add(repeats, &event.event_id);
 			if (outcome != ONSIDE_ROW_DEAD_LETTER)
 				outcome = this_one;
 		}
@@ -746,6 +781,9 @@ record_results(OnsideRowReader *reader, Relation rel, int64 rows,
 	}
 	if (skipped > 0)
 		count_skipped(reader, skipped);
+	warn_of_repeats(reader, rel, repeats);
+	if (repeats != NULL)
+		pfree(repeats);
 	return outcome;
 }
 
@@ -891,7 +929,11 @@ try_mapper(OnsideRowReader *reader, TupleTableSlot *row,
 		if (!event.has_installation_id)
 			error->field = "installation_id";
 		else if (check_result(reader, &event, error))
+		{
 			outcome = ONSIDE_ROW_RECORDED;
+			if (!event.id_is_fresh)
+				onside_repeats_add(reader->repeats, &event.event_id);
+		}
 		else
 			outcome = ONSIDE_ROW_DEAD_LETTER;
 	}

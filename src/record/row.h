@@ -19,6 +19,7 @@
 #include "record/deferred.h"
 #include "record/event_id.h"
 #include "record/mapper.h"
+#include "record/repeats.h"
 
 /*
  * What backfill wants besides: events whose event_id is the row's own, and of them
@@ -60,6 +61,8 @@ typedef struct OnsideRowReader
 	OnsideDeferred *deferred;	/* of the present call; NULL if the trigger
 								 * fires at once */
 	TupleTableSlot *row;		/* whose columns are read, or NULL */
+	OnsideRepeats *repeats;		/* of rows that are tried, or NULL */
+	bool		told_repeats;	/* somebody knows of those of a backfill */
 	MemoryContext per_row;
 } OnsideRowReader;
 

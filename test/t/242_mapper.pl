@@ -656,6 +656,28 @@ subtest 'doctor() names a mapper that is broken' => sub {
 	$locker->quit;
 };
 
+# To the API a second event with the same event_id is a repetition: that purchase is lost.
+subtest 'events with the event_id of another one are told of' => sub {
+	my $told = qr/WARNING:  mapper public\.lines_event gives the event_id of another event to/;
+	sql(<<'SQL');
+CREATE TABLE lines (id int PRIMARY KEY, n int);
+CREATE FUNCTION lines_event(l lines) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS $$
+    SELECT p.* FROM generate_series(1, l.n), LATERAL onside_attribution.purchase('550e8400-e29b-41d4-a716-446655440000', 1, 'USD', now(), onside_attribution.event_id('lines', l.id::text)) p
+$$;
+SELECT onside_attribution.attach('lines', 'lines', mapper => 'lines_event');
+SQL
+	unlike(said('INSERT INTO lines SELECT i, 1 FROM generate_series(1, 2000) AS i'), $told, 'each has its own');
+	unlike(doctor(), qr/another event/, 'and doctor() says nothing');
+	like(said('INSERT INTO lines VALUES (0, 2)'), qr/$told 1 of 2 events/, 'a row');
+	like(said('INSERT INTO lines SELECT i, 3 FROM generate_series(-20, -1) AS i'), qr/$told 40 of 60 events/, 'a statement');
+	like(doctor(), qr/^t\|.*; mappers gave the event_id of another event to 41 events, which the API ignores/, 'doctor() counts them');
+	sql('INSERT INTO lines SELECT i, 2 FROM generate_series(3000, 5000) AS i');
+	my @told = said("CALL onside_attribution.backfill('lines', 'lines')") =~ /$told/g;
+	is(@told, 1, 'a backfill tells it once');
+	sql('DROP TABLE lines CASCADE');
+	forget_all();
+};
+
 # A literal of a composite type is read by record_in, which checks the domains in it.
 subtest 'doctor() runs no code of a user with the rights of whoever calls it' => sub {
 	sql(<<'SQL');
