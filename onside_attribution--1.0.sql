@@ -688,8 +688,8 @@ COMMENT ON FUNCTION onside_attribution.track_batch(jsonb) IS
     '(the limits of a request are the worker''s business); event_id may be left out. Out: how many. '
     'Errors: as track(), with the number of the event, counted from 1, in the context; 22023 also for a field that the API does not have';
 COMMENT ON FUNCTION onside_attribution.purchase(uuid, numeric, text, timestamptz, uuid, jsonb) IS
-    'For mappers: an event with the payload that track_purchase() makes. installation_id NULL: no event; event_datetime NULL: when it is recorded; event_id NULL: a fresh one. '
-    'Errors: 22004, 22023 for amount, currency and extra, as track_purchase()';
+    'For mappers: an event with the payload that track_purchase() makes. installation_id NULL: no event, whatever the rest is; event_datetime NULL: when it is recorded; event_id NULL: a fresh one. '
+    'Errors: 22004, 22023 for amount, currency and extra, as track_purchase(), unless installation_id is NULL';
 COMMENT ON FUNCTION onside_attribution.amount(numeric, integer) IS
     'Minor units (cents) as whole units of the currency: amount(990, 2) is 9.90. In: digits: how many the currency has after the point, 0 to 30. '
     'Out: exact, with so many digits after the point, or more for a fraction of a minor unit. Errors: 22023 for other digits, and for NaN and infinities';

@@ -328,7 +328,10 @@ BEGIN
             ('extra', '22023', 'extra must not have the keys "amount" and "currency"',
              'Pass them as the function''s own arguments.')::onside_attribution.problem
     END;
-    IF problem IS NOT NULL THEN
+    IF problem IS NOT NULL AND installation_id IS NULL THEN
+        -- Bought outside the app, it is no event, and no price needs to be right.
+        RETURN (NULL, NULL, event_datetime, event_id);
+    ELSIF problem IS NOT NULL THEN
         PERFORM onside_attribution.throw(problem);
     END IF;
     RETURN (installation_id,

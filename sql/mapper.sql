@@ -176,6 +176,19 @@ INSERT INTO orders SELECT n, n % 4, n FROM generate_series(10, 30) AS n;
 SELECT count(*), min(payload ->> 'amount'), max(payload ->> 'amount') FROM recorded;
 TRUNCATE onside_attribution.outbox;
 
+-- What was bought outside the app is skipped, whatever else it lacks
+CREATE TABLE gifts (id int PRIMARY KEY, installation_id uuid, amount numeric, currency text);
+CREATE FUNCTION gift(g gifts) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS $$
+    SELECT p.* FROM onside_attribution.purchase(g.installation_id, g.amount, g.currency) p
+$$;
+SELECT onside_attribution.attach('gifts', 'gift', mapper => 'gift');
+INSERT INTO gifts VALUES (1, NULL, NULL, NULL), (2, NULL, 'NaN', ''), (3, :user, 1, 'USD');
+INSERT INTO gifts SELECT n, CASE WHEN n > 18 THEN :user::uuid END, CASE WHEN n < 20 THEN n END, 'USD' FROM generate_series(4, 20) AS n;
+SELECT payload FROM recorded;
+SELECT error FROM onside_attribution.dead_letter;
+TRUNCATE onside_attribution.outbox, onside_attribution.dead_letter;
+DROP TABLE gifts CASCADE;
+
 -- Several events a row, and each way for one not to be valid
 CREATE TABLE many (id int PRIMARY KEY, events jsonb);
 CREATE FUNCTION many(m many) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS $$
