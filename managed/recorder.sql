@@ -705,8 +705,8 @@ BEGIN
         END IF;
         RETURN format('SELECT e.installation_id::text, e.payload, NULL::onside_attribution.problem, e.event_datetime, true, e.event_id::text FROM %s, LATERAL %s(%s) e',
             source, mapping ->> 'mapper',
-            CASE WHEN (SELECT t.typrelid FROM pg_type t WHERE t.oid = argument) = relid THEN format('n::%s', argument::regtype)
-                ELSE format('jsonb_populate_record(NULL::%s, to_jsonb(n))', argument::regtype) END);
+            CASE WHEN (SELECT t.typrelid FROM pg_type t WHERE t.oid = argument) = relid THEN format('(n.*)::%s', argument::regtype)
+                ELSE format('jsonb_populate_record(NULL::%s, to_jsonb(n.*))', argument::regtype) END);
     END IF;
 
     FOR entry IN
@@ -1269,7 +1269,7 @@ BEGIN
         -- The next rows are those of which the primary key is greater than the last one's.
         chunk := pg_catalog.format('(SELECT n.* FROM %1$s n WHERE $1 IS NULL OR (%2$s) > (SELECT %3$s FROM (SELECT jsonb_populate_record(NULL::%1$s, $1)) l (r)) '
                                    || 'ORDER BY %2$s LIMIT 1000)', source, keys, row_keys);
-        EXECUTE pg_catalog.format('SELECT to_jsonb(n) FROM %s n ORDER BY %s OFFSET 999', chunk, keys) INTO next USING last;
+        EXECUTE pg_catalog.format('SELECT to_jsonb(n.*) FROM %s n ORDER BY %s OFFSET 999', chunk, keys) INTO next USING last;
         query := onside_attribution.query_of(source, mapping,
             pg_catalog.format(E'(SELECT new.* FROM %s new WHERE %s\n) n', chunk, condition));
         FOR made IN EXECUTE query USING last LOOP

@@ -177,7 +177,8 @@ SELECT count(*), min(payload ->> 'amount'), max(payload ->> 'amount') FROM recor
 TRUNCATE onside_attribution.outbox;
 
 -- What was bought outside the app is skipped, whatever else it lacks
-CREATE TABLE gifts (id int PRIMARY KEY, installation_id uuid, amount numeric, currency text);
+-- (The columns n and e are called what our own query calls the rows.)
+CREATE TABLE gifts (id int PRIMARY KEY, installation_id uuid, amount numeric, currency text, n int, e int);
 CREATE FUNCTION gift(g gifts) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS $$
     SELECT p.* FROM onside_attribution.purchase(g.installation_id, g.amount, g.currency) p
 $$;

@@ -660,7 +660,7 @@ subtest 'doctor() names a mapper that is broken' => sub {
 subtest 'events with the event_id of another one are told of' => sub {
 	my $told = qr/WARNING:  mapper public\.lines_event gives the event_id of another event to/;
 	sql(<<'SQL');
-CREATE TABLE lines (id int PRIMARY KEY, n int);
+CREATE TABLE lines (id int PRIMARY KEY, n int, e int); -- names that our own query has, too
 CREATE FUNCTION lines_event(l lines) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS $$
     SELECT p.* FROM generate_series(1, l.n), LATERAL onside_attribution.purchase('550e8400-e29b-41d4-a716-446655440000', 1, 'USD', now(), onside_attribution.event_id('lines', l.id::text)) p
 $$;
