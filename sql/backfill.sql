@@ -173,6 +173,23 @@ CALL onside_attribution.backfill('orders', 'nameless');
 SELECT * FROM progress WHERE event_name = 'nameless';
 DELETE FROM orders WHERE id = 1090;
 CALL onside_attribution.backfill('orders', 'nameless');
+-- An invalid event of one row of many, and of one of few
+CREATE OR REPLACE FUNCTION nameless(o orders) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS $$
+    SELECT u.install_id, CASE WHEN o.id <> 2095 THEN '{}'::jsonb END, o.paid_at, onside_attribution.event_id('orders', o.id::text) FROM users u
+$$;
+CALL onside_attribution.backfill('orders', 'nameless');
+CREATE TABLE few (LIKE orders INCLUDING ALL);
+INSERT INTO few SELECT * FROM orders WHERE id > 2088;
+CREATE FUNCTION of_few(f few) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS $$
+    SELECT '550e8400-e29b-41d4-a716-446655440000'::uuid, CASE WHEN f.id <> 2095 THEN '{}'::jsonb END, CASE WHEN f.id <> 2090 THEN f.paid_at END, onside_attribution.event_id('few', f.id::text)
+$$;
+SET client_min_messages = error;
+SELECT onside_attribution.attach('few', 'few', mapper => 'of_few');
+RESET client_min_messages;
+CALL onside_attribution.backfill('few', 'few');
+DELETE FROM few WHERE id < 2091;
+CALL onside_attribution.backfill('few', 'few');
+DROP TABLE few CASCADE;
 CALL onside_attribution.backfill('orders', 'fails');
 SET onside_attribution.on_invalid_event = dead_letter;
 SET client_min_messages = error;

@@ -610,19 +610,30 @@ require_own_id(OnsideRowReader *reader, Relation rel, TupleTableSlot *row)
 			 errtablecolname(rel, reader->event_id.name)));
 }
 
-/* The same for a mapper, which also has to say when the event occurred. */
+/* Has the event what backfill needs of a mapper?  That is also when it occurred. */
+static bool
+has_own_fields(OnsideRowReader *reader, const OnsideEvent *event)
+{
+	return reader->backfill == NULL ||
+		(event->has_event_id && event->has_event_datetime);
+}
+
+/* The same as require_own_id(), for what a mapper has made of the row. */
 static void
 require_own_fields(OnsideRowReader *reader, Relation rel,
 				   const OnsideEvent *event)
 {
-	if (reader->backfill == NULL ||
-		(event->has_event_id && event->has_event_datetime))
+	char	   *key;
+
+	if (has_own_fields(reader, event))
 		return;
+	key = key_of_row(rel, reader->row);
 	ereport(ERROR,
 			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 			 errmsg("backfill: mapper %s has returned an event whose %s is NULL",
 					onside_mapper_name(reader->mapper),
 					event->has_event_id ? "event_datetime" : "event_id"),
+			 key == NULL ? 0 : errdetail("This is the row %s.", key),
 			 event->has_event_id ?
 			 errhint("Have it return when the event occurred. For a trigger NULL means now, which is another time whenever the row is read.") :
 			 errhint("Have it return an id made of the row's key, such as onside_attribution.event_id('%s', id::text). Without one the trigger and backfill report two events.",
@@ -732,24 +743,29 @@ warn_of_repeats(OnsideRowReader *reader, Relation rel,
 }
 
 /*
- * Records what the mapper has made of so many rows.  Each result lives in per_row.
- * Of rows without an event no result tells, so they are counted by what is
- * missing.
+ * Records what the mapper has made of so many rows, one of which is reader->row if that
+ * is known.  Each result lives in per_row.  Of rows without an event no result tells, so
+ * they are counted by what is missing.
+ *
+ * False if backfill has to end with an error about an event of which nobody knows
+ * the row.  What was recorded until then is undone by that error, and if the mapper
+ * does not repeat it, these events have event_ids of their own.
  */
-static OnsideRowOutcome
+static bool
 record_results(OnsideRowReader *reader, Relation rel, int64 rows,
 			   Tuplestorestate *results, TupleTableSlot *slot,
-			   OnsideAppend **append, MemoryContext append_context)
+			   OnsideAppend **append, MemoryContext append_context,
+			   OnsideRowOutcome *outcome)
 {
 	MemoryContext context = CurrentMemoryContext;
-	OnsideRowOutcome outcome = ONSIDE_ROW_SKIPPED;
 	int64		skipped = Max(rows - tuplestore_tuple_count(results), 0);
 	OnsideRepeats *repeats = NULL;
+	bool		done = true;
 
+	*outcome = ONSIDE_ROW_SKIPPED;
 	if (tuplestore_tuple_count(results) > 1)
 		repeats = onside_repeats_make(REPEATS_PLACES);
-
-	while (tuplestore_gettupleslot(results, true, false, slot))
+	while (done && tuplestore_gettupleslot(results, true, false, slot))
 	{
 		OnsideEvent event;
 		OnsideEventError error;
@@ -765,26 +781,35 @@ record_results(OnsideRowReader *reader, Relation rel, int64 rows,
 						event.event_datetime))
 		{
 			OnsideRowOutcome this_one;
+			bool		complete = has_own_fields(reader, &event);
 			bool		valid;
 
-			require_own_fields(reader, rel, &event);
+			if (reader->row != NULL)
+				require_own_fields(reader, rel, &event);
 			valid = check_result(reader, &event, &error);
-			this_one = settle(reader, rel, &event, valid ? NULL : &error,
-							  append, append_context);
-			if (valid && !event.id_is_fresh)
-				onside_repeats_add(repeats, &event.event_id);
-			if (outcome != ONSIDE_ROW_DEAD_LETTER)
-				outcome = this_one;
+			done = reader->backfill == NULL || reader->row != NULL ||
+				(complete && (valid || onside_on_invalid_event ==
+							  ONSIDE_INVALID_DEAD_LETTER));
+			if (done)
+			{
+				this_one = settle(reader, rel, &event, valid ? NULL : &error,
+								  append, append_context);
+				if (valid && !event.id_is_fresh)
+					onside_repeats_add(repeats, &event.event_id);
+				if (*outcome != ONSIDE_ROW_DEAD_LETTER)
+					*outcome = this_one;
+			}
 		}
 		MemoryContextSwitchTo(context);
 		MemoryContextReset(reader->per_row);
 	}
-	if (skipped > 0)
+	if (done && skipped > 0)
 		count_skipped(reader, skipped);
-	warn_of_repeats(reader, rel, repeats);
+	if (done)
+		warn_of_repeats(reader, rel, repeats);
 	if (repeats != NULL)
 		pfree(repeats);
-	return outcome;
+	return done;
 }
 
 /*
@@ -807,10 +832,12 @@ record_mapped(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 
 	/* What calls within have put there is gone. */
 	reader->deferred = deferred;
+	reader->row = row;
 	if (error != NULL)
 		refuse_row(reader, rel, row, error);
 	else
-		outcome = record_results(reader, rel, 1, results, slot, append, old);
+		(void) record_results(reader, rel, 1, results, slot, append, old,
+							  &outcome);
 	ExecDropSingleTupleTableSlot(slot);
 	tuplestore_end(results);
 	MemoryContextSwitchTo(old);
@@ -819,8 +846,8 @@ record_mapped(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 }
 
 /*
- * All rows in one query.  False if that fails, with nothing recorded: an error of the
- * mapper is not even looked at here, since the row that has it raises it again.
+ * All rows in one query.  False if that fails: an error of the mapper is not even looked
+ * at here, since the row that has it raises it again.
  */
 static bool
 record_mapped_together(OnsideRowReader *reader, TriggerData *trigdata,
@@ -831,10 +858,12 @@ record_mapped_together(OnsideRowReader *reader, TriggerData *trigdata,
 	Tuplestorestate *results = onside_mapper_results(&slot);
 	bool		done = onside_mapper_call_for_all(reader->mapper, trigdata,
 												  results) == NULL;
+	OnsideRowOutcome outcome;
 
-	if (done)
-		(void) record_results(reader, trigdata->tg_relation, rows, results,
-							  slot, append, CurrentMemoryContext);
+	reader->row = NULL;
+	done = done &&
+		record_results(reader, trigdata->tg_relation, rows, results, slot,
+					   append, CurrentMemoryContext, &outcome);
 	ExecDropSingleTupleTableSlot(slot);
 	tuplestore_end(results);
 	return done;

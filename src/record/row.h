@@ -60,7 +60,7 @@ typedef struct OnsideRowReader
 	OnsideRowBackfill *backfill;	/* NULL if the rows are a trigger's */
 	OnsideDeferred *deferred;	/* of the present call; NULL if the trigger
 								 * fires at once */
-	TupleTableSlot *row;		/* whose columns are read, or NULL */
+	TupleTableSlot *row;		/* the present one, if it is known, or NULL */
 	OnsideRepeats *repeats;		/* of rows that are tried, or NULL */
 	bool		told_repeats;	/* somebody knows of those of a backfill */
 	MemoryContext per_row;
