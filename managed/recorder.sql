@@ -330,7 +330,7 @@ BEGIN
     END;
     IF problem IS NOT NULL AND installation_id IS NULL THEN
         -- Bought outside the app, it is no event, and no price needs to be right.
-        RETURN (NULL, NULL, event_datetime, event_id);
+        RETURN (NULL::uuid, NULL::jsonb, event_datetime, event_id);
     ELSIF problem IS NOT NULL THEN
         PERFORM onside_attribution.throw(problem);
     END IF;
@@ -955,7 +955,7 @@ BEGIN
                 EXECUTE format('SELECT $1 || array_agg(format(''(SELECT x.* FROM %1$I x OFFSET %%s LIMIT 1) n'', row_number - 1))
                                 FROM (SELECT row_number() OVER () FROM %1$I) x', trigger.tgnewtable) INTO sources USING sources;
             ELSE
-                results := ARRAY[('?', NULL, ('mapper', SQLSTATE, SQLERRM, 'Mend the mapper with CREATE OR REPLACE FUNCTION.')::onside_attribution.problem,
+                results := ARRAY[('?', NULL, ('mapper', SQLSTATE, regexp_replace(SQLERRM, '^invalid event: ', ''), 'Mend the mapper with CREATE OR REPLACE FUNCTION.')::onside_attribution.problem,
                     NULL, true, NULL)::onside_attribution.made];
             END IF;
         END;

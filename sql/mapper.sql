@@ -188,6 +188,13 @@ INSERT INTO gifts SELECT n, CASE WHEN n > 18 THEN :user::uuid END, CASE WHEN n <
 SELECT payload FROM recorded;
 SELECT error FROM onside_attribution.dead_letter;
 TRUNCATE onside_attribution.outbox, onside_attribution.dead_letter;
+-- What is wrong is said once, whichever of our functions has said it
+CREATE FUNCTION tracks(g gifts) RETURNS onside_attribution.event LANGUAGE plpgsql AS $$ BEGIN PERFORM onside_attribution.track('', g.installation_id, '{}'); END $$;
+SELECT onside_attribution.attach('gifts', 'again', mapper => 'gift');
+SELECT onside_attribution.attach('gifts', 'tracks', mapper => 'tracks');
+INSERT INTO gifts VALUES (21, :user, NULL, NULL);
+SELECT event_name, error FROM onside_attribution.dead_letter ORDER BY event_name;
+TRUNCATE onside_attribution.outbox, onside_attribution.dead_letter;
 DROP TABLE gifts CASCADE;
 
 -- Several events a row, and each way for one not to be valid

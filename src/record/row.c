@@ -468,7 +468,7 @@ report(int elevel, OnsideRowReader *reader, Relation rel,
 
 	ereport(elevel,
 			(errcode(error->sqlstate),
-			 errmsg("invalid event: %s", error->message),
+			 errmsg(ONSIDE_INVALID_EVENT "%s", error->message),
 			 errdetail_internal("%s", detail.data),
 			 elevel < ERROR ? errhint("%s", error->hint) :
 			 errhint("%s To let such rows through, set onside_attribution.on_invalid_event to dead_letter.",
@@ -651,10 +651,16 @@ static void
 understand(const ErrorData *mapper_error, const char *key,
 		   OnsideEventError *error)
 {
+	char	   *message = mapper_error->message;
+
+	/* What the mapper has called may say it as we do. */
+	if (strncmp(message, ONSIDE_INVALID_EVENT,
+				strlen(ONSIDE_INVALID_EVENT)) == 0)
+		message += strlen(ONSIDE_INVALID_EVENT);
 	error->field = "mapper";
 	error->sqlstate = mapper_error->sqlerrcode;
-	error->message = key == NULL ? mapper_error->message :
-		psprintf("%s, in row %s", mapper_error->message, key);
+	error->message = key == NULL ? message :
+		psprintf("%s, in row %s", message, key);
 	error->hint = mapper_error->hint != NULL ? mapper_error->hint :
 		mapper_error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE ?
 		"A mapper runs with the rights of whoever writes the row. Grant them, or declare the mapper SECURITY DEFINER." :
