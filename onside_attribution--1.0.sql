@@ -384,17 +384,22 @@ AS 'MODULE_PATHNAME', 'onside_trigger_mapping';
 
 /*
  * An attachment can take two triggers with the same arguments: t is the one for
- * INSERT, and u the one for UPDATE.
+ * INSERT, and u the one for UPDATE.  In partitions each has clones, which can be
+ * disabled by themselves.
  */
 CREATE VIEW onside_attribution.attached WITH (security_barrier) AS
-    WITH trigger AS (
+    WITH RECURSIVE trigger AS (
         SELECT t.*, t.tgtype::integer & 20 AS events,
             pg_catalog.substring(pg_catalog.pg_get_triggerdef(t.oid, true),
                                  ' WHEN \((.*)\) EXECUTE FUNCTION ') AS condition
         FROM pg_catalog.pg_trigger t
         WHERE t.tgfoid = 'onside_attribution.track_row()'::regprocedure
           AND t.tgparentid = 0
-          AND NOT t.tgisinternal)
+          AND NOT t.tgisinternal),
+    clone AS (
+        SELECT t.oid AS trigger, t.oid, t.tgenabled FROM trigger t
+        UNION ALL
+        SELECT c.trigger, p.oid, p.tgenabled FROM clone c JOIN pg_catalog.pg_trigger p ON p.tgparentid = c.oid)
     SELECT t.tgrelid::regclass AS source,
            m.event_name,
            t.tgname AS trigger_name,
@@ -413,7 +418,9 @@ CREATE VIEW onside_attribution.attached WITH (security_barrier) AS
            CASE WHEN u.oid IS NOT NULL THEN t.condition END AS becomes,
            t.tgdeferrable AS deferred,
            CASE WHEN t.tgtype::integer & 1 = 1 OR u.oid IS NOT NULL THEN 'ROW' ELSE 'STATEMENT' END AS level,
-           t.tgenabled <> 'D' AND u.tgenabled IS DISTINCT FROM 'D' AS enabled
+           (SELECT CASE WHEN pg_catalog.bool_and(c.tgenabled IN ('O', 'A')) THEN true
+                WHEN pg_catalog.bool_and(c.tgenabled NOT IN ('O', 'A')) THEN false
+            END FROM clone c WHERE c.trigger IN (t.oid, u.oid)) AS enabled
     FROM trigger t
     LEFT JOIN trigger u ON t.tgrelid = u.tgrelid AND t.tgargs = u.tgargs AND t.events = 4 AND u.events = 16,
          LATERAL onside_attribution.trigger_mapping(t.oid) m
@@ -732,7 +739,7 @@ COMMENT ON COLUMN onside_attribution.attached.condition IS 'The trigger''s WHEN 
 COMMENT ON COLUMN onside_attribution.attached.becomes IS 'What a row has to become; NULL if that is not how it was attached';
 COMMENT ON COLUMN onside_attribution.attached.deferred IS 'Whether the trigger fires at the end of the transaction';
 COMMENT ON COLUMN onside_attribution.attached.level IS 'ROW or STATEMENT';
-COMMENT ON COLUMN onside_attribution.attached.enabled IS 'Whether the trigger fires';
+COMMENT ON COLUMN onside_attribution.attached.enabled IS 'Whether its triggers fire; NULL if some do, and others, or those of some partitions, do not: doctor() names them';
 
 COMMENT ON FUNCTION onside_attribution.flush(interval) IS
     'Waits until every event that was committed before the call is delivered or in dead_letter. In: how long to wait at most. Out: true if so, false on timeout. Errors: 55000 on a standby';

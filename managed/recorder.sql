@@ -1172,6 +1172,11 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 CREATE VIEW onside_attribution.attached AS
+    WITH RECURSIVE clone AS (
+        SELECT t.oid AS trigger, t.oid, t.tgenabled FROM pg_trigger t
+        WHERE t.tgfoid = 'onside_attribution.track_row()'::regprocedure AND t.tgparentid = 0
+        UNION ALL
+        SELECT c.trigger, p.oid, p.tgenabled FROM clone c JOIN pg_trigger p ON p.tgparentid = c.oid)
     SELECT t.tgrelid::regclass AS source,
            m.mapping ->> 'event_name' AS event_name,
            t.tgname AS trigger_name,
@@ -1188,7 +1193,9 @@ CREATE VIEW onside_attribution.attached AS
            m.mapping ->> 'becomes' AS becomes,
            t.tgdeferrable AS deferred,
            CASE WHEN t.tgtype::integer & 1 = 1 THEN 'ROW' ELSE 'STATEMENT' END AS level,
-           t.tgenabled <> 'D' AND u.tgenabled IS DISTINCT FROM 'D' AS enabled
+           (SELECT CASE WHEN bool_and(c.tgenabled IN ('O', 'A')) THEN true
+                WHEN bool_and(c.tgenabled NOT IN ('O', 'A')) THEN false
+            END FROM clone c WHERE c.trigger IN (t.oid, u.oid)) AS enabled
     FROM pg_trigger t
     LEFT JOIN pg_trigger u ON u.tgrelid = t.tgrelid AND u.tgfoid = t.tgfoid AND u.tgname = 'onside2_' || substr(t.tgname, 8),
          LATERAL (SELECT onside_attribution.read_arguments(onside_attribution.arguments_of(t.tgargs)) AS mapping) m
@@ -1348,8 +1355,8 @@ BEGIN
             WHERE format('%I.%I', s.nspname, p.proname) = trigger.mapper AND p.pronargs = 1 AND t.typrelid = trigger.source) THEN
             broken := format('mapper %s does not exist', trigger.mapper);
         END IF;
-        IF broken IS NULL AND NOT trigger.enabled THEN
-            broken := 'it is disabled';
+        IF broken IS NULL AND trigger.enabled IS NOT TRUE THEN
+            broken := CASE WHEN trigger.enabled IS NULL THEN 'the one for the other operation, or that of a partition, is disabled, or it is itself' ELSE 'it is disabled' END;
         END IF;
         IF broken IS NOT NULL THEN
             RETURN QUERY SELECT 'attached', false, format('trigger %s on %s: %s', trigger.trigger_name, trigger.source, broken),

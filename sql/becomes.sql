@@ -213,3 +213,20 @@ UPDATE e SET ref = 10 WHERE id = 8; UPDATE e SET ref = 20 WHERE id = 8; COMMIT;
 SELECT * FROM paid;
 SELECT count(*) FROM onside_attribution.dead_letter;
 RESET client_min_messages;
+
+-- Disabled is what does not fire: all triggers of an attachment, or some of them.
+CREATE TABLE f (id int PRIMARY KEY, state text, install uuid) PARTITION BY RANGE (id);
+CREATE TABLE f1 PARTITION OF f FOR VALUES FROM (1) TO (2);
+CREATE TABLE f2 PARTITION OF f FOR VALUES FROM (2) TO (4) PARTITION BY RANGE (id);
+CREATE TABLE f2a PARTITION OF f2 FOR VALUES FROM (2) TO (3);
+SELECT onside_attribution.attach('f', 'f', 'install', '{}', event_id => 'id', becomes => $$NEW.state = 'paid'$$);
+CREATE FUNCTION enabled(command text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE 'ALTER TABLE ' || command;
+    RETURN (SELECT coalesce(enabled::text, 'partly') FROM onside_attribution.attached WHERE source = 'f'::regclass);
+END
+$$;
+SELECT command, enabled(command) FROM unnest(ARRAY[
+    'f ENABLE TRIGGER USER', 'f DISABLE TRIGGER onside_f', 'f DISABLE TRIGGER onside2_f', 'f ENABLE TRIGGER onside_f', 'f ENABLE TRIGGER onside2_f',
+    'f1 DISABLE TRIGGER onside_f', 'f1 ENABLE TRIGGER onside_f', 'f2a DISABLE TRIGGER onside2_f', 'f2a ENABLE ALWAYS TRIGGER onside2_f', 'f2a ENABLE REPLICA TRIGGER onside2_f',
+    'f ENABLE REPLICA TRIGGER onside_f, ENABLE REPLICA TRIGGER onside2_f', 'f DISABLE TRIGGER USER', 'f1 ENABLE TRIGGER USER', 'f ENABLE TRIGGER USER']) AS command;
