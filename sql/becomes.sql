@@ -189,6 +189,20 @@ TRUNCATE onside_attribution.outbox;
 BEGIN; INSERT INTO e VALUES (3, 'paid', 1, :one); SAVEPOINT s; SET CONSTRAINTS ALL IMMEDIATE; SELECT * FROM paid; ROLLBACK TO s;
 SAVEPOINT s; SAVEPOINT t; UPDATE e SET ref = 2 WHERE id = 3; RELEASE t; RELEASE s; COMMIT;
 SELECT * FROM paid;
+\echo versions that were rolled back after they were looked at
+TRUNCATE onside_attribution.outbox;
+BEGIN; INSERT INTO e VALUES (30, 'paid', 1, :one); UPDATE e SET ref = 2 WHERE id = 30; SAVEPOINT s; UPDATE e SET ref = 3 WHERE id = 30; UPDATE e SET ref = 4 WHERE id = 30;
+SET CONSTRAINTS ALL IMMEDIATE; SELECT * FROM paid; ROLLBACK TO s; COMMIT;
+SELECT * FROM paid;
+\echo and written anew in their place
+TRUNCATE onside_attribution.outbox;
+BEGIN; INSERT INTO e VALUES (31, 'paid', 1, :one); UPDATE e SET ref = 2 WHERE id = 31; SAVEPOINT s; UPDATE e SET ref = 3 WHERE id = 31; SAVEPOINT t;
+SET CONSTRAINTS ALL IMMEDIATE; RELEASE t; ROLLBACK TO s; UPDATE e SET ref = 5 WHERE id = 31; UPDATE e SET ref = 6, state = 'new' WHERE id = 31; UPDATE e SET ref = 7, state = 'paid' WHERE id = 31; COMMIT;
+SELECT * FROM paid;
+\echo and deleted in the end
+TRUNCATE onside_attribution.outbox;
+BEGIN; INSERT INTO e VALUES (32, 'paid', 1, :one); UPDATE e SET ref = 2 WHERE id = 32; SELECT 1 FROM e WHERE id = 32 FOR UPDATE; UPDATE e SET ref = 3 WHERE id = 32; DELETE FROM e WHERE id = 32; INSERT INTO e VALUES (32, 'new', 4, :one); COMMIT;
+SELECT * FROM paid;
 \echo another row in the same place
 TRUNCATE onside_attribution.outbox;
 BEGIN; TRUNCATE e; INSERT INTO e VALUES (4, 'paid', 1, :one); SET CONSTRAINTS ALL IMMEDIATE; TRUNCATE e; INSERT INTO e VALUES (5, 'paid', 1, :one); COMMIT;
