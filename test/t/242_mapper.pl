@@ -648,6 +648,14 @@ subtest 'doctor() names a mapper that is broken' => sub {
 	}
 	sql('ALTER FUNCTION to_event VOLATILE STRICT');
 	like(doctor(), qr/^t\|.*the mapper public\.to_event on public\.orders is called for each row, not inlined: it is VOLATILE, which is the default, is STRICT/, 'what keeps it from being inlined');
+	sql("SELECT onside_attribution.attach('orders', 'two', mapper => 'to_event', becomes => 'NEW.cents > 0')");
+	my ($ok, $detail) = split /\|/, doctor();
+	like($detail, qr/^2 events are attached;/, 'an event that takes two triggers is one');
+	is(() = $detail =~ /is called for each row/g, 2, 'and so is what it says of it');
+	sql('ALTER TABLE users RENAME installation_id TO other');
+	is(() = doctor() =~ /is broken/g, 2, 'broken or not');
+	sql('ALTER TABLE users RENAME other TO installation_id');
+	sql("SELECT onside_attribution.detach('orders', 'two')");
 	sql('ALTER FUNCTION to_event STABLE CALLED ON NULL INPUT');
 	my $locker = $node->background_psql('postgres');
 	$locker->query_safe('BEGIN; LOCK TABLE users');
