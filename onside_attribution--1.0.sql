@@ -873,7 +873,7 @@ COMMENT ON VIEW onside_attribution.stats IS
     'is not replicated. All NULL where nothing can have been counted: on a standby, or without preloading. Times are in milliseconds';
 COMMENT ON COLUMN onside_attribution.stats.recorded IS
     'Events committed by sessions of this server; not those of prepared transactions and of logical replication';
-COMMENT ON COLUMN onside_attribution.stats.skipped IS 'Rows of attached tables that had no installation_id and so are no events; counted when read, even if the transaction is rolled back';
+COMMENT ON COLUMN onside_attribution.stats.skipped IS 'Rows of attached tables that had no installation_id, or of which the mapper has made no event; of several events of a row each that has none. Counted when read, even if the transaction is rolled back';
 COMMENT ON COLUMN onside_attribution.stats.delivered IS 'Events delivered';
 COMMENT ON COLUMN onside_attribution.stats.dead_lettered IS 'Events that the worker gave up and put into dead_letter';
 COMMENT ON COLUMN onside_attribution.stats.events_sent IS 'Events in requests, each as often as it was sent';
@@ -1022,9 +1022,9 @@ COMMENT ON COLUMN onside_attribution.backfill_progress.rows_read IS 'Rows that w
 COMMENT ON COLUMN onside_attribution.backfill_progress.estimated_rows IS 'Rows of the table when it began, as VACUUM and ANALYZE have left the number; 0 if they never have';
 COMMENT ON COLUMN onside_attribution.backfill_progress."partition" IS 'Partition that is being read, or the table; NULL before the first';
 COMMENT ON COLUMN onside_attribution.backfill_progress.recorded IS 'Events that were recorded';
-COMMENT ON COLUMN onside_attribution.backfill_progress.skipped IS 'Rows without an installation_id, or of which the mapper makes no event';
-COMMENT ON COLUMN onside_attribution.backfill_progress.dead_lettered IS 'Rows that are no valid event and were put into dead_letter';
-COMMENT ON COLUMN onside_attribution.backfill_progress.not_due IS 'Rows that do not meet the condition, or whose event lies outside of since and until';
+COMMENT ON COLUMN onside_attribution.backfill_progress.skipped IS 'Rows without an installation_id, or of which the mapper makes no event; of several events of a row each that has none';
+COMMENT ON COLUMN onside_attribution.backfill_progress.dead_lettered IS 'Events that are not valid, and rows whose mapper has failed, which were put into dead_letter';
+COMMENT ON COLUMN onside_attribution.backfill_progress.not_due IS 'Rows that do not meet the condition, and events that lie outside of since and until: a row of which the mapper makes several can have more of them';
 COMMENT ON COLUMN onside_attribution.backfill_progress.started_at IS 'When it was called first';
 COMMENT ON COLUMN onside_attribution.backfill_progress.updated_at IS 'When the last chunk was committed';
 COMMENT ON COLUMN onside_attribution.backfill_progress.finished_at IS 'When it had read all rows; NULL until then';

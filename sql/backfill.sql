@@ -201,6 +201,19 @@ SELECT event_name, error FROM onside_attribution.dead_letter;
 DELETE FROM onside_attribution.dead_letter;
 TRUNCATE onside_attribution.outbox;
 
+-- Of several events of a row each is counted
+CREATE TABLE series (id int PRIMARY KEY, install_id uuid, first date);
+INSERT INTO series VALUES (1, :user, '2026-05-01'), (2, :user, '2026-05-03'), (3, NULL, '2026-05-01'), (4, :user, NULL), (5, :user, '2026-05-01');
+CREATE FUNCTION episodes(s series) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS $$
+    SELECT p.* FROM generate_series(0, 2) n, LATERAL onside_attribution.purchase(s.install_id, 1, 'USD', s.first + n * interval '1 day', onside_attribution.event_id('series', s.id::text, n::text)) p WHERE s.first IS NOT NULL
+$$;
+SET client_min_messages = error;
+SELECT onside_attribution.attach('series', 'episode', mapper => 'episodes', condition => 'NEW.id < 5');
+RESET client_min_messages;
+CALL onside_attribution.backfill('series', 'episode', since => '2026-05-02', until => '2026-05-03');
+SELECT recorded, skipped, dead_lettered, not_due FROM progress WHERE event_name = 'episode';
+TRUNCATE onside_attribution.outbox;
+
 -- What it refuses
 CALL onside_attribution.backfill(NULL, 'bought');
 CALL onside_attribution.backfill('purchases', NULL);

@@ -29,8 +29,8 @@ typedef struct OnsideRowBackfill
 {
 	TimestampTz since;			/* infinite if not given */
 	TimestampTz until;
-	int64		recorded;		/* events */
-	int64		skipped;
+	int64		recorded;		/* events, like those below; a row of which */
+	int64		skipped;		/* there is none counts as one */
 	int64		dead_lettered;
 	int64		not_due;
 } OnsideRowBackfill;
