@@ -214,8 +214,7 @@ remember(const OnsideKeyPart *parts, int nparts)
 	Seen	   *entry;
 	bool		found;
 
-	if (!onside_event_id_of_key(parts, nparts, &key))
-		elog(ERROR, "could not compute a SHA-256 hash");
+	onside_event_id_require(parts, nparts, &key);
 	if (remembered == NULL)
 		begin_remembering();
 	entry = hash_search(seen, &key, HASH_ENTER, &found);

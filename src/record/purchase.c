@@ -275,7 +275,6 @@ onside_event_id(PG_FUNCTION_ARGS)
 					   psprintf("part %d must not be null", i + 1));
 		parts[i] = read_part(values[i], i + 1);
 	}
-	if (!onside_event_id_of_key(parts, n, id))
-		elog(ERROR, "could not compute a SHA-256 hash");
+	onside_event_id_require(parts, n, id);
 	PG_RETURN_UUID_P(id);
 }

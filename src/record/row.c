@@ -322,9 +322,8 @@ set_id_of_key(OnsideRowReader *reader, Relation rel, char *key,
 	if ((!reader->id_is_known && !know_id(reader, rel, error)) ||
 		!set_id_part(reader, ID_NAMES, key, error))
 		return false;
-	if (!onside_event_id_of_key(reader->id_parts, lengthof(reader->id_parts),
-								&event->event_id))
-		elog(ERROR, "could not compute a SHA-256 hash");
+	onside_event_id_require(reader->id_parts, lengthof(reader->id_parts),
+							&event->event_id);
 	event->has_event_id = true;
 	return true;
 }
