@@ -384,17 +384,22 @@ AS 'MODULE_PATHNAME', 'onside_trigger_mapping';
 
 /*
  * An attachment can take two triggers with the same arguments: t is the one for
- * INSERT, and u the one for UPDATE.
+ * INSERT, and u the one for UPDATE.  In partitions each has clones, which can be
+ * disabled by themselves.
  */
 CREATE VIEW onside_attribution.attached WITH (security_barrier) AS
-    WITH trigger AS (
+    WITH RECURSIVE trigger AS (
         SELECT t.*, t.tgtype::integer & 20 AS events,
             pg_catalog.substring(pg_catalog.pg_get_triggerdef(t.oid, true),
                                  ' WHEN \((.*)\) EXECUTE FUNCTION ') AS condition
         FROM pg_catalog.pg_trigger t
         WHERE t.tgfoid = 'onside_attribution.track_row()'::regprocedure
           AND t.tgparentid = 0
-          AND NOT t.tgisinternal)
+          AND NOT t.tgisinternal),
+    clone AS (
+        SELECT t.oid AS trigger, t.oid, t.tgenabled FROM trigger t
+        UNION ALL
+        SELECT c.trigger, p.oid, p.tgenabled FROM clone c JOIN pg_catalog.pg_trigger p ON p.tgparentid = c.oid)
     SELECT t.tgrelid::regclass AS source,
            m.event_name,
            t.tgname AS trigger_name,
@@ -413,7 +418,9 @@ CREATE VIEW onside_attribution.attached WITH (security_barrier) AS
            CASE WHEN u.oid IS NOT NULL THEN t.condition END AS becomes,
            t.tgdeferrable AS deferred,
            CASE WHEN t.tgtype::integer & 1 = 1 OR u.oid IS NOT NULL THEN 'ROW' ELSE 'STATEMENT' END AS level,
-           t.tgenabled <> 'D' AND u.tgenabled IS DISTINCT FROM 'D' AS enabled
+           (SELECT CASE WHEN pg_catalog.bool_and(c.tgenabled IN ('O', 'A')) THEN true
+                WHEN pg_catalog.bool_and(c.tgenabled NOT IN ('O', 'A')) THEN false
+            END FROM clone c WHERE c.trigger IN (t.oid, u.oid)) AS enabled
     FROM trigger t
     LEFT JOIN trigger u ON t.tgrelid = u.tgrelid AND t.tgargs = u.tgargs AND t.events = 4 AND u.events = 16,
          LATERAL onside_attribution.trigger_mapping(t.oid) m
@@ -688,8 +695,8 @@ COMMENT ON FUNCTION onside_attribution.track_batch(jsonb) IS
     '(the limits of a request are the worker''s business); event_id may be left out. Out: how many. '
     'Errors: as track(), with the number of the event, counted from 1, in the context; 22023 also for a field that the API does not have';
 COMMENT ON FUNCTION onside_attribution.purchase(uuid, numeric, text, timestamptz, uuid, jsonb) IS
-    'For mappers: an event with the payload that track_purchase() makes. installation_id NULL: no event; event_datetime NULL: when it is recorded; event_id NULL: a fresh one. '
-    'Errors: 22004, 22023 for amount, currency and extra, as track_purchase()';
+    'For mappers: an event with the payload that track_purchase() makes. installation_id NULL: no event, whatever the rest is; event_datetime NULL: when it is recorded; event_id NULL: a fresh one. '
+    'Errors: 22004, 22023 for amount, currency and extra, as track_purchase(), unless installation_id is NULL';
 COMMENT ON FUNCTION onside_attribution.amount(numeric, integer) IS
     'Minor units (cents) as whole units of the currency: amount(990, 2) is 9.90. In: digits: how many the currency has after the point, 0 to 30. '
     'Out: exact, with so many digits after the point, or more for a fraction of a minor unit. Errors: 22023 for other digits, and for NaN and infinities';
@@ -708,7 +715,7 @@ COMMENT ON FUNCTION onside_attribution.attach(regclass, text, name, jsonb, name,
     'Makes a trigger that records an event for each inserted or updated row of a table. In: installation_id, event_datetime, event_id: columns; payload: '
     'an object of keys and columns; or, in place of these, mapper: a function of the row. operation: INSERT, UPDATE or INSERT OR UPDATE; condition: a WHEN clause '
     '(manual: CREATE TRIGGER); or, in place of both, becomes: an expression over NEW that an INSERT or UPDATE makes true. deferred: fires at the end of the transaction. '
-    'Out: the trigger''s name. Warns of recent rows that would not have been events. '
+    'Out: the trigger''s name. Warns of recent rows that would not have been events, and of a mapper that gives several events one event_id. '
     'Needs TRIGGER on the table and EXECUTE on track_row(), as CREATE TRIGGER does. Errors: 22004, 22023 for the arguments; 55P03 if the table is locked for longer than lock_timeout, or 2 s; '
     '42703, 42804, 0A000 for a column as track_row(); 42804 for money and composite types; 42809 if it is no table of the shop; 42501 without the '
     'privilege; 42601 for a condition that is no expression; 42P17 for one that refers to OLD and must not; 55000 if deferred without a primary key; '
@@ -732,7 +739,7 @@ COMMENT ON COLUMN onside_attribution.attached.condition IS 'The trigger''s WHEN 
 COMMENT ON COLUMN onside_attribution.attached.becomes IS 'What a row has to become; NULL if that is not how it was attached';
 COMMENT ON COLUMN onside_attribution.attached.deferred IS 'Whether the trigger fires at the end of the transaction';
 COMMENT ON COLUMN onside_attribution.attached.level IS 'ROW or STATEMENT';
-COMMENT ON COLUMN onside_attribution.attached.enabled IS 'Whether the trigger fires';
+COMMENT ON COLUMN onside_attribution.attached.enabled IS 'Whether its triggers fire; NULL if some do, and others, or those of some partitions, do not: doctor() names them';
 
 COMMENT ON FUNCTION onside_attribution.flush(interval) IS
     'Waits until every event that was committed before the call is delivered or in dead_letter. In: how long to wait at most. Out: true if so, false on timeout. Errors: 55000 on a standby';
@@ -866,7 +873,7 @@ COMMENT ON VIEW onside_attribution.stats IS
     'is not replicated. All NULL where nothing can have been counted: on a standby, or without preloading. Times are in milliseconds';
 COMMENT ON COLUMN onside_attribution.stats.recorded IS
     'Events committed by sessions of this server; not those of prepared transactions and of logical replication';
-COMMENT ON COLUMN onside_attribution.stats.skipped IS 'Rows of attached tables that had no installation_id and so are no events; counted when read, even if the transaction is rolled back';
+COMMENT ON COLUMN onside_attribution.stats.skipped IS 'Rows of attached tables that had no installation_id, or of which the mapper has made no event; of several events of a row each that has none. Counted when read, even if the transaction is rolled back';
 COMMENT ON COLUMN onside_attribution.stats.delivered IS 'Events delivered';
 COMMENT ON COLUMN onside_attribution.stats.dead_lettered IS 'Events that the worker gave up and put into dead_letter';
 COMMENT ON COLUMN onside_attribution.stats.events_sent IS 'Events in requests, each as often as it was sent';
@@ -1015,9 +1022,9 @@ COMMENT ON COLUMN onside_attribution.backfill_progress.rows_read IS 'Rows that w
 COMMENT ON COLUMN onside_attribution.backfill_progress.estimated_rows IS 'Rows of the table when it began, as VACUUM and ANALYZE have left the number; 0 if they never have';
 COMMENT ON COLUMN onside_attribution.backfill_progress."partition" IS 'Partition that is being read, or the table; NULL before the first';
 COMMENT ON COLUMN onside_attribution.backfill_progress.recorded IS 'Events that were recorded';
-COMMENT ON COLUMN onside_attribution.backfill_progress.skipped IS 'Rows without an installation_id, or of which the mapper makes no event';
-COMMENT ON COLUMN onside_attribution.backfill_progress.dead_lettered IS 'Rows that are no valid event and were put into dead_letter';
-COMMENT ON COLUMN onside_attribution.backfill_progress.not_due IS 'Rows that do not meet the condition, or whose event lies outside of since and until';
+COMMENT ON COLUMN onside_attribution.backfill_progress.skipped IS 'Rows without an installation_id, or of which the mapper makes no event; of several events of a row each that has none';
+COMMENT ON COLUMN onside_attribution.backfill_progress.dead_lettered IS 'Events that are not valid, and rows whose mapper has failed, which were put into dead_letter';
+COMMENT ON COLUMN onside_attribution.backfill_progress.not_due IS 'Rows that do not meet the condition, and events that lie outside of since and until: a row of which the mapper makes several can have more of them';
 COMMENT ON COLUMN onside_attribution.backfill_progress.started_at IS 'When it was called first';
 COMMENT ON COLUMN onside_attribution.backfill_progress.updated_at IS 'When the last chunk was committed';
 COMMENT ON COLUMN onside_attribution.backfill_progress.finished_at IS 'When it had read all rows; NULL until then';

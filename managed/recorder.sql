@@ -360,7 +360,10 @@ BEGIN
             ('extra', '22023', 'extra must not have the keys "amount" and "currency"',
              'Pass them as the function''s own arguments.')::onside_attribution.problem
     END;
-    IF problem IS NOT NULL THEN
+    IF problem IS NOT NULL AND installation_id IS NULL THEN
+        -- Bought outside the app, it is no event, and no price needs to be right.
+        RETURN (NULL::uuid, NULL::jsonb, event_datetime, event_id);
+    ELSIF problem IS NOT NULL THEN
         PERFORM onside_attribution.throw(problem);
     END IF;
     RETURN (installation_id,
@@ -1043,7 +1046,7 @@ BEGIN
         IF query IS NOT NULL THEN
             EXECUTE query INTO place USING r;
         END IF;
-        RETURN ARRAY[('?', NULL, ('mapper', SQLSTATE, concat_ws(', in row ', SQLERRM, place), 'Mend the mapper with CREATE OR REPLACE FUNCTION.')::onside_attribution.problem,
+        RETURN ARRAY[('?', NULL, ('mapper', SQLSTATE, concat_ws(', in row ', regexp_replace(SQLERRM, '^invalid event: ', ''), place), 'Mend the mapper with CREATE OR REPLACE FUNCTION.')::onside_attribution.problem,
             NULL, true, NULL)::onside_attribution.made];
     END;
 END
@@ -1425,7 +1428,12 @@ $$;
  * An attachment can take two triggers with the same arguments: t is the one for INSERT, and u the one for UPDATE.
  */
 CREATE VIEW onside_attribution.attached AS
-    WITH trigger AS (
+    WITH RECURSIVE clone AS (
+        SELECT t.oid AS trigger, t.oid, t.tgenabled FROM pg_trigger t
+        WHERE t.tgfoid = 'onside_attribution.track_row()'::regprocedure AND t.tgparentid = 0
+        UNION ALL
+        SELECT c.trigger, p.oid, p.tgenabled FROM clone c JOIN pg_trigger p ON p.tgparentid = c.oid),
+    trigger AS (
         SELECT t.*, t.tgtype::integer & 20 AS events,
             substring(pg_get_triggerdef(t.oid, true), ' WHEN \((.*)\) EXECUTE FUNCTION ') AS condition
         FROM pg_trigger t
@@ -1444,7 +1452,9 @@ CREATE VIEW onside_attribution.attached AS
            CASE WHEN u.oid IS NOT NULL THEN t.condition END AS becomes,
            t.tgdeferrable AS deferred,
            CASE WHEN t.tgtype::integer & 1 = 1 OR u.oid IS NOT NULL THEN 'ROW' ELSE 'STATEMENT' END AS level,
-           t.tgenabled <> 'D' AND u.tgenabled IS DISTINCT FROM 'D' AS enabled
+           (SELECT CASE WHEN bool_and(c.tgenabled IN ('O', 'A')) THEN true
+                WHEN bool_and(c.tgenabled NOT IN ('O', 'A')) THEN false
+            END FROM clone c WHERE c.trigger IN (t.oid, u.oid)) AS enabled
     FROM trigger t
     LEFT JOIN trigger u ON t.tgrelid = u.tgrelid AND t.tgargs = u.tgargs AND t.events = 4 AND u.events = 16,
          LATERAL (SELECT onside_attribution.mapping_of(t.tgargs) AS mapping) m
@@ -1646,6 +1656,7 @@ BEGIN
         broken := coalesce(broken, CASE
             WHEN trigger.event_name IS NULL THEN 'its arguments are no mapping'
             WHEN NOT trigger.enabled THEN 'it is disabled'
+            WHEN trigger.enabled IS NULL THEN 'the one for the other operation, or that of a partition, is disabled, or it is itself'
             WHEN trigger.deferred AND trigger.relrowsecurity THEN 'it is deferred, and the table has row security, which may hide the row' END);
         IF broken IS NULL THEN
             broken := 'roles that may write the table but not record its events, so that their statements fail: '

@@ -63,6 +63,21 @@ ALTER TABLE orders DISABLE TRIGGER USER;
 INSERT INTO orders (id, installation_id) VALUES (5, gen_random_uuid());
 ALTER TABLE orders ENABLE TRIGGER USER;
 SELECT onside_attribution.attach('orders', 'mapped error', mapper => 'mapper', condition => 'NEW.id > 3');
+-- One event_id of several events
+CREATE TABLE lines (id int PRIMARY KEY, order_id int, cents int);
+INSERT INTO lines SELECT i, i % 5, 990 FROM generate_series(1, 12) AS i;
+CREATE FUNCTION of_line(o orders) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS $$
+    SELECT p.* FROM lines l, LATERAL onside_attribution.purchase(o.installation_id, l.cents, 'USD', event_id => onside_attribution.event_id('orders', o.id::text)) p WHERE l.order_id = o.id
+$$;
+CREATE FUNCTION of_user(o orders) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS $$
+    SELECT p.* FROM onside_attribution.purchase('550e8400-e29b-41d4-a716-446655440000', 1, 'USD', event_id => onside_attribution.event_id('user', '1')) p
+$$;
+CREATE FUNCTION well(o orders) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS $$
+    SELECT p.* FROM lines l, LATERAL onside_attribution.purchase(o.installation_id, l.cents, 'USD', event_id => onside_attribution.event_id('lines', l.id::text)) p WHERE l.order_id = o.id
+$$;
+SELECT onside_attribution.attach('orders', 'lines', mapper => 'of_line', condition => 'NEW.id IN (1, 3)');
+SELECT onside_attribution.attach('orders', 'users', mapper => 'of_user');
+SELECT onside_attribution.attach('orders', 'well', mapper => 'well', condition => 'NEW.id IN (1, 3)');
 -- What it does is undone, and no lock of the look is left.
 CREATE TABLE trace (id int);
 CREATE FUNCTION writes(o orders) RETURNS onside_attribution.event LANGUAGE plpgsql AS $$

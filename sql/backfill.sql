@@ -173,6 +173,23 @@ CALL onside_attribution.backfill('orders', 'nameless');
 SELECT * FROM progress WHERE event_name = 'nameless';
 DELETE FROM orders WHERE id = 1090;
 CALL onside_attribution.backfill('orders', 'nameless');
+-- An invalid event of one row of many, and of one of few
+CREATE OR REPLACE FUNCTION nameless(o orders) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS $$
+    SELECT u.install_id, CASE WHEN o.id <> 2095 THEN '{}'::jsonb END, o.paid_at, onside_attribution.event_id('orders', o.id::text) FROM users u
+$$;
+CALL onside_attribution.backfill('orders', 'nameless');
+CREATE TABLE few (LIKE orders INCLUDING ALL);
+INSERT INTO few SELECT * FROM orders WHERE id > 2088;
+CREATE FUNCTION of_few(f few) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS $$
+    SELECT '550e8400-e29b-41d4-a716-446655440000'::uuid, CASE WHEN f.id <> 2095 THEN '{}'::jsonb END, CASE WHEN f.id <> 2090 THEN f.paid_at END, onside_attribution.event_id('few', f.id::text)
+$$;
+SET client_min_messages = error;
+SELECT onside_attribution.attach('few', 'few', mapper => 'of_few');
+RESET client_min_messages;
+CALL onside_attribution.backfill('few', 'few');
+DELETE FROM few WHERE id < 2091;
+CALL onside_attribution.backfill('few', 'few');
+DROP TABLE few CASCADE;
 CALL onside_attribution.backfill('orders', 'fails');
 SET onside_attribution.on_invalid_event = dead_letter;
 SET client_min_messages = error;
@@ -182,6 +199,19 @@ SET onside_attribution.on_invalid_event = error;
 SELECT * FROM progress WHERE event_name = 'fails';
 SELECT event_name, error FROM onside_attribution.dead_letter;
 DELETE FROM onside_attribution.dead_letter;
+TRUNCATE onside_attribution.outbox;
+
+-- Of several events of a row each is counted
+CREATE TABLE series (id int PRIMARY KEY, install_id uuid, first date);
+INSERT INTO series VALUES (1, :user, '2026-05-01'), (2, :user, '2026-05-03'), (3, NULL, '2026-05-01'), (4, :user, NULL), (5, :user, '2026-05-01');
+CREATE FUNCTION episodes(s series) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS $$
+    SELECT p.* FROM generate_series(0, 2) n, LATERAL onside_attribution.purchase(s.install_id, 1, 'USD', s.first + n * interval '1 day', onside_attribution.event_id('series', s.id::text, n::text)) p WHERE s.first IS NOT NULL
+$$;
+SET client_min_messages = error;
+SELECT onside_attribution.attach('series', 'episode', mapper => 'episodes', condition => 'NEW.id < 5');
+RESET client_min_messages;
+CALL onside_attribution.backfill('series', 'episode', since => '2026-05-02', until => '2026-05-03');
+SELECT recorded, skipped, dead_lettered, not_due FROM progress WHERE event_name = 'episode';
 TRUNCATE onside_attribution.outbox;
 
 -- What it refuses

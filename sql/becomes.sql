@@ -189,6 +189,20 @@ TRUNCATE onside_attribution.outbox;
 BEGIN; INSERT INTO e VALUES (3, 'paid', 1, :one); SAVEPOINT s; SET CONSTRAINTS ALL IMMEDIATE; SELECT * FROM paid; ROLLBACK TO s;
 SAVEPOINT s; SAVEPOINT t; UPDATE e SET ref = 2 WHERE id = 3; RELEASE t; RELEASE s; COMMIT;
 SELECT * FROM paid;
+\echo versions that were rolled back after they were looked at
+TRUNCATE onside_attribution.outbox;
+BEGIN; INSERT INTO e VALUES (30, 'paid', 1, :one); UPDATE e SET ref = 2 WHERE id = 30; SAVEPOINT s; UPDATE e SET ref = 3 WHERE id = 30; UPDATE e SET ref = 4 WHERE id = 30;
+SET CONSTRAINTS ALL IMMEDIATE; SELECT * FROM paid; ROLLBACK TO s; COMMIT;
+SELECT * FROM paid;
+\echo and written anew in their place
+TRUNCATE onside_attribution.outbox;
+BEGIN; INSERT INTO e VALUES (31, 'paid', 1, :one); UPDATE e SET ref = 2 WHERE id = 31; SAVEPOINT s; UPDATE e SET ref = 3 WHERE id = 31; SAVEPOINT t;
+SET CONSTRAINTS ALL IMMEDIATE; RELEASE t; ROLLBACK TO s; UPDATE e SET ref = 5 WHERE id = 31; UPDATE e SET ref = 6, state = 'new' WHERE id = 31; UPDATE e SET ref = 7, state = 'paid' WHERE id = 31; COMMIT;
+SELECT * FROM paid;
+\echo and deleted in the end
+TRUNCATE onside_attribution.outbox;
+BEGIN; INSERT INTO e VALUES (32, 'paid', 1, :one); UPDATE e SET ref = 2 WHERE id = 32; SELECT 1 FROM e WHERE id = 32 FOR UPDATE; UPDATE e SET ref = 3 WHERE id = 32; DELETE FROM e WHERE id = 32; INSERT INTO e VALUES (32, 'new', 4, :one); COMMIT;
+SELECT * FROM paid;
 \echo another row in the same place
 TRUNCATE onside_attribution.outbox;
 BEGIN; TRUNCATE e; INSERT INTO e VALUES (4, 'paid', 1, :one); SET CONSTRAINTS ALL IMMEDIATE; TRUNCATE e; INSERT INTO e VALUES (5, 'paid', 1, :one); COMMIT;
@@ -213,3 +227,20 @@ UPDATE e SET ref = 10 WHERE id = 8; UPDATE e SET ref = 20 WHERE id = 8; COMMIT;
 SELECT * FROM paid;
 SELECT count(*) FROM onside_attribution.dead_letter;
 RESET client_min_messages;
+
+-- Disabled is what does not fire: all triggers of an attachment, or some of them.
+CREATE TABLE f (id int PRIMARY KEY, state text, install uuid) PARTITION BY RANGE (id);
+CREATE TABLE f1 PARTITION OF f FOR VALUES FROM (1) TO (2);
+CREATE TABLE f2 PARTITION OF f FOR VALUES FROM (2) TO (4) PARTITION BY RANGE (id);
+CREATE TABLE f2a PARTITION OF f2 FOR VALUES FROM (2) TO (3);
+SELECT onside_attribution.attach('f', 'f', 'install', '{}', event_id => 'id', becomes => $$NEW.state = 'paid'$$);
+CREATE FUNCTION enabled(command text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE 'ALTER TABLE ' || command;
+    RETURN (SELECT coalesce(enabled::text, 'partly') FROM onside_attribution.attached WHERE source = 'f'::regclass);
+END
+$$;
+SELECT command, enabled(command) FROM unnest(ARRAY[
+    'f ENABLE TRIGGER USER', 'f DISABLE TRIGGER onside_f', 'f DISABLE TRIGGER onside2_f', 'f ENABLE TRIGGER onside_f', 'f ENABLE TRIGGER onside2_f',
+    'f1 DISABLE TRIGGER onside_f', 'f1 ENABLE TRIGGER onside_f', 'f2a DISABLE TRIGGER onside2_f', 'f2a ENABLE ALWAYS TRIGGER onside2_f', 'f2a ENABLE REPLICA TRIGGER onside2_f',
+    'f ENABLE REPLICA TRIGGER onside_f, ENABLE REPLICA TRIGGER onside2_f', 'f DISABLE TRIGGER USER', 'f1 ENABLE TRIGGER USER', 'f ENABLE TRIGGER USER']) AS command;

@@ -23,11 +23,22 @@ SELECT onside_attribution.amount(NULL, 2) IS NULL AS null_is_null;
 
 SELECT * FROM onside_attribution.purchase('550e8400-e29b-41d4-a716-446655440000', 9.90, 'usd');
 SELECT payload, event_datetime AT TIME ZONE 'UTC', event_id FROM onside_attribution.purchase(NULL, 1, 'EUR', '2026-05-05 12:00+00', '3346c9a9-2201-438e-8609-6180e40e5021', '{"plan": "yearly"}');
+SELECT onside_attribution.purchase('550e8400-e29b-41d4-a716-446655440000', NULL, 'EUR');
+SELECT onside_attribution.purchase('550e8400-e29b-41d4-a716-446655440000', 1, NULL);
+SELECT onside_attribution.purchase('550e8400-e29b-41d4-a716-446655440000', 1, '');
+SELECT onside_attribution.purchase('550e8400-e29b-41d4-a716-446655440000', 'NaN', 'EUR');
+SELECT onside_attribution.purchase('550e8400-e29b-41d4-a716-446655440000', '-Infinity', 'EUR');
+SELECT onside_attribution.purchase('550e8400-e29b-41d4-a716-446655440000', 1, 'EUR', extra => '[]');
+SELECT onside_attribution.purchase('550e8400-e29b-41d4-a716-446655440000', 1, 'EUR', extra => '{"amount": 1}');
+-- What was bought outside the app is no event, whatever else it lacks
 SELECT onside_attribution.purchase(NULL, NULL, 'EUR');
 SELECT onside_attribution.purchase(NULL, 1, NULL);
 SELECT onside_attribution.purchase(NULL, 1, '');
 SELECT onside_attribution.purchase(NULL, 'NaN', 'EUR');
+SELECT onside_attribution.purchase(NULL, '-Infinity', 'EUR');
+SELECT onside_attribution.purchase(NULL, 1, 'EUR', extra => '[]');
 SELECT onside_attribution.purchase(NULL, 1, 'EUR', extra => '{"amount": 1}');
+SELECT onside_attribution.purchase(NULL, NULL, NULL, NULL, NULL, NULL);
 
 -- Whoever writes a table may call them.
 CREATE ROLE regress_onside_writer;

@@ -176,6 +176,27 @@ INSERT INTO orders SELECT n, n % 4, n FROM generate_series(10, 30) AS n;
 SELECT count(*), min(payload ->> 'amount'), max(payload ->> 'amount') FROM recorded;
 TRUNCATE onside_attribution.outbox;
 
+-- What was bought outside the app is skipped, whatever else it lacks
+-- (The columns n and e are called what our own query calls the rows.)
+CREATE TABLE gifts (id int PRIMARY KEY, installation_id uuid, amount numeric, currency text, n int, e int);
+CREATE FUNCTION gift(g gifts) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS $$
+    SELECT p.* FROM onside_attribution.purchase(g.installation_id, g.amount, g.currency) p
+$$;
+SELECT onside_attribution.attach('gifts', 'gift', mapper => 'gift');
+INSERT INTO gifts VALUES (1, NULL, NULL, NULL), (2, NULL, 'NaN', ''), (3, :user, 1, 'USD');
+INSERT INTO gifts SELECT n, CASE WHEN n > 18 THEN :user::uuid END, CASE WHEN n < 20 THEN n END, 'USD' FROM generate_series(4, 20) AS n;
+SELECT payload FROM recorded;
+SELECT error FROM onside_attribution.dead_letter;
+TRUNCATE onside_attribution.outbox, onside_attribution.dead_letter;
+-- What is wrong is said once, whichever of our functions has said it
+CREATE FUNCTION tracks(g gifts) RETURNS onside_attribution.event LANGUAGE plpgsql AS $$ BEGIN PERFORM onside_attribution.track('', g.installation_id, '{}'); END $$;
+SELECT onside_attribution.attach('gifts', 'again', mapper => 'gift');
+SELECT onside_attribution.attach('gifts', 'tracks', mapper => 'tracks');
+INSERT INTO gifts VALUES (21, :user, NULL, NULL);
+SELECT event_name, error FROM onside_attribution.dead_letter ORDER BY event_name;
+TRUNCATE onside_attribution.outbox, onside_attribution.dead_letter;
+DROP TABLE gifts CASCADE;
+
 -- Several events a row, and each way for one not to be valid
 CREATE TABLE many (id int PRIMARY KEY, events jsonb);
 CREATE FUNCTION many(m many) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS $$
@@ -211,6 +232,18 @@ INSERT INTO many SELECT n, CASE n WHEN 40 THEN '[{"i": "x"}]' ELSE '[{"i": "550e
 SELECT count(*) FROM onside_attribution.outbox;
 SELECT error FROM onside_attribution.dead_letter;
 TRUNCATE onside_attribution.outbox, onside_attribution.dead_letter;
+
+-- One event_id twice is one event to the API: both are recorded, and a warning says so
+\set one '{"i": "550e8400-e29b-41d4-a716-446655440000", "p": {"n": 1}, "e": "0a0b0c0d-0001-4002-8003-00000000000'
+SET client_min_messages = warning;
+INSERT INTO many VALUES (60, ('[' || :'one' || '1"}, ' || :'one' || '1"}, ' || :'one' || '2"}, ' || :'one' || '1"}]')::jsonb);
+SELECT count(*), count(DISTINCT event_id) FROM onside_attribution.outbox;
+-- in one row of many, or in several; fresh ones, and those without an installation_id, are different ones
+INSERT INTO many SELECT n, ('[' || CASE n WHEN 65 THEN :'one' || '5"}, ' || :'one' || '5"}' WHEN 75 THEN :'one' || '6"}' WHEN 99 THEN :'one' || '6"}' ELSE '{"i": "550e8400-e29b-41d4-a716-446655440000", "p": {}}, {"e": "0a0b0c0d-0001-4002-8003-000000000007"}' END || ']')::jsonb FROM generate_series(61, 100) AS n;
+-- of more than are remembered
+INSERT INTO many SELECT n, ('[' || CASE WHEN n IN (101, 102, 5000) THEN :'one' || '8"}' ELSE '{"i": "550e8400-e29b-41d4-a716-446655440000", "p": {}, "e": "' || gen_random_uuid() || '"}' END || ']')::jsonb FROM generate_series(101, 6000) AS n;
+TRUNCATE onside_attribution.outbox;
+SET client_min_messages = error;
 
 -- A trigger made by hand, without a search_path: its mapper finds pg_catalog alone
 CREATE TABLE by_hand (id int PRIMARY KEY);

@@ -284,9 +284,14 @@ look_at_dead_letters(OnsideDoctor *doctor)
  * ----------
  */
 
-/* The triggers that call track_row, with those of partitions. */
+/*
+ * The triggers that call track_row, with those of partitions, and the second one of an
+ * event that takes two, of which only whether they are enabled is looked at.
+ */
 #define TRIGGERS \
-	"SELECT t.tgrelid, t.tgname, t.tgenabled IN ('D', 'R'), t.tgparentid <> 0," \
+	"SELECT t.tgrelid, t.tgname, t.tgenabled IN ('D', 'R')," \
+	" t.tgparentid <> 0 OR pg_catalog.row_number() OVER" \
+	"  (PARTITION BY t.tgrelid, t.tgparentid <> 0, t.tgargs ORDER BY t.tgtype::integer & 4 DESC, t.tgname) > 1," \
 	" t.tgnargs, t.tgargs, pg_catalog.format('%%I.%%I', n.nspname, c.relname)" \
 	" FROM pg_catalog.pg_trigger t" \
 	" JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid" \
@@ -297,6 +302,7 @@ look_at_dead_letters(OnsideDoctor *doctor)
 typedef struct Broken
 {
 	int			n;
+	int			events;			/* that are attached, broken or not */
 	StringInfoData detail;
 	char	   *hint;
 	StringInfoData remarks;		/* on what works */
@@ -361,8 +367,8 @@ look_at_trigger(Broken *broken, int row)
 	const char *name = quote_identifier(onside_doctor_value(row, 2));
 	bool		disabled = DatumGetBool(SPI_getbinval(tuple, tupdesc, 3,
 													  &isnull));
-	bool		of_partition = DatumGetBool(SPI_getbinval(tuple, tupdesc, 4,
-														  &isnull));
+	bool		further = DatumGetBool(SPI_getbinval(tuple, tupdesc, 4,
+													 &isnull));
 	int			nargs = DatumGetInt16(SPI_getbinval(tuple, tupdesc, 5, &isnull));
 	char	   *p = VARDATA_ANY(DatumGetByteaPCopy(SPI_getbinval(tuple, tupdesc,
 																 6, &isnull)));
@@ -374,9 +380,10 @@ look_at_trigger(Broken *broken, int row)
 		add_broken(broken,
 				   psprintf("the trigger %s on %s is disabled", name, table),
 				   psprintf("ALTER TABLE %s ENABLE TRIGGER %s;", table, name));
-	if (of_partition)
+	if (further)
 		return;
 
+	broken->events++;
 	for (int i = 0; i < nargs; i++)
 	{
 		args[i] = p;
@@ -412,6 +419,8 @@ look_at_attached(OnsideDoctor *doctor)
 	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
 	uint64		skipped = slot == NULL ? 0 :
 		pg_atomic_read_u64(&slot->skipped);
+	uint64		repeated = slot == NULL ? 0 :
+		pg_atomic_read_u64(&slot->repeated);
 	Broken		broken = {0};
 	int			n;
 
@@ -420,6 +429,9 @@ look_at_attached(OnsideDoctor *doctor)
 	n = onside_doctor_query(psprintf(TRIGGERS, onside_find_track_row()));
 	for (int i = 0; i < n; i++)
 		look_at_trigger(&broken, i);
+	if (repeated > 0)
+		appendStringInfo(&broken.remarks, "; mappers gave the event_id of another event to " UINT64_FORMAT " events, which the API ignores",
+						 repeated);
 
 	if (broken.n > 0)
 		onside_doctor_row(doctor, "attached", ONSIDE_BAD, broken.detail.data,
@@ -430,8 +442,9 @@ look_at_attached(OnsideDoctor *doctor)
 						  NULL);
 	else
 		onside_doctor_row(doctor, "attached", ONSIDE_GOOD,
-						  psprintf("%d triggers are enabled and their columns and mappers are there%s%s",
-								   n, skipped == 0 ? "" :
+						  psprintf("%d event%s attached; the triggers are enabled, and columns and mappers are there%s%s",
+								   broken.events, broken.events == 1 ? " is" : "s are",
+								   skipped == 0 ? "" :
 								   psprintf("; " UINT64_FORMAT " rows had no installation_id, or no event, and were skipped",
 											skipped), broken.remarks.data), NULL);
 }

@@ -57,7 +57,7 @@ refuse(const OnsideEvent *event, const OnsideEventError *error,
 		return;
 	ereport(WARNING,
 			(errcode(error->sqlstate),
-			 errmsg("invalid event: %s", error->message),
+			 errmsg(ONSIDE_INVALID_EVENT "%s", error->message),
 			 errdetail("It came by logical replication and was put into dead_letter."),
 			 errhint("%s", error->hint)));
 	onside_dead_letter_insert(NULL, event, 0, error->message, 0, recorded_at,

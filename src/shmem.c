@@ -90,6 +90,7 @@ reset_slot(OnsideSlot *slot)
 	pg_atomic_write_u64(&slot->recorded, 0);
 	pg_atomic_write_u64(&slot->wake_at, 1);
 	pg_atomic_write_u64(&slot->skipped, 0);
+	pg_atomic_write_u64(&slot->repeated, 0);
 	pg_atomic_write_u64(&slot->withdrawers_end, PG_UINT64_MAX);
 	memset(&slot->status, 0, sizeof(slot->status));
 	slot->logged_state = ONSIDE_IDLE;
@@ -134,6 +135,7 @@ shmem_startup(void)
 			pg_atomic_init_u64(&slot->recorded, 0);
 			pg_atomic_init_u64(&slot->wake_at, 1);
 			pg_atomic_init_u64(&slot->skipped, 0);
+			pg_atomic_init_u64(&slot->repeated, 0);
 			pg_atomic_init_u32(&slot->epoch, 0);
 			pg_atomic_init_u64(&slot->withdrawers_end, PG_UINT64_MAX);
 			pg_atomic_init_u32(&slot->flush_waiters, 0);

@@ -96,6 +96,7 @@ typedef struct OnsideSlot
 	pg_atomic_uint64 wake_at;	/* worker sleeps until recorded is this */
 	pg_atomic_uint32 flush_waiters; /* sessions that wait in flush() */
 	pg_atomic_uint64 skipped;	/* rows without an installation_id */
+	pg_atomic_uint64 repeated;	/* a mapper's events with another's event_id */
 	pg_atomic_uint32 epoch;		/* raised when events were withdrawn, or put
 								 * aside by SQL: see onside_slot_wake() */
 	pg_atomic_uint64 withdrawers_end;	/* see onside_slot_may_withdraw() */

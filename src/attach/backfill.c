@@ -119,10 +119,10 @@ record_rows(OnsideSource *source, Tuplestorestate *rows,
 /*
  * One chunk, within the current transaction; all that is left in the last pass.  The
  * snapshot is taken under the lock, so it shows what had been committed when the pass
- * began.
+ * began.  *told_repeats: was the caller warned of several events with one event_id?
  */
 static OnsideBackfillState *
-record_chunk(const OnsideBackfillKey *key)
+record_chunk(const OnsideBackfillKey *key, bool *told_repeats)
 {
 	OnsideBackfillState *state = onside_backfill_lock(key);
 	OnsideSource source;
@@ -140,6 +140,7 @@ record_chunk(const OnsideBackfillKey *key)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	onside_source_open(&source, key->source, key->event_name);
 	source.reader->backfill = &state->rows;
+	source.reader->told_repeats = *told_repeats;
 
 	callback.callback = chunk_error;
 	callback.arg = &source;
@@ -155,6 +156,7 @@ record_chunk(const OnsideBackfillKey *key)
 	} while (more && state->pass == ONSIDE_PASS_LAST);
 	if (append != NULL)
 		onside_append_end(append);
+	*told_repeats = source.reader->told_repeats;
 	error_context_stack = callback.previous;
 
 	if (!more && state->pass == ONSIDE_PASS_LAST)
@@ -231,7 +233,7 @@ tell_end(const OnsideBackfillKey *key, const OnsideBackfillState *state)
 	ereport(NOTICE,
 			(errmsg("backfill of \"%s\" has come to its end: " INT64_FORMAT " events recorded in all",
 					get_rel_name(key->source), state->rows.recorded),
-			 errdetail("Rows skipped: " INT64_FORMAT "; invalid: " INT64_FORMAT "; not due: " INT64_FORMAT ".",
+			 errdetail("Not recorded: " INT64_FORMAT " skipped, " INT64_FORMAT " invalid, " INT64_FORMAT " not due.",
 					   state->rows.skipped, state->rows.dead_lettered,
 					   state->rows.not_due)));
 }
@@ -293,11 +295,12 @@ record_all(const OnsideBackfillKey *key, MemoryContext per_chunk)
 	TimestampTz told_at = called_at;
 	int64		read_before = -1;
 	bool		finished = false;
+	bool		told_repeats = false;
 
 	while (!finished)
 	{
 		MemoryContext old = MemoryContextSwitchTo(per_chunk);
-		OnsideBackfillState *state = record_chunk(key);
+		OnsideBackfillState *state = record_chunk(key, &told_repeats);
 		char	   *progress;
 
 		MemoryContextSwitchTo(old);

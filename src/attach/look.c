@@ -61,6 +61,7 @@
 #include "attach/look.h"
 #include "attach/when.h"
 #include "compat.h"
+#include "record/repeats.h"
 #include "record/row.h"
 
 #define MAX_ROWS	1000
@@ -69,6 +70,9 @@
 
 /* The first window; each one is twice as large as the one before. */
 #define FIRST_BLOCKS	8
+
+/* Places for event_ids: enough for eight events a row. */
+#define REPEATS_PLACES	16384
 
 /* What was seen. */
 struct OnsideLook
@@ -81,6 +85,8 @@ struct OnsideLook
 	int			invalid;
 	char	   *problem;		/* of the first that is invalid */
 	char	   *hint;
+	int64		events;			/* that a mapper gives an event_id */
+	int64		repeated;		/* of these, that of another one */
 };
 
 /* The table that is looked at, and what reads it. */
@@ -172,6 +178,8 @@ judge_row(OnsideLook *look, Source *source, MemoryContext context)
 			break;
 	}
 	look->rows++;
+	look->repeated = onside_repeats_found(source->reader->repeats,
+										  &look->events);
 	MemoryContextReset(source->reader->per_row);
 }
 
@@ -367,6 +375,8 @@ look_at_table(OnsideLook *look, Oid relid, const OnsideMapping *mapping,
 		source.condition = condition;	/* else it binds updates alone */
 	source.blocks = MAX_BLOCKS;
 	source.reader = make_reader(source.rel, mapping);
+	if (mapping->mapper != NULL)
+		source.reader->repeats = onside_repeats_make(REPEATS_PLACES);
 	source.row = MakeSingleTupleTableSlot(RelationGetDescr(source.rel),
 										  &TTSOpsVirtual);
 	look->has_mapper = mapping->mapper != NULL;
@@ -466,4 +476,9 @@ onside_look_warn(const OnsideLook *look)
 							share(look->invalid, look->rows), look->problem),
 			 "They would have been let through, and their events put into dead_letter, unless onside_attribution.on_invalid_event is error.",
 			 look->hint);
+	if (look->repeated > 0)
+		warn(look, psprintf("the mapper gives the event_id of another event to " INT64_FORMAT " of " INT64_FORMAT " events",
+							look->repeated, look->events),
+			 "The API would have taken them for repetitions, and ignored them.",
+			 ONSIDE_REPEATS_HINT);
 }

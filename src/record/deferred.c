@@ -11,7 +11,9 @@
  * From the version that fired the trigger we follow the row's versions to the
  * last one: all of them were written by this transaction, so none has been
  * removed.  A row that was moved to another partition was deleted here and inserted
- * there, to triggers as well as to us.
+ * there, to triggers as well as to us.  Each version of a row can have fired the
+ * trigger, so the versions that were passed are remembered, with how far that led:
+ * the way is gone once for all of them.  A row with one version costs no memory.
  *
  * The condition is the trigger's WHEN.  Of a "becomes" (two triggers with the same
  * arguments) it is that of the INSERT, which says nothing of OLD.  OLD stays what
@@ -89,7 +91,8 @@ typedef struct Seen
 	struct Seen *before;		/* was remembered before this one */
 } Seen;
 
-static HTAB *seen;				/* in this transaction; or NULL */
+static MemoryContext remembered;	/* all of it, of this transaction; or NULL */
+static HTAB *seen;				/* or NULL */
 
 /*
  * Of those in "seen".  Each subtransaction's number is higher than that of those
@@ -98,11 +101,57 @@ static HTAB *seen;				/* in this transaction; or NULL */
  */
 static Seen *last_seen;
 
+/*
+ * A version of a row.  Its place alone does not tell: the table can have been emptied
+ * or written anew in between.
+ */
+typedef struct Version
+{
+	Oid			relid;
+	Oid			file;
+	BlockNumber block;
+	OffsetNumber offset;
+	CommandId	command;
+} Version;
+
+/* How far the way along the versions of a row has led. */
+typedef struct Chain
+{
+	ItemPointerData end;
+} Chain;
+
+/* A version that was passed on this way. */
+typedef struct Passed
+{
+	Version		version;
+	Chain	   *chain;
+} Passed;
+
+static HTAB *passed;			/* or NULL, and what it is in */
+static MemoryContext passed_context;
+
+/*
+ * The subtransaction in which the last of them was added.  Only those before it, and it
+ * itself, can take along at their end what "passed" has.
+ */
+static SubTransactionId passed_subid;
+
 static void
 forget_all(void *arg)
 {
+	remembered = NULL;
 	seen = NULL;
 	last_seen = NULL;
+	passed = NULL;
+	passed_context = NULL;
+}
+
+static void
+forget_passed(void)
+{
+	MemoryContextDelete(passed_context);
+	passed = NULL;
+	passed_context = NULL;
 }
 
 /*
@@ -121,6 +170,8 @@ end_subtransaction(SubXactEvent event, SubTransactionId subid,
 	}
 	else if (event == SUBXACT_EVENT_ABORT_SUB)
 	{
+		if (passed != NULL && passed_subid >= subid)
+			forget_passed();
 		while (last_seen != NULL && last_seen->subid == subid)
 		{
 			Seen	   *entry = last_seen;
@@ -135,23 +186,24 @@ static void
 begin_remembering(void)
 {
 	static bool registered = false;
-	MemoryContext context = AllocSetContextCreate(TopTransactionContext,
-												  "onside_attribution deferred rows",
-												  ALLOCSET_SMALL_SIZES);
-	MemoryContextCallback *callback =
-		MemoryContextAllocZero(context, sizeof(MemoryContextCallback));
+	MemoryContextCallback *callback;
 	HASHCTL		info = {0};
 
+	remembered = AllocSetContextCreate(TopTransactionContext,
+									   "onside_attribution deferred rows",
+									   ALLOCSET_SMALL_SIZES);
+	callback = MemoryContextAllocZero(remembered,
+									  sizeof(MemoryContextCallback));
 	if (!registered)
 		RegisterSubXactCallback(end_subtransaction, NULL);
 	registered = true;
 	info.keysize = sizeof(pg_uuid_t);
 	info.entrysize = sizeof(Seen);
-	info.hcxt = context;
+	info.hcxt = remembered;
 	seen = hash_create("onside_attribution deferred rows", 64, &info,
 					   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	callback->func = forget_all;
-	MemoryContextRegisterResetCallback(context, callback);
+	MemoryContextRegisterResetCallback(remembered, callback);
 }
 
 /* Is it the first time in this transaction? */
@@ -162,9 +214,8 @@ remember(const OnsideKeyPart *parts, int nparts)
 	Seen	   *entry;
 	bool		found;
 
-	if (!onside_event_id_of_key(parts, nparts, &key))
-		elog(ERROR, "could not compute a SHA-256 hash");
-	if (seen == NULL)
+	onside_event_id_require(parts, nparts, &key);
+	if (remembered == NULL)
 		begin_remembering();
 	entry = hash_search(seen, &key, HASH_ENTER, &found);
 	if (!found)
@@ -275,17 +326,137 @@ onside_deferred_make(TriggerData *trigdata, Oid root, const char *event_name,
  * ----------
  */
 
+/*
+ * The command that wrote the version.  As a heap's system column it is another one as
+ * soon as somebody has tried to update the row and was undone.
+ */
+static CommandId
+command_of(TupleTableSlot *row)
+{
+	bool		isnull;
+
+	if (TTS_IS_BUFFERTUPLE(row))
+		return HeapTupleHeaderGetCmin(((HeapTupleTableSlot *) row)->tuple->t_data);
+	return DatumGetCommandId(slot_getsysattr(row, MinCommandIdAttributeNumber,
+											 &isnull));
+}
+
+/* The version in the slot; the padding is zero, so that it can be a key. */
+static void
+get_version(OnsideDeferred *deferred, Version *version)
+{
+	TupleTableSlot *row = deferred->row;
+
+	memset(version, 0, sizeof(*version));
+	version->relid = RelationGetRelid(deferred->rel);
+	version->file = deferred->rel->rd_rel->relfilenode;
+	version->block = ItemPointerGetBlockNumber(&row->tts_tid);
+	version->offset = ItemPointerGetOffsetNumber(&row->tts_tid);
+	version->command = command_of(row);
+}
+
+/* Notes that a version was passed, in this chain, or in a new one. */
+static void
+pass(const Version *version, Chain **chain)
+{
+	Passed	   *entry;
+
+	if (passed == NULL)
+	{
+		HASHCTL		info = {0};
+
+		if (remembered == NULL)
+			begin_remembering();
+		passed_context = AllocSetContextCreate(remembered,
+											   "onside_attribution deferred versions",
+											   ALLOCSET_DEFAULT_SIZES);
+		info.keysize = sizeof(Version);
+		info.entrysize = sizeof(Passed);
+		info.hcxt = passed_context;
+		passed = hash_create("onside_attribution deferred versions", 256,
+							 &info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
+	if (*chain == NULL)
+		*chain = MemoryContextAlloc(passed_context, sizeof(Chain));
+	entry = hash_search(passed, version, HASH_ENTER, NULL);
+	entry->chain = *chain;
+	passed_subid = GetCurrentSubTransactionId();
+}
+
+/*
+ * The place of the version that has replaced the one in the slot.  False if that is the
+ * last one, or deleted, or if what has replaced it was undone.
+ */
+static bool
+get_next(TupleTableSlot *row, ItemPointer next)
+{
+	HeapTupleHeader header = ((HeapTupleTableSlot *) row)->tuple->t_data;
+
+	if ((header->t_infomask & HEAP_XMAX_INVALID) != 0 ||
+		HEAP_XMAX_IS_LOCKED_ONLY(header->t_infomask) ||
+		HeapTupleHeaderIndicatesMovedPartitions(header) ||
+		ItemPointerEquals(&header->t_ctid, &row->tts_tid) ||
+		!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetUpdateXid(header)))
+		return false;
+	*next = header->t_ctid;
+	return true;
+}
+
+/* Follows the versions in a heap, from *tid to the last one. */
+static void
+follow_heap(OnsideDeferred *deferred, ItemPointer tid)
+{
+	Chain	   *first = NULL;
+	Chain	   *chain = NULL;
+
+	while (table_tuple_fetch_row_version(deferred->rel, tid, SnapshotAny,
+										 deferred->row))
+	{
+		Version		version;
+		ItemPointerData next;
+		Passed	   *entry = NULL;
+
+		CHECK_FOR_INTERRUPTS();
+		get_version(deferred, &version);
+		if (passed != NULL)
+			entry = hash_search(passed, &version, HASH_FIND, NULL);
+		if (entry != NULL)
+		{
+			chain = entry->chain;
+			next = chain->end;
+		}
+		else if (get_next(deferred->row, &next))
+			pass(&version, &chain);
+		else
+			break;
+		if (first == NULL)
+			first = chain;
+		*tid = next;
+	}
+	if (first != NULL)
+	{
+		first->end = *tid;
+		chain->end = *tid;
+	}
+}
+
 /* The last version of the row, in the slot.  False if there is none here. */
 static bool
 find_last_version(OnsideDeferred *deferred, ItemPointer version,
 				  Snapshot snapshot)
 {
-	TableScanDesc scan = onside_table_beginscan(deferred->rel, snapshot, 0,
-												NULL);
 	ItemPointerData tid = *version;
 
-	table_tuple_get_latest_tid(scan, &tid);
-	table_endscan(scan);
+	if (TTS_IS_BUFFERTUPLE(deferred->row))
+		follow_heap(deferred, &tid);
+	else
+	{
+		TableScanDesc scan = onside_table_beginscan(deferred->rel, snapshot,
+													0, NULL);
+
+		table_tuple_get_latest_tid(scan, &tid);
+		table_endscan(scan);
+	}
 	return table_tuple_fetch_row_version(deferred->rel, &tid, snapshot,
 										 deferred->row);
 }
@@ -304,45 +475,14 @@ meets_condition(OnsideDeferred *deferred, TriggerData *trigdata)
 	return ExecQual(deferred->condition, context);
 }
 
-/*
- * The command that wrote the version.  As a heap's system column it is another one as
- * soon as somebody has tried to update the row and was undone.
- */
-static CommandId
-command_of(TupleTableSlot *row)
-{
-	bool		isnull;
-
-	if (TTS_IS_BUFFERTUPLE(row))
-		return HeapTupleHeaderGetCmin(((HeapTupleTableSlot *) row)->tuple->t_data);
-	return DatumGetCommandId(slot_getsysattr(row, MinCommandIdAttributeNumber,
-											 &isnull));
-}
-
-/*
- * Is the version in the slot one that was not looked at?  Its place alone does not
- * tell: the table can have been emptied or written anew in between.
- */
+/* Is the version in the slot one that was not looked at? */
 static bool
 is_new_version(OnsideDeferred *deferred)
 {
-	struct
-	{
-		Oid			relid;
-		Oid			file;
-		BlockNumber block;
-		OffsetNumber offset;
-		CommandId	command;
-	}			version;
+	Version		version;
 	OnsideKeyPart parts[2];
-	TupleTableSlot *row = deferred->row;
 
-	memset(&version, 0, sizeof(version));
-	version.relid = RelationGetRelid(deferred->rel);
-	version.file = deferred->rel->rd_rel->relfilenode;
-	version.block = ItemPointerGetBlockNumber(&row->tts_tid);
-	version.offset = ItemPointerGetOffsetNumber(&row->tts_tid);
-	version.command = command_of(row);
+	get_version(deferred, &version);
 	parts[0].data = (const char *) &version;
 	parts[0].len = sizeof(version);
 	parts[1].data = deferred->event_name;

@@ -369,7 +369,7 @@ onside_event_throw(const OnsideEventError *error)
 {
 	ereport(ERROR,
 			(errcode(error->sqlstate),
-			 errmsg("invalid event: %s", error->message),
+			 errmsg(ONSIDE_INVALID_EVENT "%s", error->message),
 			 errhint("%s", error->hint),
 			 err_generic_string(PG_DIAG_SCHEMA_NAME, ONSIDE_SCHEMA),
 			 err_generic_string(PG_DIAG_TABLE_NAME, "outbox"),

@@ -42,6 +42,9 @@ typedef struct OnsideEvent
 	bool		id_is_fresh;	/* made for want of one of its own */
 } OnsideEvent;
 
+/* What an error about an event that cannot be sent begins with. */
+#define ONSIDE_INVALID_EVENT "invalid event: "
+
 /* Why an event cannot be sent: which field, and what to do about it. */
 typedef struct OnsideEventError
 {

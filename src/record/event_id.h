@@ -28,4 +28,12 @@ typedef struct OnsideKeyPart
 extern bool onside_event_id_of_key(const OnsideKeyPart *parts, int nparts,
 								   pg_uuid_t *id);
 
+/* The same, or an error; here, since event_id.c knows nothing of the server. */
+static inline void
+onside_event_id_require(const OnsideKeyPart *parts, int nparts, pg_uuid_t *id)
+{
+	if (!onside_event_id_of_key(parts, nparts, id))
+		elog(ERROR, "could not compute a SHA-256 hash");
+}
+
 #endif							/* ONSIDE_EVENT_ID_H */

@@ -362,7 +362,8 @@ call_for_row(OnsideMapper *mapper, TupleTableSlot *row, DestReceiver *dest)
 
 /*
  * The cast is needed where functions of one name are the mappers of several
- * tables: a row of a transition table has no type of its own.
+ * tables: a row of a transition table has no type of its own.  And "n" alone would
+ * be a column of that name.
  *
  * An outer join, which would have told which rows have no event, keeps the planner
  * from joining first what the mapper joins and calling purchase() afterwards.
@@ -375,7 +376,7 @@ call_for_all(OnsideMapper *mapper, TriggerData *trigdata, DestReceiver *dest)
 		quote_qualified_identifier(get_namespace_name(get_rel_namespace(mapper->relid)),
 								   get_rel_name(mapper->relid));
 	char	   *query =
-		psprintf("SELECT e.* FROM %s n, LATERAL %s(n::%s) e",
+		psprintf("SELECT e.* FROM %s n, LATERAL %s((n.*)::%s) e",
 				 quote_identifier(trigdata->tg_trigger->tgnewtable),
 				 mapper->name, type);
 

@@ -45,68 +45,89 @@ push_string(OnsideJsonbBuilder *builder, JsonbIteratorToken token,
 	onside_jsonb_push(builder, token, &v);
 }
 
-/* Copies the keys and values of "extra", which must not be the purchase's. */
+static bool
+wrong(OnsideEventError *error, const char *field, int sqlstate,
+	  const char *problem, const char *hint)
+{
+	error->field = field;
+	error->sqlstate = sqlstate;
+	error->message = psprintf("%s %s", field, problem);
+	error->hint = pstrdup(hint);
+	return false;
+}
+
+static bool
+has_key(Jsonb *object, const char *key)
+{
+	JsonbValue	v;
+
+	return getKeyJsonValueFromContainer(&object->root, key, strlen(key),
+										&v) != NULL;
+}
+
+/* Can a payload be made of the arguments? */
+static bool
+check_purchase(FunctionCallInfo fcinfo, OnsideEventError *error)
+{
+	static const char *const pass_amount = "Pass the price that was paid.";
+	static const char *const pass_currency =
+		"Pass an ISO 4217 code, e.g. USD.";
+	Numeric		amount;
+	Jsonb	   *extra;
+
+	if (PG_ARGISNULL(1))
+		return wrong(error, "amount", ERRCODE_NULL_VALUE_NOT_ALLOWED,
+					 "must not be null", pass_amount);
+	if (PG_ARGISNULL(2))
+		return wrong(error, "currency", ERRCODE_NULL_VALUE_NOT_ALLOWED,
+					 "must not be null", pass_currency);
+	amount = PG_GETARG_NUMERIC(1);
+	if (numeric_is_nan(amount) || numeric_is_inf(amount))
+		return wrong(error, "amount", ERRCODE_INVALID_PARAMETER_VALUE,
+					 "must be a finite number", pass_amount);
+	if (VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(2)) == 0)
+		return wrong(error, "currency", ERRCODE_INVALID_PARAMETER_VALUE,
+					 "must not be empty", pass_currency);
+	if (PG_ARGISNULL(5))
+		return true;
+	extra = PG_GETARG_JSONB_P(5);
+	if (!JB_ROOT_IS_OBJECT(extra))
+		return wrong(error, "extra", ERRCODE_INVALID_PARAMETER_VALUE,
+					 "must be a JSON object",
+					 "Its keys are added to the payload.");
+	if (has_key(extra, "amount") || has_key(extra, "currency"))
+		return wrong(error, "extra", ERRCODE_INVALID_PARAMETER_VALUE,
+					 "must not have the keys \"amount\" and \"currency\"",
+					 "Pass them as the function's own arguments.");
+	return true;
+}
+
+/* Copies the keys and values of "extra". */
 static void
 push_extra(OnsideJsonbBuilder *builder, Jsonb *extra)
 {
-	JsonbIterator *it;
+	JsonbIterator *it = JsonbIteratorInit(&extra->root);
 	JsonbIteratorToken token;
 	JsonbValue	v;
 
-	if (!JB_ROOT_IS_OBJECT(extra))
-		onside_event_throw_field("extra", ERRCODE_INVALID_PARAMETER_VALUE,
-					  "must be a JSON object",
-					  "Its keys are added to the payload.");
-
-	it = JsonbIteratorInit(&extra->root);
 	(void) JsonbIteratorNext(&it, &v, true);	/* the object itself */
 	while ((token = JsonbIteratorNext(&it, &v, true)) == WJB_KEY ||
 		   token == WJB_VALUE)
-	{
-		if (token == WJB_KEY &&
-			((v.val.string.len == 6 &&
-			  memcmp(v.val.string.val, "amount", 6) == 0) ||
-			 (v.val.string.len == 8 &&
-			  memcmp(v.val.string.val, "currency", 8) == 0)))
-			onside_event_throw_field("extra", ERRCODE_INVALID_PARAMETER_VALUE,
-						  "must not have the keys \"amount\" and \"currency\"",
-						  "Pass them as the function's own arguments.");
 		onside_jsonb_push(builder, token, &v);
-	}
 }
 
-Jsonb *
-onside_purchase_payload(FunctionCallInfo fcinfo)
+/* Of arguments that have been checked. */
+static Jsonb *
+make_payload(FunctionCallInfo fcinfo)
 {
 	OnsideJsonbBuilder builder = {0};
-	Numeric		amount;
-	text	   *currency;
-	char	   *code;
-	char	   *digits;
-
-	if (PG_ARGISNULL(1))
-		onside_event_throw_field("amount", ERRCODE_NULL_VALUE_NOT_ALLOWED,
-								 "must not be null",
-								 "Pass the price that was paid.");
-	if (PG_ARGISNULL(2))
-		onside_event_throw_field("currency", ERRCODE_NULL_VALUE_NOT_ALLOWED,
-								 "must not be null",
-								 "Pass an ISO 4217 code, e.g. USD.");
-	amount = PG_GETARG_NUMERIC(1);
-	currency = PG_GETARG_TEXT_PP(2);
-	if (numeric_is_nan(amount) || numeric_is_inf(amount))
-		onside_event_throw_field("amount", ERRCODE_INVALID_PARAMETER_VALUE,
-								 "must be a finite number",
-								 "Pass the price that was paid.");
-	if (VARSIZE_ANY_EXHDR(currency) == 0)
-		onside_event_throw_field("currency", ERRCODE_INVALID_PARAMETER_VALUE,
-								 "must not be empty",
-								 "Pass an ISO 4217 code, e.g. USD.");
+	text	   *currency = PG_GETARG_TEXT_PP(2);
+	char	   *code = asc_toupper(VARDATA_ANY(currency),
+								   VARSIZE_ANY_EXHDR(currency));
 
 	/* numeric_out keeps the exact digits and scale */
-	digits = DatumGetCString(DirectFunctionCall1(numeric_out,
-												 NumericGetDatum(amount)));
-	code = asc_toupper(VARDATA_ANY(currency), VARSIZE_ANY_EXHDR(currency));
+	char	   *digits = DatumGetCString(DirectFunctionCall1(numeric_out,
+															 PG_GETARG_DATUM(1)));
 
 	onside_jsonb_push(&builder, WJB_BEGIN_OBJECT, NULL);
 	push_string(&builder, WJB_KEY, "currency", strlen("currency"));
@@ -119,6 +140,16 @@ onside_purchase_payload(FunctionCallInfo fcinfo)
 	return JsonbValueToJsonb(builder.result);
 }
 
+Jsonb *
+onside_purchase_payload(FunctionCallInfo fcinfo)
+{
+	OnsideEventError error;
+
+	if (!check_purchase(fcinfo, &error))
+		onside_event_throw(&error);
+	return make_payload(fcinfo);
+}
+
 /* purchase(installation_id, amount, currency, event_datetime, event_id, extra) */
 Datum
 onside_purchase(PG_FUNCTION_ARGS)
@@ -126,6 +157,8 @@ onside_purchase(PG_FUNCTION_ARGS)
 	TupleDesc	tupdesc = fcinfo->flinfo->fn_extra;
 	Datum		values[4] = {0};
 	bool		nulls[4] = {0};
+	OnsideEventError error;
+	bool		valid = check_purchase(fcinfo, &error);
 
 	if (tupdesc == NULL)
 	{
@@ -139,7 +172,13 @@ onside_purchase(PG_FUNCTION_ARGS)
 	nulls[0] = PG_ARGISNULL(0);
 	if (!nulls[0])
 		values[0] = PG_GETARG_DATUM(0);
-	values[1] = JsonbPGetDatum(onside_purchase_payload(fcinfo));
+
+	/* Bought outside the app, it is no event, and no price needs to be right. */
+	if (!valid && !nulls[0])
+		onside_event_throw(&error);
+	nulls[1] = !valid;
+	if (valid)
+		values[1] = JsonbPGetDatum(make_payload(fcinfo));
 	nulls[2] = PG_ARGISNULL(3);
 	if (!nulls[2])
 		values[2] = PG_GETARG_DATUM(3);
@@ -236,7 +275,6 @@ onside_event_id(PG_FUNCTION_ARGS)
 					   psprintf("part %d must not be null", i + 1));
 		parts[i] = read_part(values[i], i + 1);
 	}
-	if (!onside_event_id_of_key(parts, n, id))
-		elog(ERROR, "could not compute a SHA-256 hash");
+	onside_event_id_require(parts, n, id);
 	PG_RETURN_UUID_P(id);
 }

@@ -35,6 +35,7 @@
 #include "record/event.h"
 #include "record/mapping.h"
 #include "record/namespace.h"
+#include "record/repeats.h"
 #include "record/row.h"
 #include "settings.h"
 #include "shmem.h"
@@ -50,6 +51,9 @@
 
 /* What precedes the key in an event_id: namespace, event_name, source. */
 #define ID_NAMES	3
+
+/* Places for event_ids of a statement: see repeats.c. */
+#define REPEATS_PLACES	1024
 
 /* How long a purchase waits for somebody who has locked dead_letter; ms. */
 #define DEAD_LETTER_PATIENCE	1000
@@ -318,9 +322,8 @@ set_id_of_key(OnsideRowReader *reader, Relation rel, char *key,
 	if ((!reader->id_is_known && !know_id(reader, rel, error)) ||
 		!set_id_part(reader, ID_NAMES, key, error))
 		return false;
-	if (!onside_event_id_of_key(reader->id_parts, lengthof(reader->id_parts),
-								&event->event_id))
-		elog(ERROR, "could not compute a SHA-256 hash");
+	onside_event_id_require(reader->id_parts, lengthof(reader->id_parts),
+							&event->event_id);
 	event->has_event_id = true;
 	return true;
 }
@@ -464,7 +467,7 @@ report(int elevel, OnsideRowReader *reader, Relation rel,
 
 	ereport(elevel,
 			(errcode(error->sqlstate),
-			 errmsg("invalid event: %s", error->message),
+			 errmsg(ONSIDE_INVALID_EVENT "%s", error->message),
 			 errdetail_internal("%s", detail.data),
 			 elevel < ERROR ? errhint("%s", error->hint) :
 			 errhint("%s To let such rows through, set onside_attribution.on_invalid_event to dead_letter.",
@@ -606,19 +609,30 @@ require_own_id(OnsideRowReader *reader, Relation rel, TupleTableSlot *row)
 			 errtablecolname(rel, reader->event_id.name)));
 }
 
-/* The same for a mapper, which also has to say when the event occurred. */
+/* Has the event what backfill needs of a mapper?  That is also when it occurred. */
+static bool
+has_own_fields(OnsideRowReader *reader, const OnsideEvent *event)
+{
+	return reader->backfill == NULL ||
+		(event->has_event_id && event->has_event_datetime);
+}
+
+/* The same as require_own_id(), for what a mapper has made of the row. */
 static void
 require_own_fields(OnsideRowReader *reader, Relation rel,
 				   const OnsideEvent *event)
 {
-	if (reader->backfill == NULL ||
-		(event->has_event_id && event->has_event_datetime))
+	char	   *key;
+
+	if (has_own_fields(reader, event))
 		return;
+	key = key_of_row(rel, reader->row);
 	ereport(ERROR,
 			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 			 errmsg("backfill: mapper %s has returned an event whose %s is NULL",
 					onside_mapper_name(reader->mapper),
 					event->has_event_id ? "event_datetime" : "event_id"),
+			 key == NULL ? 0 : errdetail("This is the row %s.", key),
 			 event->has_event_id ?
 			 errhint("Have it return when the event occurred. For a trigger NULL means now, which is another time whenever the row is read.") :
 			 errhint("Have it return an id made of the row's key, such as onside_attribution.event_id('%s', id::text). Without one the trigger and backfill report two events.",
@@ -636,10 +650,16 @@ static void
 understand(const ErrorData *mapper_error, const char *key,
 		   OnsideEventError *error)
 {
+	char	   *message = mapper_error->message;
+
+	/* What the mapper has called may say it as we do. */
+	if (strncmp(message, ONSIDE_INVALID_EVENT,
+				strlen(ONSIDE_INVALID_EVENT)) == 0)
+		message += strlen(ONSIDE_INVALID_EVENT);
 	error->field = "mapper";
 	error->sqlstate = mapper_error->sqlerrcode;
-	error->message = key == NULL ? mapper_error->message :
-		psprintf("%s, in row %s", mapper_error->message, key);
+	error->message = key == NULL ? message :
+		psprintf("%s, in row %s", message, key);
 	error->hint = mapper_error->hint != NULL ? mapper_error->hint :
 		mapper_error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE ?
 		"A mapper runs with the rights of whoever writes the row. Grant them, or declare the mapper SECURITY DEFINER." :
@@ -701,21 +721,56 @@ check_result(OnsideRowReader *reader, OnsideEvent *event,
 	return false;
 }
 
+/* Says that events of one statement have one event_id; of a backfill once. */
+static void
+warn_of_repeats(OnsideRowReader *reader, Relation rel,
+				const OnsideRepeats *repeats)
+{
+	int64		events;
+	int64		found = onside_repeats_found(repeats, &events);
+	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
+
+	if (found == 0)
+		return;
+	if (slot != NULL)
+		pg_atomic_fetch_add_u64(&slot->repeated, found);
+	if (reader->told_repeats)
+		return;
+	reader->told_repeats = reader->backfill != NULL;
+	ereport(WARNING,
+			(errcode(ERRCODE_WARNING),
+			 errmsg("mapper %s gives the event_id of another event to " INT64_FORMAT " of " INT64_FORMAT " events",
+					onside_mapper_name(reader->mapper), found, events),
+			 errdetail("The API takes these for repetitions, and ignores them. The first event_id is %s.",
+					   onside_repeats_example(repeats)),
+			 errhint(ONSIDE_REPEATS_HINT),
+			 errtable(rel)));
+}
+
 /*
- * Records what the mapper has made of so many rows.  Each result lives in per_row.
- * Of rows without an event no result tells, so they are counted by what is
- * missing.
+ * Records what the mapper has made of so many rows, one of which is reader->row if that
+ * is known.  Each result lives in per_row.  Of rows without an event no result tells, so
+ * they are counted by what is missing.
+ *
+ * False if backfill has to end with an error about an event of which nobody knows
+ * the row.  What was recorded until then is undone by that error, and if the mapper
+ * does not repeat it, these events have event_ids of their own.
  */
-static OnsideRowOutcome
+static bool
 record_results(OnsideRowReader *reader, Relation rel, int64 rows,
 			   Tuplestorestate *results, TupleTableSlot *slot,
-			   OnsideAppend **append, MemoryContext append_context)
+			   OnsideAppend **append, MemoryContext append_context,
+			   OnsideRowOutcome *outcome)
 {
 	MemoryContext context = CurrentMemoryContext;
-	OnsideRowOutcome outcome = ONSIDE_ROW_SKIPPED;
 	int64		skipped = Max(rows - tuplestore_tuple_count(results), 0);
+	OnsideRepeats *repeats = NULL;
+	bool		done = true;
 
-	while (tuplestore_gettupleslot(results, true, false, slot))
+	*outcome = ONSIDE_ROW_SKIPPED;
+	if (tuplestore_tuple_count(results) > 1)
+		repeats = onside_repeats_make(REPEATS_PLACES);
+	while (done && tuplestore_gettupleslot(results, true, false, slot))
 	{
 		OnsideEvent event;
 		OnsideEventError error;
@@ -731,22 +786,35 @@ record_results(OnsideRowReader *reader, Relation rel, int64 rows,
 						event.event_datetime))
 		{
 			OnsideRowOutcome this_one;
+			bool		complete = has_own_fields(reader, &event);
 			bool		valid;
 
-			require_own_fields(reader, rel, &event);
+			if (reader->row != NULL)
+				require_own_fields(reader, rel, &event);
 			valid = check_result(reader, &event, &error);
-			this_one = settle(reader, rel, &event, valid ? NULL : &error,
-							  append, append_context);
-
-			if (outcome != ONSIDE_ROW_DEAD_LETTER)
-				outcome = this_one;
+			done = reader->backfill == NULL || reader->row != NULL ||
+				(complete && (valid || onside_on_invalid_event ==
+							  ONSIDE_INVALID_DEAD_LETTER));
+			if (done)
+			{
+				this_one = settle(reader, rel, &event, valid ? NULL : &error,
+								  append, append_context);
+				if (valid && !event.id_is_fresh)
+					onside_repeats_add(repeats, &event.event_id);
+				if (*outcome != ONSIDE_ROW_DEAD_LETTER)
+					*outcome = this_one;
+			}
 		}
 		MemoryContextSwitchTo(context);
 		MemoryContextReset(reader->per_row);
 	}
-	if (skipped > 0)
+	if (done && skipped > 0)
 		count_skipped(reader, skipped);
-	return outcome;
+	if (done)
+		warn_of_repeats(reader, rel, repeats);
+	if (repeats != NULL)
+		pfree(repeats);
+	return done;
 }
 
 /*
@@ -769,10 +837,12 @@ record_mapped(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 
 	/* What calls within have put there is gone. */
 	reader->deferred = deferred;
+	reader->row = row;
 	if (error != NULL)
 		refuse_row(reader, rel, row, error);
 	else
-		outcome = record_results(reader, rel, 1, results, slot, append, old);
+		(void) record_results(reader, rel, 1, results, slot, append, old,
+							  &outcome);
 	ExecDropSingleTupleTableSlot(slot);
 	tuplestore_end(results);
 	MemoryContextSwitchTo(old);
@@ -781,8 +851,8 @@ record_mapped(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 }
 
 /*
- * All rows in one query.  False if that fails, with nothing recorded: an error of the
- * mapper is not even looked at here, since the row that has it raises it again.
+ * All rows in one query.  False if that fails: an error of the mapper is not even looked
+ * at here, since the row that has it raises it again.
  */
 static bool
 record_mapped_together(OnsideRowReader *reader, TriggerData *trigdata,
@@ -793,10 +863,12 @@ record_mapped_together(OnsideRowReader *reader, TriggerData *trigdata,
 	Tuplestorestate *results = onside_mapper_results(&slot);
 	bool		done = onside_mapper_call_for_all(reader->mapper, trigdata,
 												  results) == NULL;
+	OnsideRowOutcome outcome;
 
-	if (done)
-		(void) record_results(reader, trigdata->tg_relation, rows, results,
-							  slot, append, CurrentMemoryContext);
+	reader->row = NULL;
+	done = done &&
+		record_results(reader, trigdata->tg_relation, rows, results, slot,
+					   append, CurrentMemoryContext, &outcome);
 	ExecDropSingleTupleTableSlot(slot);
 	tuplestore_end(results);
 	return done;
@@ -891,7 +963,11 @@ try_mapper(OnsideRowReader *reader, TupleTableSlot *row,
 		if (!event.has_installation_id)
 			error->field = "installation_id";
 		else if (check_result(reader, &event, error))
+		{
 			outcome = ONSIDE_ROW_RECORDED;
+			if (!event.id_is_fresh)
+				onside_repeats_add(reader->repeats, &event.event_id);
+		}
 		else
 			outcome = ONSIDE_ROW_DEAD_LETTER;
 	}

@@ -19,6 +19,7 @@
 #include "record/deferred.h"
 #include "record/event_id.h"
 #include "record/mapper.h"
+#include "record/repeats.h"
 
 /*
  * What backfill wants besides: events whose event_id is the row's own, and of them
@@ -28,8 +29,8 @@ typedef struct OnsideRowBackfill
 {
 	TimestampTz since;			/* infinite if not given */
 	TimestampTz until;
-	int64		recorded;		/* events */
-	int64		skipped;
+	int64		recorded;		/* events, like those below; a row of which */
+	int64		skipped;		/* there is none counts as one */
 	int64		dead_lettered;
 	int64		not_due;
 } OnsideRowBackfill;
@@ -59,7 +60,9 @@ typedef struct OnsideRowReader
 	OnsideRowBackfill *backfill;	/* NULL if the rows are a trigger's */
 	OnsideDeferred *deferred;	/* of the present call; NULL if the trigger
 								 * fires at once */
-	TupleTableSlot *row;		/* whose columns are read, or NULL */
+	TupleTableSlot *row;		/* the present one, if it is known, or NULL */
+	OnsideRepeats *repeats;		/* of rows that are tried, or NULL */
+	bool		told_repeats;	/* somebody knows of those of a backfill */
 	MemoryContext per_row;
 } OnsideRowReader;
 

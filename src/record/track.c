@@ -196,7 +196,7 @@ read_event(JsonbContainer *object, OnsideEvent *event)
 		else
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("invalid event: \"%s\" is not a field of an event",
+					 errmsg(ONSIDE_INVALID_EVENT "\"%s\" is not a field of an event",
 							name),
 					 errhint("Put an event's own properties into its payload.")));
 	}

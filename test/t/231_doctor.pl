@@ -329,6 +329,12 @@ $node->safe_psql('postgres', 'ALTER TABLE "My Shop".purchase DISABLE TRIGGER ALL
 $rows = finds('its trigger is disabled', { attached => [ qr/"My Shop".purchase is disabled/, qr/ENABLE TRIGGER/ ] });
 follow($rows->{attached});
 finds('enabled, as the hint says', {});
+$node->safe_psql('postgres', q{SELECT onside_attribution.attach('"My Shop".purchase', 'paid', 'installation', '{}', becomes => 'NEW.total > 0')});
+$node->safe_psql('postgres', 'ALTER TABLE "My Shop".purchase DISABLE TRIGGER onside2_paid');
+$rows = finds('one of two triggers is disabled', { attached => [ qr/^the trigger onside2_paid on "My Shop".purchase is disabled$/, qr/ENABLE TRIGGER onside2_paid/ ] });
+follow($rows->{attached});
+finds('both are enabled, as the hint says', {});
+$node->safe_psql('postgres', q{SELECT onside_attribution.detach('"My Shop".purchase', 'paid')});
 $node->safe_psql('postgres', 'ALTER TABLE "My Shop".purchase DROP total');
 $rows = finds('a mapped column was dropped', { attached => [ qr/maps the column total, which is not there/, qr/detach\('"My Shop".purchase', 'bought'\)/ ] });
 follow($rows->{attached});

@@ -648,12 +648,42 @@ subtest 'doctor() names a mapper that is broken' => sub {
 	}
 	sql('ALTER FUNCTION to_event VOLATILE STRICT');
 	like(doctor(), qr/^t\|.*the mapper public\.to_event on public\.orders is called for each row, not inlined: it is VOLATILE, which is the default, is STRICT/, 'what keeps it from being inlined');
+	sql("SELECT onside_attribution.attach('orders', 'two', mapper => 'to_event', becomes => 'NEW.cents > 0')");
+	my ($ok, $detail) = split /\|/, doctor();
+	like($detail, qr/^2 events are attached;/, 'an event that takes two triggers is one');
+	is(() = $detail =~ /is called for each row/g, 2, 'and so is what it says of it');
+	sql('ALTER TABLE users RENAME installation_id TO other');
+	is(() = doctor() =~ /is broken/g, 2, 'broken or not');
+	sql('ALTER TABLE users RENAME other TO installation_id');
+	sql("SELECT onside_attribution.detach('orders', 'two')");
 	sql('ALTER FUNCTION to_event STABLE CALLED ON NULL INPUT');
 	my $locker = $node->background_psql('postgres');
 	$locker->query_safe('BEGIN; LOCK TABLE users');
 	like(doctor(), qr/^t\|/, 'a table that is locked is no finding, and not waited for');
 	$locker->query_safe('ROLLBACK');
 	$locker->quit;
+};
+
+# To the API a second event with the same event_id is a repetition: that purchase is lost.
+subtest 'events with the event_id of another one are told of' => sub {
+	my $told = qr/WARNING:  mapper public\.lines_event gives the event_id of another event to/;
+	sql(<<'SQL');
+CREATE TABLE lines (id int PRIMARY KEY, n int, e int); -- names that our own query has, too
+CREATE FUNCTION lines_event(l lines) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS $$
+    SELECT p.* FROM generate_series(1, l.n), LATERAL onside_attribution.purchase('550e8400-e29b-41d4-a716-446655440000', 1, 'USD', now(), onside_attribution.event_id('lines', l.id::text)) p
+$$;
+SELECT onside_attribution.attach('lines', 'lines', mapper => 'lines_event');
+SQL
+	unlike(said('INSERT INTO lines SELECT i, 1 FROM generate_series(1, 2000) AS i'), $told, 'each has its own');
+	unlike(doctor(), qr/another event/, 'and doctor() says nothing');
+	like(said('INSERT INTO lines VALUES (0, 2)'), qr/$told 1 of 2 events/, 'a row');
+	like(said('INSERT INTO lines SELECT i, 3 FROM generate_series(-20, -1) AS i'), qr/$told 40 of 60 events/, 'a statement');
+	like(doctor(), qr/^t\|.*; mappers gave the event_id of another event to 41 events, which the API ignores/, 'doctor() counts them');
+	sql('INSERT INTO lines SELECT i, 2 FROM generate_series(3000, 5000) AS i');
+	my @told = said("CALL onside_attribution.backfill('lines', 'lines')") =~ /$told/g;
+	is(@told, 1, 'a backfill tells it once');
+	sql('DROP TABLE lines CASCADE');
+	forget_all();
 };
 
 # A literal of a composite type is read by record_in, which checks the domains in it.

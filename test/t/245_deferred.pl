@@ -124,6 +124,34 @@ my $many = cpu_of(2_000_000, 100_000);
 cmp_ok($many, '<', 100 * ($few || 1), "a hundred thousand rows take $many ticks, five thousand $few");
 is($node->safe_psql('postgres', 'SELECT count(DISTINCT event_id) FROM onside_attribution.outbox'), 105_000, 'and each is an event');
 
+# Each version of a row can fire the trigger, and each way from one to the last would
+# read all in between.  So the blocks of the table that are read are counted.
+sub blocks_of
+{
+	my ($updates) = @_;
+	my $read = q{SELECT heap_blks_hit + heap_blks_read FROM pg_statio_user_tables WHERE relname = 'turns';};
+	my ($before, $after) = split /\n/, $node->safe_psql('postgres', <<SQL);
+VACUUM turns;
+SELECT FROM pg_stat_force_next_flush();
+$read
+BEGIN;
+DO \$\$ BEGIN FOR i IN 1..$updates LOOP UPDATE turns SET state = CASE i % 2 WHEN 0 THEN 'new' ELSE 'paid' END, n = i; END LOOP; END \$\$;
+COMMIT;
+SELECT FROM pg_stat_force_next_flush();
+$read
+SQL
+	return $after - $before;
+}
+$node->safe_psql('postgres', <<'SQL');
+CREATE TABLE turns (id int PRIMARY KEY, state text, n int, installation_id uuid) WITH (fillfactor = 10, autovacuum_enabled = off);
+INSERT INTO turns VALUES (1, 'new', 0, '550e8400-e29b-41d4-a716-446655440000');
+SELECT onside_attribution.attach('turns', 'turn', 'installation_id', '{"n": "n"}', becomes => $$NEW.state = 'paid'$$, deferred => true);
+DELETE FROM onside_attribution.outbox;
+SQL
+my $blocks = blocks_of(1001);
+cmp_ok($blocks, '<', 100 * 1001, "a row that is written a thousand times: $blocks blocks");
+is($node->safe_psql('postgres', 'SELECT payload FROM onside_attribution.outbox'), '{"n": 1001}', 'and it is one event, of what it is in the end');
+
 my $log = slurp_file($node->logfile);
 unlike($log, qr/leak|PANIC|terminated by signal/, 'nothing is left behind');
 $node->stop;

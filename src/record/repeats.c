@@ -1,0 +1,95 @@
+/*-------------------------------------------------------------------------
+ *
+ * repeats.c
+ *		Several events of a mapper with one event_id.
+ *
+ * The API takes an event whose event_id it knows for a repetition, says that it
+ * is accepted, and ignores it.  So if a mapper makes one event_id of an order
+ * for each of the order's lines, or its join multiplies rows, all purchases but one
+ * are lost, and nothing fails.  No rule forbids it, since somebody may mean it: one
+ * event for the first purchase of each user.  So it is counted, and somebody is told.
+ *
+ * The event_ids are in a hash table of fixed size.  It is emptied when it is half full:
+ * a statement can have any number of events, and those of one row come close to
+ * each other.  An event_id is random, or made by a hash, and is its own hash value.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/fmgrprotos.h"
+
+#include "record/repeats.h"
+
+struct OnsideRepeats
+{
+	int64		events;
+	int64		found;
+	pg_uuid_t	example;		/* the first one that was found */
+	uint32		mask;			/* number of places - 1 */
+	uint32		used;
+	pg_uuid_t	places[FLEXIBLE_ARRAY_MEMBER];	/* all zeros if free, which is no
+												 * valid event_id */
+};
+
+OnsideRepeats *
+onside_repeats_make(int places)
+{
+	OnsideRepeats *repeats = palloc0(offsetof(OnsideRepeats, places) +
+									 places * sizeof(pg_uuid_t));
+
+	repeats->mask = places - 1;
+	return repeats;
+}
+
+void
+onside_repeats_add(OnsideRepeats *repeats, const pg_uuid_t *event_id)
+{
+	static const pg_uuid_t free_place = {{0}};
+	uint32		i;
+
+	if (repeats == NULL)
+		return;
+	repeats->events++;
+	if (repeats->used > repeats->mask / 2)
+	{
+		memset(repeats->places, 0,
+			   (repeats->mask + 1) * sizeof(pg_uuid_t));
+		repeats->used = 0;
+	}
+
+	/* The last bytes are random in any kind of version 4. */
+	memcpy(&i, &event_id->data[UUID_LEN - sizeof(i)], sizeof(i));
+	for (;; i++)
+	{
+		pg_uuid_t  *place = &repeats->places[i & repeats->mask];
+
+		if (memcmp(place, event_id, UUID_LEN) == 0)
+		{
+			if (repeats->found == 0)
+				repeats->example = *event_id;
+			repeats->found++;
+			return;
+		}
+		if (memcmp(place, &free_place, UUID_LEN) == 0)
+		{
+			*place = *event_id;
+			repeats->used++;
+			return;
+		}
+	}
+}
+
+int64
+onside_repeats_found(const OnsideRepeats *repeats, int64 *events)
+{
+	*events = repeats == NULL ? 0 : repeats->events;
+	return repeats == NULL ? 0 : repeats->found;
+}
+
+char *
+onside_repeats_example(const OnsideRepeats *repeats)
+{
+	return DatumGetCString(DirectFunctionCall1(uuid_out,
+											   UUIDPGetDatum(&repeats->example)));
+}

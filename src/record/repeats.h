@@ -1,0 +1,35 @@
+/*-------------------------------------------------------------------------
+ *
+ * repeats.h
+ *		Several events of a mapper with one event_id.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_REPEATS_H
+#define ONSIDE_REPEATS_H
+
+#include "postgres.h"
+
+#include "utils/uuid.h"
+
+/* What to do about it. */
+#define ONSIDE_REPEATS_HINT "Make an event_id of all that tells one event from another, such as the order and its line. If the mapper joins, see that no join makes several rows of one."
+
+typedef struct OnsideRepeats OnsideRepeats;
+
+/*
+ * In the current memory context, with so many places, a power of two.  Half of them
+ * are used: an event_id is known for at least the next so many events.
+ */
+extern OnsideRepeats *onside_repeats_make(int places);
+
+/* Counts an event, and notes its event_id; nothing at all if there is no "repeats". */
+extern void onside_repeats_add(OnsideRepeats *repeats, const pg_uuid_t *event_id);
+
+/* How many have the event_id of an earlier one; and of how many; NULL has none. */
+extern int64 onside_repeats_found(const OnsideRepeats *repeats, int64 *events);
+
+/* The event_id of the first of them, as text. */
+extern char *onside_repeats_example(const OnsideRepeats *repeats);
+
+#endif							/* ONSIDE_REPEATS_H */
