@@ -130,7 +130,7 @@ check-metrics:
 	@test/setup/prepare metrics
 	@STEPS='gcc tap' TAP=test/t/250_metrics.pl test/setup/throwaway test/run
 
-# Fourteen clients and what compiles them, so it is none of `make test`.
+# Fifteen clients and what compiles them, which is too much for `make test`.
 check-languages:
 	@test/setup/prepare languages
 	@ONSIDE_TEST_NODE="$$(test/setup/node-modules)" && export ONSIDE_TEST_NODE && \

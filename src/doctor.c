@@ -71,13 +71,17 @@ PG_FUNCTION_INFO_V1(onside_doctor);
 
 #define RELOAD			"; SELECT pg_reload_conf();"
 
-/* "ALTER SYSTEM SET name = value", or for the database that overrides it. */
+/*
+ * "ALTER SYSTEM SET name = value"; or for the database, if that overrides it.
+ * The credentials are always the database's, so that its copies have none.
+ */
 static char *
 set_command(OnsideDoctor *doctor, const char *name, const char *value)
 {
-	if (doctor->overridden != NULL &&
-		strstr(doctor->overridden,
-			   psprintf("onside_attribution.%s,", name)) != NULL)
+	if (strcmp(name, "credentials_file") == 0 ||
+		(doctor->overridden != NULL &&
+		 strstr(doctor->overridden,
+				psprintf("onside_attribution.%s,", name)) != NULL))
 		return psprintf("ALTER DATABASE %s SET onside_attribution.%s = %s" RELOAD,
 						doctor->database, name, value);
 	return psprintf("ALTER SYSTEM SET onside_attribution.%s = %s" RELOAD,
@@ -417,7 +421,7 @@ check_credentials(OnsideDoctor *doctor, const char *setting, const char *path)
 		return;
 	}
 	if (path[0] == '\0' || strcmp(path, ONSIDE_REFUSED_VALUE) == 0)
-		hint = psprintf("Write one line user:password into a file that only the server's user may read, then %s",
+		hint = psprintf("Write one line user:password into a file that only the server's user may read, then %s and connect again.",
 						set_command(doctor, setting, "'/path/of/the/file'"));
 	else
 		hint = psprintf("Make it a file of one line user:password; as root: chown %s '%s' && chmod 600 '%s'; then SELECT pg_reload_conf();",

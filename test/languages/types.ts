@@ -9,7 +9,7 @@ const event = { event_name: "e", payload: {}, event_datetime: "2026-05-05T12:00:
 const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL });
 const prisma = new PrismaClient({ adapter: new PrismaPg({ connectionString: process.env.DATABASE_URL }) });
 const owner = new PrismaClient({ adapter: new PrismaPg({
-  connectionString: process.env.DATABASE_URL!.replace("shop_app", "postgres") }) });
+  connectionString: process.env.DATABASE_URL!.replace("shop_app", "admin") }) });
 
 async function say(what: string, action: () => Promise<any>) {
   try {

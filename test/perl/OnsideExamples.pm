@@ -52,6 +52,19 @@ The text.
 
 sub content { return $_[0]{content} }
 
+=head2 replace($theirs, $ours)
+
+Puts what exists here, such as a file, in the place of what the reader has.
+
+=cut
+
+sub replace
+{
+	my ($self, $theirs, $ours) = @_;
+	$self->{content} =~ s/\Q$theirs\E/$ours/g or die "$self->{name} has no $theirs";
+	return;
+}
+
 =head2 examples
 
 [ line, SQL, expected output or undef ], ...

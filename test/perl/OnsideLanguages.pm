@@ -27,10 +27,10 @@ sub python { return has => [ '/usr/bin/python3', '-c', "import $_[0]" ] }
 sub php { return has => [ 'php', '-r', "require 'vendor/autoload.php'; exit(extension_loaded('pdo_pgsql') && class_exists('$_[0]') ? 0 : 1);" ] }
 sub node { return has => [ 'test', '-d', "node_modules/$_[0]" ] }
 
-# quick: it is short enough for `make test`.
+# quick: `make test` tries it, too.
 our %clients = (
 	'psycopg 3' => { python('psycopg'), quick => 1, run => [qw(/usr/bin/python3 buy_psycopg.py)] },
-	'psycopg2' => { python('psycopg2'), quick => 1, run => [qw(/usr/bin/python3 buy_psycopg2.py)] },
+	'psycopg2' => { python('psycopg2'), run => [qw(/usr/bin/python3 buy_psycopg2.py)] },
 	'SQLAlchemy' => { python('sqlalchemy'), run => [qw(/usr/bin/python3 buy_sqlalchemy.py)] },
 	'Django' => { python('django'), run => [qw(/usr/bin/python3 buy_django.py)] },
 	'Active Record' => { has => [qw(ruby -e), 'require "active_record"; require "pg"'], run => [qw(ruby buy.rb)] },
@@ -38,7 +38,7 @@ our %clients = (
 	'Prisma' => { node('prisma'), prepare => [qw(node_modules/.bin/prisma generate)], run => [qw(node_modules/.bin/tsx buy_prisma.ts)] },
 	'Drizzle' => { node('drizzle-orm'), run => [qw(node_modules/.bin/tsx buy_drizzle.ts)] },
 	'TypeORM' => { node('typeorm'), run => [qw(node_modules/.bin/tsx buy_typeorm.ts)] },
-	'PDO' => { php('PDO'), quick => 1, run => [qw(php buy_pdo.php)] },
+	'PDO' => { php('PDO'), run => [qw(php buy_pdo.php)] },
 	'Laravel' => { php('Illuminate\Database\Capsule\Manager'), run => [qw(php buy_laravel.php)] },
 	'Doctrine' => { php('Doctrine\ORM\EntityManager'), run => [qw(php buy_doctrine.php)] },
 	'JDBC' => {

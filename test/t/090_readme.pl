@@ -20,9 +20,11 @@ use OnsideTest;
 my $tree = "$FindBin::RealBin/../..";
 
 my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox);
+my $node = onside_node('main', conf => "onside_attribution.endpoint = '" . $sandbox->url . "'\n");
+my $credentials = write_credentials($node, "sandbox:sandbox\n");
 $node->safe_psql('postgres', 'CREATE DATABASE shop');
 my $text = OnsideExamples->new($node, 'shop', "$tree/README.md");
+$text->replace('/etc/postgresql/onside.credentials', $credentials);
 my $readme = $text->content;
 
 # ---------------------------------------------------------------------------
@@ -201,13 +203,14 @@ $sandbox->reset;
 SKIP:
 {
 	ok($node->run_log([ 'pg_dump', '--file', $dump, $node->connstr('shop') ]), 'pg_dump')
-	  or skip 'there is no dump', 5;
+	  or skip 'there is no dump', 6;
 	$node->safe_psql('postgres', 'CREATE DATABASE shop_copy');
 	$node->command_ok(
 		[ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', $dump, $node->connstr('shop_copy') ],
 		'and restore');
-	$sandbox->wait_distinct(1, patience());
-	wait_for_flush($node, 'shop_copy', 'the restored database sends');
+	poll_status($node, 'shop_copy', { state => 'misconfigured', pending => 1 }, 'the copy has no credentials');
+	set_for_database($node, 'shop_copy', 'credentials_file', $credentials);
+	wait_for_flush($node, 'shop_copy', 'with some, the restored database sends');
 	arrived_ok($sandbox, [$held], 'what was pending, and nothing else');
 	is($node->safe_psql('shop_copy', <<'SQL'), 'purchase_completed purchase_completed purchase_completed purchase_refunded', 'the triggers are there');
 SELECT string_agg(event_name, ' ' ORDER BY event_name) FROM onside_attribution.attached

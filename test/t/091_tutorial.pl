@@ -16,7 +16,7 @@ use OnsideTest;
 
 my $tree = "$FindBin::RealBin/../..";
 
-my $node = onside_node('main', start => 0);
+my $node = onside_node('main');
 my $text = OnsideExamples->new($node, 'shop', "$tree/TUTORIAL.md", as_shown => 1);
 
 # The stand-in is started as the text says, on another port.
@@ -26,13 +26,18 @@ my %options = ($options // '') =~ /--(\w+) (\S+)/g;
 is(join(' ', sort keys %options), 'password poison port user', 'the stand-in and its options');
 delete $options{port};
 my $sandbox = OnsideSandbox->start(%options, progress => 1);
-send_to($node, $sandbox, $options{user}, $options{password});
-$node->start;
-$node->safe_psql('postgres', 'CREATE DATABASE shop');
+$text->replace('http://127.0.0.1:8080/attribution-api/v1/events', $sandbox->url);
+$text->replace('/etc/postgresql/onside.credentials', write_credentials($node, "$options{user}:$options{password}\n"));
 
-my @examples = $text->examples;
+my ($set_up, @examples) = $text->examples;
 cmp_ok(scalar @examples, '>=', 15, 'it has examples');
 $text->outputs_follow_ok;
+
+# Only the first one is begun in another database, which makes that of the others.
+{
+	local $text->{database} = 'postgres';
+	$text->example_ok($set_up);
+}
 my ($rc, $out) = $text->run_sql('SELECT 1 AS one');
 like($out, qr/^ one \n-----\n   1\n\(1 row\)\n*\z/, 'the output is as psql shows it');
 ($rc) = $text->run_sql('SELECT no_such_function(); SELECT 2');

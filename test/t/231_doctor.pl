@@ -113,7 +113,7 @@ like($rows->{last_answer}{detail}, qr/^accepted/, 'and knows the last answer');
 my $good = $node->basedir . '/credentials';
 my $file = write_credentials($node, "shop:$password\n", 0600, 'bad');
 foreach (
-	[ 'no file', '', qr/is not set/, qr/ALTER SYSTEM SET onside_attribution.credentials_file/ ],
+	[ 'no file', '', qr/is not set/, qr/ALTER DATABASE postgres SET onside_attribution.credentials_file = .* connect again/ ],
 	[ 'a file that is not there', "$file.missing", qr/could not open.*No such file/, qr/chmod 600 '\Q$file\E.missing'/ ],
 	[ 'a directory', '/tmp', qr/not a regular file/, qr/a file of one line/ ])
 {

@@ -25,6 +25,7 @@ $managed->safe_psql('postgres', 'CREATE DATABASE shop OWNER shop_owner');
 my ($out, $err);
 my ($options) = $document =~ /^    psql (.*) -f recorder\.sql "host=db\.example dbname=shop user=shop_owner"$/m
   or die 'docs/managed.md does not say how to run recorder.sql';
+create_extension($sending, 'postgres');
 ok(IPC::Run::run([ 'psql', '-Xq', split(/ /, $options), '-f', "$tree/managed/recorder.sql", $managed->connstr('shop') . ' user=shop_owner' ],
 		'>', \$out, '2>', \$err), 'recorder.sql') or diag($err);
 
@@ -51,7 +52,7 @@ sub follow
 			is($ret, 0, "$heading, " . $node->name . ': ' . (split /\n/, $sql)[1]) or diag($stderr);
 			push @output, $stdout;
 		}
-		$ran{$sql}++;
+		$ran{"$heading: $sql"}++;
 	}
 	return @output;
 }

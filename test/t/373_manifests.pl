@@ -119,8 +119,13 @@ foreach my $name ('cluster.yaml', 'cluster-18.yaml')
 	is($source->{name}, $secret->{metadata}{name}, "$name: the secret's name");
 	my $item = $source->{items}[0];
 	like($secret->{stringData}{ $item->{key} }, qr/^[^:]+:.*$/, "$name: its key");
-	is($postgresql->{parameters}{'onside_attribution.credentials_file'},
+	my $initdb = $cluster->{spec}{bootstrap}{initdb};
+	$node->safe_psql('postgres', "DROP DATABASE IF EXISTS $initdb->{database} WITH (FORCE)");
+	$node->safe_psql('postgres', "CREATE DATABASE $initdb->{database}");
+	$node->safe_psql($initdb->{database}, $_) foreach @{ $initdb->{postInitApplicationSQL} };
+	is($node->safe_psql($database->{spec}{name}, 'SHOW onside_attribution.credentials_file'),
 		"/projected/$item->{path}", "$name: credentials_file is where it is mounted");
+	is($node->safe_psql('postgres', 'SHOW onside_attribution.credentials_file'), '', "$name: for that database alone");
 	is($database->{spec}{cluster}{name}, $cluster->{metadata}{name}, "$name: the database is the cluster's");
 	is_deeply($database->{spec}{extensions}, [ { name => 'onside_attribution', version => $version } ],
 		"$name: the extension's version");

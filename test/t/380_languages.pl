@@ -3,7 +3,8 @@
 # the document says.
 #
 # `make check-languages` installs all clients and misses none of them.  `make test`,
-# for which it takes too long, leaves it out.
+# for which that takes too long, tries psql and psycopg 3, which it has anyway, and
+# what SQL alone shows of the traps.
 
 use strict;
 use warnings;
@@ -19,7 +20,6 @@ use OnsideSandbox;
 use OnsideTest;
 
 my $all = $ENV{ONSIDE_TEST_LANGUAGES};
-plan skip_all => 'make check-languages runs it' unless $all;
 my $tree = "$FindBin::RealBin/../..";
 my $text = OnsideLanguages->new("$tree/docs/languages.md", PostgreSQL::Test::Utils::tempdir() . '/shop');
 
@@ -114,15 +114,16 @@ sub buys_ok
 	return;
 }
 
-foreach my $title ('psql', $text->titles('languages'))
+foreach my $title ('psql', grep { $OnsideLanguages::clients{$_} } $text->titles('languages'))
 {
-	my $client = $OnsideLanguages::clients{$title} or next;
+	my $client = $OnsideLanguages::clients{$title};
+	next unless $client->{quick} || $all;
   SKIP: {
-		skip("$title: only in make check-languages", 1) unless $client->{quick} || $all;
 		unless ($text->has($title))
 		{
-			$all ? fail("$title is installed") : diag("$title is not tried: it is not installed");
-			skip("$title is not installed", 1);
+			skip("$title is not installed", 1) unless $all;
+			fail("$title is installed");
+			next;
 		}
 		if ($client->{prepare})
 		{
@@ -133,7 +134,6 @@ foreach my $title ('psql', $text->titles('languages'))
 		push @tried, $title unless $title eq 'psql';
 	}
 }
-note("tried: @tried");
 
 # An order of somebody who has no app, by the same statement.
 my $without = $text->file('buy.sql') =~ s/VALUES \('$id'/VALUES (NULL/r;
