@@ -823,6 +823,9 @@ BEGIN
         id := gen_random_uuid();
     ELSIF mapping ? 'mapper' OR onside_attribution.is_v4(made.key) THEN
         id := made.key;
+    ELSIF NOT mapping ? 'event_id.namespace' AND onside_attribution.namespace_id() IS NULL THEN
+        problem := coalesce(problem, ROW('event_id', '55000', 'event_id cannot be made: the table onside_attribution.namespace is empty',
+            'Put its row back: INSERT INTO onside_attribution.namespace (id) VALUES (gen_random_uuid());')::onside_attribution.problem);
     ELSE
         id := onside_attribution.event_id(
             coalesce(mapping ->> 'event_id.namespace', onside_attribution.namespace_id()::text),
@@ -1079,6 +1082,10 @@ BEGIN
             END IF;
         END LOOP;
         IF event_id IS NOT NULL THEN
+            IF onside_attribution.namespace_id() IS NULL THEN
+                RAISE object_not_in_prerequisite_state USING MESSAGE = 'attach: the table onside_attribution.namespace is empty',
+                    HINT = 'Put its row back: INSERT INTO onside_attribution.namespace (id) VALUES (...), with the id that the arguments of this database''s triggers have, or gen_random_uuid() if there are none.';
+            END IF;
             arguments := arguments || ('event_id.namespace=' || onside_attribution.namespace_id()::text)
                 || ('event_id.source=' || onside_attribution.id_source(source));
             IF NOT EXISTS (SELECT FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attname = event_id
@@ -1364,6 +1371,13 @@ BEGIN
             n := -1;
         END IF;
     END LOOP;
+    IF onside_attribution.namespace_id() IS NULL THEN
+        RETURN QUERY SELECT 'attached', false, 'the table onside_attribution.namespace is empty: no event_id can be made of a key',
+            format('INSERT INTO onside_attribution.namespace (id) VALUES (%s);',
+                coalesce((SELECT quote_literal(substr(a.argument, 20)) FROM pg_trigger t, unnest(onside_attribution.arguments_of(t.tgargs)) a (argument)
+                          WHERE t.tgfoid = 'onside_attribution.track_row()'::regprocedure AND a.argument LIKE 'event_id.namespace=%' LIMIT 1), 'gen_random_uuid()'));
+        n := -1;
+    END IF;
     IF n >= 0 THEN
         RETURN QUERY SELECT 'attached', true, format('%s events of tables are attached', n), NULL;
     END IF;
