@@ -746,7 +746,7 @@ COMMENT ON FUNCTION onside_attribution.flush(interval) IS
 COMMENT ON FUNCTION onside_attribution.pause(text) IS
     'Stops sending in this database from the commit on, across restarts; requests under way end as they do. In: a reason, shown in status';
 COMMENT ON FUNCTION onside_attribution.resume() IS
-    'Starts sending in this database again from the commit on, and ends at once a wait for the next attempt, or that after three crashes';
+    'Starts sending in this database again from the commit on, and ends at once a wait for the next attempt, that for another worker in place of one that has ended, and that after three crashes';
 COMMENT ON FUNCTION onside_attribution.retry_dead_letters(uuid[]) IS
     'Moves dead letters back into the outbox, with the same event_id. In: which; NULL: all that were sent, but not what a trigger found invalid. '
     'Out: how many. Errors: as track(), with the dead letter in the context, for one that is still invalid; 40001 if somebody has changed one since a transaction '

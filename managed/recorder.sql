@@ -1305,6 +1305,10 @@ BEGIN
             END IF;
         END LOOP;
         IF event_id IS NOT NULL THEN
+            IF onside_attribution.namespace_id() IS NULL THEN
+                RAISE object_not_in_prerequisite_state USING MESSAGE = 'attach: the table onside_attribution.namespace is empty',
+                    HINT = 'Put its row back: INSERT INTO onside_attribution.namespace (id) VALUES (...), with the id that the arguments of this database''s triggers have, or gen_random_uuid() if there are none.';
+            END IF;
             arguments := arguments || ('event_id.namespace=' || onside_attribution.namespace_id()::text)
                 || ('event_id.source=' || onside_attribution.id_source(source));
             IF NOT EXISTS (SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attname = event_id

@@ -71,7 +71,11 @@ after_commit(void)
 	if (slot != NULL && count > 0)
 		onside_slot_count(slot, count);
 	if (wake_bits & ONSIDE_WAKE_RESUME)
+	{
 		onside_crash_guard_release();
+		if (slot != NULL)
+			pg_atomic_write_u32(&slot->start_now, 1);
+	}
 
 	/* The worker empties segments itself. */
 	if (slot != NULL && slot->worker_pid == MyProcPid)

@@ -29,6 +29,7 @@
 #include "doctor.h"
 #include "outbox.h"
 #include "record/mapping.h"
+#include "record/namespace.h"
 #include "segment.h"
 #include "settings.h"
 #include "shmem.h"
@@ -306,6 +307,7 @@ typedef struct Broken
 	StringInfoData detail;
 	char	   *hint;
 	StringInfoData remarks;		/* on what works */
+	const char *id_namespace;	/* that a trigger has noted; or NULL */
 } Broken;
 
 static void
@@ -399,6 +401,8 @@ look_at_trigger(Broken *broken, int row)
 							name, table));
 		return;
 	}
+	if (broken->id_namespace == NULL)
+		broken->id_namespace = mapping->id_namespace;
 	if (mapping->mapper != NULL)
 		look_at_mapper(broken, relid, name, table, mapping);
 	look_at_column(broken, relid, name, table, mapping->event_name,
@@ -412,7 +416,27 @@ look_at_trigger(Broken *broken, int row)
 					   mapping->payload[i].column);
 }
 
-/* The triggers, as the catalog has them: no table is opened for it. */
+/*
+ * Is the row there that the keys of this database are told apart by?  A table that is
+ * locked, or not as it should be, is the business of the check tables.
+ */
+static void
+look_at_namespace(Broken *broken, OnsideDoctor *doctor)
+{
+	Oid			relid = onside_relation_oid("namespace");
+	pg_uuid_t	id;
+
+	if (!doctor->tables_known || !OidIsValid(relid) ||
+		!onside_doctor_try_lock(relid) || onside_namespace_read(&id))
+		return;
+	add_broken(broken,
+			   pstrdup(ONSIDE_NAMESPACE_LOST ": no event_id can be made of a key"),
+			   psprintf("INSERT INTO onside_attribution.namespace (id) VALUES (%s);",
+						broken->id_namespace == NULL ? "gen_random_uuid()" :
+						quote_literal_cstr(broken->id_namespace)));
+}
+
+/* The triggers, as the catalog has them: no table of a user's is opened for it. */
 static void
 look_at_attached(OnsideDoctor *doctor)
 {
@@ -429,6 +453,7 @@ look_at_attached(OnsideDoctor *doctor)
 	n = onside_doctor_query(psprintf(TRIGGERS, onside_find_track_row()));
 	for (int i = 0; i < n; i++)
 		look_at_trigger(&broken, i);
+	look_at_namespace(&broken, doctor);
 	if (repeated > 0)
 		appendStringInfo(&broken.remarks, "; mappers gave the event_id of another event to " UINT64_FORMAT " events, which the API ignores",
 						 repeated);

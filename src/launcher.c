@@ -65,7 +65,10 @@
 #define POLL_INTERVAL		60000	/* ms */
 #define RETRY_INTERVAL		10000	/* ms; while a worker cannot be started */
 
-/* A worker that fails soon after its start waits before the next one; ms. */
+/*
+ * A worker that fails soon after its start waits before the next one, or until somebody
+ * calls resume(); ms.
+ */
 #define HEALTHY_RUN			10000
 #define RESTART_MIN_DELAY	500
 #define RESTART_MAX_DELAY	10000
@@ -409,6 +412,11 @@ mind_wanted(int i)
 	}
 
 	schedule_restart(slot, minding);
+	if (pg_atomic_exchange_u32(&slot->start_now, 0) != 0)
+	{
+		minding->not_before = 0;
+		minding->failures = 0;
+	}
 	wait = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
 										   minding->not_before);
 	if (wait <= 0)

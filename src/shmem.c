@@ -86,6 +86,7 @@ reset_slot(OnsideSlot *slot)
 	slot->dismissed = false;
 	pg_atomic_write_u32(&slot->procno, ONSIDE_NO_PROC);
 	pg_atomic_write_u32(&slot->wakeup, 0);
+	pg_atomic_write_u32(&slot->start_now, 0);
 	pg_atomic_write_u32(&slot->segment, 1);
 	pg_atomic_write_u64(&slot->recorded, 0);
 	pg_atomic_write_u64(&slot->wake_at, 1);
@@ -131,6 +132,7 @@ shmem_startup(void)
 
 			pg_atomic_init_u32(&slot->procno, ONSIDE_NO_PROC);
 			pg_atomic_init_u32(&slot->wakeup, 0);
+			pg_atomic_init_u32(&slot->start_now, 0);
 			pg_atomic_init_u32(&slot->segment, 1);
 			pg_atomic_init_u64(&slot->recorded, 0);
 			pg_atomic_init_u64(&slot->wake_at, 1);

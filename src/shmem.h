@@ -88,6 +88,8 @@ typedef struct OnsideSlot
 	bool		orderly;		/* the last worker asked for another */
 	bool		found;			/* a worker has found the extension */
 	int			holds;			/* commands that keep workers out */
+	pg_atomic_uint32 start_now; /* resume() was called, and no worker has
+								 * heard of it: the next one does not wait */
 	bool		dismissed;		/* the database is not to be served (now) */
 	pg_atomic_uint32 procno;	/* worker's, or ONSIDE_NO_PROC */
 	pg_atomic_uint32 wakeup;	/* ONSIDE_WAKE_* */

@@ -596,6 +596,7 @@ take_wakeup(void)
 		onside_txn_hurry();
 	if (bits & ONSIDE_WAKE_RESUME)
 	{
+		pg_atomic_write_u32(&slot->start_now, 0);
 		configure();
 		onside_sending_configure(true, false);
 		onside_chance_expect(GetCurrentTimestamp());

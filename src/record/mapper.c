@@ -50,6 +50,7 @@
 #include "nodes/value.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/catcache.h"
 #include "utils/expandedrecord.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
@@ -102,19 +103,25 @@ onside_mapper_event_type(void)
 						   ObjectIdGetDatum(schema));
 }
 
+/* The schema of a mapper, and its name in there.  InvalidOid if there is none. */
+static Oid
+find_schema(const char *name, char **function_name)
+{
+	char	   *schema_name;
+	List	   *names = textToQualifiedNameList(cstring_to_text(name));
+
+	DeconstructQualifiedName(names, &schema_name, function_name);
+	return schema_name == NULL ? InvalidOid :
+		get_namespace_oid(schema_name, true);
+}
+
 Oid
 onside_mapper_find(const char *name, Oid row_type)
 {
-	char	   *schema_name;
 	char	   *function_name;
-	Oid			schema;
-	List	   *names = textToQualifiedNameList(cstring_to_text(name));
+	Oid			schema = find_schema(name, &function_name);
 
-	DeconstructQualifiedName(names, &schema_name, &function_name);
-	if (schema_name == NULL || !OidIsValid(row_type))
-		return InvalidOid;
-	schema = get_namespace_oid(schema_name, true);
-	if (!OidIsValid(schema))
+	if (!OidIsValid(schema) || !OidIsValid(row_type))
 		return InvalidOid;
 	return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
 						   CStringGetDatum(function_name),
@@ -122,15 +129,50 @@ onside_mapper_find(const char *name, Oid row_type)
 						   ObjectIdGetDatum(schema));
 }
 
+/*
+ * The shard of a table of Citus whose rows a function of this name takes.  When Citus takes
+ * in a table without distributing it, that table becomes the shard, with its row type,
+ * and another one gets its name.
+ */
+static Oid
+find_shard_taken(const char *name, Oid relid)
+{
+	char	   *function_name;
+	Oid			schema = find_schema(name, &function_name);
+	Oid			shard = InvalidOid;
+	CatCList   *functions;
+
+	if (!OidIsValid(schema))
+		return InvalidOid;
+	functions = SearchSysCacheList1(PROCNAMEARGSNSP,
+									CStringGetDatum(function_name));
+	for (int i = 0; i < functions->n_members && !OidIsValid(shard); i++)
+	{
+		Form_pg_proc proc =
+			(Form_pg_proc) GETSTRUCT(&functions->members[i]->tuple);
+		Oid			taken;
+
+		if (proc->pronamespace != schema || proc->pronargs != 1)
+			continue;
+		taken = get_typ_typrelid(proc->proargtypes.values[0]);
+		if (OidIsValid(taken) && onside_citus_table_of_shard(taken) == relid)
+			shard = taken;
+	}
+	ReleaseSysCacheList(functions);
+	return shard;
+}
+
 Oid
 onside_mapper_takes(const char *name, Oid relid)
 {
-	Oid			table;
+	Oid			other;
 
 	if (OidIsValid(onside_mapper_find(name, get_rel_type_id(relid))))
 		return relid;
-	table = onside_citus_table_of_shard(relid);
-	return OidIsValid(table) ? table : relid;
+	other = onside_citus_table_of_shard(relid);
+	if (!OidIsValid(other) && onside_citus_table(relid) != ONSIDE_CITUS_NONE)
+		other = find_shard_taken(name, relid);
+	return OidIsValid(other) ? other : relid;
 }
 
 /* Is it there, and may it be called? */

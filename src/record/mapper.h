@@ -31,7 +31,8 @@ extern Oid	onside_mapper_find(const char *name, Oid row_type);
 
 /*
  * The table whose rows the mapper of a trigger on this one takes: the same, or of a
- * shard of Citus the table that it is part of, if there is no mapper for the shard.
+ * shard of Citus the table that it is part of, if there is no mapper for the shard, or
+ * of that table a shard of which there is one.
  */
 extern Oid	onside_mapper_takes(const char *name, Oid relid);
 

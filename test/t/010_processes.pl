@@ -70,6 +70,25 @@ $next = poll_worker($node, 'postgres', $worker);
 push @ids, track($node, 'postgres');
 wait_for_flush($node, 'postgres', 'both terminated: it sends again');
 
+# A worker that ends again and again waits, for longer each time, until resume().  Of two
+# databases the one whose worker has ended last would get the next one last.
+$node->safe_psql('postgres', 'CREATE DATABASE second');
+$node->safe_psql('second', 'CREATE EXTENSION onside_attribution');
+my %worker = map { $_ => poll_worker($node, $_) } qw(postgres second);
+foreach my $times (1 .. 5)
+{
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend($worker{$_})") foreach qw(postgres second);
+	last if $times == 5;
+	$worker{$_} = poll_worker($node, $_, $worker{$_}) foreach qw(postgres second);
+}
+ok(wait_for_exit($worker{$_}), "the worker of $_ has ended five times") foreach qw(postgres second);
+$node->safe_psql('second', 'SELECT onside_attribution.resume()');
+poll_worker($node, $_, $worker{$_}) foreach qw(postgres second);
+is($node->safe_psql('postgres', q{SELECT string_agg(datname, ' ' ORDER BY backend_start) FROM pg_stat_activity WHERE backend_type = 'onside_attribution worker' AND datname IN ('postgres', 'second')}),
+	'second postgres', 'resume() starts the next one at once');
+$node->safe_psql('second', 'DROP EXTENSION onside_attribution');
+$node->safe_psql('postgres', 'DROP DATABASE second');
+
 hang();
 $worker = worker_pid($node, 'postgres');
 my $start = Time::HiRes::time();

@@ -335,6 +335,16 @@ $rows = finds('one of two triggers is disabled', { attached => [ qr/^the trigger
 follow($rows->{attached});
 finds('both are enabled, as the hint says', {});
 $node->safe_psql('postgres', q{SELECT onside_attribution.detach('"My Shop".purchase', 'paid')});
+my $namespace = $node->safe_psql('postgres', 'SELECT id FROM onside_attribution.namespace');
+$node->safe_psql('postgres', 'DELETE FROM onside_attribution.namespace');
+finds('the namespace of keys is lost, and nobody has used it',
+	{ attached => [ qr/^the table onside_attribution.namespace is empty: no event_id can be made of a key$/, qr/^INSERT INTO onside_attribution.namespace \(id\) VALUES \(gen_random_uuid\(\)\);/ ] });
+$node->safe_psql('postgres', "INSERT INTO onside_attribution.namespace (id) VALUES ('$namespace')");
+$node->safe_psql('postgres', q{CREATE TABLE keyed (id int PRIMARY KEY, i uuid); SELECT onside_attribution.attach('keyed', 'keyed', 'i', '{}', event_id => 'id'); DELETE FROM onside_attribution.namespace});
+$rows = finds('the namespace of keys is lost', { attached => [ qr/namespace is empty/, qr/VALUES \('$namespace'\);/ ] });
+$node->safe_psql('postgres', $rows->{attached}{hint});
+$node->safe_psql('postgres', 'DROP TABLE keyed');
+finds('it is back, as the hint says', {});
 $node->safe_psql('postgres', 'ALTER TABLE "My Shop".purchase DROP total');
 $rows = finds('a mapped column was dropped', { attached => [ qr/maps the column total, which is not there/, qr/detach\('"My Shop".purchase', 'bought'\)/ ] });
 follow($rows->{attached});

@@ -165,6 +165,12 @@ foreach my $name ('flush()', 'pause()', 'resume()', "retry_dead_letters()", "rep
 }
 is($plain->safe_psql('same', q{SELECT string_agg(check_name || ' ' || ok, ', ' ORDER BY check_name) FROM onside_attribution.doctor()}),
 	'attached true, dead_letters true, outbox true, publication true, slot false, wal_level true', 'doctor() misses a subscription alone');
+$plain->safe_psql('same', 'DELETE FROM onside_attribution.namespace');
+like($plain->safe_psql('same', q{SELECT detail || ' ' || hint FROM onside_attribution.doctor() WHERE NOT ok AND check_name = 'attached'}),
+	qr/namespace is empty: .* VALUES \('$namespace'\);$/, 'doctor() knows the namespace that is lost');
+(undef, undef, $err) = $plain->psql('same', q{SELECT onside_attribution.attach('t0', 'lost', 'install', '{}', event_id => 'id')});
+like($err, qr/attach: the table onside_attribution\.namespace is empty/, 'and so is what needs it');
+$plain->safe_psql('same', "INSERT INTO onside_attribution.namespace (id) VALUES ('$namespace')");
 $plain->safe_psql('same', 'ALTER TABLE t0 RENAME v TO w');
 like($plain->safe_psql('same', q{SELECT detail FROM onside_attribution.doctor() WHERE NOT ok AND check_name = 'attached'}),
 	qr/column "v" of relation "t0", mapped to payload.(v|null), does not exist/, 'doctor() names a column that is gone');
