@@ -884,6 +884,9 @@ BEGIN
         id := gen_random_uuid();
     ELSIF mapping ? 'mapper' OR onside_attribution.is_v4(made.key) THEN
         id := made.key;
+    ELSIF NOT mapping ? 'event_id.namespace' AND onside_attribution.namespace_id() IS NULL THEN
+        problem := coalesce(problem, ROW('event_id', '55000', 'event_id cannot be made: the table onside_attribution.namespace is empty',
+            'Put its row back: INSERT INTO onside_attribution.namespace (id) VALUES (gen_random_uuid());')::onside_attribution.problem);
     ELSE
         id := onside_attribution.event_id(
             coalesce(mapping ->> 'event_id.namespace', onside_attribution.namespace_id()::text),
@@ -1676,6 +1679,14 @@ BEGIN
             n := -1;
         END IF;
     END LOOP;
+    IF onside_attribution.namespace_id() IS NULL THEN
+        RETURN QUERY SELECT 'attached', false, 'the table onside_attribution.namespace is empty: no event_id can be made of a key',
+            format('INSERT INTO onside_attribution.namespace (id) VALUES (%s);',
+                coalesce((SELECT quote_literal(onside_attribution.mapping_of(t.tgargs) ->> 'event_id.namespace') FROM pg_trigger t
+                          WHERE t.tgfoid = 'onside_attribution.track_row()'::regprocedure
+                            AND onside_attribution.mapping_of(t.tgargs) ? 'event_id.namespace' LIMIT 1), 'gen_random_uuid()'));
+        n := -1;
+    END IF;
     IF n >= 0 THEN
         RETURN QUERY SELECT 'attached', true, format('%s events of tables are attached', n), NULL;
     END IF;
