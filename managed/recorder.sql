@@ -908,10 +908,11 @@ BEGIN
         RETURN 'recorded';
     END IF;
 
-    col := coalesce(mapping ->> nullif(problem.field, 'payload'), (SELECT p.pair ->> 1 FROM jsonb_array_elements(mapping -> 'payload') p (pair)
+    col := coalesce(CASE WHEN NOT mapping ? 'mapper' THEN mapping ->> nullif(problem.field, 'payload') END, (SELECT p.pair ->> 1 FROM jsonb_array_elements(mapping -> 'payload') p (pair)
                                                 WHERE 'payload.' || (p.pair ->> 0) = problem.field));
     detail := format('Rows of table "%s" are reported as event "%s"%s.', relname, mapping ->> 'event_name',
-                     CASE WHEN col IS NOT NULL THEN format(', with column "%s" as %s', col, problem.field) ELSE '' END);
+                     CASE WHEN mapping ? 'mapper' THEN format(', by the mapper %s', mapping ->> 'mapper')
+                         WHEN col IS NOT NULL THEN format(', with column "%s" as %s', col, problem.field) ELSE '' END);
     IF onside_attribution.must_be_valid() THEN
         RAISE EXCEPTION USING ERRCODE = problem.state, MESSAGE = 'invalid event: ' || problem.message, DETAIL = detail,
             HINT = problem.hint || ' To let such rows through, set onside_attribution.on_invalid_event to dead_letter.',
