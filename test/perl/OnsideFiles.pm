@@ -24,7 +24,7 @@ its complaints.
 sub run
 {
 	my (@command) = @_;
-	die "run() in a place for one value, which would be the complaints\n" if !wantarray;
+	die "run() in a place for one value, which would be the complaints\n" if defined wantarray && !wantarray;
 	my ($out, $err) = ('', '');
 	IPC::Run::run(\@command, '<', \undef, '>', \$out, '2>', \$err);
 	return ($? >> 8, $out, $err);
