@@ -108,11 +108,7 @@ static bool
 unusable(OnsideColumn *column, OnsideEventError *error, int sqlstate,
 		 char *message, const char *hint)
 {
-	error->field = column->field;
-	error->sqlstate = sqlstate;
-	error->message = message;
-	error->hint = pstrdup(hint);
-	return false;
+	return onside_event_invalid(error, column->field, sqlstate, message, hint);
 }
 
 /*
@@ -237,11 +233,10 @@ static bool
 invalid_value(const OnsideColumn *column, OnsideEventError *error,
 			  const char *problem, const char *hint)
 {
-	error->field = column->field;
-	error->sqlstate = ERRCODE_INVALID_PARAMETER_VALUE;
-	error->message = psprintf("%s %s", column->field, problem);
-	error->hint = pstrdup(hint);
-	return false;
+	return onside_event_invalid(error, column->field,
+								ERRCODE_INVALID_PARAMETER_VALUE,
+								psprintf("%s %s", column->field, problem),
+								hint);
 }
 
 static bool

@@ -48,9 +48,9 @@
 /* More than what surrounds payload and event_name in an event's JSON. */
 #define EVENT_FIXED_PART		512
 
-static bool
-invalid(OnsideEventError *error, const char *field, int sqlstate,
-		char *message, const char *hint)
+bool
+onside_event_invalid(OnsideEventError *error, const char *field, int sqlstate,
+					 char *message, const char *hint)
 {
 	error->field = field;
 	error->sqlstate = sqlstate;
@@ -62,8 +62,8 @@ invalid(OnsideEventError *error, const char *field, int sqlstate,
 static bool
 missing(OnsideEventError *error, const char *field, const char *hint)
 {
-	return invalid(error, field, ERRCODE_NULL_VALUE_NOT_ALLOWED,
-				   psprintf("%s must not be null", field), hint);
+	return onside_event_invalid(error, field, ERRCODE_NULL_VALUE_NOT_ALLOWED,
+								psprintf("%s must not be null", field), hint);
 }
 
 /* The bytes of an SQL_ASCII database may be in any encoding. */
@@ -99,8 +99,8 @@ onside_event_not_utf8(OnsideEventError *error, const char *field)
 	char	   *hint = psprintf("The API takes UTF-8; the encoding of this database is %s.",
 								GetDatabaseEncodingName());
 
-	return invalid(error, field, ERRCODE_INVALID_PARAMETER_VALUE,
-				   psprintf("%s must be valid UTF-8", field), hint);
+	return onside_event_invalid(error, field, ERRCODE_INVALID_PARAMETER_VALUE,
+								psprintf("%s must be valid UTF-8", field), hint);
 }
 
 /* Does a control character (C0, DEL or C1) occur in the UTF-8 string? */
@@ -172,17 +172,17 @@ onside_event_check_name(const text *event_name, OnsideEventError *error)
 	if (len <= ONSIDE_EVENT_NAME_MAX * MAX_CONVERSION_GROWTH && str == NULL)
 		return onside_event_not_utf8(error, "event_name");
 	if (str == NULL || utf8_length(str) > ONSIDE_EVENT_NAME_MAX)
-		return invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
-					   psprintf("event_name must not be longer than %d characters",
-								ONSIDE_EVENT_NAME_MAX),
-					   hint);
+		return onside_event_invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
+									psprintf("event_name must not be longer than %d characters",
+											 ONSIDE_EVENT_NAME_MAX),
+									hint);
 	if (is_blank(str))
-		return invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
-					   pstrdup("event_name must not be empty or blank"), hint);
+		return onside_event_invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
+									pstrdup("event_name must not be empty or blank"), hint);
 	if (has_control_character(str))
-		return invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
-					   pstrdup("event_name must not contain control characters"),
-					   hint);
+		return onside_event_invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
+									pstrdup("event_name must not contain control characters"),
+									hint);
 	return true;
 }
 
@@ -268,8 +268,8 @@ render(StringInfo out, const OnsideEvent *event)
 static bool
 too_large(OnsideEventError *error, char *message)
 {
-	return invalid(error, "payload", ERRCODE_PROGRAM_LIMIT_EXCEEDED, message,
-				   "A request must stay below 1000000 bytes, and an event cannot be split.");
+	return onside_event_invalid(error, "payload", ERRCODE_PROGRAM_LIMIT_EXCEEDED, message,
+								"A request must stay below 1000000 bytes, and an event cannot be split.");
 }
 
 /*
@@ -331,26 +331,26 @@ onside_event_check(const OnsideEvent *event, OnsideEventError *error)
 		return missing(error, "payload",
 					   "Pass a JSON object; {} if there is nothing to say.");
 	if (!JB_ROOT_IS_OBJECT(event->payload))
-		return invalid(error, "payload", ERRCODE_INVALID_PARAMETER_VALUE,
-					   pstrdup("payload must be a JSON object"),
-					   "Pass a JSON object, e.g. {\"currency\": \"USD\", \"amount\": \"9.99\"}.");
+		return onside_event_invalid(error, "payload", ERRCODE_INVALID_PARAMETER_VALUE,
+									pstrdup("payload must be a JSON object"),
+									"Pass a JSON object, e.g. {\"currency\": \"USD\", \"amount\": \"9.99\"}.");
 
 	if (!event->has_event_datetime)
 		return missing(error, "event_datetime",
 					   "Pass the time at which the event occurred.");
 	if (!onside_datetime_in_range(event->event_datetime))
-		return invalid(error, "event_datetime",
-					   ERRCODE_INVALID_PARAMETER_VALUE,
-					   pstrdup("event_datetime must be finite and in years 1 to 9999"),
-					   "Pass the time at which the event occurred.");
+		return onside_event_invalid(error, "event_datetime",
+									ERRCODE_INVALID_PARAMETER_VALUE,
+									pstrdup("event_datetime must be finite and in years 1 to 9999"),
+									"Pass the time at which the event occurred.");
 
 	if (!event->has_event_id)
 		return missing(error, "event_id",
 					   "Pass a version 4 UUID, or leave it out to have one made.");
 	if (!onside_uuid_is_v4(&event->event_id))
-		return invalid(error, "event_id", ERRCODE_INVALID_PARAMETER_VALUE,
-					   pstrdup("event_id must be a version 4 UUID"),
-					   "Use gen_random_uuid(), or leave it out to have one made.");
+		return onside_event_invalid(error, "event_id", ERRCODE_INVALID_PARAMETER_VALUE,
+									pstrdup("event_id must be a version 4 UUID"),
+									"Use gen_random_uuid(), or leave it out to have one made.");
 
 	return check_rendered(event, error);
 }
@@ -383,10 +383,8 @@ onside_event_throw_field(const char *field, int sqlstate, const char *problem,
 {
 	OnsideEventError error;
 
-	error.field = field;
-	error.sqlstate = sqlstate;
-	error.message = psprintf("%s %s", field, problem);
-	error.hint = pstrdup(hint);
+	(void) onside_event_invalid(&error, field, sqlstate,
+								psprintf("%s %s", field, problem), hint);
 	onside_event_throw(&error);
 }
 

@@ -54,6 +54,11 @@ typedef struct OnsideEventError
 	char	   *hint;
 } OnsideEventError;
 
+/* Fills in *error; the hint is copied, the message is not.  Returns false. */
+extern bool onside_event_invalid(OnsideEventError *error, const char *field,
+								 int sqlstate, char *message,
+								 const char *hint);
+
 /*
  * Does the event keep the API's rules (page "Server-to-server attribution
  * events": Request body, Limits)?  On false *error is filled in, in the current

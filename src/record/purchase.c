@@ -49,11 +49,8 @@ static bool
 wrong(OnsideEventError *error, const char *field, int sqlstate,
 	  const char *problem, const char *hint)
 {
-	error->field = field;
-	error->sqlstate = sqlstate;
-	error->message = psprintf("%s %s", field, problem);
-	error->hint = pstrdup(hint);
-	return false;
+	return onside_event_invalid(error, field, sqlstate,
+								psprintf("%s %s", field, problem), hint);
 }
 
 static bool

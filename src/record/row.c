@@ -280,13 +280,10 @@ know_id(OnsideRowReader *reader, Relation rel, OnsideEventError *error)
 	if (id_namespace == NULL)
 	{
 		if (!onside_namespace_read(&uuid))
-		{
-			error->field = "event_id";
-			error->sqlstate = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
-			error->message = pstrdup("event_id cannot be made: " ONSIDE_NAMESPACE_LOST);
-			error->hint = pstrdup(ONSIDE_NAMESPACE_HINT);
-			return false;
-		}
+			return onside_event_invalid(error, "event_id",
+										ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+										pstrdup("event_id cannot be made: " ONSIDE_NAMESPACE_LOST),
+										ONSIDE_NAMESPACE_HINT);
 		id_namespace = DatumGetCString(DirectFunctionCall1(uuid_out,
 														   UUIDPGetDatum(&uuid)));
 	}
