@@ -937,8 +937,8 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 /*
- * Those by which the text of any type is the same in every session, for columns.  Until the end of the
- * transaction; returns what they were, for the way back.
+ * Those by which the text of any type is the same in every session.  Until the end of the transaction; returns what
+ * they were, for the way back.
  */
 CREATE FUNCTION onside_attribution.use_settings(
     settings text[] DEFAULT '{"ISO, YMD",UTC,postgres,1,hex,C,base64,off}') RETURNS text[]
@@ -962,11 +962,14 @@ $$;
  * read in any session.  NULL if it has none.
  */
 CREATE FUNCTION onside_attribution.condition_of(trigger oid) RETURNS text
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET extra_float_digits = 1
-SET bytea_output = 'hex' SET lc_monetary = 'C' SET xmlbinary = 'base64' SET quote_all_identifiers = off AS $f$
-    SELECT substring(pg_get_triggerdef($1), $re$ WHEN (\(.*\)) EXECUTE FUNCTION onside_attribution\.track_row\((?:'(?:[^']|'')*'(?:, )?)*\)$$re$)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
+DECLARE
+    before constant text[] := onside_attribution.use_settings();
+    definition constant text := pg_get_triggerdef(trigger);
+BEGIN
+    PERFORM onside_attribution.use_settings(before);
+    RETURN substring(definition, $re$ WHEN (\(.*\)) EXECUTE FUNCTION onside_attribution\.track_row\((?:'(?:[^']|'')*'(?:, )?)*\)$$re$);
+END
 $f$;
 
 /* The same condition of OLD: each "new." that is neither in a string nor in a name. */
@@ -990,9 +993,12 @@ CREATE FUNCTION onside_attribution.key_of(relid oid, OUT columns text, OUT descr
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     part record;
+    names text;
+    places text;
+    row_values text;
 BEGIN
     FOR part IN
-        SELECT a.attname, k.n,
+        SELECT a.attname,
             (SELECT array_agg(format('OPERATOR(%I.%s)', s.nspname, o.oprname) ORDER BY m.amopstrategy)
              FROM pg_opclass c JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype
                  AND m.amoppurpose = 's'
@@ -1004,15 +1010,16 @@ BEGIN
         ORDER BY k.n DESC
     LOOP
         columns := concat_ws(', ', format('n.%I', part.attname), columns);
-        description := concat_ws(', ', format('($1).%I', part.attname), description);
+        names := concat_ws(', ', part.attname, names);
+        places := concat_ws(', ', '%s', places);
+        row_values := concat_ws(', ', format('($1).%I', part.attname), row_values);
         is_same := concat_ws(' AND ', format('n.%1$I %2$s ($1).%1$I', part.attname, part.operators[3]), is_same);
         is_after := CASE WHEN is_after IS NULL THEN format('n.%1$I %2$s ($1).%1$I', part.attname, part.operators[5])
             ELSE format('n.%1$I %2$s ($1).%1$I AND (n.%1$I %3$s ($1).%1$I OR %4$s)', part.attname, part.operators[4], part.operators[5], is_after) END;
     END LOOP;
-    description := (SELECT CASE WHEN columns IS NOT NULL THEN format('SELECT format(%L, %s)',
-                                  format('(%s)=(%s)', string_agg(a.attname, ', ' ORDER BY k.n), string_agg('%s', ', ')), description) END
-        FROM pg_index i, unnest(i.indkey::int2[]) WITH ORDINALITY k (attnum, n), pg_attribute a
-        WHERE i.indrelid = $1 AND i.indisprimary AND k.n <= i.indnkeyatts AND a.attrelid = $1 AND a.attnum = k.attnum);
+    IF columns IS NOT NULL THEN
+        description := format('SELECT format(%L, %s)', format('(%s)=(%s)', names, places), row_values);
+    END IF;
 END
 $$;
 
@@ -1351,7 +1358,7 @@ BEGIN
             HINT = 'To attach the event in another way, detach it first.';
     END IF;
 
-    second_name := 'onside2_' || left(substr(trigger_name, 8), 55);
+    second_name := 'onside2_' || substr(trigger_name, 8);
     WHILE octet_length(second_name) > 63 LOOP
         second_name := left(second_name, -1);
     END LOOP;
@@ -1436,16 +1443,15 @@ $$;
  * An attachment can take two triggers with the same arguments: t is the one for INSERT, and u the one for UPDATE.
  */
 CREATE VIEW onside_attribution.attached AS
-    WITH RECURSIVE clone AS (
-        SELECT t.oid AS trigger, t.oid, t.tgenabled FROM pg_trigger t
-        WHERE t.tgfoid = 'onside_attribution.track_row()'::regprocedure AND t.tgparentid = 0
-        UNION ALL
-        SELECT c.trigger, p.oid, p.tgenabled FROM clone c JOIN pg_trigger p ON p.tgparentid = c.oid),
-    trigger AS (
+    WITH RECURSIVE trigger AS (
         SELECT t.*, t.tgtype::integer & 20 AS events,
             substring(pg_get_triggerdef(t.oid, true), ' WHEN \((.*)\) EXECUTE FUNCTION ') AS condition
         FROM pg_trigger t
-        WHERE t.tgfoid = 'onside_attribution.track_row()'::regprocedure AND t.tgparentid = 0 AND NOT t.tgisinternal)
+        WHERE t.tgfoid = 'onside_attribution.track_row()'::regprocedure AND t.tgparentid = 0 AND NOT t.tgisinternal),
+    clone AS (
+        SELECT t.oid AS trigger, t.oid, t.tgenabled FROM trigger t
+        UNION ALL
+        SELECT c.trigger, p.oid, p.tgenabled FROM clone c JOIN pg_trigger p ON p.tgparentid = c.oid)
     SELECT t.tgrelid::regclass AS source,
            m.mapping ->> 'event_name' AS event_name,
            t.tgname AS trigger_name,
@@ -1556,12 +1562,14 @@ BEGIN
         chunk := format('(SELECT n.* FROM %s n %s ORDER BY %s LIMIT 1000)', source,
             CASE WHEN last IS NOT NULL THEN 'WHERE ' || replace(key.is_after, '($1)', format('($1::%s)', source)) ELSE '' END, key.columns);
         rows := CASE WHEN condition IS NULL THEN chunk || ' n'
-            ELSE format('(SELECT new.* FROM (SELECT (x.*)::%1$s AS r FROM %2$s x) y, unnest(ARRAY[y.r]) new, unnest(ARRAY[NULL::%1$s]) old WHERE %3$s) n',
+            ELSE format('(SELECT new.* FROM (SELECT (x.*)::%1$s AS r FROM %2$s x) y, pg_catalog.unnest(ARRAY[y.r]) new, pg_catalog.unnest(ARRAY[NULL::%1$s]) old WHERE %3$s) n',
                         source, chunk, condition) END;
-        results := NULL;
-        IF mapping ? 'mapper' THEN
+        IF NOT mapping ? 'mapper' THEN
+            PERFORM onside_attribution.use_settings();
+            EXECUTE format('SELECT coalesce(array_agg(e::onside_attribution.made), ''{}'') FROM (%s) e', onside_attribution.query_of(source, mapping, rows))
+                INTO results USING last;
+        ELSE
             BEGIN
-                rows := replace(rows, ' unnest(', ' pg_catalog.unnest(');
                 PERFORM pg_catalog.set_config('search_path', coalesce(mapping ->> 'search_path', 'pg_catalog, pg_temp'), true);
                 EXECUTE pg_catalog.format('SELECT coalesce(pg_catalog.array_agg(e::onside_attribution.made), ''{}'') FROM (%s) e',
                     onside_attribution.query_of(source, mapping, rows)) INTO results USING last;
@@ -1570,16 +1578,9 @@ BEGIN
                 IF onside_attribution.passes_through(SQLSTATE) THEN
                     RAISE;
                 END IF;
-                results := NULL;
+                EXECUTE format('SELECT coalesce(array_agg(m), ''{}'') FROM %s, unnest(onside_attribution.made_of($2, $3, (n.*)::%s)) m', rows, source)
+                    INTO results USING last, source, mapping;
             END;
-        END IF;
-        IF NOT mapping ? 'mapper' THEN
-            PERFORM onside_attribution.use_settings();
-            EXECUTE format('SELECT coalesce(array_agg(e::onside_attribution.made), ''{}'') FROM (%s) e', onside_attribution.query_of(source, mapping, rows))
-                INTO results USING last;
-        ELSIF results IS NULL THEN
-            EXECUTE format('SELECT coalesce(array_agg(m), ''{}'') FROM %s, unnest(onside_attribution.made_of($2, $3, (n.*)::%s)) m', rows, source)
-                INTO results USING last, source, mapping;
         END IF;
         FOREACH made IN ARRAY results LOOP
             CONTINUE WHEN made.problem IS NULL AND (made.event_datetime < since OR made.event_datetime > until);
@@ -1616,6 +1617,7 @@ DECLARE
     n bigint;
     trigger record;
     broken text;
+    remedy text;
 BEGIN
     RETURN QUERY SELECT 'wal_level', current_setting('wal_level') = 'logical', 'wal_level is ' || current_setting('wal_level'),
         CASE WHEN current_setting('wal_level') <> 'logical' THEN
@@ -1661,6 +1663,7 @@ BEGIN
             WHERE format('%I.%I', s.nspname, p.proname) = trigger.mapper AND p.pronargs = 1 AND t.typrelid = trigger.source) THEN
             broken := format('mapper %s does not exist', trigger.mapper);
         END IF;
+        remedy := 'Detach the event and attach it again.';
         broken := coalesce(broken, CASE
             WHEN trigger.event_name IS NULL THEN 'its arguments are no mapping'
             WHEN NOT trigger.enabled THEN 'it is disabled'
@@ -1669,14 +1672,10 @@ BEGIN
         IF broken IS NULL THEN
             broken := 'roles that may write the table but not record its events, so that their statements fail: '
                 || onside_attribution.roles_without_right(trigger.source);
-            IF broken IS NOT NULL THEN
-                RETURN QUERY SELECT 'attached', false, format('trigger %s on %s: %s', trigger.trigger_name, trigger.source, broken),
-                    'GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA onside_attribution TO them.';
-                n := -1;
-            END IF;
-        ELSE
-            RETURN QUERY SELECT 'attached', false, format('trigger %s on %s: %s', trigger.trigger_name, trigger.source, broken),
-                'Detach the event and attach it again.';
+            remedy := 'GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA onside_attribution TO them.';
+        END IF;
+        IF broken IS NOT NULL THEN
+            RETURN QUERY SELECT 'attached', false, format('trigger %s on %s: %s', trigger.trigger_name, trigger.source, broken), remedy;
             n := -1;
         END IF;
     END LOOP;
