@@ -15,7 +15,7 @@ use Test::More;
 
 use OnsideTest;
 
-my $rows = scale(20000, 90000);
+my $rows = 90000;
 my $node = onside_node('main', conf => <<'CONF');
 onside_attribution.enabled = off
 restart_after_crash = on
