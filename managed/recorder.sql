@@ -1010,7 +1010,7 @@ BEGIN
         ORDER BY k.n DESC
     LOOP
         columns := concat_ws(', ', format('n.%I', part.attname), columns);
-        names := concat_ws(', ', part.attname, names);
+        names := concat_ws(', ', replace(quote_ident(part.attname), '%', '%%'), names);
         places := concat_ws(', ', '%s', places);
         row_values := concat_ws(', ', format('($1).%I', part.attname), row_values);
         is_same := concat_ws(' AND ', format('n.%1$I %2$s ($1).%1$I', part.attname, part.operators[3]), is_same);

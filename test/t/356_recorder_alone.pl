@@ -112,6 +112,11 @@ push @shared, "CREATE TABLE pairs (a int, \"B c\" text COLLATE no_case, k elsewh
   "UPDATE pairs SET state = 'paid' WHERE \"B c\" > 'b5'",
   "CALL onside_attribution.backfill('pairs', 'pairs')";
 
+push @shared, "CREATE TABLE percents (\"50%\" int PRIMARY KEY, \"%s\" text DEFAULT 'x', install uuid DEFAULT '$install')",
+  "CREATE FUNCTION of_percent(p percents) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS \$\$ SELECT p.install, jsonb_build_object('n', 1 / (p.\"50%\" - 1)), timestamptz '2026-05-05 00:00+00', onside_attribution.event_id('percents', p.\"50%\"::text) \$\$",
+  "SELECT onside_attribution.attach('percents', 'percent', 'install', '{\"%s\": \"%s\"}', event_id => '50%', deferred => true)",
+  "SELECT onside_attribution.attach('percents', 'mapped percent', mapper => 'of_percent')", "INSERT INTO percents VALUES (1), (2)";
+
 # Partitions with columns in another order, rows that move, mappers that need the table's type.
 push @shared, "CREATE TABLE sales (id int, state text, install uuid DEFAULT '$install', amount numeric, PRIMARY KEY (id, state)) PARTITION BY LIST (state)",
   "CREATE TABLE sales_new (amount numeric, gone int, install uuid DEFAULT '$install', id int NOT NULL, state text NOT NULL)", 'ALTER TABLE sales_new DROP gone',
