@@ -63,7 +63,7 @@ if ($tls)
 	  [ 'CONNECT refused', {}, @proxy, tls => \%trusted, answer => "HTTP/1.1 403 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" ];
 }
 
-my $node = onside_node('main', conf => <<'CONF');
+my $node = onside_node('main', start => 0, conf => <<'CONF');
 max_worker_processes = 64
 max_connections = 100
 onside_attribution.max_databases = 64
@@ -73,7 +73,7 @@ CONF
 $node->append_conf('postgresql.conf', "onside_attribution.ca_file = '$ca->{cert}'") if $tls;
 my $credentials = write_credentials($node, "sandbox:sandbox\n");
 $node->append_conf('postgresql.conf', "onside_attribution.credentials_file = '$credentials'");
-$node->restart;
+$node->start;
 
 # The lines that say of a database how it stands, and the details that go with them.
 sub lines
