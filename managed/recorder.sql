@@ -180,7 +180,7 @@ BEGIN
 END
 $$;
 
-/* What is wrong with an event; NULL if it can be sent.  As src/record/event.c has it. */
+/* What is wrong with an event; NULL if it can be sent.  As src/log/event.c has it. */
 CREATE TYPE onside_attribution.problem AS (field text, state text, message text, hint text);
 
 CREATE FUNCTION onside_attribution.problem_of(

@@ -14,12 +14,12 @@
 #include "miscadmin.h"
 #include "utils/guc.h"
 
-#include "commit.h"
-#include "launcher.h"
-#include "outbox.h"
+#include "log/commit.h"
+#include "log/outbox.h"
+#include "log/shmem.h"
+#include "operate/utility_hook.h"
 #include "settings.h"
-#include "shmem.h"
-#include "utility_hook.h"
+#include "worker/launcher.h"
 
 PG_MODULE_MAGIC;
 

@@ -65,12 +65,12 @@
 #include "attach/mapper_check.h"
 #include "attach/when.h"
 #include "compat.h"
-#include "outbox.h"
+#include "log/event.h"
+#include "log/namespace.h"
+#include "log/outbox.h"
 #include "record/citus.h"
 #include "record/column.h"
-#include "record/event.h"
 #include "record/mapping.h"
-#include "record/namespace.h"
 #include "record/row.h"
 
 PG_FUNCTION_INFO_V1(onside_attach);

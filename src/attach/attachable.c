@@ -24,7 +24,7 @@
 #include "utils/lsyscache.h"
 
 #include "attach/attachable.h"
-#include "record/event.h"
+#include "log/event.h"
 
 /* ----------
  * Relations

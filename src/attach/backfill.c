@@ -50,10 +50,10 @@
 #include "attach/backfill_state.h"
 #include "attach/source.h"
 #include "compat.h"
+#include "log/shmem.h"
 #include "record/citus.h"
 #include "record/column.h"
 #include "record/row.h"
-#include "shmem.h"
 
 PG_FUNCTION_INFO_V1(onside_backfill);
 

@@ -39,9 +39,9 @@
 
 #include "attach/backfill_state.h"
 #include "compat.h"
-#include "insert.h"
-#include "outbox.h"
-#include "shape.h"
+#include "log/insert.h"
+#include "log/outbox.h"
+#include "log/shape.h"
 
 enum
 {

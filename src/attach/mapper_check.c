@@ -30,7 +30,7 @@
 
 #include "attach/mapper_check.h"
 #include "compat.h"
-#include "record/event.h"
+#include "log/event.h"
 #include "record/mapper.h"
 
 /* More schemas than this in a search_path are not kept. */

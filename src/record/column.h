@@ -16,7 +16,7 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
-#include "record/event.h"
+#include "log/event.h"
 
 /* How a column's values are rendered; by its type, domains looked through. */
 typedef enum OnsideColumnKind

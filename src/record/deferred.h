@@ -13,7 +13,7 @@
 #include "commands/trigger.h"
 #include "executor/tuptable.h"
 
-#include "record/event.h"
+#include "log/event.h"
 
 typedef struct OnsideDeferred OnsideDeferred;
 

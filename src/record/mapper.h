@@ -15,7 +15,7 @@
 #include "utils/rel.h"
 #include "utils/tuplestore.h"
 
-#include "record/event.h"
+#include "log/event.h"
 #include "record/mapping.h"
 
 typedef struct OnsideMapper OnsideMapper;

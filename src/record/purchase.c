@@ -22,7 +22,7 @@
 #include "utils/numeric.h"
 
 #include "compat.h"
-#include "record/event.h"
+#include "log/event.h"
 #include "record/event_id.h"
 #include "record/purchase.h"
 

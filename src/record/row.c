@@ -31,14 +31,14 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
-#include "dead_letter.h"
-#include "record/event.h"
+#include "log/dead_letter.h"
+#include "log/event.h"
+#include "log/namespace.h"
+#include "log/shmem.h"
 #include "record/mapping.h"
-#include "record/namespace.h"
 #include "record/repeats.h"
 #include "record/row.h"
 #include "settings.h"
-#include "shmem.h"
 
 /*
  * A payload beyond this is not even made: far more than a request holds, and

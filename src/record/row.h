@@ -14,7 +14,7 @@
 #include "executor/tuptable.h"
 #include "utils/rel.h"
 
-#include "outbox.h"
+#include "log/outbox.h"
 #include "record/column.h"
 #include "record/deferred.h"
 #include "record/event_id.h"

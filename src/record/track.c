@@ -22,8 +22,8 @@
 #include "utils/uuid.h"
 
 #include "compat.h"
-#include "outbox.h"
-#include "record/event.h"
+#include "log/event.h"
+#include "log/outbox.h"
 #include "record/purchase.h"
 
 PG_FUNCTION_INFO_V1(onside_track);

@@ -24,7 +24,7 @@
 #include "utils/rel.h"
 #include "utils/relcache.h"
 
-#include "outbox.h"
+#include "log/outbox.h"
 #include "record/column.h"
 #include "record/deferred.h"
 #include "record/row.h"

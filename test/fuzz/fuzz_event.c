@@ -13,7 +13,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "record/event.c"
+#include "log/event.c"
 
 #include <time.h>
 

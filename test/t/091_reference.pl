@@ -137,7 +137,7 @@ SQL
 # States and errors
 # ---------------------------------------------------------------------------
 
-my ($names) = slurp_file("$tree/src/shmem.c") =~ /state_names\[\] = \{(.*?)\}/s;
+my ($names) = slurp_file("$tree/src/log/shmem.c") =~ /state_names\[\] = \{(.*?)\}/s;
 same_ok([ map { $_->[0] } rows('States') ], [ $names =~ /"(\w+)"/g ], 'state');
 
 # The names that the source uses, but for those of whole classes, which it

@@ -13,7 +13,7 @@
 
 #include <stdio.h>
 
-#include "histogram.h"
+#include "log/histogram.h"
 
 /* postgres.h points it at the server's own */
 #undef printf

@@ -1,0 +1,408 @@
+/*-------------------------------------------------------------------------
+ *
+ * follow.c
+ *		Attached tables change.
+ *
+ * A trigger's arguments have the names of columns, and PostgreSQL does not know
+ * what they mean.  So when a column is renamed, the arguments of track_row's
+ * triggers are rewritten, as an index or a view would follow it.  When a mapped
+ * column is dropped, or a table gets inheritance children that a trigger at
+ * statement level does not expect, there is a warning.
+ *
+ * A table that becomes a partition is written to through its parent, where no
+ * trigger of its own at statement level is fired.  Those become triggers at row
+ * level, which are, and need nothing else: the function is the same.  Not so
+ * those of a partitioned table, which at row level are fired by their clones in
+ * the partitions alone: there is a warning.
+ *
+ * The object access hook asks here about every table, most of which have nothing
+ * to do with us, and for every role: whoever may change his table needs no
+ * privilege of ours for it, nothing here looks at one, and where there are no
+ * triggers it ends with a look into the caches.
+ *
+ * PostgreSQL does not know, either, that a trigger calls its mapper.  So a trigger
+ * that is made, by attach() or by a restore, gets a dependency on it, and DROP
+ * FUNCTION is refused as long as the trigger is there.  One that is made before its
+ * mapper, or where the library is not loaded, has none.  Nor has any in a database
+ * with Citus, which refuses to distribute or alter a table that depends on a function
+ * that depends on the table.
+ *
+ * Each of these commands has locked the table against everybody who would fire
+ * its triggers.  All of this needs the library in the session, which is there
+ * with shared_preload_libraries.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/dependency.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_attribute.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_trigger.h"
+#include "lib/stringinfo.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "attach/attach.h"
+#include "attach/follow.h"
+#include "record/citus.h"
+#include "record/mapper.h"
+#include "record/mapping.h"
+
+/* What is done with each of a table's triggers; NULL leaves it as it is. */
+typedef HeapTuple (*TriggerChange) (Relation triggers, HeapTuple trigger,
+									void *arg);
+
+static bool
+has_triggers(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	bool		result;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	result = ((Form_pg_class) GETSTRUCT(tuple))->relhastriggers;
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+/*
+ * Applies a change to each track_row trigger of a table, in the catalog itself:
+ * there is no command that changes a trigger's arguments or level.  Whoever
+ * changes the table has had his privileges checked by the command that he gave.
+ */
+static void
+for_each_trigger(Oid relid, TriggerChange change, void *arg)
+{
+	Oid			function;
+	Relation	rel;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	if (!has_triggers(relid))
+		return;
+	function = onside_find_track_row();
+	if (!OidIsValid(function))
+		return;
+	rel = table_open(TriggerRelationId, RowExclusiveLock);
+	ScanKeyInit(&key, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relid));
+	scan = systable_beginscan(rel, TriggerRelidNameIndexId, true, NULL, 1,
+							  &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		HeapTuple	changed;
+
+		if (((Form_pg_trigger) GETSTRUCT(tuple))->tgfoid != function)
+			continue;
+		changed = change(rel, tuple, arg);
+		if (changed != NULL)
+		{
+			CatalogTupleUpdate(rel, &tuple->t_self, changed);
+			CacheInvalidateRelcacheByRelid(relid);
+		}
+	}
+	systable_endscan(scan);
+	table_close(rel, RowExclusiveLock);
+}
+
+static const char *
+trigger_name(HeapTuple trigger)
+{
+	return NameStr(((Form_pg_trigger) GETSTRUCT(trigger))->tgname);
+}
+
+/* ----------
+ * Columns
+ * ----------
+ */
+
+typedef struct Renaming
+{
+	const char *from;
+	const char *to;				/* NULL: dropped */
+} Renaming;
+
+/* The arguments with the new name; NULL if none has the old one. */
+static Datum
+rename_in_args(bytea *args, int nargs, const Renaming *renaming, bool *found)
+{
+	StringInfoData buf;
+	const char *arg = VARDATA_ANY(args);
+
+	*found = false;
+	initStringInfo(&buf);
+	for (int i = 0; i < nargs; i++, arg += strlen(arg) + 1)
+	{
+		const char *equals = strchr(arg, '=');
+
+		if (equals != NULL && strcmp(equals + 1, renaming->from) == 0 &&
+			onside_mapping_is_column(arg))
+		{
+			*found = true;
+			appendBinaryStringInfo(&buf, arg, equals + 1 - arg);
+			if (renaming->to != NULL)
+				appendStringInfoString(&buf, renaming->to);
+		}
+		else
+			appendStringInfoString(&buf, arg);
+		appendStringInfoChar(&buf, '\0');
+	}
+	return PointerGetDatum(cstring_to_text_with_len(buf.data, buf.len));
+}
+
+/* Renames it in the trigger's arguments; warns if it is dropped. */
+static HeapTuple
+rename_column(Relation triggers, HeapTuple trigger, void *arg)
+{
+	Renaming   *renaming = (Renaming *) arg;
+	Datum		values[Natts_pg_trigger] = {0};
+	bool		nulls[Natts_pg_trigger] = {0};
+	bool		replace[Natts_pg_trigger] = {0};
+	bool		found;
+	Datum		args;
+
+	args = heap_getattr(trigger, Anum_pg_trigger_tgargs,
+						RelationGetDescr(triggers), &found);
+	args = rename_in_args(DatumGetByteaPP(args),
+						  ((Form_pg_trigger) GETSTRUCT(trigger))->tgnargs,
+						  renaming, &found);
+	if (!found)
+		return NULL;
+	if (renaming->to == NULL)
+	{
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("column \"%s\" is mapped by trigger \"%s\"",
+						renaming->from, trigger_name(trigger)),
+				 errdetail("Rows that are written without it are no valid events."),
+				 errhint("Detach the event with onside_attribution.detach(), and attach it again without the column.")));
+		return NULL;
+	}
+
+	values[Anum_pg_trigger_tgargs - 1] = args;
+	replace[Anum_pg_trigger_tgargs - 1] = true;
+	return heap_modify_tuple(trigger, RelationGetDescr(triggers), values, nulls,
+							 replace);
+}
+
+/* A column's name as this command has left it, which nobody else sees yet. */
+static char *
+new_name(Oid relid, AttrNumber attnum)
+{
+	Relation	rel = table_open(AttributeRelationId, AccessShareLock);
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	char	   *name = NULL;
+
+	ScanKeyInit(&keys[0], Anum_pg_attribute_attrelid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(relid));
+	ScanKeyInit(&keys[1], Anum_pg_attribute_attnum, BTEqualStrategyNumber,
+				F_INT2EQ, Int16GetDatum(attnum));
+	scan = systable_beginscan(rel, AttributeRelidNumIndexId, true,
+							  SnapshotSelf, 2, keys);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		name = pstrdup(NameStr(((Form_pg_attribute) GETSTRUCT(tuple))->attname));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return name;
+}
+
+void
+onside_follow_column(Oid relid, AttrNumber attnum)
+{
+	Renaming	renaming = {0};
+
+	if (!has_triggers(relid))
+		return;
+	renaming.from = get_attname(relid, attnum, true);
+	renaming.to = new_name(relid, attnum);
+	if (renaming.from != NULL && renaming.to != NULL &&
+		strcmp(renaming.from, renaming.to) != 0)
+		for_each_trigger(relid, rename_column, &renaming);
+}
+
+void
+onside_follow_drop_column(Oid relid, AttrNumber attnum)
+{
+	Renaming	renaming = {get_attname(relid, attnum, true), NULL};
+
+	if (renaming.from != NULL)
+		for_each_trigger(relid, rename_column, &renaming);
+}
+
+/* ----------
+ * Mappers
+ * ----------
+ */
+
+/* The function that a trigger's mapper is, or InvalidOid. */
+static Oid
+mapper_of(Relation triggers, HeapTuple trigger)
+{
+	Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(trigger);
+	bool		isnull;
+	char	   *p = VARDATA_ANY(DatumGetByteaPP(heap_getattr(trigger,
+															 Anum_pg_trigger_tgargs,
+															 RelationGetDescr(triggers),
+															 &isnull)));
+	OnsideMapping *mapping;
+	char	  **args = palloc(Max(form->tgnargs, 1) * sizeof(char *));
+
+	for (int i = 0; i < form->tgnargs; i++, p += strlen(p) + 1)
+		args[i] = p;
+	mapping = onside_mapping_try_parse(form->tgnargs, args);
+	if (mapping == NULL || mapping->mapper == NULL)
+		return InvalidOid;
+	return onside_mapper_find(mapping->mapper,
+							  get_rel_type_id(onside_mapper_takes(mapping->mapper,
+																  form->tgrelid)));
+}
+
+/* Nobody else sees the trigger yet.  Its clones in partitions go with it. */
+void
+onside_follow_trigger(Oid trigger)
+{
+	Oid			function = onside_find_track_row();
+	ObjectAddress mapper = {0};
+	ObjectAddress dependent;
+	Relation	rel;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	if (!OidIsValid(function) || onside_citus_is_here())
+		return;
+	rel = table_open(TriggerRelationId, AccessShareLock);
+	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(trigger));
+	scan = systable_beginscan(rel, TriggerOidIndexId, true, SnapshotSelf, 1,
+							  &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple) &&
+		((Form_pg_trigger) GETSTRUCT(tuple))->tgfoid == function &&
+		!OidIsValid(((Form_pg_trigger) GETSTRUCT(tuple))->tgparentid))
+		ObjectAddressSet(mapper, ProcedureRelationId, mapper_of(rel, tuple));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	if (!OidIsValid(mapper.objectId))
+		return;
+	ObjectAddressSet(dependent, TriggerRelationId, trigger);
+	recordDependencyOn(&dependent, &mapper, DEPENDENCY_NORMAL);
+}
+
+/* ----------
+ * Partitions and inheritance
+ * ----------
+ */
+
+static bool
+is_at_statement_level(HeapTuple trigger)
+{
+	return !TRIGGER_FOR_ROW(((Form_pg_trigger) GETSTRUCT(trigger))->tgtype);
+}
+
+/* Only the level changes: track_row serves both, and needs no transition table. */
+static HeapTuple
+make_row_level(Relation triggers, HeapTuple trigger, void *arg)
+{
+	Datum		values[Natts_pg_trigger] = {0};
+	bool		nulls[Natts_pg_trigger] = {0};
+	bool		replace[Natts_pg_trigger] = {0};
+
+	if (!is_at_statement_level(trigger))
+		return NULL;
+	ereport(NOTICE,
+			(errmsg("trigger \"%s\" is now FOR EACH ROW, since rows come in through \"%s\", too",
+					trigger_name(trigger), (const char *) arg)));
+
+	values[Anum_pg_trigger_tgtype - 1] =
+		Int16GetDatum(((Form_pg_trigger) GETSTRUCT(trigger))->tgtype |
+					  TRIGGER_TYPE_ROW);
+	replace[Anum_pg_trigger_tgtype - 1] = true;
+	nulls[Anum_pg_trigger_tgnewtable - 1] = true;
+	replace[Anum_pg_trigger_tgnewtable - 1] = true;
+	nulls[Anum_pg_trigger_tgoldtable - 1] = true;
+	replace[Anum_pg_trigger_tgoldtable - 1] = true;
+	return heap_modify_tuple(trigger, RelationGetDescr(triggers), values, nulls,
+							 replace);
+}
+
+/* Its lock lets others write to the parent, so that stays as it is. */
+static HeapTuple
+warn_of_child(Relation triggers, HeapTuple trigger, void *arg)
+{
+	if (is_at_statement_level(trigger))
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("trigger \"%s\" is FOR EACH STATEMENT, and \"%s\" gets an inheritance child",
+						trigger_name(trigger), (const char *) arg),
+				 errhint("Detach the event with onside_attribution.detach(), and attach it again.")));
+	return NULL;
+}
+
+/* At row level it would need clones, and its partitions were not locked for it. */
+static HeapTuple
+warn_of_parent(Relation triggers, HeapTuple trigger, void *arg)
+{
+	if (is_at_statement_level(trigger))
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("trigger \"%s\" is FOR EACH STATEMENT, and does not see rows that come in through \"%s\"",
+						trigger_name(trigger), (const char *) arg),
+				 errhint("Detach the event with onside_attribution.detach(), and attach it again.")));
+	return NULL;
+}
+
+/* As this command has left it; the hook is called when a table leaves, too. */
+static bool
+is_child_of(Oid relid, Oid parent)
+{
+	Relation	rel = table_open(InheritsRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		result = false;
+
+	ScanKeyInit(&key, Anum_pg_inherits_inhrelid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relid));
+	scan = systable_beginscan(rel, InheritsRelidSeqnoIndexId, true,
+							  SnapshotSelf, 1, &key);
+	while (!result && HeapTupleIsValid(tuple = systable_getnext(scan)))
+		result = ((Form_pg_inherits) GETSTRUCT(tuple))->inhparent == parent;
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
+void
+onside_follow_parent(Oid relid, Oid parent)
+{
+	char	   *name;
+
+	if ((!has_triggers(relid) && !has_triggers(parent)) ||
+		!is_child_of(relid, parent))
+		return;
+	name = get_rel_name(parent);
+	if (name == NULL)
+		return;
+	for_each_trigger(relid,
+					 get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE ?
+					 warn_of_parent : make_row_level, name);
+	if (get_rel_relkind(parent) == RELKIND_RELATION)
+		for_each_trigger(parent, warn_of_child, name);
+}

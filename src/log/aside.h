@@ -1,0 +1,73 @@
+/*-------------------------------------------------------------------------
+ *
+ * aside.h
+ *		Pending events that have failed while others were accepted.
+ *
+ * All of it in a transaction with an active snapshot that the caller has.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_ASIDE_H
+#define ONSIDE_ASIDE_H
+
+#include "postgres.h"
+
+#include "log/event.h"
+#include "log/outbox.h"
+
+/* Columns of aside; the first six are those of the outbox. */
+enum
+{
+	Anum_aside_failed_at = Anum_outbox_recorded_at + 1,
+	Anum_aside_http_status,
+	Anum_aside_error,
+	Anum_aside_id,
+	Natts_aside = Anum_aside_id
+};
+
+/*
+ * Puts an event aside.  http_status 0 becomes null; of the error no more is kept
+ * than in dead_letter.
+ */
+extern void onside_aside_insert(const pg_uuid_t *id, const OnsideEvent *event,
+								int http_status, const char *error,
+								TimestampTz recorded_at,
+								TimestampTz failed_at);
+
+/* Copies the event into the current memory context.  False if it is gone. */
+extern bool onside_aside_fetch(const pg_uuid_t *id, OnsideEvent *event,
+							   TimestampTz *recorded_at);
+
+/*
+ * Deletes the event.  Waits for nobody: false if it is gone, or somebody else
+ * is deleting it.
+ */
+extern bool onside_aside_delete(const pg_uuid_t *id);
+
+/*
+ * Is called with an event's place and about how many bytes it takes in a
+ * request.  Returning false stops after this event.
+ */
+typedef bool (*OnsideAsideCallback) (const pg_uuid_t *id,
+									 const pg_uuid_t *event_id,
+									 TimestampTz recorded_at,
+									 int bytes_estimate, void *arg);
+
+/*
+ * Reads the events behind this one in the order of (recorded_at, id); after_id
+ * NULL: from the first one on.
+ */
+extern void onside_aside_read(TimestampTz after_recorded_at,
+							  const pg_uuid_t *after_id,
+							  OnsideAsideCallback callback, void *arg);
+
+/*
+ * How many events are aside, counted up to "max", and the least recorded_at
+ * among them (0 for none; *oldest is exact if the table has its index).
+ */
+extern int64 onside_aside_count(int64 max, TimestampTz *oldest);
+
+/* Is any event aside that was recorded by then? */
+extern bool onside_aside_holds(TimestampTz until);
+
+#endif							/* ONSIDE_ASIDE_H */

@@ -1,0 +1,106 @@
+/*-------------------------------------------------------------------------
+ *
+ * batch.c
+ *		A request's body, and which events are in it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "clock.h"
+#include "log/batch.h"
+
+OnsideBatch *
+onside_batch_create(void)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "onside_attribution batch",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	OnsideBatch *batch = palloc0(sizeof(OnsideBatch));
+
+	batch->context = context;
+	batch->capacity = 16;
+	batch->items = palloc(batch->capacity * sizeof(OnsideItem));
+	batch->opened_at = onside_clock();
+	initStringInfo(&batch->body);
+	appendStringInfoString(&batch->body, ONSIDE_BODY_OPEN);
+	MemoryContextSwitchTo(old);
+	return batch;
+}
+
+void
+onside_batch_free(OnsideBatch *batch)
+{
+	MemoryContextDelete(batch->context);
+}
+
+/*
+ * The place of an event_id in the hash table: where it is, or where it belongs.
+ * The table is never more than half full.
+ */
+static uint16 *
+find_seen(OnsideBatch *batch, const pg_uuid_t *event_id)
+{
+	uint32		i = hash_bytes(event_id->data, UUID_LEN) %
+		lengthof(batch->seen);
+
+	while (batch->seen[i] != 0 &&
+		   memcmp(batch->items[batch->seen[i] - 1].event_id, event_id,
+				  UUID_LEN) != 0)
+		i = (i + 1) % lengthof(batch->seen);
+	return &batch->seen[i];
+}
+
+bool
+onside_batch_add(OnsideBatch *batch, const OnsideEvent *event,
+				 const OnsideItem *where, int max_events, int max_bytes)
+{
+	StringInfo	body = &batch->body;
+	int			start = body->len;
+	OnsideItem *item;
+	uint16	   *seen;
+
+	if (batch->nitems >= max_events)
+		return false;
+	seen = find_seen(batch, &event->event_id);
+	if (*seen != 0)
+		return false;
+
+	if (batch->nitems == batch->capacity)
+	{
+		batch->capacity = Min(batch->capacity * 4, ONSIDE_API_MAX_EVENTS);
+		batch->items = repalloc(batch->items,
+								batch->capacity * sizeof(OnsideItem));
+	}
+
+	if (batch->nitems > 0)
+		appendStringInfoChar(body, ',');
+	item = &batch->items[batch->nitems];
+	*item = *where;
+	item->bytes = -body->len;
+	onside_event_render(body, event);
+	item->bytes += body->len;
+
+	if (batch->nitems > 0 &&
+		body->len + (int) sizeof(ONSIDE_BODY_CLOSE) - 1 >= max_bytes)
+	{
+		body->len = start;
+		body->data[start] = '\0';
+		return false;
+	}
+
+	memcpy(item->event_id, event->event_id.data, UUID_LEN);
+	*seen = ++batch->nitems;
+	return true;
+}
+
+void
+onside_batch_seal(OnsideBatch *batch)
+{
+	appendStringInfoString(&batch->body, ONSIDE_BODY_CLOSE);
+}

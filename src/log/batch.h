@@ -1,0 +1,45 @@
+/*-------------------------------------------------------------------------
+ *
+ * batch.h
+ *		A request's body, and which events are in it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_BATCH_H
+#define ONSIDE_BATCH_H
+
+#include "postgres.h"
+
+#include "log/event.h"
+#include "send/piece.h"
+#include "settings.h"
+
+typedef struct OnsideBatch
+{
+	MemoryContext context;		/* holds all of this */
+	StringInfoData body;		/* as it is sent, once sealed */
+	int			nitems;
+	int			capacity;
+	OnsideItem *items;
+	int64		opened_at;		/* by onside_clock() */
+	uint16		seen[ONSIDE_API_MAX_EVENTS * 2 + 1];	/* hash of event_ids */
+} OnsideBatch;
+
+/* An empty batch in a memory context of its own below the current one. */
+extern OnsideBatch *onside_batch_create(void);
+extern void onside_batch_free(OnsideBatch *batch);
+
+/*
+ * Adds an event, whose place and recorded_at "where" says.  Returns false, and
+ * changes nothing, if the batch would have more than max_events events, if its
+ * body would reach max_bytes (the first event is always taken), or if an event
+ * with this event_id is in it already.
+ */
+extern bool onside_batch_add(OnsideBatch *batch, const OnsideEvent *event,
+							 const OnsideItem *where,
+							 int max_events, int max_bytes);
+
+/* Completes the body; nothing can be added any more. */
+extern void onside_batch_seal(OnsideBatch *batch);
+
+#endif							/* ONSIDE_BATCH_H */

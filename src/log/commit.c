@@ -1,0 +1,208 @@
+/*-------------------------------------------------------------------------
+ *
+ * commit.c
+ *		What a backend does once its transaction has committed.
+ *
+ * PostgreSQL calls XACT_EVENT_COMMIT callbacks when the transaction is already
+ * visible to others, which is just when the worker is to be woken.  Nothing in
+ * a callback may fail: the transaction can no longer be undone.
+ *
+ * Events are numbered from 1 within their top-level transaction, and counted per
+ * subtransaction: what a savepoint has recorded is forgotten when it is rolled
+ * back, and its numbers are given again, so that the numbers of a transaction's
+ * events have no gap and its last one says how many there are.  That is how
+ * utility_hook.c counts the events of a transaction that another session has
+ * prepared.  Whether such a transaction has withdrawn events nobody can see
+ * afterwards, so it is noted when it is prepared.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+#include "log/commit.h"
+#include "log/crash_guard.h"
+#include "log/shmem.h"
+
+/*
+ * A subtransaction that recorded events; the innermost one comes first.  Only
+ * the innermost records, so what the outer ones have recorded does not change
+ * as long as it is there.
+ */
+typedef struct Level
+{
+	SubTransactionId subid;
+	int64		before;			/* events that the outer ones have recorded */
+	int64		count;			/* events that this one has recorded */
+	struct Level *outer;
+} Level;
+
+static Level *levels;			/* in TopTransactionContext */
+static int64 prepared;			/* events of a transaction prepared elsewhere; or
+								 * less than 0, counted before: see rescue.c */
+static uint32 wake_bits;
+static bool want_worker;
+static bool wake_launcher;
+static bool forget_absent;
+
+static void
+reset(void)
+{
+	levels = NULL;				/* the memory goes with the transaction */
+	prepared = 0;
+	wake_bits = 0;
+	want_worker = false;
+	wake_launcher = false;
+	forget_absent = false;
+}
+
+static void
+after_commit(void)
+{
+	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
+	int64		count = prepared;
+
+	if (levels != NULL)
+		count += levels->before + levels->count;
+
+	if (slot != NULL && count > 0)
+		onside_slot_count(slot, count);
+	if (wake_bits & ONSIDE_WAKE_RESUME)
+	{
+		onside_crash_guard_release();
+		if (slot != NULL)
+			pg_atomic_write_u32(&slot->start_now, 1);
+	}
+
+	/* The worker empties segments itself. */
+	if (slot != NULL && slot->worker_pid == MyProcPid)
+		wake_bits &= ~ONSIDE_WAKE_WITHDRAWN;
+	if (slot != NULL && wake_bits != 0)
+		onside_slot_wake(slot, wake_bits);
+
+	if (onside_shmem_available())
+	{
+		if (want_worker && onside_slot_request(MyDatabaseId) == NULL)
+			forget_absent = true;	/* for when a slot comes free */
+		if (want_worker || wake_launcher)
+			onside_launcher_wake(forget_absent);
+	}
+}
+
+/* Before, because afterwards another session can commit it at once. */
+static void
+before_prepare(void)
+{
+	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
+
+	if (slot != NULL && (wake_bits & ONSIDE_WAKE_WITHDRAWN) != 0)
+		onside_slot_withdraw_later(slot, GetTopFullTransactionId());
+}
+
+static void
+xact_callback(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+			if (levels != NULL || prepared != 0 || wake_bits != 0 ||
+				want_worker || wake_launcher)
+				after_commit();
+			reset();
+			break;
+		case XACT_EVENT_PRE_PREPARE:
+			before_prepare();
+			break;
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			reset();
+			break;
+		default:
+			break;
+	}
+}
+
+/*
+ * The innermost level ends with its subtransaction: it becomes its parent's, or
+ * a part of that, or is forgotten.
+ */
+static void
+subxact_callback(SubXactEvent event, SubTransactionId mySubid,
+				 SubTransactionId parentSubid, void *arg)
+{
+	Level	   *level = levels;
+
+	if (level == NULL || level->subid != mySubid)
+		return;
+
+	if (event == SUBXACT_EVENT_COMMIT_SUB)
+	{
+		Level	   *outer = level->outer;
+
+		if (outer == NULL || outer->subid != parentSubid)
+		{
+			level->subid = parentSubid;
+			return;
+		}
+		outer->count += level->count;
+	}
+	else if (event != SUBXACT_EVENT_ABORT_SUB)
+		return;
+
+	levels = level->outer;
+	pfree(level);
+}
+
+void
+onside_commit_init(void)
+{
+	RegisterXactCallback(xact_callback, NULL);
+	RegisterSubXactCallback(subxact_callback, NULL);
+}
+
+int64
+onside_commit_next_id(void)
+{
+	SubTransactionId subid = GetCurrentSubTransactionId();
+
+	if (levels == NULL || levels->subid != subid)
+	{
+		Level	   *level = MemoryContextAlloc(TopTransactionContext,
+											   sizeof(Level));
+
+		level->subid = subid;
+		level->before = levels == NULL ? 0 : levels->before + levels->count;
+		level->count = 0;
+		level->outer = levels;
+		levels = level;
+	}
+	return levels->before + ++levels->count;
+}
+
+void
+onside_commit_count_prepared(int64 n)
+{
+	prepared += n;
+}
+
+void
+onside_commit_wake(uint32 why)
+{
+	wake_bits |= why;
+}
+
+void
+onside_commit_want_worker(void)
+{
+	want_worker = true;
+}
+
+void
+onside_commit_wake_launcher(bool forget)
+{
+	wake_launcher = true;
+	forget_absent |= forget;
+}

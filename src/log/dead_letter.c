@@ -1,0 +1,470 @@
+/*-------------------------------------------------------------------------
+ *
+ * dead_letter.c
+ *		Events that were refused for good.
+ *
+ * They come from the worker, which moves them here in the transaction that
+ * moves the cursor past them, and from track_row, which lets an invalid row
+ * through if on_invalid_event says so.  They leave by retry_dead_letters, and
+ * those that were sent by a second chance, too: see second_chance.c.
+ *
+ * retry_dead_letters reads and deletes the rows by the table access method, with
+ * no SQL and as whoever calls it, so it matters neither who owns the table nor
+ * what is on it.  EXECUTE on the function is the privilege.  This is safe
+ * because nothing of anybody's is executed: no trigger, rule, policy, default or
+ * operator but PostgreSQL's own for uuid, timestamptz and tid.  PostgreSQL's
+ * executor would have checked, and so it falls to us:
+ *
+ * - that the transaction may write, and is in no parallel worker;
+ * - that a row which another session has changed meanwhile is judged anew, or
+ *   under REPEATABLE READ and SERIALIZABLE ends the transaction (take_letter());
+ *   take.c waits for that session;
+ * - that the event keeps the rules; the outbox's trigger does that otherwise.
+ *
+ * Two of its checks are left out deliberately.  A foreign key that somebody has
+ * made to reference dead_letter would be a trigger, which we do not fire.  A
+ * table that is published has to have a replica identity for a DELETE: this one
+ * has its primary key, and without that decoding would pass over the DELETE,
+ * which is better than to keep the dead letters.
+ *
+ * The rows' payloads can be more than memory holds.  So the function notes only
+ * where each row is, and reads them one by one in the order of failed_at.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relscan.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "lib/qunique.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "storage/lmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+
+#include "compat.h"
+#include "log/dead_letter.h"
+#include "log/insert.h"
+#include "log/outbox.h"
+#include "log/shape.h"
+#include "log/sort.h"
+#include "log/take.h"
+
+PG_FUNCTION_INFO_V1(onside_retry_dead_letters);
+
+/* How often a lock that is not free is tried; ms. */
+#define LOCK_POLL	10
+
+/* ----------
+ * In
+ * ----------
+ */
+
+text *
+onside_dead_letter_clip(const char *error)
+{
+	int			len = strlen(error);
+
+	if (len > ONSIDE_DEAD_LETTER_ERROR_MAX)
+		len = pg_mbcliplen(error, len, ONSIDE_DEAD_LETTER_ERROR_MAX);
+	return cstring_to_text_with_len(error, len);
+}
+
+/* A trigger's event_name can be too long for an event, and for our index. */
+static text *
+clipped_name(text *name)
+{
+	const char *str = VARDATA_ANY(name);
+	int			len = VARSIZE_ANY_EXHDR(name);
+	int			kept = pg_mbcharcliplen(str, len, ONSIDE_EVENT_NAME_MAX);
+
+	return kept == len ? name : cstring_to_text_with_len(str, kept);
+}
+
+bool
+onside_dead_letter_lock(int patience)
+{
+	static TimestampTz waited_in = 0;	/* the start of a transaction */
+	Oid			relid = onside_relation_oid("dead_letter");
+
+	/* Once in a transaction is enough, however many rows it has. */
+	if (waited_in == GetCurrentTransactionStartTimestamp())
+		patience = 0;
+	for (int waited = 0;
+		 OidIsValid(relid) && !ConditionalLockRelationOid(relid, RowExclusiveLock);
+		 waited += LOCK_POLL)
+	{
+		if (waited >= patience)
+		{
+			waited_in = GetCurrentTransactionStartTimestamp();
+			return false;
+		}
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 LOCK_POLL, onside_wait_event("OnsideAttributionDeadLetter"));
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return true;
+}
+
+void
+onside_dead_letter_insert(const pg_uuid_t *id, const OnsideEvent *event,
+						  int http_status, const char *error, int attempts,
+						  TimestampTz recorded_at, TimestampTz retry_at,
+						  const char *source)
+{
+	OnsideInsert insert;
+	TupleTableSlot *slot;
+	Datum	   *values;
+	bool	   *nulls;
+	pg_uuid_t	fresh;
+
+	onside_insert_begin(&insert, onside_table_oid("dead_letter"));
+	slot = onside_insert_slot(&insert);
+	values = slot->tts_values;
+	nulls = slot->tts_isnull;
+
+	onside_outbox_set_event(slot, event);
+	if (event->event_name != NULL)
+		values[Anum_outbox_event_name - 1] =
+			PointerGetDatum(clipped_name(event->event_name));
+	values[Anum_dead_letter_http_status - 1] = Int32GetDatum(http_status);
+	nulls[Anum_dead_letter_http_status - 1] = http_status == 0;
+	values[Anum_dead_letter_error - 1] =
+		PointerGetDatum(onside_dead_letter_clip(error));
+	nulls[Anum_dead_letter_error - 1] = false;
+	values[Anum_dead_letter_attempts - 1] = Int32GetDatum(attempts);
+	nulls[Anum_dead_letter_attempts - 1] = false;
+	values[Anum_dead_letter_recorded_at - 1] = TimestampTzGetDatum(recorded_at);
+	nulls[Anum_dead_letter_recorded_at - 1] = false;
+	values[Anum_dead_letter_failed_at - 1] =
+		TimestampTzGetDatum(GetCurrentTimestamp());
+	nulls[Anum_dead_letter_failed_at - 1] = false;
+	values[Anum_dead_letter_retry_at - 1] = TimestampTzGetDatum(retry_at);
+	nulls[Anum_dead_letter_retry_at - 1] = retry_at == 0;
+	nulls[Anum_dead_letter_source - 1] = source == NULL;
+	if (source != NULL)
+		values[Anum_dead_letter_source - 1] = CStringGetTextDatum(source);
+	values[Anum_dead_letter_chances - 1] = Int16GetDatum(0);
+	nulls[Anum_dead_letter_chances - 1] = retry_at == 0;
+	if (id == NULL)
+	{
+		onside_event_next_id(&fresh);
+		id = &fresh;
+	}
+	values[Anum_dead_letter_id - 1] = UUIDPGetDatum(id);
+	nulls[Anum_dead_letter_id - 1] = false;
+
+	onside_insert_row(&insert);
+	onside_insert_end(&insert);
+}
+
+static bool
+is_same_text(const text *a, const text *b)
+{
+	return a == NULL || b == NULL ? a == b :
+		VARSIZE_ANY_EXHDR(a) == VARSIZE_ANY_EXHDR(b) &&
+		memcmp(VARDATA_ANY(a), VARDATA_ANY(b), VARSIZE_ANY_EXHDR(a)) == 0;
+}
+
+/* Are these the same five fields, or lacking in both? */
+static bool
+is_same(const OnsideEvent *a, const OnsideEvent *b)
+{
+	return a->has_event_datetime == b->has_event_datetime &&
+		a->event_datetime == b->event_datetime &&
+		a->has_installation_id == b->has_installation_id &&
+		memcmp(&a->installation_id, &b->installation_id, UUID_LEN) == 0 &&
+		is_same_text(a->event_name, b->event_name) &&
+		(a->payload == NULL || b->payload == NULL ?
+		 a->payload == b->payload :
+		 VARSIZE(a->payload) == VARSIZE(b->payload) &&
+		 memcmp(a->payload, b->payload, VARSIZE(a->payload)) == 0);
+}
+
+bool
+onside_dead_letter_holds(const OnsideEvent *event)
+{
+	Relation	rel = table_open(onside_table_oid("dead_letter"),
+								 RowExclusiveLock);
+	TupleTableSlot *row = table_slot_create(rel, NULL);
+	Oid			index = onside_shape_find_index(rel, "dead_letter_event_id_idx");
+	OnsideEvent wanted = *event;
+	bool		found = false;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	if (wanted.event_name != NULL)
+		wanted.event_name = clipped_name(wanted.event_name);
+	ScanKeyInit(&key, Anum_outbox_event_id, BTEqualStrategyNumber, F_UUID_EQ,
+				UUIDPGetDatum(&event->event_id));
+
+	/* Of two that are alike the first may have been put here by this command. */
+	scan = systable_beginscan(rel, index, OidIsValid(index), SnapshotSelf, 1,
+							  &key);
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		OnsideEvent other;
+
+		ExecForceStoreHeapTuple(tuple, row, false);
+		onside_outbox_read_event(row, &other);
+		found = is_same(&wanted, &other);
+	}
+	ExecDropSingleTupleTableSlot(row);
+	systable_endscan(scan);
+	table_close(rel, NoLock);
+	return found;
+}
+
+/* ----------
+ * Out
+ * ----------
+ */
+
+/* Which dead letters: those of some events, or all that were sent. */
+typedef struct Wanted
+{
+	bool		all_sent;
+	int			nids;
+	pg_uuid_t  *ids;			/* ascending, each once */
+} Wanted;
+
+static int
+compare_uuids(const void *a, const void *b)
+{
+	return memcmp(a, b, UUID_LEN);
+}
+
+/* Reads the function's argument, in which nulls stand for nothing. */
+static void
+read_wanted(Wanted *wanted, ArrayType *array)
+{
+	Datum	   *elements;
+	bool	   *nulls;
+	int			n;
+
+	memset(wanted, 0, sizeof(*wanted));
+	wanted->all_sent = array == NULL;
+	if (array == NULL)
+		return;
+
+	deconstruct_array(array, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR,
+					  &elements, &nulls, &n);
+	wanted->ids = palloc(Max(n, 1) * sizeof(pg_uuid_t));
+	for (int i = 0; i < n; i++)
+		if (!nulls[i])
+			wanted->ids[wanted->nids++] = *DatumGetUUIDP(elements[i]);
+	qsort(wanted->ids, wanted->nids, sizeof(pg_uuid_t), compare_uuids);
+	wanted->nids = qunique(wanted->ids, wanted->nids, sizeof(pg_uuid_t),
+						   compare_uuids);
+}
+
+/* Or is it a row that never became an event? */
+static bool
+was_sent(TupleTableSlot *letter)
+{
+	bool		isnull;
+
+	return !slot_attisnull(letter, Anum_dead_letter_http_status) ||
+		DatumGetInt32(slot_getattr(letter, Anum_dead_letter_attempts,
+								   &isnull)) > 0;
+}
+
+static bool
+is_wanted(const Wanted *wanted, TupleTableSlot *letter)
+{
+	Datum		event_id;
+	bool		isnull;
+
+	if (wanted->all_sent)
+		return was_sent(letter);
+
+	event_id = slot_getattr(letter, Anum_outbox_event_id, &isnull);
+	return !isnull && bsearch(DatumGetUUIDP(event_id), wanted->ids,
+							  wanted->nids, sizeof(pg_uuid_t),
+							  compare_uuids) != NULL;
+}
+
+/*
+ * Notes when and where the dead letters are that were sent, or that one event
+ * has, as the active snapshot sees them.
+ */
+static void
+note_letters(Relation rel, const pg_uuid_t *event_id, OnsideSort *sort)
+{
+	Oid			index = onside_shape_find_index(rel, "dead_letter_event_id_idx");
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	if (event_id != NULL)
+		ScanKeyInit(&key, Anum_outbox_event_id, BTEqualStrategyNumber,
+					F_UUID_EQ, UUIDPGetDatum(event_id));
+	scan = systable_beginscan(rel, index,
+							  event_id != NULL && OidIsValid(index),
+							  GetActiveSnapshot(), event_id != NULL ? 1 : 0,
+							  &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Datum		values[2];
+		bool		nulls[2] = {false, false};
+
+		CHECK_FOR_INTERRUPTS();
+		if (event_id == NULL && !was_sent(scan->slot))
+			continue;
+		values[0] = heap_getattr(tuple, Anum_dead_letter_failed_at,
+								 RelationGetDescr(rel), &nulls[0]);
+		values[1] = PointerGetDatum(&tuple->t_self);
+		onside_sort_put(sort, values, nulls);
+	}
+	systable_endscan(scan);
+}
+
+/*
+ * Deletes a dead letter and leaves its last version in the slot.  Waits for
+ * whoever is changing it.  At READ COMMITTED, what that makes of it counts, as
+ * with a DELETE: false if it is gone, or is none that is wanted any more.
+ */
+static bool
+take_letter(Relation rel, ItemPointer tid, const Wanted *wanted,
+			TupleTableSlot *slot)
+{
+	OnsideTaken taken = onside_take_lock(rel, tid, LockWaitBlock, slot);
+
+	if (taken != ONSIDE_TAKEN && IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 taken == ONSIDE_TAKEN_CHANGED ?
+				 errmsg("could not serialize access due to concurrent update") :
+				 errmsg("could not serialize access due to concurrent delete"),
+				 errhint("The transaction might succeed if retried.")));
+	if (taken == ONSIDE_TAKE_GONE ||
+		(taken == ONSIDE_TAKEN_CHANGED && !is_wanted(wanted, slot)))
+		return false;
+
+	onside_take_delete(rel, slot);
+	return true;
+}
+
+/* Which of many dead letters is it that cannot be put back? */
+static void
+letter_error_context(void *arg)
+{
+	TupleTableSlot *letter = (TupleTableSlot *) arg;
+	bool		isnull;
+	Datum		id = slot_getattr(letter, Anum_dead_letter_id, &isnull);
+
+	if (!isnull)
+		errcontext("dead letter with id %s",
+				   DatumGetCString(DirectFunctionCall1(uuid_out, id)));
+}
+
+static void
+check_letter(TupleTableSlot *letter, const OnsideEvent *event)
+{
+	OnsideEventError error;
+	ErrorContextCallback callback;
+
+	callback.callback = letter_error_context;
+	callback.arg = letter;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	if (!onside_event_check(event, &error))
+		onside_event_throw(&error);
+	error_context_stack = callback.previous;
+}
+
+/* Moves the dead letters that were noted into the outbox.  How many were they? */
+static int64
+put_back(Relation rel, OnsideSort *sort, const Wanted *wanted)
+{
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	MemoryContext per_letter =
+		AllocSetContextCreate(CurrentMemoryContext,
+							  "onside_attribution dead letter",
+							  ALLOCSET_DEFAULT_SIZES);
+	OnsideAppend *append = NULL;
+	TupleTableSlot *noted;
+	int64		count = 0;
+
+	while ((noted = onside_sort_next(sort)) != NULL)
+	{
+		ItemPointerData tid = *(ItemPointer) DatumGetPointer(noted->tts_values[1]);
+		MemoryContext old = MemoryContextSwitchTo(per_letter);
+		OnsideEvent event;
+		bool		taken;
+
+		CHECK_FOR_INTERRUPTS();
+		taken = take_letter(rel, &tid, wanted, slot);
+		if (taken)
+		{
+			onside_outbox_read_event(slot, &event);
+			check_letter(slot, &event);
+		}
+		MemoryContextSwitchTo(old);
+		if (taken)
+		{
+			if (append == NULL)
+				append = onside_append_begin();
+			onside_append(append, &event);
+			count++;
+		}
+		MemoryContextReset(per_letter);
+	}
+
+	if (append != NULL)
+		onside_append_end(append);
+	MemoryContextDelete(per_letter);
+	ExecDropSingleTupleTableSlot(slot);
+	return count;
+}
+
+/* retry_dead_letters(event_ids uuid[]) */
+Datum
+onside_retry_dead_letters(PG_FUNCTION_ARGS)
+{
+	static const Oid columns[] = {TIMESTAMPTZOID, TIDOID};
+	Wanted		wanted;
+	Relation	rel;
+	OnsideSort *sort;
+	int64		count;
+
+	PreventCommandIfReadOnly("retry_dead_letters()");
+	PreventCommandIfParallelMode("retry_dead_letters()");
+	read_wanted(&wanted, PG_ARGISNULL(0) ? NULL : PG_GETARG_ARRAYTYPE_P(0));
+	rel = table_open(onside_table_oid("dead_letter"), RowExclusiveLock);
+	(void) onside_shape_require(rel, true);
+
+	/* As the command of its own that it is. */
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
+
+	sort = onside_sort_begin(columns, lengthof(columns), lengthof(columns));
+	if (wanted.all_sent)
+		note_letters(rel, NULL, sort);
+	for (int i = 0; i < wanted.nids; i++)
+		note_letters(rel, &wanted.ids[i], sort);
+	onside_sort_perform(sort);
+	count = put_back(rel, sort, &wanted);
+	onside_sort_end(sort);
+
+	PopActiveSnapshot();
+	table_close(rel, NoLock);
+	PG_RETURN_INT64(count);
+}

@@ -1,0 +1,125 @@
+/*-------------------------------------------------------------------------
+ *
+ * dead_letter.h
+ *		Events that were refused for good.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_DEAD_LETTER_H
+#define ONSIDE_DEAD_LETTER_H
+
+#include "postgres.h"
+
+#include "log/event.h"
+#include "send/chances.h"
+
+/* Columns of dead_letter; the event's own are those of the outbox. */
+enum
+{
+	Anum_dead_letter_http_status = 6,
+	Anum_dead_letter_error,
+	Anum_dead_letter_attempts,
+	Anum_dead_letter_recorded_at,
+	Anum_dead_letter_failed_at,
+	Anum_dead_letter_retry_at,
+	Anum_dead_letter_source,
+	Anum_dead_letter_chances,
+	Anum_dead_letter_id,
+	Natts_dead_letter = Anum_dead_letter_id
+};
+
+/* Most that is kept of what the API said, in bytes. */
+#define ONSIDE_DEAD_LETTER_ERROR_MAX	1024
+
+/* The same of any text. */
+extern text *onside_dead_letter_clip(const char *error);
+
+/*
+ * Locks dead_letter to insert into it, to the end of the transaction, but waits no longer
+ * than so many milliseconds.  False if somebody else has it locked for longer.
+ */
+extern bool onside_dead_letter_lock(int patience);
+
+/*
+ * Puts an event into dead_letter, within the current transaction.  "id" is the
+ * row's, NULL for a fresh one.  Fields that the event lacks become null, and so do
+ * http_status 0 (no answer, or it was never sent) and retry_at 0 (it gets no chance
+ * by itself).  "source" is schema.table of the row that was to become the event, or
+ * NULL.
+ */
+extern void onside_dead_letter_insert(const pg_uuid_t *id,
+									  const OnsideEvent *event,
+									  int http_status, const char *error,
+									  int attempts, TimestampTz recorded_at,
+									  TimestampTz retry_at,
+									  const char *source);
+
+/*
+ * Is this event, with all that is in it, a dead letter already?  After a crash it
+ * may have been sent and refused again.
+ */
+extern bool onside_dead_letter_holds(const OnsideEvent *event);
+
+/*
+ * Second chances.  Alike are dead letters of one http_status (none is one, too) and
+ * one event_name that have a retry_at.  All of this in a transaction with an active
+ * snapshot, and it waits for nobody.
+ *
+ * Without the table's index dead_letter_chances_idx there are no groups.
+ */
+
+/* The group that comes after this one (NULL: the first); false for none. */
+extern bool onside_dead_letter_next_group(const OnsideChanceGroup *after,
+										  OnsideChanceGroup *group);
+
+/* The least retry_at of the group above that; 0 for none. */
+extern TimestampTz onside_dead_letter_next_due(const OnsideChanceGroup *group,
+											   TimestampTz later_than);
+
+/*
+ * Those that have failed since then and have a retry_at; returns how many, of at
+ * most "max".
+ */
+extern int	onside_dead_letter_failed_since(TimestampTz since, pg_uuid_t *ids,
+											int max);
+
+/* Oldest and newest by retry_at. */
+typedef enum OnsidePick
+{
+	ONSIDE_PICK_OLDEST,
+	ONSIDE_PICK_NEWEST,
+	ONSIDE_PICK_RANDOM
+} OnsidePick;
+
+/*
+ * A dead letter of the group with retry_at <= due_by that is none of these, lacks
+ * no field and is not being changed by somebody else; false if there is none, or
+ * none among the first thousand that were looked at.
+ */
+extern bool onside_dead_letter_pick(const OnsideChanceGroup *group,
+									TimestampTz due_by, OnsidePick pick,
+									const pg_uuid_t *not_these,
+									int n_not_these, pg_uuid_t *id);
+
+/*
+ * Copies the event into the current memory context.  False if it is not there any
+ * more, or has no more chances, or is none that can be sent: postpone it then.
+ */
+extern bool onside_dead_letter_fetch(const pg_uuid_t *id, OnsideEvent *event,
+									 TimestampTz *recorded_at);
+
+/* It was accepted.  False if it is gone, or somebody else is changing it. */
+extern bool onside_dead_letter_delete(const pg_uuid_t *id);
+
+/*
+ * Its chance has failed: the next one is later (see onside_chances_count()).
+ * error NULL: nothing was said about the event, and that does not count.
+ * accepted_at: when anything was accepted last; 0 if that is not known.  False as
+ * above, and nothing is written.
+ */
+extern bool onside_dead_letter_postpone(const pg_uuid_t *id, int http_status,
+										const char *error,
+										TimestampTz failed_at,
+										TimestampTz accepted_at);
+
+#endif							/* ONSIDE_DEAD_LETTER_H */

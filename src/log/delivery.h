@@ -1,0 +1,66 @@
+/*-------------------------------------------------------------------------
+ *
+ * delivery.h
+ *		What of delivery survives a restart: the tables delivery_cursor and
+ *		control.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_DELIVERY_H
+#define ONSIDE_DELIVERY_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+#include "utils/snapshot.h"
+
+#include "log/shmem.h"
+#include "log/window.h"
+
+typedef struct OnsideDelivery
+{
+	OnsideCursor settled;
+	int			segment;		/* of the outbox, that is written to */
+	TimestampTz begun_at[ONSIDE_SEGMENTS];	/* since when each has events; or 0 */
+	TimestampTz left_at[ONSIDE_SEGMENTS];	/* when writing left each; or 0 */
+	int64		delivered;		/* events, cumulative */
+	int64		dead_lettered;
+	int64		requests;		/* HTTP requests, cumulative */
+	int64		retries;
+	int			refused_in_row;	/* see OnsideSender */
+	TimestampTz trouble_since;	/* nothing was accepted since; or 0 */
+	TimestampTz not_before;		/* a Retry-After; 0 for none */
+	FullTransactionId written_by;	/* the transaction that wrote the row */
+} OnsideDelivery;
+
+/*
+ * Reads the one row, as the snapshot sees it (the active one if NULL).  If it
+ * is not there, or was not written by this server's worker, *delivery says that
+ * nothing is settled, and *problem what is wrong with the row; otherwise that
+ * is NULL.  No privilege is checked.  Needs a transaction.
+ */
+extern void onside_delivery_load(OnsideDelivery *delivery, Snapshot snapshot,
+								 const char **problem);
+
+/*
+ * Writes the row, within the current transaction, whatever was in it.  For the
+ * worker alone.
+ */
+extern void onside_delivery_store(OnsideDelivery *delivery);
+
+/*
+ * Does somebody's snapshot keep the version of the row that this transaction,
+ * long since over, has replaced?
+ */
+extern bool onside_delivery_is_held(TransactionId xid);
+
+/*
+ * Is sending paused in this database, and why (NULL if no reason was given)?
+ * Reads with the active snapshot.  *problem as above.
+ */
+extern bool onside_control_paused(char **reason, const char **problem);
+
+/* Writes that decision, within the current transaction.  reason may be NULL. */
+extern void onside_control_set(bool paused, text *reason);
+
+#endif							/* ONSIDE_DELIVERY_H */

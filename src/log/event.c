@@ -1,0 +1,608 @@
+/*-------------------------------------------------------------------------
+ *
+ * event.c
+ *		An attribution event: its rules and its JSON.
+ *
+ * Every way of recording an event ends in onside_event_check(), and every byte
+ * that is sent, previewed or measured comes from onside_event_render(), so a
+ * recorded event is one that can be sent.  Nothing here runs SQL, reads a table
+ * or depends on a session's settings (DateStyle, TimeZone, extra_float_digits,
+ * client encoding): the same event has the same bytes in every backend.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <uuid/uuid.h>
+
+#include "catalog/namespace.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/datetime.h"
+#include "utils/fmgrprotos.h"
+#include "utils/json.h"
+#include "utils/timestamp.h"
+
+#include "log/event.h"
+#include "settings.h"
+
+/*
+ * Numbers apart, no byte of a jsonb value is rendered as more than six
+ * (a control character becomes \u00XX), and the punctuation of an element is
+ * shorter than six times its four-byte JEntry.
+ */
+#define JSON_MAX_EXPANSION		6
+
+/*
+ * Nothing is rendered as less than a quarter of its size: an array of zeros
+ * has three bytes of text ("0, ") for twelve, an array of empty arrays four
+ * for eight.  Twice that is certain.
+ */
+#define JSON_MAX_SHRINKAGE		8
+
+/* The years 1 to 9999: as Julian days, 0001-01-01 and 10000-01-01. */
+#define FIRST_DATETIME	((INT64CONST(1721426) - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
+#define END_DATETIME	((INT64CONST(5373485) - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
+
+/* More than what surrounds payload and event_name in an event's JSON. */
+#define EVENT_FIXED_PART		512
+
+bool
+onside_event_invalid(OnsideEventError *error, const char *field, int sqlstate,
+					 char *message, const char *hint)
+{
+	error->field = field;
+	error->sqlstate = sqlstate;
+	error->message = message;
+	error->hint = pstrdup(hint);
+	return false;
+}
+
+static bool
+missing(OnsideEventError *error, const char *field, const char *hint)
+{
+	return onside_event_invalid(error, field, ERRCODE_NULL_VALUE_NOT_ALLOWED,
+								psprintf("%s must not be null", field), hint);
+}
+
+/* The bytes of an SQL_ASCII database may be in any encoding. */
+char *
+onside_as_utf8(char *str, int len)
+{
+	int			encoding = GetDatabaseEncoding();
+	Size		size;
+	char	   *result;
+	Oid			proc;
+
+	if (encoding == PG_UTF8)
+		return str;
+	if (encoding == PG_SQL_ASCII)
+		return pg_verify_mbstr(PG_UTF8, str, len, true) ? str : NULL;
+
+	proc = FindDefaultConversionProc(encoding, PG_UTF8);
+	if (!OidIsValid(proc))
+		return NULL;
+	size = ((Size) len + 1) * MAX_CONVERSION_GROWTH + 1;
+	result = palloc(size);
+	if (pg_do_encoding_conversion_buf(proc, encoding, PG_UTF8,
+									  (unsigned char *) str, len,
+									  (unsigned char *) result, size,
+									  true) < len)
+		return NULL;
+	return result;
+}
+
+bool
+onside_event_not_utf8(OnsideEventError *error, const char *field)
+{
+	char	   *hint = psprintf("The API takes UTF-8; the encoding of this database is %s.",
+								GetDatabaseEncodingName());
+
+	return onside_event_invalid(error, field, ERRCODE_INVALID_PARAMETER_VALUE,
+								psprintf("%s must be valid UTF-8", field), hint);
+}
+
+/* Does a control character (C0, DEL or C1) occur in the UTF-8 string? */
+static bool
+has_control_character(const char *str)
+{
+	for (const unsigned char *p = (const unsigned char *) str; *p; p++)
+		if (*p < 0x20 || *p == 0x7f ||
+			(*p == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0))
+			return true;
+	return false;
+}
+
+/* How many characters has the UTF-8 string? */
+static int
+utf8_length(const char *str)
+{
+	int			n = 0;
+
+	for (; *str; str++)
+		if ((*str & 0xc0) != 0x80)
+			n++;
+	return n;
+}
+
+/* Is the UTF-8 string nothing but blanks, of whatever width? */
+static bool
+is_blank(const char *str)
+{
+	static const char *const blanks[] = {
+		" ", "\u00a0", "\u1680", "\u2000", "\u2001", "\u2002", "\u2003",
+		"\u2004", "\u2005", "\u2006", "\u2007", "\u2008", "\u2009", "\u200a",
+		"\u200b", "\u200c", "\u200d", "\u2028", "\u2029", "\u202f", "\u205f",
+		"\u2060", "\u3000", "\ufeff"
+	};
+	int			i = 0;
+
+	while (*str && i < (int) lengthof(blanks))
+	{
+		Size		len = strlen(blanks[i]);
+
+		if (strncmp(str, blanks[i], len) == 0)
+		{
+			str += len;
+			i = 0;
+		}
+		else
+			i++;
+	}
+	return *str == '\0';
+}
+
+bool
+onside_event_check_name(const text *event_name, OnsideEventError *error)
+{
+	static const char *const hint =
+		"An event name has 1 to 255 characters and no control characters, "
+		"e.g. purchase_completed.";
+	int			len;
+	char	   *str;
+
+	if (event_name == NULL)
+		return missing(error, "event_name", hint);
+
+	len = VARSIZE_ANY_EXHDR(event_name);
+	/* No encoding has more than four bytes a character. */
+	str = len > ONSIDE_EVENT_NAME_MAX * MAX_CONVERSION_GROWTH ? NULL :
+		onside_as_utf8(text_to_cstring(event_name), len);
+	if (len <= ONSIDE_EVENT_NAME_MAX * MAX_CONVERSION_GROWTH && str == NULL)
+		return onside_event_not_utf8(error, "event_name");
+	if (str == NULL || utf8_length(str) > ONSIDE_EVENT_NAME_MAX)
+		return onside_event_invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
+									psprintf("event_name must not be longer than %d characters",
+											 ONSIDE_EVENT_NAME_MAX),
+									hint);
+	if (is_blank(str))
+		return onside_event_invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
+									pstrdup("event_name must not be empty or blank"), hint);
+	if (has_control_character(str))
+		return onside_event_invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
+									pstrdup("event_name must not contain control characters"),
+									hint);
+	return true;
+}
+
+/*
+ * Numbers are the one thing in a jsonb value whose text can be much longer
+ * than its binary form (1e131071).  Returns the length of them all, or where
+ * counting reached the limit.
+ */
+static Size
+numbers_length(JsonbContainer *container, Size limit)
+{
+	int			n = JsonContainerSize(container);
+	Size		length = 0;
+	char	   *base;
+
+	check_stack_depth();
+
+	if (JsonContainerIsObject(container))
+		n *= 2;
+	base = (char *) &container->children[n];
+
+	for (int i = 0; i < n && length < limit; i++)
+	{
+		JEntry		entry = container->children[i];
+		char	   *data;
+
+		if (!JBE_ISNUMERIC(entry) && !JBE_ISCONTAINER(entry))
+			continue;
+
+		data = base + INTALIGN(getJsonbOffset(container, i));
+		if (JBE_ISCONTAINER(entry))
+			length += numbers_length((JsonbContainer *) data, limit - length);
+		else
+		{
+			char	   *str = DatumGetCString(DirectFunctionCall1(numeric_out,
+																  PointerGetDatum(data)));
+
+			length += strlen(str);
+			pfree(str);
+		}
+	}
+	return length;
+}
+
+static void
+append_uuid(StringInfo out, const pg_uuid_t *uuid)
+{
+	static const char hex[] = "0123456789abcdef";
+	char		buf[36];
+	char	   *p = buf;
+
+	for (int i = 0; i < UUID_LEN; i++)
+	{
+		if (i == 4 || i == 6 || i == 8 || i == 10)
+			*p++ = '-';
+		*p++ = hex[uuid->data[i] >> 4];
+		*p++ = hex[uuid->data[i] & 0x0f];
+	}
+	appendBinaryStringInfo(out, buf, sizeof(buf));
+}
+
+/* The event's JSON in the database's encoding. */
+static void
+render(StringInfo out, const OnsideEvent *event)
+{
+	char	   *name = text_to_cstring(event->event_name);
+
+	appendStringInfoString(out, "{\"event_name\":");
+	escape_json(out, name);
+	pfree(name);
+	appendStringInfoString(out, ",\"payload\":");
+	(void) JsonbToCString(out, &event->payload->root,
+						  VARSIZE_ANY(event->payload));
+	appendStringInfoString(out, ",\"event_datetime\":\"");
+	onside_append_datetime(out, event->event_datetime);
+	appendStringInfoString(out, "\",\"event_id\":\"");
+	append_uuid(out, &event->event_id);
+	appendStringInfoString(out, "\",\"installation_id\":\"");
+	append_uuid(out, &event->installation_id);
+	appendStringInfoString(out, "\"}");
+}
+
+static bool
+too_large(OnsideEventError *error, char *message)
+{
+	return onside_event_invalid(error, "payload", ERRCODE_PROGRAM_LIMIT_EXCEEDED, message,
+								"A request must stay below 1000000 bytes, and an event cannot be split.");
+}
+
+/*
+ * Does the event alone, in UTF-8, fit a request?  Rendering it is the only
+ * exact answer; the bounds spare nearly every event that, and us the memory
+ * for one that is too large by far.
+ */
+static bool
+check_rendered(const OnsideEvent *event, OnsideEventError *error)
+{
+	Size		binary = VARSIZE_ANY(event->payload) +
+		VARSIZE_ANY(event->event_name);
+	Size		numbers = 0;
+	StringInfoData buf;
+	char	   *utf8;
+	Size		size;
+
+	if (binary < ONSIDE_API_MAX_BYTES * JSON_MAX_SHRINKAGE)
+		numbers = numbers_length(&event->payload->root, ONSIDE_API_MAX_BYTES);
+	if (binary >= ONSIDE_API_MAX_BYTES * JSON_MAX_SHRINKAGE ||
+		numbers >= ONSIDE_API_MAX_BYTES)
+		return too_large(error,
+						 pstrdup("payload is too large: the event has more than 1000000 bytes as JSON"));
+
+	if (GetDatabaseEncoding() == PG_UTF8 &&
+		binary * JSON_MAX_EXPANSION + numbers + EVENT_FIXED_PART <
+		ONSIDE_API_MAX_BYTES)
+		return true;
+
+	initStringInfo(&buf);
+	render(&buf, event);
+	utf8 = onside_as_utf8(buf.data, buf.len);
+	if (utf8 == NULL)
+		return onside_event_not_utf8(error, "payload");
+	size = strlen(utf8);
+	if (utf8 != buf.data)
+		pfree(utf8);
+	pfree(buf.data);
+
+	if (size + ONSIDE_BODY_FRAME >= ONSIDE_API_MAX_BYTES)
+		return too_large(error,
+						 psprintf("payload is too large: the event has %zu bytes as JSON",
+								  size));
+	return true;
+}
+
+bool
+onside_event_check(const OnsideEvent *event, OnsideEventError *error)
+{
+	if (!event->name_is_checked &&
+		!onside_event_check_name(event->event_name, error))
+		return false;
+
+	if (!event->has_installation_id)
+		return missing(error, "installation_id",
+					   "Pass the identifier that the Onside SDK returned in the app.");
+
+	if (event->payload == NULL)
+		return missing(error, "payload",
+					   "Pass a JSON object; {} if there is nothing to say.");
+	if (!JB_ROOT_IS_OBJECT(event->payload))
+		return onside_event_invalid(error, "payload", ERRCODE_INVALID_PARAMETER_VALUE,
+									pstrdup("payload must be a JSON object"),
+									"Pass a JSON object, e.g. {\"currency\": \"USD\", \"amount\": \"9.99\"}.");
+
+	if (!event->has_event_datetime)
+		return missing(error, "event_datetime",
+					   "Pass the time at which the event occurred.");
+	if (!onside_datetime_in_range(event->event_datetime))
+		return onside_event_invalid(error, "event_datetime",
+									ERRCODE_INVALID_PARAMETER_VALUE,
+									pstrdup("event_datetime must be finite and in years 1 to 9999"),
+									"Pass the time at which the event occurred.");
+
+	if (!event->has_event_id)
+		return missing(error, "event_id",
+					   "Pass a version 4 UUID, or leave it out to have one made.");
+	if (!onside_uuid_is_v4(&event->event_id))
+		return onside_event_invalid(error, "event_id", ERRCODE_INVALID_PARAMETER_VALUE,
+									pstrdup("event_id must be a version 4 UUID"),
+									"Use gen_random_uuid(), or leave it out to have one made.");
+
+	return check_rendered(event, error);
+}
+
+/* An event's field, and so a column of the outbox? */
+static bool
+is_field(const char *name)
+{
+	return strcmp(name, "event_name") == 0 || strcmp(name, "payload") == 0 ||
+		strcmp(name, "event_datetime") == 0 ||
+		strcmp(name, "event_id") == 0 || strcmp(name, "installation_id") == 0;
+}
+
+void
+onside_event_throw(const OnsideEventError *error)
+{
+	ereport(ERROR,
+			(errcode(error->sqlstate),
+			 errmsg(ONSIDE_INVALID_EVENT "%s", error->message),
+			 errhint("%s", error->hint),
+			 err_generic_string(PG_DIAG_SCHEMA_NAME, ONSIDE_SCHEMA),
+			 err_generic_string(PG_DIAG_TABLE_NAME, "outbox"),
+			 is_field(error->field) ?
+			 err_generic_string(PG_DIAG_COLUMN_NAME, error->field) : 0));
+}
+
+void
+onside_event_throw_field(const char *field, int sqlstate, const char *problem,
+						 const char *hint)
+{
+	OnsideEventError error;
+
+	(void) onside_event_invalid(&error, field, sqlstate,
+								psprintf("%s %s", field, problem), hint);
+	onside_event_throw(&error);
+}
+
+/* snprintf() would be a seventh of all that sending an event costs. */
+static char *
+put_digits(char *p, int value, int digits)
+{
+	for (int i = digits - 1; i >= 0; i--, value /= 10)
+		p[i] = '0' + value % 10;
+	return p + digits;
+}
+
+void
+onside_append_datetime(StringInfo out, TimestampTz t)
+{
+	char		buf[MAXDATELEN + 1];
+	char	   *p = buf;
+	struct pg_tm tm;
+	fsec_t		fsec;
+
+	if (timestamp2tm(t, NULL, &tm, &fsec, NULL, NULL) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("timestamp out of range")));
+
+	p = put_digits(p, tm.tm_year, 4);
+	*p++ = '-';
+	p = put_digits(p, tm.tm_mon, 2);
+	*p++ = '-';
+	p = put_digits(p, tm.tm_mday, 2);
+	*p++ = 'T';
+	p = put_digits(p, tm.tm_hour, 2);
+	*p++ = ':';
+	p = put_digits(p, tm.tm_min, 2);
+	*p++ = ':';
+	p = put_digits(p, tm.tm_sec, 2);
+	if (fsec != 0)
+	{
+		*p++ = '.';
+		p = put_digits(p, fsec, 6);
+		while (p[-1] == '0')
+			p--;
+	}
+	*p++ = 'Z';
+	appendBinaryStringInfo(out, buf, p - buf);
+}
+
+/*
+ * The body is UTF-8 whatever the database's encoding is.  What has been
+ * appended since "start" is converted in place.
+ */
+static void
+convert_to_utf8(StringInfo out, int start)
+{
+	char	   *raw;
+	char	   *converted;
+
+	if (GetDatabaseEncoding() == PG_UTF8)
+		return;
+
+	raw = pnstrdup(out->data + start, out->len - start);
+	converted = pg_server_to_any(raw, strlen(raw), PG_UTF8);
+	if (converted != raw)
+	{
+		out->len = start;
+		out->data[start] = '\0';
+		appendStringInfoString(out, converted);
+		pfree(converted);
+	}
+	pfree(raw);
+}
+
+void
+onside_event_render(StringInfo out, const OnsideEvent *event)
+{
+	int			start = out->len;
+
+	render(out, event);
+	convert_to_utf8(out, start);
+}
+
+void
+onside_event_new_id(pg_uuid_t *id)
+{
+	StaticAssertStmt(sizeof(uuid_t) == UUID_LEN, "libuuid's uuid_t is a UUID");
+	uuid_generate_random(id->data);
+}
+
+/*
+ * libuuid makes several system calls for each UUID, which is half of what
+ * recording one of many rows costs otherwise.  PostgreSQL's source of random
+ * numbers is as good, and gives many at once.
+ */
+void
+onside_event_next_id(pg_uuid_t *id)
+{
+	static pg_uuid_t drawn[256];
+	static int	left = 0;
+
+	if (left == 0)
+	{
+		if (!pg_strong_random(drawn, sizeof(drawn)))
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not generate random values")));
+		left = lengthof(drawn);
+	}
+	*id = drawn[--left];
+	id->data[6] = (id->data[6] & 0x0f) | 0x40;
+	id->data[8] = (id->data[8] & 0x3f) | 0x80;
+}
+
+bool
+onside_uuid_is_v4(const pg_uuid_t *uuid)
+{
+	return (uuid->data[6] & 0xf0) == 0x40 && (uuid->data[8] & 0xc0) == 0x80;
+}
+
+bool
+onside_parse_uuid(const char *str, pg_uuid_t *result)
+{
+	return uuid_parse(str, result->data) == 0;
+}
+
+bool
+onside_datetime_in_range(TimestampTz t)
+{
+	return t >= FIRST_DATETIME && t < END_DATETIME;
+}
+
+/* Reads exactly n digits. */
+static bool
+read_digits(const char **p, int n, int *value)
+{
+	*value = 0;
+	for (int i = 0; i < n; i++, (*p)++)
+	{
+		if (**p < '0' || **p > '9')
+			return false;
+		*value = *value * 10 + (**p - '0');
+	}
+	return true;
+}
+
+/* Reads "Z", "+hh", "+hhmm" or "+hh:mm"; east is negative, as in pg_tm. */
+static bool
+read_zone(const char **p, int *tz)
+{
+	int			sign;
+	int			hours;
+	int			minutes = 0;
+
+	if (**p == 'Z' || **p == 'z')
+	{
+		(*p)++;
+		*tz = 0;
+		return true;
+	}
+	if (**p != '+' && **p != '-')
+		return false;
+	sign = *(*p)++ == '+' ? -1 : 1;
+	if (!read_digits(p, 2, &hours))
+		return false;
+	if (**p == ':')
+	{
+		(*p)++;
+		if (!read_digits(p, 2, &minutes))
+			return false;
+	}
+	else if (**p != '\0' && !read_digits(p, 2, &minutes))
+		return false;
+	if (hours > 15 || minutes > 59)
+		return false;
+	*tz = sign * (hours * SECS_PER_HOUR + minutes * SECS_PER_MINUTE);
+	return true;
+}
+
+bool
+onside_parse_datetime(const char *str, TimestampTz *result)
+{
+	struct pg_tm tm = {0};
+	const char *p = str;
+	fsec_t		fsec = 0;
+	int			tz;
+
+	if (!read_digits(&p, 4, &tm.tm_year) || *p++ != '-' ||
+		!read_digits(&p, 2, &tm.tm_mon) || *p++ != '-' ||
+		!read_digits(&p, 2, &tm.tm_mday) ||
+		(*p != 'T' && *p != 't' && *p != ' '))
+		return false;
+	p++;
+	if (!read_digits(&p, 2, &tm.tm_hour) || *p++ != ':' ||
+		!read_digits(&p, 2, &tm.tm_min))
+		return false;
+	if (*p == ':')
+	{
+		p++;
+		if (!read_digits(&p, 2, &tm.tm_sec))
+			return false;
+		if (*p == '.' || *p == ',')
+		{
+			int			unit = 100000;
+
+			p++;
+			if (*p < '0' || *p > '9')
+				return false;
+			for (; *p >= '0' && *p <= '9'; p++, unit /= 10)
+				fsec += (*p - '0') * unit;
+		}
+	}
+	if (!read_zone(&p, &tz) || *p != '\0')
+		return false;
+
+	if (tm.tm_year < 1 || tm.tm_mon < 1 || tm.tm_mon > MONTHS_PER_YEAR ||
+		tm.tm_mday < 1 ||
+		tm.tm_mday > day_tab[isleap(tm.tm_year)][tm.tm_mon - 1] ||
+		tm.tm_hour > 23 || tm.tm_min > 59 || tm.tm_sec > 60)
+		return false;
+
+	return tm2timestamp(&tm, fsec, &tz, result) == 0;
+}

@@ -1,0 +1,158 @@
+/*-------------------------------------------------------------------------
+ *
+ * incoming.c
+ *		Events that come into our tables by INSERT and COPY.
+ *
+ * Users write them, restores, and logical replication, past the extension's own
+ * functions.  A row is checked like any event, and its xid and id are overwritten: a
+ * number from another cluster must never be taken for a transaction of this one.
+ * Who inserts what is no valid event is told so; logical replication, which would
+ * stop there, goes on, and the event becomes a dead letter.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "commands/trigger.h"
+#include "fmgr.h"
+#include "replication/logicalworker.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+#include "utils/xid8.h"
+
+#include "log/aside.h"
+#include "log/commit.h"
+#include "log/dead_letter.h"
+#include "log/outbox.h"
+#include "log/shape.h"
+#include "log/shmem.h"
+
+PG_FUNCTION_INFO_V1(onside_before_change);
+
+/* When was a row recorded that somebody else inserts? */
+static TimestampTz
+recorded_at_of(TupleTableSlot *row)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz given;
+
+	/* A restored row keeps its age, but nothing was recorded in the future. */
+	if (row->tts_isnull[Anum_outbox_recorded_at - 1])
+		return now;
+	given = DatumGetTimestampTz(row->tts_values[Anum_outbox_recorded_at - 1]);
+	return TIMESTAMP_IS_NOBEGIN(given) ? now : Min(now, given);
+}
+
+/*
+ * An error would stop the subscription for good, and with it all events that come
+ * after this one.  A second initial copy brings what has come before.
+ */
+static void
+refuse(const OnsideEvent *event, const OnsideEventError *error,
+	   TimestampTz recorded_at)
+{
+	if (onside_dead_letter_holds(event))
+		return;
+	ereport(WARNING,
+			(errcode(error->sqlstate),
+			 errmsg(ONSIDE_INVALID_EVENT "%s", error->message),
+			 errdetail("It came by logical replication and was put into dead_letter."),
+			 errhint("%s", error->hint)));
+	onside_dead_letter_insert(NULL, event, 0, error->message, 0, recorded_at,
+							  0, NULL);
+}
+
+/*
+ * Checks a row that is inserted, and completes it: in a segment it gets its place
+ * in the log, in aside the time of a failure.  NULL if it is not to be inserted.
+ */
+static HeapTuple
+complete_row(TriggerData *trigdata, bool aside)
+{
+	TupleTableSlot *row = trigdata->tg_trigslot;
+	OnsideEvent event;
+	OnsideEventError error;
+	Datum		values[4];
+	bool		nulls[4] = {false, false, false, false};
+	int			columns[4] = {
+		Anum_outbox_event_id, Anum_outbox_recorded_at,
+		Anum_outbox_xid, Anum_outbox_id
+	};
+
+	onside_outbox_read_event(row, &event);
+	if (!event.has_event_id)
+	{
+		onside_event_new_id(&event.event_id);
+		event.has_event_id = true;
+	}
+	if (!onside_event_check(&event, &error))
+	{
+		if (!IsLogicalWorker())
+			onside_event_throw(&error);
+		refuse(&event, &error, recorded_at_of(row));
+		return NULL;
+	}
+
+	values[0] = UUIDPGetDatum(&event.event_id);
+	values[1] = TimestampTzGetDatum(recorded_at_of(row));
+	if (aside)
+	{
+		columns[2] = Anum_aside_failed_at;
+		values[2] = row->tts_isnull[Anum_aside_failed_at - 1] ?
+			TimestampTzGetDatum(GetCurrentTimestamp()) :
+			row->tts_values[Anum_aside_failed_at - 1];
+	}
+	else
+	{
+		values[2] = FullTransactionIdGetDatum(GetTopFullTransactionId());
+		values[3] = Int64GetDatum(onside_commit_next_id());
+	}
+	return heap_modify_tuple_by_cols(trigdata->tg_trigtuple,
+									 RelationGetDescr(trigdata->tg_relation),
+									 aside ? 3 : 4, columns, values, nulls);
+}
+
+/*
+ * BEFORE INSERT OR UPDATE OR DELETE trigger of the segments and of aside, ENABLE
+ * ALWAYS.  Whoever may insert needs no privilege beyond that: a trigger
+ * function's EXECUTE is checked when the trigger is made.
+ *
+ * What is deleted must not be sent any more, and what is put aside in this way is
+ * to be sent, so the worker has to look at what it has in memory.
+ */
+Datum
+onside_before_change(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+	bool		aside = CALLED_AS_TRIGGER(fcinfo) &&
+		onside_shape_is_aside(trigdata->tg_relation);
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_BEFORE(trigdata->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) ||
+		(!aside && !onside_shape_is_segment(trigdata->tg_relation)))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("this function is the trigger of the outbox's segments and of aside"),
+				 CALLED_AS_TRIGGER(fcinfo) ?
+				 errdetail("Table \"%s\" is not one of them.",
+						   RelationGetRelationName(trigdata->tg_relation)) : 0));
+	(void) onside_shape_require(trigdata->tg_relation, false);
+
+	if (TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
+	{
+		onside_commit_wake(ONSIDE_WAKE_WITHDRAWN);
+		return PointerGetDatum(trigdata->tg_trigtuple);
+	}
+	if (!TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 aside ? errmsg("an event in \"aside\" cannot be changed") :
+				 errmsg("the outbox is append-only"),
+				 errhint("Record another event instead of changing one.")));
+	if (aside)
+		onside_commit_wake(ONSIDE_WAKE_WITHDRAWN);
+	return PointerGetDatum(complete_row(trigdata, aside));
+}

@@ -1,0 +1,330 @@
+/*-------------------------------------------------------------------------
+ *
+ * insert.c
+ *		Inserting rows into one of the extension's tables, without SQL.
+ *
+ * Recording an event must work for a role that has no privilege on the
+ * extension's tables and must not cost a plan, so it goes to the table access
+ * method directly, in the way COPY does: rows are collected and written page
+ * by page, with one WAL record for a page, which makes many rows cheaper than
+ * an INSERT makes them.
+ *
+ * A table of ours may have columns and indexes of somebody else's (see shape.c).
+ * Most of them need nothing of an executor: such a column is NULL, and an index
+ * on columns is kept up.  While this library was not loaded somebody may have
+ * added more: a column with a default, or a generated one, or an index that is
+ * unique, on an expression or has a condition.  Whoever records an event needs
+ * no privilege for that and has not asked for it, so it is computed as
+ * PostgreSQL computes an index when it is built: as the table's owner, within a
+ * security-restricted operation and with a safe search_path.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/index.h"
+#include "executor/executor.h"
+#include "executor/nodeModifyTable.h"
+#include "miscadmin.h"
+#include "rewrite/rewriteHandler.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/rel.h"
+
+#include "compat.h"
+#include "log/insert.h"
+#include "log/outbox.h"
+#include "log/shape.h"
+
+/* As COPY: a table_multi_insert() of so many rows or bytes gains no more. */
+#define MAX_ROWS	1000
+#define MAX_BYTES	65535
+
+/* ----------
+ * What others have added
+ * ----------
+ */
+
+/* Who we were before we became the table's owner. */
+typedef struct Self
+{
+	Oid			user;
+	int			context;
+	int			nestlevel;
+} Self;
+
+/* An error brings us back, too: the transaction's abort does. */
+static void
+become_owner(const OnsideInsert *insert, Self *self)
+{
+	GetUserIdAndSecContext(&self->user, &self->context);
+	SetUserIdAndSecContext(insert->rel->rd_rel->relowner,
+						   self->context | SECURITY_RESTRICTED_OPERATION);
+	self->nestlevel = NewGUCNestLevel();
+	(void) set_config_option("search_path", "pg_catalog, pg_temp",
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+}
+
+static void
+become(const Self *self)
+{
+	AtEOXact_GUC(false, self->nestlevel);
+	SetUserIdAndSecContext(self->user, self->context);
+}
+
+/* Has an index columns alone, which need no executor? */
+static bool
+is_plain(const IndexInfo *index)
+{
+	return index->ii_Expressions == NIL && index->ii_Predicate == NIL &&
+		index->ii_ExclusionOps == NULL && !index->ii_Unique;
+}
+
+/*
+ * Looks for columns after ours that want a value, prepares their defaults, and
+ * makes the executor's state if that or an index needs one.
+ */
+static void
+prepare_others(OnsideInsert *insert, int ncolumns)
+{
+	TupleDesc	tupdesc = RelationGetDescr(insert->rel);
+	Self		self;
+
+	for (int i = 0; i < insert->rri->ri_NumIndices; i++)
+		insert->computes |= !is_plain(insert->rri->ri_IndexRelationInfo[i]);
+	for (int i = ncolumns; i < tupdesc->natts; i++)
+	{
+		Form_pg_attribute attr = TupleDescAttr(tupdesc, i);
+
+		insert->computes |= !attr->attisdropped &&
+			(attr->attnotnull || attr->atthasdef || attr->attidentity != '\0');
+	}
+	if (!insert->computes)
+		return;
+
+	insert->estate = CreateExecutorState();
+	insert->defaults = palloc0(tupdesc->natts * sizeof(ExprState *));
+	insert->first_other = ncolumns;
+	become_owner(insert, &self);
+	for (int i = ncolumns; i < tupdesc->natts; i++)
+	{
+		Form_pg_attribute attr = TupleDescAttr(tupdesc, i);
+		Node	   *expr = attr->attisdropped || attr->attgenerated != '\0' ?
+			NULL : build_column_default(insert->rel, i + 1);
+
+		if (expr != NULL)
+			insert->defaults[i] = ExecPrepareExpr((Expr *) expr,
+												  insert->estate);
+	}
+	become(&self);
+}
+
+/* Gives those columns their values. */
+static void
+compute_others(OnsideInsert *insert, TupleTableSlot *slot)
+{
+	TupleDesc	tupdesc = RelationGetDescr(insert->rel);
+	ExprContext *econtext = GetPerTupleExprContext(insert->estate);
+	Self		self;
+
+	become_owner(insert, &self);
+	for (int i = insert->first_other; i < tupdesc->natts; i++)
+		if (insert->defaults[i] != NULL)
+			slot->tts_values[i] =
+				ExecEvalExprSwitchContext(insert->defaults[i], econtext,
+										  &slot->tts_isnull[i]);
+	if (tupdesc->constr != NULL && tupdesc->constr->has_generated_stored)
+		ExecComputeStoredGenerated(insert->rri, insert->estate, slot,
+								   CMD_INSERT);
+	become(&self);
+
+	for (int i = insert->first_other; i < tupdesc->natts; i++)
+	{
+		Form_pg_attribute attr = TupleDescAttr(tupdesc, i);
+
+		if (attr->attnotnull && !attr->attisdropped && slot->tts_isnull[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NOT_NULL_VIOLATION),
+					 errmsg("column \"%s\" of table \"%s.%s\" is NOT NULL and has no value",
+							NameStr(attr->attname), ONSIDE_SCHEMA,
+							RelationGetRelationName(insert->rel)),
+					 errdetail("The extension onside_attribution writes this table and does not know the column."),
+					 errhint("ALTER TABLE %s.%s ALTER COLUMN %s DROP NOT NULL;",
+							 ONSIDE_SCHEMA,
+							 onside_shape_is_segment(insert->rel) ? "outbox" :
+							 RelationGetRelationName(insert->rel),
+							 quote_identifier(NameStr(attr->attname))),
+					 errtablecol(insert->rel, i + 1)));
+	}
+}
+
+/* ----------
+ * Inserting
+ * ----------
+ */
+
+void
+onside_insert_begin(OnsideInsert *insert, Oid relid)
+{
+	int			ncolumns;
+
+	PreventCommandIfReadOnly("recording an event");
+	PreventCommandIfParallelMode("recording an event");
+
+	memset(insert, 0, sizeof(*insert));
+	insert->context = CurrentMemoryContext;
+	insert->rel = table_open(relid, RowExclusiveLock);
+	ncolumns = onside_shape_require(insert->rel, false);
+
+	/* As CatalogOpenIndexes(): no more of a ResultRelInfo than this is used. */
+	insert->rri = makeNode(ResultRelInfo);
+	insert->rri->ri_RelationDesc = insert->rel;
+	ExecOpenIndices(insert->rri, false);
+	prepare_others(insert, ncolumns);
+}
+
+TupleTableSlot *
+onside_insert_slot(OnsideInsert *insert)
+{
+	MemoryContext old;
+	TupleTableSlot *slot;
+
+	if (insert->nrows == insert->nslots)
+	{
+		old = MemoryContextSwitchTo(insert->context);
+		if (insert->nslots == 0)
+			insert->slots = palloc(sizeof(TupleTableSlot *));
+		else if (insert->nslots == 1)
+			insert->slots = repalloc(insert->slots,
+									 MAX_ROWS * sizeof(TupleTableSlot *));
+		insert->slots[insert->nslots++] = table_slot_create(insert->rel, NULL);
+		MemoryContextSwitchTo(old);
+	}
+	slot = insert->slots[insert->nrows];
+	memset(slot->tts_isnull, true,
+		   slot->tts_tupleDescriptor->natts * sizeof(bool));
+	return slot;
+}
+
+/* Many rows at once. */
+static void
+insert_rows(OnsideInsert *insert)
+{
+	MemoryContext old;
+
+	if (insert->bistate == NULL)
+	{
+		old = MemoryContextSwitchTo(insert->context);
+		insert->bistate = GetBulkInsertState();
+		insert->flush_context =
+			AllocSetContextCreate(insert->context, "onside_attribution insert",
+								  ALLOCSET_DEFAULT_SIZES);
+		MemoryContextSwitchTo(old);
+	}
+
+	/* table_multi_insert() leaves its scratch memory behind. */
+	old = MemoryContextSwitchTo(insert->flush_context);
+	table_multi_insert(insert->rel, insert->slots, insert->nrows,
+					   GetCurrentCommandId(true), 0, insert->bistate);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(insert->flush_context);
+}
+
+static void
+insert_index_entries(OnsideInsert *insert, TupleTableSlot *slot,
+					 bool summaries)
+{
+	ResultRelInfo *rri = insert->rri;
+	Datum		values[INDEX_MAX_KEYS];
+	bool		isnull[INDEX_MAX_KEYS];
+
+	if (insert->computes)
+	{
+		Self		self;
+
+		become_owner(insert, &self);
+		(void) onside_insert_index_entries(rri, slot, insert->estate,
+										   summaries);
+		become(&self);
+		ResetPerTupleExprContext(insert->estate);
+		return;
+	}
+
+	for (int i = 0; i < rri->ri_NumIndices; i++)
+	{
+		IndexInfo  *info = rri->ri_IndexRelationInfo[i];
+
+		if (!info->ii_ReadyForInserts ||
+			(summaries && !onside_is_summary(info)))
+			continue;
+		FormIndexDatum(info, slot, NULL, values, isnull);
+		index_insert(rri->ri_IndexRelationDescs[i], values, isnull,
+					 &slot->tts_tid, insert->rel, UNIQUE_CHECK_NO, false,
+					 info);
+	}
+}
+
+static void
+flush(OnsideInsert *insert)
+{
+	if (insert->nrows == 0)
+		return;
+	if (insert->nrows == 1)
+		table_tuple_insert(insert->rel, insert->slots[0],
+						   GetCurrentCommandId(true), 0, NULL);
+	else
+		insert_rows(insert);
+
+	for (int i = 0; i < insert->nrows; i++)
+	{
+		insert_index_entries(insert, insert->slots[i], false);
+		ExecClearTuple(insert->slots[i]);
+	}
+	insert->nrows = 0;
+	insert->nbytes = 0;
+}
+
+void
+onside_insert_row(OnsideInsert *insert)
+{
+	TupleTableSlot *slot = insert->slots[insert->nrows++];
+
+	ExecStoreVirtualTuple(slot);
+	if (insert->computes)
+		compute_others(insert, slot);
+	insert->nbytes += ExecFetchSlotHeapTuple(slot, true, NULL)->t_len;
+	if (insert->nrows == MAX_ROWS || insert->nbytes >= MAX_BYTES)
+		flush(insert);
+}
+
+void
+onside_insert_moved(OnsideInsert *insert, TupleTableSlot *slot,
+					OnsideUpdateIndexes indexes)
+{
+	if (onside_update_needs_indexes(indexes))
+		insert_index_entries(insert, slot,
+							 onside_update_needs_summaries(indexes));
+}
+
+void
+onside_insert_end(OnsideInsert *insert)
+{
+	flush(insert);
+	if (insert->bistate != NULL)
+	{
+		FreeBulkInsertState(insert->bistate);
+		MemoryContextDelete(insert->flush_context);
+		table_finish_bulk_insert(insert->rel, 0);
+	}
+	for (int i = 0; i < insert->nslots; i++)
+		ExecDropSingleTupleTableSlot(insert->slots[i]);
+	ExecCloseIndices(insert->rri);
+	if (insert->computes)
+		FreeExecutorState(insert->estate);
+	table_close(insert->rel, NoLock);
+}

@@ -1,0 +1,134 @@
+/*-------------------------------------------------------------------------
+ *
+ * namespace.c
+ *		What distinguishes the keys of this database.
+ *
+ * Two databases that report to one account can have the same tables and the same
+ * keys.  So the key of a mapped column is preceded by the database's namespace, a
+ * random UUID in a table of one row.
+ *
+ * A dump carries it, and the row that comes with a dump replaces the one that
+ * CREATE EXTENSION has made: a restored database is the same shop.  What logical
+ * replication brings is another database's, and dropped; rescue.c does the same for
+ * a TRUNCATE.
+ *
+ * A row is read with the latest snapshot: whoever uses it between two transactions'
+ * commits must not use what was replaced before.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "replication/logicalworker.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "compat.h"
+#include "log/event.h"
+#include "log/insert.h"
+#include "log/namespace.h"
+#include "log/outbox.h"
+#include "log/shape.h"
+
+PG_FUNCTION_INFO_V1(onside_take_namespace);
+
+enum
+{
+	Anum_namespace_singleton = 1,
+	Anum_namespace_id
+};
+
+bool
+onside_namespace_read(pg_uuid_t *id)
+{
+	Relation	rel = table_open(onside_table_oid("namespace"),
+								 AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TableScanDesc scan;
+	bool		found;
+
+	(void) onside_shape_require(rel, true);
+	scan = onside_table_beginscan(rel, snapshot, 0, NULL);
+	found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
+	if (found)
+	{
+		bool		isnull;
+
+		*id = *DatumGetUUIDP(slot_getattr(slot, Anum_namespace_id, &isnull));
+	}
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
+void
+onside_namespace_put_back(const pg_uuid_t *id)
+{
+	OnsideInsert insert;
+	TupleTableSlot *row;
+
+	onside_insert_begin(&insert, onside_table_oid("namespace"));
+	row = onside_insert_slot(&insert);
+	row->tts_values[Anum_namespace_singleton - 1] = BoolGetDatum(true);
+	row->tts_isnull[Anum_namespace_singleton - 1] = false;
+	row->tts_values[Anum_namespace_id - 1] = UUIDPGetDatum(id);
+	row->tts_isnull[Anum_namespace_id - 1] = false;
+	onside_insert_row(&insert);
+	onside_insert_end(&insert);
+}
+
+/* Replaces the row, as whoever inserts one.  False if there is none. */
+static bool
+replace(Datum id)
+{
+	Oid			types[] = {UUIDOID};
+	bool		replaced;
+
+	SPI_connect();
+	if (SPI_execute_with_args("UPDATE " ONSIDE_SCHEMA ".namespace SET id = $1",
+							  1, types, &id, NULL, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not update the namespace");
+	replaced = SPI_processed > 0;
+	SPI_finish();
+	return replaced;
+}
+
+/*
+ * BEFORE INSERT OR UPDATE OR DELETE trigger of the table, ENABLE ALWAYS: a row that
+ * somebody inserts takes the place of the one that is there, and what an apply
+ * worker does is not done.
+ */
+Datum
+onside_take_namespace(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+	Datum		id;
+	bool		isnull;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_BEFORE(trigdata->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("this function is a trigger of the extension's tables")));
+	if (IsLogicalWorker())
+		return PointerGetDatum(NULL);
+	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
+		return PointerGetDatum(trigdata->tg_newtuple);
+	if (!TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
+		return PointerGetDatum(trigdata->tg_trigtuple);
+
+	/* NOT NULL will say what is wrong with a NULL. */
+	id = slot_getattr(trigdata->tg_trigslot, Anum_namespace_id, &isnull);
+	return PointerGetDatum(!isnull && replace(id) ? NULL :
+						   trigdata->tg_trigtuple);
+}

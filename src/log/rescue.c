@@ -1,0 +1,256 @@
+/*-------------------------------------------------------------------------
+ *
+ * rescue.c
+ *		A TRUNCATE that is replicated does not take along what is ours.
+ *
+ * Where a publication has all tables, a TRUNCATE of the publisher's outbox comes
+ * to the subscriber, and would discard what that has recorded itself and not
+ * sent; one of control would end its pause.  An apply worker cannot be told to
+ * leave a TRUNCATE out, as a BEFORE ROW trigger tells it with rows.  So a trigger
+ * before it notes what must not be lost, and one after it puts it back: pending
+ * events under their event_ids, at the end of the log, what was aside as it was, and
+ * the pause.  Which rows came from the publisher does not matter: what
+ * comes is kept.
+ *
+ * Only for apply workers.  Whoever calls TRUNCATE himself means it.  What is noted
+ * lives as long as the transaction, in memory: as much as is pending.
+ *
+ * Either way the worker is told that events are not where they were.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/heaptoast.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "replication/logicalworker.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/xid8.h"
+
+#include "compat.h"
+#include "log/aside.h"
+#include "log/commit.h"
+#include "log/delivery.h"
+#include "log/insert.h"
+#include "log/namespace.h"
+#include "log/outbox.h"
+#include "log/shape.h"
+#include "log/shmem.h"
+
+PG_FUNCTION_INFO_V1(onside_before_truncate);
+PG_FUNCTION_INFO_V1(onside_after_truncate);
+
+/* What was noted, in TopTransactionContext, by the transaction that began then. */
+static TimestampTz noted_in;
+static List *noted_events;		/* of OnsideEvent */
+static List *noted_aside;		/* of HeapTuple */
+static bool noted_pause;
+static text *noted_reason;
+static bool noted_namespace;
+static pg_uuid_t noted_id;
+
+/* A transaction's notes are not another one's. */
+static void
+begin_notes(void)
+{
+	if (noted_in == GetCurrentTransactionStartTimestamp())
+		return;
+	noted_in = GetCurrentTransactionStartTimestamp();
+	noted_events = NIL;
+	noted_aside = NIL;
+	noted_pause = false;
+	noted_reason = NULL;
+	noted_namespace = false;
+}
+
+/* Notes the events of a segment that are not settled. */
+static void
+note_pending(Relation segment)
+{
+	OnsideDelivery delivery = {0};
+	const char *problem;
+	TupleTableSlot *row = table_slot_create(segment, NULL);
+	TableScanDesc scan;
+
+	(void) onside_shape_require(segment, true);
+	onside_delivery_load(&delivery, NULL, &problem);
+	scan = onside_table_beginscan(segment, GetActiveSnapshot(), 0, NULL);
+	while (table_scan_getnextslot(scan, ForwardScanDirection, row))
+	{
+		MemoryContext old;
+		OnsideEvent *event;
+
+		CHECK_FOR_INTERRUPTS();
+		slot_getallattrs(row);
+		if (onside_cursor_covers(&delivery.settled,
+								 DatumGetFullTransactionId(row->tts_values[Anum_outbox_xid - 1]),
+								 DatumGetInt64(row->tts_values[Anum_outbox_id - 1])))
+			continue;
+		old = MemoryContextSwitchTo(TopTransactionContext);
+		event = palloc(sizeof(OnsideEvent));
+		onside_outbox_read_event(row, event);
+		onside_outbox_copy_event(event);
+		noted_events = lappend(noted_events, event);
+		MemoryContextSwitchTo(old);
+	}
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(row);
+	onside_cursor_release(&delivery.settled);
+}
+
+/* Notes the rows of aside, with the values that are stored elsewhere. */
+static void
+note_aside(Relation aside)
+{
+	TupleTableSlot *row = table_slot_create(aside, NULL);
+	TableScanDesc scan;
+
+	(void) onside_shape_require(aside, true);
+	scan = onside_table_beginscan(aside, GetActiveSnapshot(), 0, NULL);
+	while (table_scan_getnextslot(scan, ForwardScanDirection, row))
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+		HeapTuple	tuple = ExecFetchSlotHeapTuple(row, false, NULL);
+
+		CHECK_FOR_INTERRUPTS();
+		noted_aside = lappend(noted_aside,
+							  HeapTupleHasExternal(tuple) ?
+							  toast_flatten_tuple(tuple,
+												  RelationGetDescr(aside)) :
+							  heap_copytuple(tuple));
+		MemoryContextSwitchTo(old);
+	}
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(row);
+}
+
+static void
+note_control(void)
+{
+	const char *problem;
+	char	   *reason;
+	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+
+	noted_pause = onside_control_paused(&reason, &problem);
+	noted_reason = reason == NULL ? NULL : cstring_to_text(reason);
+	MemoryContextSwitchTo(old);
+}
+
+static bool
+is_namespace(Relation rel)
+{
+	return RelationGetRelid(rel) == onside_relation_oid("namespace");
+}
+
+static bool
+is_replicated(FunctionCallInfo fcinfo)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_BY_TRUNCATE(((TriggerData *) fcinfo->context)->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("this function is a trigger of the extension's tables")));
+	return IsLogicalWorker();
+}
+
+/* BEFORE TRUNCATE trigger of the segments, aside, control and namespace, ALWAYS */
+Datum
+onside_before_truncate(PG_FUNCTION_ARGS)
+{
+	if (is_replicated(fcinfo))
+	{
+		Relation	rel = ((TriggerData *) fcinfo->context)->tg_relation;
+
+		begin_notes();
+		if (onside_shape_is_segment(rel))
+			note_pending(rel);
+		else if (onside_shape_is_aside(rel))
+			note_aside(rel);
+		else if (is_namespace(rel))
+			noted_namespace = onside_namespace_read(&noted_id);
+		else
+			note_control();
+	}
+	return PointerGetDatum(NULL);
+}
+
+static void
+put_back_events(void)
+{
+	OnsideAppend *append = onside_append_begin();
+	ListCell   *lc;
+
+	foreach(lc, noted_events)
+		onside_append(append, lfirst(lc));
+	onside_append_end(append);
+
+	/* They are as many as were pending, and were counted then. */
+	onside_commit_count_prepared(-list_length(noted_events));
+	onside_commit_wake(ONSIDE_WAKE_COMMIT);
+	noted_events = NIL;
+}
+
+static void
+put_back_aside(Relation aside)
+{
+	OnsideInsert insert;
+	ListCell   *lc;
+
+	onside_insert_begin(&insert, RelationGetRelid(aside));
+	foreach(lc, noted_aside)
+	{
+		TupleTableSlot *row = onside_insert_slot(&insert);
+
+		heap_deform_tuple(lfirst(lc), RelationGetDescr(aside),
+						  row->tts_values, row->tts_isnull);
+		onside_insert_row(&insert);
+	}
+	onside_insert_end(&insert);
+	noted_aside = NIL;
+}
+
+static void
+put_back_control(void)
+{
+	if (noted_pause)
+		onside_control_set(true, noted_reason);
+	onside_commit_wake(ONSIDE_WAKE_CONTROL);
+}
+
+/* AFTER TRUNCATE trigger of the same, when all of them have been emptied */
+Datum
+onside_after_truncate(PG_FUNCTION_ARGS)
+{
+	bool		noted = is_replicated(fcinfo) &&
+		noted_in == GetCurrentTransactionStartTimestamp();
+	Relation	rel = ((TriggerData *) fcinfo->context)->tg_relation;
+
+	if (onside_shape_is_segment(rel) || onside_shape_is_aside(rel))
+		onside_commit_wake(ONSIDE_WAKE_WITHDRAWN);
+	if (!noted)
+		return PointerGetDatum(NULL);
+
+	if (onside_shape_is_segment(rel))
+	{
+		if (noted_events != NIL)
+			put_back_events();
+	}
+	else if (onside_shape_is_aside(rel))
+	{
+		if (noted_aside != NIL)
+			put_back_aside(rel);
+	}
+	else if (!is_namespace(rel))
+		put_back_control();
+	else if (noted_namespace)
+		onside_namespace_put_back(&noted_id);
+	return PointerGetDatum(NULL);
+}

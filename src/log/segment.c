@@ -1,0 +1,423 @@
+/*-------------------------------------------------------------------------
+ *
+ * segment.c
+ *		The outbox's segments: moving on and emptying.
+ *
+ * Delivered events are not deleted.  Writing moves from segment to segment,
+ * and a segment all of whose events are settled is truncated, which costs the
+ * same whatever it holds and leaves no dead rows for anybody's snapshot.
+ *
+ * A segment is truncated under an AccessExclusiveLock that is only taken if
+ * nobody has any lock on it: no purchase ever waits for it.  Whoever inserted
+ * into the segment holds a RowExclusiveLock until the end of its transaction
+ * (a prepared one, too), so with the lock in hand there are no rows of open
+ * transactions in it.  What makes it right, however, is looking once more,
+ * under the lock: every row that a new snapshot sees must be covered by the
+ * cursor.
+ *
+ * A standby replays that lock, and ends whatever has read the segment there: a
+ * pg_dump, which takes a lock on every table.  So segments are emptied seldom.
+ * Writing leaves one that is full, or 16 MB large with nothing pending, or a day
+ * old: an idle shop empties a segment once a day, a busy one once for each 16 MB
+ * at most, which then is worth it.  16 MB and a day are what a DBA would not
+ * notice in a backup.  And where hot_standby_feedback tells us that somebody on
+ * a standby reads with a snapshot in which the segment was still written to, it
+ * stays until he has finished, or until the outbox has become as large as four
+ * full segments.
+ *
+ * Retention counts from the moment when writing left the segment, so each event
+ * in it is kept for at least that long, whatever recorded_at it has.
+ *
+ * Emptying is the way out of a full disk, so it must not need any: TRUNCATE would
+ * make new files, and fail.  The files are cut to nothing where they are, as
+ * VACUUM cuts the end of a table; see empty_in_place().  That cannot be rolled
+ * back, so what covers the rows, the cursor and the dead letters that were made
+ * of them, is on disk before.  It logs nothing for logical decoding: a subscriber
+ * that sends its own copy of the events must not lose them because the publisher
+ * has none left to send.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/nbtree.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xloginsert.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_class.h"
+#include "catalog/storage.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "replication/slot.h"
+#include "replication/walsender_private.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "utils/inval.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "log/outbox.h"
+#include "log/segment.h"
+#include "log/shmem.h"
+#include "settings.h"
+
+/* A segment is emptied when it is larger than this (bytes) or older (seconds). */
+#define WORTH_EMPTYING		(16 * 1024 * 1024)
+#define OLD_ENOUGH			(24 * 3600)
+
+/* A standby holds up emptying until the outbox has this many full segments. */
+#define MAX_HELD_SEGMENTS	4
+
+/* Heap and TOAST, in bytes. */
+static uint64
+segment_size(Oid relid)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	uint64		size = table_relation_size(rel, MAIN_FORKNUM);
+
+	if (OidIsValid(rel->rd_rel->reltoastrelid))
+	{
+		Relation	toast = table_open(rel->rd_rel->reltoastrelid,
+									   AccessShareLock);
+
+		size += table_relation_size(toast, MAIN_FORKNUM);
+		table_close(toast, AccessShareLock);
+	}
+	table_close(rel, AccessShareLock);
+	return size;
+}
+
+static int
+next_segment(int segment)
+{
+	return segment % ONSIDE_SEGMENTS + 1;
+}
+
+/* As large as a segment gets; bytes. */
+static uint64
+full_size(void)
+{
+	return (uint64) onside_segment_size * 1024;
+}
+
+/* Is it so many seconds after "since"?  0 stands for long ago. */
+static bool
+is_over(TimestampTz since, int seconds)
+{
+	return since + (int64) seconds * USECS_PER_SEC <= GetCurrentTimestamp();
+}
+
+/* Is a segment that large and has been written to since then worth a lock? */
+static bool
+is_worth_emptying(uint64 size, TimestampTz begun_at)
+{
+	return size >= Min(full_size(), WORTH_EMPTYING) ||
+		is_over(begun_at, OLD_ENOUGH);
+}
+
+bool
+onside_segment_move_on(OnsideDelivery *delivery, bool drained)
+{
+	int			current = delivery->segment;
+	TimestampTz now = GetCurrentTimestamp();
+	uint64		size = segment_size(onside_segment_oid(current));
+
+	if (size == 0 || delivery->begun_at[current - 1] == 0)
+		delivery->begun_at[current - 1] = now;	/* it begins now */
+	if (size < full_size() &&
+		!(drained && size > 0 &&
+		  is_worth_emptying(size, delivery->begun_at[current - 1])))
+		return false;
+
+	for (int segment = next_segment(current); segment != current;
+		 segment = next_segment(segment))
+		if (segment_size(onside_segment_oid(segment)) == 0)
+		{
+			delivery->left_at[current - 1] = now;
+			delivery->segment = segment;
+			delivery->begun_at[segment - 1] = now;
+			delivery->left_at[segment - 1] = 0;
+			return true;
+		}
+	return false;
+}
+
+/* The xid of the youngest transaction that has rows in a segment, or invalid. */
+static TransactionId
+last_xid(Relation rel)
+{
+	return XidFromFullTransactionId(onside_window_last_xid(rel));
+}
+
+/*
+ * Does a standby tell us of a snapshot that is not younger than this
+ * transaction?  It does so through its slot, or else through its walsender.
+ */
+static bool
+standby_needs(TransactionId xid)
+{
+	bool		result = false;
+
+	if (!TransactionIdIsNormal(xid))
+		return false;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	for (int i = 0; i < max_replication_slots; i++)
+	{
+		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
+		TransactionId xmin = InvalidTransactionId;
+
+		SpinLockAcquire(&slot->mutex);
+		if (slot->in_use && slot->data.database == InvalidOid)
+			xmin = slot->effective_xmin;
+		SpinLockRelease(&slot->mutex);
+		if (TransactionIdIsNormal(xmin) &&
+			TransactionIdPrecedesOrEquals(xmin, xid))
+			result = true;
+	}
+	LWLockRelease(ReplicationSlotControlLock);
+
+	for (int i = 0; !result && i < max_wal_senders; i++)
+	{
+		WalSnd	   *walsnd = &WalSndCtl->walsnds[i];
+		pid_t		pid;
+		PGPROC	   *proc;
+		TransactionId xmin;
+
+		SpinLockAcquire(&walsnd->mutex);
+		pid = walsnd->pid;
+		SpinLockRelease(&walsnd->mutex);
+		proc = pid == 0 ? NULL : BackendPidGetProc(pid);
+		xmin = proc == NULL ? InvalidTransactionId : proc->xmin;
+		result = TransactionIdIsNormal(xmin) &&
+			TransactionIdPrecedesOrEquals(xmin, xid);
+	}
+	return result;
+}
+
+/* Is the outbox so large that no standby is waited for any more? */
+static bool
+is_crowded(void)
+{
+	uint64		size = 0;
+
+	for (int segment = 1; segment <= ONSIDE_SEGMENTS; segment++)
+		size += segment_size(onside_segment_oid(segment));
+	return size > MAX_HELD_SEGMENTS * full_size();
+}
+
+/* May a segment be emptied as far as can be seen without its lock? */
+static bool
+may_be_emptied(int segment, Relation rel, OnsideDelivery *delivery,
+			   const char **blocked)
+{
+	/* Rows that came by replication or a restore may be in any segment. */
+	if (delivery->begun_at[segment - 1] == 0)
+		delivery->begun_at[segment - 1] = GetCurrentTimestamp();
+	if (delivery->left_at[segment - 1] == 0)
+		delivery->left_at[segment - 1] = GetCurrentTimestamp();
+
+	if (onside_window_holds_pending(rel, &delivery->settled))
+		return false;
+
+	/* A crash has come between its indexes and its rows: see empty_in_place(). */
+	if (!FullTransactionIdIsValid(onside_window_last_xid(rel)))
+		return true;
+	if (!is_over(delivery->left_at[segment - 1], onside_retention) ||
+		!is_worth_emptying(segment_size(RelationGetRelid(rel)),
+						   delivery->begun_at[segment - 1]))
+		return false;
+	if (standby_needs(last_xid(rel)) && !is_crowded())
+	{
+		*blocked = "a delivered segment of the outbox is kept for a standby: a query there (hot_standby_feedback) has a snapshot from when the segment was written to";
+		return false;
+	}
+	return true;
+}
+
+/*
+ * Locks a segment, its indexes and its TOAST table, as TRUNCATE would one after
+ * the other, if all of them are free.  What it has got is kept in any case, to
+ * the end of the transaction.
+ */
+static bool
+lock_all(Relation rel)
+{
+	List	   *relids = list_make1_oid(RelationGetRelid(rel));
+	Oid			toast_id = rel->rd_rel->reltoastrelid;
+	ListCell   *lc;
+
+	relids = list_concat(relids, RelationGetIndexList(rel));
+	if (OidIsValid(toast_id))
+	{
+		Relation	toast = table_open(toast_id, AccessShareLock);
+
+		relids = lappend_oid(relids, toast_id);
+		relids = list_concat(relids, RelationGetIndexList(toast));
+		table_close(toast, AccessShareLock);
+	}
+	foreach(lc, relids)
+		if (!ConditionalLockRelationOid(lfirst_oid(lc), AccessExclusiveLock))
+			return false;
+	return true;
+}
+
+/* Is each of these indexes one that empty_index() knows? */
+static bool
+are_btrees(List *indexes)
+{
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), NoLock);
+		bool		is_btree = index->rd_rel->relam == BTREE_AM_OID;
+
+		index_close(index, NoLock);
+		if (!is_btree)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Makes a btree the one that it was when it was created: a meta page that knows
+ * of no root, and nothing behind it.  A crash between the two leaves an empty
+ * btree, too, whose other pages are reachable from nowhere.
+ */
+static void
+empty_index(Oid oid)
+{
+	Relation	index = index_open(oid, NoLock);
+	Buffer		buffer = ReadBuffer(index, BTREE_METAPAGE);
+	Page		page = BufferGetPage(buffer);
+
+	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	START_CRIT_SECTION();
+	_bt_initmetapage(page, P_NONE, 0, BTPageGetMeta(page)->btm_allequalimage);
+	MarkBufferDirty(buffer);
+	if (RelationNeedsWAL(index))
+		log_newpage_buffer(buffer, true);
+	END_CRIT_SECTION();
+	UnlockReleaseBuffer(buffer);
+	RelationTruncate(index, BTREE_METAPAGE + 1);
+
+	/* Each session remembers where the root is. */
+	CacheInvalidateRelcache(index);
+	index_close(index, NoLock);
+}
+
+/* Indexes first: their entries must not outlive the rows. */
+static void
+empty_table(Relation rel)
+{
+	ListCell   *lc;
+
+	foreach(lc, RelationGetIndexList(rel))
+		empty_index(lfirst_oid(lc));
+	RelationTruncate(rel, 0);
+	pgstat_count_truncate(rel);
+}
+
+/*
+ * Empties a segment and its TOAST table, all of which is locked.  Step by step,
+ * each of which is logged and leaves something that can be read: rows that no
+ * index leads to, values that no row points to.  A segment that a crash has left
+ * like that is not written to before it is empty, and is emptied the next time.
+ */
+static void
+empty_in_place(Relation rel, Relation toast)
+{
+	empty_table(rel);
+	if (toast != NULL)
+		empty_table(toast);
+}
+
+/* Empties a segment that is locked. */
+static void
+empty(Relation rel)
+{
+	Relation	toast = OidIsValid(rel->rd_rel->reltoastrelid) ?
+		table_open(rel->rd_rel->reltoastrelid, NoLock) : NULL;
+
+	/* An index that a DBA has added may be of another kind. */
+	if (are_btrees(RelationGetIndexList(rel)))
+		empty_in_place(rel, toast);
+	else
+		onside_truncate(list_make1(rel),
+						list_make1_oid(RelationGetRelid(rel)));
+	if (toast != NULL)
+		table_close(toast, NoLock);
+}
+
+/* Empties one segment if it may be. */
+static bool
+empty_segment(int segment, OnsideDelivery *delivery, const char **blocked)
+{
+	Oid			relid = onside_segment_oid(segment);
+	Relation	rel;
+	bool		emptied = false;
+
+	if (segment_size(relid) == 0)
+	{
+		delivery->begun_at[segment - 1] = delivery->left_at[segment - 1] = 0;
+		return false;
+	}
+
+	/* Most often it is simply not settled yet; no lock is needed to see that. */
+	rel = table_open(relid, AccessShareLock);
+	if (may_be_emptied(segment, rel, delivery, blocked))
+	{
+		if (!lock_all(rel))
+			*blocked = "a delivered segment of the outbox is in use by another session: a transaction that has read the outbox or written to it is still open";
+		else
+		{
+			PushActiveSnapshot(GetLatestSnapshot());
+			emptied = !onside_window_holds_pending(rel, &delivery->settled);
+			PopActiveSnapshot();
+		}
+	}
+	if (emptied)
+	{
+		empty(rel);
+		delivery->begun_at[segment - 1] = delivery->left_at[segment - 1] = 0;
+	}
+	table_close(rel, NoLock);
+	return emptied;
+}
+
+int
+onside_segment_empty(OnsideDelivery *delivery, const char **blocked)
+{
+	int			n = 0;
+
+	*blocked = NULL;
+	for (int segment = next_segment(delivery->segment);
+		 segment != delivery->segment; segment = next_segment(segment))
+		if (empty_segment(segment, delivery, blocked))
+			n++;
+	return n;
+}
+
+void
+onside_segment_report(int segment, const OnsideDelivery *delivery,
+					  OnsideSegmentReport *report)
+{
+	Oid			relid = onside_segment_oid(segment);
+	Relation	rel = table_open(relid, AccessShareLock);
+
+	report->bytes = segment_size(relid);
+	report->unsettled = onside_window_holds_pending(rel, &delivery->settled);
+	report->retained = !report->unsettled &&
+		!is_over(delivery->left_at[segment - 1], onside_retention);
+	report->waiting = !report->unsettled && !report->retained &&
+		!is_worth_emptying(report->bytes, delivery->begun_at[segment - 1]);
+	table_close(rel, AccessShareLock);
+}

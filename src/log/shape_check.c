@@ -1,0 +1,428 @@
+/*-------------------------------------------------------------------------
+ *
+ * shape_check.c
+ *		Comparing the extension's tables with what they have to look like.
+ *
+ * See shape.c for that, and for why.
+ *
+ * The catalogs are read with a snapshot of the caller's choice, directly and
+ * not by way of the relation cache, because shape_guard.c asks how a table was
+ * before a statement.  No lock on the tables is needed for that.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/pg_attribute.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_constraint.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_policy.h"
+#include "catalog/pg_rewrite.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "lib/stringinfo.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "log/outbox.h"
+#include "log/shape.h"
+
+typedef struct Check
+{
+	const OnsideTables *tables;
+	const OnsideShape *shape;
+	Oid			relid;
+	Snapshot	snapshot;
+	List	   *problems;
+	bool		unusable;		/* nobody can read or write it */
+
+	/* which of these have been seen */
+	int			ncolumns;
+	bool		has_index[ONSIDE_SHAPE_INDEXES + 1];
+	bool		has_trigger;
+	int			nrescues;		/* triggers of rescue.c */
+	bool		has_parent;
+	bool		has_check[ONSIDE_SHAPE_CHECKS];
+} Check;
+
+typedef void (*Visitor) (Check *check, Relation catalog, HeapTuple tuple);
+
+/* Notes 'table onside_attribution.x WHAT', with one name in it or none. */
+static void
+table_problem(Check *check, const char *what, const char *name)
+{
+	char	   *words = psprintf("table %s.%s %s", ONSIDE_SCHEMA,
+								 check->shape->name, what);
+
+	if (name != NULL)
+		words = psprintf("%s \"%s\"", words, name);
+	check->problems = lappend(check->problems, words);
+}
+
+/* Notes 'KIND "name" of table onside_attribution.x WHAT'. */
+static void
+part_problem(Check *check, const char *kind, const char *name,
+			 const char *what)
+{
+	check->problems = lappend(check->problems,
+							  psprintf("%s \"%s\" of table %s.%s %s", kind,
+									   name, ONSIDE_SCHEMA,
+									   check->shape->name, what));
+}
+
+/* Calls visit for the rows of a catalog that have this OID in this column. */
+static void
+walk(Check *check, Oid catalog, Oid index, AttrNumber column, Oid value,
+	 Visitor visit)
+{
+	Relation	rel = table_open(catalog, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, column, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(value));
+	scan = systable_beginscan(rel, index, true, check->snapshot, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		visit(check, rel, tuple);
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+}
+
+/* The name of a relation in our snapshot; NULL if it is not there. */
+static char *
+relation_name(Check *check, Oid relid)
+{
+	Relation	rel = table_open(RelationRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	char	   *name = NULL;
+
+	ScanKeyInit(&key, Anum_pg_class_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relid));
+	scan = systable_beginscan(rel, ClassOidIndexId, true, check->snapshot, 1,
+							  &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		name = pstrdup(NameStr(((Form_pg_class) GETSTRUCT(tuple))->relname));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return name;
+}
+
+static void
+visit_class(Check *check, Relation catalog, HeapTuple tuple)
+{
+	Form_pg_class form = (Form_pg_class) GETSTRUCT(tuple);
+	const OnsideShape *shape = check->shape;
+
+	if (strcmp(NameStr(form->relname), shape->name) != 0 ||
+		form->relnamespace != check->tables->schema ||
+		form->relkind != shape->relkind)
+		return;
+	check->relid = form->oid;
+	if (form->relpersistence != RELPERSISTENCE_PERMANENT)
+		table_problem(check, "is unlogged, so a crash would empty it", NULL);
+	if (form->relrowsecurity || form->relforcerowsecurity)
+		table_problem(check, "has row security", NULL);
+}
+
+/* A column of ours has to be the same, in all that matters to us. */
+static void
+check_own_column(Check *check, Form_pg_attribute form)
+{
+	const OnsideShapeColumn *column = &check->shape->columns[form->attnum - 1];
+	const char *wrong = NULL;
+
+	check->unusable |= form->attisdropped || form->atttypid != column->type ||
+		(column->not_null && !form->attnotnull);
+	if (form->attisdropped)
+		wrong = "was dropped";
+	else if (strcmp(NameStr(form->attname), column->name) != 0)
+		wrong = psprintf("was renamed to \"%s\"", NameStr(form->attname));
+	else if (form->atttypid != column->type || form->atttypmod != -1)
+		wrong = psprintf("has another type than %s",
+						 format_type_be(column->type));
+	else if (form->attnotnull != column->not_null)
+		wrong = column->not_null ? "has lost its NOT NULL" :
+			"has become NOT NULL";
+	else if (column->has_default && !form->atthasdef)
+		wrong = "has lost its default";
+	else if (form->attidentity != '\0' || form->attgenerated != '\0')
+		wrong = "is generated";
+	if (wrong != NULL)
+		part_problem(check, "column", column->name, wrong);
+}
+
+static void
+visit_column(Check *check, Relation catalog, HeapTuple tuple)
+{
+	Form_pg_attribute form = (Form_pg_attribute) GETSTRUCT(tuple);
+	const char *wrong = NULL;
+
+	if (form->attnum <= 0)
+		return;
+	if (form->attnum <= check->shape->ncolumns)
+	{
+		check->ncolumns++;
+		check_own_column(check, form);
+		return;
+	}
+	if (form->attisdropped)
+		return;
+
+	/* The rules for others' columns. */
+	if (form->attidentity != '\0')
+		wrong = "is an identity column";
+	else if (form->attgenerated != '\0')
+		wrong = "is generated";
+	else if (form->atthasdef)
+		wrong = "has a default";
+	else if (form->attnotnull)
+		wrong = "is NOT NULL";
+	else if (get_typtype(form->atttypid) == TYPTYPE_DOMAIN)
+		wrong = "has a domain as its type";
+	if (wrong != NULL)
+		part_problem(check, "column", NameStr(form->attname), wrong);
+}
+
+static void
+visit_index(Check *check, Relation catalog, HeapTuple tuple)
+{
+	Form_pg_index form = (Form_pg_index) GETSTRUCT(tuple);
+	const OnsideShapeIndex *ours;
+	char	   *name = relation_name(check, form->indexrelid);
+	const char *wrong = NULL;
+
+	if (name == NULL)
+		return;
+	for (int i = 0; (ours = onside_shape_get_index(check->shape, i)) != NULL; i++)
+		if (strcmp(name, ours->name) == 0 &&
+			form->indisprimary == ours->primary &&
+			form->indisunique == ours->primary)
+		{
+			check->has_index[i] = onside_shape_index_is_usable(tuple,
+															   check->shape,
+															   ours);
+			return;
+		}
+	if (form->indisexclusion)
+		wrong = "is an exclusion constraint's";
+	else if (form->indisunique)
+		wrong = "is unique";
+	else if (!heap_attisnull(tuple, Anum_pg_index_indexprs, NULL))
+		wrong = "is on an expression";
+	else if (!heap_attisnull(tuple, Anum_pg_index_indpred, NULL))
+		wrong = "has a condition";
+	if (wrong != NULL)
+		part_problem(check, "index", name, wrong);
+}
+
+static bool
+is_trigger(Check *check, Form_pg_trigger form,
+		   const OnsideShapeTrigger *ours)
+{
+	char	   *function = get_func_name(form->tgfoid);
+
+	return ours->name != NULL &&
+		strcmp(NameStr(form->tgname), ours->name) == 0 &&
+		form->tgtype == ours->type && function != NULL &&
+		strcmp(function, ours->function) == 0 &&
+		get_func_namespace(form->tgfoid) == check->tables->schema;
+}
+
+/* One of the two that bring back what a replicated TRUNCATE takes. */
+static bool
+is_rescue(Check *check, Form_pg_trigger form)
+{
+	static const OnsideShapeTrigger rescues[] = {
+		{"onside_before_truncate", "before_truncate",
+		TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_TRUNCATE},
+		{"onside_after_truncate", "after_truncate", TRIGGER_TYPE_TRUNCATE},
+	};
+
+	return check->shape->rescued &&
+		(is_trigger(check, form, &rescues[0]) ||
+		 is_trigger(check, form, &rescues[1]));
+}
+
+static bool
+is_own_trigger(Check *check, Form_pg_trigger form)
+{
+	return is_trigger(check, form, &check->shape->trigger) ||
+		is_rescue(check, form);
+}
+
+static void
+visit_trigger(Check *check, Relation catalog, HeapTuple tuple)
+{
+	Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
+	const char *name = NameStr(form->tgname);
+
+	check->has_trigger |= is_trigger(check, form, &check->shape->trigger);
+	check->nrescues += is_rescue(check, form);
+	if (form->tgisinternal)
+		table_problem(check, "has a foreign key or a deferrable constraint, or a foreign key refers to it",
+					  NULL);
+	else if (!is_own_trigger(check, form))
+		table_problem(check, "has the trigger", name);
+	else if (form->tgenabled != TRIGGER_FIRES_ALWAYS)
+		part_problem(check, "trigger", name,
+					 "is not enabled ALWAYS; no restore needs --disable-triggers for it");
+	else if (!heap_attisnull(tuple, Anum_pg_trigger_tgqual,
+							 RelationGetDescr(catalog)))
+		part_problem(check, "trigger", name, "has a condition");
+}
+
+/* Others than check constraints are seen by their indexes and triggers. */
+static void
+visit_constraint(Check *check, Relation catalog, HeapTuple tuple)
+{
+	Form_pg_constraint form = (Form_pg_constraint) GETSTRUCT(tuple);
+
+	if (form->contype != CONSTRAINT_CHECK)
+		return;
+	for (int i = 0; i < ONSIDE_SHAPE_CHECKS; i++)
+		if (check->shape->checks[i] != NULL &&
+			strcmp(NameStr(form->conname), check->shape->checks[i]) == 0)
+		{
+			check->has_check[i] = true;
+			return;
+		}
+	table_problem(check, "has the check constraint", NameStr(form->conname));
+}
+
+static void
+visit_rule(Check *check, Relation catalog, HeapTuple tuple)
+{
+	table_problem(check, "has the rule",
+				  NameStr(((Form_pg_rewrite) GETSTRUCT(tuple))->rulename));
+}
+
+static void
+visit_policy(Check *check, Relation catalog, HeapTuple tuple)
+{
+	table_problem(check, "has the policy",
+				  NameStr(((Form_pg_policy) GETSTRUCT(tuple))->polname));
+}
+
+static void
+visit_child(Check *check, Relation catalog, HeapTuple tuple)
+{
+	Form_pg_inherits form = (Form_pg_inherits) GETSTRUCT(tuple);
+
+	for (int i = 0; i < ONSIDE_TABLES; i++)
+		if (form->inhrelid == check->tables->relid[i] &&
+			onside_shapes[i].parent != NULL &&
+			strcmp(onside_shapes[i].parent, check->shape->name) == 0)
+			return;
+	table_problem(check, "has as a child the table",
+				  relation_name(check, form->inhrelid));
+}
+
+static void
+visit_parent(Check *check, Relation catalog, HeapTuple tuple)
+{
+	Form_pg_inherits form = (Form_pg_inherits) GETSTRUCT(tuple);
+	char	   *name = relation_name(check, form->inhparent);
+
+	if (check->shape->parent != NULL && name != NULL &&
+		strcmp(name, check->shape->parent) == 0 && !form->inhdetachpending)
+		check->has_parent = true;
+	else
+		table_problem(check, "is a child of table", name);
+}
+
+List *
+onside_shape_problems(const OnsideTables *tables, int n, Snapshot snapshot,
+					  bool *usable)
+{
+	const OnsideShape *shape = &onside_shapes[n];
+	const OnsideShapeIndex *index;
+	Oid			relid = tables->relid[n];
+	Check		check = {.tables = tables, .shape = shape, .snapshot = snapshot};
+
+	/* visit_class() finds out whether it is there, by its name. */
+	walk(&check, RelationRelationId, ClassOidIndexId, Anum_pg_class_oid,
+		 relid, visit_class);
+	*usable = false;
+	if (!OidIsValid(check.relid))
+	{
+		table_problem(&check, "is not there", NULL);
+		return check.problems;
+	}
+
+	walk(&check, AttributeRelationId, AttributeRelidNumIndexId,
+		 Anum_pg_attribute_attrelid, relid, visit_column);
+	walk(&check, IndexRelationId, IndexIndrelidIndexId,
+		 Anum_pg_index_indrelid, relid, visit_index);
+	walk(&check, TriggerRelationId, TriggerRelidNameIndexId,
+		 Anum_pg_trigger_tgrelid, relid, visit_trigger);
+	walk(&check, ConstraintRelationId, ConstraintRelidTypidNameIndexId,
+		 Anum_pg_constraint_conrelid, relid, visit_constraint);
+	walk(&check, RewriteRelationId, RewriteRelRulenameIndexId,
+		 Anum_pg_rewrite_ev_class, relid, visit_rule);
+	walk(&check, PolicyRelationId, PolicyPolrelidPolnameIndexId,
+		 Anum_pg_policy_polrelid, relid, visit_policy);
+	walk(&check, InheritsRelationId, InheritsParentIndexId,
+		 Anum_pg_inherits_inhparent, relid, visit_child);
+	walk(&check, InheritsRelationId, InheritsRelidSeqnoIndexId,
+		 Anum_pg_inherits_inhrelid, relid, visit_parent);
+
+	/* What has not come by. */
+	if (check.ncolumns < shape->ncolumns)
+		table_problem(&check, "lacks columns", NULL);
+	for (int i = 0; (index = onside_shape_get_index(shape, i)) != NULL; i++)
+		if (!check.has_index[i])
+			table_problem(&check,
+						  psprintf("lacks the index \"%s\", or a usable one, which is made by %s",
+								   index->name,
+								   onside_shape_index_command(shape, index)),
+						  NULL);
+	if (shape->trigger.name != NULL && !check.has_trigger)
+		table_problem(&check, "lacks the trigger", shape->trigger.name);
+	if (shape->rescued && check.nrescues < 2)
+		table_problem(&check, "lacks a trigger of TRUNCATE", NULL);
+	if (shape->parent != NULL && !check.has_parent)
+		table_problem(&check, "is no partition any more of", shape->parent);
+	for (int i = 0; i < ONSIDE_SHAPE_CHECKS; i++)
+		if (shape->checks[i] != NULL && !check.has_check[i])
+			table_problem(&check, "lacks the check constraint",
+						  shape->checks[i]);
+	*usable = !check.unusable && check.ncolumns == shape->ncolumns &&
+		(shape->index.name == NULL || check.has_index[0]);
+	return check.problems;
+}
+
+char *
+onside_shape_report(bool *usable)
+{
+	OnsideTables tables;
+	bool		this_one;
+	StringInfoData buf;
+	ListCell   *lc;
+
+	initStringInfo(&buf);
+	(void) onside_shape_find(&tables);
+	*usable = true;
+	for (int i = 0; i < ONSIDE_TABLES; i++)
+	{
+		List	   *problems = onside_shape_problems(&tables, i, NULL,
+													 &this_one);
+
+		*usable &= this_one;
+		foreach(lc, problems)
+			appendStringInfo(&buf, "%s%s", buf.len > 0 ? "; " : "",
+							 (char *) lfirst(lc));
+	}
+	return buf.len > 0 ? buf.data : NULL;
+}

@@ -1,0 +1,101 @@
+/*-------------------------------------------------------------------------
+ *
+ * sort.c
+ *		Sorting small rows of any number.
+ *
+ * retry_dead_letters() and replay() find out which rows to record, and in which
+ * order, before they read the events themselves.  What they remember of each row
+ * is sorted here, by PostgreSQL's own tuplesort, so a million rows need no more
+ * memory than work_mem.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "utils/tuplesort.h"
+#include "utils/typcache.h"
+
+#include "log/sort.h"
+
+/* No caller has more columns. */
+#define MAX_COLUMNS	8
+
+struct OnsideSort
+{
+	Tuplesortstate *state;
+	TupleTableSlot *in;
+	TupleTableSlot *out;
+};
+
+OnsideSort *
+onside_sort_begin(const Oid *types, int ncolumns, int nkeys)
+{
+	OnsideSort *sort = palloc(sizeof(OnsideSort));
+	AttrNumber	columns[MAX_COLUMNS];
+	Oid			operators[MAX_COLUMNS];
+	Oid			collations[MAX_COLUMNS];
+	bool		nulls_first[MAX_COLUMNS];
+	List	   *targets = NIL;
+	TupleDesc	tupdesc;
+
+	Assert(nkeys <= ncolumns && ncolumns <= MAX_COLUMNS);
+	for (int i = 0; i < ncolumns; i++)
+	{
+		Const	   *value = makeNullConst(types[i], -1, InvalidOid);
+
+		targets = lappend(targets,
+						  makeTargetEntry((Expr *) value, i + 1, NULL, false));
+		columns[i] = i + 1;
+		operators[i] = lookup_type_cache(types[i], TYPECACHE_LT_OPR)->lt_opr;
+		collations[i] = InvalidOid;
+		nulls_first[i] = false;
+	}
+	tupdesc = ExecTypeFromTL(targets);
+
+	sort->state = tuplesort_begin_heap(tupdesc, nkeys, columns, operators,
+									   collations, nulls_first, work_mem,
+									   NULL, TUPLESORT_NONE);
+	sort->in = MakeSingleTupleTableSlot(tupdesc, &TTSOpsVirtual);
+	sort->out = MakeSingleTupleTableSlot(tupdesc, &TTSOpsMinimalTuple);
+	return sort;
+}
+
+void
+onside_sort_put(OnsideSort *sort, const Datum *values, const bool *nulls)
+{
+	TupleTableSlot *slot = sort->in;
+	int			ncolumns = slot->tts_tupleDescriptor->natts;
+
+	ExecClearTuple(slot);
+	memcpy(slot->tts_values, values, ncolumns * sizeof(Datum));
+	memcpy(slot->tts_isnull, nulls, ncolumns * sizeof(bool));
+	ExecStoreVirtualTuple(slot);
+	tuplesort_puttupleslot(sort->state, slot);
+}
+
+void
+onside_sort_perform(OnsideSort *sort)
+{
+	tuplesort_performsort(sort->state);
+}
+
+TupleTableSlot *
+onside_sort_next(OnsideSort *sort)
+{
+	if (!tuplesort_gettupleslot(sort->state, true, false, sort->out, NULL))
+		return NULL;
+	slot_getallattrs(sort->out);
+	return sort->out;
+}
+
+void
+onside_sort_end(OnsideSort *sort)
+{
+	ExecDropSingleTupleTableSlot(sort->in);
+	ExecDropSingleTupleTableSlot(sort->out);
+	tuplesort_end(sort->state);
+	pfree(sort);
+}

@@ -1,0 +1,225 @@
+/*-------------------------------------------------------------------------
+ *
+ * control.c
+ *		pause, resume and flush.
+ *
+ * pause and resume write the table "control", so that the decision survives a
+ * restart, and have the worker look there once they have committed.  EXECUTE on
+ * them is the privilege; see delivery.c.
+ *
+ * flush takes a snapshot and waits until the settled cursor covers every event
+ * that was committed in it, and none is aside that was recorded by then.  What came
+ * later does not matter, so it returns under any load.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "log/aside.h"
+#include "log/commit.h"
+#include "log/crash_guard.h"
+#include "log/delivery.h"
+#include "log/locks.h"
+#include "log/outbox.h"
+#include "log/shmem.h"
+#include "log/window.h"
+#include "operate/control.h"
+#include "version.h"
+
+PG_FUNCTION_INFO_V1(onside_pause);
+PG_FUNCTION_INFO_V1(onside_resume);
+PG_FUNCTION_INFO_V1(onside_flush);
+
+/* Without a worker nobody announces that the cursor moved; ms. */
+#define FLUSH_POLL		1000
+
+#define FLUSH_USES \
+	(ONSIDE_USES_LOG | ONSIDE_READS_CURSOR | ONSIDE_READS_ASIDE)
+
+/* How long to wait for the worker to write what is settled already; ms. */
+#define WRITE_TIMEOUT	1000
+
+/* pause(reason text) */
+Datum
+onside_pause(PG_FUNCTION_ARGS)
+{
+	onside_control_set(true, PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0));
+	onside_commit_wake(ONSIDE_WAKE_CONTROL);
+	PG_RETURN_VOID();
+}
+
+/* resume() */
+Datum
+onside_resume(PG_FUNCTION_ARGS)
+{
+	onside_control_set(false, NULL);
+	onside_commit_wake(ONSIDE_WAKE_CONTROL | ONSIDE_WAKE_RESUME);
+	onside_commit_wake_launcher(false);
+	PG_RETURN_VOID();
+}
+
+/* What flush() waits for: all that was committed then. */
+typedef struct Moment
+{
+	OnsideSnapshot *snapshot;
+	TimestampTz time;
+} Moment;
+
+/*
+ * Is every event settled that was committed at that moment, and does "status" know
+ * it?  A cursor that is not our worker's covers nothing; the worker writes its own.
+ */
+static bool
+is_settled(const Moment *until, OnsideSlot *slot)
+{
+	OnsideDelivery delivery = {0};
+	bool		result;
+	const char *row_problem;
+
+	/* The tables of another version may look different, and their worker idles. */
+	if (onside_version_problem() != NULL)
+		return false;
+
+	/* Reading the outbox may be what crashes. */
+	if (onside_crash_guard_reason() != NULL)
+		return false;
+
+	/* Who waits for somebody's lock would not notice when the time is over. */
+	if (onside_lock_tables(FLUSH_USES) != NULL)
+		return false;
+
+	/* The caller's own snapshot may be as old as its transaction. */
+	PushActiveSnapshot(GetLatestSnapshot());
+	onside_delivery_load(&delivery, NULL, &row_problem);
+	result = onside_window_pending(&delivery.settled, until->snapshot, 1).events == 0 &&
+		!onside_aside_holds(until->time) &&
+		(slot == NULL || onside_slot_tells(slot, delivery.delivered +
+										   delivery.dead_lettered));
+	PopActiveSnapshot();
+	onside_cursor_release(&delivery.settled);
+	onside_unlock_tables(FLUSH_USES);
+	return result;
+}
+
+static void
+stop_waiting(int code, Datum arg)
+{
+	OnsideSlot *slot = (OnsideSlot *) DatumGetPointer(arg);
+
+	pg_atomic_fetch_sub_u32(&slot->flush_waiters, 1);
+}
+
+static bool
+wait_until_settled(const Moment *until, OnsideSlot *slot,
+				   TimestampTz deadline)
+{
+	bool		settled;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "onside_attribution flush",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+
+	if (slot != NULL)
+	{
+		onside_slot_wake(slot, ONSIDE_WAKE_FLUSH);
+		ConditionVariablePrepareToSleep(&slot->settled_cv);
+	}
+	while (!(settled = is_settled(until, slot)))
+	{
+		TimestampTz now = GetCurrentTimestamp();
+		long		left = TimestampDifferenceMilliseconds(now, deadline);
+
+		CHECK_FOR_INTERRUPTS();
+		if (now >= deadline)
+			break;
+		MemoryContextReset(context);
+		left = Min(left, FLUSH_POLL);
+		if (slot != NULL)
+			(void) ConditionVariableTimedSleep(&slot->settled_cv, left,
+											   onside_wait_event("OnsideAttributionFlush"));
+		else
+		{
+			(void) WaitLatch(MyLatch,
+							 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+							 left, onside_wait_event("OnsideAttributionFlush"));
+			ResetLatch(MyLatch);
+		}
+	}
+	if (slot != NULL)
+		ConditionVariableCancelSleep();
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	return settled;
+}
+
+/* Waits until everything is settled that is committed now. */
+static bool
+flush(OnsideSlot *slot, TimestampTz deadline)
+{
+	Moment		until;
+	bool		settled;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	until.snapshot = onside_snapshot_take();
+	until.time = GetCurrentTimestamp();
+	PopActiveSnapshot();
+
+	if (slot == NULL)
+		settled = wait_until_settled(&until, NULL, deadline);
+	else
+	{
+		pg_atomic_fetch_add_u32(&slot->flush_waiters, 1);
+		PG_ENSURE_ERROR_CLEANUP(stop_waiting, PointerGetDatum(slot));
+		{
+			settled = wait_until_settled(&until, slot, deadline);
+		}
+		PG_END_ENSURE_ERROR_CLEANUP(stop_waiting, PointerGetDatum(slot));
+		stop_waiting(0, PointerGetDatum(slot));
+	}
+	onside_snapshot_release(until.snapshot);
+	return settled;
+}
+
+/* flush(timeout interval) */
+Datum
+onside_flush(PG_FUNCTION_ARGS)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz deadline =
+		DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+												TimestampTzGetDatum(now),
+												PG_GETARG_DATUM(0)));
+
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("flush() cannot be executed during recovery"),
+				 errhint("Events are sent by the primary.")));
+
+	PG_RETURN_BOOL(flush(onside_slot_find(MyDatabaseId), deadline));
+}
+
+void
+onside_write_settled(void)
+{
+	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
+
+	if (ActiveSnapshotSet() && slot != NULL && slot->worker_pid != 0 &&
+		!slot->status.objects_differ && onside_slot_pending(slot) == 0 &&
+		OidIsValid(onside_relation_oid("delivery_cursor")))
+		(void) flush(slot,
+					 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												 WRITE_TIMEOUT));
+}

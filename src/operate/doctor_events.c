@@ -1,0 +1,498 @@
+/*-------------------------------------------------------------------------
+ *
+ * doctor_events.c
+ *		doctor(): the checks of what becomes of events.
+ *
+ * The last answer, what waits and for what, the outbox's segments, dead letters
+ * and the tables that report events.  See doctor.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "executor/spi.h"
+#include "executor/tuptable.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "attach/attach.h"
+#include "compat.h"
+#include "log/aside.h"
+#include "log/delivery.h"
+#include "log/namespace.h"
+#include "log/outbox.h"
+#include "log/segment.h"
+#include "log/shmem.h"
+#include "operate/doctor.h"
+#include "record/mapping.h"
+#include "settings.h"
+
+/* Of a list in a detail, no more than this is shown. */
+#define MAX_LISTED	10
+
+/* ----------
+ * The last answer
+ * ----------
+ */
+
+static const struct
+{
+	const char *state;
+	const char *hint;
+}			answer_hints[] =
+{
+	{"unauthorized",
+	"Put the right user:password into the credentials file, then SELECT onside_attribution.resume();"},
+	{"misconfigured",
+	"Correct what state_reason in onside_attribution.status names (onside_attribution.endpoint, proxy or ca_file), then SELECT pg_reload_conf();"},
+	{"refusing",
+	"The API refuses every event: check that onside_attribution.endpoint and the account are the right ones, then SELECT onside_attribution.resume();"},
+	{"backing_off",
+	"It is tried again by itself. After a repair, SELECT onside_attribution.resume(); makes it be tried at once."},
+};
+
+/* What the API said last, and what that asks for. */
+static void
+check_last_answer(OnsideDoctor *doctor)
+{
+	const char *hint = NULL;
+	bool		works;
+
+	if (doctor->worker_pid == NULL)
+	{
+		onside_doctor_row(doctor, "last_answer", ONSIDE_UNKNOWN,
+						  "there is no worker to ask", NULL);
+		return;
+	}
+	works = strcmp(doctor->state, "idle") == 0 ||
+		strcmp(doctor->state, "sending") == 0;
+	for (int i = 0; i < (int) lengthof(answer_hints); i++)
+		if (strcmp(doctor->state, answer_hints[i].state) == 0)
+			hint = answer_hints[i].hint;
+
+	/* A state that comes from the settings is no answer's. */
+	if (strcmp(doctor->state, "misconfigured") == 0 && doctor->first_bad != NULL)
+		hint = NULL;
+
+	/* Not because of an answer, and this session sees no reason. */
+	if (strcmp(doctor->state, "misconfigured") == 0 &&
+		(doctor->last_error == NULL || !doctor->last_was_error) &&
+		doctor->first_bad == NULL)
+		onside_doctor_row(doctor, "last_answer", ONSIDE_BAD,
+						  psprintf("the worker sends nothing: %s",
+								   doctor->reason != NULL ? doctor->reason : "no reason is known"),
+						  "The worker may have newer settings than this session: connect again, call doctor() there, and follow its hints.");
+	else if (doctor->last_error == NULL && doctor->last_success_at == NULL)
+		onside_doctor_row(doctor, "last_answer", ONSIDE_GOOD,
+						  "none yet since the worker was started", NULL);
+	else if (!doctor->last_was_error)
+		onside_doctor_row(doctor, "last_answer", ONSIDE_GOOD,
+						  psprintf("accepted, at %s", doctor->last_success_at),
+						  NULL);
+	else
+		onside_doctor_row(doctor, "last_answer",
+						  works ? ONSIDE_GOOD :
+						  hint != NULL ? ONSIDE_BAD : ONSIDE_UNKNOWN,
+						  psprintf("%s, at %s%s%s", doctor->last_error,
+								   doctor->last_error_at,
+								   doctor->next_attempt_at != NULL ? "; next attempt at " : "",
+								   doctor->next_attempt_at != NULL ? doctor->next_attempt_at : ""),
+						  hint);
+}
+
+/* ----------
+ * What waits
+ * ----------
+ */
+
+/* How much is pending, and why. */
+static void
+check_backlog(OnsideDoctor *doctor)
+{
+	const char *hint;
+	char	   *detail;
+
+	if (doctor->pending == NULL)
+	{
+		onside_doctor_row(doctor, "backlog", ONSIDE_UNKNOWN,
+						  "see the checks above", NULL);
+		return;
+	}
+	if (strcmp(doctor->pending, "0") == 0)
+	{
+		onside_doctor_row(doctor, "backlog", ONSIDE_GOOD, "nothing is pending",
+						  NULL);
+		return;
+	}
+
+	detail = psprintf("%s events are pending, the oldest for %s, in state %s%s%s",
+					  doctor->pending,
+					  doctor->oldest_age != NULL ? doctor->oldest_age : "a moment",
+					  doctor->state, doctor->reason != NULL ? ": " : "",
+					  doctor->reason != NULL ? doctor->reason : "");
+	if (doctor->first_bad != NULL)
+		hint = psprintf("Follow the hint of the check %s.", doctor->first_bad);
+	else if (strcmp(doctor->state, "sending") != 0)
+		hint = psprintf("Sending goes on by itself when the state %s ends; SELECT onside_attribution.resume(); makes the worker try at once.",
+						doctor->state);
+	else
+		hint = psprintf("They come in faster than the API takes them: ALTER SYSTEM SET onside_attribution.max_in_flight = %d; SELECT pg_reload_conf(); and see request_ms_p50 in onside_attribution.stats.",
+						Min(onside_max_in_flight * 2, 64));
+	onside_doctor_row(doctor, "backlog",
+					  doctor->backlog_is_old ? ONSIDE_BAD : ONSIDE_GOOD,
+					  detail, hint);
+}
+
+/* ----------
+ * Segments
+ * ----------
+ */
+
+/* What keeps each segment from being emptied. */
+static void
+look_at_outbox(OnsideDoctor *doctor)
+{
+	OnsideDelivery delivery = {0};
+	StringInfoData detail;
+	OnsideVerdict ok = ONSIDE_GOOD;
+	char	   *hint = NULL;
+	const char *problem;
+
+	(void) onside_doctor_table("delivery_cursor");
+	for (int i = 1; i <= ONSIDE_SEGMENTS; i++)
+		(void) onside_doctor_table(psprintf("outbox_%d", i));
+
+	onside_delivery_load(&delivery, NULL, &problem);
+	initStringInfo(&detail);
+	for (int i = 1; i <= ONSIDE_SEGMENTS; i++)
+	{
+		OnsideSegmentReport report;
+
+		onside_segment_report(i, &delivery, &report);
+		appendStringInfo(&detail, "%ssegment %d has " UINT64_FORMAT " kB%s",
+						 i > 1 ? "; " : "", i, report.bytes / 1024,
+						 i == delivery.segment ? ", is written to" : "");
+		if (report.bytes == 0)
+			continue;
+		if (report.unsettled)
+			appendStringInfoString(&detail, ", has pending events");
+		else if (i == delivery.segment)
+			continue;
+		else if (report.retained)
+			appendStringInfoString(&detail, ", is kept for onside_attribution.retention");
+		else if (report.waiting)
+			appendStringInfoString(&detail, ", is delivered, and emptied when it is 16 MB large or a day old");
+		else
+		{
+			appendStringInfoString(&detail, ", is delivered, ");
+			if (onside_doctor_holder(onside_segment_oid(i), false, &detail,
+									 &hint))
+				ok = ONSIDE_BAD;
+			else
+				appendStringInfoString(&detail, doctor->worker_pid != NULL ?
+									   "is emptied within a minute" :
+									   "is emptied when there is a worker");
+		}
+	}
+	onside_cursor_release(&delivery.settled);
+	if (problem != NULL && ok == ONSIDE_GOOD)
+	{
+		ok = ONSIDE_UNKNOWN;
+		appendStringInfo(&detail, "; the table delivery_cursor cannot be believed: %s. The worker makes it anew, and what the outbox holds is sent again",
+						 problem);
+	}
+	onside_doctor_row(doctor, "outbox", ok, detail.data, hint);
+}
+
+/* ----------
+ * Aside, and dead letters
+ * ----------
+ */
+
+/* No more than this are counted. */
+#define MAX_COUNTED	10000
+
+/* How many there are, and since when. */
+static void
+look_at_aside(OnsideDoctor *doctor)
+{
+	TimestampTz oldest;
+	int64		n;
+
+	(void) onside_doctor_table("aside");
+	n = onside_aside_count(MAX_COUNTED + 1, &oldest);
+	if (n == 0)
+		onside_doctor_row(doctor, "aside", ONSIDE_GOOD, "nothing is aside",
+						  NULL);
+	else
+		onside_doctor_row(doctor, "aside", ONSIDE_GOOD,
+						  psprintf("%s" INT64_FORMAT " events have failed while others were accepted, the first of them recorded at %s; they are tried again by themselves",
+								   n > MAX_COUNTED ? "more than " : "",
+								   Min(n, MAX_COUNTED),
+								   timestamptz_to_str(oldest)), NULL);
+}
+
+/* How many there are, and how new the newest is. */
+static void
+look_at_dead_letters(OnsideDoctor *doctor)
+{
+	Oid			relid = onside_doctor_table("dead_letter");
+	AttrNumber	failed_at = get_attnum(relid, "failed_at");
+	Relation	rel = table_open(relid, NoLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TableScanDesc scan = onside_table_beginscan(rel, GetActiveSnapshot(), 0,
+												NULL);
+	TimestampTz newest = DT_NOBEGIN;
+	int			n = 0;
+
+	while (n <= MAX_COUNTED &&
+		   table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		bool		isnull;
+		Datum		datum = slot_getattr(slot, failed_at, &isnull);
+
+		CHECK_FOR_INTERRUPTS();
+		if (!isnull)
+			newest = Max(newest, DatumGetTimestampTz(datum));
+		n++;
+	}
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, NoLock);
+
+	if (n == 0)
+		onside_doctor_row(doctor, "dead_letters", ONSIDE_GOOD,
+						  "there are none", NULL);
+	else
+		onside_doctor_row(doctor, "dead_letters", ONSIDE_BAD,
+						  n > MAX_COUNTED ?
+						  psprintf("more than %d events were refused for good",
+								   MAX_COUNTED) :
+						  psprintf("%d events were refused for good, the last at %s",
+								   n, timestamptz_to_str(newest)),
+						  "Those with a retry_at are tried again by themselves. SELECT event_id, retry_at, error FROM onside_attribution.dead_letter ORDER BY failed_at DESC; says why. Repair that, then SELECT onside_attribution.retry_dead_letters(); or DELETE FROM onside_attribution.dead_letter;");
+}
+
+/* ----------
+ * Tables that report events
+ * ----------
+ */
+
+/*
+ * The triggers that call track_row, with those of partitions, and the second one of an
+ * event that takes two, of which only whether they are enabled is looked at.
+ */
+#define TRIGGERS \
+	"SELECT t.tgrelid, t.tgname, t.tgenabled IN ('D', 'R')," \
+	" t.tgparentid <> 0 OR pg_catalog.row_number() OVER" \
+	"  (PARTITION BY t.tgrelid, t.tgparentid <> 0, t.tgargs ORDER BY t.tgtype::integer & 4 DESC, t.tgname) > 1," \
+	" t.tgnargs, t.tgargs, pg_catalog.format('%%I.%%I', n.nspname, c.relname)" \
+	" FROM pg_catalog.pg_trigger t" \
+	" JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid" \
+	" JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace" \
+	" WHERE t.tgfoid = %u AND NOT t.tgisinternal ORDER BY 7, 2"
+
+/* What is wrong with the triggers; hint is for the first of them. */
+typedef struct Broken
+{
+	int			n;
+	int			events;			/* that are attached, broken or not */
+	StringInfoData detail;
+	char	   *hint;
+	StringInfoData remarks;		/* on what works */
+	const char *id_namespace;	/* that a trigger has noted; or NULL */
+} Broken;
+
+static void
+add_broken(Broken *broken, char *detail, char *hint)
+{
+	broken->n++;
+	if (broken->n == 1)
+		broken->hint = hint;
+	if (broken->n <= MAX_LISTED)
+		appendStringInfo(&broken->detail, "%s%s", broken->n > 1 ? "; " : "",
+						 detail);
+	else if (broken->n == MAX_LISTED + 1)
+		appendStringInfoString(&broken->detail, "; and others");
+}
+
+/* Is a mapped column there? */
+static void
+look_at_column(Broken *broken, Oid relid, const char *trigger,
+			   const char *table, const char *event_name, const char *column)
+{
+	if (column != NULL && get_attnum(relid, column) == InvalidAttrNumber)
+		add_broken(broken,
+				   psprintf("the trigger %s on %s maps the column %s, which is not there",
+							trigger, table, quote_identifier(column)),
+				   psprintf("SELECT onside_attribution.detach(%s, %s); and attach() again with the columns that there are",
+							quote_literal_cstr(table),
+							quote_literal_cstr(event_name)));
+}
+
+/* Is its mapper there, and does it fit? */
+static void
+look_at_mapper(Broken *broken, Oid relid, const char *trigger,
+			   const char *table, const OnsideMapping *mapping)
+{
+	char	   *remark = NULL;
+	char	   *problem = onside_doctor_mapper(relid, mapping, &remark);
+
+	if (problem != NULL)
+		add_broken(broken,
+				   psprintf("the mapper %s of the trigger %s on %s %s",
+							mapping->mapper, trigger, table, problem),
+				   psprintf("CREATE OR REPLACE FUNCTION %s with an argument of the table's row type, and with columns that there are; or SELECT onside_attribution.detach(%s, %s);",
+							mapping->mapper, quote_literal_cstr(table),
+							quote_literal_cstr(mapping->event_name)));
+	else if (remark != NULL)
+		appendStringInfo(&broken->remarks, "; the mapper %s on %s is called for each row, not inlined: it %s",
+						 mapping->mapper, table, remark);
+}
+
+/* Does it fire, and are its columns or its mapper there? */
+static void
+look_at_trigger(Broken *broken, int row)
+{
+	HeapTuple	tuple = SPI_tuptable->vals[row];
+	TupleDesc	tupdesc = SPI_tuptable->tupdesc;
+	bool		isnull;
+	Oid			relid = DatumGetObjectId(SPI_getbinval(tuple, tupdesc, 1,
+													   &isnull));
+	const char *name = quote_identifier(onside_doctor_value(row, 2));
+	bool		disabled = DatumGetBool(SPI_getbinval(tuple, tupdesc, 3,
+													  &isnull));
+	bool		further = DatumGetBool(SPI_getbinval(tuple, tupdesc, 4,
+													 &isnull));
+	int			nargs = DatumGetInt16(SPI_getbinval(tuple, tupdesc, 5, &isnull));
+	char	   *p = VARDATA_ANY(DatumGetByteaPCopy(SPI_getbinval(tuple, tupdesc,
+																 6, &isnull)));
+	char	   *table = onside_doctor_value(row, 7);
+	char	  **args = palloc(Max(nargs, 1) * sizeof(char *));
+	OnsideMapping *mapping;
+
+	if (disabled)
+		add_broken(broken,
+				   psprintf("the trigger %s on %s is disabled", name, table),
+				   psprintf("ALTER TABLE %s ENABLE TRIGGER %s;", table, name));
+	if (further)
+		return;
+
+	broken->events++;
+	for (int i = 0; i < nargs; i++)
+	{
+		args[i] = p;
+		p += strlen(p) + 1;
+	}
+	mapping = onside_mapping_try_parse(nargs, args);
+	if (mapping == NULL)
+	{
+		add_broken(broken,
+				   psprintf("the trigger %s on %s has arguments that are not understood",
+							name, table),
+				   psprintf("DROP TRIGGER %s ON %s; and attach() the event again",
+							name, table));
+		return;
+	}
+	if (broken->id_namespace == NULL)
+		broken->id_namespace = mapping->id_namespace;
+	if (mapping->mapper != NULL)
+		look_at_mapper(broken, relid, name, table, mapping);
+	look_at_column(broken, relid, name, table, mapping->event_name,
+				   mapping->installation_id);
+	look_at_column(broken, relid, name, table, mapping->event_name,
+				   mapping->event_datetime);
+	look_at_column(broken, relid, name, table, mapping->event_name,
+				   mapping->event_id);
+	for (int i = 0; i < mapping->npayload; i++)
+		look_at_column(broken, relid, name, table, mapping->event_name,
+					   mapping->payload[i].column);
+}
+
+/*
+ * Is the row there that the keys of this database are told apart by?  A table that is
+ * locked, or not as it should be, is the business of the check tables.
+ */
+static void
+look_at_namespace(Broken *broken, OnsideDoctor *doctor)
+{
+	Oid			relid = onside_relation_oid("namespace");
+	pg_uuid_t	id;
+
+	if (!doctor->tables_known || !OidIsValid(relid) ||
+		!onside_doctor_try_lock(relid) || onside_namespace_read(&id))
+		return;
+	add_broken(broken,
+			   pstrdup(ONSIDE_NAMESPACE_LOST ": no event_id can be made of a key"),
+			   psprintf("INSERT INTO onside_attribution.namespace (id) VALUES (%s);",
+						broken->id_namespace == NULL ? "gen_random_uuid()" :
+						quote_literal_cstr(broken->id_namespace)));
+}
+
+/* The triggers, as the catalog has them: no table of a user's is opened for it. */
+static void
+look_at_attached(OnsideDoctor *doctor)
+{
+	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
+	uint64		skipped = slot == NULL ? 0 :
+		pg_atomic_read_u64(&slot->skipped);
+	uint64		repeated = slot == NULL ? 0 :
+		pg_atomic_read_u64(&slot->repeated);
+	Broken		broken = {0};
+	int			n;
+
+	initStringInfo(&broken.detail);
+	initStringInfo(&broken.remarks);
+	n = onside_doctor_query(psprintf(TRIGGERS, onside_find_track_row()));
+	for (int i = 0; i < n; i++)
+		look_at_trigger(&broken, i);
+	look_at_namespace(&broken, doctor);
+	if (repeated > 0)
+		appendStringInfo(&broken.remarks, "; mappers gave the event_id of another event to " UINT64_FORMAT " events, which the API ignores",
+						 repeated);
+
+	if (broken.n > 0)
+		onside_doctor_row(doctor, "attached", ONSIDE_BAD, broken.detail.data,
+						  broken.hint);
+	else if (n == 0)
+		onside_doctor_row(doctor, "attached", ONSIDE_GOOD,
+						  "no table is attached; events come from the functions and the outbox alone",
+						  NULL);
+	else
+		onside_doctor_row(doctor, "attached", ONSIDE_GOOD,
+						  psprintf("%d event%s attached; the triggers are enabled, and columns and mappers are there%s%s",
+								   broken.events, broken.events == 1 ? " is" : "s are",
+								   skipped == 0 ? "" :
+								   psprintf("; " UINT64_FORMAT " rows had no installation_id, or no event, and were skipped",
+											skipped), broken.remarks.data), NULL);
+}
+
+void
+onside_doctor_events(OnsideDoctor *doctor)
+{
+	check_last_answer(doctor);
+	check_backlog(doctor);
+	if (doctor->tables_known)
+	{
+		onside_doctor_look(doctor, "outbox", look_at_outbox);
+		onside_doctor_look(doctor, "aside", look_at_aside);
+		onside_doctor_look(doctor, "dead_letters", look_at_dead_letters);
+	}
+	else
+	{
+		onside_doctor_row(doctor, "outbox", ONSIDE_UNKNOWN,
+						  "see the checks version and tables", NULL);
+		onside_doctor_row(doctor, "aside", ONSIDE_UNKNOWN,
+						  "see the checks version and tables", NULL);
+		onside_doctor_row(doctor, "dead_letters", ONSIDE_UNKNOWN,
+						  "see the checks version and tables", NULL);
+	}
+	onside_doctor_look(doctor, "attached", look_at_attached);
+}

@@ -1,0 +1,234 @@
+/*-------------------------------------------------------------------------
+ *
+ * doctor_look.c
+ *		doctor(): its rows, and how its checks look at tables.
+ *
+ * A look is a subtransaction that is always rolled back.  That gives back
+ * what it has locked, undoes the settings that it runs under, and turns an
+ * error, whatever state our tables are in, into a row.  An error that is the
+ * caller's (a cancel, a timeout, no memory) is passed on.
+ *
+ * Our own tables are locked only if that is possible at once, with their
+ * indexes and TOAST tables, before anything reads them.  lock_timeout is for
+ * what else could be locked: a catalog.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "executor/spi.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/tuplestore.h"
+
+#include "log/outbox.h"
+#include "operate/doctor.h"
+
+/* Of a lock on a catalog; ms. */
+#define LOCK_TIMEOUT	"100"
+
+void
+onside_doctor_row(OnsideDoctor *doctor, const char *check, OnsideVerdict ok,
+				  const char *detail, const char *hint)
+{
+	Datum		values[4] = {0};
+	bool		nulls[4] = {0};
+
+	values[0] = CStringGetTextDatum(check);
+	values[1] = BoolGetDatum(ok == ONSIDE_GOOD);
+	nulls[1] = ok == ONSIDE_UNKNOWN;
+	values[2] = CStringGetTextDatum(detail);
+	nulls[3] = hint == NULL || ok == ONSIDE_GOOD;
+	if (!nulls[3])
+		values[3] = CStringGetTextDatum(hint);
+	tuplestore_putvalues(doctor->rsinfo->setResult, doctor->rsinfo->setDesc,
+						 values, nulls);
+
+	if (ok == ONSIDE_BAD && doctor->first_bad == NULL)
+		doctor->first_bad = check;
+}
+
+/* Until the end of the look. */
+static void
+set_for_look(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+void
+onside_doctor_look(OnsideDoctor *doctor, const char *check, OnsideLook look)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		set_for_look("search_path", "pg_catalog, pg_temp");
+		set_for_look("lock_timeout", LOCK_TIMEOUT);
+		PushActiveSnapshot(GetLatestSnapshot());
+		SPI_connect();
+		MemoryContextSwitchTo(context); /* results outlive SPI */
+		look(doctor);
+		SPI_finish();
+		PopActiveSnapshot();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+
+	if (error == NULL)
+		return;
+	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION ||
+		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES)
+		ReThrowError(error);
+
+	/* Locked: the check tables says more */
+	onside_doctor_row(doctor, check,
+					  ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
+					  ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE ?
+					  ONSIDE_UNKNOWN : ONSIDE_BAD,
+					  error->message, error->hint);
+}
+
+/* ----------
+ * Tables
+ * ----------
+ */
+
+bool
+onside_doctor_try_lock(Oid relid)
+{
+	Relation	rel;
+	List	   *parts;
+	ListCell   *lc;
+	bool		locked = true;
+
+	if (!ConditionalLockRelationOid(relid, AccessShareLock))
+		return false;
+	rel = try_table_open(relid, NoLock);
+	if (rel == NULL)
+		return true;			/* dropped just now */
+	parts = RelationGetIndexList(rel);
+	foreach(lc, parts)
+		locked &= ConditionalLockRelationOid(lfirst_oid(lc), AccessShareLock);
+	if (OidIsValid(rel->rd_rel->reltoastrelid))
+		locked &= onside_doctor_try_lock(rel->rd_rel->reltoastrelid);
+	table_close(rel, NoLock);
+	return locked;
+}
+
+Oid
+onside_doctor_table(const char *name)
+{
+	Oid			relid = onside_relation_oid(name);
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table \"%s.%s\" does not exist", ONSIDE_SCHEMA, name),
+				 errhint("Drop the extension onside_attribution and create it again.")));
+	if (!onside_doctor_try_lock(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("table \"%s.%s\" is locked by another session",
+						ONSIDE_SCHEMA, name),
+				 errhint("Follow the hint of the check tables.")));
+	return relid;
+}
+
+/* ----------
+ * Catalogs
+ * ----------
+ */
+
+int
+onside_doctor_query(const char *query)
+{
+	int			rc = SPI_execute(query, true, 0);
+
+	if (rc != SPI_OK_SELECT)
+		elog(ERROR, "doctor: %s", SPI_result_code_string(rc));
+	return (int) SPI_processed;
+}
+
+char *
+onside_doctor_value(int row, int column)
+{
+	return SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
+						column);
+}
+
+/*
+ * A prepared transaction is known by the lock on its transaction number.  What
+ * pg_stat_activity hides from the caller is taken to be old.
+ */
+bool
+onside_doctor_holder(Oid relid, bool exclusive, StringInfo detail, char **hint)
+{
+	char	   *query =
+		psprintf("SELECT l.pid, p.gid, a.usename, a.state, a.xact_start"
+				 " FROM pg_catalog.pg_locks l"
+				 " LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid"
+				 " LEFT JOIN pg_catalog.pg_locks x ON l.pid IS NULL AND x.pid IS NULL"
+				 "  AND x.locktype = 'transactionid'"
+				 "  AND x.virtualtransaction = l.virtualtransaction"
+				 " LEFT JOIN pg_catalog.pg_prepared_xacts p"
+				 "  ON p.transaction = x.transactionid"
+				 " WHERE l.locktype = 'relation' AND l.relation = %u AND %s"
+				 " AND l.database = (SELECT oid FROM pg_catalog.pg_database"
+				 "  WHERE datname = pg_catalog.current_database())"
+				 " AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()"
+				 " AND a.backend_type IS DISTINCT FROM 'onside_attribution worker'"
+				 " ORDER BY l.granted DESC, a.xact_start NULLS FIRST LIMIT 1",
+				 relid, exclusive ? "l.mode = 'AccessExclusiveLock'" :
+				 "l.granted AND coalesce(a.xact_start, p.prepared, '-infinity')"
+				 "  < pg_catalog.clock_timestamp() - interval '5 seconds'");
+	const char *verb = exclusive ? "locked" : "in use";
+	char	   *pid;
+	char	   *gid;
+
+	if (onside_doctor_query(query) == 0)
+		return false;
+	pid = onside_doctor_value(0, 1);
+	gid = onside_doctor_value(0, 2);
+	if (pid != NULL)
+	{
+		char	   *user = onside_doctor_value(0, 3);
+		char	   *state = onside_doctor_value(0, 4);
+		char	   *since = onside_doctor_value(0, 5);
+
+		appendStringInfo(detail, "%s by process %s (%s, %s, in a transaction since %s)",
+						 verb, pid, user != NULL ? user : "no user",
+						 state != NULL ? state : "state unknown",
+						 since != NULL ? since : "an unknown time");
+		*hint = psprintf("Have that transaction end, or SELECT pg_terminate_backend(%s);",
+						 pid);
+	}
+	else
+	{
+		char	   *name = quote_literal_cstr(gid != NULL ? gid : "?");
+
+		appendStringInfo(detail, "%s by the prepared transaction %s", verb,
+						 name);
+		*hint = psprintf("COMMIT PREPARED %s; or ROLLBACK PREPARED %s;", name,
+						 name);
+	}
+	return true;
+}

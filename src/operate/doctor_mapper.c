@@ -1,0 +1,179 @@
+/*-------------------------------------------------------------------------
+ *
+ * doctor_mapper.c
+ *		doctor(): is a trigger's mapper there, and does it fit its tables?
+ *
+ * The function's own validator says whether its body is right: that of LANGUAGE
+ * sql looks up each table and column in it, that of plpgsql sees no more than the
+ * syntax.  Other languages' validators can run code, and are not called.
+ *
+ * Even to look up what a body means can run somebody's code: a literal is read
+ * by its type's input function, which for a field of a composite type can be a
+ * domain's CHECK.  So the validator runs as the function's owner, whose choice
+ * that code was, in a security-restricted context.  What he may not see, and
+ * what somebody has locked, is no finding.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_language.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "commands/proclang.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/resowner.h"
+#include "utils/syscache.h"
+
+#include "attach/mapper_check.h"
+#include "operate/doctor.h"
+#include "record/mapper.h"
+
+#define SEARCH_PATH "search_path="
+
+static void
+set_option(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/* The validator to be called, or InvalidOid. */
+static Oid
+validator_of(Oid language)
+{
+	HeapTuple	tuple;
+	Oid			validator = InvalidOid;
+
+	if (language != SQLlanguageId &&
+		language != get_language_oid("plpgsql", true))
+		return InvalidOid;
+	tuple = SearchSysCache1(LANGOID, ObjectIdGetDatum(language));
+	if (HeapTupleIsValid(tuple))
+	{
+		validator = ((Form_pg_language) GETSTRUCT(tuple))->lanvalidator;
+		ReleaseSysCache(tuple);
+	}
+	return validator;
+}
+
+/* The search_path that the function sets for itself, or NULL. */
+static char *
+own_search_path(HeapTuple function)
+{
+	bool		isnull;
+	Datum		config = SysCacheGetAttr(PROCOID, function,
+										 Anum_pg_proc_proconfig, &isnull);
+	Datum	   *items;
+	int			n;
+
+	if (isnull)
+		return NULL;
+	deconstruct_array(DatumGetArrayTypeP(config), TEXTOID, -1, false,
+					  TYPALIGN_INT, &items, NULL, &n);
+	for (int i = 0; i < n; i++)
+	{
+		char	   *item = TextDatumGetCString(items[i]);
+
+		if (strncmp(item, SEARCH_PATH, strlen(SEARCH_PATH)) == 0)
+			return item + strlen(SEARCH_PATH);
+	}
+	return NULL;
+}
+
+/* Calls the validator with the names that the function has when it is called. */
+static void
+validate(Oid function, const OnsideMapping *mapping)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Form_pg_proc proc;
+	Oid			validator;
+	char	   *path;
+
+	if (!HeapTupleIsValid(tuple))
+		return;
+	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	validator = validator_of(proc->prolang);
+	path = own_search_path(tuple);
+	if (path == NULL)
+		path = unconstify(char *, onside_mapping_search_path(mapping));
+	if (OidIsValid(validator))
+	{
+		int			context;
+		Oid			user;
+
+		set_option("search_path", path);
+		set_option("check_function_bodies", "on");
+		GetUserIdAndSecContext(&user, &context);
+		SetUserIdAndSecContext(proc->proowner, context |
+							   SECURITY_LOCAL_USERID_CHANGE |
+							   SECURITY_RESTRICTED_OPERATION);
+		(void) OidFunctionCall1(validator, ObjectIdGetDatum(function));
+		SetUserIdAndSecContext(user, context);
+	}
+	ReleaseSysCache(tuple);
+}
+
+/*
+ * What the validator finds, or NULL.  The subtransaction is always rolled back, so
+ * nothing stays locked or set, and the user is the caller again.
+ */
+static char *
+validation_error(Oid function, const OnsideMapping *mapping)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		validate(function, mapping);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+
+	if (error == NULL || error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
+		return NULL;
+	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION ||
+		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES)
+		ReThrowError(error);
+	return psprintf("is broken%s: %s", onside_mapper_error_place(error),
+					error->message);
+}
+
+/* As the catalog has it; then as the validator sees it. */
+char *
+onside_doctor_mapper(Oid relid, const OnsideMapping *mapping, char **remark)
+{
+	Oid			row_type =
+		get_rel_type_id(onside_mapper_takes(mapping->mapper, relid));
+	Oid			function = onside_mapper_find(mapping->mapper, row_type);
+	char	   *problem;
+	int			sqlstate;
+
+	if (!OidIsValid(function))
+		return psprintf("does not exist for %s", format_type_be(row_type));
+	problem = onside_mapper_problem(function, row_type, &sqlstate);
+	if (problem == NULL)
+		problem = validation_error(function, mapping);
+	*remark = problem == NULL ? onside_mapper_obstacles(function) : NULL;
+	return problem;
+}

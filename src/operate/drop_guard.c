@@ -1,0 +1,150 @@
+/*-------------------------------------------------------------------------
+ *
+ * drop_guard.c
+ *		DROP EXTENSION does not take events along that are still to be sent.
+ *
+ * It comes in many forms: by name, with CASCADE, by DROP OWNED, from pg_restore
+ * --clean.  All of them remove the extension's members one by one before the
+ * extension itself, when all that is to go has been locked: no transaction is
+ * left that could still commit an event.  So the object access hook asks here
+ * when the first of our relations is about to go, while the others are there to
+ * be read.  The snapshot is a new one and sees what this transaction has
+ * recorded, too.
+ *
+ * The error is the one of a table with pending trigger events (55006): nothing
+ * depends on the extension that CASCADE could drop, it is in use.  Whoever does
+ * not want the events says so with TRUNCATE.
+ *
+ * Only so many rows are counted, so the check costs the same at any backlog.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "commands/extension.h"
+#include "storage/bufmgr.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "compat.h"
+#include "log/aside.h"
+#include "log/delivery.h"
+#include "log/outbox.h"
+#include "log/shmem.h"
+#include "log/window.h"
+#include "operate/drop_guard.h"
+#include "version.h"
+
+/* No more rows than this are counted. */
+#define MAX_COUNTED 10000
+
+/* Is this one of the extension's tables and views? */
+static bool
+is_member(Oid relid)
+{
+	Oid			schema = get_namespace_oid(ONSIDE_SCHEMA, true);
+	Oid			extension;
+
+	if (!OidIsValid(schema) || get_rel_namespace(relid) != schema)
+		return false;
+	extension = getExtensionOfObject(RelationRelationId, relid);
+	return OidIsValid(extension) &&
+		extension == get_extension_oid("onside_attribution", true);
+}
+
+/* Is everything there that is to be read, that is, was nothing dropped yet? */
+static bool
+is_complete(void)
+{
+	for (int segment = 1; segment <= ONSIDE_SEGMENTS; segment++)
+		if (!OidIsValid(onside_relation_oid(psprintf("outbox_%d", segment))) ||
+			!OidIsValid(onside_relation_oid(psprintf("outbox_%d_xid_id_idx",
+													 segment))))
+			return false;
+	return OidIsValid(onside_relation_oid("delivery_cursor")) &&
+		OidIsValid(onside_relation_oid("aside")) &&
+		OidIsValid(onside_relation_oid("dead_letter"));
+}
+
+/* Events that are still to be sent, up to one more than MAX_COUNTED. */
+static int
+count_pending(void)
+{
+	OnsideDelivery delivery = {0};
+	const char *problem;
+	TimestampTz oldest;
+	int			n;
+
+	onside_delivery_load(&delivery, NULL, &problem);
+	n = onside_window_pending(&delivery.settled, NULL,
+							  MAX_COUNTED + 1).events +
+		onside_aside_count(MAX_COUNTED + 1, &oldest);
+	onside_cursor_release(&delivery.settled);
+	return n;
+}
+
+/* Dead letters, likewise. */
+static int
+count_dead_letters(void)
+{
+	Relation	rel = table_open(onside_relation_oid("dead_letter"),
+								 AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TableScanDesc scan = onside_table_beginscan(rel, GetActiveSnapshot(), 0,
+												NULL);
+	int			n = 0;
+
+	while (n <= MAX_COUNTED &&
+		   table_scan_getnextslot(scan, ForwardScanDirection, slot))
+		n++;
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, AccessShareLock);
+	return n;
+}
+
+static char *
+print_count(int n)
+{
+	return n > MAX_COUNTED ? psprintf("more than %d", MAX_COUNTED) :
+		psprintf("%d", n);
+}
+
+void
+onside_drop_guard_check(Oid relid)
+{
+	int			pending;
+	int			dead_letters = 0;
+
+	/* An update script knows what it does; others' tables may look different. */
+	if (creating_extension || !is_member(relid) || !is_complete() ||
+		onside_version_problem() != NULL)
+		return;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	pending = count_pending();
+	if (pending > 0 || relid == onside_relation_oid("dead_letter"))
+		dead_letters = count_dead_letters();
+	PopActiveSnapshot();
+
+	if (pending > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("cannot drop extension onside_attribution because it has pending events"),
+				 dead_letters == 0 ?
+				 errdetail("Events that have not been delivered: %s.",
+						   print_count(pending)) :
+				 errdetail("Events that have not been delivered: %s; dead letters: %s.",
+						   print_count(pending), print_count(dead_letters)),
+				 errhint("Wait for them with SELECT onside_attribution.flush(), or discard them with TRUNCATE onside_attribution.outbox, onside_attribution.aside.")));
+	if (dead_letters > 0)
+		ereport(NOTICE,
+				(errmsg("dropping extension onside_attribution with %s dead letters",
+						print_count(dead_letters))));
+}

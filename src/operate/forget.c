@@ -1,0 +1,179 @@
+/*-------------------------------------------------------------------------
+ *
+ * forget.c
+ *		forget: everything about an installation is deleted.
+ *
+ * An event is in the outbox, or aside, or in dead_letter, and can move while we
+ * look: the worker moves it from left to right, retry_dead_letters() from
+ * dead_letter into the outbox.  It must not slip through.
+ *
+ * - The worker moves an event in a transaction that has aside locked for writing
+ *	 (see locks.c), for which it does not wait.  So forget() begins with a lock on
+ *	 aside that conflicts with this one, and keeps it: from then on the worker
+ *	 moves nothing.  Sending, recording and putting dead letters back need no such
+ *	 lock.  Two calls of forget() come one after the other.
+ *
+ * - dead_letter is read first.  What is moved out of it later has a row there,
+ *	 which we wait for and find deleted; then all tables are read once more.
+ *
+ * So that nothing is overlooked, it deletes what is committed when it runs,
+ * whatever the isolation level; the transaction's own snapshot may be older.
+ * Rows of open transactions it does not see.  It waits for whoever is changing a
+ * row that it wants to delete, as a DELETE would.
+ *
+ * Everything else is as in retry_dead_letters(), see dead_letter.c: EXECUTE on the
+ * function is the privilege, and nothing of anybody's is executed.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/uuid.h"
+
+#include "compat.h"
+#include "log/commit.h"
+#include "log/dead_letter.h"
+#include "log/outbox.h"
+#include "log/shape.h"
+#include "log/shmem.h"
+#include "log/sort.h"
+#include "log/take.h"
+
+PG_FUNCTION_INFO_V1(onside_forget);
+
+static bool
+is_of(TupleTableSlot *row, const pg_uuid_t *installation_id)
+{
+	bool		isnull;
+	Datum		value = slot_getattr(row, Anum_outbox_installation_id, &isnull);
+
+	return !isnull &&
+		memcmp(DatumGetUUIDP(value), installation_id, UUID_LEN) == 0;
+}
+
+/*
+ * Notes where the installation's rows are, and when they came: by that they are
+ * deleted, in the order in which retry_dead_letters() takes them, too.
+ */
+static void
+note_rows(Relation rel, const pg_uuid_t *installation_id, AttrNumber since,
+		  OnsideSort *sort)
+{
+	TupleTableSlot *row = table_slot_create(rel, NULL);
+	ScanKeyData key;
+	TableScanDesc scan;
+
+	ScanKeyInit(&key, Anum_outbox_installation_id, BTEqualStrategyNumber,
+				F_UUID_EQ, UUIDPGetDatum(installation_id));
+	scan = onside_table_beginscan(rel, onside_reading_snapshot(), 1, &key);
+	while (table_scan_getnextslot(scan, ForwardScanDirection, row))
+	{
+		Datum		values[2];
+		bool		nulls[2] = {false, false};
+
+		CHECK_FOR_INTERRUPTS();
+		values[0] = slot_getattr(row, since, &nulls[0]);
+		values[1] = PointerGetDatum(&row->tts_tid);
+		onside_sort_put(sort, values, nulls);
+	}
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(row);
+}
+
+/*
+ * Deletes the installation's rows of a table.  *moved is set if somebody else has
+ * deleted one meanwhile, which then may be in another table.
+ */
+static int64
+forget_in(const char *name, const pg_uuid_t *installation_id,
+		  AttrNumber since, bool *moved)
+{
+	static const Oid columns[] = {TIMESTAMPTZOID, TIDOID};
+	Relation	rel = table_open(onside_table_oid(name), RowExclusiveLock);
+	TupleTableSlot *row = table_slot_create(rel, NULL);
+	OnsideSort *sort = onside_sort_begin(columns, lengthof(columns),
+										 lengthof(columns));
+	TupleTableSlot *noted;
+	int64		count = 0;
+
+	(void) onside_shape_require(rel, true);
+	PushActiveSnapshot(GetLatestSnapshot());
+	note_rows(rel, installation_id, since, sort);
+	onside_sort_perform(sort);
+	while ((noted = onside_sort_next(sort)) != NULL)
+	{
+		ItemPointerData tid = *(ItemPointer) DatumGetPointer(noted->tts_values[1]);
+		OnsideTaken taken;
+
+		CHECK_FOR_INTERRUPTS();
+		taken = onside_take_lock(rel, &tid, LockWaitBlock, row);
+		*moved |= taken == ONSIDE_TAKE_GONE;
+		if (taken == ONSIDE_TAKE_GONE ||
+			(taken == ONSIDE_TAKEN_CHANGED && !is_of(row, installation_id)))
+			continue;
+		onside_take_delete(rel, row);
+		count++;
+	}
+	PopActiveSnapshot();
+	onside_sort_end(sort);
+	ExecDropSingleTupleTableSlot(row);
+	table_close(rel, NoLock);
+	return count;
+}
+
+/* All tables, once.  How many rows were there? */
+static int64
+forget_all(const pg_uuid_t *installation_id, bool *moved)
+{
+	int64		count;
+
+	*moved = false;
+	count = forget_in("dead_letter", installation_id,
+					  Anum_dead_letter_failed_at, moved);
+	for (int segment = 1; segment <= ONSIDE_SEGMENTS; segment++)
+		count += forget_in(psprintf("outbox_%d", segment), installation_id,
+						   Anum_outbox_recorded_at, moved);
+	return count + forget_in("aside", installation_id,
+							 Anum_outbox_recorded_at, moved);
+}
+
+/* forget(installation_id uuid) */
+Datum
+onside_forget(PG_FUNCTION_ARGS)
+{
+	int64		count = 0;
+	bool		moved;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("installation_id must not be null"),
+				 errhint("Pass the identifier of the installation whose events are to be deleted.")));
+	PreventCommandIfReadOnly("forget()");
+	PreventCommandIfParallelMode("forget()");
+
+	/* To the end of the transaction. */
+	LockRelationOid(onside_table_oid("aside"), ShareRowExclusiveLock);
+
+	/* As the command of its own that it is. */
+	CommandCounterIncrement();
+	do
+	{
+		count += forget_all(PG_GETARG_UUID_P(0), &moved);
+		CommandCounterIncrement();
+	} while (moved);
+
+	if (count > 0)
+		onside_commit_wake(ONSIDE_WAKE_WITHDRAWN);
+	PG_RETURN_INT64(count);
+}

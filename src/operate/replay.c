@@ -1,0 +1,331 @@
+/*-------------------------------------------------------------------------
+ *
+ * replay.c
+ *		replay: delivered events are recorded again.
+ *
+ * Recorded again is each event_id once, as its oldest row in the given time has
+ * it, unless any row of it is pending or it is in dead_letter.  So the outbox is
+ * read whole, and aside and dead_letter, too; what is noted of a row is its event_id and
+ * its place.  Sorted by event_id, the notes say which rows are to be recorded;
+ * those are sorted once more, in the order of the log, and read by their place.
+ * However many there are, work_mem is the memory that this takes.
+ *
+ * As retry_dead_letters() (see dead_letter.c) it reads and writes the tables by
+ * the access method, with no SQL, as whoever calls it: EXECUTE on the function
+ * is the privilege, and nothing of anybody's is executed.
+ *
+ * Locks.  The second of two calls must see what the first has recorded, or it
+ * would record it, too.  So a call holds a ShareUpdateExclusiveLock on the
+ * outbox, which conflicts with itself and with nothing that recording and
+ * sending need, to the end of the transaction.  To hold one up, LOCK TABLE wants
+ * UPDATE, DELETE or TRUNCATE on the outbox (17 and later: or MAINTAIN), VACUUM
+ * and ANALYZE want its owner, and a call of replay() EXECUTE; an advisory lock
+ * would want nothing.  What the first has recorded is seen by a snapshot that is
+ * taken with the lock in hand, whatever the isolation level: the transaction's
+ * own may be older.  The segments are locked before it, so that none of them is
+ * emptied beneath it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+#include "utils/xid8.h"
+
+#include "compat.h"
+#include "log/delivery.h"
+#include "log/outbox.h"
+#include "log/shape.h"
+#include "log/shmem.h"
+#include "log/sort.h"
+#include "log/window.h"
+
+PG_FUNCTION_INFO_V1(onside_replay);
+
+/*
+ * What is noted of a row, by event_id.  A row that keeps its event from being
+ * replayed comes before the others of the event, and has nothing but the first
+ * two columns.
+ */
+enum
+{
+	NOTE_EVENT_ID,
+	NOTE_IS_DELIVERED,
+	NOTE_RECORDED_AT,
+	NOTE_XID,
+	NOTE_ID,
+	NOTE_NKEYS,
+	NOTE_SEGMENT = NOTE_NKEYS,
+	NOTE_TID,
+	NOTE_NCOLUMNS
+};
+
+static const Oid note_types[NOTE_NCOLUMNS] = {
+	UUIDOID, BOOLOID, TIMESTAMPTZOID, XID8OID, INT8OID, INT2OID, TIDOID
+};
+
+/* What is noted of a row that is to be recorded, in the order of the log. */
+enum
+{
+	PLACE_XID,
+	PLACE_ID,
+	PLACE_NKEYS,
+	PLACE_SEGMENT = PLACE_NKEYS,
+	PLACE_TID,
+	PLACE_NCOLUMNS
+};
+
+static const Oid place_types[PLACE_NCOLUMNS] = {
+	XID8OID, INT8OID, INT2OID, TIDOID
+};
+
+static void
+note_blocker(OnsideSort *notes, Datum event_id)
+{
+	Datum		values[NOTE_NCOLUMNS] = {0};
+	bool		nulls[NOTE_NCOLUMNS];
+
+	memset(nulls, true, sizeof(nulls));
+	values[NOTE_EVENT_ID] = event_id;
+	values[NOTE_IS_DELIVERED] = BoolGetDatum(false);
+	nulls[NOTE_EVENT_ID] = nulls[NOTE_IS_DELIVERED] = false;
+	onside_sort_put(notes, values, nulls);
+}
+
+/*
+ * Notes a row of the outbox: as one that blocks its event if it is pending, or
+ * if it was recorded in that time.  Returns whether it can be replayed.
+ */
+static bool
+note_row(OnsideSort *notes, TupleTableSlot *row, int segment,
+		 const OnsideCursor *settled, TimestampTz since, TimestampTz until)
+{
+	Datum		values[NOTE_NCOLUMNS];
+	bool		nulls[NOTE_NCOLUMNS] = {false};
+	TimestampTz recorded_at;
+
+	/* Whoever has taken NOT NULL away gets no crash for it. */
+	slot_getsomeattrs(row, Anum_outbox_id);
+	if (row->tts_isnull[Anum_outbox_event_id - 1] ||
+		row->tts_isnull[Anum_outbox_recorded_at - 1] ||
+		row->tts_isnull[Anum_outbox_xid - 1] ||
+		row->tts_isnull[Anum_outbox_id - 1])
+		return false;
+
+	values[NOTE_EVENT_ID] = row->tts_values[Anum_outbox_event_id - 1];
+	values[NOTE_IS_DELIVERED] = BoolGetDatum(true);
+	values[NOTE_RECORDED_AT] = row->tts_values[Anum_outbox_recorded_at - 1];
+	values[NOTE_XID] = row->tts_values[Anum_outbox_xid - 1];
+	values[NOTE_ID] = row->tts_values[Anum_outbox_id - 1];
+	values[NOTE_SEGMENT] = Int16GetDatum(segment);
+	values[NOTE_TID] = PointerGetDatum(&row->tts_tid);
+
+	if (!onside_cursor_covers(settled,
+							  DatumGetFullTransactionId(values[NOTE_XID]),
+							  DatumGetInt64(values[NOTE_ID])))
+	{
+		note_blocker(notes, values[NOTE_EVENT_ID]);
+		return false;
+	}
+	recorded_at = DatumGetTimestampTz(values[NOTE_RECORDED_AT]);
+	if (recorded_at < since || recorded_at > until)
+		return false;
+	onside_sort_put(notes, values, nulls);
+	return true;
+}
+
+/* Notes the rows of a segment.  How many of them can be replayed? */
+static int64
+note_segment(OnsideSort *notes, Relation rel, int segment,
+			 const OnsideCursor *settled, TimestampTz since, TimestampTz until)
+{
+	TupleTableSlot *row = table_slot_create(rel, NULL);
+	TableScanDesc scan = onside_table_beginscan(rel, GetActiveSnapshot(), 0,
+												NULL);
+	int64		n = 0;
+
+	while (table_scan_getnextslot(scan, ForwardScanDirection, row))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (note_row(notes, row, segment, settled, since, until))
+			n++;
+	}
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(row);
+	return n;
+}
+
+/* Notes a table whose events are not replayed. */
+static void
+note_table(OnsideSort *notes, const char *name)
+{
+	Relation	rel = table_open(onside_table_oid(name), AccessShareLock);
+	TupleTableSlot *row = table_slot_create(rel, NULL);
+	TableScanDesc scan = onside_table_beginscan(rel, GetActiveSnapshot(), 0,
+												NULL);
+
+	(void) onside_shape_require(rel, true);
+	while (table_scan_getnextslot(scan, ForwardScanDirection, row))
+	{
+		bool		isnull;
+		Datum		event_id = slot_getattr(row, Anum_outbox_event_id,
+											&isnull);
+
+		CHECK_FOR_INTERRUPTS();
+		if (!isnull)
+			note_blocker(notes, event_id);
+	}
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(row);
+	table_close(rel, AccessShareLock);
+}
+
+/* The first note of each event counts. */
+static void
+choose(OnsideSort *notes, OnsideSort *places)
+{
+	pg_uuid_t	last = {0};
+	bool		any = false;
+	TupleTableSlot *note;
+
+	while ((note = onside_sort_next(notes)) != NULL)
+	{
+		Datum	   *noted = note->tts_values;
+		pg_uuid_t  *event_id = DatumGetUUIDP(noted[NOTE_EVENT_ID]);
+		Datum		values[PLACE_NCOLUMNS];
+		bool		nulls[PLACE_NCOLUMNS] = {false};
+
+		CHECK_FOR_INTERRUPTS();
+		if (any && memcmp(event_id, &last, UUID_LEN) == 0)
+			continue;
+		any = true;
+		last = *event_id;
+		if (!DatumGetBool(noted[NOTE_IS_DELIVERED]))
+			continue;
+		values[PLACE_XID] = noted[NOTE_XID];
+		values[PLACE_ID] = noted[NOTE_ID];
+		values[PLACE_SEGMENT] = noted[NOTE_SEGMENT];
+		values[PLACE_TID] = noted[NOTE_TID];
+		onside_sort_put(places, values, nulls);
+	}
+}
+
+/* Reads the rows at these places, and records their events.  How many? */
+static int64
+record(Relation *segments, OnsideSort *places)
+{
+	OnsideAppend *append = NULL;
+	MemoryContext per_row = AllocSetContextCreate(CurrentMemoryContext,
+												  "onside_attribution replay",
+												  ALLOCSET_DEFAULT_SIZES);
+	TupleTableSlot *rows[ONSIDE_SEGMENTS];
+	TupleTableSlot *place;
+	int64		count = 0;
+
+	for (int i = 0; i < ONSIDE_SEGMENTS; i++)
+		rows[i] = table_slot_create(segments[i], NULL);
+
+	while ((place = onside_sort_next(places)) != NULL)
+	{
+		int			i = DatumGetInt16(place->tts_values[PLACE_SEGMENT]) - 1;
+		ItemPointer tid = (ItemPointer) DatumGetPointer(place->tts_values[PLACE_TID]);
+		MemoryContext old = MemoryContextSwitchTo(per_row);
+		OnsideEvent event;
+		OnsideEventError error;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!table_tuple_fetch_row_version(segments[i], tid,
+										   GetActiveSnapshot(), rows[i]))
+			elog(ERROR, "could not find a row of the outbox again");
+		onside_outbox_read_event(rows[i], &event);
+		if (!onside_event_check(&event, &error))
+			onside_event_throw(&error);
+		MemoryContextSwitchTo(old);
+		if (append == NULL)
+			append = onside_append_begin();
+		onside_append(append, &event);
+		MemoryContextReset(per_row);
+		count++;
+	}
+
+	if (append != NULL)
+		onside_append_end(append);
+	for (int i = 0; i < ONSIDE_SEGMENTS; i++)
+		ExecDropSingleTupleTableSlot(rows[i]);
+	MemoryContextDelete(per_row);
+	return count;
+}
+
+/* With the active snapshot, and all that is needed locked. */
+static int64
+replay(Relation *segments, TimestampTz since, TimestampTz until)
+{
+	OnsideSort *notes = onside_sort_begin(note_types, NOTE_NCOLUMNS,
+										  NOTE_NKEYS);
+	OnsideDelivery delivery = {0};
+	const char *problem;
+	int64		count = 0;
+
+	onside_delivery_load(&delivery, NULL, &problem);
+	for (int i = 0; i < ONSIDE_SEGMENTS; i++)
+		count += note_segment(notes, segments[i], i + 1, &delivery.settled,
+							  since, until);
+	onside_cursor_release(&delivery.settled);
+
+	if (count > 0)
+	{
+		OnsideSort *places = onside_sort_begin(place_types, PLACE_NCOLUMNS,
+											   PLACE_NKEYS);
+
+		note_table(notes, "aside");
+		note_table(notes, "dead_letter");
+		onside_sort_perform(notes);
+		choose(notes, places);
+		onside_sort_perform(places);
+		count = record(segments, places);
+		onside_sort_end(places);
+	}
+	onside_sort_end(notes);
+	return count;
+}
+
+/* replay(since timestamptz, until timestamptz) */
+Datum
+onside_replay(PG_FUNCTION_ARGS)
+{
+	TimestampTz since = PG_GETARG_TIMESTAMPTZ(0);
+	TimestampTz until = PG_GETARG_TIMESTAMPTZ(1);
+	Relation	segments[ONSIDE_SEGMENTS];
+	Relation	outbox;
+	int64		count;
+
+	PreventCommandIfReadOnly("replay()");
+	PreventCommandIfParallelMode("replay()");
+	outbox = table_open(onside_table_oid("outbox"),
+						ShareUpdateExclusiveLock);
+	for (int i = 0; i < ONSIDE_SEGMENTS; i++)
+	{
+		segments[i] = table_open(onside_segment_oid(i + 1), AccessShareLock);
+		(void) onside_shape_require(segments[i], true);
+	}
+
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetLatestSnapshot());
+	count = replay(segments, since, until);
+	PopActiveSnapshot();
+
+	for (int i = 0; i < ONSIDE_SEGMENTS; i++)
+		table_close(segments[i], AccessShareLock);
+	table_close(outbox, NoLock);
+	PG_RETURN_INT64(count);
+}

@@ -1,0 +1,192 @@
+/*-------------------------------------------------------------------------
+ *
+ * chance.c
+ *		Second chances of dead letters.
+ *
+ * send/chances.c says when, and of which group; then ten of those that are due are
+ * tried, and more as long as some are accepted (sender.c counts).  The others stay
+ * as they are, with a retry_at that is past.
+ *
+ * Whatever failed while nothing was accepted has its chance as soon as something
+ * is again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/timestamp.h"
+
+#include "clock.h"
+#include "log/dead_letter.h"
+#include "send/chances.h"
+#include "worker/chance.h"
+#include "worker/reader.h"
+#include "worker/txn.h"
+
+static const OnsideChanceStorage storage = {
+	.next_group = onside_dead_letter_next_group,
+	.next_due = onside_dead_letter_next_due,
+	.failed_since = onside_dead_letter_failed_since
+};
+
+static OnsideSender *sender;
+static OnsideChances chances;
+static int	npicks;
+static OnsideBrake brake = {
+	.work = "look for dead letters that are due",
+	.step = ONSIDE_STEP_READING_DEAD_LETTERS
+};
+
+void
+onside_chance_init(OnsideSender *my_sender)
+{
+	sender = my_sender;
+}
+
+void
+onside_chance_expect(TimestampTz retry_at)
+{
+	onside_chances_expect(&chances, retry_at);
+}
+
+/* ----------
+ * Looking
+ * ----------
+ */
+
+/* Is something accepted again, after a time without, of which all is written? */
+static bool
+has_recovered(void)
+{
+	return sender->recovered && sender->nfates == 0;
+}
+
+/* Body of a transaction. */
+static void
+take_recovery(void *arg)
+{
+	onside_chances_recovered(&chances,
+							 onside_clock_timestamp(sender->recovered_us),
+							 &storage);
+}
+
+/* Body of a transaction. */
+static void
+look(void *arg)
+{
+	if (onside_chances_look(&chances, GetCurrentTimestamp(), &storage))
+		onside_sender_begin_chance(sender);
+}
+
+void
+onside_chance_look(void)
+{
+	if (has_recovered() &&
+		onside_txn_run(&brake, ONSIDE_USES_DEAD_LETTER, take_recovery, NULL))
+		sender->recovered = false;
+	if (onside_chance_timeout() == 0)
+		(void) onside_txn_run(&brake, ONSIDE_USES_DEAD_LETTER, look, NULL);
+}
+
+/* ----------
+ * Picking
+ * ----------
+ */
+
+/* One that is to be tried, and its event. */
+typedef struct Pick
+{
+	OnsideBatch *batch;
+	int			nbusy;
+	pg_uuid_t	busy[ONSIDE_SENDER_MAX_REQUESTS * 2];
+} Pick;
+
+static void
+note_busy(Pick *pick, const OnsideItem *item)
+{
+	if (item->home == ONSIDE_IN_DEAD_LETTER &&
+		pick->nbusy < (int) lengthof(pick->busy))
+		pick->busy[pick->nbusy++] = *onside_item_id(item);
+}
+
+/* Those in flight, and those of which is not yet written what has become. */
+static void
+note_all_busy(Pick *pick)
+{
+	for (int i = 0; i < ONSIDE_SENDER_MAX_REQUESTS; i++)
+		if (sender->requests[i].id != 0)
+			note_busy(pick, &sender->requests[i].piece->items[0]);
+	for (int i = 0; i < sender->nfates; i++)
+		note_busy(pick, &sender->fates[i].item);
+}
+
+static bool
+add_letter(OnsideBatch *batch, const pg_uuid_t *id)
+{
+	OnsideEvent event;
+	OnsideItem	item = {0};
+	TimestampTz recorded_at;
+
+	if (!onside_dead_letter_fetch(id, &event, &recorded_at))
+		return false;
+	item.home = ONSIDE_IN_DEAD_LETTER;
+	onside_item_set_id(&item, id);
+	item.recorded_at = recorded_at;
+	return onside_batch_add(batch, &event, &item, 1, INT_MAX);
+}
+
+/* Body of a transaction. */
+static void
+pick_one(void *arg)
+{
+	Pick	   *pick = arg;
+	pg_uuid_t	id;
+
+	if (chances.present.event_name[0] == '\0')
+	{
+		while (chances.at_once > 0 && pick->batch->nitems == 0)
+			(void) add_letter(pick->batch, &chances.ids[--chances.at_once]);
+		return;
+	}
+	if (onside_dead_letter_pick(&chances.present, GetCurrentTimestamp(),
+								(OnsidePick) (npicks++ % 3), pick->busy,
+								pick->nbusy, &id) &&
+		!add_letter(pick->batch, &id))
+		(void) onside_dead_letter_postpone(&id, 0, "it cannot be read as an event",
+										   GetCurrentTimestamp(), 0);
+}
+
+OnsideBatch *
+onside_chance_pick(void)
+{
+	Pick		pick = {0};
+
+	/* With so much unwritten it is not known what has been tried. */
+	note_all_busy(&pick);
+	if (pick.nbusy == (int) lengthof(pick.busy))
+		return NULL;
+	pick.batch = onside_batch_create();
+	if (onside_txn_run(&brake, ONSIDE_USES_DEAD_LETTER, pick_one, &pick) &&
+		pick.batch->nitems > 0)
+	{
+		onside_batch_seal(pick.batch);
+		return pick.batch;
+	}
+	onside_batch_free(pick.batch);
+	return NULL;
+}
+
+long
+onside_chance_timeout(void)
+{
+	TimestampTz at = onside_chances_look_at(&chances);
+	long		timeout = 0;
+
+	if (sender->chance_tries > 0 || sender->chances_in_flight > 0)
+		return -1;
+	if (!has_recovered() && at == DT_NOEND)
+		return -1;
+	if (!has_recovered() && at != 0)
+		timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), at);
+	return Max(timeout, onside_brake_timeout(&brake));
+}

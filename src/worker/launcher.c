@@ -1,0 +1,577 @@
+/*-------------------------------------------------------------------------
+ *
+ * launcher.c
+ *		The background worker that runs a worker for each database.
+ *
+ * Which databases have the extension is written in each database's own
+ * pg_extension, which only a connection to it can read.  So the launcher takes
+ * a slot for every database that it does not know and starts a worker there;
+ * one that finds no extension says so and leaves, and the launcher remembers.
+ * CREATE EXTENSION takes a slot by itself, at commit.  A slot then goes
+ *
+ *		FREE -> WANTED -> STARTING -> RUNNING -> WANTED (worker ended) ...
+ *									  RUNNING -> ABSENT -> FREE
+ *
+ * where WANTED becomes STARTING here alone, and FREE is made here alone.  The
+ * state is in shared memory, so that a restarted launcher finds workers that
+ * its predecessor started.
+ *
+ * A database that becomes a template or refuses connections is dismissed: its
+ * worker leaves and its slot is freed, as if it had been dropped.
+ *
+ * Slots and background workers can be fewer than databases.  Who has the
+ * extension keeps its slot.  A worker that fails before it knows whether its
+ * database has it gives way to the databases that have not been looked at.
+ *
+ * The launcher sleeps until it is woken: by a commit that makes or drops the
+ * extension, by a command on a database, by a worker that ends.  It looks by
+ * itself once a minute, and more often while something that it wants to start
+ * cannot be started.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "libpq/pqsignal.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "log/crash_guard.h"
+#include "log/shmem.h"
+#include "settings.h"
+#include "worker/launcher.h"
+#include "worker/process.h"
+#include "worker/worker.h"
+
+#define POLL_INTERVAL		60000	/* ms */
+#define RETRY_INTERVAL		10000	/* ms; while a worker cannot be started */
+
+/*
+ * A worker that fails soon after its start waits before the next one, or until somebody
+ * calls resume(); ms.
+ */
+#define HEALTHY_RUN			10000
+#define RESTART_MIN_DELAY	500
+#define RESTART_MAX_DELAY	10000
+
+/*
+ * Most databases in which is looked for the extension at once: each takes one
+ * of max_worker_processes.  One that takes longer than LOOK_TIME (ms) waits for
+ * somebody's lock, and is not to keep the others from starting.
+ */
+#define MAX_STARTING		2
+#define LOOK_TIME			1000
+
+/* What the launcher knows of a slot besides the slot. */
+typedef struct Minding
+{
+	BackgroundWorkerHandle *handle;
+	TimestampTz started_at;
+	TimestampTz not_before;		/* of the next start */
+	unsigned	failures;		/* short runs in a row */
+	bool		told;			/* the log has that it cannot be started */
+} Minding;
+
+static Minding *mindings;
+static List *absent;			/* OIDs of databases without the extension */
+static List *postponed;			/* OIDs of those where looking has failed */
+static bool out_of_slots;		/* and somebody wants one */
+static bool told;				/* the log has that we are, for good */
+
+/* ----------
+ * Databases
+ * ----------
+ */
+
+/* OIDs of the databases in which a worker could run. */
+static List *
+list_databases(void)
+{
+	List	   *result = NIL;
+	MemoryContext context = CurrentMemoryContext;
+	Relation	rel;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	rel = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(rel, 0, NULL);
+	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
+	{
+		Form_pg_database db = (Form_pg_database) GETSTRUCT(tuple);
+		MemoryContext old;
+
+		/* -2 marks one that a failed DROP DATABASE has left behind */
+		if (!db->datallowconn || db->datistemplate || db->datconnlimit == -2)
+			continue;
+		old = MemoryContextSwitchTo(context);
+		result = lappend_oid(result, db->oid);
+		MemoryContextSwitchTo(old);
+	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	return result;
+}
+
+static void
+remember(List **list, Oid database)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	*list = list_append_unique_oid(*list, database);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+forget_databases(void)
+{
+	list_free(absent);
+	absent = NIL;
+	told = false;
+}
+
+/* Takes a slot for each of these that we know nothing of, while there are. */
+static void
+adopt(List *databases, List *except)
+{
+	ListCell   *lc;
+
+	foreach(lc, databases)
+	{
+		Oid			database = lfirst_oid(lc);
+		OnsideSlot *slot;
+
+		if (list_member_oid(except, database) ||
+			list_member_oid(absent, database) ||
+			onside_slot_find(database) != NULL)
+			continue;
+		slot = onside_slot_request(database);
+		if (slot == NULL)
+		{
+			out_of_slots = true;
+			return;
+		}
+		if (list_member_oid(postponed, database))
+		{
+			postponed = list_delete_oid(postponed, database);
+			mindings[slot - onside_slot_get(0)].not_before =
+				TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											RESTART_MAX_DELAY);
+		}
+	}
+}
+
+/* Are all slots taken by databases that have the extension? */
+static bool
+slots_are_used_up(void)
+{
+	for (int i = 0; i < onside_max_databases; i++)
+		if (!onside_slot_get(i)->found)
+			return false;
+	return true;
+}
+
+static void
+adopt_databases(List *databases)
+{
+	out_of_slots = false;
+	adopt(databases, postponed);
+	if (!out_of_slots)
+		adopt(databases, NIL);
+
+	if (!out_of_slots)
+		told = false;
+	else if (!told && slots_are_used_up())
+	{
+		ereport(LOG,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("onside_attribution: %d databases are served, as many as onside_attribution.max_databases allows",
+						onside_max_databases),
+				 errdetail("Other databases are not looked at. If they have the extension, their events are recorded and not sent."),
+				 errhint("Increase onside_attribution.max_databases and restart the server.")));
+		told = true;
+	}
+}
+
+/* ----------
+ * Slots
+ * ----------
+ */
+
+static void
+set_reason(OnsideSlot *slot, const char *reason)
+{
+	LWLockAcquire(slot->lock, LW_EXCLUSIVE);
+	slot->status.state = ONSIDE_NOT_RUNNING;
+	strlcpy(slot->status.reason, reason, sizeof(slot->status.reason));
+	LWLockRelease(slot->lock);
+}
+
+static bool
+set_state(OnsideSlot *slot, OnsideSlotState from, OnsideSlotState to)
+{
+	bool		done;
+
+	LWLockAcquire(onside_slots_lock(), LW_EXCLUSIVE);
+	done = slot->state == from;
+	if (done)
+		slot->state = to;
+	LWLockRelease(onside_slots_lock());
+	return done;
+}
+
+/* Frees a slot, unless its state is not this any more. */
+static bool
+free_slot(int i, OnsideSlotState state)
+{
+	if (!onside_slot_free(onside_slot_get(i), state))
+		return false;
+	if (mindings[i].handle != NULL)
+		pfree(mindings[i].handle);
+	memset(&mindings[i], 0, sizeof(Minding));
+	return true;
+}
+
+/* Its worker has ended, or never came up: when may the next one start? */
+static void
+schedule_restart(OnsideSlot *slot, Minding *minding)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int			delay = 0;
+
+	if (minding->started_at == 0)
+		return;					/* the first one: at once */
+
+	if (slot->orderly ||
+		TimestampDifferenceExceeds(minding->started_at, now, HEALTHY_RUN))
+		minding->failures = 0;
+	else
+	{
+		delay = Min(RESTART_MIN_DELAY << minding->failures, RESTART_MAX_DELAY);
+		minding->failures = Min(minding->failures + 1, 16);
+		set_reason(slot, "its worker has failed and is started again; see the server's log");
+	}
+	minding->started_at = 0;
+	minding->not_before = TimestampTzPlusMilliseconds(now, delay);
+}
+
+/* Its quoted name, or its OID. */
+static char *
+printable_name(Oid database)
+{
+	MemoryContext context = CurrentMemoryContext;
+	char	   *name;
+
+	StartTransactionCommand();
+	name = get_database_name(database);
+	name = name != NULL ? psprintf("\"%s\"", name) : psprintf("%u", database);
+	name = MemoryContextStrdup(context, name);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	return name;
+}
+
+/* Starts a worker.  Returns false if that is not possible now. */
+static bool
+start_worker(int i)
+{
+	OnsideSlot *slot = onside_slot_get(i);
+	Minding    *minding = &mindings[i];
+	MemoryContext old;
+	bool		ok;
+
+	if (!set_state(slot, ONSIDE_SLOT_WANTED, ONSIDE_SLOT_STARTING))
+		return true;
+
+	if (minding->handle != NULL)
+		pfree(minding->handle);
+	minding->handle = NULL;
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	ok = onside_worker_register(slot, i, &minding->handle);
+	MemoryContextSwitchTo(old);
+
+	if (ok)
+	{
+		minding->started_at = GetCurrentTimestamp();
+		minding->told = false;
+		return true;
+	}
+	(void) set_state(slot, ONSIDE_SLOT_STARTING, ONSIDE_SLOT_WANTED);
+	if (!minding->told)
+		ereport(LOG,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("onside_attribution: no free background worker for database %s",
+						printable_name(slot->database)),
+				 errhint("Increase max_worker_processes.")));
+	minding->told = true;
+	set_reason(slot, "there is no free background worker: increase max_worker_processes");
+	return false;
+}
+
+/* How many are looking for the extension right now? */
+static int
+count_starting(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int			n = 0;
+
+	for (int i = 0; i < onside_max_databases; i++)
+		if (onside_slot_get(i)->state == ONSIDE_SLOT_STARTING &&
+			!TimestampDifferenceExceeds(mindings[i].started_at, now,
+										LOOK_TIME))
+			n++;
+	return n;
+}
+
+/* Did a worker that was registered end before it took its slot? */
+static bool
+start_failed(int i)
+{
+	pid_t		pid;
+
+	/* A worker of a launcher before us; if it still comes, it leaves again. */
+	if (mindings[i].handle == NULL)
+		return onside_slot_get(i)->worker_pid == 0;
+
+	return GetBackgroundWorkerPid(mindings[i].handle, &pid) == BGWH_STOPPED;
+}
+
+/* Has the worker leave, or lets it come in. */
+static void
+set_dismissed(OnsideSlot *slot, bool dismissed)
+{
+	if (slot->dismissed == dismissed)
+		return;
+	LWLockAcquire(onside_slots_lock(), LW_EXCLUSIVE);
+	slot->dismissed = dismissed;
+	LWLockRelease(onside_slots_lock());
+	onside_slot_wake(slot, ONSIDE_WAKE_CHECK);
+}
+
+/*
+ * Milliseconds for which a worker that has crashed too often stays away.  A
+ * worker has the slot before it says that it runs, and says that it ends before
+ * it leaves the slot; so under the lock there is none, or it has crashed.
+ */
+static long
+wait_after_crashes(OnsideSlot *slot)
+{
+	bool		crashed;
+
+	LWLockAcquire(onside_slots_lock(), LW_SHARED);
+	crashed = slot->worker_pid == 0 && onside_crash_guard_look(slot->database);
+	LWLockRelease(onside_slots_lock());
+
+	if (crashed)
+		onside_crash_guard_log(slot->database,
+							   psprintf("the worker of database %s",
+										printable_name(slot->database)));
+	return onside_crash_guard_wait(slot->database);
+}
+
+/* A worker is wanted: starts it if it may be.  Returns as mind_slot(). */
+static long
+mind_wanted(int i)
+{
+	OnsideSlot *slot = onside_slot_get(i);
+	Minding    *minding = &mindings[i];
+	Oid			database = slot->database;
+	long		wait;
+
+	if (slot->holds > 0)
+		return POLL_INTERVAL;	/* whoever lets go wakes us */
+
+	if (slot->dismissed)
+	{
+		/* Should it come back, it is looked at again. */
+		if (free_slot(i, ONSIDE_SLOT_WANTED))
+			absent = list_delete_oid(absent, database);
+		return POLL_INTERVAL;
+	}
+
+	schedule_restart(slot, minding);
+	if (pg_atomic_exchange_u32(&slot->start_now, 0) != 0)
+	{
+		minding->not_before = 0;
+		minding->failures = 0;
+	}
+	wait = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+										   minding->not_before);
+	if (wait <= 0)
+		wait = wait_after_crashes(slot);
+	if (wait > 0)
+		return wait;
+
+	if (minding->failures > 0 && !slot->found && out_of_slots &&
+		free_slot(i, ONSIDE_SLOT_WANTED))
+	{
+		remember(&postponed, database);
+		return 0;
+	}
+	if (count_starting() >= MAX_STARTING)
+		return LOOK_TIME;		/* they wake us, but for one that is stuck */
+	(void) start_worker(i);
+	return RETRY_INTERVAL;
+}
+
+/* Looks after one slot.  Returns milliseconds until it wants that again. */
+static long
+mind_slot(int i, List *databases)
+{
+	OnsideSlot *slot = onside_slot_get(i);
+	Oid			database = slot->database;
+
+	if (!OidIsValid(database))
+		return POLL_INTERVAL;
+
+	set_dismissed(slot, !list_member_oid(databases, database));
+
+	switch (slot->state)
+	{
+		case ONSIDE_SLOT_FREE:
+		case ONSIDE_SLOT_RUNNING:
+			return POLL_INTERVAL;
+
+		case ONSIDE_SLOT_ABSENT:
+			if (free_slot(i, ONSIDE_SLOT_ABSENT))
+				remember(&absent, database);
+			return POLL_INTERVAL;
+
+		case ONSIDE_SLOT_STARTING:
+			if (!start_failed(i) ||
+				!set_state(slot, ONSIDE_SLOT_STARTING, ONSIDE_SLOT_WANTED))
+				return RETRY_INTERVAL;
+			return mind_wanted(i);
+
+		case ONSIDE_SLOT_WANTED:
+			return mind_wanted(i);
+	}
+	return POLL_INTERVAL;
+}
+
+/* ----------
+ * The loop
+ * ----------
+ */
+
+static void
+launcher_exit(int code, Datum arg)
+{
+	onside_crash_guard_end();
+	onside_launcher_detach();
+}
+
+/* Sleeps until the latch is set, or so many milliseconds. */
+static void
+sleep_for(long timeout)
+{
+	(void) WaitLatch(MyLatch,
+					 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 timeout, onside_wait_event("OnsideAttributionLauncher"));
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/* Counts, connected to nothing, what has crashed before us, and waits. */
+static void
+begin(void)
+{
+	long		wait;
+
+	if (onside_crash_guard_look(InvalidOid))
+		onside_crash_guard_log(InvalidOid, "the launcher");
+	while ((wait = onside_crash_guard_wait(InvalidOid)) > 0)
+		sleep_for(wait);
+	onside_crash_guard_begin(InvalidOid);
+}
+
+static long
+look_around(void)
+{
+	long		timeout = POLL_INTERVAL;
+	List	   *databases;
+
+	if (onside_launcher_take_forget())
+		forget_databases();
+
+	databases = list_databases();
+	onside_crash_guard_sweep(databases);
+	for (int i = 0; i < onside_max_databases; i++)
+		timeout = Min(timeout, mind_slot(i, databases));
+
+	/* A slot that came free just now can be taken at once. */
+	adopt_databases(databases);
+	for (int i = 0; i < onside_max_databases; i++)
+		timeout = Min(timeout, mind_slot(i, databases));
+	list_free(databases);
+	return timeout;
+}
+
+void
+onside_launcher_main(Datum arg)
+{
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGINT, PG_SIG_IGN);
+	BackgroundWorkerUnblockSignals();
+
+	before_shmem_exit(launcher_exit, (Datum) 0);
+	onside_launcher_attach();
+	begin();
+	onside_process_connect(InvalidOid);
+	pgstat_report_appname("onside_attribution launcher");
+	mindings = palloc0(onside_max_databases * sizeof(Minding));
+
+	for (;;)
+	{
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+
+		sleep_for(look_around());
+	}
+}
+
+void
+onside_launcher_register(void)
+{
+	BackgroundWorker worker = {0};
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
+		BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = 1;
+	strlcpy(worker.bgw_library_name, "onside_attribution",
+			sizeof(worker.bgw_library_name));
+	strlcpy(worker.bgw_function_name, "onside_launcher_main",
+			sizeof(worker.bgw_function_name));
+	strlcpy(worker.bgw_name, "onside_attribution launcher",
+			sizeof(worker.bgw_name));
+	strlcpy(worker.bgw_type, "onside_attribution launcher",
+			sizeof(worker.bgw_type));
+	RegisterBackgroundWorker(&worker);
+}

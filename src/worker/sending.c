@@ -1,0 +1,659 @@
+/*-------------------------------------------------------------------------
+ *
+ * sending.c
+ *		What the sender orders, carried out.
+ *
+ * The sender decides and knows nothing else; here its orders meet the log, the
+ * network and the clock, and answers are told to it and counted.  The bodies of
+ * what is in flight are kept here until they are answered, and no longer.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/pg_prng.h"
+#include "utils/datetime.h"
+#include "utils/timestamp.h"
+
+#include "clock.h"
+#include "log/batch.h"
+#include "log/crash_guard.h"
+#include "log/stats.h"
+#include "send/http.h"
+#include "settings.h"
+#include "worker/chance.h"
+#include "worker/reader.h"
+#include "worker/sending.h"
+#include "worker/txn.h"
+
+/*
+ * With so many fates that cannot be written no more is sent: memory is bounded.
+ */
+#define MAX_UNWRITTEN	4000
+
+/* And with so many, no more dead letters. */
+#define MAX_UNWRITTEN_CHANCES	ONSIDE_HTTP_MAX_REQUESTS
+
+/* A request's body, and what was in it. */
+typedef struct InFlight
+{
+	int64		request;		/* 0 for none */
+	OnsideBatch *batch;
+	bool		suspect;		/* events were deleted since it was sent */
+} InFlight;
+
+static OnsideSender *sender;
+static InFlight in_flight[ONSIDE_HTTP_MAX_REQUESTS];
+static OnsideSendingStatus status;
+static bool unauthorized;
+static bool suspect_ended;		/* a suspect request has */
+static OnsideBrake checking = {
+	.work = "look for events that were deleted",
+	.step = ONSIDE_STEP_LOOKING
+};
+
+/* ----------
+ * Set-up
+ * ----------
+ */
+
+static OnsideSendSettings
+current_settings(void)
+{
+	OnsideSendSettings settings;
+
+	settings.max_in_flight = onside_max_in_flight;
+	settings.batch_max_events = onside_batch_max_events;
+	settings.batch_max_bytes = onside_batch_max_bytes;
+	settings.request_timeout = onside_request_timeout;
+	settings.retry_initial_delay = onside_retry_initial_delay;
+	settings.retry_max_delay = onside_retry_max_delay;
+	return settings;
+}
+
+void
+onside_sending_init(const OnsideDelivery *delivery)
+{
+	OnsideSendSettings settings = current_settings();
+	int64		now = onside_clock();
+	int64		not_before = 0;
+	int64		trouble = now;
+
+	sender = onside_sender_create(&settings,
+								  pg_prng_uint64(&pg_global_prng_state));
+	if (delivery->not_before != 0)
+		not_before = now + (delivery->not_before - GetCurrentTimestamp());
+	if (delivery->trouble_since != 0)
+		trouble = now + (delivery->trouble_since - GetCurrentTimestamp());
+	onside_sender_restore(sender, now, not_before > now ? not_before : 0,
+						  Min(trouble, now), delivery->refused_in_row);
+	status.state = ONSIDE_IDLE;
+}
+
+void
+onside_sending_configure(bool resume, bool elsewhere)
+{
+	OnsideSendSettings settings = current_settings();
+
+	resume |= memcmp(&settings, &sender->pace.settings, sizeof(settings)) != 0;
+	onside_sender_configure(sender, &settings);
+	if (elsewhere)
+		onside_sender_elsewhere(sender, onside_clock());
+	else if (resume)
+		onside_sender_resume(sender, onside_clock());
+}
+
+OnsideSender *
+onside_sending_sender(void)
+{
+	return sender;
+}
+
+/* ----------
+ * Answers
+ * ----------
+ */
+
+static OnsideBatch *
+take_batch(int64 request)
+{
+	for (int i = 0; i < ONSIDE_HTTP_MAX_REQUESTS; i++)
+	{
+		if (in_flight[i].request != request)
+			continue;
+		in_flight[i].request = 0;
+		suspect_ended |= in_flight[i].suspect;
+		return in_flight[i].batch;
+	}
+	elog(ERROR, "an answer to no request");
+}
+
+static void
+count_answer(const OnsideAnswer *answer)
+{
+	onside_stats_count(ONSIDE_COUNT_CONNECTIONS, answer->connections);
+	onside_stats_count(ONSIDE_COUNT_REQUESTS, answer->repeats);
+	status.requests += answer->repeats;
+	switch (answer->kind)
+	{
+		case ONSIDE_ANSWER_COMPLETE:
+		case ONSIDE_ANSWER_PROXY_REFUSED:
+			if (answer->status != 0)
+			{
+				onside_stats_count(onside_stats_of_status(answer->status), 1);
+				onside_histogram_add(&onside_stats_unpublished.request,
+									 answer->duration);
+				break;
+			}
+			/* FALLTHROUGH */
+		case ONSIDE_ANSWER_NO_CONNECTION:
+		case ONSIDE_ANSWER_NOT_TRUSTED:
+			onside_stats_count(ONSIDE_COUNT_CONNECTION_FAILURES, 1);
+			break;
+		case ONSIDE_ANSWER_TIMEOUT:
+			onside_stats_count(ONSIDE_COUNT_TIMEOUTS, 1);
+			break;
+		case ONSIDE_ANSWER_MALFORMED:
+			onside_stats_count(ONSIDE_COUNT_MALFORMED, 1);
+			break;
+	}
+}
+
+/*
+ * The moment of the commit is known to nobody, unless the server keeps commit
+ * timestamps: recorded_at is before it by what the transaction did afterwards.
+ */
+static void
+count_latency(const OnsideBatch *batch, TimestampTz acknowledged_at)
+{
+	for (int i = 0; i < batch->nitems; i++)
+		if (batch->items[i].home != ONSIDE_IN_DEAD_LETTER)
+			onside_histogram_add(&onside_stats_unpublished.delivery,
+								 acknowledged_at - batch->items[i].recorded_at);
+}
+
+static void
+note_error(const OnsideAnswer *answer, TimestampTz ended)
+{
+	char		error[ONSIDE_ANSWER_WORDS_MAX + 32];
+
+	status.last_error_at = ended;
+	if (answer->kind != ONSIDE_ANSWER_COMPLETE)
+		strlcpy(error, answer->words, sizeof(error));
+	else if (answer->words[0] != '\0')
+		snprintf(error, sizeof(error), "HTTP %d: %s", answer->status,
+				 answer->words);
+	else
+		snprintf(error, sizeof(error), "HTTP %d", answer->status);
+	onside_copy_text(status.last_error, error, sizeof(status.last_error));
+}
+
+static void
+take_answer(int64 request, const OnsideAnswer *answer, TimestampTz ended)
+{
+	OnsideBatch *batch = take_batch(request);
+	OnsideResponseClass class = onside_response_classify(answer);
+
+	count_answer(answer);
+	switch (class)
+	{
+		case ONSIDE_RESPONSE_DELIVERED:
+			status.last_success_at = ended;
+			onside_stats_count(ONSIDE_COUNT_DELIVERED, batch->nitems);
+			count_latency(batch, ended);
+			break;
+		case ONSIDE_RESPONSE_UNAUTHORIZED:
+			unauthorized = true;
+			/* FALLTHROUGH */
+		default:
+			note_error(answer, ended);
+	}
+	onside_batch_free(batch);
+	onside_sender_answer(sender, request, answer, onside_clock());
+	if (class != ONSIDE_RESPONSE_DELIVERED &&
+		class != ONSIDE_RESPONSE_REFUSED &&
+		class != ONSIDE_RESPONSE_TOO_LARGE)
+		onside_stats_count(ONSIDE_COUNT_BACK_OFFS, 1);
+}
+
+void
+onside_sending_collect(void)
+{
+	int64		request;
+	OnsideAnswer answer;
+	TimestampTz ended;
+
+	while (onside_http_next_answer(&request, &answer, &ended))
+		take_answer(request, &answer, ended);
+}
+
+bool
+onside_sending_take_unauthorized(void)
+{
+	bool		result = unauthorized;
+
+	unauthorized = false;
+	return result;
+}
+
+/* ----------
+ * Orders
+ * ----------
+ */
+
+/* Sends a batch, which from now on belongs to the request. */
+static void
+send(const OnsideOrder *order, OnsideBatch *batch)
+{
+	int			i = 0;
+	OnsidePosition pos;
+
+	while (in_flight[i].request != 0)
+		i++;
+	if (batch->items[0].home == ONSIDE_IN_LOG)
+		pos = onside_item_position(&batch->items[0]);
+	onside_crash_guard_step(ONSIDE_STEP_SENDING,
+							batch->items[0].home == ONSIDE_IN_LOG ?
+							&pos : NULL);
+
+	if (order->renew)
+		onside_http_renew();
+	in_flight[i].batch = batch;
+	in_flight[i].suspect = false;
+	in_flight[i].request = onside_sender_sent(sender, order, batch->items,
+											  batch->nitems, batch->body.len,
+											  onside_clock());
+	onside_http_start(in_flight[i].request, batch->body.data, batch->body.len,
+					  order->fresh_connection, order->timeout);
+
+	status.requests++;
+	onside_stats_count(ONSIDE_COUNT_REQUESTS, 1);
+	onside_stats_count(ONSIDE_COUNT_EVENTS_SENT, batch->nitems);
+	onside_stats_count(ONSIDE_COUNT_BYTES_SENT, batch->body.len);
+	if (order->kind == ONSIDE_SEND_AGAIN || order->kind == ONSIDE_SEND_CHANCE)
+	{
+		status.retries++;
+		onside_stats_count(ONSIDE_COUNT_RETRIES, 1);
+	}
+}
+
+/* Sends a piece again.  False if its events cannot be read now. */
+static bool
+send_again(OnsideOrder *order)
+{
+	const OnsidePiece *piece = order->piece;
+	int			n = piece->nitems;
+	bool	   *gone = palloc0(n * sizeof(bool));
+	bool		any_gone = false;
+	bool		failed;
+	OnsideBatch *batch = onside_reader_again(piece->items, n, gone, &failed);
+
+	if (!failed)
+	{
+		for (int i = 0; i < n; i++)
+			any_gone |= gone[i];
+		if (!any_gone || onside_sender_gone(sender, order, gone))
+			send(order, batch);
+	}
+	pfree(gone);
+	return !failed;
+}
+
+static int
+offers(void)
+{
+	int			result = 0;
+
+	if (onside_reader_has_some())
+		result |= ONSIDE_OFFER_OLDEST | ONSIDE_OFFER_NEWEST;
+
+	/* What is not written yet might be picked again. */
+	if (sender->chance_tries > 0 && sender->nfates < MAX_UNWRITTEN_CHANCES)
+		result |= ONSIDE_OFFER_CHANCE;
+	return result;
+}
+
+void
+onside_sending_pump(void)
+{
+	int			offered = offers();
+	OnsideOrder order;
+
+	while (!onside_reader_rests() && sender->nfates < MAX_UNWRITTEN &&
+		   onside_sender_next(sender, onside_clock(), offered, &order))
+	{
+		OnsideBatch *batch = NULL;
+
+		switch (order.kind)
+		{
+			case ONSIDE_SEND_OLDEST:
+				batch = onside_reader_oldest(order.max_events, order.max_bytes,
+											 order.full);
+				break;
+			case ONSIDE_SEND_NEWEST:
+				batch = onside_reader_newest(order.max_events,
+											 order.max_bytes);
+				break;
+			case ONSIDE_SEND_AGAIN:
+				if (!send_again(&order))
+					return;
+				continue;
+			case ONSIDE_SEND_CHANCE:
+				batch = onside_chance_pick();
+				break;
+		}
+		if (batch != NULL)
+			send(&order, batch);
+		else
+		{
+			onside_sender_nothing(sender, &order);
+			offered &= ~(order.kind == ONSIDE_SEND_OLDEST ? ONSIDE_OFFER_OLDEST :
+						 order.kind == ONSIDE_SEND_NEWEST ? ONSIDE_OFFER_NEWEST :
+						 ONSIDE_OFFER_CHANCE);
+		}
+		if (order.kind == ONSIDE_SEND_OLDEST)
+			onside_reader_passed(sender->last_seq);
+	}
+	onside_reader_passed(sender->last_seq);
+}
+
+/* ----------
+ * What was deleted
+ * ----------
+ */
+
+/* Places of all that waits, and which of them are still there. */
+typedef struct Check
+{
+	int			n;
+	int			capacity;
+	OnsideItem *items;
+	bool	   *gone;
+} Check;
+
+static void
+note_item(OnsideItem *item, void *arg)
+{
+	Check	   *check = arg;
+
+	if (check->n == check->capacity)
+		check->items = onside_array_enlarge(CurrentMemoryContext,
+											check->items, &check->capacity,
+											sizeof(OnsideItem));
+	check->items[check->n++] = *item;
+}
+
+/* For qsort and bsearch: by place.  What was read from aside has no seq. */
+static int
+compare_places(const void *a, const void *b)
+{
+	const OnsideItem *x = a;
+	const OnsideItem *y = b;
+
+	if (x->home != y->home)
+		return x->home < y->home ? -1 : 1;
+	return memcmp(x->key, y->key, sizeof(x->key));
+}
+
+/* Body of a transaction. */
+static void
+check_all(void *arg)
+{
+	Check	   *check = arg;
+
+	onside_reader_find(check->items, check->n, check->gone);
+}
+
+static bool
+is_there(const OnsideItem *item, void *arg)
+{
+	Check	   *check = arg;
+	OnsideItem *found = bsearch(item, check->items, check->n,
+								sizeof(OnsideItem), compare_places);
+
+	return found == NULL || !check->gone[found - check->items];
+}
+
+bool
+onside_sending_check(void)
+{
+	Check		check = {0};
+	bool		done;
+
+	onside_sender_visit(sender, note_item, &check);
+	if (check.n == 0)
+		return true;
+	qsort(check.items, check.n, sizeof(OnsideItem), compare_places);
+	check.gone = palloc0(check.n * sizeof(bool));
+	done = onside_txn_run(&checking, ONSIDE_USES_LOG | ONSIDE_READS_ASIDE,
+						  check_all, &check);
+	if (done)
+		onside_sender_check(sender, is_there, &check);
+	pfree(check.items);
+	pfree(check.gone);
+	return done;
+}
+
+void
+onside_sending_suspect(void)
+{
+	for (int i = 0; i < ONSIDE_HTTP_MAX_REQUESTS; i++)
+		in_flight[i].suspect = true;
+}
+
+bool
+onside_sending_take_suspect(void)
+{
+	bool		result = suspect_ended;
+
+	suspect_ended = false;
+	return result;
+}
+
+TimestampTz
+onside_sending_accepted_at(void)
+{
+	return sender->accepted == 0 ? 0 :
+		onside_clock_timestamp(sender->accepted_us);
+}
+
+/* ----------
+ * How things stand
+ * ----------
+ */
+
+bool
+onside_sending_drained(void)
+{
+	return !onside_reader_has_some() && sender->in_flight == 0 &&
+		sender->held == 0;
+}
+
+uint64
+onside_sending_wants(void)
+{
+	bool		full;
+	int			events = onside_sender_would_take(sender, onside_clock(),
+												  &full);
+
+	if (events == 0)
+		return 0;
+	return full ? onside_reader_missing(events, onside_batch_max_bytes) : 1;
+}
+
+static void
+note_oldest(OnsideItem *item, void *arg)
+{
+	TimestampTz *oldest = arg;
+
+	if (item->home != ONSIDE_IN_DEAD_LETTER &&
+		(*oldest == 0 || item->recorded_at < *oldest))
+		*oldest = item->recorded_at;
+}
+
+TimestampTz
+onside_sending_oldest(void)
+{
+	TimestampTz oldest = 0;
+
+	onside_sender_visit(sender, note_oldest, &oldest);
+	return oldest;
+}
+
+long
+onside_sending_timeout(void)
+{
+	int64		now = onside_clock();
+	int64		at = onside_sender_wake_at(sender, now,
+										   offers() | ONSIDE_OFFER_OLDEST);
+	long		timeout = -1;
+
+	if (onside_reader_rests())
+		return onside_reader_timeout();
+	if (sender->nfates >= MAX_UNWRITTEN)
+		return -1;
+
+	/* A chance goes on when what came of it is written. */
+	if (sender->in_flight == 0 && sender->nfates == 0 &&
+		now >= sender->pace.not_before &&
+		onside_sender_may_take_chance(sender, offers()))
+		return 0;
+	if (at >= 0)
+		timeout = (long) Min(Max((at - now + 999) / 1000, 0), INT_MAX);
+	return onside_sooner(timeout, onside_reader_timeout());
+}
+
+TimestampTz
+onside_sending_not_before(void)
+{
+	return sender->pace.asked && sender->pace.not_before > onside_clock() ?
+		onside_clock_timestamp(sender->pace.not_before) : 0;
+}
+
+/* A moment as a person reads it, to the second. */
+static void
+write_moment(char *buffer, size_t size, int64 moment)
+{
+	TimestampTz at = onside_clock_timestamp(moment);
+
+	strlcpy(buffer, timestamptz_to_str(at - at % USECS_PER_SEC), size);
+}
+
+/* What it looks like if the API is down or away. */
+static const char *
+failure_in_words(OnsideAnswerKind kind)
+{
+	switch (kind)
+	{
+		case ONSIDE_ANSWER_COMPLETE:
+			return "the API cannot be reached or fails: it answers that it has failed";
+		case ONSIDE_ANSWER_TIMEOUT:
+			return "the API cannot be reached or fails: it does not answer in time";
+		case ONSIDE_ANSWER_MALFORMED:
+			return "the API cannot be reached or fails: what comes back is not a whole HTTP answer";
+		case ONSIDE_ANSWER_NO_CONNECTION:
+		case ONSIDE_ANSWER_NOT_TRUSTED:
+		case ONSIDE_ANSWER_PROXY_REFUSED:
+			break;
+	}
+	return "the API cannot be reached or fails: no connection to it can be made, or it breaks";
+}
+
+/*
+ * Puts into the status whose fault it looks like, since when, what is tried next
+ * and what a person can do.
+ */
+static void
+explain(OnsideTrouble trouble)
+{
+	static const struct
+	{
+		OnsideState state;
+		const char *what;
+		const char *hint;
+	}			troubles[] = {
+		[ONSIDE_TROUBLE_WAITS] = {ONSIDE_BACKING_OFF,
+			"the API asks to send less (429, or 503 with Retry-After)",
+		"no action is needed; resume() ends the wait at once"},
+		[ONSIDE_TROUBLE_FAILS] = {ONSIDE_BACKING_OFF,
+			NULL,
+		"if it lasts, see last_error and ask whoever runs the API or the network"},
+		[ONSIDE_TROUBLE_UNAUTHORIZED] = {ONSIDE_UNAUTHORIZED,
+			"the API does not accept the credentials (401 or 403)",
+		"correct credentials_file, which is read again before each attempt, or ask the API's operator about the account"},
+		[ONSIDE_TROUBLE_MISCONFIGURED] = {ONSIDE_MISCONFIGURED,
+			"what answers is not the attribution API",
+		"correct onside_attribution.endpoint and reload; last_error says what was answered"},
+		[ONSIDE_TROUBLE_PROXY] = {ONSIDE_MISCONFIGURED,
+			"the proxy refuses to pass requests on",
+		"correct onside_attribution.proxy or proxy_credentials_file, or the proxy's rules"},
+		[ONSIDE_TROUBLE_CERTIFICATE] = {ONSIDE_MISCONFIGURED,
+			"what answers is not known to be the API: its certificate cannot be trusted",
+		"correct onside_attribution.ca_file or endpoint, or have the certificate renewed"},
+		[ONSIDE_TROUBLE_REFUSING] = {ONSIDE_REFUSING,
+			"the API refuses every event and has accepted none",
+		"check that endpoint and account are the right ones; last_error has the API's words; ten events are in dead_letter at most, and are tried again by themselves"},
+	};
+	const char *what = troubles[trouble].what;
+	int64		next = onside_sender_next_attempt(sender, onside_clock());
+	int64		since = sender->trouble_us;
+	char		since_text[MAXDATELEN + 1];
+	char		next_text[MAXDATELEN + 32] = "it is tried again now";
+
+	if (what == NULL)
+		what = failure_in_words(sender->failure_kind);
+
+	/* Something may have been accepted since, or it was no event that asked. */
+	if (sender->trouble == 0)
+		since = sender->pace.throttled_at;
+	write_moment(since_text, sizeof(since_text), since);
+	if (next != 0)
+	{
+		strcpy(next_text, "next attempt at ");
+		write_moment(next_text + strlen(next_text),
+					 sizeof(next_text) - strlen(next_text), next);
+	}
+	status.state = troubles[trouble].state;
+	snprintf(status.reason, sizeof(status.reason), "%s, since %s; %s; %s",
+			 what, since_text, next_text, troubles[trouble].hint);
+	status.next_attempt_at = next == 0 ? 0 : onside_clock_timestamp(next);
+}
+
+/*
+ * Does nothing fail but what has failed before, while others were accepted?  That
+ * says nothing of the endpoint, however long nothing else is sent.
+ */
+static bool
+only_aside_fails(void)
+{
+	return sender->held_aside > 0 && sender->held == sender->held_aside &&
+		!onside_reader_has_some();
+}
+
+const OnsideSendingStatus *
+onside_sending_status(void)
+{
+	int64		now = onside_clock();
+	OnsideTrouble trouble = onside_sender_trouble(sender, now);
+
+	/* With nothing that could be tried, all is well but for a wait. */
+	if (now >= sender->pace.not_before &&
+		(onside_sending_drained() || only_aside_fails()))
+		trouble = ONSIDE_TROUBLE_NONE;
+	status.in_flight = sender->in_flight;
+	status.next_attempt_at = 0;
+	status.reason[0] = '\0';
+	if (trouble != ONSIDE_TROUBLE_NONE)
+		explain(trouble);
+	else
+	{
+		status.state = onside_sending_drained() ? ONSIDE_IDLE : ONSIDE_SENDING;
+		if (sender->held_aside > 0)
+			snprintf(status.reason, sizeof(status.reason),
+					 "events aside: %s" INT64_FORMAT "; they have failed while others were accepted, so it looks like the events; each is tried again by itself; the column error of the table aside says why",
+					 sender->held_aside >= ONSIDE_SENDER_MAX_ASIDE / 2 ?
+					 "at least " : "",
+					 sender->held_aside);
+	}
+	return &status;
+}

@@ -1,0 +1,272 @@
+/*-------------------------------------------------------------------------
+ *
+ * txn.c
+ *		The worker's transactions, and what it does when one fails.
+ *
+ * DROP EXTENSION can come at any time.  It locks the extension before anything
+ * else, so each of our transactions, all of them short, does that first, too,
+ * and then looks whether the tables are still there, and still the same.  Then
+ * they stay until its end.
+ *
+ * The worker never waits for a lock.  It takes those of the tables and indexes
+ * that it is about to use if all of them are free at once; otherwise it gives
+ * back what it has got, and tries again a little later.  So nobody ever waits
+ * for us longer than for a few milliseconds of work, an administrator can lock
+ * our tables in any order and for as long as he likes, and what needs none of
+ * the locked tables goes on: with dead_letter locked, events are delivered.
+ *
+ * Nor does an error end the process.  A full disk, a table that somebody has
+ * altered, a damaged page: the transaction is rolled back, and the work rests
+ * before it is tried again, twice as long each time.  What the API has accepted
+ * meanwhile is remembered in memory, so it is not sent again just because it
+ * could not be written down.  The log gets a line a minute, "status" says
+ * what is wrong for as long as it lasts.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_extension.h"
+#include "commands/extension.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lmgr.h"
+#include "storage/lwlock.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "clock.h"
+#include "compat.h"
+#include "log/locks.h"
+#include "log/outbox.h"
+#include "worker/txn.h"
+
+/* How long work rests after a lock that was not free, and after an error; ms. */
+#define LOCKED_MIN_DELAY	20
+#define LOCKED_MAX_DELAY	500
+#define FAILED_MIN_DELAY	500
+#define FAILED_MAX_DELAY	60000
+
+/* A problem is news for so long after the work could have been tried again. */
+#define STALE_AFTER			3000
+
+/* The log gets a line about the same problem so often; ms. */
+#define LOG_INTERVAL		60000
+
+static OnsideSlot *slot;
+static Oid	extension;
+static Oid	cursor_table;
+static int64 hurried_at;		/* see onside_txn_hurry() */
+
+void
+onside_txn_init(OnsideSlot *my_slot)
+{
+	slot = my_slot;
+}
+
+/* ----------
+ * Locks
+ * ----------
+ */
+
+/* The extension that we serve is not there (any more). */
+static void
+leave(bool another)
+{
+	slot->orderly = true;
+	onside_slot_leave(slot,
+					  another ? ONSIDE_SLOT_WANTED : ONSIDE_SLOT_ABSENT);
+	proc_exit(0);
+}
+
+/*
+ * Locks the extension and those tables, in the current transaction.  Returns
+ * what is locked by somebody else, or NULL.
+ */
+static const char *
+lock(int uses)
+{
+	const char *busy;
+	Oid			table;
+
+	if (!OidIsValid(extension))
+		extension = get_extension_oid("onside_attribution", true);
+	if (!OidIsValid(extension))
+		leave(false);
+	if (!ConditionalLockDatabaseObject(ExtensionRelationId, extension, 0,
+									   AccessShareLock))
+		return "extension onside_attribution is locked by another session";
+
+	table = onside_relation_oid("delivery_cursor");
+	if (!OidIsValid(cursor_table))
+		cursor_table = table;
+	if (table != cursor_table || !OidIsValid(table))
+		leave(OidIsValid(table));
+
+	busy = onside_lock_tables(uses);
+	if (busy != NULL)
+		return psprintf("%s.%s is locked by another session", ONSIDE_SCHEMA,
+						busy);
+	return NULL;
+}
+
+/* ----------
+ * Brakes
+ * ----------
+ */
+
+long
+onside_brake_timeout(const OnsideBrake *brake)
+{
+	if (brake->problem == NULL)
+		return -1;
+	return brake->tried_at < hurried_at ? 0 :
+		onside_ms_until(brake->tried_at, brake->delay);
+}
+
+const char *
+onside_brake_problem(const OnsideBrake *brake)
+{
+	if (brake->problem == NULL ||
+		onside_ms_until(brake->tried_at, brake->delay + STALE_AFTER) == 0)
+		return NULL;
+	return brake->problem;
+}
+
+void
+onside_txn_hurry(void)
+{
+	hurried_at = onside_clock();
+}
+
+void
+onside_brake_release(OnsideBrake *brake)
+{
+	if (brake->problem == NULL)
+		return;
+	pfree(brake->problem);
+	brake->problem = NULL;
+	brake->delay = 0;
+}
+
+/* The work rests for a while, twice as long as the last time. */
+static void
+pull_brake(OnsideBrake *brake, const char *problem, int min_delay,
+		   int max_delay)
+{
+	char	   *text = psprintf("could not %s: %s", brake->work, problem);
+
+	if (brake->problem != NULL)
+		pfree(brake->problem);
+	brake->problem = MemoryContextStrdup(TopMemoryContext, text);
+	pfree(text);
+	brake->delay = Max(min_delay, Min(brake->delay * 2, max_delay));
+	brake->tried_at = onside_clock();
+}
+
+/*
+ * Rolls back after an error.  What PostgreSQL's own processes do in their
+ * outermost error handler, of which this is the part that a transaction needs.
+ */
+static void
+roll_back(OnsideBrake *brake, MemoryContext context)
+{
+	ErrorData  *error;
+
+	HOLD_INTERRUPTS();
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	if (brake->logged_at == 0 ||
+		onside_ms_until(brake->logged_at, LOG_INTERVAL) == 0)
+	{
+		error_context_stack = NULL;
+		EmitErrorReport();
+		brake->logged_at = onside_clock();
+	}
+	AbortCurrentTransaction();
+	FlushErrorState();
+	MemoryContextSwitchTo(context);
+	pull_brake(brake, error->message, FAILED_MIN_DELAY, FAILED_MAX_DELAY);
+	FreeErrorData(error);
+	RESUME_INTERRUPTS();
+}
+
+/* ----------
+ * Transactions
+ * ----------
+ */
+
+bool
+onside_txn_run(OnsideBrake *brake, int uses, void (*body) (void *arg),
+			   void *arg)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ErrorContextCallback *callbacks = error_context_stack;
+	volatile bool done = false;
+
+	if (onside_brake_timeout(brake) > 0)
+		return false;
+	onside_crash_guard_step(brake->step, NULL);
+
+	PG_TRY();
+	{
+		const char *busy;
+
+		SetCurrentStatementStartTimestamp();
+		StartTransactionCommand();
+		busy = lock(uses);
+		if (busy == NULL)
+		{
+			PushActiveSnapshot(GetTransactionSnapshot());
+			body(arg);
+			PopActiveSnapshot();
+			CommitTransactionCommand();
+			done = true;
+		}
+		else
+		{
+			pull_brake(brake, busy, LOCKED_MIN_DELAY, LOCKED_MAX_DELAY);
+			AbortCurrentTransaction();
+		}
+		MemoryContextSwitchTo(context);
+	}
+	PG_CATCH();
+	{
+		roll_back(brake, context);
+		error_context_stack = callbacks;
+	}
+	PG_END_TRY();
+
+	if (done)
+		onside_brake_release(brake);
+	return done;
+}
+
+void
+onside_txn_insist(OnsideBrake *brake, int uses, void (*body) (void *arg),
+				  void *arg)
+{
+	while (!onside_txn_run(brake, uses, body, arg))
+	{
+		LWLockAcquire(slot->lock, LW_EXCLUSIVE);
+		onside_copy_text(slot->status.reason, brake->problem,
+						 sizeof(slot->status.reason));
+		LWLockRelease(slot->lock);
+		pgstat_report_activity(STATE_IDLE, brake->problem);
+
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 onside_brake_timeout(brake),
+						 onside_wait_event("OnsideAttributionIdle"));
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (onside_slot_is_closed(slot))
+		{
+			slot->orderly = true;
+			proc_exit(0);
+		}
+	}
+}

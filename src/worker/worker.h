@@ -1,0 +1,23 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.h
+ *		The background worker that sends one database's events.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_WORKER_H
+#define ONSIDE_WORKER_H
+
+#include "postgres.h"
+
+#include "postmaster/bgworker.h"
+
+#include "log/shmem.h"
+
+/* Registers a worker for the slot's database; false if there is no room. */
+extern bool onside_worker_register(OnsideSlot *slot, int slot_no,
+								   BackgroundWorkerHandle **handle);
+
+extern PGDLLEXPORT void onside_worker_main(Datum slot_no);
+
+#endif							/* ONSIDE_WORKER_H */
