@@ -32,9 +32,11 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
 
@@ -96,12 +98,61 @@ onside_outbox_init(void)
 							NULL, NULL, show_current_segment);
 }
 
+/*
+ * The OIDs that were looked up, until a relation or a schema changes.  Each event
+ * needs one of them, and each transaction of the worker a dozen.
+ */
+#define MAX_KNOWN	24
+
+static struct
+{
+	NameData	name;
+	Oid			oid;
+}			known[MAX_KNOWN];
+static int	nknown;
+static uint64 changes;
+
+/* System cache callback. */
+static void
+forget_known(Datum arg, int cacheid, uint32 hashvalue)
+{
+	nknown = 0;
+	changes++;
+}
+
+/* Looking up can hear of a change, after which the answer may be an old one. */
+static Oid
+look_up(const char *name)
+{
+	static bool registered = false;
+	uint64		before;
+	Oid			schema;
+	Oid			oid;
+
+	if (!registered)
+	{
+		CacheRegisterSyscacheCallback(RELNAMENSP, forget_known, (Datum) 0);
+		CacheRegisterSyscacheCallback(NAMESPACEOID, forget_known, (Datum) 0);
+		registered = true;
+	}
+	before = changes;
+	schema = get_namespace_oid(ONSIDE_SCHEMA, true);
+	oid = OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
+	if (OidIsValid(oid) && changes == before && nknown < MAX_KNOWN)
+	{
+		namestrcpy(&known[nknown].name, name);
+		known[nknown++].oid = oid;
+	}
+	return oid;
+}
+
 Oid
 onside_relation_oid(const char *name)
 {
-	Oid			schema = get_namespace_oid(ONSIDE_SCHEMA, true);
-
-	return OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
+	for (int i = 0; i < nknown; i++)
+		if (strcmp(NameStr(known[i].name), name) == 0)
+			return known[i].oid;
+	return look_up(name);
 }
 
 Oid
