@@ -182,5 +182,31 @@ foreach my $row (@rows)
 	}
 }
 
+# ---------------------------------------------------------------------------
+# Default privileges
+# ---------------------------------------------------------------------------
+
+# Whoever is given all that is made in a database is given nothing of the extension's.
+$node->safe_psql('postgres', 'CREATE ROLE heir; CREATE ROLE "Heir, the second"');
+my %granted;
+foreach my $database (qw(without_defaults with_defaults))
+{
+	$node->safe_psql('postgres', "CREATE DATABASE $database");
+	foreach my $objects ($database eq 'with_defaults' ? qw(TABLES SEQUENCES FUNCTIONS SCHEMAS) : ())
+	{
+		$node->safe_psql($database, qq{ALTER DEFAULT PRIVILEGES GRANT ALL ON $objects TO heir, PUBLIC, "Heir, the second"});
+	}
+	create_extension($node, $database);
+	$granted{$database} = $node->safe_psql($database, <<'SQL');
+SELECT o.name, a.grantee::regrole, a.privilege_type
+FROM (SELECT oid::regclass::text, relacl, relowner FROM pg_class WHERE relnamespace = 'onside_attribution'::regnamespace
+      UNION ALL SELECT oid::regprocedure::text, proacl, proowner FROM pg_proc WHERE pronamespace = 'onside_attribution'::regnamespace
+      UNION ALL SELECT nspname, nspacl, nspowner FROM pg_namespace WHERE nspname = 'onside_attribution') o (name, acl, owner),
+    aclexplode(o.acl) a
+WHERE a.grantee <> o.owner ORDER BY 1, 2, 3
+SQL
+}
+is($granted{with_defaults}, $granted{without_defaults}, 'default privileges grant nothing of the extension');
+
 $node->stop;
 done_testing();
