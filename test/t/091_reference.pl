@@ -1,4 +1,4 @@
-# REFERENCE.md is complete and exact: each function with its arguments, defaults
+# docs/reference.md is complete and exact: each function with its arguments, defaults
 # and result, each relation, each setting with type, unit, default, range and
 # context, each state, and each SQLSTATE that the library raises, is there as the
 # catalogs and the source have it, and nothing else is.  Its examples run.  And
@@ -16,7 +16,7 @@ use Test::More;
 use OnsideTest;
 
 my $tree = "$FindBin::RealBin/../..";
-my $reference = slurp_file("$tree/REFERENCE.md");
+my $reference = slurp_file("$tree/docs/reference.md");
 
 my $node = onside_node('main');
 create_extension($node, 'postgres');
@@ -26,7 +26,7 @@ sub chapter
 {
 	my ($name) = @_;
 	my ($text) = $reference =~ /^## \Q$name\E\n(.*?)(?=^## |\z)/ms
-	  or die "REFERENCE.md has no chapter \"$name\"";
+	  or die "docs/reference.md has no chapter \"$name\"";
 	return $text;
 }
 
@@ -51,7 +51,7 @@ sub same_ok
 	$documented{$_}++ foreach @$documented;
 	$real{$_}++ foreach @$real;
 	is(join("\n", sort grep { !$documented{$_} } keys %real),
-		'', "REFERENCE.md has every $what");
+		'', "docs/reference.md has every $what");
 	is(join("\n", sort grep { !$real{$_} } keys %documented),
 		'', "and no $what that there is not");
 	is(scalar @$documented, scalar keys %documented, 'and none twice');
@@ -190,7 +190,7 @@ is( join(' ', grep { !$condition{$_} && !$own{$_} } chapter('Functions') =~ /`([
 # ---------------------------------------------------------------------------
 
 my @examples = $reference =~ /^```sql\n(.*?)^```$/msg;
-cmp_ok(scalar @examples, '>=', scalar @called, 'REFERENCE.md has examples');
+cmp_ok(scalar @examples, '>=', scalar @called, 'docs/reference.md has examples');
 
 # Also where the library is not preloaded.
 my $bare = onside_node('bare', preload => 0);

@@ -1,4 +1,4 @@
-# What docs/recording.md says is so: each recipe runs, in order, and shows the output
+# What docs/recipes.md says is so: each recipe runs, in order, and shows the output
 # below it; what is attached is inlined, where that is promised; and what the recipes
 # record arrives.
 
@@ -20,7 +20,7 @@ my $tree = "$FindBin::RealBin/../..";
 my $sandbox = OnsideSandbox->start;
 my $node = onside_node('main', sandbox => $sandbox, conf => "onside_attribution.retention = '1h'");
 $node->safe_psql('postgres', 'CREATE DATABASE shop');
-my $text = OnsideExamples->new($node, 'shop', "$tree/docs/recording.md");
+my $text = OnsideExamples->new($node, 'shop', "$tree/docs/recipes.md");
 
 my ($rc) = $text->run_sql('SELECT 1; SELECT no_such_function(); SELECT 2');
 isnt($rc, 0, 'an example that fails would be noticed');
