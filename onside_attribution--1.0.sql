@@ -39,9 +39,10 @@ CREATE TABLE onside_attribution.outbox_2 PARTITION OF onside_attribution.outbox 
 CREATE TABLE onside_attribution.outbox_3 PARTITION OF onside_attribution.outbox FOR VALUES IN (3)
     WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false);
 
-CREATE INDEX outbox_1_xid_id_idx ON onside_attribution.outbox_1 (xid, id);
-CREATE INDEX outbox_2_xid_id_idx ON onside_attribution.outbox_2 (xid, id);
-CREATE INDEX outbox_3_xid_id_idx ON onside_attribution.outbox_3 (xid, id);
+-- No two rows have the same key, so looking for such is in vain.
+CREATE INDEX outbox_1_xid_id_idx ON onside_attribution.outbox_1 (xid, id) WITH (deduplicate_items = off);
+CREATE INDEX outbox_2_xid_id_idx ON onside_attribution.outbox_2 (xid, id) WITH (deduplicate_items = off);
+CREATE INDEX outbox_3_xid_id_idx ON onside_attribution.outbox_3 (xid, id) WITH (deduplicate_items = off);
 
 CREATE TRIGGER onside_before_change BEFORE INSERT OR UPDATE OR DELETE ON onside_attribution.outbox_1
     FOR EACH ROW EXECUTE FUNCTION onside_attribution.before_change();

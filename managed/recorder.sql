@@ -1024,42 +1024,53 @@ END
 $$;
 
 /*
- * What is made of one row.  A mapper runs with the search_path of attach(); if it fails, what it did is undone,
- * and the row's purchase comes first.  ("anyelement": PL/pgSQL then has a plan for each type of row.)
+ * What is made of some rows.  A mapper runs with the search_path of attach(), and with these settings (NULL: as they
+ * are); if it fails, what it did is undone, each row is tried alone, and the purchases come first.  ("anyarray": PL/pgSQL
+ * then has a plan for each type of row.)
  */
-CREATE FUNCTION onside_attribution.made_of(relid oid, mapping jsonb, r anyelement) RETURNS onside_attribution.made[]
+CREATE FUNCTION onside_attribution.made_of(relid oid, mapping jsonb, rows anyarray, settings text[] DEFAULT NULL)
+RETURNS onside_attribution.made[]
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    outer_query constant text := 'SELECT coalesce(pg_catalog.array_agg(e::onside_attribution.made), ''{}'') FROM (%s) e';
     query text;
-    results onside_attribution.made[];
+    results onside_attribution.made[] := '{}';
     before text[];
+    describe text;
     place text;
 BEGIN
     IF NOT mapping ? 'mapper' THEN
         before := onside_attribution.use_settings();
-        EXECUTE format('SELECT array_agg(e::onside_attribution.made) FROM (%s) e', onside_attribution.query_of(relid, mapping, 'unnest(ARRAY[$1]) n'))
-            INTO results USING r;
+        EXECUTE format(outer_query, onside_attribution.query_of(relid, mapping, 'unnest($1) n')) INTO results USING rows;
         PERFORM onside_attribution.use_settings(before);
         RETURN results;
     END IF;
     BEGIN
-        query := format('SELECT pg_catalog.array_agg(e::onside_attribution.made) FROM (%s) e',
-                        onside_attribution.query_of(relid, mapping, 'pg_catalog.unnest(ARRAY[$1]) n'));
+        query := format(outer_query, onside_attribution.query_of(relid, mapping, 'pg_catalog.unnest($1) n'));
+        IF settings IS NOT NULL THEN
+            PERFORM onside_attribution.use_settings(settings);
+        END IF;
         PERFORM pg_catalog.set_config('search_path', coalesce(mapping ->> 'search_path', 'pg_catalog, pg_temp'), true);
-        EXECUTE query INTO results USING r;
+        EXECUTE query INTO results USING rows;
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
         RETURN results;
     EXCEPTION WHEN OTHERS OR assert_failure THEN
         IF onside_attribution.passes_through(SQLSTATE) THEN
             RAISE;
         END IF;
-        query := (SELECT k.description FROM onside_attribution.key_of(relid) k);
-        IF query IS NOT NULL THEN
-            EXECUTE query INTO place USING r;
+        IF cardinality(rows) = 1 THEN
+            describe := (SELECT k.description FROM onside_attribution.key_of(relid) k);
+            IF describe IS NOT NULL THEN
+                EXECUTE describe INTO place USING rows[1];
+            END IF;
+            RETURN ARRAY[('?', NULL, ('mapper', SQLSTATE, concat_ws(', in row ', regexp_replace(SQLERRM, '^invalid event: ', ''), place), 'Mend the mapper with CREATE OR REPLACE FUNCTION.')::onside_attribution.problem,
+                NULL, true, NULL)::onside_attribution.made];
         END IF;
-        RETURN ARRAY[('?', NULL, ('mapper', SQLSTATE, concat_ws(', in row ', regexp_replace(SQLERRM, '^invalid event: ', ''), place), 'Mend the mapper with CREATE OR REPLACE FUNCTION.')::onside_attribution.problem,
-            NULL, true, NULL)::onside_attribution.made];
     END;
+    FOR i IN 1 .. coalesce(cardinality(rows), 0) LOOP
+        results := results || onside_attribution.made_of(relid, mapping, rows[i:i], settings);
+    END LOOP;
+    RETURN results;
 END
 $$;
 
@@ -1095,7 +1106,7 @@ BEGIN
     END IF;
 
     IF TG_LEVEL = 'ROW' AND NOT trigger.tgdeferrable THEN
-        FOREACH made IN ARRAY coalesce(onside_attribution.made_of(TG_RELID, mapping, NEW), '{}') LOOP
+        FOREACH made IN ARRAY onside_attribution.made_of(TG_RELID, mapping, ARRAY[NEW]) LOOP
             PERFORM onside_attribution.settle(TG_RELID, mapping, made);
         END LOOP;
 
@@ -1131,10 +1142,10 @@ BEGIN
                 NULL, true, NULL)::onside_attribution.made];
         END;
         IF results IS NULL THEN
-            results := onside_attribution.made_of(root, mapping, r.r);
+            results := onside_attribution.made_of(root, mapping, ARRAY[r.r]);
         END IF;
         place := concat_ws('/', root::oid, mapping ->> 'event_name', place);
-        FOREACH made IN ARRAY coalesce(results, '{}') LOOP
+        FOREACH made IN ARRAY results LOOP
             n := n + 1;
             PERFORM onside_attribution.settle(TG_RELID, mapping, made, place || E'\t' || n);
         END LOOP;
@@ -1167,7 +1178,7 @@ BEGIN
         END IF;
         -- Row by row, so that the bad ones alone become dead letters.
         FOR r IN EXECUTE format('SELECT (n.*)::%s AS r FROM %s', TG_RELID::regclass, source) LOOP
-            FOREACH made IN ARRAY coalesce(onside_attribution.made_of(TG_RELID, mapping, r.r), '{}') LOOP
+            FOREACH made IN ARRAY onside_attribution.made_of(TG_RELID, mapping, ARRAY[r.r]) LOOP
                 PERFORM onside_attribution.settle(TG_RELID, mapping, made);
             END LOOP;
         END LOOP;
@@ -1529,6 +1540,7 @@ DECLARE
     next pg_catalog.text;
     made onside_attribution.made;
     results onside_attribution.made[];
+    before pg_catalog.text[];
     recorded pg_catalog.int8 := 0;
 BEGIN
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -1564,24 +1576,10 @@ BEGIN
         rows := CASE WHEN condition IS NULL THEN chunk || ' n'
             ELSE format('(SELECT new.* FROM (SELECT (x.*)::%1$s AS r FROM %2$s x) y, pg_catalog.unnest(ARRAY[y.r]) new, pg_catalog.unnest(ARRAY[NULL::%1$s]) old WHERE %3$s) n',
                         source, chunk, condition) END;
-        IF NOT mapping ? 'mapper' THEN
-            PERFORM onside_attribution.use_settings();
-            EXECUTE format('SELECT coalesce(array_agg(e::onside_attribution.made), ''{}'') FROM (%s) e', onside_attribution.query_of(source, mapping, rows))
-                INTO results USING last;
-        ELSE
-            BEGIN
-                PERFORM pg_catalog.set_config('search_path', coalesce(mapping ->> 'search_path', 'pg_catalog, pg_temp'), true);
-                EXECUTE pg_catalog.format('SELECT coalesce(pg_catalog.array_agg(e::onside_attribution.made), ''{}'') FROM (%s) e',
-                    onside_attribution.query_of(source, mapping, rows)) INTO results USING last;
-                PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-            EXCEPTION WHEN OTHERS OR assert_failure THEN
-                IF onside_attribution.passes_through(SQLSTATE) THEN
-                    RAISE;
-                END IF;
-                EXECUTE format('SELECT coalesce(array_agg(m), ''{}'') FROM %s, unnest(onside_attribution.made_of($2, $3, (n.*)::%s)) m', rows, source)
-                    INTO results USING last, source, mapping;
-            END;
-        END IF;
+        -- The condition is looked at before a mapper's search_path is set.
+        before := onside_attribution.use_settings();
+        EXECUTE format('SELECT onside_attribution.made_of($2, $3, array_agg((n.*)::%s), $4) FROM %s', source, rows)
+            INTO results USING last, source, mapping, before;
         FOREACH made IN ARRAY results LOOP
             CONTINUE WHEN made.problem IS NULL AND (made.event_datetime < since OR made.event_datetime > until);
             IF made.installation_id <> '' AND made.problem IS NULL AND (made.key IS NULL OR made.key = '' AND NOT mapping ? 'mapper') THEN

@@ -17,6 +17,7 @@
 #include "log/commit.h"
 #include "log/outbox.h"
 #include "log/shmem.h"
+#include "log/stats_file.h"
 #include "operate/utility_hook.h"
 #include "settings.h"
 #include "worker/launcher.h"
@@ -42,5 +43,6 @@ _PG_init(void)
 		return;
 
 	onside_shmem_init();
+	onside_stats_file_init();
 	onside_launcher_register();
 }

@@ -67,7 +67,7 @@
 #include "compat.h"
 #include "log/event.h"
 #include "log/namespace.h"
-#include "log/outbox.h"
+#include "log/tables.h"
 #include "record/citus.h"
 #include "record/column.h"
 #include "record/mapping.h"

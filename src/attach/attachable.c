@@ -25,6 +25,7 @@
 
 #include "attach/attachable.h"
 #include "log/event.h"
+#include "log/tables.h"
 
 /* ----------
  * Relations

@@ -40,8 +40,8 @@
 #include "attach/backfill_state.h"
 #include "compat.h"
 #include "log/insert.h"
-#include "log/outbox.h"
 #include "log/shape.h"
+#include "log/tables.h"
 
 enum
 {

@@ -38,8 +38,10 @@
 #include "log/aside.h"
 #include "log/dead_letter.h"
 #include "log/insert.h"
+#include "log/outbox.h"
 #include "log/shape.h"
 #include "log/sort.h"
+#include "log/tables.h"
 #include "log/take.h"
 
 #define KEY		"aside_pkey"

@@ -13,17 +13,6 @@
 #include "postgres.h"
 
 #include "log/event.h"
-#include "log/outbox.h"
-
-/* Columns of aside; the first six are those of the outbox. */
-enum
-{
-	Anum_aside_failed_at = Anum_outbox_recorded_at + 1,
-	Anum_aside_http_status,
-	Anum_aside_error,
-	Anum_aside_id,
-	Natts_aside = Anum_aside_id
-};
 
 /*
  * Puts an event aside.  http_status 0 becomes null; of the error no more is kept

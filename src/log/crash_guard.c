@@ -60,7 +60,6 @@
 
 #include "clock.h"
 #include "log/crash_guard.h"
-#include "log/window.h"
 
 /* So many crashes, within so many microseconds of running, ... */
 #define MAX_CRASHES		3

@@ -14,7 +14,7 @@
 
 #include "nodes/pg_list.h"
 
-struct OnsidePosition;
+#include "log/position.h"
 
 /* What a process does, in the order of step_names in crash_guard.c. */
 typedef enum OnsideStep
@@ -40,8 +40,8 @@ typedef enum OnsideStep
  */
 extern void onside_crash_guard_begin(Oid process);
 extern void onside_crash_guard_step(OnsideStep step,
-									const struct OnsidePosition *pos);
-extern void onside_crash_guard_at(const struct OnsidePosition *pos);
+									const OnsidePosition *pos);
+extern void onside_crash_guard_at(const OnsidePosition *pos);
 extern void onside_crash_guard_end(void);
 
 /*

@@ -62,6 +62,7 @@
 #include "log/outbox.h"
 #include "log/shape.h"
 #include "log/sort.h"
+#include "log/tables.h"
 #include "log/take.h"
 
 PG_FUNCTION_INFO_V1(onside_retry_dead_letters);

@@ -13,21 +13,6 @@
 #include "log/event.h"
 #include "send/chances.h"
 
-/* Columns of dead_letter; the event's own are those of the outbox. */
-enum
-{
-	Anum_dead_letter_http_status = 6,
-	Anum_dead_letter_error,
-	Anum_dead_letter_attempts,
-	Anum_dead_letter_recorded_at,
-	Anum_dead_letter_failed_at,
-	Anum_dead_letter_retry_at,
-	Anum_dead_letter_source,
-	Anum_dead_letter_chances,
-	Anum_dead_letter_id,
-	Natts_dead_letter = Anum_dead_letter_id
-};
-
 /* Most that is kept of what the API said, in bytes. */
 #define ONSIDE_DEAD_LETTER_ERROR_MAX	1024
 

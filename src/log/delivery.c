@@ -64,8 +64,8 @@
 #include "compat.h"
 #include "log/delivery.h"
 #include "log/insert.h"
-#include "log/outbox.h"
 #include "log/shape.h"
+#include "log/tables.h"
 
 PG_FUNCTION_INFO_V1(onside_keep_state);
 

@@ -15,6 +15,7 @@
 #include "utils/snapshot.h"
 
 #include "log/shmem.h"
+#include "log/tables.h"
 #include "log/window.h"
 
 typedef struct OnsideDelivery

@@ -25,6 +25,7 @@
 #include "utils/timestamp.h"
 
 #include "log/event.h"
+#include "log/tables.h"
 #include "settings.h"
 
 /*

@@ -17,8 +17,6 @@
 
 #include "compat.h"
 
-#define ONSIDE_SCHEMA	"onside_attribution"
-
 /* What the API's request body puts around and between events. */
 #define ONSIDE_BODY_OPEN		"{\"events\":["
 #define ONSIDE_BODY_CLOSE		"]}"

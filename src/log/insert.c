@@ -37,8 +37,8 @@
 
 #include "compat.h"
 #include "log/insert.h"
-#include "log/outbox.h"
 #include "log/shape.h"
+#include "log/tables.h"
 
 /* As COPY: a table_multi_insert() of so many rows or bytes gains no more. */
 #define MAX_ROWS	1000

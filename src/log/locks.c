@@ -15,7 +15,7 @@
 #include "storage/lmgr.h"
 
 #include "log/locks.h"
-#include "log/outbox.h"
+#include "log/tables.h"
 
 typedef struct Use
 {

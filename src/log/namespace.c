@@ -33,8 +33,8 @@
 #include "log/event.h"
 #include "log/insert.h"
 #include "log/namespace.h"
-#include "log/outbox.h"
 #include "log/shape.h"
+#include "log/tables.h"
 
 PG_FUNCTION_INFO_V1(onside_take_namespace);
 

@@ -21,30 +21,18 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
-#include "access/tableam.h"
 #include "access/xact.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_type.h"
-#include "commands/trigger.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/guc.h"
-#include "utils/lsyscache.h"
-#include "utils/rel.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
 
-#include "compat.h"
-#include "log/aside.h"
 #include "log/commit.h"
 #include "log/insert.h"
 #include "log/outbox.h"
-#include "log/shape.h"
 #include "log/shmem.h"
+#include "log/tables.h"
 
 struct OnsideAppend
 {
@@ -96,44 +84,6 @@ onside_outbox_init(void)
 							NULL, NULL, show_current_segment);
 }
 
-Oid
-onside_relation_oid(const char *name)
-{
-	Oid			schema = get_namespace_oid(ONSIDE_SCHEMA, true);
-
-	return OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
-}
-
-Oid
-onside_table_oid(const char *name)
-{
-	Oid			relid = onside_relation_oid(name);
-
-	if (!OidIsValid(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("table \"%s.%s\" does not exist", ONSIDE_SCHEMA, name),
-				 errhint("Create the extension onside_attribution in this database, or give the table its name and schema back.")));
-	return relid;
-}
-
-Oid
-onside_segment_oid(int segment)
-{
-	static const char *const names[ONSIDE_SEGMENTS] = {
-		"outbox_1", "outbox_2", "outbox_3"
-	};
-
-	Assert(segment >= 1 && segment <= ONSIDE_SEGMENTS);
-	return onside_table_oid(names[segment - 1]);
-}
-
-Snapshot
-onside_reading_snapshot(void)
-{
-	return IsolationIsSerializable() ? SnapshotSelf : GetActiveSnapshot();
-}
-
 /* ----------
  * Our own way in
  * ----------
@@ -175,7 +125,7 @@ onside_append_end(OnsideAppend *append)
 }
 
 /* ----------
- * The other way in
+ * An event and its row
  * ----------
  */
 
@@ -242,45 +192,4 @@ onside_outbox_copy_event(OnsideEvent *event)
 			(text *) PG_DETOAST_DATUM_COPY(PointerGetDatum(event->event_name));
 	if (event->payload != NULL)
 		event->payload = DatumGetJsonbPCopy(JsonbPGetDatum(event->payload));
-}
-
-static bool
-find_in(Oid relid, const pg_uuid_t *event_id, OnsideEvent *event)
-{
-	Relation	rel;
-	TableScanDesc scan;
-	TupleTableSlot *slot;
-	ScanKeyData key;
-	bool		found;
-
-	rel = table_open(relid, AccessShareLock);
-	(void) onside_shape_require(rel, true);
-	slot = table_slot_create(rel, NULL);
-	ScanKeyInit(&key, Anum_outbox_event_id, BTEqualStrategyNumber, F_UUID_EQ,
-				UUIDPGetDatum(event_id));
-	scan = onside_table_beginscan(rel, onside_reading_snapshot(), 1, &key);
-	found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
-	if (found)
-	{
-		onside_outbox_read_event(slot, event);
-		found = event->has_event_id && event->has_event_datetime &&
-			event->has_installation_id && event->event_name != NULL &&
-			event->payload != NULL;
-	}
-	if (found)
-		onside_outbox_copy_event(event);
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	table_close(rel, AccessShareLock);
-	return found;
-}
-
-bool
-onside_outbox_find(const pg_uuid_t *event_id, OnsideEvent *event)
-{
-	for (int segment = 1; segment <= ONSIDE_SEGMENTS; segment++)
-		if (find_in(onside_segment_oid(segment), event_id, event))
-			return true;
-	return find_in(onside_table_oid("aside"), event_id, event) ||
-		find_in(onside_table_oid("dead_letter"), event_id, event);
 }

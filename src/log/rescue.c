@@ -44,6 +44,7 @@
 #include "log/outbox.h"
 #include "log/shape.h"
 #include "log/shmem.h"
+#include "log/tables.h"
 
 PG_FUNCTION_INFO_V1(onside_before_truncate);
 PG_FUNCTION_INFO_V1(onside_after_truncate);

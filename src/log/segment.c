@@ -63,9 +63,9 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
-#include "log/outbox.h"
 #include "log/segment.h"
 #include "log/shmem.h"
+#include "log/tables.h"
 #include "settings.h"
 
 /* A segment is emptied when it is larger than this (bytes) or older (seconds). */

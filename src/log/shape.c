@@ -42,10 +42,8 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-#include "log/aside.h"
-#include "log/dead_letter.h"
-#include "log/outbox.h"
 #include "log/shape.h"
+#include "log/tables.h"
 
 /* ----------
  * The tables

@@ -32,8 +32,8 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
-#include "log/outbox.h"
 #include "log/shape.h"
+#include "log/tables.h"
 
 typedef struct Check
 {

@@ -46,9 +46,9 @@
 
 #include "compat.h"
 #include "log/commit.h"
-#include "log/outbox.h"
 #include "log/shape_guard.h"
 #include "log/shmem.h"
+#include "log/tables.h"
 #include "version.h"
 
 pg_noreturn static void refuse(int table, const char *problem);

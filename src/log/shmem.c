@@ -23,6 +23,7 @@
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "storage/shmem.h"
+#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "log/crash_guard.h"
@@ -72,6 +73,27 @@ shmem_size(void)
 					mul_size(onside_max_databases, sizeof(OnsideSlot)));
 }
 
+void
+onside_slot_clear_stats(OnsideSlot *slot)
+{
+	memset(&slot->stats, 0, sizeof(slot->stats));
+	slot->stats.counters[ONSIDE_COUNT_RECORDED] =
+		-(int64) pg_atomic_read_u64(&slot->recorded);
+	slot->stats.counters[ONSIDE_COUNT_SKIPPED] =
+		-(int64) pg_atomic_read_u64(&slot->skipped);
+	slot->stats.reset_at = GetCurrentTimestamp();
+}
+
+void
+onside_slot_read_stats(OnsideSlot *slot, OnsideStats *stats)
+{
+	*stats = slot->stats;
+	stats->counters[ONSIDE_COUNT_RECORDED] +=
+		(int64) pg_atomic_read_u64(&slot->recorded);
+	stats->counters[ONSIDE_COUNT_SKIPPED] +=
+		(int64) pg_atomic_read_u64(&slot->skipped);
+}
+
 static void
 reset_slot(OnsideSlot *slot)
 {
@@ -95,7 +117,7 @@ reset_slot(OnsideSlot *slot)
 	pg_atomic_write_u64(&slot->withdrawers_end, PG_UINT64_MAX);
 	memset(&slot->status, 0, sizeof(slot->status));
 	slot->logged_state = ONSIDE_IDLE;
-	onside_stats_clear(slot);
+	onside_slot_clear_stats(slot);
 }
 
 static void
@@ -146,9 +168,6 @@ shmem_startup(void)
 			ConditionVariableInit(&slot->worker_cv);
 			reset_slot(slot);
 		}
-		onside_stats_load();
-		if (!IsUnderPostmaster)
-			onside_stats_save_at_exit();
 	}
 	LWLockRelease(AddinShmemInitLock);
 }

@@ -16,9 +16,8 @@
 #include "storage/condition_variable.h"
 #include "storage/lwlock.h"
 
-#include "log/stats.h"
+#include "log/counters.h"
 
-#define ONSIDE_SEGMENTS			3
 #define ONSIDE_REASON_MAX		512
 #define ONSIDE_ERROR_MAX		1024
 
@@ -104,7 +103,7 @@ typedef struct OnsideSlot
 	pg_atomic_uint64 withdrawers_end;	/* see onside_slot_may_withdraw() */
 	LWLock	   *lock;			/* guards status and stats */
 	OnsideStatus status;
-	OnsideStats stats;			/* see stats.c */
+	OnsideStats stats;			/* see onside_slot_read_stats() */
 	OnsideState logged_state;	/* what the server's log was told last; the
 								 * workers' own, one after the other */
 	ConditionVariable settled_cv;	/* the cursor has moved */
@@ -195,6 +194,13 @@ extern int64 onside_slot_pending(OnsideSlot *slot);
  * moment after the commit that settles them.  True also if no worker tells.
  */
 extern bool onside_slot_tells(OnsideSlot *slot, int64 settled);
+
+/*
+ * The slot's statistics: to zero, or as they are shown and saved.  The caller
+ * holds the slot's lock, or nobody else has the slot.
+ */
+extern void onside_slot_clear_stats(OnsideSlot *slot);
+extern void onside_slot_read_stats(OnsideSlot *slot, OnsideStats *stats);
 
 /*
  * The launcher's latch.  forget tells it to look at every database again, the

@@ -24,8 +24,8 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-#include "log/outbox.h"
 #include "log/shape.h"
+#include "log/tables.h"
 #include "log/take.h"
 
 bool

@@ -59,6 +59,7 @@
 #include "log/outbox.h"
 #include "log/shape.h"
 #include "log/shmem.h"
+#include "log/tables.h"
 #include "log/window.h"
 
 /* ----------

@@ -17,6 +17,7 @@
 #include "utils/relcache.h"
 
 #include "log/event.h"
+#include "log/position.h"
 
 /* What was committed at some moment; the C form of a pg_snapshot. */
 typedef struct OnsideSnapshot
@@ -27,13 +28,6 @@ typedef struct OnsideSnapshot
 	uint32		nxip;
 	FullTransactionId xip[FLEXIBLE_ARRAY_MEMBER];	/* ascending */
 } OnsideSnapshot;
-
-/* An event's place in the log. */
-typedef struct OnsidePosition
-{
-	FullTransactionId xid;
-	int64		id;
-} OnsidePosition;
 
 /*
  * How far something (reading, settling) has come: everything visible in

@@ -27,7 +27,7 @@
 #include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 
-#include "log/outbox.h"
+#include "log/tables.h"
 #include "operate/doctor.h"
 
 /* Of a lock on a catalog; ms. */

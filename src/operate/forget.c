@@ -43,10 +43,10 @@
 #include "compat.h"
 #include "log/commit.h"
 #include "log/dead_letter.h"
-#include "log/outbox.h"
 #include "log/shape.h"
 #include "log/shmem.h"
 #include "log/sort.h"
+#include "log/tables.h"
 #include "log/take.h"
 
 PG_FUNCTION_INFO_V1(onside_forget);

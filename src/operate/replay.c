@@ -48,6 +48,7 @@
 #include "log/shape.h"
 #include "log/shmem.h"
 #include "log/sort.h"
+#include "log/tables.h"
 #include "log/window.h"
 
 PG_FUNCTION_INFO_V1(onside_replay);

@@ -28,6 +28,7 @@
 
 #include "compat.h"
 #include "log/event.h"
+#include "log/tables.h"
 #include "operate/doctor.h"
 
 PG_FUNCTION_INFO_V1(onside_subscription_status);

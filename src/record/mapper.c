@@ -62,6 +62,7 @@
 #include "utils/varlena.h"
 
 #include "compat.h"
+#include "log/tables.h"
 #include "record/citus.h"
 #include "record/mapper.h"
 

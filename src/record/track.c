@@ -2,7 +2,7 @@
  *
  * track.c
  *		The SQL functions that record events: track, track_purchase,
- *		track_batch; and preview.
+ *		track_batch.
  *
  * Each fills in an OnsideEvent, has it checked, and appends it.  None of them
  * needs a privilege on the extension's tables; EXECUTE is the privilege.
@@ -12,7 +12,6 @@
 #include "postgres.h"
 
 #include "fmgr.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
@@ -29,7 +28,6 @@
 PG_FUNCTION_INFO_V1(onside_track);
 PG_FUNCTION_INFO_V1(onside_track_purchase);
 PG_FUNCTION_INFO_V1(onside_track_batch);
-PG_FUNCTION_INFO_V1(onside_preview);
 
 static void
 check(const OnsideEvent *event)
@@ -284,21 +282,4 @@ onside_track_batch(PG_FUNCTION_ARGS)
 	onside_append_end(append);
 
 	PG_RETURN_INT64(n);
-}
-
-/* preview(event_id): the JSON of an event in the outbox, NULL if not there */
-Datum
-onside_preview(PG_FUNCTION_ARGS)
-{
-	OnsideEvent event = {0};
-	StringInfoData buf;
-
-	if (!onside_outbox_find(PG_GETARG_UUID_P(0), &event))
-		PG_RETURN_NULL();
-
-	/* Sent as UTF-8, shown in the database's encoding. */
-	initStringInfo(&buf);
-	onside_event_render(&buf, &event);
-	PG_RETURN_TEXT_P(cstring_to_text(pg_any_to_server(buf.data, buf.len,
-													  PG_UTF8)));
 }

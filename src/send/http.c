@@ -41,6 +41,7 @@
 
 #include "clock.h"
 #include "compat.h"
+#include "send/http.h"
 #include "send/request.h"
 #include "send/secret.h"
 

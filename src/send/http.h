@@ -13,20 +13,10 @@
 #include "datatype/timestamp.h"
 
 #include "send/answer.h"
+#include "send/http_config.h"
 
 /* Most requests under way at once: one more than max_in_flight can be. */
 #define ONSIDE_HTTP_MAX_REQUESTS	65
-
-/* Where and how to send.  The strings must outlive the next configure. */
-typedef struct OnsideHttpConfig
-{
-	const char *url;
-	const char *credentials;	/* user:password */
-	const char *ca_file;		/* "" for the system's */
-	const char *proxy;			/* "" for none */
-	const char *proxy_credentials;	/* user:password; NULL for none */
-	int			connect_timeout;	/* ms */
-} OnsideHttpConfig;
 
 /* How far a connection came; each step includes those before it. */
 typedef enum OnsideProbeStep

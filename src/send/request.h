@@ -15,7 +15,7 @@
 #include <curl/curl.h>
 
 #include "send/answer.h"
-#include "send/http.h"
+#include "send/http_config.h"
 
 typedef struct OnsideRequest
 {

@@ -41,8 +41,9 @@
 #include "log/dead_letter.h"
 #include "log/outbox.h"
 #include "log/segment.h"
-#include "log/stats.h"
+#include "log/tables.h"
 #include "worker/chance.h"
+#include "worker/counting.h"
 #include "worker/progress.h"
 #include "worker/reader.h"
 #include "worker/sending.h"
@@ -177,7 +178,7 @@ static void
 publish_counts(void)
 {
 	published = onside_progress_settled_count();
-	onside_stats_publish(slot);
+	onside_counting_publish(slot);
 	LWLockAcquire(slot->lock, LW_EXCLUSIVE);
 	onside_progress_report(&slot->status);
 	LWLockRelease(slot->lock);
@@ -354,7 +355,7 @@ forget_written(void)
 														 0));
 	if (refused > 0)
 	{
-		onside_stats_count(ONSIDE_COUNT_DEAD_LETTERED, refused);
+		onside_count(ONSIDE_COUNT_DEAD_LETTERED, refused);
 		ereport(LOG,
 				(errmsg_plural("onside_attribution: %d event of database \"%s\" was refused for good and moved to dead_letter",
 							   "onside_attribution: %d events of database \"%s\" were refused for good and moved to dead_letter",

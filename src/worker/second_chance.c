@@ -41,6 +41,7 @@
 #include "log/insert.h"
 #include "log/outbox.h"
 #include "log/shape.h"
+#include "log/tables.h"
 #include "log/take.h"
 
 #define KEY		"dead_letter_pkey"

@@ -18,10 +18,10 @@
 #include "clock.h"
 #include "log/batch.h"
 #include "log/crash_guard.h"
-#include "log/stats.h"
 #include "send/http.h"
 #include "settings.h"
 #include "worker/chance.h"
+#include "worker/counting.h"
 #include "worker/reader.h"
 #include "worker/sending.h"
 #include "worker/txn.h"
@@ -131,8 +131,8 @@ take_batch(int64 request)
 static void
 count_answer(const OnsideAnswer *answer)
 {
-	onside_stats_count(ONSIDE_COUNT_CONNECTIONS, answer->connections);
-	onside_stats_count(ONSIDE_COUNT_REQUESTS, answer->repeats);
+	onside_count(ONSIDE_COUNT_CONNECTIONS, answer->connections);
+	onside_count(ONSIDE_COUNT_REQUESTS, answer->repeats);
 	status.requests += answer->repeats;
 	switch (answer->kind)
 	{
@@ -140,21 +140,21 @@ count_answer(const OnsideAnswer *answer)
 		case ONSIDE_ANSWER_PROXY_REFUSED:
 			if (answer->status != 0)
 			{
-				onside_stats_count(onside_stats_of_status(answer->status), 1);
-				onside_histogram_add(&onside_stats_unpublished.request,
+				onside_count(onside_counting_of_status(answer->status), 1);
+				onside_histogram_add(&onside_counted.request,
 									 answer->duration);
 				break;
 			}
 			/* FALLTHROUGH */
 		case ONSIDE_ANSWER_NO_CONNECTION:
 		case ONSIDE_ANSWER_NOT_TRUSTED:
-			onside_stats_count(ONSIDE_COUNT_CONNECTION_FAILURES, 1);
+			onside_count(ONSIDE_COUNT_CONNECTION_FAILURES, 1);
 			break;
 		case ONSIDE_ANSWER_TIMEOUT:
-			onside_stats_count(ONSIDE_COUNT_TIMEOUTS, 1);
+			onside_count(ONSIDE_COUNT_TIMEOUTS, 1);
 			break;
 		case ONSIDE_ANSWER_MALFORMED:
-			onside_stats_count(ONSIDE_COUNT_MALFORMED, 1);
+			onside_count(ONSIDE_COUNT_MALFORMED, 1);
 			break;
 	}
 }
@@ -168,7 +168,7 @@ count_latency(const OnsideBatch *batch, TimestampTz acknowledged_at)
 {
 	for (int i = 0; i < batch->nitems; i++)
 		if (batch->items[i].home != ONSIDE_IN_DEAD_LETTER)
-			onside_histogram_add(&onside_stats_unpublished.delivery,
+			onside_histogram_add(&onside_counted.delivery,
 								 acknowledged_at - batch->items[i].recorded_at);
 }
 
@@ -199,7 +199,7 @@ take_answer(int64 request, const OnsideAnswer *answer, TimestampTz ended)
 	{
 		case ONSIDE_RESPONSE_DELIVERED:
 			status.last_success_at = ended;
-			onside_stats_count(ONSIDE_COUNT_DELIVERED, batch->nitems);
+			onside_count(ONSIDE_COUNT_DELIVERED, batch->nitems);
 			count_latency(batch, ended);
 			break;
 		case ONSIDE_RESPONSE_UNAUTHORIZED:
@@ -213,7 +213,7 @@ take_answer(int64 request, const OnsideAnswer *answer, TimestampTz ended)
 	if (class != ONSIDE_RESPONSE_DELIVERED &&
 		class != ONSIDE_RESPONSE_REFUSED &&
 		class != ONSIDE_RESPONSE_TOO_LARGE)
-		onside_stats_count(ONSIDE_COUNT_BACK_OFFS, 1);
+		onside_count(ONSIDE_COUNT_BACK_OFFS, 1);
 }
 
 void
@@ -267,13 +267,13 @@ send(const OnsideOrder *order, OnsideBatch *batch)
 					  order->fresh_connection, order->timeout);
 
 	status.requests++;
-	onside_stats_count(ONSIDE_COUNT_REQUESTS, 1);
-	onside_stats_count(ONSIDE_COUNT_EVENTS_SENT, batch->nitems);
-	onside_stats_count(ONSIDE_COUNT_BYTES_SENT, batch->body.len);
+	onside_count(ONSIDE_COUNT_REQUESTS, 1);
+	onside_count(ONSIDE_COUNT_EVENTS_SENT, batch->nitems);
+	onside_count(ONSIDE_COUNT_BYTES_SENT, batch->body.len);
 	if (order->kind == ONSIDE_SEND_AGAIN || order->kind == ONSIDE_SEND_CHANCE)
 	{
 		status.retries++;
-		onside_stats_count(ONSIDE_COUNT_RETRIES, 1);
+		onside_count(ONSIDE_COUNT_RETRIES, 1);
 	}
 }
 

@@ -41,7 +41,7 @@
 #include "clock.h"
 #include "compat.h"
 #include "log/locks.h"
-#include "log/outbox.h"
+#include "log/tables.h"
 #include "worker/txn.h"
 
 /* How long work rests after a lock that was not free, and after an error; ms. */

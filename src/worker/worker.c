@@ -43,9 +43,8 @@
 #include "compat.h"
 #include "log/crash_guard.h"
 #include "log/delivery.h"
-#include "log/outbox.h"
 #include "log/shmem.h"
-#include "log/stats.h"
+#include "log/tables.h"
 #include "log/window.h"
 #include "send/address.h"
 #include "send/credentials.h"
@@ -54,6 +53,7 @@
 #include "version.h"
 #include "worker/backlog.h"
 #include "worker/chance.h"
+#include "worker/counting.h"
 #include "worker/process.h"
 #include "worker/progress.h"
 #include "worker/reader.h"
@@ -527,7 +527,7 @@ publish(void)
 			sizeof(shared->last_error));
 	shared->next_attempt_at = may_send() ? sending->next_attempt_at : 0;
 	LWLockRelease(slot->lock);
-	onside_stats_publish(slot);
+	onside_counting_publish(slot);
 
 	log_state(state, reason);
 	report_activity(state, is_trouble(state) ? NULL : reason);

@@ -212,8 +212,10 @@ class Server:
         with open(os.path.join(self.data, "postgresql.conf"), "a", encoding="ascii") as conf:
             for name, value in settings.items():
                 conf.write(f"{name} = '{value}'\n")
-        self.command("pg_ctl", "-D", self.data, "-l", LOG, "-w", "-t", "120", "start")
-        self.command("createdb", "-h", self.sockets, "-U", "bench", "shop")
+        self.db = None
+        self.start("postgres")
+        self.db.run("CREATE DATABASE shop")
+        self.db.close()
         self.db = self.connect()
         self.db.run("CREATE EXTENSION onside_attribution")
         wait_until("the worker", self.worker)
@@ -227,11 +229,24 @@ class Server:
             raise Failure(f"{arguments[0]} failed")
         return done.stdout
 
-    def connect(self, name="bench"):
-        return Connection(f"{self.conninfo} application_name={name}")
+    def connect(self, name="bench", dbname="shop"):
+        return Connection(f"{self.conninfo} dbname={dbname} application_name={name}")
+
+    def start(self, dbname="shop", **settings):
+        """With settings that come before those of ALTER SYSTEM."""
+        options = " ".join(f"-c {name.replace('__', '.')}={value}"
+                           for name, value in settings.items())
+        self.command("pg_ctl", "-D", self.data, "-l", LOG, "-w", "-t", "120", "-o", options,
+                     "start")
+        self.db = self.connect(dbname=dbname)
 
     def stop(self):
+        self.db.close()
         self.command("pg_ctl", "-D", self.data, "-m", "fast", "-w", "stop")
+
+    def postmaster(self):
+        with open(os.path.join(self.data, "postmaster.pid"), encoding="ascii") as file:
+            return int(file.readline())
 
     def set(self, **settings):
         """Sets what a reload is enough for, and sees that it has come into force."""

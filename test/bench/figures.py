@@ -40,6 +40,10 @@ def bulk_extra(name):
     return lambda values: (values[name] - values["bare"]) / values["events"] * 1e6
 
 
+def more_than_bare(name, suffix=""):
+    return lambda values: values[name] - values["bare" + suffix]
+
+
 def quotient(one, other):
     return lambda values: one(values) / other(values)
 
@@ -120,12 +124,29 @@ FIGURES = [
            of("attached_p50"), of("bare_p50"), of("queued_p50"), compare="floor"),
     Figure("recording.steady", "1,000 purchases/s: time of one, p99", "ms",
            of("attached_p99"), of("bare_p99"), of("queued_p99"), compare="floor"),
+    Figure("everyday.instructions", "instructions of the session for a purchase, more than without",
+           "", more_than_bare("attached"), None, more_than_bare("queued")),
+    Figure("everyday.load", "1,000 purchases/s: processor time of the sessions, more than without",
+           "µs/event", more_than_bare("attached_session_us", "_session_us"), None,
+           more_than_bare("queued_session_us", "_session_us")),
+    Figure("everyday.load", "the same: processor time of the worker, API 50 ms away", "µs/event",
+           of("attached_distant_worker_us")),
+    Figure("everyday.load", "the same: processor time of the worker, API on this machine",
+           "µs/event", of("attached_worker_us")),
+    Figure("everyday.load", "the same: wake-ups of the worker, API 50 ms away", "times/s",
+           of("attached_distant_wake_ups")),
+    Figure("everyday.load", "the same: wake-ups of the worker, API on this machine", "times/s",
+           of("attached_wake_ups")),
     Figure("draining.drain", "draining, beside COPY", "events/s",
            of("ours"), of("copy"), of("consumer"), compare="floor", target=(">=", 1)),
     Figure("draining.drain", "draining, beside a consumer", "events/s",
            of("ours"), of("copy"), of("consumer"), compare="alternative", target=(">=", 3)),
     *latency_figures("idle", {"p50": ("<=", 0.3), "p99": ("<=", 2)}),
     *latency_figures("busy", {}),
+    *(Figure("latency.beside_open_rows",
+             f"commit to arrival, idle, beside {{open_rows:,}} open rows of another session, {name}",
+             "ms", of(f"ours_{name}"), target=target)
+      for name, target in (("p50", None), ("p99", ("<=", 5)))),
     *round_trip_figures(),
     Figure("footprint.bytes", "WAL, recorded 200,000 at once", "bytes/event",
            of("wal_ours"), of("wal_floor"), of("wal_queued"), compare="floor",
@@ -138,6 +159,8 @@ FIGURES = [
            of("index_ours"), of("index_floor"), of("index_queued"), compare="floor"),
     Figure("footprint.memory", "worker's memory with {pending:,} pending, over a backend's", "MB",
            lambda v: v["worker"] - v["idle_backend"], target=("<=", 64)),
+    Figure("footprint.restart", "restart with {pending:,} pending: the first request has arrived", "s",
+           of("first"), of("ready"), target=("<=", 2)),
     Figure("draining.drain", "worker's processor time", "s/million",
            of("cpu_per_million"), None, of("consumer_cpu_per_million")),
     Figure("footprint.wake_ups", "idle worker wakes up", "times/min",

@@ -58,26 +58,40 @@ def single_purchases(server, sink, out, size):
         shop.empty(server)
 
 
+def restart(server, sink):
+    """Stops the server with all that is pending, and starts it again.  Seconds until it
+    takes connections, and until the first request has arrived."""
+    server.set(onside_attribution__enabled="off")
+    server.resume()
+    server.stop()
+    sink.reset()
+    start = time.monotonic_ns()
+    server.start(onside_attribution__enabled="on")
+    ready = time.monotonic_ns()
+    cluster.wait_until("the first request", lambda: sink.counts()["requests"], pause=0.001)
+    return (ready - start) / 1e9, (sink.counts()["first"] - start) / 1e9
+
+
 def memory(server, sink, out, size):
-    """The worker's own memory while it works off a large backlog."""
+    """The worker's own memory while it works off a large backlog, after a restart."""
     server.pause()
     shop.load(server, "outbox", size.most_pending)
+    ready, first = restart(server, sink)
+    out("restart", 0, pending=size.most_pending, ready=ready, first=first)
     idle = server.connect()
     idle.value("SELECT 1")
     worker = server.worker()
-    most = cluster.private_memory(worker)
-    cpu = cluster.cpu_seconds(worker)
-    sink.reset()
-    server.resume()
+    most = 0
     while sink.counts()["events"] < size.most_pending:
         most = max(most, cluster.private_memory(worker))
         time.sleep(0.05)
     server.flush()
     out("memory", 0, pending=size.most_pending, worker=most / 2**20,
         idle_backend=cluster.private_memory(idle.pid) / 2**20,
-        cpu_per_million=(cluster.cpu_seconds(worker) - cpu) / size.most_pending * 1e6)
+        cpu_per_million=cluster.cpu_seconds(worker) / size.most_pending * 1e6)
     idle.close()
     shop.empty(server)
+    server.set(onside_attribution__enabled="on")
 
 
 def wake_ups(server, sink, out, size):

@@ -71,6 +71,17 @@ def one(server, sink, way, per_second, count, connections):
     return percentiles([a - c for a, c in zip(arrived, committed)], way)
 
 
+def beside_open_rows(server, sink, out, size):
+    """Idle, while another session has recorded many events and not committed them."""
+    for number in range(size.rounds):
+        other = server.connect("open rows")
+        other.run("BEGIN", *[shop.RECORD_ALONE] * (size.open_rows // shop.ROWS))
+        values = one(server, sink, "ours", 40, size.idle_purchases, 1)
+        other.run("ROLLBACK")
+        other.close()
+        out("beside_open_rows", number, open_rows=size.open_rows, **values)
+
+
 def measure(server, sink, out, size):
     loads = {
         "idle": (40, size.idle_purchases, 1),
@@ -82,3 +93,4 @@ def measure(server, sink, out, size):
             for way in in_turn(list(WAYS), number):
                 values.update(one(server, sink, way, per_second, count, connections))
             out(load, number, purchases=count, **values)
+    beside_open_rows(server, sink, out, size)

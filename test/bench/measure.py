@@ -18,7 +18,8 @@ import types
 import cluster
 import shop
 
-BENCHMARKS = ("recording", "draining", "latency", "round_trip", "footprint", "snapshot")
+BENCHMARKS = ("recording", "everyday", "draining", "latency", "round_trip", "footprint",
+              "snapshot")
 
 SIZES = {
     "quick": {
@@ -29,6 +30,7 @@ SIZES = {
         "busy_seconds": 6,
         "round_trip_seconds": 3,
         "most_pending": 500_000,
+        "open_rows": 200_000,
         "idle_seconds": 60,
         "snapshot_minutes": 1,
     },
@@ -40,6 +42,7 @@ SIZES = {
         "busy_seconds": 30,
         "round_trip_seconds": 7,
         "most_pending": 10_000_000,
+        "open_rows": 2_000_000,
         "idle_seconds": 300,
         "snapshot_minutes": 10,
     },

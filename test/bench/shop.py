@@ -40,6 +40,10 @@ BEGIN
     END LOOP;
 END $$"""
 
+# Events without purchases, and so without a lock on their table.
+RECORD_ALONE = """SELECT count(onside_attribution.track_purchase(installation_id, amount, currency,
+                                                             paid_at)) FROM sample"""
+
 # The microseconds never end in 0, so they are the same six digits everywhere.
 SCHEMA = [
     f"""CREATE TABLE sample AS
@@ -52,7 +56,7 @@ SCHEMA = [
     "VACUUM ANALYZE sample",
     """CREATE TABLE copy_of_outbox (LIKE onside_attribution.outbox)
     WITH (autovacuum_enabled = off)""",
-    "CREATE INDEX ON copy_of_outbox (xid, id)",
+    "CREATE INDEX ON copy_of_outbox (xid, id) WITH (deduplicate_items = off)",
     f"CREATE TABLE ready_made ({EVENT_COLUMNS}) AS {EVENTS}",
     "VACUUM ANALYZE ready_made",
     """CREATE TABLE queue (

@@ -166,6 +166,9 @@ SQL
   "SET onside_attribution.on_invalid_event = 'ERROR'",
   (map { my $n = $id += 3; "INSERT INTO market.bills VALUES ($n, '$_')" } qw(assert divide payload good)),
   'RESET ALL; SET client_min_messages = error', "SET TimeZone = 'Asia/Tokyo'", "CALL onside_attribution.backfill('market.bills', 'bill')", 'RESET TimeZone',
+  q{CREATE FUNCTION market.upper(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT NULL::text'},
+  q{SET search_path = market, pg_catalog; SELECT onside_attribution.attach('bills', 'bill in upper case', mapper => 'of_bill', condition => 'pg_catalog.upper(NEW.what) = ''GOOD'''); RESET search_path},
+  q{CALL onside_attribution.backfill('market.bills', 'bill in upper case')}, q{INSERT INTO market.bills VALUES (5000, 'good')},
   "SELECT current_setting('search_path'), current_setting('datestyle'), current_setting('extra_float_digits')";
 
 # Values: collations without an order by bytes, keys that are empty, numbers that are long.

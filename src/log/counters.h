@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
- * stats.h
- *		What delivery has done so far: the view "stats".
+ * counters.h
+ *		What delivery counts: the numbers behind the view "stats".
  *
  *-------------------------------------------------------------------------
  */
-#ifndef ONSIDE_STATS_H
-#define ONSIDE_STATS_H
+#ifndef ONSIDE_COUNTERS_H
+#define ONSIDE_COUNTERS_H
 
 #include "postgres.h"
 
@@ -58,27 +58,4 @@ typedef struct OnsideStats
 	TimestampTz reset_at;
 } OnsideStats;
 
-/* Under which counter the end of a request falls that had an answer. Pure. */
-extern OnsideCounter onside_stats_of_status(int http_status);
-
-/* What the worker has counted since it published last; see stats.c. */
-extern OnsideStats onside_stats_unpublished;
-
-static inline void
-onside_stats_count(OnsideCounter counter, int64 n)
-{
-	onside_stats_unpublished.counters[counter] += n;
-}
-
-/* Adds it to what everybody sees.  For the worker alone. */
-struct OnsideSlot;
-extern void onside_stats_publish(struct OnsideSlot *slot);
-
-/* Zeroes a slot's statistics; its lock is held, or nobody else has it. */
-extern void onside_stats_clear(struct OnsideSlot *slot);
-
-/* In the postmaster: read them when the server starts, and save at its end. */
-extern void onside_stats_load(void);
-extern void onside_stats_save_at_exit(void);
-
-#endif							/* ONSIDE_STATS_H */
+#endif							/* ONSIDE_COUNTERS_H */

@@ -1,0 +1,206 @@
+/*-------------------------------------------------------------------------
+ *
+ * stats_file.c
+ *		The statistics survive a restart of the server.
+ *
+ * Statistics are kept as those of PostgreSQL are: in shared memory, written to
+ * a file in pg_stat when the server is shut down, and read and removed when it
+ * starts.  A row in a table would have been the alternative.  It would cost WAL
+ * and, while somebody holds a snapshot, dead versions; CREATE DATABASE ...
+ * TEMPLATE would copy it, and a standby would inherit numbers of requests that
+ * another server made.  The price is that a crash begins them anew, which
+ * stats_reset shows.  They end with the slot: with the database, or the
+ * extension.
+ *
+ * A slot that has statistics in the file is taken when the server starts, and
+ * wants a worker, as it did when the server was shut down.
+ *
+ * Only the postmaster comes here, when no other process has the shared memory:
+ * no lock is needed.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <unistd.h>
+
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "port/pg_crc32c.h"
+#include "storage/fd.h"
+#include "storage/ipc.h"
+
+#include "log/shmem.h"
+#include "log/stats_file.h"
+#include "settings.h"
+
+#define STATS_FILE		PGSTAT_STAT_PERMANENT_DIRECTORY "/onside_attribution.stat"
+#define STATS_FILE_TMP	STATS_FILE ".tmp"
+#define STATS_MAGIC		0x4f415331	/* to change with SavedStats */
+
+/* What the file holds for each database, behind magic number and count. */
+typedef struct SavedStats
+{
+	Oid			database;
+	OnsideStats stats;
+} SavedStats;
+
+static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
+
+static bool
+checked_read(FILE *file, void *data, size_t size, pg_crc32c *crc)
+{
+	if (fread(data, size, 1, file) != 1)
+		return false;
+	COMP_CRC32C(*crc, data, size);
+	return true;
+}
+
+static bool
+checked_write(FILE *file, const void *data, size_t size, pg_crc32c *crc)
+{
+	COMP_CRC32C(*crc, data, size);
+	return fwrite(data, size, 1, file) == 1;
+}
+
+/* Reads all of the file; NULL, and *n = -1, if it is not one of ours. */
+static SavedStats *
+read_file(FILE *file, int *n)
+{
+	uint32		header[3];
+	SavedStats *saved;
+	pg_crc32c	crc;
+	pg_crc32c	expected;
+	bool		ok = true;
+
+	*n = -1;
+	INIT_CRC32C(crc);
+	if (!checked_read(file, header, sizeof(header), &crc) ||
+		header[0] != STATS_MAGIC || header[1] != sizeof(SavedStats) ||
+		header[2] > 1024)
+		return NULL;
+
+	saved = palloc0(Max(header[2], 1) * sizeof(SavedStats));
+	for (uint32 i = 0; ok && i < header[2]; i++)
+		ok = checked_read(file, &saved[i], sizeof(SavedStats), &crc);
+	FIN_CRC32C(crc);
+	if (!ok || fread(&expected, sizeof(expected), 1, file) != 1 ||
+		!EQ_CRC32C(crc, expected))
+	{
+		pfree(saved);
+		return NULL;
+	}
+	*n = (int) header[2];
+	return saved;
+}
+
+static void
+load(void)
+{
+	FILE	   *file = AllocateFile(STATS_FILE, PG_BINARY_R);
+	SavedStats *saved;
+	int			n;
+
+	if (file == NULL)
+	{
+		if (errno != ENOENT)
+			ereport(LOG,
+					(errcode_for_file_access(),
+					 errmsg("could not read file \"%s\": %m", STATS_FILE)));
+		return;
+	}
+	saved = read_file(file, &n);
+	FreeFile(file);
+	if (n < 0)
+		ereport(LOG,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("ignoring invalid data in file \"%s\"", STATS_FILE)));
+
+	/* After a crash, old numbers must not come back. */
+	unlink(STATS_FILE);
+
+	for (int i = 0; i < Min(n, onside_max_databases); i++)
+	{
+		OnsideSlot *slot = onside_slot_get(i);
+
+		slot->database = saved[i].database;
+		slot->state = ONSIDE_SLOT_WANTED;
+		slot->found = true;		/* or there would be nothing to keep */
+		slot->stats = saved[i].stats;
+	}
+	if (saved != NULL)
+		pfree(saved);
+}
+
+static bool
+write_file(FILE *file)
+{
+	uint32		header[3] = {STATS_MAGIC, sizeof(SavedStats), 0};
+	pg_crc32c	crc;
+	bool		ok;
+
+	for (int i = 0; i < onside_max_databases; i++)
+		if (OidIsValid(onside_slot_get(i)->database))
+			header[2]++;
+
+	INIT_CRC32C(crc);
+	ok = checked_write(file, header, sizeof(header), &crc);
+	for (int i = 0; ok && i < onside_max_databases; i++)
+	{
+		OnsideSlot *slot = onside_slot_get(i);
+		SavedStats	saved;
+
+		if (!OidIsValid(slot->database))
+			continue;
+		memset(&saved, 0, sizeof(saved));
+		saved.database = slot->database;
+		onside_slot_read_stats(slot, &saved.stats);
+		ok = checked_write(file, &saved, sizeof(saved), &crc);
+	}
+	FIN_CRC32C(crc);
+	return ok && fwrite(&crc, sizeof(crc), 1, file) == 1;
+}
+
+/* The last of the postmaster: all workers have ended. */
+static void
+save(int code, Datum arg)
+{
+	FILE	   *file;
+	bool		ok;
+
+	if (code != 0)
+		return;
+
+	file = AllocateFile(STATS_FILE_TMP, PG_BINARY_W);
+	ok = file != NULL && write_file(file);
+	if (file != NULL && FreeFile(file) != 0)
+		ok = false;
+	if (!ok)
+	{
+		ereport(LOG,
+				(errcode_for_file_access(),
+				 errmsg("could not write file \"%s\": %m", STATS_FILE_TMP)));
+		unlink(STATS_FILE_TMP);
+		return;
+	}
+	(void) durable_rename(STATS_FILE_TMP, STATS_FILE, LOG);
+}
+
+/* shmem.c has made the slots just before. */
+static void
+shmem_startup(void)
+{
+	if (prev_shmem_startup_hook)
+		prev_shmem_startup_hook();
+	if (IsUnderPostmaster)
+		return;
+	load();
+	on_shmem_exit(save, (Datum) 0);
+}
+
+void
+onside_stats_file_init(void)
+{
+	prev_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = shmem_startup;
+}

@@ -1,0 +1,108 @@
+/*-------------------------------------------------------------------------
+ *
+ * tables.c
+ *		Where the extension's tables are.
+ *
+ * They are looked up by name, in whatever process asks.  No privilege is
+ * checked: who may do what is decided by EXECUTE on the functions.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "log/tables.h"
+
+/*
+ * The OIDs that were looked up, until a relation or a schema changes.  Each event
+ * needs one of them, and each transaction of the worker a dozen.
+ */
+#define MAX_KNOWN	24
+
+static struct
+{
+	NameData	name;
+	Oid			oid;
+}			known[MAX_KNOWN];
+static int	nknown;
+static uint64 changes;
+
+/* System cache callback. */
+static void
+forget_known(Datum arg, int cacheid, uint32 hashvalue)
+{
+	nknown = 0;
+	changes++;
+}
+
+/* Looking up can hear of a change, after which the answer may be an old one. */
+static Oid
+look_up(const char *name)
+{
+	static bool registered = false;
+	uint64		before;
+	Oid			schema;
+	Oid			oid;
+
+	if (!registered)
+	{
+		CacheRegisterSyscacheCallback(RELNAMENSP, forget_known, (Datum) 0);
+		CacheRegisterSyscacheCallback(NAMESPACEOID, forget_known, (Datum) 0);
+		registered = true;
+	}
+	before = changes;
+	schema = get_namespace_oid(ONSIDE_SCHEMA, true);
+	oid = OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
+	if (OidIsValid(oid) && changes == before && nknown < MAX_KNOWN)
+	{
+		namestrcpy(&known[nknown].name, name);
+		known[nknown++].oid = oid;
+	}
+	return oid;
+}
+
+Oid
+onside_relation_oid(const char *name)
+{
+	for (int i = 0; i < nknown; i++)
+		if (strcmp(NameStr(known[i].name), name) == 0)
+			return known[i].oid;
+	return look_up(name);
+}
+
+Oid
+onside_table_oid(const char *name)
+{
+	Oid			relid = onside_relation_oid(name);
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table \"%s.%s\" does not exist", ONSIDE_SCHEMA, name),
+				 errhint("Create the extension onside_attribution in this database, or give the table its name and schema back.")));
+	return relid;
+}
+
+Oid
+onside_segment_oid(int segment)
+{
+	static const char *const names[ONSIDE_SEGMENTS] = {
+		"outbox_1", "outbox_2", "outbox_3"
+	};
+
+	Assert(segment >= 1 && segment <= ONSIDE_SEGMENTS);
+	return onside_table_oid(names[segment - 1]);
+}
+
+Snapshot
+onside_reading_snapshot(void)
+{
+	return IsolationIsSerializable() ? SnapshotSelf : GetActiveSnapshot();
+}

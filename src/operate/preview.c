@@ -1,0 +1,92 @@
+/*-------------------------------------------------------------------------
+ *
+ * preview.c
+ *		The SQL function preview(): an event as it is sent.
+ *
+ * Reads the outbox's segments, aside and dead_letter from end to end, without
+ * an index on event_id: it is a person who asks, and seldom.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "fmgr.h"
+#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/uuid.h"
+
+#include "compat.h"
+#include "log/event.h"
+#include "log/outbox.h"
+#include "log/shape.h"
+#include "log/tables.h"
+
+PG_FUNCTION_INFO_V1(onside_preview);
+
+/*
+ * Finds the event in a table, and copies it into the current memory context.
+ * False if it is not there, or is a dead letter that lacks a field.
+ */
+static bool
+find_in(Oid relid, const pg_uuid_t *event_id, OnsideEvent *event)
+{
+	Relation	rel;
+	TableScanDesc scan;
+	TupleTableSlot *slot;
+	ScanKeyData key;
+	bool		found;
+
+	rel = table_open(relid, AccessShareLock);
+	(void) onside_shape_require(rel, true);
+	slot = table_slot_create(rel, NULL);
+	ScanKeyInit(&key, Anum_outbox_event_id, BTEqualStrategyNumber, F_UUID_EQ,
+				UUIDPGetDatum(event_id));
+	scan = onside_table_beginscan(rel, onside_reading_snapshot(), 1, &key);
+	found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
+	if (found)
+	{
+		onside_outbox_read_event(slot, event);
+		found = event->has_event_id && event->has_event_datetime &&
+			event->has_installation_id && event->event_name != NULL &&
+			event->payload != NULL;
+	}
+	if (found)
+		onside_outbox_copy_event(event);
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
+/* Is it in the outbox, aside or in dead_letter?  Copies it into the current memory
+ * context.  Reads the tables from end to end. */
+static bool
+find_event(const pg_uuid_t *event_id, OnsideEvent *event)
+{
+	for (int segment = 1; segment <= ONSIDE_SEGMENTS; segment++)
+		if (find_in(onside_segment_oid(segment), event_id, event))
+			return true;
+	return find_in(onside_table_oid("aside"), event_id, event) ||
+		find_in(onside_table_oid("dead_letter"), event_id, event);
+}
+
+/* preview(event_id): the JSON of an event in the outbox, NULL if not there */
+Datum
+onside_preview(PG_FUNCTION_ARGS)
+{
+	OnsideEvent event = {0};
+	StringInfoData buf;
+
+	if (!find_event(PG_GETARG_UUID_P(0), &event))
+		PG_RETURN_NULL();
+
+	/* Sent as UTF-8, shown in the database's encoding. */
+	initStringInfo(&buf);
+	onside_event_render(&buf, &event);
+	PG_RETURN_TEXT_P(cstring_to_text(pg_any_to_server(buf.data, buf.len,
+													  PG_UTF8)));
+}

@@ -1,0 +1,75 @@
+/*-------------------------------------------------------------------------
+ *
+ * counting.c
+ *		What the worker has counted and not yet published.
+ *
+ * The worker counts in memory of its own, without a lock, and adds what it has
+ * counted to its slot once in a turn of its loop, under the slot's lock.  So an
+ * event costs a few instructions, whoever reads sees numbers that belong
+ * together, and stats_reset() can zero them from any session.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "worker/counting.h"
+
+OnsideStats onside_counted;
+
+OnsideCounter
+onside_counting_of_status(int http_status)
+{
+	switch (http_status)
+	{
+		case 204:
+			return ONSIDE_COUNT_204;
+		case 400:
+			return ONSIDE_COUNT_400;
+		case 401:
+		case 403:
+			return ONSIDE_COUNT_401_403;
+		case 408:
+		case 425:
+			return ONSIDE_COUNT_408_425;
+		case 413:
+			return ONSIDE_COUNT_413;
+		case 429:
+			return ONSIDE_COUNT_429;
+		case 503:
+			return ONSIDE_COUNT_503;
+	}
+	switch (http_status / 100)
+	{
+		case 2:
+			return ONSIDE_COUNT_OTHER_2XX;
+		case 3:
+			return ONSIDE_COUNT_3XX;
+		case 4:
+			return ONSIDE_COUNT_OTHER_4XX;
+		case 5:
+			return ONSIDE_COUNT_OTHER_5XX;
+	}
+	return ONSIDE_COUNT_MALFORMED;
+}
+
+static void
+merge(OnsideStats *to, const OnsideStats *from)
+{
+	for (int i = 0; i < ONSIDE_COUNTERS; i++)
+		to->counters[i] += from->counters[i];
+	onside_histogram_merge(&to->delivery, &from->delivery);
+	onside_histogram_merge(&to->request, &from->request);
+}
+
+void
+onside_counting_publish(OnsideSlot *slot)
+{
+	static const OnsideStats nothing = {0};
+
+	if (memcmp(&onside_counted, &nothing, sizeof(nothing)) == 0)
+		return;
+	LWLockAcquire(slot->lock, LW_EXCLUSIVE);
+	merge(&slot->stats, &onside_counted);
+	LWLockRelease(slot->lock);
+	memset(&onside_counted, 0, sizeof(onside_counted));
+}

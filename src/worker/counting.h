@@ -1,0 +1,31 @@
+/*-------------------------------------------------------------------------
+ *
+ * counting.h
+ *		What the worker has counted and not yet published.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_COUNTING_H
+#define ONSIDE_COUNTING_H
+
+#include "postgres.h"
+
+#include "log/counters.h"
+#include "log/shmem.h"
+
+/* Since onside_counting_publish() was called last. */
+extern OnsideStats onside_counted;
+
+static inline void
+onside_count(OnsideCounter counter, int64 n)
+{
+	onside_counted.counters[counter] += n;
+}
+
+/* The counter for requests that ended with this HTTP status.  Pure. */
+extern OnsideCounter onside_counting_of_status(int http_status);
+
+/* Adds what was counted to the slot, where the views see it. */
+extern void onside_counting_publish(OnsideSlot *slot);
+
+#endif							/* ONSIDE_COUNTING_H */
