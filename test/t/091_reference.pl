@@ -242,11 +242,14 @@ my $printed = join '', map { s/\\"/"/gr =~ s/\\n/\n/gr } map { /^"/ ? substr($_,
 $printed =~ s/\0+/\0/g;
 $printed =~ s/%(?:l?l?[dsuzm]|zu|\.\*s|08x)/…/g;
 $printed =~ s/"…"/…/g;
-foreach my $section (@errors, sections(chapter('troubleshooting', 'States')))
+my @quoted_in_all;
+foreach my $section (@errors, sections(chapter('troubleshooting', 'States')),
+	map { [ $_, chapter('troubleshooting', $_) ] } 'Notices', "Lines of the server's log")
 {
 	my ($name, $body) = @$section;
 	my @quoted = map { /`([^`]*)`/g } $body =~ /^\| (`.*?) \| /mg;
 	push @quoted, $body =~ /^(?:In the log: )?`([^`]*)`/mg;
+	push @quoted_in_all, @quoted;
 	my @invented;
 	foreach my $message (@quoted)
 	{
@@ -259,6 +262,7 @@ foreach my $section (@errors, sections(chapter('troubleshooting', 'States')))
 	}
 	is(join("\n", @invented), '', "$name: its messages are those of the source");
 }
+cmp_ok(scalar @quoted_in_all, '>=', 100, 'messages are quoted');
 
 # ---------------------------------------------------------------------------
 # Examples
