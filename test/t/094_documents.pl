@@ -1,6 +1,7 @@
 # Each link between the documents leads to a file and a heading that are there, and so
 # does each runbook_url of an alert, and each document that code, scripts, manifests and
-# other texts name.
+# other texts name.  The documents for users can be read as they are, too: prose has
+# lines of at most 120 columns.
 
 use strict;
 use warnings;
@@ -70,5 +71,12 @@ foreach my $file (sort @documents, @others)
 	is(join(', ', @broken), '', "$file: the documents that it names") if @broken;
 }
 pass('all documents that are named have been looked for');
+
+foreach my $file (grep { m{^(?:README\.md|docs/.*)$} } sort @documents)
+{
+	my $text = slurp_file($file) =~ s/^ *```.*?^ *```//gmsr;
+	utf8::decode($text);
+	is(join("\n", grep { length > 120 && !/^(?:\||    |!\[)/ } split /\n/, $text), '', "$file: its lines");
+}
 
 done_testing();
