@@ -1748,7 +1748,7 @@ BEGIN
         EXIT WHEN next IS NULL;
         last := next;
     END LOOP;
-    RAISE NOTICE 'backfill of "%" has come to its end: % events recorded', source, recorded;
+    RAISE NOTICE 'backfill of "%" has come to its end: % event% recorded', source, recorded, CASE WHEN recorded <> 1 THEN 's' ELSE '' END;
 END
 $$;
 
@@ -1859,11 +1859,11 @@ BEGIN
         n := -1;
     END IF;
     IF n >= 0 THEN
-        RETURN QUERY SELECT 'attached', true, format('%s events of tables are attached', n), NULL;
+        RETURN QUERY SELECT 'attached', true, format('%s attached', CASE n WHEN 0 THEN 'nothing is' WHEN 1 THEN '1 event is' ELSE n || ' events are' END), NULL;
     END IF;
     BEGIN
         SELECT count(*) INTO n FROM (SELECT FROM onside_attribution.dead_letter LIMIT 10000) d;
-        RETURN QUERY SELECT 'dead_letters', n = 0, format('%s rows were no valid events%s', n, coalesce(', the last at ' || (SELECT max(d.failed_at) FROM onside_attribution.dead_letter d), '')),
+        RETURN QUERY SELECT 'dead_letters', n = 0, format('%s no valid event%s', CASE n WHEN 0 THEN 'no row was' WHEN 1 THEN '1 row was' ELSE n || ' rows were' END, coalesce(', the last at ' || (SELECT max(d.failed_at) FROM onside_attribution.dead_letter d), '')),
             CASE WHEN n > 0 THEN 'onside_attribution.dead_letter says why. Mend the rows or the mapping, record them with track(), and delete them there.' END;
     EXCEPTION WHEN lock_not_available THEN
         RETURN QUERY SELECT 'dead_letters', NULL::boolean, 'dead_letter is locked by another session', 'See pg_locks.';
