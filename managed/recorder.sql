@@ -37,7 +37,7 @@ BEGIN
     END IF;
     IF EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'onside_attribution') THEN
         RAISE duplicate_schema USING MESSAGE = 'this database has a schema onside_attribution already',
-            HINT = 'To replace the recorder, see "Replacing it" in docs/managed.md.';
+            HINT = 'To remove the recorder, see "Removing it" in docs/managed.md.';
     END IF;
 END
 $$;
@@ -203,23 +203,9 @@ $$;
  * subscription would fail for ever.
  */
 CREATE FUNCTION onside_attribution.is_too_deep(payload jsonb) RETURNS boolean
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    most constant integer := 500;
-    str text;
-BEGIN
-    IF pg_column_size(payload) < most AND pg_column_compression(payload) IS NULL THEN
-        RETURN false;
-    END IF;
-    str := payload::text;
-    IF length(str) - length(translate(str, '[{', '')) <= most THEN
-        RETURN false;
-    END IF;
-    RETURN (SELECT max(x.level) > most
-            FROM (SELECT sum(CASE WHEN m.bracket[1] IN ('[', '{') THEN 1 ELSE -1 END) OVER (ORDER BY m.n) AS level
-                  FROM regexp_matches(regexp_replace(str COLLATE "C", '"(?:[^"\\]|\\.)*"', '', 'g'), '[][{}]', 'g') WITH ORDINALITY m (bracket, n)) x);
-END
-$$;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN NOT (pg_column_size(payload) < 1000 AND pg_column_compression(payload) IS NULL)
+    AND jsonb_path_exists(payload, 'strict $.**{500} ? (@.type() == "array" || @.type() == "object")');
 
 /* What is wrong with an event; NULL if it can be sent.  As src/log/event.c has it. */
 CREATE TYPE onside_attribution.problem AS (field text, state text, message text, hint text);
@@ -304,8 +290,9 @@ $$;
  * transaction ends; until then whoever reads the whole outbox waits, and who records, should
  * that be after midnight, writes elsewhere (see append()).
  *
- * A clock that has been set back has left a day behind that is yet to come, and a restored
- * schema has none.  Then nothing is emptied: what a wrong clock has written may be there.
+ * A clock that was ahead for a while has left a day behind that is yet to come; one that has jumped ahead looks
+ * like days without an event; and a restored schema has no day.  Then nothing is emptied: what a wrong clock
+ * takes for old, or has written, may be of this week.
  */
 CREATE FUNCTION onside_attribution.make_room() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $$
@@ -313,33 +300,43 @@ DECLARE
     today constant date := onside_attribution.today();
     made date;
 BEGIN
-    INSERT INTO onside_attribution.room (day) SELECT today + 2 WHERE NOT EXISTS (SELECT FROM onside_attribution.room);
+    INSERT INTO onside_attribution.room (day) SELECT today + 2 WHERE NOT EXISTS (SELECT FROM onside_attribution.room)
+    ON CONFLICT DO NOTHING;
     SELECT day INTO made FROM onside_attribution.room WHERE day NOT BETWEEN today + 2 AND today + 3 FOR UPDATE SKIP LOCKED;
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    FOR i IN CASE WHEN made < today THEN 1 ELSE made - today + 1 END .. 2 LOOP
+    FOR i IN CASE WHEN made < today - 3 THEN 3 WHEN made < today THEN 1 ELSE made - today + 1 END .. 2 LOOP
         IF NOT pg_try_advisory_xact_lock(onside_attribution.lock_class(), onside_attribution.part_of(today + i)) THEN
             RETURN;
         END IF;
         EXECUTE format('LOCK TABLE onside_attribution.outbox_%1$s, onside_attribution.seen_%1$s IN ACCESS EXCLUSIVE MODE NOWAIT',
                        onside_attribution.part_of(today + i));
+        IF onside_attribution.today() <> today THEN
+            RETURN;             -- midnight has come while it waited: others may write there
+        END IF;
         EXECUTE format('TRUNCATE onside_attribution.outbox_%1$s, onside_attribution.seen_%1$s', onside_attribution.part_of(today + i));
     END LOOP;
     UPDATE onside_attribution.room SET day = today + 2;
-EXCEPTION WHEN lock_not_available OR object_in_use OR deadlock_detected OR serialization_failure THEN
+EXCEPTION WHEN lock_not_available OR object_in_use OR deadlock_detected OR serialization_failure OR unique_violation THEN
     NULL;
 END
 $$;
 
 /*
- * The partition of a day, or if a transaction that is still open has emptied that, before midnight,
- * the one of the day before.
+ * The partition of a day, or if a transaction that is still open has emptied that, before midnight, of the last
+ * day before of which that is not so.  A transaction empties two at most.
  */
 CREATE FUNCTION onside_attribution.part_to_write(day date) RETURNS smallint
-LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT onside_attribution.part_of(CASE
-        WHEN pg_try_advisory_xact_lock_shared(onside_attribution.lock_class(), onside_attribution.part_of($1)) THEN $1 ELSE $1 - 1 END)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    FOR i IN 0 .. 4 LOOP
+        IF pg_try_advisory_xact_lock_shared(onside_attribution.lock_class(), onside_attribution.part_of(day - i)) THEN
+            RETURN onside_attribution.part_of(day - i);
+        END IF;
+    END LOOP;
+    RETURN onside_attribution.part_of(day);
+END
 $$;
 
 /* Writes one event, which is valid.  A transaction tries once to make room. */
@@ -354,17 +351,14 @@ BEGIN
     INSERT INTO onside_attribution.outbox (event_id, event_name, payload, event_datetime, installation_id, part)
     VALUES (event_id, event_name, payload, event_datetime, installation_id, part);
     IF NOT EXISTS (SELECT FROM onside_attribution.room r WHERE r.day BETWEEN today + 2 AND today + 3)
-        AND current_setting('onside_attribution.room_tried_by', true) IS DISTINCT FROM pg_current_xact_id()::text THEN
-        PERFORM set_config('onside_attribution.room_tried_by', pg_current_xact_id()::text, true);
+        AND current_setting('onside_recorder.room_tried_by', true) IS DISTINCT FROM pg_current_xact_id()::text THEN
+        PERFORM set_config('onside_recorder.room_tried_by', pg_current_xact_id()::text, true);
         PERFORM onside_attribution.make_room();
     END IF;
 END
 $$;
 
-/*
- * Is it the first time in this transaction?  What the key says may be long.  Whoever may call this alone could have the
- * event of another's row passed over, so the functions that write the event call it.
- */
+/* Is it the first time in this transaction?  What the key says may be long.  Only what writes an event calls it. */
 CREATE FUNCTION onside_attribution.is_first(key text) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -373,7 +367,7 @@ DECLARE
 BEGIN
     INSERT INTO onside_attribution.seen (part, key)
     SELECT onside_attribution.part_to_write(day), hash
-    WHERE NOT EXISTS (SELECT FROM onside_attribution.seen s WHERE s.part = onside_attribution.part_of(day - 1)
+    WHERE NOT EXISTS (SELECT FROM onside_attribution.seen s WHERE s.part IN (SELECT onside_attribution.part_of(day - i) FROM generate_series(1, 4) i)
                           AND s.xid = pg_current_xact_id() AND s.key = hash)
     ON CONFLICT DO NOTHING;
     RETURN FOUND;
@@ -820,7 +814,8 @@ CREATE TYPE onside_attribution.made AS (
 
 /*
  * A query that makes events of the rows of a source, "n".  That of a mapper is executed
- * with the mapper's search_path, so nothing in it depends on one.
+ * with the mapper's search_path, so nothing in it depends on one.  Of mappers of one name the one is meant that takes
+ * rows of the table that was attached: of which "relid" may be a partition.
  */
 CREATE FUNCTION onside_attribution.query_of(relid oid, mapping jsonb, source text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -838,8 +833,7 @@ BEGIN
         argument := (SELECT t.typrelid FROM pg_proc p JOIN pg_namespace s ON s.oid = p.pronamespace JOIN pg_type t ON t.oid = p.proargtypes[0]
                      WHERE format('%I.%I', s.nspname, p.proname) = mapping ->> 'mapper' AND p.pronargs = 1 AND t.typrelid <> 0
                        AND p.prorettype = 'onside_attribution.event'::regtype
-                       AND t.typrelid IN (SELECT relid UNION ALL SELECT pg_partition_ancestors(relid))
-                     ORDER BY t.typrelid <> relid, t.typrelid <> pg_partition_root(relid) LIMIT 1);
+                       AND t.typrelid = coalesce((mapping ->> 'attached')::oid, relid));
         IF argument IS NULL THEN
             RAISE undefined_function USING MESSAGE = format('mapper %s does not exist', mapping ->> 'mapper'),
                 HINT = 'Create it again, or detach the event with onside_attribution.detach().';
@@ -925,7 +919,7 @@ CREATE FUNCTION onside_attribution.reject(
     event_name text, installation_id uuid, payload jsonb, event_datetime timestamptz, event_id uuid, error text, source text, once text) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $$
 BEGIN
-    IF current_setting('onside_attribution.waited_in', true) = pg_current_xact_id()::text THEN
+    IF current_setting('onside_recorder.waited_in', true) = pg_current_xact_id()::text THEN
         LOCK TABLE onside_attribution.dead_letter IN ROW EXCLUSIVE MODE NOWAIT;
     END IF;
     IF once IS NOT NULL AND NOT onside_attribution.is_first(once) THEN
@@ -935,7 +929,7 @@ BEGIN
     VALUES ($1, $2, $3, $4, $5, $6, $7);
     RETURN true;
 EXCEPTION WHEN lock_not_available THEN
-    PERFORM set_config('onside_attribution.waited_in', pg_current_xact_id()::text, true);
+    PERFORM set_config('onside_recorder.waited_in', pg_current_xact_id()::text, true);
     RETURN false;
 END
 $$;
@@ -1091,11 +1085,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 /*
- * The primary key of a table: its columns, in words for a person, as a text that no other key has, and as conditions
- * on "n" and the row $1, by the operators of its index; NULL if there is none.
+ * The primary key of a table: its columns, in words for a person, as a text that no other key has, as the text of a row of
+ * the table that has nothing else, and as conditions on "n" and the row $1, by the operators of its index; NULL if there is none.
  */
 CREATE FUNCTION onside_attribution.key_of(
-    relid oid, OUT columns text, OUT description text, OUT identity text, OUT is_same text, OUT is_after text)
+    relid oid, OUT columns text, OUT description text, OUT identity text, OUT key_row text, OUT is_same text, OUT is_after text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     part record;
@@ -1126,6 +1120,9 @@ BEGIN
     IF columns IS NOT NULL THEN
         description := format('SELECT format(%L, %s)', format('(%s)=(%s)', names, places), row_values);
         identity := format('SELECT ROW(%s)::text', row_values);
+        key_row := format('(ROW(%s)::%s)::text', (SELECT string_agg(CASE WHEN a.attnum = ANY (i.indkey::int2[]) OR t.typnotnull THEN format('n.%I', a.attname) ELSE 'NULL' END, ', ' ORDER BY a.attnum)
+            FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid, pg_index i
+            WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND i.indrelid = $1 AND i.indisprimary), $1::regclass);
     END IF;
 END
 $$;
@@ -1190,9 +1187,14 @@ $$;
 CREATE FUNCTION onside_attribution.track_row() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    mapping constant jsonb := onside_attribution.read_arguments(TG_ARGV);
     trigger constant pg_trigger := (SELECT t FROM pg_trigger t WHERE t.tgrelid = TG_RELID AND t.tgname = TG_NAME);
-    root constant regclass := coalesce(pg_partition_root(TG_RELID), TG_RELID);
+    attached constant regclass := (
+        WITH RECURSIVE up AS (
+            SELECT t.oid, t.tgparentid, t.tgrelid FROM pg_trigger t WHERE t.tgrelid = TG_RELID AND t.tgname = TG_NAME
+            UNION ALL
+            SELECT t.oid, t.tgparentid, t.tgrelid FROM up JOIN pg_trigger t ON t.oid = up.tgparentid)
+        SELECT up.tgrelid FROM up WHERE up.tgparentid = 0);
+    mapping constant jsonb := onside_attribution.read_arguments(TG_ARGV) || jsonb_build_object('attached', attached::oid);
     source constant text := quote_ident(trigger.tgnewtable) || ' n';
     key record;
     condition text;
@@ -1226,7 +1228,7 @@ BEGIN
             -- A policy that hides the row is to be an error, and no row that is gone.
             row_security := current_setting('row_security');
             PERFORM set_config('row_security', 'off', true);
-            EXECUTE format('SELECT (n.*)::%1$s AS r FROM %3$s n WHERE %2$s', root, coalesce(key.is_same, '(n.*)::text = ($1)::text'), onside_attribution.rows_of(root)) INTO r USING NEW;
+            EXECUTE format('SELECT (n.*)::%1$s AS r FROM %3$s n WHERE %2$s', attached, coalesce(key.is_same, '(n.*)::text = ($1)::text'), onside_attribution.rows_of(attached)) INTO r USING NEW;
             PERFORM set_config('row_security', row_security, true);
             IF r IS NULL THEN
                 RETURN NULL;
@@ -1251,12 +1253,12 @@ BEGIN
                 NULL, true, NULL)::onside_attribution.made];
         END;
         IF results IS NULL THEN
-            results := onside_attribution.made_of(root, mapping, ARRAY[r.r]);
+            results := onside_attribution.made_of(attached, mapping, ARRAY[r.r]);
         END IF;
         before := onside_attribution.use_settings();
         EXECUTE coalesce(key.identity, 'SELECT ($1)::text') INTO place USING NEW;
         PERFORM onside_attribution.use_settings(before);
-        place := concat_ws('/', root::oid, mapping ->> 'event_name', place);
+        place := concat_ws('/', attached::oid, mapping ->> 'event_name', place);
         FOREACH made IN ARRAY results LOOP
             n := n + 1;
             PERFORM onside_attribution.settle(TG_RELID, mapping, made, place || E'\t' || n);
@@ -1538,10 +1540,11 @@ BEGIN
         EXECUTE pg_catalog.format(command, second_name, 'UPDATE', pg_catalog.format(E' WHEN (%s\n)', condition));
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
         EXECUTE format(command, trigger_name, 'INSERT', '');
-    ELSIF becomes IS NOT NULL OR condition IS NOT NULL THEN
+    ELSIF becomes IS NOT NULL THEN
         resolved := (SELECT onside_attribution.condition_of(t.oid) FROM pg_trigger t WHERE t.tgrelid = source AND t.tgname = trigger_name);
     END IF;
-    IF deferred AND onside_attribution.has_system_column(resolved) THEN
+    IF deferred AND EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = source AND t.tgname IN (trigger_name, second_name) AND t.tgqual IS NOT NULL
+                                AND onside_attribution.has_system_column(onside_attribution.condition_of(t.oid))) THEN
         RAISE feature_not_supported USING MESSAGE = 'attach: with deferred, a condition must not refer to a system column',
             HINT = 'The row is read again at the end of the transaction. Leave out deferred.';
     END IF;
@@ -1623,6 +1626,7 @@ CREATE FUNCTION onside_attribution.detach(source regclass, event_name text) RETU
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     name text;
+    deferred boolean;
     found_one boolean := false;
     old_timeout constant text := current_setting('lock_timeout');
 BEGIN
@@ -1633,14 +1637,16 @@ BEGIN
     IF old_timeout = '0' THEN
         PERFORM set_config('lock_timeout', '2s', true);
     END IF;
-    FOR name IN
-        SELECT t.tgname FROM pg_trigger t
+    FOR name, deferred IN
+        SELECT t.tgname, t.tgdeferrable FROM pg_trigger t
         WHERE t.tgrelid = $1 AND t.tgfoid = 'onside_attribution.track_row()'::regprocedure AND t.tgparentid = 0
           AND onside_attribution.mapping_of(t.tgargs) ->> 'event_name' = $2
     LOOP
         -- DROP TRIGGER would drop what a deferred one still has to report, too; ALTER TABLE refuses.
         BEGIN
-            EXECUTE format('ALTER TABLE %s DISABLE TRIGGER %I', source, name);
+            IF deferred THEN
+                EXECUTE format('ALTER TABLE %s DISABLE TRIGGER %I', source, name);
+            END IF;
         EXCEPTION WHEN object_in_use THEN
             RAISE object_in_use USING HINT = 'Commit first, or have them reported now by SET CONSTRAINTS ALL IMMEDIATE.',
                 MESSAGE = format('event "%s" cannot be detached from table "%s": this transaction has rows that are reported at its end', event_name,
@@ -1680,6 +1686,7 @@ DECLARE
     results onside_attribution.made[];
     before pg_catalog.text[];
     recorded pg_catalog.int8 := 0;
+    most pg_catalog.int4;
 BEGIN
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     -- Of two triggers the one for INSERT.
@@ -1705,10 +1712,6 @@ BEGIN
     ELSIF onside_attribution.has_system_column(condition) THEN
         RAISE feature_not_supported USING MESSAGE = format('backfill: the condition of "%s" refers to a system column', event_name),
             HINT = 'Attach the event with a condition on columns of the table.';
-    ELSIF row_security_active(source) THEN
-        RAISE feature_not_supported USING MESSAGE = format('backfill: row security of "%s" applies to %s',
-                (SELECT c.relname FROM pg_class c WHERE c.oid = source), current_user),
-            HINT = 'Have a role call it that sees all rows: the table''s owner, or one with BYPASSRLS.';
     ELSIF onside_attribution.has_old(condition) THEN
         RAISE NOTICE USING MESSAGE = format('the condition of "%s" refers to OLD, which is taken to be all NULL', event_name);
     END IF;
@@ -1716,20 +1719,28 @@ BEGIN
         RAISE NOTICE USING MESSAGE = format('the events of "%s" are dated now, since no event_datetime is mapped', source);
     END IF;
 
+    -- A chunk is in memory as a whole: of wide rows it has fewer.
+    EXECUTE format('SELECT greatest(1, least(1000, 50000000 / coalesce(max(pg_column_size((n.*)::%s)), 1)))::integer FROM (SELECT n.* FROM %s n LIMIT 100) n',
+                   source, onside_attribution.rows_of(source)) INTO most;
+
     LOOP
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-        PERFORM set_config('row_security', 'off', true);
+        IF row_security_active(source) THEN
+            RAISE feature_not_supported USING MESSAGE = format('backfill: row security of "%s" applies to %s',
+                    (SELECT c.relname FROM pg_class c WHERE c.oid = source), current_user),
+                HINT = 'Have a role call it that sees all rows: the table''s owner, or one with BYPASSRLS.';
+        END IF;
         -- The next rows are those of which the primary key is greater than the last one's.  The last of them is taken
         -- by the same statement: by the next one, other rows may be there.
-        chunk := format('WITH chunk AS MATERIALIZED (SELECT n.* FROM %s n %s ORDER BY %s LIMIT 1000)', onside_attribution.rows_of(source),
-            CASE WHEN last IS NOT NULL THEN 'WHERE ' || replace(key.is_after, '($1)', format('($1::%s)', source)) ELSE '' END, key.columns);
+        chunk := format('WITH chunk AS MATERIALIZED (SELECT n.* FROM %s n %s ORDER BY %s LIMIT %s)', onside_attribution.rows_of(source),
+            CASE WHEN last IS NOT NULL THEN 'WHERE ' || replace(key.is_after, '($1)', format('($1::%s)', source)) ELSE '' END, key.columns, most);
         rows := CASE WHEN condition IS NULL THEN 'chunk n'
             ELSE format('(SELECT new.* FROM (SELECT (x.*)::%1$s AS r FROM chunk x) y, pg_catalog.unnest(ARRAY[y.r]) new, pg_catalog.unnest(ARRAY[NULL::%1$s]) old WHERE %2$s) n',
                         source, condition) END;
         -- The condition is looked at before a mapper's search_path is set.
         before := onside_attribution.use_settings();
-        EXECUTE format('%s SELECT (SELECT ((n.*)::%s)::text FROM chunk n ORDER BY %s OFFSET 999), '
-                       'onside_attribution.made_of($2, $3, (SELECT array_agg((n.*)::%2$s) FROM %4$s), $4)', chunk, source, key.columns, rows)
+        EXECUTE format('%s SELECT (SELECT %s FROM chunk n ORDER BY %s OFFSET %s), '
+                       'onside_attribution.made_of($2, $3, (SELECT array_agg((n.*)::%s) FROM %s), $4)', chunk, key.key_row, key.columns, most - 1, source, rows)
             INTO next, results USING last, source, mapping, before;
         FOREACH made IN ARRAY results LOOP
             CONTINUE WHEN made.problem IS NULL AND (made.event_datetime < since OR made.event_datetime > until);
@@ -1780,7 +1791,7 @@ BEGIN
                            AND r.prqual IS NULL AND (r.prattrs IS NULL OR '1 2 3 4 5 6' = r.prattrs::text)) THEN
             'the publication onside_attribution does not have all of the outbox: its inserts, by way of the root, every row, and the columns that recorder.sql lists' END;
     RETURN QUERY SELECT 'publication', broken IS NULL, coalesce(broken, 'the publication onside_attribution has the outbox'),
-        CASE WHEN broken IS NOT NULL THEN 'Make it again by the statement in recorder.sql, and start over on the sending side; see docs/managed.md.' END;
+        CASE WHEN broken IS NOT NULL THEN 'Make it again by the statement in recorder.sql; if it was gone, start over on the sending side, too: see docs/managed.md.' END;
     n := 0;
     FOR slot IN
         SELECT s.slot_name, s.active, s.wal_status, s.safe_wal_size, s.confirmed_flush_lsn,
@@ -1838,8 +1849,16 @@ BEGIN
                 n := -1;
             END IF;
         END LOOP;
+        IF onside_attribution.namespace_id() IS NULL THEN
+            RETURN QUERY SELECT 'attached', false, 'the table onside_attribution.namespace is empty: no event_id can be made of a key',
+                format('INSERT INTO onside_attribution.namespace (id) VALUES (%s);',
+                    coalesce((SELECT quote_literal(onside_attribution.mapping_of(t.tgargs) ->> 'event_id.namespace') FROM pg_trigger t
+                              WHERE t.tgfoid = 'onside_attribution.track_row()'::regprocedure
+                                AND onside_attribution.mapping_of(t.tgargs) ? 'event_id.namespace' LIMIT 1), 'gen_random_uuid()'));
+            n := -1;
+        END IF;
     EXCEPTION WHEN lock_not_available THEN
-        RETURN QUERY SELECT 'attached', NULL::boolean, 'an attached table is locked by another session', 'See pg_locks.';
+        RETURN QUERY SELECT 'attached', NULL::boolean, 'an attached table, or namespace, is locked by another session', 'See pg_locks.';
         n := -1;
     END;
     RETURN QUERY SELECT 'privileges', x.names IS NULL, coalesce('anybody may record events, or write to tables of the recorder: ' || x.names, 'nobody may record to whom it was not granted'),
@@ -1850,14 +1869,6 @@ BEGIN
                 UNION ALL SELECT c.oid::regclass::text, c.relacl FROM pg_class c
                 WHERE c.relnamespace = 'onside_attribution'::regnamespace AND c.relkind IN ('r', 'p', 'S')) o (name, acl)
           WHERE EXISTS (SELECT FROM aclexplode(o.acl) a WHERE a.grantee = 0 AND a.privilege_type IN ('EXECUTE', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER'))) x (names);
-    IF onside_attribution.namespace_id() IS NULL THEN
-        RETURN QUERY SELECT 'attached', false, 'the table onside_attribution.namespace is empty: no event_id can be made of a key',
-            format('INSERT INTO onside_attribution.namespace (id) VALUES (%s);',
-                coalesce((SELECT quote_literal(onside_attribution.mapping_of(t.tgargs) ->> 'event_id.namespace') FROM pg_trigger t
-                          WHERE t.tgfoid = 'onside_attribution.track_row()'::regprocedure
-                            AND onside_attribution.mapping_of(t.tgargs) ? 'event_id.namespace' LIMIT 1), 'gen_random_uuid()'));
-        n := -1;
-    END IF;
     IF n >= 0 THEN
         RETURN QUERY SELECT 'attached', true, format('%s attached', CASE n WHEN 0 THEN 'nothing is' WHEN 1 THEN '1 event is' ELSE n || ' events are' END), NULL;
     END IF;
@@ -1943,13 +1954,14 @@ $$;
  * Rights and descriptions
  */
 
--- A session may read backslashes in another way.  use_settings() sets that for its caller.
+-- A session may read backslashes, and write names, in another way.  use_settings() sets that for its caller.
 DO $$
 DECLARE
     routine regprocedure;
 BEGIN
     FOR routine IN SELECT oid FROM pg_proc WHERE pronamespace = 'onside_attribution'::regnamespace AND proconfig IS NOT NULL AND proname <> 'use_settings' LOOP
         EXECUTE format('ALTER ROUTINE %s SET standard_conforming_strings = on', routine);
+        EXECUTE format('ALTER ROUTINE %s SET quote_all_identifiers = off', routine);
     END LOOP;
 END
 $$;
