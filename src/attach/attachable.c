@@ -7,8 +7,9 @@
  * way that works.  What only may be a mistake is a warning: the table is
  * attached all the same.
  *
- * A relation's kind cannot change, so it is looked at before any lock is
- * waited for.  Columns are looked at under attach's lock.
+ * A relation's kind cannot change, and neither can it become a shard, so these
+ * are looked at before any lock is waited for, as are the caller's privileges.
+ * Columns are looked at under attach's lock.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,13 +20,17 @@
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/formatting.h"
 #include "utils/lsyscache.h"
 
 #include "attach/attachable.h"
+#include "compat.h"
 #include "log/event.h"
 #include "log/tables.h"
+#include "record/citus.h"
 
 /* ----------
  * Relations
@@ -233,4 +238,49 @@ onside_attachable_column(Relation rel, const char *field, const char *column)
 						quote_identifier(column)));
 	if (is_amount(field))
 		warn_of_amount(rel, field, column, type);
+}
+
+/* ----------
+ * Privileges, and shards
+ * ----------
+ */
+
+void
+onside_attachable_require_schema(Oid relid)
+{
+	Oid			schema = get_rel_namespace(relid);
+	AclResult	acl;
+
+	if (!OidIsValid(schema))
+		return;
+	acl = onside_namespace_aclcheck(schema, ACL_USAGE);
+	if (acl != ACLCHECK_OK)
+		aclcheck_error(acl, OBJECT_SCHEMA, get_namespace_name(schema));
+}
+
+void
+onside_attachable_require(Oid relid, AclMode mode)
+{
+	AclResult	acl = pg_class_aclcheck(relid, GetUserId(), mode);
+
+	if (acl != ACLCHECK_OK)
+	{
+		char		relkind = get_rel_relkind(relid);
+
+		aclcheck_error(acl, get_relkind_objtype(relkind), get_rel_name(relid));
+	}
+}
+
+void
+onside_attachable_refuse_shard(const char *what, Oid relid)
+{
+	Oid			table = onside_citus_table_of_shard(relid);
+
+	if (OidIsValid(table))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("%s: \"%s\" is a shard of Citus", what,
+						get_rel_name(relid)),
+				 errhint("At the coordinator, %s the table \"%s\": that reaches all of its shards.",
+						 what, get_rel_name(table))));
 }

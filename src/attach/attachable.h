@@ -10,6 +10,7 @@
 
 #include "postgres.h"
 
+#include "nodes/parsenodes.h"
 #include "utils/rel.h"
 
 /*
@@ -28,5 +29,20 @@ extern void onside_attachable_warn(Relation rel);
  */
 extern void onside_attachable_column(Relation rel, const char *field,
 									 const char *column);
+
+/*
+ * Raises 42501 without USAGE on the schema of a relation.  Whoever names a
+ * table needs it; to give the table's OID must not be a way around it.
+ */
+extern void onside_attachable_require_schema(Oid relid);
+
+/* Raises 42501 without a privilege on the relation itself. */
+extern void onside_attachable_require(Oid relid, AclMode mode);
+
+/*
+ * A shard of Citus is attached and detached with its table: raises 42809 for a
+ * shard.  "what" is the function's name.
+ */
+extern void onside_attachable_refuse_shard(const char *what, Oid relid);
 
 #endif							/* ONSIDE_ATTACHABLE_H */

@@ -14,19 +14,26 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "nodes/value.h"
+#include "parser/parse_func.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
-#include "attach/attach.h"
+#include "attach/attachable.h"
+#include "attach/attached.h"
 #include "compat.h"
+#include "log/tables.h"
 #include "record/citus.h"
 #include "record/mapping.h"
 
@@ -34,9 +41,30 @@ PG_FUNCTION_INFO_V1(onside_detach);
 PG_FUNCTION_INFO_V1(onside_trigger_mapping);
 
 /* ----------
- * detach
+ * Finding the triggers
  * ----------
  */
+
+Oid
+onside_track_row_oid(void)
+{
+	return LookupFuncName(list_make2(makeString(ONSIDE_SCHEMA),
+									 makeString("track_row")),
+						  0, NULL, false);
+}
+
+Oid
+onside_find_track_row(void)
+{
+	Oid			schema = get_namespace_oid(ONSIDE_SCHEMA, true);
+
+	if (!OidIsValid(schema))
+		return InvalidOid;
+	return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
+						   CStringGetDatum("track_row"),
+						   PointerGetDatum(buildoidvector(NULL, 0)),
+						   ObjectIdGetDatum(schema));
+}
 
 /*
  * Triggers that a user made, not their clones in partitions.  Those whose
@@ -64,10 +92,15 @@ onside_attached_triggers(Relation rel, const char *event_name)
 	return triggers;
 }
 
+/* ----------
+ * detach
+ * ----------
+ */
+
 /*
- * PostgreSQL drops a trigger together with what it still has to do at the end of this
- * transaction.  Other sessions have nothing of that kind: their rows' locks keep
- * DROP TRIGGER waiting.
+ * PostgreSQL drops a trigger together with what it still has to do at the end
+ * of this transaction.  Other sessions have nothing of that kind: their rows'
+ * locks keep DROP TRIGGER waiting.
  */
 static void
 refuse_pending(Relation rel, const char *event_name)
@@ -108,7 +141,7 @@ onside_detach(PG_FUNCTION_ARGS)
 				 errhint("See the view onside_attribution.attached.")));
 
 	event_name = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	onside_refuse_shard("detach", PG_GETARG_OID(0));
+	onside_attachable_refuse_shard("detach", PG_GETARG_OID(0));
 	citus = onside_citus_table(PG_GETARG_OID(0));
 	rel = relation_open(PG_GETARG_OID(0), AccessShareLock);
 	foreach(lc, onside_attached_triggers(rel, event_name))

@@ -46,7 +46,7 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
-#include "attach/attach.h"
+#include "attach/attachable.h"
 #include "attach/backfill_state.h"
 #include "attach/source.h"
 #include "compat.h"
@@ -361,8 +361,8 @@ onside_backfill(PG_FUNCTION_ARGS)
 				 errmsg("backfill: source must not be null"),
 				 errhint("See the view onside_attribution.attached.")));
 	key.source = PG_GETARG_OID(0);
-	onside_check_schema_privilege(key.source);
-	onside_check_privilege(key.source, ACL_SELECT);
+	onside_attachable_require_schema(key.source);
+	onside_attachable_require(key.source, ACL_SELECT);
 
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	read_arguments(fcinfo, &key);

@@ -14,7 +14,7 @@
 #include "nodes/pg_list.h"
 #include "storage/itemptr.h"
 
-#include "record/row.h"
+#include "record/row_reader.h"
 
 /* Which row of the table "backfill_state". */
 typedef struct OnsideBackfillKey

@@ -54,7 +54,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
-#include "attach/attach.h"
+#include "attach/attached.h"
 #include "attach/follow.h"
 #include "record/citus.h"
 #include "record/mapper.h"

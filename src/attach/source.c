@@ -70,7 +70,8 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
-#include "attach/attach.h"
+#include "attach/attachable.h"
+#include "attach/attached.h"
 #include "attach/source.h"
 #include "attach/when.h"
 #include "compat.h"
@@ -167,7 +168,7 @@ onside_source_open(OnsideSource *source, Oid relid, const char *event_name)
 	memset(source, 0, sizeof(*source));
 	source->next_xid = ReadNextFullTransactionId();
 	source->rel = relation_open(relid, AccessShareLock);
-	onside_check_privilege(relid, ACL_SELECT);
+	onside_attachable_require(relid, ACL_SELECT);
 	if (check_enable_rls(relid, InvalidOid, false) == RLS_ENABLED)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

@@ -17,7 +17,7 @@
 #include "utils/tuplestore.h"
 
 #include "attach/backfill_state.h"
-#include "record/row.h"
+#include "record/row_reader.h"
 
 /* Resolved for one transaction. */
 typedef struct OnsideSource

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * window.h
- *		The committed events between two snapshots, and the cursor.
+ *		Reads the committed events between two snapshots.
  *
  *-------------------------------------------------------------------------
  */
@@ -10,64 +10,13 @@
 
 #include "postgres.h"
 
-#include "access/transam.h"
-#include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
 #include "executor/tuptable.h"
 #include "utils/relcache.h"
 
-#include "log/event.h"
+#include "log/durable.h"
 #include "log/position.h"
-
-/* What was committed at some moment; the C form of a pg_snapshot. */
-typedef struct OnsideSnapshot
-{
-	int			refcount;
-	FullTransactionId xmin;
-	FullTransactionId xmax;
-	uint32		nxip;
-	FullTransactionId xip[FLEXIBLE_ARRAY_MEMBER];	/* ascending */
-} OnsideSnapshot;
-
-/*
- * How far something (reading, settling) has come: everything visible in
- * "done", and of what became visible from there to "window" everything up to
- * and including "pos".  window is NULL between two windows.
- */
-typedef struct OnsideCursor
-{
-	OnsideSnapshot *done;
-	OnsideSnapshot *window;
-	OnsidePosition pos;
-} OnsideCursor;
-
-/*
- * Snapshots are counted; cursors hold their two.  They are made in the current
- * memory context, so that an error leaves none behind, until a process whose
- * cursors outlive its transactions says where instead.
- */
-extern void onside_snapshots_live_in(MemoryContext context);
-extern void onside_cursor_copy(OnsideCursor *to, const OnsideCursor *from);
-extern void onside_cursor_release(OnsideCursor *cursor);
-
-/*
- * The whole number of a transaction that is in progress, or was a short while
- * ago: at most 2^31 behind the next one, which is given.
- */
-extern FullTransactionId onside_widen_xid(TransactionId xid,
-										  FullTransactionId next);
-
-/* From and to the text form of pg_snapshot. */
-extern OnsideSnapshot *onside_snapshot_parse(const char *str);
-extern char *onside_snapshot_print(const OnsideSnapshot *snapshot);
-
-/* The transaction's active snapshot, counted. */
-extern OnsideSnapshot *onside_snapshot_take(void);
-
-extern void onside_snapshot_release(OnsideSnapshot *snapshot);
-
-/* Makes the commit of a transaction durable, whatever synchronous_commit was. */
-extern void onside_flush_commit(FullTransactionId xid);
+#include "log/snapshot.h"
 
 /*
  * Called for each event of a window in the order of (xid, id).  The slot is
@@ -86,15 +35,11 @@ extern bool onside_window_read(OnsideCursor *cursor,
 							   OnsideReadCallback callback, void *arg);
 
 /*
- * The same for the events that the active snapshot sees and the cursor does not
- * cover, the last ones first.  The cursor stays where it is.
+ * The same for the events that the active snapshot sees and the cursor does
+ * not cover, the last ones first.  The cursor stays where it is.
  */
 extern void onside_window_read_newest(const OnsideCursor *cursor,
 									  OnsideReadCallback callback, void *arg);
-
-/* Is the event at this place covered by the cursor? */
-extern bool onside_cursor_covers(const OnsideCursor *cursor,
-								 FullTransactionId xid, int64 id);
 
 /* Events that a cursor does not cover. */
 typedef struct OnsidePending
@@ -124,8 +69,9 @@ extern FullTransactionId onside_window_last_xid(Relation segment);
 
 /*
  * How many events has this transaction recorded, as the active snapshot sees
- * it?  Costs one look at the index: the last event's id is their number.  Waits
- * for no lock and raises no error: a segment that cannot be read has none.
+ * it?  Costs one look at the index: the last event's id is their number.
+ * Waits for no lock and raises no error: a segment that cannot be read has
+ * none.
  */
 extern int64 onside_window_last_id(FullTransactionId xid);
 

@@ -54,6 +54,14 @@ extern void onside_doctor_row(OnsideDoctor *doctor, const char *check,
 							  OnsideVerdict ok, const char *detail,
 							  const char *hint);
 
+/*
+ * The commands that set this for the server, or for the database if that
+ * overrides it: "ALTER SYSTEM SET onside_attribution.name = value; SELECT
+ * pg_reload_conf();"
+ */
+extern char *onside_doctor_set_command(OnsideDoctor *doctor, const char *name,
+									   const char *value);
+
 /* A check that looks at tables or catalogs; it adds its row itself. */
 typedef void (*OnsideLook) (OnsideDoctor *doctor);
 
@@ -91,15 +99,18 @@ extern bool onside_doctor_holder(Oid relid, bool exclusive, StringInfo detail,
 								 char **hint);
 
 /*
- * What is wrong with the mapper of a trigger on this table, to be read after its name
- * ("does not exist"); NULL if nothing is.  *remark: what keeps it from being inlined,
- * likewise, or NULL.
+ * What is wrong with the mapper of a trigger on this table, to be read after
+ * its name ("does not exist"); NULL if nothing is.  *remark: what keeps it
+ * from being inlined, likewise, or NULL.
  */
 extern char *onside_doctor_mapper(Oid relid, const OnsideMapping *mapping,
 								  char **remark);
 
 /* The look at the subscriptions that bring events: see subscriptions.c. */
 extern void onside_doctor_subscriptions(OnsideDoctor *doctor);
+
+/* The checks of files and connections: see doctor_endpoint.c. */
+extern void onside_doctor_endpoint(OnsideDoctor *doctor);
 
 /* The checks from the last answer on: see doctor_events.c. */
 extern void onside_doctor_events(OnsideDoctor *doctor);

@@ -22,7 +22,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "attach/attach.h"
+#include "attach/attached.h"
 #include "compat.h"
 #include "log/aside.h"
 #include "log/delivery.h"

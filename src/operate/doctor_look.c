@@ -30,6 +30,8 @@
 #include "log/tables.h"
 #include "operate/doctor.h"
 
+#define RELOAD			"; SELECT pg_reload_conf();"
+
 /* Of a lock on a catalog; ms. */
 #define LOCK_TIMEOUT	"100"
 
@@ -52,6 +54,20 @@ onside_doctor_row(OnsideDoctor *doctor, const char *check, OnsideVerdict ok,
 
 	if (ok == ONSIDE_BAD && doctor->first_bad == NULL)
 		doctor->first_bad = check;
+}
+
+/* The credentials are always the database's, so that its copies have none. */
+char *
+onside_doctor_set_command(OnsideDoctor *doctor, const char *name, const char *value)
+{
+	if (strcmp(name, "credentials_file") == 0 ||
+		(doctor->overridden != NULL &&
+		 strstr(doctor->overridden,
+				psprintf("onside_attribution.%s,", name)) != NULL))
+		return psprintf("ALTER DATABASE %s SET onside_attribution.%s = %s" RELOAD,
+						doctor->database, name, value);
+	return psprintf("ALTER SYSTEM SET onside_attribution.%s = %s" RELOAD,
+					name, value);
 }
 
 /* Until the end of the look. */

@@ -247,6 +247,19 @@ not_finite(const OnsideColumn *column, OnsideEventError *error)
 }
 
 static bool
+numeric_to_json(OnsideColumn *column, Numeric num, JsonbValue *value,
+				OnsideEventError *error)
+{
+	set_string(value,
+			   DatumGetCString(DirectFunctionCall1(numeric_out,
+												   NumericGetDatum(num))));
+	if (numeric_is_nan(num) || numeric_is_inf(num))
+		return not_finite(column, error);
+	return true;
+}
+
+/* "str" is the shortest exact form of the number. */
+static bool
 float_to_json(OnsideColumn *column, bool finite, char *str, JsonbValue *value,
 			  OnsideEventError *error)
 {
@@ -371,7 +384,7 @@ column_value(OnsideColumn *column, TupleTableSlot *row, bool *isnull)
 	return slot_getattr(row, column->attnum, isnull);
 }
 
-/* The text in a TEXT or BPCHAR column. */
+/* The text in a TEXT or BPCHAR column; the blanks that pad char(n) mean nothing. */
 static char *
 column_text(OnsideColumn *column, Datum datum)
 {
@@ -427,17 +440,8 @@ onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 			return true;
 
 		case ONSIDE_COLUMN_NUMERIC:
-			{
-				Numeric		num = DatumGetNumeric(datum);
-
-				set_string(value,
-						   DatumGetCString(DirectFunctionCall1(numeric_out,
-															   NumericGetDatum(num))));
-				if (numeric_is_nan(num) || numeric_is_inf(num))
-					return not_finite(column, error);
-				return true;
-			}
-
+			return numeric_to_json(column, DatumGetNumeric(datum), value,
+								   error);
 		case ONSIDE_COLUMN_FLOAT4:
 			{
 				float4		f = DatumGetFloat4(datum);
@@ -465,14 +469,8 @@ onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 				return true;
 			}
 		case ONSIDE_COLUMN_BPCHAR:
-			{
-				/* The blanks that pad char(n) mean nothing. */
-				char	   *str = TextDatumGetCString(datum);
-
-				str[bpchartruelen(str, strlen(str))] = '\0';
-				set_string(value, str);
-				return true;
-			}
+			set_string(value, column_text(column, datum));
+			return true;
 
 		case ONSIDE_COLUMN_TIMESTAMPTZ:
 		case ONSIDE_COLUMN_TIMESTAMP:
