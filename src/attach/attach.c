@@ -48,6 +48,7 @@
 #include "attach/attach_plan.h"
 #include "attach/attachable.h"
 #include "attach/look.h"
+#include "attempt.h"
 #include "compat.h"
 #include "log/event.h"
 #include "log/namespace.h"
@@ -235,11 +236,8 @@ set_lock_timeout_elsewhere(int timeout)
 								   timeout);
 	char	   *value = psprintf("%d", LockTimeout);
 
-	(void) set_config_option("citus.propagate_set_commands", "local",
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
-							 0, false);
-	(void) set_config_option("lock_timeout", value, PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	onside_set_for_now("citus.propagate_set_commands", "local");
+	onside_set_for_now("lock_timeout", value);
 	if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
 		elog(ERROR, "could not execute \"%s\"", command);
 }
@@ -383,9 +381,7 @@ onside_attach(PG_FUNCTION_ARGS)
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	if (lock_timeout == 0)
-		(void) set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-								 false);
+		onside_set_for_now("lock_timeout", LOCK_TIMEOUT);
 
 	onside_attach_args_read(fcinfo, &wanted);
 	name = attach(&wanted, lock_timeout);

@@ -202,39 +202,36 @@ payload_mapping(const OnsideMapping *mapping)
 	return JsonbPGetDatum(JsonbValueToJsonb(builder.result));
 }
 
-/* The arguments of the trigger with this OID; false if there is none. */
-static bool
-read_trigger_args(Oid trigger, int *nargs, char ***args)
+/*
+ * The mapping of the trigger with this OID; NULL if there is no such trigger, or
+ * its arguments are not understood: somebody may have made it by hand.
+ */
+static OnsideMapping *
+mapping_of(Oid trigger)
 {
 	Relation	rel = table_open(TriggerRelationId, AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
-	bool		found;
+	OnsideMapping *mapping = NULL;
 
 	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(trigger));
 	scan = systable_beginscan(rel, TriggerOidIndexId, true, NULL, 1, &key);
 	tuple = systable_getnext(scan);
-	found = HeapTupleIsValid(tuple);
-	if (found)
+	if (HeapTupleIsValid(tuple))
 	{
 		bool		isnull;
-		Datum		datum = heap_getattr(tuple, Anum_pg_trigger_tgargs,
-										 RelationGetDescr(rel), &isnull);
-		char	   *p = VARDATA_ANY(DatumGetByteaPCopy(datum));
 
-		*nargs = ((Form_pg_trigger) GETSTRUCT(tuple))->tgnargs;
-		*args = palloc(Max(*nargs, 1) * sizeof(char *));
-		for (int i = 0; i < *nargs; i++)
-		{
-			(*args)[i] = p;
-			p += strlen(p) + 1;
-		}
+		mapping = onside_mapping_of_trigger(((Form_pg_trigger) GETSTRUCT(tuple))->tgnargs,
+											heap_getattr(tuple,
+														 Anum_pg_trigger_tgargs,
+														 RelationGetDescr(rel),
+														 &isnull));
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
-	return found;
+	return mapping;
 }
 
 static void
@@ -253,16 +250,10 @@ onside_trigger_mapping(PG_FUNCTION_ARGS)
 	OnsideMapping *mapping;
 	Datum		values[6] = {0};
 	bool		nulls[6] = {0};
-	char	  **args;
-	int			nargs;
 
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	if (!read_trigger_args(PG_GETARG_OID(0), &nargs, &args))
-		PG_RETURN_NULL();
-
-	/* A trigger that somebody made by hand may have any arguments. */
-	mapping = onside_mapping_try_parse(nargs, args);
+	mapping = mapping_of(PG_GETARG_OID(0));
 	if (mapping == NULL)
 		PG_RETURN_NULL();
 	set_text(values, nulls, 0, mapping->event_name);

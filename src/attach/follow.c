@@ -256,16 +256,12 @@ mapper_of(Relation triggers, HeapTuple trigger)
 {
 	Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(trigger);
 	bool		isnull;
-	char	   *p = VARDATA_ANY(DatumGetByteaPP(heap_getattr(trigger,
-															 Anum_pg_trigger_tgargs,
-															 RelationGetDescr(triggers),
-															 &isnull)));
-	OnsideMapping *mapping;
-	char	  **args = palloc(Max(form->tgnargs, 1) * sizeof(char *));
+	OnsideMapping *mapping =
+		onside_mapping_of_trigger(form->tgnargs,
+								  heap_getattr(trigger, Anum_pg_trigger_tgargs,
+											   RelationGetDescr(triggers),
+											   &isnull));
 
-	for (int i = 0; i < form->tgnargs; i++, p += strlen(p) + 1)
-		args[i] = p;
-	mapping = onside_mapping_try_parse(form->tgnargs, args);
 	if (mapping == NULL || mapping->mapper == NULL)
 		return InvalidOid;
 	return onside_mapper_find(mapping->mapper,

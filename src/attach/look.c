@@ -53,13 +53,13 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "attach/look.h"
 #include "attach/when.h"
+#include "attempt.h"
 #include "compat.h"
 #include "record/repeats.h"
 #include "record/row.h"
@@ -337,9 +337,7 @@ set_settings(void)
 
 	(void) NewGUCNestLevel();
 	for (int i = 0; i < (int) lengthof(settings); i++)
-		(void) set_config_option(settings[i][0], settings[i][1], PGC_SUSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-								 false);
+		onside_set_for_now(settings[i][0], settings[i][1]);
 }
 
 /* What reads rows, as a trigger with this mapping would. */
@@ -356,47 +354,69 @@ make_reader(Relation rel, const OnsideMapping *mapping)
 	return onside_row_reader(trigger, rel, CurrentMemoryContext);
 }
 
-static void
-look_at_table(OnsideLook *look, Oid relid, const OnsideMapping *mapping,
-			  const char *condition, int16 events, MemoryContext context)
+/* What onside_look() is called with. */
+typedef struct Call
 {
+	OnsideLook *look;
+	Oid			relid;
+	const OnsideMapping *mapping;
+	const char *condition;
+	int16		events;
+	MemoryContext result_context;
+} Call;
+
+/*
+ * In the subtransaction: from here on the timer runs.  A table that somebody has
+ * locked is not looked at.
+ */
+static void
+look_at_table(void *arg)
+{
+	const Call *call = (const Call *) arg;
+	OnsideLook *look = call->look;
+	const char *condition = call->condition;
 	Source		source = {0};
 
-	if (!ConditionalLockRelationOid(relid, AccessShareLock))
+	start_timer();
+	if (!ConditionalLockRelationOid(call->relid, AccessShareLock))
 		return;
-	source.rel = try_relation_open(relid, NoLock);
+	source.rel = try_relation_open(call->relid, NoLock);
 	if (source.rel == NULL)
 		return;
+
+	/* A condition that binds updates alone says nothing about these rows. */
 	set_settings();
 	if (condition != NULL &&
 		(!onside_when_has_old(onside_when_transform(source.rel, "condition",
 													condition, true)) ||
-		 !(events & TRIGGER_TYPE_INSERT)))
-		source.condition = condition;	/* else it binds updates alone */
+		 !(call->events & TRIGGER_TYPE_INSERT)))
+		source.condition = condition;
+
 	source.blocks = MAX_BLOCKS;
-	source.reader = make_reader(source.rel, mapping);
-	if (mapping->mapper != NULL)
+	source.reader = make_reader(source.rel, call->mapping);
+	if (call->mapping->mapper != NULL)
 		source.reader->repeats = onside_repeats_make(REPEATS_PLACES);
 	source.row = MakeSingleTupleTableSlot(RelationGetDescr(source.rel),
 										  &TTSOpsVirtual);
-	look->has_mapper = mapping->mapper != NULL;
-	look->name = MemoryContextStrdup(context,
+	look->has_mapper = call->mapping->mapper != NULL;
+	look->name = MemoryContextStrdup(call->result_context,
 									 RelationGetRelationName(source.rel));
 
-	/* A column that cannot be used has an error of its own, under the lock. */
+	/* attach() raises an error for a column that cannot be used. */
 	if (source.reader->broken == NULL)
-		look_at_parts(look, &source, context);
+		look_at_parts(look, &source, call->result_context);
 }
 
+/* All that the look needs lives in a memory context of its own. */
 OnsideLook *
 onside_look(Oid relid, const OnsideMapping *mapping, const char *condition,
 			int16 events)
 {
 	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
 	OnsideLook *look = palloc0(sizeof(OnsideLook));
+	Call		call = {look, relid, mapping, condition, events, context};
 	MemoryContext look_context;
-	ErrorData  *volatile error = NULL;
+	ErrorData  *error;
 
 	/* A serializable reader could make another session's transaction fail. */
 	if (!has_time() || IsolationIsSerializable())
@@ -404,30 +424,14 @@ onside_look(Oid relid, const OnsideMapping *mapping, const char *condition,
 
 	look_context = AllocSetContextCreate(context, "onside_attribution look",
 										 ALLOCSET_DEFAULT_SIZES);
-	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(look_context);
-	PG_TRY();
-	{
-		start_timer();
-		look_at_table(look, relid, mapping, condition, events, context);
-		stop_timer();
-	}
-	PG_CATCH();
-	{
-		stop_timer();
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	RollbackAndReleaseCurrentSubTransaction();
+	error = onside_attempt(look_at_table, &call, false);
+	stop_timer();
 	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	MemoryContextDelete(look_context);
-
 	if (error != NULL && !timed_out &&
 		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
 		ReThrowError(error);
+	MemoryContextDelete(look_context);
 	return look;
 }
 

@@ -29,6 +29,7 @@
 #include "utils/syscache.h"
 
 #include "attach/mapper_check.h"
+#include "attempt.h"
 #include "compat.h"
 #include "log/event.h"
 #include "record/mapper.h"
@@ -294,8 +295,7 @@ onside_mapper_check(Oid function, Oid relid, OnsideMapping *mapping)
 	mapping->search_path = resolved_search_path();
 
 	nestlevel = NewGUCNestLevel();
-	(void) set_config_option("search_path", mapping->search_path, PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	onside_set_for_now("search_path", mapping->search_path);
 	notice_shape(function, name, row_type);
 	AtEOXact_GUC(true, nestlevel);
 }

@@ -75,6 +75,7 @@
 #include "attach/source.h"
 #include "attach/when.h"
 #include "compat.h"
+#include "log/snapshot.h"
 
 /* So many blocks are looked through at a time, and not more in one transaction. */
 #define RANGE_BLOCKS	64
@@ -281,26 +282,6 @@ open_partition(OnsideSource *source, Oid relid)
  * ----------
  */
 
-/* The last transaction number before "next" that has these 32 bits. */
-static int64
-widen(TransactionId xid, FullTransactionId next)
-{
-	uint32		epoch = EpochFromFullTransactionId(next);
-
-	if (xid > XidFromFullTransactionId(next) && epoch > 0)
-		epoch--;
-	return (int64) (((uint64) epoch << 32) | xid);
-}
-
-static int
-compare_xids(const void *a, const void *b)
-{
-	int64		one = *(const int64 *) a;
-	int64		other = *(const int64 *) b;
-
-	return one < other ? -1 : one > other;
-}
-
 /*
  * The latest snapshot, as an array of the next transaction number and of those that
  * are running, subtransactions included.  If not all of these are known, everything
@@ -313,17 +294,19 @@ take_snapshot(void)
 	FullTransactionId next = ReadNextFullTransactionId();
 	int			n = snapshot->suboverflowed ? 0 :
 		snapshot->xcnt + snapshot->subxcnt;
-	int64	   *xids = palloc((n + 1) * sizeof(int64));
+	FullTransactionId *xids = palloc((n + 1) * sizeof(FullTransactionId));
 	Datum	   *values = palloc((n + 1) * sizeof(Datum));
 
-	xids[0] = widen(snapshot->suboverflowed ? snapshot->xmin : snapshot->xmax,
-					next);
+	xids[0] = onside_widen_xid(snapshot->suboverflowed ? snapshot->xmin :
+							   snapshot->xmax, next);
 	for (int i = 0; i < n; i++)
-		xids[i + 1] = widen(i < (int) snapshot->xcnt ? snapshot->xip[i] :
-							snapshot->subxip[i - snapshot->xcnt], next);
-	qsort(xids + 1, n, sizeof(int64), compare_xids);
+		xids[i + 1] = onside_widen_xid(i < (int) snapshot->xcnt ?
+									   snapshot->xip[i] :
+									   snapshot->subxip[i - snapshot->xcnt],
+									   next);
+	qsort(xids + 1, n, sizeof(FullTransactionId), onside_compare_xids);
 	for (int i = 0; i <= n; i++)
-		values[i] = Int64GetDatum(xids[i]);
+		values[i] = Int64GetDatum((int64) U64FromFullTransactionId(xids[i]));
 	return PointerGetDatum(construct_array(values, n + 1, INT8OID,
 										   sizeof(int64), FLOAT8PASSBYVAL,
 										   TYPALIGN_DOUBLE));
@@ -331,14 +314,15 @@ take_snapshot(void)
 
 /* Had this transaction ended when that snapshot was taken? */
 static bool
-was_over(Datum snapshot, int64 xid)
+was_over(Datum snapshot, FullTransactionId xid)
 {
 	ArrayType  *array = DatumGetArrayTypeP(snapshot);
-	int64	   *xids = (int64 *) ((char *) array + ARR_OVERHEAD_NONULLS(1));
+	FullTransactionId *xids =
+		(FullTransactionId *) ((char *) array + ARR_OVERHEAD_NONULLS(1));
 
-	return xid < xids[0] &&
-		bsearch(&xid, xids + 1, ARR_DIMS(array)[0] - 1, sizeof(int64),
-				compare_xids) == NULL;
+	return FullTransactionIdPrecedes(xid, xids[0]) &&
+		bsearch(&xid, xids + 1, ARR_DIMS(array)[0] - 1,
+				sizeof(FullTransactionId), onside_compare_xids) == NULL;
 }
 
 void
@@ -360,7 +344,8 @@ is_of_pass(OnsideSource *source, const OnsideBackfillState *state, bool known,
 	bool		isnull;
 	Datum		xmin = slot_getsysattr(slot, MinTransactionIdAttributeNumber,
 									   &isnull);
-	int64		xid = widen(DatumGetTransactionId(xmin), source->next_xid);
+	FullTransactionId xid = onside_widen_xid(DatumGetTransactionId(xmin),
+											 source->next_xid);
 
 	if (state->now != (Datum) 0 && !was_over(state->now, xid))
 		return false;

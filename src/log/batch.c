@@ -28,7 +28,7 @@ onside_batch_create(void)
 	batch->items = palloc(batch->capacity * sizeof(OnsideItem));
 	batch->opened_at = onside_clock();
 	initStringInfo(&batch->body);
-	appendStringInfoString(&batch->body, ONSIDE_BODY_OPEN);
+	appendStringInfoString(&batch->body, ONSIDE_API_BODY_OPEN);
 	MemoryContextSwitchTo(old);
 	return batch;
 }
@@ -87,7 +87,7 @@ onside_batch_add(OnsideBatch *batch, const OnsideEvent *event,
 	item->bytes += body->len;
 
 	if (batch->nitems > 0 &&
-		body->len + (int) sizeof(ONSIDE_BODY_CLOSE) - 1 >= max_bytes)
+		body->len + (int) sizeof(ONSIDE_API_BODY_CLOSE) - 1 >= max_bytes)
 	{
 		body->len = start;
 		body->data[start] = '\0';
@@ -102,5 +102,5 @@ onside_batch_add(OnsideBatch *batch, const OnsideEvent *event,
 void
 onside_batch_seal(OnsideBatch *batch)
 {
-	appendStringInfoString(&batch->body, ONSIDE_BODY_CLOSE);
+	appendStringInfoString(&batch->body, ONSIDE_API_BODY_CLOSE);
 }

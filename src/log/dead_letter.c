@@ -91,7 +91,7 @@ clipped_name(text *name)
 {
 	const char *str = VARDATA_ANY(name);
 	int			len = VARSIZE_ANY_EXHDR(name);
-	int			kept = pg_mbcharcliplen(str, len, ONSIDE_EVENT_NAME_MAX);
+	int			kept = pg_mbcharcliplen(str, len, ONSIDE_API_NAME_MAX);
 
 	return kept == len ? name : cstring_to_text_with_len(str, kept);
 }
@@ -231,6 +231,37 @@ onside_dead_letter_holds(const OnsideEvent *event)
 	systable_endscan(scan);
 	table_close(rel, NoLock);
 	return found;
+}
+
+int64
+onside_dead_letter_count(int64 max, TimestampTz *newest)
+{
+	Relation	rel = table_open(onside_table_oid("dead_letter"),
+								 AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TableScanDesc scan = onside_table_beginscan(rel, GetActiveSnapshot(), 0,
+												NULL);
+	int64		n = 0;
+
+	if (newest != NULL)
+		*newest = DT_NOBEGIN;
+	for (; n < max && table_scan_getnextslot(scan, ForwardScanDirection, slot);
+		 n++)
+	{
+		bool		isnull;
+		Datum		failed_at;
+
+		CHECK_FOR_INTERRUPTS();
+		if (newest == NULL)
+			continue;
+		failed_at = slot_getattr(slot, Anum_dead_letter_failed_at, &isnull);
+		if (!isnull)
+			*newest = Max(*newest, DatumGetTimestampTz(failed_at));
+	}
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, AccessShareLock);
+	return n;
 }
 
 /* ----------

@@ -46,6 +46,13 @@ extern void onside_dead_letter_insert(const pg_uuid_t *id,
 extern bool onside_dead_letter_holds(const OnsideEvent *event);
 
 /*
+ * How many dead letters there are, counted up to "max", with the active snapshot.
+ * *newest is the greatest failed_at among these, DT_NOBEGIN if there is none.
+ * With NULL in its place no column is read, so the table may have been altered.
+ */
+extern int64 onside_dead_letter_count(int64 max, TimestampTz *newest);
+
+/*
  * Second chances.  Alike are dead letters of one http_status (none is one, too) and
  * one event_name that have a retry_at.  All of this in a transaction with an active
  * snapshot, and it waits for nobody.

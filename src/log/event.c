@@ -26,7 +26,6 @@
 
 #include "log/event.h"
 #include "log/tables.h"
-#include "settings.h"
 
 /*
  * Numbers apart, no byte of a jsonb value is rendered as more than six
@@ -168,14 +167,14 @@ onside_event_check_name(const text *event_name, OnsideEventError *error)
 
 	len = VARSIZE_ANY_EXHDR(event_name);
 	/* No encoding has more than four bytes a character. */
-	str = len > ONSIDE_EVENT_NAME_MAX * MAX_CONVERSION_GROWTH ? NULL :
+	str = len > ONSIDE_API_NAME_MAX * MAX_CONVERSION_GROWTH ? NULL :
 		onside_as_utf8(text_to_cstring(event_name), len);
-	if (len <= ONSIDE_EVENT_NAME_MAX * MAX_CONVERSION_GROWTH && str == NULL)
+	if (len <= ONSIDE_API_NAME_MAX * MAX_CONVERSION_GROWTH && str == NULL)
 		return onside_event_not_utf8(error, "event_name");
-	if (str == NULL || utf8_length(str) > ONSIDE_EVENT_NAME_MAX)
+	if (str == NULL || utf8_length(str) > ONSIDE_API_NAME_MAX)
 		return onside_event_invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
 									psprintf("event_name must not be longer than %d characters",
-											 ONSIDE_EVENT_NAME_MAX),
+											 ONSIDE_API_NAME_MAX),
 									hint);
 	if (is_blank(str))
 		return onside_event_invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
@@ -231,18 +230,10 @@ numbers_length(JsonbContainer *container, Size limit)
 static void
 append_uuid(StringInfo out, const pg_uuid_t *uuid)
 {
-	static const char hex[] = "0123456789abcdef";
-	char		buf[36];
-	char	   *p = buf;
+	char		buf[UUID_STR_LEN];
 
-	for (int i = 0; i < UUID_LEN; i++)
-	{
-		if (i == 4 || i == 6 || i == 8 || i == 10)
-			*p++ = '-';
-		*p++ = hex[uuid->data[i] >> 4];
-		*p++ = hex[uuid->data[i] & 0x0f];
-	}
-	appendBinaryStringInfo(out, buf, sizeof(buf));
+	uuid_unparse_lower(uuid->data, buf);
+	appendBinaryStringInfo(out, buf, UUID_STR_LEN - 1);
 }
 
 /* The event's JSON in the database's encoding. */
@@ -270,7 +261,7 @@ static bool
 too_large(OnsideEventError *error, char *message)
 {
 	return onside_event_invalid(error, "payload", ERRCODE_PROGRAM_LIMIT_EXCEEDED, message,
-								"A request must stay below 1000000 bytes, and an event cannot be split.");
+								ONSIDE_TOO_LARGE_HINT);
 }
 
 /*
@@ -293,7 +284,8 @@ check_rendered(const OnsideEvent *event, OnsideEventError *error)
 	if (binary >= ONSIDE_API_MAX_BYTES * JSON_MAX_SHRINKAGE ||
 		numbers >= ONSIDE_API_MAX_BYTES)
 		return too_large(error,
-						 pstrdup("payload is too large: the event has more than 1000000 bytes as JSON"));
+						 pstrdup("payload is too large: the event has more than "
+								 CppAsString2(ONSIDE_API_MAX_BYTES) " bytes as JSON"));
 
 	if (GetDatabaseEncoding() == PG_UTF8 &&
 		binary * JSON_MAX_EXPANSION + numbers + EVENT_FIXED_PART <
@@ -310,7 +302,7 @@ check_rendered(const OnsideEvent *event, OnsideEventError *error)
 		pfree(utf8);
 	pfree(buf.data);
 
-	if (size + ONSIDE_BODY_FRAME >= ONSIDE_API_MAX_BYTES)
+	if (size + ONSIDE_API_BODY_FRAME >= ONSIDE_API_MAX_BYTES)
 		return too_large(error,
 						 psprintf("payload is too large: the event has %zu bytes as JSON",
 								  size));

@@ -15,15 +15,8 @@
 #include "utils/jsonb.h"
 #include "utils/uuid.h"
 
+#include "api.h"
 #include "compat.h"
-
-/* What the API's request body puts around and between events. */
-#define ONSIDE_BODY_OPEN		"{\"events\":["
-#define ONSIDE_BODY_CLOSE		"]}"
-#define ONSIDE_BODY_FRAME		(sizeof(ONSIDE_BODY_OPEN) - 1 + \
-								 sizeof(ONSIDE_BODY_CLOSE) - 1)
-
-#define ONSIDE_EVENT_NAME_MAX	255 /* characters */
 
 /* The five fields of the API.  A NULL pointer is a missing field. */
 typedef struct OnsideEvent
@@ -42,6 +35,11 @@ typedef struct OnsideEvent
 
 /* What an error about an event that cannot be sent begins with. */
 #define ONSIDE_INVALID_EVENT "invalid event: "
+
+/* The hint for an event that is larger than a request. */
+#define ONSIDE_TOO_LARGE_HINT \
+	"A request must stay below " CppAsString2(ONSIDE_API_MAX_BYTES) \
+	" bytes, and an event cannot be split."
 
 /* Why an event cannot be sent: which field, and what to do about it. */
 typedef struct OnsideEventError

@@ -35,6 +35,7 @@
 #include "utils/guc.h"
 #include "utils/rel.h"
 
+#include "attempt.h"
 #include "compat.h"
 #include "log/insert.h"
 #include "log/shape.h"
@@ -65,9 +66,7 @@ become_owner(const OnsideInsert *insert, Self *self)
 	SetUserIdAndSecContext(insert->rel->rd_rel->relowner,
 						   self->context | SECURITY_RESTRICTED_OPERATION);
 	self->nestlevel = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp",
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
+	onside_set_for_now("search_path", "pg_catalog, pg_temp");
 }
 
 static void

@@ -149,13 +149,6 @@ onside_segment_move_on(OnsideDelivery *delivery, bool drained)
 	return false;
 }
 
-/* The xid of the youngest transaction that has rows in a segment, or invalid. */
-static TransactionId
-last_xid(Relation rel)
-{
-	return XidFromFullTransactionId(onside_window_last_xid(rel));
-}
-
 /*
  * Does a standby tell us of a snapshot that is not younger than this
  * transaction?  It does so through its slot, or else through its walsender.
@@ -218,6 +211,8 @@ static bool
 may_be_emptied(int segment, Relation rel, OnsideDelivery *delivery,
 			   const char **blocked)
 {
+	FullTransactionId last;
+
 	/* Rows that came by replication or a restore may be in any segment. */
 	if (delivery->begun_at[segment - 1] == 0)
 		delivery->begun_at[segment - 1] = GetCurrentTimestamp();
@@ -228,13 +223,14 @@ may_be_emptied(int segment, Relation rel, OnsideDelivery *delivery,
 		return false;
 
 	/* A crash has come between its indexes and its rows: see empty_in_place(). */
-	if (!FullTransactionIdIsValid(onside_window_last_xid(rel)))
+	last = onside_window_last_xid(rel);
+	if (!FullTransactionIdIsValid(last))
 		return true;
 	if (!is_over(delivery->left_at[segment - 1], onside_retention) ||
 		!is_worth_emptying(segment_size(RelationGetRelid(rel)),
 						   delivery->begun_at[segment - 1]))
 		return false;
-	if (standby_needs(last_xid(rel)) && !is_crowded())
+	if (standby_needs(XidFromFullTransactionId(last)) && !is_crowded())
 	{
 		*blocked = "a delivered segment of the outbox is kept for a standby: a query there (hot_standby_feedback) has a snapshot from when the segment was written to";
 		return false;

@@ -84,7 +84,7 @@ onside_widen_xid(TransactionId xid, FullTransactionId next)
 {
 	uint32		epoch = EpochFromFullTransactionId(next);
 
-	if (xid > XidFromFullTransactionId(next))
+	if (xid > XidFromFullTransactionId(next) && epoch > 0)
 		epoch--;
 	return FullTransactionIdFromEpochAndXid(epoch, xid);
 }

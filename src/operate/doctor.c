@@ -465,11 +465,7 @@ onside_doctor(PG_FUNCTION_ARGS)
 
 	onside_doctor_look(&doctor, "settings", look_at_settings);
 	check_enabled(&doctor);
-	if (doctor.tables_known)
-		onside_doctor_look(&doctor, "paused", look_at_control);
-	else
-		onside_doctor_row(&doctor, "paused", ONSIDE_UNKNOWN,
-						  "see the checks version and tables", NULL);
+	onside_doctor_look_at_tables(&doctor, "paused", look_at_control);
 	onside_doctor_endpoint(&doctor);
 	onside_doctor_events(&doctor);
 	onside_doctor_look(&doctor, "subscriptions", onside_doctor_subscriptions);

@@ -75,6 +75,13 @@ extern void onside_doctor_look(OnsideDoctor *doctor, const char *check,
 							   OnsideLook look);
 
 /*
+ * The same for a look at tables of ours.  If the checks version and tables have
+ * failed, they are not looked at, and the row says so.
+ */
+extern void onside_doctor_look_at_tables(OnsideDoctor *doctor,
+										 const char *check, OnsideLook look);
+
+/*
  * In a look: the OID of a table of ours, locked for reading with all that
  * belongs to it.  It waits for nobody: a table that somebody has locked ends
  * the look.  No privilege is checked.

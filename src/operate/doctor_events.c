@@ -10,21 +10,17 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
-#include "access/tableam.h"
 #include "executor/spi.h"
-#include "executor/tuptable.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "attach/attached.h"
-#include "compat.h"
 #include "log/aside.h"
+#include "log/dead_letter.h"
 #include "log/delivery.h"
 #include "log/namespace.h"
 #include "log/segment.h"
@@ -243,30 +239,11 @@ look_at_aside(OnsideDoctor *doctor)
 static void
 look_at_dead_letters(OnsideDoctor *doctor)
 {
-	Oid			relid = onside_doctor_table("dead_letter");
-	AttrNumber	failed_at = get_attnum(relid, "failed_at");
-	Relation	rel = table_open(relid, NoLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TableScanDesc scan = onside_table_beginscan(rel, GetActiveSnapshot(), 0,
-												NULL);
-	TimestampTz newest = DT_NOBEGIN;
-	int			n = 0;
+	TimestampTz newest;
+	int64		n;
 
-	while (n <= MAX_COUNTED &&
-		   table_scan_getnextslot(scan, ForwardScanDirection, slot))
-	{
-		bool		isnull;
-		Datum		datum = slot_getattr(slot, failed_at, &isnull);
-
-		CHECK_FOR_INTERRUPTS();
-		if (!isnull)
-			newest = Max(newest, DatumGetTimestampTz(datum));
-		n++;
-	}
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	table_close(rel, NoLock);
-
+	(void) onside_doctor_table("dead_letter");
+	n = onside_dead_letter_count(MAX_COUNTED + 1, &newest);
 	if (n == 0)
 		onside_doctor_row(doctor, "dead_letters", ONSIDE_GOOD,
 						  "there are none", NULL);
@@ -275,7 +252,7 @@ look_at_dead_letters(OnsideDoctor *doctor)
 						  n > MAX_COUNTED ?
 						  psprintf("more than %d events were refused for good",
 								   MAX_COUNTED) :
-						  psprintf("%d events were refused for good, the last at %s",
+						  psprintf(INT64_FORMAT " events were refused for good, the last at %s",
 								   n, timestamptz_to_str(newest)),
 						  "Those with a retry_at are tried again by themselves. SELECT event_id, retry_at, error FROM onside_attribution.dead_letter ORDER BY failed_at DESC; says why. Repair that, then SELECT onside_attribution.retry_dead_letters(); or DELETE FROM onside_attribution.dead_letter;");
 }
@@ -372,10 +349,8 @@ look_at_trigger(Broken *broken, int row)
 	bool		further = DatumGetBool(SPI_getbinval(tuple, tupdesc, 4,
 													 &isnull));
 	int			nargs = DatumGetInt16(SPI_getbinval(tuple, tupdesc, 5, &isnull));
-	char	   *p = VARDATA_ANY(DatumGetByteaPCopy(SPI_getbinval(tuple, tupdesc,
-																 6, &isnull)));
+	Datum		args = SPI_getbinval(tuple, tupdesc, 6, &isnull);
 	char	   *table = onside_doctor_value(row, 7);
-	char	  **args = palloc(Max(nargs, 1) * sizeof(char *));
 	OnsideMapping *mapping;
 
 	if (disabled)
@@ -386,12 +361,7 @@ look_at_trigger(Broken *broken, int row)
 		return;
 
 	broken->events++;
-	for (int i = 0; i < nargs; i++)
-	{
-		args[i] = p;
-		p += strlen(p) + 1;
-	}
-	mapping = onside_mapping_try_parse(nargs, args);
+	mapping = onside_mapping_of_trigger(nargs, args);
 	if (mapping == NULL)
 	{
 		add_broken(broken,
@@ -479,20 +449,8 @@ onside_doctor_events(OnsideDoctor *doctor)
 {
 	check_last_answer(doctor);
 	check_backlog(doctor);
-	if (doctor->tables_known)
-	{
-		onside_doctor_look(doctor, "outbox", look_at_outbox);
-		onside_doctor_look(doctor, "aside", look_at_aside);
-		onside_doctor_look(doctor, "dead_letters", look_at_dead_letters);
-	}
-	else
-	{
-		onside_doctor_row(doctor, "outbox", ONSIDE_UNKNOWN,
-						  "see the checks version and tables", NULL);
-		onside_doctor_row(doctor, "aside", ONSIDE_UNKNOWN,
-						  "see the checks version and tables", NULL);
-		onside_doctor_row(doctor, "dead_letters", ONSIDE_UNKNOWN,
-						  "see the checks version and tables", NULL);
-	}
+	onside_doctor_look_at_tables(doctor, "outbox", look_at_outbox);
+	onside_doctor_look_at_tables(doctor, "aside", look_at_aside);
+	onside_doctor_look_at_tables(doctor, "dead_letters", look_at_dead_letters);
 	onside_doctor_look(doctor, "attached", look_at_attached);
 }

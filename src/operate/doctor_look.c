@@ -17,16 +17,14 @@
 #include "postgres.h"
 
 #include "access/table.h"
-#include "access/xact.h"
 #include "executor/spi.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 
+#include "attempt.h"
 #include "log/tables.h"
 #include "operate/doctor.h"
 
@@ -70,57 +68,58 @@ onside_doctor_set_command(OnsideDoctor *doctor, const char *name, const char *va
 					name, value);
 }
 
-/* Until the end of the look. */
-static void
-set_for_look(const char *name, const char *value)
+/* What onside_doctor_look() is called with. */
+typedef struct Look
 {
-	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	OnsideDoctor *doctor;
+	OnsideLook	look;
+} Look;
+
+/* The look, in its subtransaction.  Its results outlive SPI. */
+static void
+look_around(void *arg)
+{
+	Look	   *this = (Look *) arg;
+	MemoryContext context = CurrentMemoryContext;
+
+	onside_set_for_now("search_path", "pg_catalog, pg_temp");
+	onside_set_for_now("lock_timeout", LOCK_TIMEOUT);
+	PushActiveSnapshot(GetLatestSnapshot());
+	SPI_connect();
+	MemoryContextSwitchTo(context);
+	this->look(this->doctor);
+	SPI_finish();
+	PopActiveSnapshot();
 }
 
 void
 onside_doctor_look(OnsideDoctor *doctor, const char *check, OnsideLook look)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData  *volatile error = NULL;
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		set_for_look("search_path", "pg_catalog, pg_temp");
-		set_for_look("lock_timeout", LOCK_TIMEOUT);
-		PushActiveSnapshot(GetLatestSnapshot());
-		SPI_connect();
-		MemoryContextSwitchTo(context); /* results outlive SPI */
-		look(doctor);
-		SPI_finish();
-		PopActiveSnapshot();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	RollbackAndReleaseCurrentSubTransaction();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+	Look		this = {doctor, look};
+	ErrorData  *error = onside_attempt(look_around, &this, false);
 
 	if (error == NULL)
 		return;
-	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION ||
-		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES)
+	if (onside_attempt_was_interrupted(error))
 		ReThrowError(error);
 
-	/* Locked: the check tables says more */
+	/* A table that is locked is no finding: the check tables names it. */
 	onside_doctor_row(doctor, check,
 					  ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
 					  ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE ?
 					  ONSIDE_UNKNOWN : ONSIDE_BAD,
 					  error->message, error->hint);
+}
+
+void
+onside_doctor_look_at_tables(OnsideDoctor *doctor, const char *check,
+							 OnsideLook look)
+{
+	if (doctor->tables_known)
+		onside_doctor_look(doctor, check, look);
+	else
+		onside_doctor_row(doctor, check, ONSIDE_UNKNOWN,
+						  "see the checks version and tables", NULL);
 }
 
 /* ----------

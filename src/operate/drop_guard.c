@@ -21,19 +21,15 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
-#include "access/tableam.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "commands/extension.h"
-#include "storage/bufmgr.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-#include "compat.h"
 #include "log/aside.h"
+#include "log/dead_letter.h"
 #include "log/delivery.h"
 #include "log/shmem.h"
 #include "log/tables.h"
@@ -73,13 +69,13 @@ is_complete(void)
 }
 
 /* Events that are still to be sent, up to one more than MAX_COUNTED. */
-static int
+static int64
 count_pending(void)
 {
 	OnsideDelivery delivery = {0};
 	const char *problem;
 	TimestampTz oldest;
-	int			n;
+	int64		n;
 
 	onside_delivery_load(&delivery, NULL, &problem);
 	n = onside_window_pending(&delivery.settled, NULL,
@@ -89,38 +85,18 @@ count_pending(void)
 	return n;
 }
 
-/* Dead letters, likewise. */
-static int
-count_dead_letters(void)
-{
-	Relation	rel = table_open(onside_relation_oid("dead_letter"),
-								 AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TableScanDesc scan = onside_table_beginscan(rel, GetActiveSnapshot(), 0,
-												NULL);
-	int			n = 0;
-
-	while (n <= MAX_COUNTED &&
-		   table_scan_getnextslot(scan, ForwardScanDirection, slot))
-		n++;
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	table_close(rel, AccessShareLock);
-	return n;
-}
-
 static char *
-print_count(int n)
+print_count(int64 n)
 {
 	return n > MAX_COUNTED ? psprintf("more than %d", MAX_COUNTED) :
-		psprintf("%d", n);
+		psprintf(INT64_FORMAT, n);
 }
 
 void
 onside_drop_guard_check(Oid relid)
 {
-	int			pending;
-	int			dead_letters = 0;
+	int64		pending;
+	int64		dead_letters = 0;
 
 	/* An update script knows what it does; others' tables may look different. */
 	if (creating_extension || !is_member(relid) || !is_complete() ||
@@ -130,7 +106,7 @@ onside_drop_guard_check(Oid relid)
 	PushActiveSnapshot(GetLatestSnapshot());
 	pending = count_pending();
 	if (pending > 0 || relid == onside_relation_oid("dead_letter"))
-		dead_letters = count_dead_letters();
+		dead_letters = onside_dead_letter_count(MAX_COUNTED + 1, NULL);
 	PopActiveSnapshot();
 
 	if (pending > 0)

@@ -13,7 +13,6 @@
 
 #include <math.h>
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "common/shortest_dec.h"
 #include "fmgr.h"
@@ -26,8 +25,8 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/numeric.h"
-#include "utils/resowner.h"
 
+#include "attempt.h"
 #include "record/column.h"
 
 /* By the type that is beneath domains. */
@@ -202,9 +201,7 @@ onside_column_fix_settings(void)
 	int			nestlevel = NewGUCNestLevel();
 
 	for (int i = 0; i < (int) lengthof(fixed); i++)
-		(void) set_config_option(fixed[i][0], fixed[i][1], PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-								 false);
+		onside_set_for_now(fixed[i][0], fixed[i][1]);
 	return nestlevel;
 }
 
@@ -220,6 +217,15 @@ set_string(JsonbValue *value, char *str)
 	value->type = jbvString;
 	value->val.string.val = str;
 	value->val.string.len = strlen(str);
+}
+
+/* A text can be large, and is not copied. */
+static void
+set_text(JsonbValue *value, text *t)
+{
+	value->type = jbvString;
+	value->val.string.val = VARDATA_ANY(t);
+	value->val.string.len = VARSIZE_ANY_EXHDR(t);
 }
 
 static void
@@ -319,57 +325,46 @@ date_to_time(DateADT date)
 	return date * USECS_PER_DAY;
 }
 
+/* A json value that is to become jsonb. */
+typedef struct JsonReading
+{
+	char	   *str;
+	JsonbValue *value;
+} JsonReading;
+
+static void
+read_json(void *arg)
+{
+	JsonReading *this = (JsonReading *) arg;
+	Datum		jsonb = DirectFunctionCall1(jsonb_in,
+											CStringGetDatum(this->str));
+
+	JsonbToJsonbValue(DatumGetJsonbP(jsonb), this->value);
+}
+
 /*
- * json allows what jsonb does not (\u0000, numbers without end), and before
- * 16 asking jsonb_in cannot be done without an error.  Every error ends the
- * subtransaction, so that whoever catches it finds the one he began.
+ * json allows what jsonb does not (\u0000, numbers without end).  Before 16
+ * jsonb_in says so only by raising an error.
  */
 static bool
 json_to_json(OnsideColumn *column, Datum datum, JsonbValue *value,
 			 OnsideEventError *error)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	char	   *str = TextDatumGetCString(datum);
-	volatile bool ok = true;
+	JsonReading this = {TextDatumGetCString(datum), value};
+	ErrorData  *edata = onside_attempt(read_json, &this, true);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		Jsonb	   *jsonb = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-															   CStringGetDatum(str)));
+	if (edata == NULL)
+		return true;
 
-		JsonbToJsonbValue(jsonb, value);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *edata;
+	/* Only the value's own fault is the event's. */
+	if (ERRCODE_TO_CATEGORY(edata->sqlerrcode) != ERRCODE_DATA_EXCEPTION &&
+		ERRCODE_TO_CATEGORY(edata->sqlerrcode) != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
+		ReThrowError(edata);
 
-		MemoryContextSwitchTo(context);
-		edata = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-
-		/* Only the value's own fault is the event's. */
-		if (ERRCODE_TO_CATEGORY(edata->sqlerrcode) != ERRCODE_DATA_EXCEPTION &&
-			ERRCODE_TO_CATEGORY(edata->sqlerrcode) != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
-			ReThrowError(edata);
-
-		set_string(value, str);
-		(void) invalid_value(column, error,
-							 psprintf("cannot be sent as JSON: %s",
-									  edata->message),
-							 "Store it as jsonb to have it checked earlier.");
-		ok = false;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return ok;
+	set_string(value, this.str);
+	return invalid_value(column, error,
+						 psprintf("cannot be sent as JSON: %s", edata->message),
+						 "Store it as jsonb to have it checked earlier.");
 }
 
 /* The row's value of the column. */
@@ -460,14 +455,8 @@ onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 			}
 
 		case ONSIDE_COLUMN_TEXT:
-			{
-				text	   *t = DatumGetTextPP(datum);
-
-				value->type = jbvString;
-				value->val.string.val = VARDATA_ANY(t);
-				value->val.string.len = VARSIZE_ANY_EXHDR(t);
-				return true;
-			}
+			set_text(value, DatumGetTextPP(datum));
+			return true;
 		case ONSIDE_COLUMN_BPCHAR:
 			set_string(value, column_text(column, datum));
 			return true;

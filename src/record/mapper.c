@@ -57,10 +57,10 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/regproc.h"
-#include "utils/resowner.h"
 #include "utils/syscache.h"
 #include "utils/varlena.h"
 
+#include "attempt.h"
 #include "compat.h"
 #include "log/tables.h"
 #include "record/citus.h"
@@ -430,29 +430,34 @@ call_for_all(OnsideMapper *mapper, TriggerData *trigdata, DestReceiver *dest)
 		elog(ERROR, "could not call mapper %s", mapper->name);
 }
 
-/*
- * Sets search_path only if it differs from the present one, and calls the mapper
- * for the row, or for all rows of the transition table if there is one.
- */
-static void
-with_search_path(OnsideMapper *mapper, TupleTableSlot *row,
-				 TriggerData *trigdata, DestReceiver *dest)
+/* A call of the mapper: for a row, or for all rows of a transition table. */
+typedef struct Call
 {
+	OnsideMapper *mapper;
+	TupleTableSlot *row;		/* or NULL */
+	TriggerData *trigdata;		/* or NULL */
+	DestReceiver *dest;
+} Call;
+
+/* Sets search_path only if it differs from the present one. */
+static void
+with_search_path(void *arg)
+{
+	Call	   *this = (Call *) arg;
+	OnsideMapper *mapper = this->mapper;
 	int			nestlevel = 0;
 
 	if (strcmp(namespace_search_path, mapper->search_path) != 0)
 	{
 		nestlevel = NewGUCNestLevel();
-		(void) set_config_option("search_path", mapper->search_path,
-								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-								 true, 0, false);
+		onside_set_for_now("search_path", mapper->search_path);
 	}
 	check_function(mapper);
 	SPI_connect();
-	if (trigdata != NULL)
-		call_for_all(mapper, trigdata, dest);
+	if (this->trigdata != NULL)
+		call_for_all(mapper, this->trigdata, this->dest);
 	else
-		call_for_row(mapper, row, dest);
+		call_for_row(mapper, this->row, this->dest);
 	SPI_finish();
 	if (nestlevel > 0)
 		AtEOXact_GUC(true, nestlevel);
@@ -473,38 +478,21 @@ passes_through(int sqlstate)
 }
 
 /*
- * The subtransaction: undone with all that the mapper did if it raises an error.
- * The results go to a tuplestore that was made before.
+ * Calls the mapper in a subtransaction, which an error undoes with all that the
+ * mapper did.  The results go to a tuplestore that was made before.
  */
 static ErrorData *
 call(OnsideMapper *mapper, TupleTableSlot *row, TriggerData *trigdata,
 	 Tuplestorestate *results)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
 	DestReceiver *dest = CreateDestReceiver(DestTuplestore);
-	ErrorData  *volatile error = NULL;
+	Call		this = {mapper, row, trigdata, dest};
+	ErrorData  *error;
 
-	SetTuplestoreDestReceiverParams(dest, results, context, false,
+	SetTuplestoreDestReceiverParams(dest, results, CurrentMemoryContext, false,
 									event_tupdesc(),
 									"a mapper must return onside_attribution.event");
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		with_search_path(mapper, row, trigdata, dest);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+	error = onside_attempt(with_search_path, &this, true);
 	dest->rDestroy(dest);
 	if (error != NULL && passes_through(error->sqlerrcode))
 		ReThrowError(error);

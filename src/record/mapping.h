@@ -51,6 +51,9 @@ extern OnsideMapping *onside_mapping_parse(int nargs, char **args,
 /* The same, with NULL in place of an error. */
 extern OnsideMapping *onside_mapping_try_parse(int nargs, char **args);
 
+/* The same for what the catalog pg_trigger has in tgnargs and tgargs. */
+extern OnsideMapping *onside_mapping_of_trigger(int nargs, Datum tgargs);
+
 /* With which a mapper is called; a trigger made by hand may not say. */
 extern const char *onside_mapping_search_path(const OnsideMapping *mapping);
 

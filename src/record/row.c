@@ -93,7 +93,7 @@ read_payload(OnsideRowReader *reader, TupleTableSlot *row,
 			this_error.message = psprintf("payload is too large: %s takes it beyond %d bytes",
 										  reader->payload[i].field,
 										  PAYLOAD_LIMIT);
-			this_error.hint = pstrdup("A request must stay below 1000000 bytes, and an event cannot be split.");
+			this_error.hint = pstrdup(ONSIDE_TOO_LARGE_HINT);
 			note(false, error, &this_error, valid);
 			return NULL;
 		}

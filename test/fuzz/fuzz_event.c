@@ -309,8 +309,8 @@ fuzz_name(const char *str, size_t len)
 								  len - blank)) > 0)
 		blank += length;
 	CHECK(onside_event_check_name(name, &error) ==
-		  (blank < len && !control && characters <= ONSIDE_EVENT_NAME_MAX &&
-		   len <= ONSIDE_EVENT_NAME_MAX * 4));
+		  (blank < len && !control && characters <= ONSIDE_API_NAME_MAX &&
+		   len <= ONSIDE_API_NAME_MAX * 4));
 	CHECK((error.message == NULL) == (error.field == NULL));
 	if (error.message != NULL)
 	{
