@@ -55,8 +55,8 @@ static const struct config_enum_entry invalid_event_options[] = {
 };
 
 /*
- * Refuses a value for a reason, without repeating it: there could be a password
- * in it.
+ * Refuses a value for a reason, without repeating it: there could be a
+ * password in it.
  */
 static bool
 refuse(const char *name, char *value, const char *problem, const char *hint,
@@ -72,8 +72,9 @@ refuse(const char *name, char *value, const char *problem, const char *hint,
 	 * connection.  The same is true of a session that finds a bad value in
 	 * pg_db_role_setting, where ALTER DATABASE and ALTER ROLE can have put it
 	 * while the library was not loaded: the server's own value is not meant
-	 * for this database.  So none is taken in its place, and the worker refuses
-	 * to send.  What was refused is overwritten, lest pg_settings shows it.
+	 * for this database.  So none is taken in its place, and the worker
+	 * refuses to send.  What was refused is overwritten, lest pg_settings
+	 * shows it.
 	 */
 	if ((process_shared_preload_libraries_in_progress &&
 		 source != PGC_S_DEFAULT) ||
@@ -186,7 +187,10 @@ static const struct
 	&onside_proxy_credentials_file, "", GUC_SUPERUSER_ONLY, check_proxy_credentials_file},
 };
 
-/* The settings whose value is a number; the variable's own value is the default. */
+/*
+ * The settings whose value is a number; the variable's own value is the
+ * default.
+ */
 static const struct
 {
 	const char *name;
@@ -239,6 +243,7 @@ static const struct
 	&onside_segment_size, 64, INT_MAX, GUC_UNIT_KB},
 };
 
+/* Called once in each process that loads the library. */
 void
 onside_settings_define(void)
 {

@@ -175,6 +175,11 @@ check_becomes_of_partitions(Relation rel, const OnsideMapping *mapping)
 			 errhint("Map event_id to the table's key.")));
 }
 
+/*
+ * For "becomes", the condition of the INSERT trigger is the expression.  That
+ * of the UPDATE trigger is that the expression is true of NEW and was not true
+ * of OLD.
+ */
 List *
 onside_attach_plan(Relation rel, const OnsideWanted *wanted)
 {

@@ -112,6 +112,10 @@ onside_attachable_check(Oid relid)
 				 errhint("%s", hint)));
 }
 
+/*
+ * A crash empties an unlogged table, but not what was reported of it.  Rows of
+ * inheritance children fire triggers of their own tables alone.
+ */
 void
 onside_attachable_warn(Relation rel)
 {
@@ -219,6 +223,10 @@ warn_of_amount(Relation rel, const char *field, const char *column, Oid type)
 	}
 }
 
+/*
+ * Only columns of the payload are looked at here: the other fields' types are
+ * checked by column.c.
+ */
 void
 onside_attachable_column(Relation rel, const char *field, const char *column)
 {

@@ -149,6 +149,10 @@ has_time(void)
  * ----------
  */
 
+/*
+ * Counts a row by what would become of it.  The first problem is kept, to be
+ * shown.  A lock that a mapper meets ends the look.
+ */
 static void
 judge_row(OnsideLook *look, Source *source, MemoryContext context)
 {
@@ -366,8 +370,8 @@ typedef struct Call
 } Call;
 
 /*
- * In the subtransaction: from here on the timer runs.  A table that somebody has
- * locked is not looked at.
+ * In the subtransaction: from here on the timer runs.  A table that somebody
+ * has locked is not looked at.
  */
 static void
 look_at_table(void *arg)
@@ -460,6 +464,10 @@ warn(const OnsideLook *look, char *message, const char *consequence,
 			 errhint("%s", hint)));
 }
 
+/*
+ * Each kind of row that would be no event has a WARNING of its own, with its
+ * share of the rows that were looked at.
+ */
 void
 onside_look_warn(const OnsideLook *look)
 {

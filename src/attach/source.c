@@ -3,43 +3,48 @@
  * source.c
  *		An attached table, as backfill reads it.
  *
- * Rows are read from the heap, in the order in which they lie there, each partition
- * by itself.  No key and no index takes part.  So a table needs none, and nothing
- * depends on an index's collation, operators and order.  Blocks come one after
- * another, where an index leads to a block for each row; and no column is looked at
- * that neither the condition nor the mapping uses.
+ * Rows are read from the heap, in the order in which they lie there, each
+ * partition by itself.  No key and no index takes part.  So a table needs
+ * none, and nothing depends on an index's collation, operators and order.
+ * Blocks come one after another, where an index leads to a block for each
+ * row; and no column is looked at that neither the condition nor the mapping
+ * uses.
  *
- * A chunk is a transaction with a snapshot of its own, so that none is held for long.
- * Between two chunks a row can move: an UPDATE writes its new version anywhere in the
- * table, also where we have been, or into another partition.  That is what the passes
- * are for.  Each reads all of the table, and looks at what a version's xmin says:
+ * A chunk is a transaction with a snapshot of its own, so that none is held
+ * for long.  Between two chunks a row can move: an UPDATE writes its new
+ * version anywhere in the table, also where we have been, or into another
+ * partition.  That is what the passes are for.  Each reads all of the table,
+ * and looks at what a version's xmin says:
  *
  *		1. versions that were visible when the first pass began;
  *		2. those that were not, and were visible when the second began;
  *		3. those that were not.
  *
- * The first and the second end after many chunks, the third is one transaction with
- * one snapshot.  That nothing is lost follows from the last one.  Take any row that
- * its snapshot shows.  If its version is one of the third kind, it is read there.  If it is
- * older, it has not changed since the pass of its kind began, so it was in its place,
- * and visible, when that pass came to that place.  So every row is read, in the version that
- * the third pass sees, and no version is read twice.  The second pass is what keeps
- * the third one small: it has only those rows that were written during the second,
- * which as a rule writes little.
+ * The first and the second end after many chunks, the third is one transaction
+ * with one snapshot.  That nothing is lost follows from the last one.  Take
+ * any row that its snapshot shows.  If its version is one of the third kind,
+ * it is read there.  If it is older, it has not changed since the pass of its
+ * kind began, so it was in its place, and visible, when that pass came to that
+ * place.  So every row is read, in the version that the third pass sees, and
+ * no version is read twice.  The second pass is what keeps the third one
+ * small: it has only those rows that were written during the second, which as
+ * a rule writes little.
  *
- * Partitions that are attached meanwhile were written before.  They are known by not
- * being in the list of those that have been read in full, and of them each pass reads
- * all that it may see.  A partition is read in full once, by OID: detached and attached
- * again it is known.  One that is dropped or detached when its turn comes is passed over.
+ * Partitions that are attached meanwhile were written before.  They are known
+ * by not being in the list of those that have been read in full, and of them
+ * each pass reads all that it may see.  A partition is read in full once, by
+ * OID: detached and attached again it is known.  One that is dropped or
+ * detached when its turn comes is passed over.
  *
- * A command that rewrites a table (VACUUM FULL, ALTER TABLE, TRUNCATE) gives it a new
- * file: then its rows are read from the beginning, or, if that has been done, in a
- * later pass, because ALTER TABLE makes them new versions.  (VACUUM FULL keeps xmin.)
+ * A command that rewrites a table (VACUUM FULL, ALTER TABLE, TRUNCATE) gives
+ * it a new file: then its rows are read from the beginning, or, if that has
+ * been done, in a later pass, because ALTER TABLE makes them new versions.
+ * (VACUUM FULL keeps xmin.)
  *
- * Rights: who calls it needs SELECT on the attached table, as for a query, and with a query
- * nobody asks for privileges on partitions either.  Row security is not evaluated here; to
- * whom it applies is refused.  The condition's functions run as the caller, as in an
- * INSERT.
+ * Rights: who calls it needs SELECT on the attached table, as for a query, and
+ * with a query nobody asks for privileges on partitions either.  Row security
+ * is not evaluated here; to whom it applies is refused.  The condition's
+ * functions run as the caller, as in an INSERT.
  *
  *-------------------------------------------------------------------------
  */
@@ -77,7 +82,10 @@
 #include "compat.h"
 #include "log/snapshot.h"
 
-/* So many blocks are looked through at a time, and not more in one transaction. */
+/*
+ * So many blocks are looked through at a time, and not more in one
+ * transaction.
+ */
 #define RANGE_BLOCKS	64
 #define CHUNK_BLOCKS	(128 * RANGE_BLOCKS)
 
@@ -87,10 +95,10 @@
  */
 
 /*
- * The trigger that reports the event; there must be one.  Where INSERT and UPDATE have a
- * trigger each, it is that of INSERT: its condition is about the row as it is.  It
- * is a copy: our lock does not keep other triggers from being made, which changes the
- * relcache.
+ * The trigger that reports the event; there must be one.  Where INSERT and
+ * UPDATE have a trigger each, it is that of INSERT: its condition is about the
+ * row as it is.  It is a copy: our lock does not keep other triggers from
+ * being made, which changes the relcache.
  */
 static Trigger *
 find_trigger(Relation rel, const char *event_name)
@@ -208,7 +216,9 @@ onside_source_close(OnsideSource *source)
  * ----------
  */
 
-/* The table itself, or its partitions, the one with the state's place first. */
+/*
+ * The table itself, or its partitions, the one with the state's place first.
+ */
 static List *
 find_partitions(Relation rel, Oid first)
 {
@@ -224,6 +234,7 @@ find_partitions(Relation rel, Oid first)
 	return partitions;
 }
 
+/* Adds up what ANALYZE and VACUUM have counted last. */
 int64
 onside_source_estimate(Relation rel)
 {
@@ -251,7 +262,9 @@ onside_source_estimate(Relation rel)
 	return (int64) rows;
 }
 
-/* With a lock; NULL if it has no rows of its own, or is no partition any more. */
+/*
+ * With a lock; NULL if it has no rows of its own, or is no partition any more.
+ */
 static Relation
 open_partition(OnsideSource *source, Oid relid)
 {
@@ -283,9 +296,9 @@ open_partition(OnsideSource *source, Oid relid)
  */
 
 /*
- * The latest snapshot, as an array of the next transaction number and of those that
- * are running, subtransactions included.  If not all of these are known, everything
- * from the oldest running transaction on counts as running.
+ * The latest snapshot, as an array of the next transaction number and of those
+ * that are running, subtransactions included.  If not all of these are known,
+ * everything from the oldest running transaction on counts as running.
  */
 static Datum
 take_snapshot(void)
@@ -373,8 +386,9 @@ meets_condition(OnsideSource *source, TupleTableSlot *row)
 }
 
 /*
- * The row as the attached table has it.  Without a map columns have the same places,
- * but the values of one that was added later are known to the partition alone.
+ * The row as the attached table has it.  Without a map columns have the same
+ * places, but the values of one that was added later are known to the
+ * partition alone.
  */
 static TupleTableSlot *
 convert(OnsideSource *source, Relation part, TupleConversionMap *map,
@@ -392,9 +406,9 @@ convert(OnsideSource *source, Relation part, TupleConversionMap *map,
 }
 
 /*
- * Reads a partition on from the state's place, until it or the chunk ends; true in the
- * first case.  Blocks are looked through some at a time, since where no row is found
- * the place has to move on, too.
+ * Reads a partition on from the state's place, until it or the chunk ends;
+ * true in the first case.  Blocks are looked through some at a time, since
+ * where no row is found the place has to move on, too.
  */
 static bool
 read_partition(OnsideSource *source, OnsideBackfillState *state, Relation part,
@@ -452,6 +466,12 @@ read_partition(OnsideSource *source, OnsideBackfillState *state, Relation part,
 	return block >= end;
 }
 
+/*
+ * Reads partition after partition, from the state's place on.  Where the table
+ * has none, the table itself counts as the only partition.  A partition that
+ * was rewritten since the last chunk (another relfilenode) is read from its
+ * beginning.
+ */
 bool
 onside_source_read(OnsideSource *source, OnsideBackfillState *state,
 				   Tuplestorestate *rows, int max_rows)

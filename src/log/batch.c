@@ -40,8 +40,8 @@ onside_batch_free(OnsideBatch *batch)
 }
 
 /*
- * The place of an event_id in the hash table: where it is, or where it belongs.
- * The table is never more than half full.
+ * The place of an event_id in the hash table: where it is, or where it
+ * belongs.  The table is never more than half full.
  */
 static uint16 *
 find_seen(OnsideBatch *batch, const pg_uuid_t *event_id)
@@ -56,6 +56,10 @@ find_seen(OnsideBatch *batch, const pg_uuid_t *event_id)
 	return &batch->seen[i];
 }
 
+/*
+ * The bounds are looked at after the event has been rendered: only then its
+ * size is known.  What does not fit is cut off again.
+ */
 bool
 onside_batch_add(OnsideBatch *batch, const OnsideEvent *event,
 				 const OnsideItem *where, int max_events, int max_bytes)

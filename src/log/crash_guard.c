@@ -6,21 +6,22 @@
  * A worker that dies by a signal has the postmaster end all sessions and
  * recover, and would be started again a second later, to meet the same event.
  * So each of our processes keeps a record of itself in a file: that it runs,
- * what it is doing, and when its predecessors crashed.  Every orderly end takes
- * the mark "running" away.  Whoever is about to start the next process (the
- * launcher; for the launcher, itself) and finds the mark counts a crash.  After
- * the third crash within ten minutes no process is started for a quarter of an
- * hour, or until somebody calls resume(); the view "status" says so.
+ * what it is doing, and when its predecessors crashed.  Every orderly end
+ * takes the mark "running" away.  Whoever is about to start the next process
+ * (the launcher; for the launcher, itself) and finds the mark counts a crash.
+ * After the third crash within ten minutes no process is started for a
+ * quarter of an hour, or until somebody calls resume(); the view "status" says
+ * so.
  *
- * No worker runs during that wait, rather than one that waits: what crashes may
- * be the connecting to the database, and a process that does not exist keeps
- * nobody from DROP DATABASE.  "status" reads the record by itself, and no table,
- * which may be what crashes.
+ * No worker runs during that wait, rather than one that waits: what crashes
+ * may be the connecting to the database, and a process that does not exist
+ * keeps nobody from DROP DATABASE.  "status" reads the record by itself, and
+ * no table, which may be what crashes.
  *
  * The ten minutes are those in which processes of ours have run.  Recovery may
- * take longer than ten minutes, and such a server must not crash for ever.  And
- * since the wait does not count either, the first crash after a wait leads to
- * the next wait.
+ * take longer than ten minutes, and such a server must not crash for ever.
+ * And since the wait does not count either, the first crash after a wait
+ * leads to the next wait.
  *
  * An orderly end is
  *
@@ -39,10 +40,11 @@
  * damaged memory a file descriptor may be that of a table.
  *
  * If the machine loses power, or all processes are killed at once, the mark
- * stays and counts as one crash, which does no harm.  The file is never synced.
- * It is in pg_stat_tmp, which base backups and pg_rewind leave out: it is about
- * the processes of this data directory.  A file that cannot be read counts for
- * none; if it cannot be written, there is a line in the log, and no brake.
+ * stays and counts as one crash, which does no harm.  The file is never
+ * synced.  It is in pg_stat_tmp, which base backups and pg_rewind leave out:
+ * it is about the processes of this data directory.  A file that cannot be
+ * read counts for none; if it cannot be written, there is a line in the log,
+ * and no brake.
  *
  *-------------------------------------------------------------------------
  */
@@ -224,7 +226,9 @@ onside_crash_guard_begin(Oid process)
 				 errdetail("If this process of onside_attribution crashes, nothing keeps it from crashing again.")));
 }
 
-/* A system call of a microsecond: once for a request, not once for an event. */
+/*
+ * A system call of a microsecond: once for a request, not once for an event.
+ */
 void
 onside_crash_guard_step(OnsideStep step, const OnsidePosition *pos)
 {
@@ -256,6 +260,11 @@ onside_crash_guard_end(void)
  * ----------
  */
 
+/*
+ * Called before a process is started.  If the record of its predecessor says
+ * "running", that one has crashed: the crash is written down, and with it the
+ * wait, if this was one too many.
+ */
 bool
 onside_crash_guard_look(Oid process)
 {
@@ -369,7 +378,9 @@ onside_crash_guard_reason(void)
 	return NULL;
 }
 
-/* There is no such process while there is a wait, and so nobody else writes. */
+/*
+ * There is no such process while there is a wait, and so nobody else writes.
+ */
 void
 onside_crash_guard_release(void)
 {
@@ -390,6 +401,7 @@ onside_crash_guard_release(void)
  * ----------
  */
 
+/* The files of databases that are gone would never be read again. */
 void
 onside_crash_guard_sweep(List *databases)
 {

@@ -8,12 +8,12 @@
  * through if on_invalid_event says so.  They leave by retry_dead_letters, and
  * those that were sent by a second chance, too: see second_chance.c.
  *
- * retry_dead_letters reads and deletes the rows by the table access method, with
- * no SQL and as whoever calls it, so it matters neither who owns the table nor
- * what is on it.  EXECUTE on the function is the privilege.  This is safe
- * because nothing of anybody's is executed: no trigger, rule, policy, default or
- * operator but PostgreSQL's own for uuid, timestamptz and tid.  PostgreSQL's
- * executor would have checked, and so it falls to us:
+ * retry_dead_letters reads and deletes the rows by the table access method,
+ * with no SQL and as whoever calls it, so it matters neither who owns the
+ * table nor what is on it.  EXECUTE on the function is the privilege.  This is
+ * safe because nothing of anybody's is executed: no trigger, rule, policy,
+ * default or operator but PostgreSQL's own for uuid, timestamptz and tid.
+ * PostgreSQL's executor would have checked, and so it falls to us:
  *
  * - that the transaction may write, and is in no parallel worker;
  * - that a row which another session has changed meanwhile is judged anew, or
@@ -21,14 +21,14 @@
  *   take.c waits for that session;
  * - that the event keeps the rules; the outbox's trigger does that otherwise.
  *
- * Two of its checks are left out deliberately.  A foreign key that somebody has
- * made to reference dead_letter would be a trigger, which we do not fire.  A
- * table that is published has to have a replica identity for a DELETE: this one
- * has its primary key, and without that decoding would pass over the DELETE,
- * which is better than to keep the dead letters.
+ * Two of its checks are left out deliberately.  A foreign key that somebody
+ * has made to reference dead_letter would be a trigger, which we do not fire.
+ * A table that is published has to have a replica identity for a DELETE: this
+ * one has its primary key, and without that decoding would pass over the
+ * DELETE, which is better than to keep the dead letters.
  *
- * The rows' payloads can be more than memory holds.  So the function notes only
- * where each row is, and reads them one by one in the order of failed_at.
+ * The rows' payloads can be more than memory holds.  So the function notes
+ * only where each row is, and reads them one by one in the order of failed_at.
  *
  *-------------------------------------------------------------------------
  */
@@ -96,6 +96,10 @@ clipped_name(text *name)
 	return kept == len ? name : cstring_to_text_with_len(str, kept);
 }
 
+/*
+ * Tries again and again: to queue for the lock would make others wait behind
+ * us.
+ */
 bool
 onside_dead_letter_lock(int patience)
 {
@@ -123,6 +127,7 @@ onside_dead_letter_lock(int patience)
 	return true;
 }
 
+/* The row is written by the access method: see insert.c. */
 void
 onside_dead_letter_insert(const pg_uuid_t *id, const OnsideEvent *event,
 						  int http_status, const char *error, int attempts,
@@ -198,6 +203,10 @@ is_same(const OnsideEvent *a, const OnsideEvent *b)
 		 memcmp(a->payload, b->payload, VARSIZE(a->payload)) == 0);
 }
 
+/*
+ * Compares all five fields, since a mapper can give one event_id to different
+ * events.
+ */
 bool
 onside_dead_letter_holds(const OnsideEvent *event)
 {
@@ -216,7 +225,9 @@ onside_dead_letter_holds(const OnsideEvent *event)
 	ScanKeyInit(&key, Anum_outbox_event_id, BTEqualStrategyNumber, F_UUID_EQ,
 				UUIDPGetDatum(&event->event_id));
 
-	/* Of two that are alike the first may have been put here by this command. */
+	/*
+	 * Of two that are alike the first may have been put here by this command.
+	 */
 	scan = systable_beginscan(rel, index, OidIsValid(index), SnapshotSelf, 1,
 							  &key);
 	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
@@ -233,6 +244,7 @@ onside_dead_letter_holds(const OnsideEvent *event)
 	return found;
 }
 
+/* Reads the table itself: no index has all of them. */
 int64
 onside_dead_letter_count(int64 max, TimestampTz *newest)
 {
@@ -422,7 +434,9 @@ check_letter(TupleTableSlot *letter, const OnsideEvent *event)
 	error_context_stack = callback.previous;
 }
 
-/* Moves the dead letters that were noted into the outbox.  How many were they? */
+/*
+ * Moves the dead letters that were noted into the outbox.  How many were they?
+ */
 static int64
 put_back(Relation rel, OnsideSort *sort, const Wanted *wanted)
 {

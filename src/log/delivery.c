@@ -10,8 +10,8 @@
  * it seldom then; see progress.c.  Reading a row never costs more than a scan
  * of those few versions.
  *
- * A cursor of another server is poison: its transaction IDs mean something else
- * here, and events that nobody has sent would pass for settled.  Logical
+ * A cursor of another server is poison: its transaction IDs mean something
+ * else here, and events that nobody has sent would pass for settled.  Logical
  * replication of all tables brings such rows, and so could anybody's SQL.  Two
  * things keep them out:
  *
@@ -185,7 +185,9 @@ read_state(const char *name, Snapshot snapshot, RowReader reader, void *arg)
 	return problem;
 }
 
-/* The current (sub)transaction, which a row that is written now has as xmin. */
+/*
+ * The current (sub)transaction, which a row that is written now has as xmin.
+ */
 static FullTransactionId
 current_xid(void)
 {
@@ -195,9 +197,9 @@ current_xid(void)
 }
 
 /*
- * Replaces a version of the row.  False if somebody else has done so meanwhile,
- * for whom we have waited.  Our worker waits for nobody: to it a locked row is an
- * error.
+ * Replaces a version of the row.  False if somebody else has done so
+ * meanwhile, for whom we have waited.  Our worker waits for nobody: to it a
+ * locked row is an error.
  */
 static bool
 update_row(OnsideInsert *insert, ItemPointer tid, TupleTableSlot *slot)
@@ -235,8 +237,8 @@ update_row(OnsideInsert *insert, ItemPointer tid, TupleTableSlot *slot)
 }
 
 /*
- * Replaces the one row, or makes it.  False if the former has to be done again.
- * Columns that somebody has added keep what they had.
+ * Replaces the one row, or makes it.  False if the former has to be done
+ * again.  Columns that somebody has added keep what they had.
  */
 static bool
 replace_row(OnsideInsert *insert, Datum *values, bool *nulls, bool *replace)
@@ -307,8 +309,9 @@ write_state(const char *name, const Datum *values, const bool *nulls,
 
 /*
  * BEFORE INSERT OR UPDATE OR DELETE trigger of the tables of state, ENABLE
- * ALWAYS: no row gets in or out by SQL.  An apply worker, or whoever copies the
- * table at the start of a subscription, goes on as if it had; a person is told.
+ * ALWAYS: no row gets in or out by SQL.  An apply worker, or whoever copies
+ * the table at the start of a subscription, goes on as if it had; a person is
+ * told.
  */
 Datum
 onside_keep_state(PG_FUNCTION_ARGS)
@@ -360,7 +363,9 @@ set_time(Datum *values, bool *nulls, int attnum, TimestampTz t)
 	nulls[attnum - 1] = t == 0;
 }
 
-/* No more of a Retry-After is believed than this, also by another clock; ms. */
+/*
+ * No more of a Retry-After is believed than this, also by another clock; ms.
+ */
 #define MAX_NOT_BEFORE	(3600 * 1000)
 
 /* An array of one time for each segment. */
@@ -380,6 +385,7 @@ read_times(TupleTableSlot *slot, int attnum, TimestampTz *times)
 		times[i] = nulls[i] ? 0 : DatumGetTimestampTz(elements[i]);
 }
 
+/* The array for a column of times; 0 becomes a NULL element. */
 static Datum
 times_to_datum(const TimestampTz *times)
 {
@@ -400,6 +406,10 @@ times_to_datum(const TimestampTz *times)
 											  TYPALIGN_DOUBLE));
 }
 
+/*
+ * Copies the row into the C struct.  A Retry-After is cut to MAX_NOT_BEFORE:
+ * if the clock was set back, it could lie years ahead.
+ */
 static void
 read_cursor(TupleTableSlot *slot, void *arg)
 {
@@ -471,6 +481,7 @@ onside_delivery_load(OnsideDelivery *delivery, Snapshot snapshot,
 	}
 }
 
+/* Called by the worker alone, so that no two sessions write the row. */
 void
 onside_delivery_store(OnsideDelivery *delivery)
 {

@@ -5,9 +5,10 @@
  *
  * Every way of recording an event ends in onside_event_check(), and every byte
  * that is sent, previewed or measured comes from onside_event_render(), so a
- * recorded event is one that can be sent.  Nothing here runs SQL, reads a table
- * or depends on a session's settings (DateStyle, TimeZone, extra_float_digits,
- * client encoding): the same event has the same bytes in every backend.
+ * recorded event is one that can be sent.  Nothing here runs SQL, reads a
+ * table or depends on a session's settings (DateStyle, TimeZone,
+ * extra_float_digits, client encoding): the same event has the same bytes in
+ * every backend.
  *
  *-------------------------------------------------------------------------
  */
@@ -153,6 +154,10 @@ is_blank(const char *str)
 	return *str == '\0';
 }
 
+/*
+ * The length is in characters of UTF-8, whatever encoding the database has.  A
+ * text that is too long in any encoding is not converted.
+ */
 bool
 onside_event_check_name(const text *event_name, OnsideEventError *error)
 {
@@ -309,6 +314,10 @@ check_rendered(const OnsideEvent *event, OnsideEventError *error)
 	return true;
 }
 
+/*
+ * Field by field, in the order of the API's page; the first problem is
+ * reported.
+ */
 bool
 onside_event_check(const OnsideEvent *event, OnsideEventError *error)
 {
@@ -390,6 +399,10 @@ put_digits(char *p, int value, int digits)
 	return p + digits;
 }
 
+/*
+ * Digit by digit: snprintf() would be a seventh of all that sending an event
+ * costs.
+ */
 void
 onside_append_datetime(StringInfo out, TimestampTz t)
 {
@@ -555,6 +568,10 @@ read_zone(const char **p, int *tz)
 	return true;
 }
 
+/*
+ * Stricter than PostgreSQL's own input, which takes words, other orders, and a
+ * time without offset, read by the session's TimeZone.
+ */
 bool
 onside_parse_datetime(const char *str, TimestampTz *result)
 {

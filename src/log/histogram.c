@@ -36,6 +36,10 @@ onside_histogram_merge(OnsideHistogram *to, const OnsideHistogram *from)
 		to->buckets[i] += from->buckets[i];
 }
 
+/*
+ * Finds the bucket in which the quantile lies, and gives its upper end, but
+ * never more than the greatest value that was counted.
+ */
 double
 onside_histogram_quantile(const OnsideHistogram *histogram, double q)
 {

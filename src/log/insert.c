@@ -9,14 +9,14 @@
  * by page, with one WAL record for a page, which makes many rows cheaper than
  * an INSERT makes them.
  *
- * A table of ours may have columns and indexes of somebody else's (see shape.c).
- * Most of them need nothing of an executor: such a column is NULL, and an index
- * on columns is kept up.  While this library was not loaded somebody may have
- * added more: a column with a default, or a generated one, or an index that is
- * unique, on an expression or has a condition.  Whoever records an event needs
- * no privilege for that and has not asked for it, so it is computed as
- * PostgreSQL computes an index when it is built: as the table's owner, within a
- * security-restricted operation and with a safe search_path.
+ * A table of ours may have columns and indexes of somebody else's (see
+ * shape.c).  Most of them need nothing of an executor: such a column is NULL,
+ * and an index on columns is kept up.  While this library was not loaded
+ * somebody may have added more: a column with a default, or a generated one,
+ * or an index that is unique, on an expression or has a condition.  Whoever
+ * records an event needs no privilege for that and has not asked for it, so it
+ * is computed as PostgreSQL computes an index when it is built: as the table's
+ * owner, within a security-restricted operation and with a safe search_path.
  *
  *-------------------------------------------------------------------------
  */
@@ -167,6 +167,7 @@ compute_others(OnsideInsert *insert, TupleTableSlot *slot)
  * ----------
  */
 
+/* Opens the table and its indexes, once for any number of rows. */
 void
 onside_insert_begin(OnsideInsert *insert, Oid relid)
 {
@@ -180,13 +181,19 @@ onside_insert_begin(OnsideInsert *insert, Oid relid)
 	insert->rel = table_open(relid, RowExclusiveLock);
 	ncolumns = onside_shape_require(insert->rel, false);
 
-	/* As CatalogOpenIndexes(): no more of a ResultRelInfo than this is used. */
+	/*
+	 * As CatalogOpenIndexes(): no more of a ResultRelInfo than this is used.
+	 */
 	insert->rri = makeNode(ResultRelInfo);
 	insert->rri->ri_RelationDesc = insert->rel;
 	ExecOpenIndices(insert->rri, false);
 	prepare_others(insert, ncolumns);
 }
 
+/*
+ * Slots are kept and used again after each flush.  A single event, the usual
+ * case, takes one.
+ */
 TupleTableSlot *
 onside_insert_slot(OnsideInsert *insert)
 {
@@ -234,6 +241,10 @@ insert_rows(OnsideInsert *insert)
 	MemoryContextReset(insert->flush_context);
 }
 
+/*
+ * Plain indexes need no executor.  With any other index, and only then, the
+ * executor's own function is called, as the table's owner.
+ */
 static void
 insert_index_entries(OnsideInsert *insert, TupleTableSlot *slot,
 					 bool summaries)
@@ -268,6 +279,7 @@ insert_index_entries(OnsideInsert *insert, TupleTableSlot *slot,
 	}
 }
 
+/* Writes the rows that were gathered, and their index entries. */
 static void
 flush(OnsideInsert *insert)
 {

@@ -17,24 +17,24 @@
  *
  * A standby replays that lock, and ends whatever has read the segment there: a
  * pg_dump, which takes a lock on every table.  So segments are emptied seldom.
- * Writing leaves one that is full, or 16 MB large with nothing pending, or a day
- * old: an idle shop empties a segment once a day, a busy one once for each 16 MB
- * at most, which then is worth it.  16 MB and a day are what a DBA would not
- * notice in a backup.  And where hot_standby_feedback tells us that somebody on
- * a standby reads with a snapshot in which the segment was still written to, it
- * stays until he has finished, or until the outbox has become as large as four
- * full segments.
+ * Writing leaves one that is full, or 16 MB large with nothing pending, or a
+ * day old: an idle shop empties a segment once a day, a busy one once for each
+ * 16 MB at most, which then is worth it.  16 MB and a day are what a DBA would
+ * not notice in a backup.  And where hot_standby_feedback tells us that
+ * somebody on a standby reads with a snapshot in which the segment was still
+ * written to, it stays until he has finished, or until the outbox has become
+ * as large as four full segments.
  *
- * Retention counts from the moment when writing left the segment, so each event
- * in it is kept for at least that long, whatever recorded_at it has.
+ * Retention counts from the moment when writing left the segment, so each
+ * event in it is kept for at least that long, whatever recorded_at it has.
  *
- * Emptying is the way out of a full disk, so it must not need any: TRUNCATE would
- * make new files, and fail.  The files are cut to nothing where they are, as
- * VACUUM cuts the end of a table; see empty_in_place().  That cannot be rolled
- * back, so what covers the rows, the cursor and the dead letters that were made
- * of them, is on disk before.  It logs nothing for logical decoding: a subscriber
- * that sends its own copy of the events must not lose them because the publisher
- * has none left to send.
+ * Emptying is the way out of a full disk, so it must not need any: TRUNCATE
+ * would make new files, and fail.  The files are cut to nothing where they
+ * are, as VACUUM cuts the end of a table; see empty_in_place().  That cannot
+ * be rolled back, so what covers the rows, the cursor and the dead letters
+ * that were made of them, is on disk before.  It logs nothing for logical
+ * decoding: a subscriber that sends its own copy of the events must not lose
+ * them because the publisher has none left to send.
  *
  *-------------------------------------------------------------------------
  */
@@ -68,7 +68,9 @@
 #include "log/tables.h"
 #include "settings.h"
 
-/* A segment is emptied when it is larger than this (bytes) or older (seconds). */
+/*
+ * A segment is emptied when it is larger than this (bytes) or older (seconds).
+ */
 #define WORTH_EMPTYING		(16 * 1024 * 1024)
 #define OLD_ENOUGH			(24 * 3600)
 
@@ -122,6 +124,10 @@ is_worth_emptying(uint64 size, TimestampTz begun_at)
 		is_over(begun_at, OLD_ENOUGH);
 }
 
+/*
+ * Takes the next segment that is empty.  If there is none, writing stays where
+ * it is, and that segment grows.
+ */
 bool
 onside_segment_move_on(OnsideDelivery *delivery, bool drained)
 {
@@ -222,7 +228,9 @@ may_be_emptied(int segment, Relation rel, OnsideDelivery *delivery,
 	if (onside_window_holds_pending(rel, &delivery->settled))
 		return false;
 
-	/* A crash has come between its indexes and its rows: see empty_in_place(). */
+	/*
+	 * A crash has come between its indexes and its rows: see empty_in_place().
+	 */
 	last = onside_window_last_xid(rel);
 	if (!FullTransactionIdIsValid(last))
 		return true;
@@ -239,9 +247,9 @@ may_be_emptied(int segment, Relation rel, OnsideDelivery *delivery,
 }
 
 /*
- * Locks a segment, its indexes and its TOAST table, as TRUNCATE would one after
- * the other, if all of them are free.  What it has got is kept in any case, to
- * the end of the transaction.
+ * Locks a segment, its indexes and its TOAST table, as TRUNCATE would one
+ * after the other, if all of them are free.  What it has got is kept in any
+ * case, to the end of the transaction.
  */
 static bool
 lock_all(Relation rel)
@@ -284,9 +292,9 @@ are_btrees(List *indexes)
 }
 
 /*
- * Makes a btree the one that it was when it was created: a meta page that knows
- * of no root, and nothing behind it.  A crash between the two leaves an empty
- * btree, too, whose other pages are reachable from nowhere.
+ * Makes a btree the one that it was when it was created: a meta page that
+ * knows of no root, and nothing behind it.  A crash between the two leaves an
+ * empty btree, too, whose other pages are reachable from nowhere.
  */
 static void
 empty_index(Oid oid)
@@ -323,10 +331,11 @@ empty_table(Relation rel)
 }
 
 /*
- * Empties a segment and its TOAST table, all of which is locked.  Step by step,
- * each of which is logged and leaves something that can be read: rows that no
- * index leads to, values that no row points to.  A segment that a crash has left
- * like that is not written to before it is empty, and is emptied the next time.
+ * Empties a segment and its TOAST table, all of which is locked.  Step by
+ * step, each of which is logged and leaves something that can be read: rows
+ * that no index leads to, values that no row points to.  A segment that a
+ * crash has left like that is not written to before it is empty, and is
+ * emptied the next time.
  */
 static void
 empty_in_place(Relation rel, Relation toast)
@@ -367,7 +376,9 @@ empty_segment(int segment, OnsideDelivery *delivery, const char **blocked)
 		return false;
 	}
 
-	/* Most often it is simply not settled yet; no lock is needed to see that. */
+	/*
+	 * Most often it is simply not settled yet; no lock is needed to see that.
+	 */
 	rel = table_open(relid, AccessShareLock);
 	if (may_be_emptied(segment, rel, delivery, blocked))
 	{

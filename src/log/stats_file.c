@@ -5,10 +5,10 @@
  *
  * Statistics are kept as those of PostgreSQL are: in shared memory, written to
  * a file in pg_stat when the server is shut down, and read and removed when it
- * starts.  A row in a table would have been the alternative.  It would cost WAL
- * and, while somebody holds a snapshot, dead versions; CREATE DATABASE ...
- * TEMPLATE would copy it, and a standby would inherit numbers of requests that
- * another server made.  The price is that a crash begins them anew, which
+ * starts.  A row in a table would have been the alternative.  It would cost
+ * WAL and, while somebody holds a snapshot, dead versions; CREATE DATABASE ...
+ * TEMPLATE would copy it, and a standby would inherit numbers of requests
+ * that another server made.  The price is that a crash begins them anew, which
  * stats_reset shows.  They end with the slot: with the database, or the
  * extension.
  *
@@ -94,6 +94,10 @@ read_file(FILE *file, int *n)
 	return saved;
 }
 
+/*
+ * Called by the postmaster, at its start and again after a crash.  Then the
+ * file is gone, and the statistics begin anew.
+ */
 static void
 load(void)
 {
@@ -132,6 +136,7 @@ load(void)
 		pfree(saved);
 }
 
+/* The header, a SavedStats for each database, and a checksum of both. */
 static bool
 write_file(FILE *file)
 {

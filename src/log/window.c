@@ -366,6 +366,7 @@ onside_window_last_xid(Relation segment)
 	return xid;
 }
 
+/* Stops at the first event that it finds. */
 bool
 onside_window_holds_pending(Relation segment, const OnsideCursor *cursor)
 {

@@ -33,6 +33,7 @@
 /* Of a lock on a catalog; ms. */
 #define LOCK_TIMEOUT	"100"
 
+/* A row that is good needs no hint, so callers need not leave theirs out. */
 void
 onside_doctor_row(OnsideDoctor *doctor, const char *check, OnsideVerdict ok,
 				  const char *detail, const char *hint)
@@ -127,6 +128,10 @@ onside_doctor_look_at_tables(OnsideDoctor *doctor, const char *check,
  * ----------
  */
 
+/*
+ * Locks the table, its indexes and its TOAST table.  Whoever reads a table
+ * opens these, too, and would wait for them.
+ */
 bool
 onside_doctor_try_lock(Oid relid)
 {

@@ -3,17 +3,18 @@
  * drop_guard.c
  *		DROP EXTENSION does not take events along that are still to be sent.
  *
- * It comes in many forms: by name, with CASCADE, by DROP OWNED, from pg_restore
+ * It comes in many forms: by name, with CASCADE, by DROP OWNED, from
+ * pg_restore
  * --clean.  All of them remove the extension's members one by one before the
  * extension itself, when all that is to go has been locked: no transaction is
  * left that could still commit an event.  So the object access hook asks here
- * when the first of our relations is about to go, while the others are there to
- * be read.  The snapshot is a new one and sees what this transaction has
+ * when the first of our relations is about to go, while the others are there
+ * to be read.  The snapshot is a new one and sees what this transaction has
  * recorded, too.
  *
  * The error is the one of a table with pending trigger events (55006): nothing
- * depends on the extension that CASCADE could drop, it is in use.  Whoever does
- * not want the events says so with TRUNCATE.
+ * depends on the extension that CASCADE could drop, it is in use.  Whoever
+ * does not want the events says so with TRUNCATE.
  *
  * Only so many rows are counted, so the check costs the same at any backlog.
  *
@@ -92,13 +93,20 @@ print_count(int64 n)
 		psprintf(INT64_FORMAT, n);
 }
 
+/*
+ * Called for each object that is dropped.  The first member of the extension
+ * that goes is looked at: everything is still there then.  Pending events are
+ * an error, dead letters a NOTICE.
+ */
 void
 onside_drop_guard_check(Oid relid)
 {
 	int64		pending;
 	int64		dead_letters = 0;
 
-	/* An update script knows what it does; others' tables may look different. */
+	/*
+	 * An update script knows what it does; others' tables may look different.
+	 */
 	if (creating_extension || !is_member(relid) || !is_complete() ||
 		onside_version_problem() != NULL)
 		return;

@@ -3,16 +3,17 @@
  * citus.c
  *		Tables whose rows are on other servers.
  *
- * With the extension citus a table can be distributed: its rows are then in shards,
- * tables of their own on other servers, and it is empty itself.  Citus makes on each
- * shard the triggers that CREATE TRIGGER makes on the table, with the same
- * arguments, and each server reports the rows that it writes.  So nothing else here
- * knows of it, but for what cannot work.
+ * With the extension citus a table can be distributed: its rows are then in
+ * shards, tables of their own on other servers, and it is empty itself.  Citus
+ * makes on each shard the triggers that CREATE TRIGGER makes on the table,
+ * with the same arguments, and each server reports the rows that it writes.
+ * So nothing else here knows of it, but for what cannot work.
  *
- * Its catalogs are documented.  In pg_dist_partition, partmethod 'n' is a table
- * without a distribution column, and repmodel 't' one of which each node has a copy.
- * A shard's name ends in "_" and its shardid, what comes before is cut if it is too
- * long, and pg_dist_shard, which each node has, tells the table.
+ * Its catalogs are documented.  In pg_dist_partition, partmethod 'n' is a
+ * table without a distribution column, and repmodel 't' one of which each node
+ * has a copy.  A shard's name ends in "_" and its shardid, what comes before
+ * is cut if it is too long, and pg_dist_shard, which each node has, tells the
+ * table.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,8 +38,9 @@ onside_citus_is_here(void)
 }
 
 /*
- * Two columns of the row of a catalog of Citus that has this key; false if there is
- * none.  The columns are of types that are passed by value, and never NULL.
+ * Two columns of the row of a catalog of Citus that has this key; false if
+ * there is none.  The columns are of types that are passed by value, and never
+ * NULL.
  */
 static bool
 read_row(const char *catalog, const char *key_column, RegProcedure equal,
@@ -82,6 +84,10 @@ onside_citus_table(Oid relid)
 		ONSIDE_CITUS_REFERENCE : ONSIDE_CITUS_SHARDS;
 }
 
+/*
+ * A shard's name is its table's, "_" and a number, by which Citus's catalog
+ * has the table.
+ */
 Oid
 onside_citus_table_of_shard(Oid relid)
 {
@@ -97,7 +103,10 @@ onside_citus_table_of_shard(Oid relid)
 				  Int64GetDatum(strtoll(end + 1, NULL, 10)), columns, values))
 		return InvalidOid;
 
-	/* Somebody else's table can have such a name, and a table is none of its own. */
+	/*
+	 * Somebody else's table can have such a name, and a table is none of its
+	 * own.
+	 */
 	if (DatumGetObjectId(values[0]) == relid ||
 		get_rel_namespace(DatumGetObjectId(values[0])) != get_rel_namespace(relid))
 		return InvalidOid;

@@ -181,8 +181,8 @@ onside_column_needs_settings(const OnsideColumn *column)
 }
 
 /*
- * Every setting on which the text form of one of PostgreSQL's types depends.  The
- * end of the transaction restores them after an error.
+ * Every setting on which the text form of one of PostgreSQL's types depends.
+ * The end of the transaction restores them after an error.
  */
 int
 onside_column_fix_settings(void)
@@ -282,7 +282,9 @@ float_to_json(OnsideColumn *column, bool finite, char *str, JsonbValue *value,
 	return true;
 }
 
-/* A time that the API cannot be told is shown to a human as PostgreSQL does. */
+/*
+ * A time that the API cannot be told is shown to a human as PostgreSQL does.
+ */
 static bool
 time_to_json(OnsideColumn *column, TimestampTz t, JsonbValue *value,
 			 OnsideEventError *error)
@@ -379,7 +381,10 @@ column_value(OnsideColumn *column, TupleTableSlot *row, bool *isnull)
 	return slot_getattr(row, column->attnum, isnull);
 }
 
-/* The text in a TEXT or BPCHAR column; the blanks that pad char(n) mean nothing. */
+/*
+ * The text in a TEXT or BPCHAR column; the blanks that pad char(n) mean
+ * nothing.
+ */
 static char *
 column_text(OnsideColumn *column, Datum datum)
 {
@@ -512,7 +517,10 @@ onside_column_to_uuid(OnsideColumn *column, TupleTableSlot *row,
 	return true;
 }
 
-/* The text of a key: ours to hash, so that it depends on nothing but the value. */
+/*
+ * The text of a key: ours to hash, so that it depends on nothing but the
+ * value.
+ */
 static char *
 key_text(OnsideColumn *column, Datum datum)
 {
@@ -531,6 +539,10 @@ key_text(OnsideColumn *column, Datum datum)
 	}
 }
 
+/*
+ * A version 4 UUID is the event_id itself.  Any other value is a key, from
+ * which event_id.c makes one.
+ */
 bool
 onside_column_to_event_id(OnsideColumn *column, TupleTableSlot *row,
 						  pg_uuid_t *uuid, bool *has, char **key,

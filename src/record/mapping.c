@@ -119,6 +119,10 @@ require(const char *value, const char *name, Problem *problem)
 			   psprintf("\"%s\" is missing", name), HINT);
 }
 
+/*
+ * Reads all arguments, then looks whether they belong together.  NULL with
+ * *problem filled in if they do not.
+ */
 static OnsideMapping *
 parse(int nargs, char **args, Problem *problem)
 {

@@ -207,6 +207,10 @@ require_own_id(OnsideRowReader *reader, Relation rel, TupleTableSlot *row)
 			 errtablecolname(rel, reader->event_id.name)));
 }
 
+/*
+ * The row is skipped if it has no installation_id, and passed over if it is
+ * not of the time that backfill wants.
+ */
 OnsideRowOutcome
 onside_row_record(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 				  OnsideAppend **append)
@@ -271,6 +275,9 @@ onside_row_record_all(OnsideRowReader *reader, TriggerData *trigdata,
 	ExecDropSingleTupleTableSlot(row);
 }
 
+/*
+ * The same steps as onside_row_record(), without backfill and without effects.
+ */
 OnsideRowOutcome
 onside_row_try(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 			   OnsideEventError *error)

@@ -277,6 +277,10 @@ record_results(OnsideRowReader *reader, Relation rel, int64 rows,
 	return done;
 }
 
+/*
+ * The mapper's results are read after it has returned, and live in a memory
+ * context of this call.
+ */
 OnsideRowOutcome
 onside_row_mapped_record(OnsideRowReader *reader, Relation rel,
 						 TupleTableSlot *row,
