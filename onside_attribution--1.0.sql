@@ -1033,6 +1033,29 @@ COMMENT ON COLUMN onside_attribution.backfill_progress.finished_at IS 'When it h
 /*
  * Nothing is for everybody; the status is for monitoring.
  */
+-- ALTER DEFAULT PRIVILEGES may have granted something of it to others.
+DO $$
+DECLARE
+    grantee text;
+BEGIN
+    FOR grantee IN
+        SELECT DISTINCT pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)::text)
+        FROM (SELECT relacl, relowner FROM pg_catalog.pg_class WHERE relnamespace = 'onside_attribution'::pg_catalog.regnamespace
+              UNION ALL SELECT proacl, proowner FROM pg_catalog.pg_proc WHERE pronamespace = 'onside_attribution'::pg_catalog.regnamespace
+              UNION ALL SELECT nspacl, nspowner FROM pg_catalog.pg_namespace WHERE nspname = 'onside_attribution') o (acl, owner),
+            LATERAL pg_catalog.aclexplode(o.acl) a
+        WHERE a.grantee NOT IN (0, o.owner)
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON ALL TABLES IN SCHEMA onside_attribution FROM %s', grantee);
+        EXECUTE pg_catalog.format('REVOKE ALL ON ALL SEQUENCES IN SCHEMA onside_attribution FROM %s', grantee);
+        EXECUTE pg_catalog.format('REVOKE ALL ON ALL ROUTINES IN SCHEMA onside_attribution FROM %s', grantee);
+        EXECUTE pg_catalog.format('REVOKE ALL ON SCHEMA onside_attribution FROM %s', grantee);
+    END LOOP;
+END
+$$;
+REVOKE ALL ON ALL TABLES IN SCHEMA onside_attribution FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA onside_attribution FROM PUBLIC;
+REVOKE ALL ON SCHEMA onside_attribution FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA onside_attribution FROM PUBLIC;
 -- Names in a mapper, which runs as whoever writes the row.
 GRANT USAGE ON SCHEMA onside_attribution TO PUBLIC;

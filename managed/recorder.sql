@@ -35,6 +35,10 @@ BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'onside_attribution') THEN
         RAISE duplicate_object USING MESSAGE = 'this database has the extension onside_attribution, which records by itself';
     END IF;
+    IF EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'onside_attribution') THEN
+        RAISE duplicate_schema USING MESSAGE = 'this database has a schema onside_attribution already',
+            HINT = 'To replace the recorder, see "Replacing it" in docs/managed.md.';
+    END IF;
 END
 $$;
 
@@ -60,7 +64,12 @@ RETURN (clock_timestamp() AT TIME ZONE 'UTC')::date;
 
 CREATE FUNCTION onside_attribution.part_of(day date) RETURNS smallint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN ((day - date '2000-01-01') % 10)::smallint;
+RETURN (((day - date '2000-01-01') % 10 + 10) % 10)::smallint;
+
+/* Of the advisory locks, of which each partition has one: shared by who writes it, alone by who empties it. */
+CREATE FUNCTION onside_attribution.lock_class() RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN 1869506404;
 
 CREATE TABLE onside_attribution.outbox (
     event_id uuid NOT NULL,
@@ -80,6 +89,22 @@ BEGIN
         EXECUTE format('CREATE TABLE onside_attribution.outbox_%s PARTITION OF onside_attribution.outbox FOR VALUES IN (%s)', i, i);
         -- A publication of the shop's own may have all tables, with DELETE.
         EXECUTE format('ALTER TABLE onside_attribution.outbox_%s REPLICA IDENTITY FULL', i);
+    END LOOP;
+END
+$$;
+
+/* What a transaction has made of its deferred rows; its partitions are emptied with those of the outbox. */
+CREATE TABLE onside_attribution.seen (
+    part smallint NOT NULL,
+    xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    key bytea NOT NULL,
+    PRIMARY KEY (part, key, xid)
+) PARTITION BY LIST (part);
+
+DO $$
+BEGIN
+    FOR i IN 0 .. 9 LOOP
+        EXECUTE format('CREATE TABLE onside_attribution.seen_%s PARTITION OF onside_attribution.seen FOR VALUES IN (%s)', i, i);
     END LOOP;
 END
 $$;
@@ -106,13 +131,6 @@ CREATE TABLE onside_attribution.dead_letter (
     source text,
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     retry_at timestamptz
-);
-
-/* What a transaction has made of its deferred rows; emptied with the outbox. */
-CREATE TABLE onside_attribution.seen (
-    xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
-    key bytea NOT NULL,
-    PRIMARY KEY (xid, key)
 );
 
 /* What distinguishes the keys of this database from those of others. */
@@ -180,6 +198,29 @@ BEGIN
 END
 $$;
 
+/*
+ * Has it so many levels that a PostgreSQL with a smaller max_stack_depth could not read it?  Then the
+ * subscription would fail for ever.
+ */
+CREATE FUNCTION onside_attribution.is_too_deep(payload jsonb) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    most constant integer := 1000;
+    str text;
+BEGIN
+    IF pg_column_size(payload) < most AND pg_column_compression(payload) IS NULL THEN
+        RETURN false;
+    END IF;
+    str := payload::text;
+    IF length(str) - length(translate(str, '[{', '')) <= most THEN
+        RETURN false;
+    END IF;
+    RETURN (SELECT max(x.level) > most
+            FROM (SELECT sum(CASE WHEN m.bracket[1] IN ('[', '{') THEN 1 ELSE -1 END) OVER (ORDER BY m.n) AS level
+                  FROM regexp_matches(regexp_replace(str COLLATE "C", '"(?:[^"\\]|\\.)*"', '', 'g'), '[][{}]', 'g') WITH ORDINALITY m (bracket, n)) x);
+END
+$$;
+
 /* What is wrong with an event; NULL if it can be sent.  As src/log/event.c has it. */
 CREATE TYPE onside_attribution.problem AS (field text, state text, message text, hint text);
 
@@ -191,6 +232,7 @@ LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp A
 DECLARE
     name_hint constant text := 'An event name has 1 to 255 characters and no control characters, e.g. purchase_completed.';
     size bigint;
+    is_too_deep boolean := false;
 BEGIN
     IF event_name IS NULL THEN
         RETURN ROW('event_name', '22004', 'event_name must not be null', name_hint)::onside_attribution.problem;
@@ -222,9 +264,16 @@ BEGIN
     BEGIN
         size := CASE WHEN onside_attribution.has_huge_numbers(payload) THEN NULL
             ELSE octet_length(onside_attribution.render(event_name, payload, event_datetime, event_id, installation_id)) END;
-    EXCEPTION WHEN program_limit_exceeded THEN
+        is_too_deep := size < 1000000 AND onside_attribution.is_too_deep(payload);
+    EXCEPTION WHEN statement_too_complex THEN
+        is_too_deep := true;
+    WHEN program_limit_exceeded THEN
         size := NULL;
     END;
+    IF is_too_deep THEN
+        RETURN ROW('payload', '54000', 'payload is nested too deeply: it has more than 1000 levels',
+                'The sending side could not read it. Pass a payload that is flat.')::onside_attribution.problem;
+    END IF;
     -- {"events":[ and ]} are around it.
     IF size IS NULL OR size + 13 >= 1000000 THEN
         RETURN ROW('payload', '54000',
@@ -252,7 +301,11 @@ $$;
  * Empties the partitions of tomorrow and the day after, once a day: nobody writes there yet, and
  * what is in them is older than a week.  Nobody waits for that: who finds one locked, or
  * somebody else at it, leaves it for the next.  The lock is held until the caller's
- * transaction ends; until then whoever reads the whole outbox waits.
+ * transaction ends; until then whoever reads the whole outbox waits, and who records, should
+ * that be after midnight, writes elsewhere (see append()).
+ *
+ * A clock that has been set back has left a day behind that is yet to come, and a restored
+ * schema has none.  Then nothing is emptied: what a wrong clock has written may be there.
  */
 CREATE FUNCTION onside_attribution.make_room() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $$
@@ -260,30 +313,49 @@ DECLARE
     today constant date := onside_attribution.today();
     made date;
 BEGIN
-    SELECT day INTO made FROM onside_attribution.room WHERE day < today + 2 FOR UPDATE SKIP LOCKED;
+    INSERT INTO onside_attribution.room (day) SELECT today + 2 WHERE NOT EXISTS (SELECT FROM onside_attribution.room);
+    SELECT day INTO made FROM onside_attribution.room WHERE day NOT BETWEEN today + 2 AND today + 3 FOR UPDATE SKIP LOCKED;
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    FOR i IN greatest(made - today, 0) + 1 .. 2 LOOP
-        EXECUTE format('LOCK TABLE onside_attribution.outbox_%s IN ACCESS EXCLUSIVE MODE NOWAIT', onside_attribution.part_of(today + i));
-        EXECUTE format('TRUNCATE onside_attribution.outbox_%s', onside_attribution.part_of(today + i));
+    FOR i IN CASE WHEN made < today THEN 1 ELSE made - today + 1 END .. 2 LOOP
+        IF NOT pg_try_advisory_xact_lock(onside_attribution.lock_class(), onside_attribution.part_of(today + i)) THEN
+            RETURN;
+        END IF;
+        EXECUTE format('LOCK TABLE onside_attribution.outbox_%1$s, onside_attribution.seen_%1$s IN ACCESS EXCLUSIVE MODE NOWAIT',
+                       onside_attribution.part_of(today + i));
+        EXECUTE format('TRUNCATE onside_attribution.outbox_%1$s, onside_attribution.seen_%1$s', onside_attribution.part_of(today + i));
     END LOOP;
-    DELETE FROM onside_attribution.seen WHERE xid < pg_snapshot_xmin(pg_current_snapshot());
     UPDATE onside_attribution.room SET day = today + 2;
 EXCEPTION WHEN lock_not_available OR object_in_use OR deadlock_detected OR serialization_failure THEN
     NULL;
 END
 $$;
 
-/* Writes one event, which is valid. */
+/*
+ * The partition of a day, or if a transaction that is still open has emptied that, before midnight,
+ * the one of the day before.
+ */
+CREATE FUNCTION onside_attribution.part_to_write(day date) RETURNS smallint
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT onside_attribution.part_of(CASE
+        WHEN pg_try_advisory_xact_lock_shared(onside_attribution.lock_class(), onside_attribution.part_of($1)) THEN $1 ELSE $1 - 1 END)
+$$;
+
+/* Writes one event, which is valid.  A transaction tries once to make room. */
 CREATE FUNCTION onside_attribution.append(
     event_name text, installation_id uuid, payload jsonb, event_datetime timestamptz, event_id uuid) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
+DECLARE
+    today constant date := onside_attribution.today();
+    part constant smallint := onside_attribution.part_to_write(today);
 BEGIN
-    INSERT INTO onside_attribution.outbox (event_id, event_name, payload, event_datetime, installation_id)
-    VALUES (event_id, event_name, payload, event_datetime, installation_id);
-    IF EXISTS (SELECT FROM onside_attribution.room r WHERE r.day < onside_attribution.today() + 2) THEN
+    INSERT INTO onside_attribution.outbox (event_id, event_name, payload, event_datetime, installation_id, part)
+    VALUES (event_id, event_name, payload, event_datetime, installation_id, part);
+    IF NOT EXISTS (SELECT FROM onside_attribution.room r WHERE r.day BETWEEN today + 2 AND today + 3)
+        AND current_setting('onside_attribution.room_tried_by', true) IS DISTINCT FROM pg_current_xact_id()::text THEN
+        PERFORM set_config('onside_attribution.room_tried_by', pg_current_xact_id()::text, true);
         PERFORM onside_attribution.make_room();
     END IF;
 END
@@ -486,7 +558,7 @@ BEGIN
         number := number + 1;
         problem := NULL;
         datetime := NULL;
-        uuids := '{NULL,NULL}';
+        uuids := ARRAY[NULL, NULL];
         IF jsonb_typeof(element) <> 'object' THEN
             problem := ('events', '22023', 'events must contain JSON objects alone', 'Pass each event as the API''s documentation shows it.');
         ELSE
@@ -579,6 +651,9 @@ DECLARE
     target text;
     value text;
 BEGIN
+    IF cardinality(arguments) > 2000 THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', HINT = hint, MESSAGE = 'track_row: there are more than 2000 arguments';
+    END IF;
     FOREACH argument IN ARRAY arguments LOOP
         target := split_part(argument, '=', 1);
         value := substr(argument, length(target) + 2);
@@ -825,8 +900,15 @@ $$;
 /* Is it the first time in this transaction?  What the key says may be long. */
 CREATE FUNCTION onside_attribution.is_first(key text) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    day constant date := (now() AT TIME ZONE 'UTC')::date;
+    hash constant bytea := sha256(convert_to($1, 'UTF8'));
 BEGIN
-    INSERT INTO onside_attribution.seen (key) VALUES (sha256(convert_to($1, 'UTF8'))) ON CONFLICT DO NOTHING;
+    INSERT INTO onside_attribution.seen (part, key)
+    SELECT onside_attribution.part_to_write(day), hash
+    WHERE NOT EXISTS (SELECT FROM onside_attribution.seen s WHERE s.part = onside_attribution.part_of(day - 1)
+                          AND s.xid = pg_current_xact_id() AND s.key = hash)
+    ON CONFLICT DO NOTHING;
     RETURN FOUND;
 END
 $$;
@@ -941,10 +1023,10 @@ $$;
  * they were, for the way back.
  */
 CREATE FUNCTION onside_attribution.use_settings(
-    settings text[] DEFAULT '{"ISO, YMD",UTC,postgres,1,hex,C,base64,off}') RETURNS text[]
+    settings text[] DEFAULT '{"ISO, YMD",UTC,postgres,1,hex,C,base64,off,on}') RETURNS text[]
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    names constant text[] := '{datestyle,timezone,intervalstyle,extra_float_digits,bytea_output,lc_monetary,xmlbinary,quote_all_identifiers}';
+    names constant text[] := '{datestyle,timezone,intervalstyle,extra_float_digits,bytea_output,lc_monetary,xmlbinary,quote_all_identifiers,standard_conforming_strings}';
     before text[] := '{}';
 BEGIN
     FOR i IN 1 .. cardinality(names) LOOP
@@ -985,11 +1067,18 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT regexp_replace(condition COLLATE "C", $re$'(?:[^']|'')*'|"(?:[^"]|"")*"$re$, '', 'g') ~ '\mold\.'
 $$;
 
+/* What FROM takes for a table's own rows: those of its partitions, but not of tables that inherit from it. */
+CREATE FUNCTION onside_attribution.rows_of(relid regclass) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE c.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END || $1::text FROM pg_class c WHERE c.oid = $1
+$$;
+
 /*
- * The primary key of a table: its columns, in words for a person, and as conditions on "n" and the row $1, by
- * the operators of its index; NULL if there is none.
+ * The primary key of a table: its columns, in words for a person, as a text that no other key has, and as conditions
+ * on "n" and the row $1, by the operators of its index; NULL if there is none.
  */
-CREATE FUNCTION onside_attribution.key_of(relid oid, OUT columns text, OUT description text, OUT is_same text, OUT is_after text)
+CREATE FUNCTION onside_attribution.key_of(
+    relid oid, OUT columns text, OUT description text, OUT identity text, OUT is_same text, OUT is_after text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     part record;
@@ -1019,6 +1108,7 @@ BEGIN
     END LOOP;
     IF columns IS NOT NULL THEN
         description := format('SELECT format(%L, %s)', format('(%s)=(%s)', names, places), row_values);
+        identity := format('SELECT ROW(%s)::text', row_values);
     END IF;
 END
 $$;
@@ -1032,21 +1122,21 @@ CREATE FUNCTION onside_attribution.made_of(relid oid, mapping jsonb, rows anyarr
 RETURNS onside_attribution.made[]
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    outer_query constant text := 'SELECT coalesce(pg_catalog.array_agg(e::onside_attribution.made), ''{}'') FROM (%s) e';
+    outer_query constant text := 'SELECT coalesce(pg_catalog.array_agg((e.*)::onside_attribution.made), ''{}'') FROM (%s) e';
     query text;
     results onside_attribution.made[] := '{}';
     before text[];
     describe text;
     place text;
 BEGIN
-    IF NOT mapping ? 'mapper' THEN
-        before := onside_attribution.use_settings();
-        EXECUTE format(outer_query, onside_attribution.query_of(relid, mapping, 'unnest($1) n')) INTO results USING rows;
-        PERFORM onside_attribution.use_settings(before);
-        RETURN results;
-    END IF;
     BEGIN
         query := format(outer_query, onside_attribution.query_of(relid, mapping, 'pg_catalog.unnest($1) n'));
+        IF NOT mapping ? 'mapper' THEN
+            before := onside_attribution.use_settings();
+            EXECUTE query INTO results USING rows;
+            PERFORM onside_attribution.use_settings(before);
+            RETURN results;
+        END IF;
         IF settings IS NOT NULL THEN
             PERFORM onside_attribution.use_settings(settings);
         END IF;
@@ -1063,7 +1153,8 @@ BEGIN
             IF describe IS NOT NULL THEN
                 EXECUTE describe INTO place USING rows[1];
             END IF;
-            RETURN ARRAY[('?', NULL, ('mapper', SQLSTATE, concat_ws(', in row ', regexp_replace(SQLERRM, '^invalid event: ', ''), place), 'Mend the mapper with CREATE OR REPLACE FUNCTION.')::onside_attribution.problem,
+            RETURN ARRAY[('?', NULL, ('mapper', SQLSTATE, concat_ws(', in row ', regexp_replace(SQLERRM, '^invalid event: ', ''), place),
+                CASE WHEN mapping ? 'mapper' THEN 'Mend the mapper with CREATE OR REPLACE FUNCTION.' ELSE 'Mend the row, or map other columns.' END)::onside_attribution.problem,
                 NULL, true, NULL)::onside_attribution.made];
         END IF;
     END;
@@ -1117,7 +1208,7 @@ BEGIN
             -- A policy that hides the row is to be an error, and no row that is gone.
             row_security := current_setting('row_security');
             PERFORM set_config('row_security', 'off', true);
-            EXECUTE format('SELECT (n.*)::%1$s AS r FROM %1$s n WHERE %2$s', root, coalesce(key.is_same, '(n.*)::text = ($1)::text')) INTO r USING NEW;
+            EXECUTE format('SELECT (n.*)::%1$s AS r FROM %3$s n WHERE %2$s', root, coalesce(key.is_same, '(n.*)::text = ($1)::text'), onside_attribution.rows_of(root)) INTO r USING NEW;
             PERFORM set_config('row_security', row_security, true);
             IF r IS NULL THEN
                 RETURN NULL;
@@ -1144,22 +1235,26 @@ BEGIN
         IF results IS NULL THEN
             results := onside_attribution.made_of(root, mapping, ARRAY[r.r]);
         END IF;
+        before := onside_attribution.use_settings();
+        EXECUTE coalesce(key.identity, 'SELECT ($1)::text') INTO place USING NEW;
+        PERFORM onside_attribution.use_settings(before);
         place := concat_ws('/', root::oid, mapping ->> 'event_name', place);
         FOREACH made IN ARRAY results LOOP
             n := n + 1;
             PERFORM onside_attribution.settle(TG_RELID, mapping, made, place || E'\t' || n);
         END LOOP;
 
-    ELSIF NOT mapping ? 'mapper' THEN
-        before := onside_attribution.use_settings();
-        FOR made IN EXECUTE onside_attribution.query_of(TG_RELID, mapping, source) LOOP
-            PERFORM onside_attribution.settle(TG_RELID, mapping, made);
-        END LOOP;
-        PERFORM onside_attribution.use_settings(before);
-
     ELSE
         BEGIN
-            query := format('SELECT coalesce(pg_catalog.array_agg(e::onside_attribution.made), ''{}'') FROM (%s) e',
+            IF NOT mapping ? 'mapper' THEN
+                before := onside_attribution.use_settings();
+                FOR made IN EXECUTE onside_attribution.query_of(TG_RELID, mapping, source) LOOP
+                    PERFORM onside_attribution.settle(TG_RELID, mapping, made);
+                END LOOP;
+                PERFORM onside_attribution.use_settings(before);
+                RETURN NULL;
+            END IF;
+            query := format('SELECT coalesce(pg_catalog.array_agg((e.*)::onside_attribution.made), ''{}'') FROM (%s) e',
                             onside_attribution.query_of(TG_RELID, mapping, source));
             PERFORM pg_catalog.set_config('search_path', coalesce(mapping ->> 'search_path', 'pg_catalog, pg_temp'), true);
             EXECUTE query INTO results;
@@ -1198,7 +1293,8 @@ CREATE FUNCTION onside_attribution.roles_without_right(relid oid) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT string_agg(r.rolname, ', ' ORDER BY r.rolname) FROM pg_roles r
     WHERE r.rolcanlogin AND has_table_privilege(r.oid, relid, 'INSERT, UPDATE')
-      AND NOT (has_function_privilege(r.oid, 'onside_attribution.track(text, uuid, jsonb, timestamptz, uuid)', 'EXECUTE')
+      AND NOT (has_schema_privilege(r.oid, 'onside_attribution', 'USAGE')
+               AND has_function_privilege(r.oid, 'onside_attribution.track(text, uuid, jsonb, timestamptz, uuid)', 'EXECUTE')
                AND has_function_privilege(r.oid, 'onside_attribution.settle(oid, jsonb, onside_attribution.made, text)', 'EXECUTE'))
 $$;
 
@@ -1477,12 +1573,13 @@ CREATE VIEW onside_attribution.attached AS
            CASE WHEN u.oid IS NOT NULL THEN t.condition END AS becomes,
            t.tgdeferrable AS deferred,
            CASE WHEN t.tgtype::integer & 1 = 1 OR u.oid IS NOT NULL THEN 'ROW' ELSE 'STATEMENT' END AS level,
-           (SELECT CASE WHEN bool_and(c.tgenabled IN ('O', 'A')) THEN true
-                WHEN bool_and(c.tgenabled NOT IN ('O', 'A')) THEN false
+           (SELECT CASE WHEN bool_and(c.tgenabled NOT IN ('O', 'A')) THEN false
+                WHEN bool_and(c.tgenabled IN ('O', 'A')) AND (t.tgnewtable IS NULL OR NOT EXISTS (
+                    SELECT FROM pg_inherits i WHERE t.tgrelid IN (i.inhrelid, i.inhparent))) THEN true
             END FROM clone c WHERE c.trigger IN (t.oid, u.oid)) AS enabled
     FROM trigger t
     LEFT JOIN trigger u ON t.tgrelid = u.tgrelid AND t.tgargs = u.tgargs AND t.events = 4 AND u.events = 16,
-         LATERAL (SELECT onside_attribution.mapping_of(t.tgargs) AS mapping) m
+         LATERAL (SELECT onside_attribution.mapping_of(t.tgargs) AS mapping OFFSET 0) m
     WHERE t.events <> 16
        OR NOT EXISTS (SELECT FROM trigger i WHERE i.tgrelid = t.tgrelid AND i.tgargs = t.tgargs AND i.events = 4);
 
@@ -1544,9 +1641,12 @@ DECLARE
     recorded pg_catalog.int8 := 0;
 BEGIN
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    -- Of two triggers the one for INSERT.
     SELECT onside_attribution.mapping_of(t.tgargs), t.oid INTO mapping, trigger
-    FROM onside_attribution.attached a JOIN pg_trigger t ON t.tgrelid = a.source AND t.tgname = a.trigger_name
-    WHERE a.source = $1 AND a.event_name = $2;
+    FROM pg_trigger t
+    WHERE t.tgrelid = $1 AND t.tgfoid = 'onside_attribution.track_row()'::regprocedure AND t.tgparentid = 0 AND NOT t.tgisinternal
+        AND onside_attribution.mapping_of(t.tgargs) ->> 'event_name' = $2
+    ORDER BY t.tgtype::integer & 4 DESC LIMIT 1;
     key := onside_attribution.key_of(source);
     condition := onside_attribution.condition_of(trigger);
     IF mapping IS NULL THEN
@@ -1561,6 +1661,10 @@ BEGIN
     ELSIF key.columns IS NULL THEN
         RAISE object_not_in_prerequisite_state USING MESSAGE = format('backfill: table "%s" has no primary key', source),
             HINT = 'It tells how far backfill has come. Add one.';
+    ELSIF row_security_active(source) THEN
+        RAISE feature_not_supported USING MESSAGE = format('backfill: row security of "%s" applies to %s',
+                (SELECT c.relname FROM pg_class c WHERE c.oid = source), current_user),
+            HINT = 'Have a role call it that sees all rows: the table''s owner, or one with BYPASSRLS.';
     ELSIF onside_attribution.has_old(condition) THEN
         RAISE NOTICE USING MESSAGE = format('the condition of "%s" refers to OLD, which is taken to be all NULL', event_name);
     END IF;
@@ -1570,16 +1674,19 @@ BEGIN
 
     LOOP
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-        -- The next rows are those of which the primary key is greater than the last one's.
-        chunk := format('(SELECT n.* FROM %s n %s ORDER BY %s LIMIT 1000)', source,
+        PERFORM set_config('row_security', 'off', true);
+        -- The next rows are those of which the primary key is greater than the last one's.  The last of them is taken
+        -- by the same statement: by the next one, other rows may be there.
+        chunk := format('WITH chunk AS MATERIALIZED (SELECT n.* FROM %s n %s ORDER BY %s LIMIT 1000)', onside_attribution.rows_of(source),
             CASE WHEN last IS NOT NULL THEN 'WHERE ' || replace(key.is_after, '($1)', format('($1::%s)', source)) ELSE '' END, key.columns);
-        rows := CASE WHEN condition IS NULL THEN chunk || ' n'
-            ELSE format('(SELECT new.* FROM (SELECT (x.*)::%1$s AS r FROM %2$s x) y, pg_catalog.unnest(ARRAY[y.r]) new, pg_catalog.unnest(ARRAY[NULL::%1$s]) old WHERE %3$s) n',
-                        source, chunk, condition) END;
+        rows := CASE WHEN condition IS NULL THEN 'chunk n'
+            ELSE format('(SELECT new.* FROM (SELECT (x.*)::%1$s AS r FROM chunk x) y, pg_catalog.unnest(ARRAY[y.r]) new, pg_catalog.unnest(ARRAY[NULL::%1$s]) old WHERE %2$s) n',
+                        source, condition) END;
         -- The condition is looked at before a mapper's search_path is set.
         before := onside_attribution.use_settings();
-        EXECUTE format('SELECT onside_attribution.made_of($2, $3, array_agg((n.*)::%s), $4) FROM %s', source, rows)
-            INTO results USING last, source, mapping, before;
+        EXECUTE format('%s SELECT (SELECT ((n.*)::%s)::text FROM chunk n ORDER BY %s OFFSET 999), '
+                       'onside_attribution.made_of($2, $3, (SELECT array_agg((n.*)::%2$s) FROM %4$s), $4)', chunk, source, key.columns, rows)
+            INTO next, results USING last, source, mapping, before;
         FOREACH made IN ARRAY results LOOP
             CONTINUE WHEN made.problem IS NULL AND (made.event_datetime < since OR made.event_datetime > until);
             IF made.installation_id <> '' AND made.problem IS NULL AND (made.key IS NULL OR made.key = '' AND NOT mapping ? 'mapper') THEN
@@ -1593,8 +1700,6 @@ BEGIN
                 recorded := recorded + 1;
             END IF;
         END LOOP;
-        PERFORM onside_attribution.use_settings();
-        EXECUTE format('SELECT ((n.*)::%s)::text FROM %s n ORDER BY %s OFFSET 999', source, chunk, key.columns) INTO next USING last;
         COMMIT;
         EXIT WHEN next IS NULL;
         last := next;
@@ -1607,24 +1712,29 @@ $$;
  * Looking after it
  */
 
+/* Waits half a second for a lock: whoever holds it may be what one wants to know of. */
 CREATE FUNCTION onside_attribution.doctor()
 RETURNS TABLE (check_name text, ok boolean, detail text, hint text)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms' AS $$
 DECLARE
     slot record;
     n bigint;
     trigger record;
     broken text;
     remedy text;
+    size text;
 BEGIN
     RETURN QUERY SELECT 'wal_level', current_setting('wal_level') = 'logical', 'wal_level is ' || current_setting('wal_level'),
         CASE WHEN current_setting('wal_level') <> 'logical' THEN
             'Logical replication is switched on by your provider''s settings; see docs/managed.md. It takes a restart.' END;
-    RETURN QUERY SELECT 'publication', p.oid IS NOT NULL,
-        CASE WHEN p.oid IS NOT NULL THEN 'the publication onside_attribution has the outbox' ELSE 'the publication onside_attribution does not have the outbox' END,
-        CASE WHEN p.oid IS NULL THEN 'Make it again; the statement is in recorder.sql.' END
-    FROM (SELECT 1) one LEFT JOIN (pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = 'onside_attribution.outbox'::regclass)
-        ON p.pubname = 'onside_attribution' AND p.pubinsert AND p.pubviaroot;
+    broken := CASE
+        WHEN NOT EXISTS (SELECT FROM pg_publication p WHERE p.pubname = 'onside_attribution') THEN 'there is no publication onside_attribution'
+        WHEN NOT EXISTS (SELECT FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
+                         WHERE p.pubname = 'onside_attribution' AND p.pubinsert AND p.pubviaroot AND r.prrelid = 'onside_attribution.outbox'::regclass
+                           AND r.prqual IS NULL AND (r.prattrs IS NULL OR '1 2 3 4 5 6' = r.prattrs::text)) THEN
+            'the publication onside_attribution does not have all of the outbox: its inserts, by way of the root, every row, and the columns that recorder.sql lists' END;
+    RETURN QUERY SELECT 'publication', broken IS NULL, coalesce(broken, 'the publication onside_attribution has the outbox'),
+        CASE WHEN broken IS NOT NULL THEN 'Make it again by the statement in recorder.sql, and start over on the sending side; see docs/managed.md.' END;
     n := 0;
     FOR slot IN
         SELECT s.slot_name, s.active, s.wal_status, s.safe_wal_size, s.confirmed_flush_lsn,
@@ -1648,35 +1758,52 @@ BEGIN
         RETURN QUERY SELECT 'slot', false, 'no slot whose name begins with "onside" is in this database: nobody subscribes',
             'On the sending cluster: CREATE SUBSCRIPTION onside_... PUBLICATION onside_attribution; see docs/managed.md. Until then the outbox keeps what is recorded for a week.';
     END IF;
-    SELECT count(*) INTO n FROM onside_attribution.attached a;
-    FOR trigger IN SELECT a.*, c.relrowsecurity FROM onside_attribution.attached a JOIN pg_class c ON c.oid = a.source LOOP
-        SELECT c.message INTO broken
-        FROM (SELECT 'installation_id' AS field, trigger.installation_id AS col UNION ALL SELECT 'event_datetime', trigger.event_datetime
-              UNION ALL SELECT 'event_id', trigger.event_id
-              UNION ALL SELECT 'payload.' || key, value FROM jsonb_each_text(coalesce(trigger.payload, '{}'))) f,
-            LATERAL onside_attribution.column_problem(trigger.source, f.field, f.col) c
-        WHERE f.col IS NOT NULL LIMIT 1;
-        IF broken IS NULL AND trigger.mapper IS NOT NULL AND NOT EXISTS (
-            SELECT FROM pg_proc p JOIN pg_namespace s ON s.oid = p.pronamespace JOIN pg_type t ON t.oid = p.proargtypes[0]
-            WHERE format('%I.%I', s.nspname, p.proname) = trigger.mapper AND p.pronargs = 1 AND t.typrelid = trigger.source) THEN
-            broken := format('mapper %s does not exist', trigger.mapper);
-        END IF;
-        remedy := 'Detach the event and attach it again.';
-        broken := coalesce(broken, CASE
-            WHEN trigger.event_name IS NULL THEN 'its arguments are no mapping'
-            WHEN NOT trigger.enabled THEN 'it is disabled'
-            WHEN trigger.enabled IS NULL THEN 'the one for the other operation, or that of a partition, is disabled, or it is itself'
-            WHEN trigger.deferred AND trigger.relrowsecurity THEN 'it is deferred, and the table has row security, which may hide the row' END);
-        IF broken IS NULL THEN
-            broken := 'roles that may write the table but not record its events, so that their statements fail: '
-                || onside_attribution.roles_without_right(trigger.source);
-            remedy := 'GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA onside_attribution TO them.';
-        END IF;
-        IF broken IS NOT NULL THEN
-            RETURN QUERY SELECT 'attached', false, format('trigger %s on %s: %s', trigger.trigger_name, trigger.source, broken), remedy;
-            n := -1;
-        END IF;
-    END LOOP;
+    BEGIN
+        SELECT count(*) INTO n FROM onside_attribution.attached a;
+        FOR trigger IN SELECT a.*, c.relrowsecurity FROM onside_attribution.attached a JOIN pg_class c ON c.oid = a.source LOOP
+            SELECT c.message INTO broken
+            FROM (SELECT 'installation_id' AS field, trigger.installation_id AS col UNION ALL SELECT 'event_datetime', trigger.event_datetime
+                  UNION ALL SELECT 'event_id', trigger.event_id
+                  UNION ALL SELECT 'payload.' || key, value FROM jsonb_each_text(coalesce(trigger.payload, '{}'))) f,
+                LATERAL onside_attribution.column_problem(trigger.source, f.field, f.col) c
+            WHERE f.col IS NOT NULL LIMIT 1;
+            IF broken IS NULL AND trigger.mapper IS NOT NULL AND NOT EXISTS (
+                SELECT FROM pg_proc p JOIN pg_namespace s ON s.oid = p.pronamespace JOIN pg_type t ON t.oid = p.proargtypes[0]
+                WHERE format('%I.%I', s.nspname, p.proname) = trigger.mapper AND p.pronargs = 1 AND t.typrelid = trigger.source) THEN
+                broken := format('mapper %s does not exist', trigger.mapper);
+            END IF;
+            remedy := 'Detach the event and attach it again.';
+            broken := coalesce(broken, CASE
+                WHEN trigger.event_name IS NULL THEN 'its arguments are no mapping'
+                WHEN NOT trigger.enabled THEN 'it is disabled'
+                WHEN trigger.enabled IS NULL AND trigger.level = 'STATEMENT' THEN
+                    'the table has become a partition, or has a parent or a child by now, and what is written by way of the parent is not reported'
+                WHEN trigger.enabled IS NULL THEN 'the one for the other operation, or that of a partition, is disabled, or it is itself'
+                WHEN trigger.deferred AND (SELECT k.columns IS NULL FROM onside_attribution.key_of(trigger.source) k) THEN
+                    'it is deferred, and the table has no primary key any more'
+                WHEN trigger.deferred AND trigger.relrowsecurity THEN 'it is deferred, and the table has row security, which may hide the row' END);
+            IF broken IS NULL THEN
+                broken := 'roles that may write the table but not record its events, so that their statements fail: '
+                    || onside_attribution.roles_without_right(trigger.source);
+                remedy := 'GRANT USAGE ON SCHEMA onside_attribution TO PUBLIC, and GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA onside_attribution TO them.';
+            END IF;
+            IF broken IS NOT NULL THEN
+                RETURN QUERY SELECT 'attached', false, format('trigger %s on %s: %s', trigger.trigger_name, trigger.source, broken), remedy;
+                n := -1;
+            END IF;
+        END LOOP;
+    EXCEPTION WHEN lock_not_available THEN
+        RETURN QUERY SELECT 'attached', NULL::boolean, 'an attached table is locked by another session', 'See pg_locks.';
+        n := -1;
+    END;
+    RETURN QUERY SELECT 'privileges', x.names IS NULL, coalesce('anybody may record events, or write to tables of the recorder: ' || x.names, 'nobody may record to whom it was not granted'),
+        CASE WHEN x.names IS NOT NULL THEN 'A dump without privileges was restored. Run the statements under "Rights" in recorder.sql again, and grant what your roles need.' END
+    FROM (SELECT string_agg(o.name, ', ' ORDER BY o.name)
+          FROM (SELECT p.oid::regprocedure::text, coalesce(p.proacl, acldefault('f', p.proowner)) FROM pg_proc p
+                WHERE p.pronamespace = 'onside_attribution'::regnamespace AND p.prosecdef
+                UNION ALL SELECT c.oid::regclass::text, c.relacl FROM pg_class c
+                WHERE c.relnamespace = 'onside_attribution'::regnamespace AND c.relkind IN ('r', 'p', 'S')) o (name, acl)
+          WHERE EXISTS (SELECT FROM aclexplode(o.acl) a WHERE a.grantee = 0 AND a.privilege_type IN ('EXECUTE', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER'))) x (names);
     IF onside_attribution.namespace_id() IS NULL THEN
         RETURN QUERY SELECT 'attached', false, 'the table onside_attribution.namespace is empty: no event_id can be made of a key',
             format('INSERT INTO onside_attribution.namespace (id) VALUES (%s);',
@@ -1688,13 +1815,26 @@ BEGIN
     IF n >= 0 THEN
         RETURN QUERY SELECT 'attached', true, format('%s events of tables are attached', n), NULL;
     END IF;
-    SELECT count(*) INTO n FROM (SELECT FROM onside_attribution.dead_letter LIMIT 10000) d;
-    RETURN QUERY SELECT 'dead_letters', n = 0, format('%s rows were no valid events%s', n, coalesce(', the last at ' || (SELECT max(d.failed_at) FROM onside_attribution.dead_letter d), '')),
-        CASE WHEN n > 0 THEN 'onside_attribution.dead_letter says why. Mend the rows or the mapping, record them with track(), and delete them there.' END;
-    RETURN QUERY SELECT 'outbox', r.day >= onside_attribution.today(),
-        format('it holds %s', pg_size_pretty((SELECT sum(pg_total_relation_size(i.inhrelid)) FROM pg_inherits i WHERE i.inhparent = 'onside_attribution.outbox'::regclass))),
-        CASE WHEN r.day < onside_attribution.today() THEN 'Nothing was recorded lately, or a session holds a lock on its oldest partition; see pg_locks.' END
-    FROM onside_attribution.room r;
+    BEGIN
+        SELECT count(*) INTO n FROM (SELECT FROM onside_attribution.dead_letter LIMIT 10000) d;
+        RETURN QUERY SELECT 'dead_letters', n = 0, format('%s rows were no valid events%s', n, coalesce(', the last at ' || (SELECT max(d.failed_at) FROM onside_attribution.dead_letter d), '')),
+            CASE WHEN n > 0 THEN 'onside_attribution.dead_letter says why. Mend the rows or the mapping, record them with track(), and delete them there.' END;
+    EXCEPTION WHEN lock_not_available THEN
+        RETURN QUERY SELECT 'dead_letters', NULL::boolean, 'dead_letter is locked by another session', 'See pg_locks.';
+    END;
+    BEGIN
+        size := (SELECT pg_size_pretty(sum(pg_total_relation_size(i.inhrelid))) FROM pg_inherits i WHERE i.inhparent = 'onside_attribution.outbox'::regclass);
+    EXCEPTION WHEN lock_not_available THEN
+        NULL;
+    END;
+    SELECT count(*) INTO n FROM pg_inherits i WHERE i.inhparent = 'onside_attribution.outbox'::regclass AND NOT i.inhdetachpending;
+    RETURN QUERY SELECT 'outbox', n = 10 AND coalesce(r.day BETWEEN onside_attribution.today() AND onside_attribution.today() + 3, false),
+        format('it holds %s', coalesce(size, 'what another session has locked')),
+        CASE WHEN n <> 10 THEN 'A partition has been detached, and purchases of its day fail. Attach it again: outbox_N FOR VALUES IN (N), from 0 to 9.'
+            WHEN r.day < onside_attribution.today() THEN 'Nothing was recorded lately, or a session holds a lock on its oldest partition; see pg_locks.'
+            WHEN r.day <= onside_attribution.today() + 3 THEN NULL
+            ELSE 'The schema was restored without its rows, or the clock has been set back. The next event that is recorded mends it.' END
+    FROM (SELECT) one LEFT JOIN onside_attribution.room r ON true;
 END
 $$;
 
@@ -1753,6 +1893,40 @@ $$;
  * Rights and descriptions
  */
 
+-- A session may read backslashes in another way.  use_settings() sets that for its caller.
+DO $$
+DECLARE
+    routine regprocedure;
+BEGIN
+    FOR routine IN SELECT oid FROM pg_proc WHERE pronamespace = 'onside_attribution'::regnamespace AND proconfig IS NOT NULL AND proname <> 'use_settings' LOOP
+        EXECUTE format('ALTER ROUTINE %s SET standard_conforming_strings = on', routine);
+    END LOOP;
+END
+$$;
+
+-- ALTER DEFAULT PRIVILEGES may have granted something.  TRIGGER on the outbox would be this role's rights.
+DO $$
+DECLARE
+    grantee text;
+BEGIN
+    FOR grantee IN
+        SELECT DISTINCT quote_ident(pg_get_userbyid(a.grantee))
+        FROM (SELECT relacl, relowner FROM pg_class WHERE relnamespace = 'onside_attribution'::regnamespace
+              UNION ALL SELECT proacl, proowner FROM pg_proc WHERE pronamespace = 'onside_attribution'::regnamespace
+              UNION ALL SELECT nspacl, nspowner FROM pg_namespace WHERE nspname = 'onside_attribution') o (acl, owner),
+            LATERAL aclexplode(o.acl) a
+        WHERE a.grantee NOT IN (0, o.owner)
+    LOOP
+        EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA onside_attribution FROM %s', grantee);
+        EXECUTE format('REVOKE ALL ON ALL SEQUENCES IN SCHEMA onside_attribution FROM %s', grantee);
+        EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA onside_attribution FROM %s', grantee);
+        EXECUTE format('REVOKE ALL ON SCHEMA onside_attribution FROM %s', grantee);
+    END LOOP;
+END
+$$;
+REVOKE ALL ON ALL TABLES IN SCHEMA onside_attribution FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA onside_attribution FROM PUBLIC;
+REVOKE ALL ON SCHEMA onside_attribution FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA onside_attribution FROM PUBLIC;
 
 -- Mappers call these, as whoever writes a row.

@@ -408,7 +408,7 @@ onside_column_is_empty(OnsideColumn *column, TupleTableSlot *row)
 	return false;
 }
 
-/* One case for each kind; README.md's table of types says the same. */
+/* One case for each kind; docs/recording.md's table of types says the same. */
 bool
 onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 					  JsonbValue *value, OnsideEventError *error)

@@ -208,7 +208,7 @@ add(List *args, const char *target, const char *value)
 		lappend(args, psprintf("%s=%s", target, value));
 }
 
-/* In the order in which README.md writes them. */
+/* In the order in which docs/reference.md lists them. */
 List *
 onside_mapping_args(const OnsideMapping *mapping)
 {

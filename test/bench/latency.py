@@ -74,7 +74,7 @@ def one(server, sink, way, per_second, count, connections):
 def beside_open_rows(server, sink, out, size):
     """Idle, while another session has recorded many events and not committed them."""
     for number in range(size.rounds):
-        other = server.connect("open rows")
+        other = server.connect("open_rows")
         other.run("BEGIN", *[shop.RECORD_ALONE] * (size.open_rows // shop.ROWS))
         values = one(server, sink, "ours", 40, size.idle_purchases, 1)
         other.run("ROLLBACK")

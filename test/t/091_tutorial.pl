@@ -1,4 +1,4 @@
-# What TUTORIAL.md says is so: each example runs, in order, and psql prints what is
+# What docs/tutorial.md says is so: each example runs, in order, and psql prints what is
 # below it; and exactly what it says is reported has arrived at the API.
 
 use strict;
@@ -17,7 +17,7 @@ use OnsideTest;
 my $tree = "$FindBin::RealBin/../..";
 
 my $node = onside_node('main');
-my $text = OnsideExamples->new($node, 'shop', "$tree/TUTORIAL.md", as_shown => 1);
+my $text = OnsideExamples->new($node, 'shop', "$tree/docs/tutorial.md", as_shown => 1);
 
 # The stand-in is started as the text says, on another port.
 my ($options) =

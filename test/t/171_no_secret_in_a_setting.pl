@@ -18,7 +18,7 @@ use Test::More;
 use OnsideSandbox;
 use OnsideTest;
 
-# Statements would show what is typed in them: see README.md.
+# Statements would show what is typed in them: see docs/settings.md.
 my $sandbox = OnsideSandbox->start;
 my $node = onside_node('main', sandbox => $sandbox,
 	conf => "log_min_messages = debug1\nlog_min_error_statement = panic\nonside_attribution.retry_max_delay = '200ms'\n");

@@ -2,7 +2,7 @@
 # another one send.  Each event arrives exactly once, those of the initial copy
 # included, with publish_via_partition_root and without, and with a column list
 # as well, which leaves the segment to the subscriber.  There the subscription's
-# role may do what README.md says it needs, and no more.  Transaction ids are the
+# role may do what docs/operations.md says it needs, and no more.  Transaction ids are the
 # subscriber's own.  Emptying segments on the publisher, were it to send as
 # well, empties none on the subscriber; a crash of the subscriber loses nothing.
 

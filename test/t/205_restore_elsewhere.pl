@@ -144,7 +144,7 @@ sub restore_ok
 	my $what = $target->name . ", $way";
 	$target->safe_psql('postgres', "CREATE DATABASE $database TEMPLATE template0");
 
-	# Data by itself is restored where the triggers are, as README.md says.
+	# Data by itself is restored where the triggers are, as docs/operations.md says.
 	local $ENV{PGOPTIONS} = '-c session_replication_role=replica'
 	  if $way =~ /apart|root|split/;
 	$target->command_ok($_, "$what: restored") foreach $way{$way}->($target, $database);

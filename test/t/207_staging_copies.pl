@@ -1,7 +1,7 @@
-# Copies are kept from sending as README.md says, each in its way: a data
+# Copies are kept from sending as docs/operations.md says, each in its way: a data
 # directory by starting it without the library or without the credentials file,
 # a database by a paused template or by credentials that only the template has,
-# a restored dump by what is set for the database before.  What README.md warns
+# a restored dump by what is set for the database before.  What docs/operations.md warns
 # of is so: which settings come along with which copy.
 
 use strict;

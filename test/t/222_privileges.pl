@@ -1,4 +1,4 @@
-# README.md's table of privileges says what each function, procedure, table and
+# docs/operations.md's table of privileges says what each function, procedure, table and
 # view of the extension takes: who has just that can use it, and who lacks any
 # part of it cannot.  Nothing of the extension is missing in the table.
 
@@ -20,9 +20,9 @@ create_extension($node, 'postgres');
 # The table
 # ---------------------------------------------------------------------------
 
-my $readme = slurp_file("$FindBin::RealBin/../../README.md");
+my $readme = slurp_file("$FindBin::RealBin/../../docs/operations.md");
 my ($table) = $readme =~ /^(\| object \| to \|.*?)^$/ms
-  or die 'README.md has no table of privileges that begins with "| object | to |"';
+  or die 'operations.md has no table of privileges that begins with "| object | to |"';
 my @rows;
 foreach my $line (split /\n/, $table)
 {
@@ -34,7 +34,7 @@ foreach my $line (split /\n/, $table)
 		needs => $needs
 	};
 }
-cmp_ok(scalar @rows, '>', 5, 'README.md has a table of privileges');
+cmp_ok(scalar @rows, '>', 5, 'operations.md has a table of privileges');
 
 my %kind;
 foreach (split /\n/, $node->safe_psql('postgres', <<'SQL'))
@@ -54,12 +54,12 @@ SQL
 my %documented = map { $_ => 1 } map { @{ $_->{objects} }, $_->{needs} =~ /`(\w+\(\))`/g } @rows;
 foreach my $name (sort keys %kind)
 {
-	ok($documented{$name}, "README.md: the table of privileges has the $kind{$name} $name")
-	  or diag("Add $name to the table in \"Privileges\" of README.md, with what a role needs for it.");
+	ok($documented{$name}, "operations.md: the table of privileges has the $kind{$name} $name")
+	  or diag("Add $name to the table in \"Privileges\" of operations.md, with what a role needs for it.");
 }
 foreach my $name (sort map { @{ $_->{objects} } } @rows)
 {
-	ok($kind{$name}, "README.md: $name of the table of privileges exists");
+	ok($kind{$name}, "operations.md: $name of the table of privileges exists");
 }
 
 # ---------------------------------------------------------------------------
@@ -169,7 +169,7 @@ foreach my $row (@rows)
 
 		my @grants = map {
 			granting($_, $object)
-			  // die "README.md: this test does not know what \"$_\" means for $object"
+			  // die "operations.md: this test does not know what \"$_\" means for $object"
 		} split /; /, $needs;
 		isnt(attempt($command, @grants), '42501', "$what: with $needs");
 		foreach my $missing (0 .. $#grants)
@@ -181,6 +181,32 @@ foreach my $row (@rows)
 		is(attempt($command, @grants, $no_usage), '42501', "$what: nor without USAGE on the schema");
 	}
 }
+
+# ---------------------------------------------------------------------------
+# Default privileges
+# ---------------------------------------------------------------------------
+
+# Whoever is given all that is made in a database is given nothing of the extension's.
+$node->safe_psql('postgres', 'CREATE ROLE heir; CREATE ROLE "Heir, the second"');
+my %granted;
+foreach my $database (qw(without_defaults with_defaults))
+{
+	$node->safe_psql('postgres', "CREATE DATABASE $database");
+	foreach my $objects ($database eq 'with_defaults' ? qw(TABLES SEQUENCES FUNCTIONS SCHEMAS) : ())
+	{
+		$node->safe_psql($database, qq{ALTER DEFAULT PRIVILEGES GRANT ALL ON $objects TO heir, PUBLIC, "Heir, the second"});
+	}
+	create_extension($node, $database);
+	$granted{$database} = $node->safe_psql($database, <<'SQL');
+SELECT o.name, a.grantee::regrole, a.privilege_type
+FROM (SELECT oid::regclass::text, relacl, relowner FROM pg_class WHERE relnamespace = 'onside_attribution'::regnamespace
+      UNION ALL SELECT oid::regprocedure::text, proacl, proowner FROM pg_proc WHERE pronamespace = 'onside_attribution'::regnamespace
+      UNION ALL SELECT nspname, nspacl, nspowner FROM pg_namespace WHERE nspname = 'onside_attribution') o (name, acl, owner),
+    aclexplode(o.acl) a
+WHERE a.grantee <> o.owner ORDER BY 1, 2, 3
+SQL
+}
+is($granted{with_defaults}, $granted{without_defaults}, 'default privileges grant nothing of the extension');
 
 $node->stop;
 done_testing();

@@ -2,7 +2,7 @@
 # when trouble begins, however many attempts fail in however many ways, and one
 # when it ends.  Recording tells its client nothing.  In pg_stat_activity a worker
 # shows its state as its query, and every process waits in an event that has a
-# name, from PostgreSQL 17 on; README.md has all of them.
+# name, from PostgreSQL 17 on; docs/operations.md has all of them.
 
 use strict;
 use warnings;
@@ -130,7 +130,7 @@ wait_for_flush($node, 'postgres', 'all is delivered');
 $flush->quit;
 
 # ---------------------------------------------------------------------------
-# README.md
+# The document
 # ---------------------------------------------------------------------------
 
 my %source;
@@ -138,8 +138,8 @@ foreach my $file (glob "$tree/src/*.c $tree/src/*/*.c")
 {
 	$source{$_} = 1 foreach slurp_file($file) =~ /onside_wait_event\("(\w+)"\)/g;
 }
-my @documented = slurp_file("$tree/README.md") =~ /^\| `(OnsideAttribution\w+)` \|/mg;
-is(join(' ', sort @documented), join(' ', sort keys %source), 'README.md has every wait event');
+my @documented = slurp_file("$tree/docs/operations.md") =~ /^\| `(OnsideAttribution\w+)` \|/mg;
+is(join(' ', sort @documented), join(' ', sort keys %source), 'operations.md has every wait event');
 
 $node->stop;
 $sandbox->stop;

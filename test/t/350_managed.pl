@@ -164,7 +164,7 @@ foreach my $name ('flush()', 'pause()', 'resume()', "retry_dead_letters()", "rep
 	like($err, qr/is on the sending side.*HINT:/s, "$name says where it is");
 }
 is($plain->safe_psql('same', q{SELECT string_agg(check_name || ' ' || ok, ', ' ORDER BY check_name) FROM onside_attribution.doctor()}),
-	'attached true, dead_letters true, outbox true, publication true, slot false, wal_level true', 'doctor() misses a subscription alone');
+	'attached true, dead_letters true, outbox true, privileges true, publication true, slot false, wal_level true', 'doctor() misses a subscription alone');
 $plain->safe_psql('same', 'DELETE FROM onside_attribution.namespace');
 like($plain->safe_psql('same', q{SELECT detail || ' ' || hint FROM onside_attribution.doctor() WHERE NOT ok AND check_name = 'attached'}),
 	qr/namespace is empty: .* VALUES \('$namespace'\);$/, 'doctor() knows the namespace that is lost');

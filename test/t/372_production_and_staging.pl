@@ -1,4 +1,4 @@
-# Production and staging in one server, as README.md sets them up: each sends to
+# Production and staging in one server, as docs/operations.md sets them up: each sends to
 # its own account.  A database without credentials of its own cannot send: not a
 # new one, not a copy of production, and not by what its owner may set.
 
@@ -20,7 +20,7 @@ my $node = onside_node('main');
 my %file = map { $_ => write_credentials($node, "shop:$_\n", 0600, "credentials.$_") } qw(production staging);
 
 # The example, with our endpoints and files.
-my ($example) = slurp_file("$FindBin::RealBin/../../README.md") =~
+my ($example) = slurp_file("$FindBin::RealBin/../../docs/operations.md") =~
   /^\*\*Production and staging in one server\*\*.*?\n\n((?:    [^\n]*\n)+)/ms;
 $example =~ s{https://onside\.io/\S*?(?=')}{$production->url}e or die 'no endpoint of production';
 $example =~ s{http://127\.0\.0\.1:8080/\S*?(?=')}{$staging->url}e or die 'no endpoint of staging';

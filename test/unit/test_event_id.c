@@ -3,7 +3,7 @@
  * test_event_id.c
  *		The event_id of a key, without a server.
  *
- * The promise held here: a key has the UUID that README.md's rule gives it, on
+ * The promise held here: a key has the UUID that docs/recording.md's rule gives it, on
  * every machine and for ever.  The expected values were computed by another
  * program, in Python.  Every part, every byte and every boundary between parts
  * counts, whatever the length; and each result is a version 4 UUID.
