@@ -9,9 +9,9 @@
  * alone is the session's own business.
  *
  * There is deliberately no setting for a password: the statement log, the
- * reload log and pg_db_role_setting would all show it.  A value that has the
- * form of one (user information in an address, user:password in place of a
- * file's name) is refused, and not repeated where that is said.
+ * reload log and pg_db_role_setting would all show it.  A value that looks
+ * like a password (user information in an address, user:password in place of a
+ * file's name) is refused, and the error does not repeat it.
  *
  *-------------------------------------------------------------------------
  */
@@ -67,14 +67,14 @@ refuse(const char *name, char *value, const char *problem, const char *hint,
 		return true;
 
 	/*
-	 * When the server starts there is no earlier value to stay with, only the
-	 * default: the real API, for which these events may not be, or a direct
-	 * connection.  The same is true of a session that finds a bad value in
-	 * pg_db_role_setting, where ALTER DATABASE and ALTER ROLE can have put it
-	 * while the library was not loaded: the server's own value is not meant
-	 * for this database.  So none is taken in its place, and the worker
-	 * refuses to send.  What was refused is overwritten, lest pg_settings
-	 * shows it.
+	 * When the server starts, there is no earlier value to keep, and the
+	 * default would be wrong: the real API, which these events may not be
+	 * meant for, or a direct connection.  The same is true of a session that
+	 * finds a bad value in pg_db_role_setting, where ALTER DATABASE and ALTER
+	 * ROLE can put it while the library is not loaded: the server's own value
+	 * is not meant for this database.  So no other value takes its place, and
+	 * the worker refuses to send.  The refused value is overwritten, so that
+	 * pg_settings does not show it.
 	 */
 	if ((process_shared_preload_libraries_in_progress &&
 		 source != PGC_S_DEFAULT) ||
@@ -121,8 +121,8 @@ check_proxy(char **newval, void **extra, GucSource source)
 }
 
 /*
- * Somebody may take the setting for the place of the credentials themselves.
- * No name of a file has a colon before its first slash.
+ * The setting may be mistaken for the credentials themselves.  A file's full
+ * name has no colon before its first slash.
  */
 static bool
 check_file(const char *name, char *value, GucSource source)

@@ -11,18 +11,18 @@
  * PostgreSQL checks the privileges: TRIGGER on the table and its partitions,
  * EXECUTE on track_row.  Event triggers and other extensions see the command.
  *
- * No step here has other rights than the caller's.  That matters, because to
- * look at somebody's table is to run his code: PostgreSQL evaluates the
+ * No step here has other rights than the caller's.  That matters, because
+ * looking at a table can run its owner's code: PostgreSQL evaluates the
  * immutable parts of a partition key or an index expression when it reads
  * them, and a literal in the condition can be of a type whose input runs the
- * CHECK of a domain.  Whoever calls attach runs that code anyway, with his
- * CREATE TRIGGER.
+ * CHECK of a domain.  CREATE TRIGGER would run that code, too.
  *
- * Before CREATE TRIGGER we look at everything that can be wrong with the
- * arguments, for the sake of messages that name them.  We look at the caller's
- * privileges first of all: who may not make the trigger must not make others
- * wait for his lock.  The lock is waited for at most lock_timeout, or
- * LOCK_TIMEOUT if that is not set, since purchases queue behind whoever waits.
+ * Before CREATE TRIGGER everything that can be wrong with the arguments is
+ * checked, so that error messages name the argument.  The caller's privileges
+ * are checked first: a caller who may not make the trigger must not make
+ * purchases wait.  Purchases queue behind a session that waits for a lock, so
+ * attach() waits for lock_timeout at most, or for LOCK_TIMEOUT if lock_timeout
+ * is not set.
  *
  *-------------------------------------------------------------------------
  */
@@ -249,7 +249,7 @@ make_trigger(Oid relid, const char *name, const char *command)
 		elog(ERROR, "could not execute \"%s\"", command);
 
 	/*
-	 * The lock keeps the table's name, but not that of its schema; and an
+	 * The table's lock does not keep its schema from being renamed, and an
 	 * event trigger can do anything.
 	 */
 	if (!OidIsValid(get_trigger_oid(relid, name, true)))

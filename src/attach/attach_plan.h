@@ -15,7 +15,7 @@
 
 #include "attach/attach_args.h"
 
-/* A trigger that is to be made. */
+/* A trigger to be made. */
 typedef struct OnsideNewTrigger
 {
 	char	   *name;

@@ -3,9 +3,8 @@
  * attachable.c
  *		Can this relation be attached?
  *
- * attach() refuses what can never become an event, and each refusal names the
- * way that works.  What only may be a mistake is a warning: the table is
- * attached all the same.
+ * attach() refuses what can never become an event; the hint names a way that
+ * works.  What may be a mistake is a warning, and the table is attached.
  *
  * A relation's kind cannot change, and neither can it become a shard, so these
  * are looked at before any lock is waited for, as are the caller's privileges.
@@ -38,8 +37,8 @@
  */
 
 /*
- * What this relation is instead of a table of the shop, and what to do about
- * it; NULL if it is one.
+ * Why the relation cannot be attached, to be read after its name, and what to
+ * do about it.  NULL if it can be attached.
  */
 static const char *
 what_else(Oid relid, const char **hint)
@@ -141,7 +140,7 @@ onside_attachable_warn(Relation rel)
  * ----------
  */
 
-/* What is beneath domains and arrays. */
+/* The type under all domains and arrays. */
 static Oid
 innermost_type(Oid type)
 {
@@ -184,8 +183,8 @@ is_amount(const char *field)
 }
 
 /*
- * An integer that is an amount is one of minor units more often than not, and
- * is sent as it is: a hundred times what was paid.
+ * An integer amount is most often in minor units (cents).  It would be sent as
+ * it is: a hundred times what was paid.
  */
 static void
 warn_of_amount(Relation rel, const char *field, const char *column, Oid type)

@@ -3,26 +3,26 @@
  * backfill.c
  *		backfill: the rows that an attached table already holds become events.
  *
- * Rows are read as they lie in the table (source.c says why no row is lost), so many
- * at a time, each chunk in a transaction of its own: no snapshot and no lock is held for
- * long.  How far it has come is committed together with a chunk's events, so whatever
- * ends it, the next call goes on behind the last row that was recorded.  Several
- * sessions can do it at once; they take turns, by a lock on the row that says how far
- * it has come.
+ * Rows are read as they lie in the table (source.c says why no row is lost),
+ * in chunks.  Each chunk is a transaction of its own, so no snapshot and no
+ * lock is held for long.  A chunk's events and the place that backfill has
+ * reached are committed together: whatever ends backfill, the next call goes
+ * on behind the last recorded row.  Several sessions can call backfill at
+ * once.  They take turns, by a lock on the row that holds that place.
  *
- * A chunk's rows are to the event's mapping what the rows of an INSERT are to its trigger:
+ * The mapping gets a chunk's rows as a trigger gets the rows of an INSERT, in
  * a transition table.  So a mapper gets all of them in one query.
  *
- * The event_id belongs to the row.  So an event is the same one whoever records it and
- * however often: the trigger, this call, another one.  The API recognizes a repetition
- * by the event_id, and nothing has to be remembered about rows.  An event without one
- * is an error (row.c).
+ * The event_id belongs to the row.  So the trigger, this call and any later
+ * call record the same event, and the API ignores a repetition.  Nothing has
+ * to be remembered about rows.  An event without an event_id is an error
+ * (row.c).
  *
- * A trigger's condition is evaluated as the trigger does.  There is no OLD row; it
- * is taken to be all NULL, as PL/pgSQL does for INSERT.
+ * A trigger's condition is evaluated as the trigger would.  OLD is all NULL,
+ * as PL/pgSQL has it for INSERT.
  *
- * Nothing here has any other rights than the caller's; see backfill_state.c for the one
- * table of ours that is written.
+ * All of it runs with the caller's rights.  backfill_state.c says how the one
+ * table of ours is written.
  *
  *-------------------------------------------------------------------------
  */
@@ -57,17 +57,17 @@
 
 PG_FUNCTION_INFO_V1(onside_backfill);
 
-/* So many rows are a chunk. */
+/* Rows of a chunk. */
 #define CHUNK_ROWS		1000
 
 /*
- * While so many events are pending, it waits: they are the outbox's business,
- * which should not take the disk when the API is away.  That is a hundred full
- * requests, enough to keep the worker busy.
+ * backfill() waits while this many events are pending, so that the outbox does
+ * not fill the disk when the API is away.  A hundred full requests are enough
+ * to keep the worker busy.
  */
 #define PENDING_MAX		100000
 
-/* How often it says how far it has come; ms. */
+/* How often a NOTICE tells the progress; ms. */
 #define NOTICE_INTERVAL	5000
 
 /* ----------
@@ -262,7 +262,7 @@ describe_progress(const OnsideBackfillState *state, int64 read_before,
 					(int) (seconds / 60 % 60), (int) (seconds % 60));
 }
 
-/* What ended earlier begins anew, and what did not is gone on with. */
+/* A backfill that had finished begins again; one that was stopped goes on. */
 static void
 begin(const OnsideBackfillKey *key)
 {

@@ -6,19 +6,19 @@
  * backfill() alone writes this table, and its callers have no privilege on it.
  * So the rows are read and written here, without SQL: no privilege is looked
  * at, and no trigger, rule or policy that somebody has put on the table takes
- * part.  What PostgreSQL would check is thereby ours: the key and the NOT NULL
- * columns are filled in below, and the index is maintained by insert.c, which
- * finds a duplicate.  A row is replaced, rather than updated, so that insert.c
- * is all that writes.
+ * part.  So what PostgreSQL would check falls to us: the key and the NOT NULL
+ * columns are filled in below, and insert.c maintains the index and finds a
+ * duplicate.  A row is replaced, rather than updated, so that insert.c is all
+ * that writes.
  *
- * The row of one backfill is read and written by one session at a time.  It
- * takes turns with others by an object lock whose number is a hash of the
- * row's key; two keys with one hash merely wait for each other.  No SQL
- * command takes such a lock, as pg_advisory_lock() takes its own, so no role
- * can be in the way that is not in backfill() itself.
+ * One session at a time reads and writes the row of a backfill.  Sessions take
+ * turns by an object lock whose number is a hash of the row's key; two keys
+ * with the same hash merely wait for each other.  No SQL command takes such a
+ * lock, unlike an advisory lock, so only a session in backfill() itself can
+ * hold it.
  *
- * A state that is wrong does no harm, because an event has the same event_id
- * whenever its row is read: if the row is missing, a backfill begins anew.
+ * A wrong state does no harm, because an event has the same event_id whenever
+ * its row is read.  If the row is missing, the backfill begins again.
  *
  *-------------------------------------------------------------------------
  */
@@ -80,7 +80,7 @@ hash_key(const OnsideBackfillKey *key)
 										 sizeof(key->until)));
 }
 
-/* Is this the row?  Its columns in question are never null. */
+/* Is this the row of that backfill?  The columns of the key are NOT NULL. */
 static bool
 is_row_of(TupleTableSlot *slot, const OnsideBackfillKey *key)
 {
@@ -238,8 +238,8 @@ onside_backfill_save(const OnsideBackfillKey *key,
 }
 
 /*
- * The OID of a dropped table may be that of another one some day.  Nobody
- * writes while we hold the lock, so each row that we see can be deleted.
+ * Another table may get the OID of a dropped table some day.  Nobody writes
+ * while we hold the lock, so each row that we see can be deleted.
  */
 void
 onside_backfill_forget_dropped(void)

@@ -5,32 +5,29 @@
  *
  * attach() cannot know what a column means, but a thousand rows show whether
  * the installation_id is in the column that was named, and whether the values
- * can be sent.  So it looks at the end of the table, and warns.  It is help,
- * and must never cost more than it gives:
+ * can be sent.  So attach() looks at the last rows of the table, and warns.
+ * The look must never do harm:
  *
- * Locks.  attach() holds a lock for which all writers queue, and the look
- * reads rows and calls a mapper, which takes as long as it takes.  So the look
- * comes before that lock is asked for.  It takes AccessShareLock itself, which
- * no writer waits for, only if that is free at once, and gives it back: what
- * held it and then asked for more could make a deadlock with somebody who does
- * the same.  The table may change between the look and the lock.  The checks
- * come under the lock.
+ * Locks.  Writers queue for the lock that attach() takes, and a mapper can run
+ * for any time.  So the look comes before that lock.  The look takes
+ * AccessShareLock, which no writer waits for, if it is free at once.  It gives
+ * the lock back: two sessions that hold it and ask for a stronger one would
+ * deadlock.  The table may change between the look and attach()'s lock; the
+ * checks come under that lock.
  *
- * Time.  The rows are those of the last blocks, found by their ctid: as recent
- * as the table's order tells, and no index, statistics or dead rows at a key's
- * end make it slow.  After MAX_BLOCKS it ends, and after MAX_MS by a timer,
- * wherever it is.  What was seen until then counts.  A thousand rows take 2 ms
- * with columns and 10 with a mapper that joins a table.  The timer cancels as
- * a person does, and can hide a person's cancel of the same moment, who then
- * has to do it again.
+ * Time.  The rows are found by ctid, in the last blocks, so neither an index
+ * nor statistics nor dead rows at the end of a key can make the look slow.
+ * The look ends after MAX_BLOCKS blocks, or after MAX_MS by a timer.  What
+ * was seen until then counts.  A thousand rows take 2 ms with columns and 10
+ * ms with a mapper that joins a table.  The timer cancels the query as a
+ * person would.  A cancel by a person at the same moment is lost.
  *
- * Rights.  The rows are found by a query of the caller's, with row security
- * and all else that applies to him.  Without SELECT on the table there is no
- * look.
+ * Rights.  The rows are found by a query with the caller's rights, row
+ * security included.  Without SELECT on the table there is no look.
  *
  * Traces.  The condition, a policy and a mapper are users' code, which can do
- * anything.  So the look is a subtransaction that is always rolled back.  That
- * also gives back the locks, and an error is only the end of the look.
+ * anything.  So the look is a subtransaction that is always rolled back, which
+ * also releases its locks.  An error only ends the look.
  *
  *-------------------------------------------------------------------------
  */
@@ -107,7 +104,7 @@ typedef struct Source
 static volatile sig_atomic_t timed_out = false;
 static TimeoutId timer = MAX_TIMEOUTS;
 
-/* In a signal handler: ends the query as a cancel does. */
+/* Called in a signal handler; ends the query as a cancel does. */
 static void
 end_look(void)
 {
@@ -126,7 +123,7 @@ start_timer(void)
 	enable_timeout_after(timer, MAX_MS);
 }
 
-/* It may have gone off after the last place where that is noticed. */
+/* The timer may have gone off when nothing looked for a cancel any more. */
 static void
 stop_timer(void)
 {
@@ -135,7 +132,7 @@ stop_timer(void)
 		QueryCancelPending = false;
 }
 
-/* A statement_timeout that ends meanwhile must not be taken for ours. */
+/* Is a statement_timeout far enough away not to be taken for our timer? */
 static bool
 has_time(void)
 {
@@ -193,8 +190,9 @@ judge_row(OnsideLook *look, Source *source, MemoryContext context)
  */
 
 /*
- * The last rows of one table's blocks for which the condition is true, with
- * OLD all NULL.  The condition has been found to be one expression by itself.
+ * The query for the last rows in a range of blocks for which the condition is
+ * true, with OLD all NULL.  The condition is known to be one expression by
+ * itself, so it cannot end the query.
  */
 static char *
 make_query(Relation part, BlockNumber first, BlockNumber end,
@@ -322,10 +320,9 @@ look_at_parts(OnsideLook *look, Source *source, MemoryContext context)
  */
 
 /*
- * Whatever the session has set, no query takes its time over being planned,
- * waits for a lock, reads more blocks than it is told, or tells the client
- * what it finds.  An error in a mapper is one row's.  Rolling back undoes
- * this.
+ * Whatever the session has set: no JIT, no parallel workers, no long wait for
+ * a lock, no scan of the whole table, and no message to the client.  An error
+ * in a mapper counts for its row alone.  The rollback undoes these settings.
  */
 static void
 set_settings(void)

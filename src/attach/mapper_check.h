@@ -13,9 +13,9 @@
 #include "record/mapping.h"
 
 /*
- * For attach(): notes the function's name, and the search_path to call it with, in
- * the mapping.  Raises an error for each way in which it cannot be a mapper, and a
- * NOTICE if it can but is not inlined.
+ * For attach(): notes the function's name, and the search_path to call it
+ * with, in the mapping.  Raises an error if the function cannot be a mapper,
+ * and a NOTICE if PostgreSQL will not inline it.
  */
 extern void onside_mapper_check(Oid function, Oid relid,
 								OnsideMapping *mapping);

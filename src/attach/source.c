@@ -4,47 +4,45 @@
  *		An attached table, as backfill reads it.
  *
  * Rows are read from the heap, in the order in which they lie there, each
- * partition by itself.  No key and no index takes part.  So a table needs
- * none, and nothing depends on an index's collation, operators and order.
- * Blocks come one after another, where an index leads to a block for each
- * row; and no column is looked at that neither the condition nor the mapping
- * uses.
+ * partition by itself.  No key and no index is used.  So a table needs none,
+ * and nothing depends on an index's collation, operators and order.  Blocks
+ * are read one after another, not a block for each row; and only columns that
+ * the condition or the mapping uses are read.
  *
- * A chunk is a transaction with a snapshot of its own, so that none is held
- * for long.  Between two chunks a row can move: an UPDATE writes its new
+ * A chunk is a transaction with a snapshot of its own, so that no snapshot is
+ * held for long.  Between two chunks a row can move: an UPDATE writes its new
  * version anywhere in the table, also where we have been, or into another
- * partition.  That is what the passes are for.  Each reads all of the table,
- * and looks at what a version's xmin says:
+ * partition.  So there are three passes.  Each reads all of the table, and by
+ * a version's xmin takes only
  *
  *		1. versions that were visible when the first pass began;
  *		2. those that were not, and were visible when the second began;
  *		3. those that were not.
  *
- * The first and the second end after many chunks, the third is one transaction
- * with one snapshot.  That nothing is lost follows from the last one.  Take
- * any row that its snapshot shows.  If its version is one of the third kind,
- * it is read there.  If it is older, it has not changed since the pass of its
- * kind began, so it was in its place, and visible, when that pass came to that
- * place.  So every row is read, in the version that the third pass sees, and
- * no version is read twice.  The second pass is what keeps the third one
- * small: it has only those rows that were written during the second, which as
- * a rule writes little.
+ * The first and the second pass take many chunks; the third is one transaction
+ * with one snapshot.  The third shows that nothing is lost.  Take any row that
+ * its snapshot shows.  If its version is one of the third kind, it is read
+ * there.  If it is older, it has not changed since the pass of its kind began,
+ * so it was in its place, and visible, when that pass came to that place.  So
+ * every row is read, in the version that the third pass sees, and no version
+ * is read twice.  The second pass keeps the third one small: the third has
+ * only rows that were written during the second, which is short.
  *
- * Partitions that are attached meanwhile were written before.  They are known
- * by not being in the list of those that have been read in full, and of them
- * each pass reads all that it may see.  A partition is read in full once, by
- * OID: detached and attached again it is known.  One that is dropped or
- * detached when its turn comes is passed over.
+ * The rows of a partition that is attached meanwhile were written before.  It
+ * is not in the list of partitions that were read in full, so each pass reads
+ * all of its rows that the pass may see.  The list has OIDs: a partition that
+ * was detached and attached again is not read again.  A partition that was
+ * dropped or detached before its turn is passed over.
  *
  * A command that rewrites a table (VACUUM FULL, ALTER TABLE, TRUNCATE) gives
  * it a new file: then its rows are read from the beginning, or, if that has
  * been done, in a later pass, because ALTER TABLE makes them new versions.
  * (VACUUM FULL keeps xmin.)
  *
- * Rights: who calls it needs SELECT on the attached table, as for a query, and
- * with a query nobody asks for privileges on partitions either.  Row security
- * is not evaluated here; to whom it applies is refused.  The condition's
- * functions run as the caller, as in an INSERT.
+ * Rights: the caller needs SELECT on the attached table and, as for a query,
+ * no privilege on its partitions.  Row security is not evaluated here, so a
+ * caller to whom it applies is refused.  The condition's functions run as the
+ * caller, as in an INSERT.
  *
  *-------------------------------------------------------------------------
  */
@@ -95,10 +93,10 @@
  */
 
 /*
- * The trigger that reports the event; there must be one.  Where INSERT and
- * UPDATE have a trigger each, it is that of INSERT: its condition is about the
- * row as it is.  It is a copy: our lock does not keep other triggers from
- * being made, which changes the relcache.
+ * Finds the trigger that reports the event, or raises an error.  Where INSERT
+ * and UPDATE have a trigger each, the one of INSERT is taken: its condition is
+ * about the row as it is.  The result is a copy: our lock does not keep other
+ * sessions from making triggers, which changes the relcache.
  */
 static Trigger *
 find_trigger(Relation rel, const char *event_name)
@@ -168,8 +166,8 @@ prepare_condition(OnsideSource *source)
 }
 
 /*
- * Everything is resolved anew for each chunk: between two of them there is no
- * lock on the table, and it may have changed.
+ * Everything is resolved again for each chunk: between two chunks the table is
+ * not locked, and may change.
  */
 void
 onside_source_open(OnsideSource *source, Oid relid, const char *event_name)
@@ -263,7 +261,8 @@ onside_source_estimate(Relation rel)
 }
 
 /*
- * With a lock; NULL if it has no rows of its own, or is no partition any more.
+ * Opens and locks a partition.  NULL if it has no rows of its own, or is not a
+ * partition any more.
  */
 static Relation
 open_partition(OnsideSource *source, Oid relid)
@@ -386,9 +385,9 @@ meets_condition(OnsideSource *source, TupleTableSlot *row)
 }
 
 /*
- * The row as the attached table has it.  Without a map columns have the same
- * places, but the values of one that was added later are known to the
- * partition alone.
+ * Converts a partition's row into one of the attached table.  Without a map,
+ * the columns have the same places.  The row is copied then, since the value
+ * of a column that was added later is known to the partition alone.
  */
 static TupleTableSlot *
 convert(OnsideSource *source, Relation part, TupleConversionMap *map,
@@ -503,7 +502,9 @@ onside_source_read(OnsideSource *source, OnsideBackfillState *state,
 		state->file = part->rd_rel->relfilenode;
 		ended = read_partition(source, state, part, known, rows, end, &blocks);
 
-		/* Rows that are to be recorded may lead to its TOAST table. */
+		/*
+		 * Values of the rows that were read may still be in its TOAST table.
+		 */
 		relation_close(part, state->read > before ? NoLock : AccessShareLock);
 		if (!ended)
 			return true;

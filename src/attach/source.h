@@ -54,9 +54,10 @@ extern int64 onside_source_estimate(Relation rel);
 extern void onside_source_begin_pass(OnsideBackfillState *state);
 
 /*
- * Reads on from the state's place, up to so many rows, with the active snapshot.  Those that
- * meet the condition are put into "rows", as the attached table has them.  Returns false at
- * the end of the pass; true can mean that no row was found for a while.
+ * Reads on from the state's place, up to max_rows, with the active snapshot.
+ * Those that meet the condition are put into "rows", as the attached table
+ * has them.  Returns false at the end of the pass; true can mean that no row
+ * was found for a while.
  */
 extern bool onside_source_read(OnsideSource *source,
 							   OnsideBackfillState *state,

@@ -3,20 +3,20 @@
  * aside.c
  *		Pending events that have failed while others were accepted.
  *
- * An event that is not decided soon must not hold up the log, so the worker
- * moves it from there into the table aside, in the transaction that moves the
- * cursor past it.  It is as pending as it was.  It leaves when it is accepted,
- * or goes to dead_letter.  Nothing is updated in between: how often it was
- * tried is in the worker's memory.
+ * An event that is not decided soon must not hold up the log.  So the worker
+ * moves the event from the log into the table aside, in the transaction that
+ * moves the cursor past it.  The event stays pending.  It leaves when it is
+ * accepted, or goes to dead_letter.  Its row is not updated in between: the
+ * worker counts its tries in memory.
  *
- * Rows also come by SQL, from a dump and by logical replication.  They have to
- * be valid events; the trigger beside those of the segments sees to that
- * (outbox.c), and tells the worker when rows come or go in such a way.
+ * Rows also come by SQL, from a dump and by logical replication.  A trigger
+ * checks that they are valid events (incoming.c), and tells the worker when
+ * rows come or go.
  *
  * The table is read and written by the access method, as in insert.c and
- * take.c.  It is read in the order of its index on (recorded_at, id).  While
- * that is missing or not usable all of the table is read, and sorted if need
- * be: it costs more and is as right.
+ * take.c.  It is read in the order of its index on (recorded_at, id).  Without
+ * a usable index, the whole table is read, and sorted if need be: that costs
+ * more and gives the same result.
  *
  *-------------------------------------------------------------------------
  */

@@ -53,7 +53,7 @@ extern bool onside_crash_guard_look(Oid process);
 /* Writes the last crash into the server's log; "whose" begins the message. */
 extern void onside_crash_guard_log(Oid process, const char *whose);
 
-/* Milliseconds for which the process must not be started; mostly 0. */
+/* For how long the process must not be started, in ms; mostly 0. */
 extern long onside_crash_guard_wait(Oid process);
 
 /* Why this database's worker, or the launcher, must not run now; or NULL. */

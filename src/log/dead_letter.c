@@ -3,17 +3,17 @@
  * dead_letter.c
  *		Events that were refused for good.
  *
- * They come from the worker, which moves them here in the transaction that
- * moves the cursor past them, and from track_row, which lets an invalid row
- * through if on_invalid_event says so.  They leave by retry_dead_letters, and
- * those that were sent by a second chance, too: see second_chance.c.
+ * The worker moves an event here in the transaction that moves the cursor past
+ * it.  track_row puts the event of an invalid row here if on_invalid_event
+ * says so.  An event leaves by retry_dead_letters(), or, if it was sent, by a
+ * second chance: see second_chance.c.
  *
  * retry_dead_letters reads and deletes the rows by the table access method,
  * with no SQL and as whoever calls it, so it matters neither who owns the
  * table nor what is on it.  EXECUTE on the function is the privilege.  This is
- * safe because nothing of anybody's is executed: no trigger, rule, policy,
- * default or operator but PostgreSQL's own for uuid, timestamptz and tid.
- * PostgreSQL's executor would have checked, and so it falls to us:
+ * safe because no user's code is executed: no trigger, rule, policy, default
+ * or operator but PostgreSQL's own for uuid, timestamptz and tid.  What
+ * PostgreSQL's executor would have checked falls to us:
  *
  * - that the transaction may write, and is in no parallel worker;
  * - that a row which another session has changed meanwhile is judged anew, or
@@ -25,7 +25,7 @@
  * has made to reference dead_letter would be a trigger, which we do not fire.
  * A table that is published has to have a replica identity for a DELETE: this
  * one has its primary key, and without that decoding would pass over the
- * DELETE, which is better than to keep the dead letters.
+ * DELETE, which is better than keeping the dead letters.
  *
  * The rows' payloads can be more than memory holds.  So the function notes
  * only where each row is, and reads them one by one in the order of failed_at.
@@ -85,7 +85,10 @@ onside_dead_letter_clip(const char *error)
 	return cstring_to_text_with_len(error, len);
 }
 
-/* A trigger's event_name can be too long for an event, and for our index. */
+/*
+ * Cuts a name to the longest that an event can have.  A trigger's event_name
+ * can be longer, too long for our index.
+ */
 static text *
 clipped_name(text *name)
 {
@@ -225,9 +228,7 @@ onside_dead_letter_holds(const OnsideEvent *event)
 	ScanKeyInit(&key, Anum_outbox_event_id, BTEqualStrategyNumber, F_UUID_EQ,
 				UUIDPGetDatum(&event->event_id));
 
-	/*
-	 * Of two that are alike the first may have been put here by this command.
-	 */
+	/* SnapshotSelf: this very command may have put an equal event here. */
 	scan = systable_beginscan(rel, index, OidIsValid(index), SnapshotSelf, 1,
 							  &key);
 	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
@@ -281,7 +282,7 @@ onside_dead_letter_count(int64 max, TimestampTz *newest)
  * ----------
  */
 
-/* Which dead letters: those of some events, or all that were sent. */
+/* Which dead letters: of these events, or all that were sent. */
 typedef struct Wanted
 {
 	bool		all_sent;
@@ -295,7 +296,7 @@ compare_uuids(const void *a, const void *b)
 	return memcmp(a, b, UUID_LEN);
 }
 
-/* Reads the function's argument, in which nulls stand for nothing. */
+/* Reads the function's argument.  NULLs in the array are ignored. */
 static void
 read_wanted(Wanted *wanted, ArrayType *array)
 {
@@ -319,7 +320,7 @@ read_wanted(Wanted *wanted, ArrayType *array)
 						   compare_uuids);
 }
 
-/* Or is it a row that never became an event? */
+/* Was the event sent?  Otherwise it is a row that never became an event. */
 static bool
 was_sent(TupleTableSlot *letter)
 {

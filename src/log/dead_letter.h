@@ -20,8 +20,8 @@
 extern text *onside_dead_letter_clip(const char *error);
 
 /*
- * Locks dead_letter to insert into it, to the end of the transaction, but waits no longer
- * than so many milliseconds.  False if somebody else has it locked for longer.
+ * Locks dead_letter for inserting, to the end of the transaction.  False if
+ * another session has it locked for longer than "patience", in ms.
  */
 extern bool onside_dead_letter_lock(int patience);
 
@@ -84,9 +84,9 @@ typedef enum OnsidePick
 } OnsidePick;
 
 /*
- * A dead letter of the group with retry_at <= due_by that is none of these, lacks
- * no field and is not being changed by somebody else; false if there is none, or
- * none among the first thousand that were looked at.
+ * Picks a dead letter of the group with retry_at <= due_by.  It is not one of
+ * not_these, has all fields, and no other session is changing it.  False if
+ * there is none among the first thousand that were looked at.
  */
 extern bool onside_dead_letter_pick(const OnsideChanceGroup *group,
 									TimestampTz due_by, OnsidePick pick,
@@ -94,8 +94,8 @@ extern bool onside_dead_letter_pick(const OnsideChanceGroup *group,
 									int n_not_these, pg_uuid_t *id);
 
 /*
- * Copies the event into the current memory context.  False if it is not there any
- * more, or has no more chances, or is none that can be sent: postpone it then.
+ * Copies the event into the current memory context.  False if it is gone, has
+ * no more chances, or cannot be sent: postpone it then.
  */
 extern bool onside_dead_letter_fetch(const pg_uuid_t *id, OnsideEvent *event,
 									 TimestampTz *recorded_at);

@@ -50,8 +50,8 @@ extern void onside_delivery_load(OnsideDelivery *delivery, Snapshot snapshot,
 extern void onside_delivery_store(OnsideDelivery *delivery);
 
 /*
- * Does somebody's snapshot keep the version of the row that this transaction,
- * long since over, has replaced?
+ * Does any session's snapshot still need the version of the row that this
+ * transaction, which has ended, has replaced?
  */
 extern bool onside_delivery_is_held(TransactionId xid);
 

@@ -4,11 +4,10 @@
  *		An attribution event: its rules and its JSON.
  *
  * Every way of recording an event ends in onside_event_check(), and every byte
- * that is sent, previewed or measured comes from onside_event_render(), so a
- * recorded event is one that can be sent.  Nothing here runs SQL, reads a
- * table or depends on a session's settings (DateStyle, TimeZone,
- * extra_float_digits, client encoding): the same event has the same bytes in
- * every backend.
+ * that is sent, previewed or measured comes from onside_event_render(), so
+ * every recorded event can be sent.  Nothing here runs SQL, reads a table or
+ * depends on a session's settings (DateStyle, TimeZone, extra_float_digits,
+ * client encoding): the same event has the same bytes in every backend.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,9 +35,9 @@
 #define JSON_MAX_EXPANSION		6
 
 /*
- * Nothing is rendered as less than a quarter of its size: an array of zeros
- * has three bytes of text ("0, ") for twelve, an array of empty arrays four
- * for eight.  Twice that is certain.
+ * Rendering makes nothing smaller than a quarter of its size: an array of
+ * zeros has three bytes of text ("0, ") for twelve, an array of empty arrays
+ * four for eight.  Twice that is certain.
  */
 #define JSON_MAX_SHRINKAGE		8
 
@@ -270,9 +269,9 @@ too_large(OnsideEventError *error, char *message)
 }
 
 /*
- * Does the event alone, in UTF-8, fit a request?  Rendering it is the only
- * exact answer; the bounds spare nearly every event that, and us the memory
- * for one that is too large by far.
+ * Does the event alone, in UTF-8, fit into a request?  Only rendering the
+ * event tells exactly.  Two bounds make that unnecessary for nearly every
+ * event, and for an event that is far too large to be held in memory.
  */
 static bool
 check_rendered(const OnsideEvent *event, OnsideEventError *error)

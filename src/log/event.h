@@ -69,12 +69,12 @@ extern bool onside_event_check_name(const text *event_name,
 									OnsideEventError *error);
 
 /*
- * The string in UTF-8, in which the API is told everything, in the current memory
- * context; NULL if it has no equivalent.
+ * The string in UTF-8, in the current memory context; NULL if UTF-8 cannot
+ * express it.
  */
 extern char *onside_as_utf8(char *str, int len);
 
-/* Fills in *error for a field of which that is so, and returns false. */
+/* Fills in *error for a field that is not valid UTF-8.  Returns false. */
 extern bool onside_event_not_utf8(OnsideEventError *error, const char *field);
 
 /*
@@ -119,7 +119,7 @@ extern void onside_append_datetime(StringInfo out, TimestampTz t);
  */
 extern bool onside_parse_datetime(const char *str, TimestampTz *result);
 
-/* Is this time one that the API can be told (finite, years 1 to 9999)? */
+/* Can the API be told this time (finite, years 1 to 9999)? */
 extern bool onside_datetime_in_range(TimestampTz t);
 
 #endif							/* ONSIDE_EVENT_H */

@@ -9,14 +9,14 @@
  * by page, with one WAL record for a page, which makes many rows cheaper than
  * an INSERT makes them.
  *
- * A table of ours may have columns and indexes of somebody else's (see
- * shape.c).  Most of them need nothing of an executor: such a column is NULL,
- * and an index on columns is kept up.  While this library was not loaded
- * somebody may have added more: a column with a default, or a generated one,
- * or an index that is unique, on an expression or has a condition.  Whoever
- * records an event needs no privilege for that and has not asked for it, so it
- * is computed as PostgreSQL computes an index when it is built: as the table's
- * owner, within a security-restricted operation and with a safe search_path.
+ * Users may have added columns and indexes to a table of ours (see shape.c).
+ * Most of them need no executor: such a column is NULL, and an index on
+ * columns is maintained.  While this library was not loaded, more may have
+ * been added: a column with a default, a generated column, or an index that is
+ * unique, on an expression or has a condition.  The session that records an
+ * event has not asked for that code.  So the code runs as PostgreSQL runs it
+ * when it builds an index: as the table's owner, in a security-restricted
+ * operation, with a safe search_path.
  *
  *-------------------------------------------------------------------------
  */
@@ -41,7 +41,7 @@
 #include "log/shape.h"
 #include "log/tables.h"
 
-/* As COPY: a table_multi_insert() of so many rows or bytes gains no more. */
+/* As for COPY: with more rows or bytes, table_multi_insert() gains no more. */
 #define MAX_ROWS	1000
 #define MAX_BYTES	65535
 
@@ -58,7 +58,7 @@ typedef struct Self
 	int			nestlevel;
 } Self;
 
-/* An error brings us back, too: the transaction's abort does. */
+/* After an error, the transaction's abort makes us ourselves again. */
 static void
 become_owner(const OnsideInsert *insert, Self *self)
 {
@@ -76,7 +76,7 @@ become(const Self *self)
 	SetUserIdAndSecContext(self->user, self->context);
 }
 
-/* Has an index columns alone, which need no executor? */
+/* Does the index need no executor, since it is on columns alone? */
 static bool
 is_plain(const IndexInfo *index)
 {
@@ -85,8 +85,8 @@ is_plain(const IndexInfo *index)
 }
 
 /*
- * Looks for columns after ours that want a value, prepares their defaults, and
- * makes the executor's state if that or an index needs one.
+ * Looks for others' columns that need a value, and prepares their defaults.
+ * Makes an executor's state if a column or an index needs it.
  */
 static void
 prepare_others(OnsideInsert *insert, int ncolumns)

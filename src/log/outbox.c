@@ -6,9 +6,9 @@
  * The outbox is a table of three segments that are only ever appended to and
  * emptied whole.  Each row carries the xid8 of its top-level transaction and a
  * number that counts within that transaction; (xid, id) is its place in the
- * log.  Which segment is written to is a hint in shared memory: the rest of
- * the extension is right whichever segment a row is in, so nobody has to agree
- * on it, and writers never wait for its change.
+ * log.  Which segment is written to is a hint in shared memory.  A row may be
+ * in any segment, so sessions need not agree, and writers never wait when the
+ * hint changes.
  *
  * There are two ways in.  The extension's own functions insert here, straight
  * into the segment, with a RowExclusiveLock held to the end of the

@@ -31,7 +31,7 @@ extern bool onside_segment_move_on(OnsideDelivery *delivery, bool drained);
 extern int	onside_segment_empty(OnsideDelivery *delivery,
 								 const char **blocked);
 
-/* What is to be said about a segment. */
+/* What doctor() says about a segment. */
 typedef struct OnsideSegmentReport
 {
 	uint64		bytes;			/* heap and TOAST */

@@ -37,7 +37,7 @@ typedef struct OnsideShapeIndex
 	AttrNumber	keys[ONSIDE_SHAPE_KEYS];	/* with zeros at the end */
 } OnsideShapeIndex;
 
-/* A trigger of ours, which has to be enabled ALWAYS. */
+/* A trigger of ours, enabled ALWAYS. */
 typedef struct OnsideShapeTrigger
 {
 	const char *name;
@@ -105,9 +105,9 @@ extern bool onside_shape_is_aside(Relation rel);
 extern char *onside_shape_report(bool *usable);
 
 /*
- * Raises an error unless the columns of a table of ours are where and what we
- * take them for, and, if rows are to be read, those that are never null
- * cannot be.  Returns how many there are: columns after those are others'.
+ * Raises an error unless the columns of a table of ours have the places and
+ * types that we rely on.  With to_read, NOT NULL is required, too, where we
+ * rely on it.  Returns how many there are: columns after those are others'.
  */
 extern int	onside_shape_require(Relation rel, bool to_read);
 

@@ -3,7 +3,7 @@
  * shape_check.c
  *		Comparing the extension's tables with what they have to look like.
  *
- * See shape.c for that, and for why.
+ * shape.c says what they have to look like, and why.
  *
  * The catalogs are read with a snapshot of the caller's choice, directly and
  * not by way of the relation cache, because shape_guard.c asks how a table was
@@ -136,7 +136,7 @@ visit_class(Check *check, Relation catalog, HeapTuple tuple)
 		table_problem(check, "has row security", NULL);
 }
 
-/* A column of ours has to be the same, in all that matters to us. */
+/* Compares a column of ours with the shape. */
 static void
 check_own_column(Check *check, Form_pg_attribute form)
 {

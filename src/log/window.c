@@ -3,8 +3,7 @@
  * window.c
  *		Reads the committed events between two snapshots.
  *
- * The next events are those visible in a newer snapshot and not in the last
- * one, which is
+ * The next events are visible in a newer snapshot and not in the last one:
  *
  *		(xid >= xmax(last) OR xid = ANY (xip(last)))
  *		AND xid < xmax(new) AND pg_visible_in_snapshot(xid, new)
@@ -16,7 +15,7 @@
  * are.
  *
  * The segments' indexes are read directly.  A plan would depend on statistics,
- * and a table that is filled and truncated has none that are right; here the
+ * which are never right for a table that is filled and truncated.  Here the
  * cost follows what is read.  Each range is scanned in the segments' indexes
  * and merged by (xid, id).
  *

@@ -3,25 +3,22 @@
  * doctor.c
  *		doctor(): everything to look at when nothing arrives.
  *
- * One row for each check, in the order in which an event meets what is
- * checked: the processes, the settings, the endpoint, what is waiting, what
- * was recorded.  ok is NULL where something cannot be known, most often
- * because an earlier check has failed; a row that is not ok has a hint that
- * can be followed as it stands.
+ * One row for each check, in the order of an event's way: the processes, the
+ * settings, the endpoint, what is waiting, what was recorded.  ok is NULL
+ * where something cannot be known, most often because an earlier check has
+ * failed; a row that is not ok has a hint that can be followed as it is.
  *
- * It runs in the caller's backend and not in the worker, which may be what is
- * missing.  It changes nothing, sends no event, waits for no lock and keeps
- * none, and the only host that it connects to is that of the setting endpoint
- * (or proxy), which the caller cannot change unless he may decide where events
- * go.
+ * doctor() runs in the caller's backend: the worker may be what is missing.
+ * It changes nothing, sends no event, waits for no lock and keeps none.  It
+ * connects only to the host of the setting endpoint (or proxy), which only
+ * those can change who may decide where events go.
  *
- * EXECUTE is the privilege.  doctor() has the caller's rights and no others:
- * catalogs are for all to read, in a search_path of pg_catalog alone, so that
- * no function or operator of anybody's can come in between.  Our own tables,
- * on which the caller needs no privilege, are read in C, which checks none; of
- * them nothing is shown but counts, sizes, times and the reason of a pause.
- * Of settings that are for superusers alone, what is wrong with them and the
- * name of a file is shown.
+ * EXECUTE is the privilege.  doctor() has the caller's rights and no others.
+ * It reads catalogs, which everybody may read, with a search_path of
+ * pg_catalog alone, so that no user's function or operator is called.  Our own
+ * tables are read in C, which checks no privilege; only counts, sizes, times
+ * and the reason of a pause are shown of them.  Of a setting for superusers
+ * alone, only a file's name and what is wrong are shown.
  *
  * How tables and catalogs are looked at: doctor_look.c.  Further checks, in
  * their order: files and the endpoint (doctor_endpoint.c), what becomes of
@@ -83,7 +80,7 @@ look_at_preload(OnsideDoctor *doctor)
 		return;
 	}
 
-	/* Perhaps somebody has seen to it, and only the restart is missing. */
+	/* The setting may have been changed, with only the restart missing. */
 	if (onside_doctor_query(MAY_SEE_FILES) > 0)
 		listed = onside_doctor_query("SELECT FROM (SELECT setting FROM pg_catalog.pg_file_settings"
 									 " WHERE name = 'shared_preload_libraries'"
@@ -245,7 +242,7 @@ check_worker_slots(OnsideDoctor *doctor)
 	" Signal 9 often comes from the kernel, which says \"Out of memory\" in its own log." \
 	" When the cause is gone: SELECT onside_attribution.resume();"
 
-/* The process that sends; a failure above says why there is none. */
+/* The process that sends; an earlier check says why there is none. */
 static void
 check_worker(OnsideDoctor *doctor)
 {
@@ -336,7 +333,7 @@ look_at_settings(OnsideDoctor *doctor)
 						  NULL);
 }
 
-/* The worker's own value, if there is one that tells it. */
+/* The worker's own value of the setting, if there is a worker. */
 static void
 check_enabled(OnsideDoctor *doctor)
 {
@@ -410,8 +407,8 @@ is_old(HeapTuple tuple, TupleDesc tupdesc)
 }
 
 /*
- * What the view status says.  The function beneath it is called, not the view,
- * on which the caller may have no privilege.  It waits for no lock, either.
+ * What the view status says.  Calls the view's function: the caller may have
+ * no privilege on the view.  The function waits for no lock, either.
  */
 static void
 ask_worker(OnsideDoctor *doctor)
@@ -442,7 +439,7 @@ ask_worker(OnsideDoctor *doctor)
 	ReleaseTupleDesc(tupdesc);
 }
 
-/* doctor(): every check, in the order in which an event meets it. */
+/* doctor(): every check, in the order of an event's way. */
 Datum
 onside_doctor(PG_FUNCTION_ARGS)
 {

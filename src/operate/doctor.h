@@ -66,10 +66,9 @@ extern char *onside_doctor_set_command(OnsideDoctor *doctor, const char *name,
 typedef void (*OnsideLook) (OnsideDoctor *doctor);
 
 /*
- * Calls it in a transaction of its own within the caller's, in which names
- * are looked up in pg_catalog alone, and which is rolled back: nothing that it
- * locks stays locked.  If it fails, the row says why; so no table, whatever
- * its state, keeps the other checks from being made.
+ * Calls it in a subtransaction that is rolled back, with a search_path of
+ * pg_catalog alone: nothing stays locked.  If it fails, the check's row says
+ * why, so the state of no table keeps the other checks from being made.
  */
 extern void onside_doctor_look(OnsideDoctor *doctor, const char *check,
 							   OnsideLook look);
@@ -107,8 +106,8 @@ extern bool onside_doctor_holder(Oid relid, bool exclusive, StringInfo detail,
 
 /*
  * What is wrong with the mapper of a trigger on this table, to be read after
- * its name ("does not exist"); NULL if nothing is.  *remark: what keeps it
- * from being inlined, likewise, or NULL.
+ * its name ("does not exist"); NULL if nothing is wrong.  *remark: what keeps
+ * the mapper from being inlined, to be read in the same way, or NULL.
  */
 extern char *onside_doctor_mapper(Oid relid, const OnsideMapping *mapping,
 								  char **remark);

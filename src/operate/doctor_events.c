@@ -263,8 +263,9 @@ look_at_dead_letters(OnsideDoctor *doctor)
  */
 
 /*
- * The triggers that call track_row, with those of partitions, and the second one of an
- * event that takes two, of which only whether they are enabled is looked at.
+ * All triggers that call track_row.  Of a partition's trigger, and of the
+ * second trigger of an event that has two, only whether it is enabled is
+ * checked; column 4 marks these.
  */
 #define TRIGGERS \
 	"SELECT t.tgrelid, t.tgname, t.tgenabled IN ('D', 'R')," \

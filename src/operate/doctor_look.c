@@ -3,14 +3,14 @@
  * doctor_look.c
  *		doctor(): its rows, and how its checks look at tables.
  *
- * A look is a subtransaction that is always rolled back.  That gives back
- * what it has locked, undoes the settings that it runs under, and turns an
- * error, whatever state our tables are in, into a row.  An error that is the
- * caller's (a cancel, a timeout, no memory) is passed on.
+ * A look is a subtransaction that is always rolled back.  That releases its
+ * locks, undoes its settings, and turns an error into a row, whatever state
+ * our tables are in.  A cancel, a timeout and a lack of memory are raised
+ * again.
  *
  * Our own tables are locked only if that is possible at once, with their
  * indexes and TOAST tables, before anything reads them.  lock_timeout is for
- * what else could be locked: a catalog.
+ * catalogs, which could be locked, too.
  *
  *-------------------------------------------------------------------------
  */

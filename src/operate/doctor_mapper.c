@@ -3,15 +3,15 @@
  * doctor_mapper.c
  *		doctor(): is a trigger's mapper there, and does it fit its tables?
  *
- * The function's own validator says whether its body is right: that of LANGUAGE
- * sql looks up each table and column in it, that of plpgsql sees no more than the
- * syntax.  Other languages' validators can run code, and are not called.
+ * The function's own validator checks its body.  The validator of LANGUAGE sql
+ * looks up each table and column; the one of plpgsql checks the syntax alone.
+ * Other languages' validators can run code, and are not called.
  *
- * Even to look up what a body means can run somebody's code: a literal is read
- * by its type's input function, which for a field of a composite type can be a
- * domain's CHECK.  So the validator runs as the function's owner, whose choice
- * that code was, in a security-restricted context.  What he may not see, and
- * what somebody has locked, is no finding.
+ * Even looking up what a body means can run a user's code: a type's input
+ * function reads a literal, and for a field of a composite type that can be a
+ * domain's CHECK.  So the validator runs as the function's owner, who has
+ * chosen that code, in a security-restricted context.  A missing privilege of
+ * the owner's, or a lock, is not reported.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,7 +36,7 @@
 
 #define SEARCH_PATH "search_path="
 
-/* A mapper that is to be validated. */
+/* The mapper to validate. */
 typedef struct Validation
 {
 	Oid			function;

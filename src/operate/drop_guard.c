@@ -3,20 +3,19 @@
  * drop_guard.c
  *		DROP EXTENSION does not take events along that are still to be sent.
  *
- * It comes in many forms: by name, with CASCADE, by DROP OWNED, from
- * pg_restore
- * --clean.  All of them remove the extension's members one by one before the
- * extension itself, when all that is to go has been locked: no transaction is
- * left that could still commit an event.  So the object access hook asks here
- * when the first of our relations is about to go, while the others are there
- * to be read.  The snapshot is a new one and sees what this transaction has
- * recorded, too.
+ * DROP EXTENSION comes in many forms: by name, with CASCADE, by DROP OWNED, or
+ * from "pg_restore --clean".  All of them first lock everything, and then
+ * remove the extension's members one by one before the extension itself.  So
+ * no other transaction can still commit an event.  The object access hook
+ * calls this file when the first of our relations is about to be dropped,
+ * while the others can still be read.  The snapshot is a new one, which sees
+ * what this transaction has recorded, too.
  *
- * The error is the one of a table with pending trigger events (55006): nothing
- * depends on the extension that CASCADE could drop, it is in use.  Whoever
- * does not want the events says so with TRUNCATE.
+ * The error is the one of a table with pending trigger events (55006): the
+ * extension is in use.  TRUNCATE discards the events.
  *
- * Only so many rows are counted, so the check costs the same at any backlog.
+ * At most MAX_COUNTED rows are counted, so the check costs the same at any
+ * backlog.
  *
  *-------------------------------------------------------------------------
  */
@@ -55,7 +54,7 @@ is_member(Oid relid)
 		extension == get_extension_oid("onside_attribution", true);
 }
 
-/* Is everything there that is to be read, that is, was nothing dropped yet? */
+/* Is everything there that we read?  Otherwise the dropping has begun. */
 static bool
 is_complete(void)
 {

@@ -3,9 +3,9 @@
  * forget.c
  *		forget: everything about an installation is deleted.
  *
- * An event is in the outbox, or aside, or in dead_letter, and can move while we
- * look: the worker moves it from left to right, retry_dead_letters() from
- * dead_letter into the outbox.  It must not slip through.
+ * An event is in the outbox, aside, or in dead_letter, and can move while we
+ * look: the worker moves events in this order, and retry_dead_letters() moves
+ * them from dead_letter into the outbox.  No event must slip through.
  *
  * - The worker moves an event in a transaction that has aside locked for writing
  *	 (see locks.c), for which it does not wait.  So forget() begins with a lock on
@@ -16,13 +16,13 @@
  * - dead_letter is read first.  What is moved out of it later has a row there,
  *	 which we wait for and find deleted; then all tables are read once more.
  *
- * So that nothing is overlooked, it deletes what is committed when it runs,
- * whatever the isolation level; the transaction's own snapshot may be older.
- * Rows of open transactions it does not see.  It waits for whoever is changing a
- * row that it wants to delete, as a DELETE would.
+ * forget() deletes what is committed when it runs, whatever the isolation
+ * level; the transaction's own snapshot may be older.  It does not see rows of
+ * open transactions.  It waits for a session that is changing a row to be
+ * deleted, as a DELETE would.
  *
- * Everything else is as in retry_dead_letters(), see dead_letter.c: EXECUTE on the
- * function is the privilege, and nothing of anybody's is executed.
+ * As in retry_dead_letters() (dead_letter.c), EXECUTE on the function is the
+ * privilege, and no user's code is executed.
  *
  *-------------------------------------------------------------------------
  */

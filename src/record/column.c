@@ -29,7 +29,7 @@
 #include "attempt.h"
 #include "record/column.h"
 
-/* By the type that is beneath domains. */
+/* The kind of a type, or of the type under its domains. */
 static OnsideColumnKind
 kind_of_type(Oid type)
 {

@@ -83,8 +83,8 @@ extern bool onside_column_to_uuid(OnsideColumn *column, TupleTableSlot *row,
 								  OnsideEventError *error);
 
 /*
- * An event_id is a version 4 UUID; of any other value *key is the text, of which
- * event_id.h makes it.
+ * Sets *uuid if the value is a version 4 UUID.  Otherwise *key is the value's
+ * text, from which event_id.h makes an event_id.
  */
 extern bool onside_column_to_event_id(OnsideColumn *column,
 									  TupleTableSlot *row, pg_uuid_t *uuid,

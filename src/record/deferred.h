@@ -18,8 +18,8 @@
 typedef struct OnsideDeferred OnsideDeferred;
 
 /*
- * For the calls of one trigger on one table, whose root that is, or which is none's
- * partition; lives in the given memory context.
+ * For the calls of one trigger on one table.  "root" is the table, or its root
+ * if it is a partition.  Lives in the given memory context.
  */
 extern OnsideDeferred *onside_deferred_make(TriggerData *trigdata, Oid root,
 											const char *event_name,
@@ -37,8 +37,8 @@ extern TupleTableSlot *onside_deferred_row(OnsideDeferred *deferred,
 extern void onside_deferred_next_event(OnsideDeferred *deferred);
 
 /*
- * Is this event of that row, which is about to be recorded, none that this transaction
- * has recorded before?
+ * Is this event of that row new?  False if this transaction has recorded it
+ * before.
  */
 extern bool onside_deferred_is_new(OnsideDeferred *deferred,
 								   const OnsideEvent *event);

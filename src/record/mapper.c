@@ -3,29 +3,31 @@
  * mapper.c
  *		Calling a user's function that makes events of a table's rows.
  *
- * A mapper is called in a query, by SPI, because PostgreSQL then inlines it: over
- * a transition table its joins are made for all rows at once.
+ * A mapper is called in a query, by SPI, because PostgreSQL can then inline
+ * it: over a transition table its joins are made for all rows at once.
  *
- * For one row the plan is generic, and kept; SPI sees to it that it is made
- * anew when anything in it has changed, ALTER FUNCTION included.  It is part of
- * the row reader, which is forgotten when the table has changed.  For a transition
- * table the query is planned each time, for as many rows as there are: a plan that
- * was made for ten rows would scan the joined table once for each of a million.
+ * For one row the plan is generic, and kept; SPI plans again when anything in
+ * the plan has changed, by ALTER FUNCTION, too.  The plan is part of the row
+ * reader, which is forgotten when the table has changed.  For a transition
+ * table the query is planned each time, for the number of rows that there are:
+ * a plan for ten rows would scan the joined table a million times for a
+ * million rows.
  *
- * Rights: the mapper has those of whoever writes the row, like any trigger's code.
- * A kept plan, in which the mapper is inlined, can be older than a SET ROLE, so
- * EXECUTE is checked in each call.
+ * Rights: the mapper runs with the rights of whoever writes the row, like any
+ * trigger's code.  A kept plan, in which the mapper is inlined, can be older
+ * than a SET ROLE, so EXECUTE is checked in each call.
  *
- * Names: the search_path is the one that attach() has noted, with pg_temp last.
- * So whoever writes the row does not decide what a name in the mapper means.
+ * Names: the search_path is the one that attach() has noted, with pg_temp
+ * last.  So the session that writes the row does not decide what a name in the
+ * mapper means.
  *
- * Errors: a call is a subtransaction.  Nothing of ours is written in it, so
- * it takes no transaction number unless the mapper writes: the results are
- * collected and appended to the outbox when it has ended.  An error that says
- * nothing about the row (passes_through()) is not caught.
+ * Errors: a call is a subtransaction.  The results are collected in it, and
+ * appended to the outbox when it has ended, so it takes no transaction number
+ * unless the mapper writes.  An error that says nothing about the row
+ * (passes_through()) is raised again.
  *
- * Memory: the results are in a tuplestore, beyond work_mem on disk.  It is made
- * outside of the subtransaction, whose end would take its file along.
+ * Memory: the results are in a tuplestore, beyond work_mem on disk.  It is
+ * made outside of the subtransaction, whose end would delete its file.
  *
  *-------------------------------------------------------------------------
  */
@@ -247,8 +249,8 @@ free_plan(void *arg)
 }
 
 /*
- * Nothing is looked up that a later ALTER or DROP FUNCTION could change.  A change
- * of the table, or of the partition, has the caller make all of it anew.
+ * Nothing is looked up that a later ALTER or DROP FUNCTION could change.  If
+ * the table or the partition changes, the caller makes another mapper.
  */
 OnsideMapper *
 onside_mapper_make(Trigger *trigger, Relation rel,
@@ -464,8 +466,8 @@ with_search_path(void *arg)
 }
 
 /*
- * Errors that say nothing about the row: somebody wants the statement to end, the
- * transaction has to be repeated, or the server is in trouble.
+ * Errors that say nothing about the row: a cancel, a transaction to be
+ * repeated, or trouble of the server's.
  */
 static bool
 passes_through(int sqlstate)

@@ -30,9 +30,10 @@ extern Oid	onside_mapper_event_type(void);
 extern Oid	onside_mapper_find(const char *name, Oid row_type);
 
 /*
- * The table whose rows the mapper of a trigger on this one takes: the same, or of a
- * shard of Citus the table that it is part of, if there is no mapper for the shard, or
- * of that table a shard of which there is one.
+ * The table whose rows the mapper of a trigger on "relid" takes: as a rule
+ * relid itself.  With Citus, the mapper may exist for a shard's table and not
+ * for the shard, or the other way round: then it is the one that there is a
+ * mapper for.
  */
 extern Oid	onside_mapper_takes(const char *name, Oid relid);
 

@@ -18,8 +18,9 @@
 typedef struct OnsideRepeats OnsideRepeats;
 
 /*
- * In the current memory context, with so many places, a power of two.  Half of them
- * are used: an event_id is known for at least the next so many events.
+ * Lives in the current memory context.  "places" is a power of two.  Half of
+ * the places are used, and an event_id is remembered for at least that many
+ * further events.
  */
 extern OnsideRepeats *onside_repeats_make(int places);
 

@@ -147,7 +147,7 @@ read_row(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 		event->has_event_datetime = true;
 	}
 
-	/* A dead letter has an id, too, unless the row's own is none. */
+	/* A dead letter gets an event_id, too, unless the row's own is invalid. */
 	ok = true;
 	if (reader->has_event_id)
 	{

@@ -4,8 +4,8 @@
  *		The SQL functions that record events: track, track_purchase,
  *		track_batch.
  *
- * Each fills in an OnsideEvent, has it checked, and appends it.  None of them
- * needs a privilege on the extension's tables; EXECUTE is the privilege.
+ * Each fills in an OnsideEvent, checks it and appends it.  The caller needs
+ * EXECUTE on the function, and no privilege on the extension's tables.
  *
  *-------------------------------------------------------------------------
  */

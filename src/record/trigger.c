@@ -4,12 +4,12 @@
  *		track_row: rows of a source table become events.
  *
  * As a row-level trigger it is called once a row; as a statement-level trigger
- * it gets the whole transition table.  What the trigger's arguments mean is in
- * row_cache.c, what becomes of a row in row.c.
+ * it gets the whole transition table.  row_reader.c says what the trigger's
+ * arguments mean, row.c what becomes of a row.
  *
- * Whoever writes to the table may not know that its rows are reported.  So every
- * error in here names the trigger and the table in its context, and one about a
- * row names the table and the column in the error's own fields, too (row.c).
+ * Whoever writes to the table may not know that its rows are reported.  So
+ * every error names the trigger and the table in its context.  An error about
+ * a row also has the table and the column in its own fields (row_outcome.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -79,7 +79,7 @@ trigger_error(void *arg)
 		errhint("If Citus is inserting what it selects here into other servers, too: SET citus.enable_local_execution = off, or attach with deferred => true.");
 }
 
-/* The memory context is that of the statement. */
+/* "context" is the statement's memory context. */
 static TriggerCall *
 begin_call(TriggerData *trigdata, MemoryContext context)
 {
