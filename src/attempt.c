@@ -3,9 +3,10 @@
  * attempt.c
  *		Something that may fail, in a subtransaction; and settings for a while.
  *
- * For code of a user's that is called, and for tables that may be in any state.
- * The subtransaction gives back what was locked, undoes what was set, and leaves
- * the caller with the memory context and resource owner that it had.
+ * For code of a user's that is called, and for tables that may be in any
+ * state.  The subtransaction gives back what was locked, undoes what was set,
+ * and leaves the caller with the memory context and resource owner that it
+ * had.
  *
  *-------------------------------------------------------------------------
  */

@@ -83,7 +83,8 @@ columns_of_event(Relation rel, const OnsideMapping *mapping, Node *when)
 	foreach(lc, names)
 		if (lfirst(lc) != NULL)
 			columns = bms_add_member(columns,
-									 get_attnum(RelationGetRelid(rel), lfirst(lc)) -
+									 get_attnum(RelationGetRelid(rel),
+												lfirst(lc)) -
 									 FirstLowInvalidHeapAttributeNumber);
 	pull_varattnos(when, PRS2_OLD_VARNO, &columns);
 	pull_varattnos(when, PRS2_NEW_VARNO, &columns);
@@ -217,7 +218,8 @@ onside_attach_plan(Relation rel, const OnsideWanted *wanted)
  * close the parenthesis and go on with something else.
  */
 char *
-onside_attach_command(Relation rel, const OnsideWanted *wanted, const OnsideNewTrigger *trigger)
+onside_attach_command(Relation rel, const OnsideWanted *wanted,
+					  const OnsideNewTrigger *trigger)
 {
 	bool		for_each_row = wanted->deferred || trigger->condition != NULL ||
 		!all_rows_come_in_here(rel) ||

@@ -140,6 +140,9 @@ onside_detach(PG_FUNCTION_ARGS)
 						PG_ARGISNULL(0) ? "source" : "event_name"),
 				 errhint("See the view onside_attribution.attached.")));
 
+	/*
+	 * Find the triggers; DROP TRIGGER then takes the lock, and checks who may.
+	 */
 	event_name = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	onside_attachable_refuse_shard("detach", PG_GETARG_OID(0));
 	citus = onside_citus_table(PG_GETARG_OID(0));
@@ -156,6 +159,7 @@ onside_detach(PG_FUNCTION_ARGS)
 										   RelationGetRelationName(rel));
 	relation_close(rel, AccessShareLock);
 
+	/* An event that takes two triggers loses both. */
 	callback.callback = onside_citus_trigger_error;
 	callback.arg = &citus;
 	callback.previous = error_context_stack;
@@ -203,8 +207,8 @@ payload_mapping(const OnsideMapping *mapping)
 }
 
 /*
- * The mapping of the trigger with this OID; NULL if there is no such trigger, or
- * its arguments are not understood: somebody may have made it by hand.
+ * The mapping of the trigger with this OID; NULL if there is no such trigger,
+ * or its arguments are not understood: somebody may have made it by hand.
  */
 static OnsideMapping *
 mapping_of(Oid trigger)

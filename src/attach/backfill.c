@@ -93,8 +93,8 @@ chunk_error(void *arg)
 }
 
 /*
- * Records the rows, as the trigger would have done if they had been inserted by one
- * statement.  What is stored depends on none of the session's settings.
+ * Records the rows, as the trigger would have done if they had been inserted
+ * by one statement.  What is stored depends on none of the session's settings.
  */
 static void
 record_rows(OnsideSource *source, Tuplestorestate *rows,
@@ -117,9 +117,10 @@ record_rows(OnsideSource *source, Tuplestorestate *rows,
 }
 
 /*
- * One chunk, within the current transaction; all that is left in the last pass.  The
- * snapshot is taken under the lock, so it shows what had been committed when the pass
- * began.  *told_repeats: was the caller warned of several events with one event_id?
+ * One chunk, within the current transaction; all that is left in the last
+ * pass.  The snapshot is taken under the lock, so it shows what had been
+ * committed when the pass began.  *told_repeats: was the caller warned of
+ * several events with one event_id?
  */
 static OnsideBackfillState *
 record_chunk(const OnsideBackfillKey *key, bool *told_repeats)
@@ -137,11 +138,14 @@ record_chunk(const OnsideBackfillKey *key, bool *told_repeats)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("backfill: somebody has deleted the row of backfill_state that says how far it has come"),
 				 errhint("Call it again: it then begins anew, and makes no other events.")));
+
+	/* The table may have changed since the last chunk. */
 	PushActiveSnapshot(GetTransactionSnapshot());
 	onside_source_open(&source, key->source, key->event_name);
 	source.reader->backfill = &state->rows;
 	source.reader->told_repeats = *told_repeats;
 
+	/* A chunk is what one read returns; the last pass is read to its end. */
 	callback.callback = chunk_error;
 	callback.arg = &source;
 	callback.previous = error_context_stack;
@@ -159,6 +163,7 @@ record_chunk(const OnsideBackfillKey *key, bool *told_repeats)
 	*told_repeats = source.reader->told_repeats;
 	error_context_stack = callback.previous;
 
+	/* What has been reached is written in the transaction of the events. */
 	if (!more && state->pass == ONSIDE_PASS_LAST)
 		state->finished = true;
 	else if (!more)
@@ -239,8 +244,8 @@ tell_end(const OnsideBackfillKey *key, const OnsideBackfillState *state)
 }
 
 /*
- * How far it has come, and, if the number of rows is known, how long it may still
- * take, by what this call has read since it began.
+ * How far it has come, and, if the number of rows is known, how long it may
+ * still take, by what this call has read since it began.
  */
 static char *
 describe_progress(const OnsideBackfillState *state, int64 read_before,
@@ -284,9 +289,9 @@ begin(const OnsideBackfillKey *key)
 }
 
 /*
- * All that is left, chunk by chunk.  What a chunk takes is freed with it: SPI's
- * own memory, to which each of its calls switches, lives until the last one has
- * been recorded.
+ * All that is left, chunk by chunk.  What a chunk takes is freed with it:
+ * SPI's own memory, to which each of its calls switches, lives until the last
+ * one has been recorded.
  */
 static void
 record_all(const OnsideBackfillKey *key, MemoryContext per_chunk)
@@ -303,12 +308,16 @@ record_all(const OnsideBackfillKey *key, MemoryContext per_chunk)
 		OnsideBackfillState *state = record_chunk(key, &told_repeats);
 		char	   *progress;
 
+		/* Each chunk is committed. */
 		MemoryContextSwitchTo(old);
 		finished = state->finished;
 		SPI_commit();
 		if (read_before < 0)
 			read_before = Max(state->read - CHUNK_ROWS, 0);
 
+		/*
+		 * The progress is in pg_stat_activity, and now and then in a NOTICE.
+		 */
 		MemoryContextSwitchTo(per_chunk);
 		progress = describe_progress(state, read_before, called_at);
 		pgstat_report_activity(STATE_RUNNING,
@@ -360,6 +369,8 @@ onside_backfill(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("backfill: source must not be null"),
 				 errhint("See the view onside_attribution.attached.")));
+
+	/* A caller who may not read the table learns nothing about it. */
 	key.source = PG_GETARG_OID(0);
 	onside_attachable_require_schema(key.source);
 	onside_attachable_require(key.source, ACL_SELECT);
@@ -379,6 +390,8 @@ onside_backfill(PG_FUNCTION_ARGS)
 				 errmsg("backfill: the rows of \"%s\" are in shards of Citus",
 						get_rel_name(key.source)),
 				 errhint("Call it on each node for each of its shards: their names are in citus_shards.")));
+
+	/* Each of these is a transaction of its own. */
 	onside_backfill_forget_dropped();
 	SPI_commit();
 	check_source(&key);

@@ -202,6 +202,7 @@ onside_backfill_save(const OnsideBackfillKey *key,
 		simple_heap_delete(insert.rel,
 						   unconstify(ItemPointerData *, &state->tid));
 
+	/* The columns up to updated_at are never NULL. */
 	slot = onside_insert_slot(&insert);
 	values = slot->tts_values;
 	nulls = slot->tts_isnull;

@@ -60,7 +60,9 @@ extern OnsideBackfillState *onside_backfill_lock(const OnsideBackfillKey *key);
 extern void onside_backfill_save(const OnsideBackfillKey *key,
 								 const OnsideBackfillState *state);
 
-/* Deletes the rows of tables that were dropped, unless somebody is in the way. */
+/*
+ * Deletes the rows of tables that were dropped, unless somebody is in the way.
+ */
 extern void onside_backfill_forget_dropped(void);
 
 #endif							/* ONSIDE_BACKFILL_STATE_H */

@@ -77,9 +77,10 @@ has_triggers(Oid relid)
 }
 
 /*
- * Applies a change to each track_row trigger of a table, in the catalog itself:
- * there is no command that changes a trigger's arguments or level.  Whoever
- * changes the table has had his privileges checked by the command that he gave.
+ * Applies a change to each track_row trigger of a table, in the catalog
+ * itself: there is no command that changes a trigger's arguments or level.
+ * Whoever changes the table has had his privileges checked by the command
+ * that he gave.
  */
 static void
 for_each_trigger(Oid relid, TriggerChange change, void *arg)
@@ -311,7 +312,10 @@ is_at_statement_level(HeapTuple trigger)
 	return !TRIGGER_FOR_ROW(((Form_pg_trigger) GETSTRUCT(trigger))->tgtype);
 }
 
-/* Only the level changes: track_row serves both, and needs no transition table. */
+/*
+ * Only the level changes: track_row serves both, and needs no transition
+ * table.
+ */
 static HeapTuple
 make_row_level(Relation triggers, HeapTuple trigger, void *arg)
 {
@@ -350,7 +354,10 @@ warn_of_child(Relation triggers, HeapTuple trigger, void *arg)
 	return NULL;
 }
 
-/* At row level it would need clones, and its partitions were not locked for it. */
+/*
+ * At row level it would need clones, and its partitions were not locked for
+ * it.
+ */
 static HeapTuple
 warn_of_parent(Relation triggers, HeapTuple trigger, void *arg)
 {

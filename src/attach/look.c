@@ -231,6 +231,9 @@ look_at_blocks(OnsideLook *look, Source *source, Relation part,
 	uint64		nfound;
 	Portal		portal;
 
+	/*
+	 * The query finds places; the rows are read as a trigger would get them.
+	 */
 	SPI_connect();
 	portal = SPI_cursor_open_with_args(NULL,
 									   make_query(part, first, end,

@@ -3,11 +3,12 @@
  * mapper_check.c
  *		Can this function be a mapper of this table?
  *
- * A mapper takes a row of the table and returns onside_attribution.event, or a set
- * of it.  PostgreSQL inlines it if its declaration allows that, which can be read
- * from pg_proc, and its body: one SELECT that ends in columns.  The body is judged
- * by the planner itself.  Planning evaluates immutable functions in the body, so
- * attach() alone does it: whoever calls it may call the mapper, too.
+ * A mapper takes a row of the table and returns onside_attribution.event, or a
+ * set of it.  PostgreSQL inlines it if its declaration allows that, which can
+ * be read from pg_proc, and its body: one SELECT that ends in columns.  The
+ * body is judged by the planner itself.  Planning evaluates immutable
+ * functions in the body, so attach() alone does it: whoever calls it may call
+ * the mapper, too.
  *
  *-------------------------------------------------------------------------
  */
@@ -82,7 +83,10 @@ problem_of_argument(Form_pg_proc proc, Oid row_type)
 					format_type_be(row_type));
 }
 
-/* The kind of the function first, since it says most; then argument and result. */
+/*
+ * The kind of the function first, since it says most; then argument and
+ * result.
+ */
 char *
 onside_mapper_problem(Oid function, Oid row_type, int *sqlstate)
 {
@@ -115,7 +119,9 @@ onside_mapper_problem(Oid function, Oid row_type, int *sqlstate)
 	return problem;
 }
 
-/* A mapper for this table, to be copied, with names that have to be replaced. */
+/*
+ * A mapper for this table, to be copied, with names that have to be replaced.
+ */
 static char *
 example(Oid relid)
 {
@@ -131,7 +137,10 @@ example(Oid relid)
 					"$$;", table);
 }
 
-/* Raises an error for a function that is no mapper, or that the caller may not call. */
+/*
+ * Raises an error for a function that is no mapper, or that the caller may not
+ * call.
+ */
 static void
 check_signature(Oid function, const char *name, Oid relid, Oid row_type)
 {
@@ -165,7 +174,10 @@ add_obstacle(StringInfo obstacles, bool there, const char *obstacle)
 						 obstacle);
 }
 
-/* PostgreSQL's conditions for inlining a function in FROM, as far as pg_proc has them. */
+/*
+ * PostgreSQL's conditions for inlining a function in FROM, as far as pg_proc
+ * has them.
+ */
 char *
 onside_mapper_obstacles(Oid function)
 {
@@ -244,10 +256,10 @@ notice_shape(Oid function, const char *name, Oid row_type)
  */
 
 /*
- * The schemas of search_path that there are, by name, and pg_temp last: in front,
- * where it is unless it is named, a temporary table of whoever writes a row would
- * come before those that the mapper means.  pg_catalog is in front unless it is
- * named.
+ * The schemas of search_path that there are, by name, and pg_temp last: in
+ * front, where it is unless it is named, a temporary table of whoever writes a
+ * row would come before those that the mapper means.  pg_catalog is in front
+ * unless it is named.
  */
 static char *
 resolved_search_path(void)

@@ -21,14 +21,15 @@ extern void onside_mapper_check(Oid function, Oid relid,
 								OnsideMapping *mapping);
 
 /*
- * What keeps the function from being a mapper for this row type, to be read after
- * its name ("is an aggregate"); NULL if it can be.  *sqlstate goes with it.
+ * What keeps the function from being a mapper for this row type, to be read
+ * after its name ("is an aggregate"); NULL if it can be.  *sqlstate goes with
+ * it.
  */
 extern char *onside_mapper_problem(Oid function, Oid row_type, int *sqlstate);
 
 /*
- * What in its declaration keeps it from being inlined, likewise ("is VOLATILE");
- * NULL for nothing.
+ * What in its declaration keeps it from being inlined, likewise ("is
+ * VOLATILE"); NULL for nothing.
  */
 extern char *onside_mapper_obstacles(Oid function);
 

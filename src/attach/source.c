@@ -117,6 +117,8 @@ find_trigger(Relation rel, const char *event_name)
 		if (found == NULL || TRIGGER_FOR_INSERT(this->tgtype))
 			found = this;
 	}
+
+	/* There must be one, and only one of its kind. */
 	if (found == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -130,6 +132,7 @@ find_trigger(Relation rel, const char *event_name)
 						RelationGetRelationName(rel), event_name),
 				 errhint("Drop one of them; see the view onside_attribution.attached.")));
 
+	/* Copy it, with the transition table that the chunk is. */
 	trigger = palloc(sizeof(Trigger));
 	*trigger = *found;
 	trigger->tgname = pstrdup(trigger->tgname);
@@ -421,6 +424,7 @@ read_partition(OnsideSource *source, OnsideBackfillState *state, Relation part,
 	BlockNumber block = ItemPointerGetBlockNumberNoCheck(&state->place);
 	bool		full = false;
 
+	/* For the context of an error that a row causes. */
 	source->part_name = RelationGetRelationName(part);
 	source->place = &state->place;
 	while (block < end && !full)
@@ -430,6 +434,7 @@ read_partition(OnsideSource *source, OnsideBackfillState *state, Relation part,
 		ItemPointerData last_tid;
 		TableScanDesc scan;
 
+		/* A range of blocks, from behind the last row that was read. */
 		ItemPointerSet(&first_tid, block,
 					   ItemPointerGetOffsetNumberNoCheck(&state->place) + 1);
 		ItemPointerSet(&last_tid, last, MaxOffsetNumber);
@@ -454,6 +459,8 @@ read_partition(OnsideSource *source, OnsideBackfillState *state, Relation part,
 			full = state->read >= max_rows;
 		}
 		table_endscan(scan);
+
+		/* The place moves on even where no row was found. */
 		if (!full)
 			ItemPointerSet(&state->place, last + 1, 0);
 		*blocks += last - block + 1;

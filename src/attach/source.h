@@ -36,17 +36,17 @@ typedef struct OnsideSource
 } OnsideSource;
 
 /*
- * Looks up what reports the event, in the current memory context.  Raises 42704
- * if nothing does, 42501 without SELECT on the table, 0A000 if row security applies
- * to the caller, and 55000 if no event_id is mapped.
+ * Looks up what reports the event, in the current memory context.  Raises
+ * 42704 if nothing does, 42501 without SELECT on the table, 0A000 if row
+ * security applies to the caller, and 55000 if no event_id is mapped.
  */
 extern void onside_source_open(OnsideSource *source, Oid relid,
 							   const char *event_name);
 extern void onside_source_close(OnsideSource *source);
 
 /*
- * About how many rows the table has; 0 if nobody has counted them yet.  Warns of those
- * that are not read.
+ * About how many rows the table has; 0 if nobody has counted them yet.  Warns
+ * of those that are not read.
  */
 extern int64 onside_source_estimate(Relation rel);
 

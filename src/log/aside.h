@@ -15,8 +15,8 @@
 #include "log/event.h"
 
 /*
- * Puts an event aside.  http_status 0 becomes null; of the error no more is kept
- * than in dead_letter.
+ * Puts an event aside.  http_status 0 becomes null; of the error no more is
+ * kept than in dead_letter.
  */
 extern void onside_aside_insert(const pg_uuid_t *id, const OnsideEvent *event,
 								int http_status, const char *error,

@@ -69,6 +69,7 @@ onside_batch_add(OnsideBatch *batch, const OnsideEvent *event,
 	OnsideItem *item;
 	uint16	   *seen;
 
+	/* Two events with one event_id never share a request. */
 	if (batch->nitems >= max_events)
 		return false;
 	seen = find_seen(batch, &event->event_id);
@@ -82,6 +83,7 @@ onside_batch_add(OnsideBatch *batch, const OnsideEvent *event,
 								batch->capacity * sizeof(OnsideItem));
 	}
 
+	/* Render the event behind the others. */
 	if (batch->nitems > 0)
 		appendStringInfoChar(body, ',');
 	item = &batch->items[batch->nitems];
@@ -90,6 +92,7 @@ onside_batch_add(OnsideBatch *batch, const OnsideEvent *event,
 	onside_event_render(body, event);
 	item->bytes += body->len;
 
+	/* Cut it off if it does not fit, unless it would be alone. */
 	if (batch->nitems > 0 &&
 		body->len + (int) sizeof(ONSIDE_API_BODY_CLOSE) - 1 >= max_bytes)
 	{

@@ -34,9 +34,9 @@ typedef enum OnsideStep
 } OnsideStep;
 
 /*
- * For the process itself.  It has begun; it now does this, at this place of the
- * log (or NULL); it is at this place, and goes on doing what it does; it ends
- * in an orderly way.
+ * For the process itself.  It has begun; it now does this, at this place of
+ * the log (or NULL); it is at this place, and goes on doing what it does; it
+ * ends in an orderly way.
  */
 extern void onside_crash_guard_begin(Oid process);
 extern void onside_crash_guard_step(OnsideStep step,

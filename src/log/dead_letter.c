@@ -148,10 +148,13 @@ onside_dead_letter_insert(const pg_uuid_t *id, const OnsideEvent *event,
 	values = slot->tts_values;
 	nulls = slot->tts_isnull;
 
+	/* The event, whatever fields it has. */
 	onside_outbox_set_event(slot, event);
 	if (event->event_name != NULL)
 		values[Anum_outbox_event_name - 1] =
 			PointerGetDatum(clipped_name(event->event_name));
+
+	/* Why it is here, and from when it is tried again. */
 	values[Anum_dead_letter_http_status - 1] = Int32GetDatum(http_status);
 	nulls[Anum_dead_letter_http_status - 1] = http_status == 0;
 	values[Anum_dead_letter_error - 1] =
@@ -458,6 +461,8 @@ put_back(Relation rel, OnsideSort *sort, const Wanted *wanted)
 		bool		taken;
 
 		CHECK_FOR_INTERRUPTS();
+
+		/* Another session may have taken or changed it since it was noted. */
 		taken = take_letter(rel, &tid, wanted, slot);
 		if (taken)
 		{

@@ -27,10 +27,10 @@ extern bool onside_dead_letter_lock(int patience);
 
 /*
  * Puts an event into dead_letter, within the current transaction.  "id" is the
- * row's, NULL for a fresh one.  Fields that the event lacks become null, and so do
- * http_status 0 (no answer, or it was never sent) and retry_at 0 (it gets no chance
- * by itself).  "source" is schema.table of the row that was to become the event, or
- * NULL.
+ * row's, NULL for a fresh one.  Fields that the event lacks become null, and
+ * so do http_status 0 (no answer, or it was never sent) and retry_at 0 (it
+ * gets no chance by itself).  "source" is schema.table of the row that was to
+ * become the event, or NULL.
  */
 extern void onside_dead_letter_insert(const pg_uuid_t *id,
 									  const OnsideEvent *event,
@@ -40,22 +40,23 @@ extern void onside_dead_letter_insert(const pg_uuid_t *id,
 									  const char *source);
 
 /*
- * Is this event, with all that is in it, a dead letter already?  After a crash it
- * may have been sent and refused again.
+ * Is this event, with all that is in it, a dead letter already?  After a crash
+ * it may have been sent and refused again.
  */
 extern bool onside_dead_letter_holds(const OnsideEvent *event);
 
 /*
- * How many dead letters there are, counted up to "max", with the active snapshot.
- * *newest is the greatest failed_at among these, DT_NOBEGIN if there is none.
- * With NULL in its place no column is read, so the table may have been altered.
+ * How many dead letters there are, counted up to "max", with the active
+ * snapshot.  *newest is the greatest failed_at among these, DT_NOBEGIN if
+ * there is none.  With NULL in its place no column is read, so the table may
+ * have been altered.
  */
 extern int64 onside_dead_letter_count(int64 max, TimestampTz *newest);
 
 /*
- * Second chances.  Alike are dead letters of one http_status (none is one, too) and
- * one event_name that have a retry_at.  All of this in a transaction with an active
- * snapshot, and it waits for nobody.
+ * Second chances.  Alike are dead letters of one http_status (none is one,
+ * too) and one event_name that have a retry_at.  All of this in a transaction
+ * with an active snapshot, and it waits for nobody.
  *
  * Without the table's index dead_letter_chances_idx there are no groups.
  */
@@ -69,8 +70,8 @@ extern TimestampTz onside_dead_letter_next_due(const OnsideChanceGroup *group,
 											   TimestampTz later_than);
 
 /*
- * Those that have failed since then and have a retry_at; returns how many, of at
- * most "max".
+ * Those that have failed since then and have a retry_at; returns how many, of
+ * at most "max".
  */
 extern int	onside_dead_letter_failed_since(TimestampTz since, pg_uuid_t *ids,
 											int max);
@@ -106,8 +107,8 @@ extern bool onside_dead_letter_delete(const pg_uuid_t *id);
 /*
  * Its chance has failed: the next one is later (see onside_chances_count()).
  * error NULL: nothing was said about the event, and that does not count.
- * accepted_at: when anything was accepted last; 0 if that is not known.  False as
- * above, and nothing is written.
+ * accepted_at: when anything was accepted last; 0 if that is not known.
+ * False as above, and nothing is written.
  */
 extern bool onside_dead_letter_postpone(const pg_uuid_t *id, int http_status,
 										const char *error,

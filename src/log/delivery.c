@@ -15,13 +15,15 @@
  * Logical replication of all tables brings such rows, and so can a user's
  * SQL.  Two things keep them out:
  *
- * - A BEFORE ROW trigger on both tables, ENABLE ALWAYS, drops every row that SQL or an apply worker would write.  We write past it, from here.
+ * - A BEFORE ROW trigger on both tables, ENABLE ALWAYS, drops every row that
+ *	 SQL or an apply worker would write.  We write past it, from here.
  *
- * - The row says whose it is.  "written_by" is the transaction that
- *	 wrote it here, so it must be the xmin of the row's version: a copy of the
- *	 row, however it was made, has another xmin.  VACUUM, CLUSTER and pg_upgrade
- *	 keep xmin (a frozen row's, too), and so does a copy of the whole cluster or
- *	 database, where the cursor is as right as in the original.  NULL marks the row that CREATE EXTENSION has made, which says nothing.
+ * - The row says whose it is.  "written_by" is the transaction that wrote it
+ *	 here, so it must be the xmin of the row's version: a copy of the row,
+ *	 however it was made, has another xmin.  VACUUM, CLUSTER and pg_upgrade
+ *	 keep xmin (a frozen row's, too), and so does a copy of the whole cluster
+ *	 or database, where the cursor is as right as in the original.  NULL
+ *	 marks the row that CREATE EXTENSION has made, which says nothing.
  *
  * If the row is missing or foreign, nothing counts as settled: all events in
  * the segments are sent again, with their event_ids, and none is skipped.  The
@@ -413,6 +415,7 @@ read_cursor(TupleTableSlot *slot, void *arg)
 	TimestampTz latest = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													 MAX_NOT_BEFORE);
 
+	/* The cursor; it has a position only within a window. */
 	onside_cursor_release(&delivery->settled);
 	delivery->settled.done =
 		snapshot_from_datum(values[Anum_cursor_settled - 1]);

@@ -36,9 +36,9 @@ typedef struct OnsideDelivery
 
 /*
  * Reads the one row, as the snapshot sees it (the active one if NULL).  If it
- * is not there, or was not written by this server's worker, *delivery says that
- * nothing is settled, and *problem what is wrong with the row; otherwise that
- * is NULL.  No privilege is checked.  Needs a transaction.
+ * is not there, or was not written by this server's worker, *delivery says
+ * that nothing is settled, and *problem what is wrong with the row; otherwise
+ * that is NULL.  No privilege is checked.  Needs a transaction.
  */
 extern void onside_delivery_load(OnsideDelivery *delivery, Snapshot snapshot,
 								 const char **problem);
@@ -61,7 +61,9 @@ extern bool onside_delivery_is_held(TransactionId xid);
  */
 extern bool onside_control_paused(char **reason, const char **problem);
 
-/* Writes that decision, within the current transaction.  reason may be NULL. */
+/*
+ * Writes that decision, within the current transaction.  reason may be NULL.
+ */
 extern void onside_control_set(bool paused, text *reason);
 
 #endif							/* ONSIDE_DELIVERY_H */

@@ -283,6 +283,7 @@ check_rendered(const OnsideEvent *event, OnsideEventError *error)
 	char	   *utf8;
 	Size		size;
 
+	/* Certainly too large? */
 	if (binary < ONSIDE_API_MAX_BYTES * JSON_MAX_SHRINKAGE)
 		numbers = numbers_length(&event->payload->root, ONSIDE_API_MAX_BYTES);
 	if (binary >= ONSIDE_API_MAX_BYTES * JSON_MAX_SHRINKAGE ||
@@ -291,6 +292,7 @@ check_rendered(const OnsideEvent *event, OnsideEventError *error)
 						 pstrdup("payload is too large: the event has more than "
 								 CppAsString2(ONSIDE_API_MAX_BYTES) " bytes as JSON"));
 
+	/* Certainly too small to be too large?  Nearly all events end here. */
 	if (GetDatabaseEncoding() == PG_UTF8 &&
 		binary * JSON_MAX_EXPANSION + numbers + EVENT_FIXED_PART <
 		ONSIDE_API_MAX_BYTES)
@@ -579,6 +581,7 @@ onside_parse_datetime(const char *str, TimestampTz *result)
 	fsec_t		fsec = 0;
 	int			tz;
 
+	/* The date and hour:minute have to be there. */
 	if (!read_digits(&p, 4, &tm.tm_year) || *p++ != '-' ||
 		!read_digits(&p, 2, &tm.tm_mon) || *p++ != '-' ||
 		!read_digits(&p, 2, &tm.tm_mday) ||
@@ -604,9 +607,11 @@ onside_parse_datetime(const char *str, TimestampTz *result)
 				fsec += (*p - '0') * unit;
 		}
 	}
+	/* So has the offset, at the end. */
 	if (!read_zone(&p, &tz) || *p != '\0')
 		return false;
 
+	/* A second of 60 is a leap second, which becomes the next one. */
 	if (tm.tm_year < 1 || tm.tm_mon < 1 || tm.tm_mon > MONTHS_PER_YEAR ||
 		tm.tm_mday < 1 ||
 		tm.tm_mday > day_tab[isleap(tm.tm_year)][tm.tm_mon - 1] ||

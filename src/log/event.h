@@ -57,14 +57,16 @@ extern bool onside_event_invalid(OnsideEventError *error, const char *field,
 
 /*
  * Does the event keep the API's rules (page "Server-to-server attribution
- * events": Request body, Limits)?  On false *error is filled in, in the current
- * memory context: 22004 for a missing field, 22023 for a bad value, 54000 for
- * an event that no request can hold.
+ * events": Request body, Limits)?  On false *error is filled in, in the
+ * current memory context: 22004 for a missing field, 22023 for a bad value,
+ * 54000 for an event that no request can hold.
  */
 extern bool onside_event_check(const OnsideEvent *event,
 							   OnsideEventError *error);
 
-/* The same for the event's name alone, which many events can have in common. */
+/*
+ * The same for the event's name alone, which many events can have in common.
+ */
 extern bool onside_event_check_name(const text *event_name,
 									OnsideEventError *error);
 
@@ -78,8 +80,8 @@ extern char *onside_as_utf8(char *str, int len);
 extern bool onside_event_not_utf8(OnsideEventError *error, const char *field);
 
 /*
- * Raises what onside_event_check found, about an event that somebody records by
- * calling a function or by an INSERT into the outbox.
+ * Raises what onside_event_check found, about an event that somebody records
+ * by calling a function or by an INSERT into the outbox.
  */
 pg_noreturn extern void onside_event_throw(const OnsideEventError *error);
 

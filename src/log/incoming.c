@@ -68,8 +68,9 @@ refuse(const OnsideEvent *event, const OnsideEventError *error,
 }
 
 /*
- * Checks a row that is inserted, and completes it: in a segment it gets its place
- * in the log, in aside the time of a failure.  NULL if it is not to be inserted.
+ * Checks a row that is inserted, and completes it: in a segment it gets its
+ * place in the log, in aside the time of a failure.  NULL if it is not to be
+ * inserted.
  */
 static HeapTuple
 complete_row(TriggerData *trigdata, bool aside)
@@ -84,6 +85,7 @@ complete_row(TriggerData *trigdata, bool aside)
 		Anum_outbox_xid, Anum_outbox_id
 	};
 
+	/* The same rules as for track(), and a new event_id if there is none. */
 	onside_outbox_read_event(row, &event);
 	if (!event.has_event_id)
 	{
@@ -98,6 +100,7 @@ complete_row(TriggerData *trigdata, bool aside)
 		return NULL;
 	}
 
+	/* aside keeps when the event failed; the log gives it a new place. */
 	values[0] = UUIDPGetDatum(&event.event_id);
 	values[1] = TimestampTzGetDatum(recorded_at_of(row));
 	if (aside)

@@ -131,6 +131,7 @@ compute_others(OnsideInsert *insert, TupleTableSlot *slot)
 	ExprContext *econtext = GetPerTupleExprContext(insert->estate);
 	Self		self;
 
+	/* Their code runs as the table's owner. */
 	become_owner(insert, &self);
 	for (int i = insert->first_other; i < tupdesc->natts; i++)
 		if (insert->defaults[i] != NULL)
@@ -142,6 +143,7 @@ compute_others(OnsideInsert *insert, TupleTableSlot *slot)
 								   CMD_INSERT);
 	become(&self);
 
+	/* What PostgreSQL's executor would check. */
 	for (int i = insert->first_other; i < tupdesc->natts; i++)
 	{
 		Form_pg_attribute attr = TupleDescAttr(tupdesc, i);

@@ -35,8 +35,8 @@ typedef struct OnsideInsert
 /*
  * Opens a table with RowExclusiveLock, which is kept to the end of the
  * transaction.  No privilege is checked, no trigger fired and no constraint
- * looked at: that is the caller's business.  All indexes are kept up.  Columns that
- * are not ours are NULL, or have their default.
+ * looked at: that is the caller's business.  All indexes are kept up.  Columns
+ * that are not ours are NULL, or have their default.
  */
 extern void onside_insert_begin(OnsideInsert *insert, Oid relid);
 
@@ -47,8 +47,8 @@ extern TupleTableSlot *onside_insert_slot(OnsideInsert *insert);
 extern void onside_insert_row(OnsideInsert *insert);
 
 /*
- * A row was updated and is somewhere else now: has those indexes lead to it that
- * table_tuple_update() has named.
+ * A row was updated and is somewhere else now: has those indexes lead to it
+ * that table_tuple_update() has named.
  */
 extern void onside_insert_moved(OnsideInsert *insert, TupleTableSlot *slot,
 								OnsideUpdateIndexes indexes);

@@ -16,8 +16,8 @@
 #define ONSIDE_NAMESPACE_HINT "Put its row back: INSERT INTO onside_attribution.namespace (id) VALUES (...), with the id that the arguments of this database's triggers have, or gen_random_uuid() if there are none."
 
 /*
- * The row of the table "namespace", whoever asks: no privilege is looked at.  False
- * if it is not there.
+ * The row of the table "namespace", whoever asks: no privilege is looked at.
+ * False if it is not there.
  */
 extern bool onside_namespace_read(pg_uuid_t *id);
 

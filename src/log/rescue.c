@@ -50,7 +50,10 @@
 PG_FUNCTION_INFO_V1(onside_before_truncate);
 PG_FUNCTION_INFO_V1(onside_after_truncate);
 
-/* What was noted, in TopTransactionContext, by the transaction that began then. */
+/*
+ * What was noted, in TopTransactionContext, by the transaction that began
+ * then.
+ */
 static TimestampTz noted_in;
 static List *noted_events;		/* of OnsideEvent */
 static List *noted_aside;		/* of HeapTuple */
@@ -163,7 +166,10 @@ is_replicated(FunctionCallInfo fcinfo)
 	return IsLogicalWorker();
 }
 
-/* BEFORE TRUNCATE trigger of the segments, aside, control and namespace, ALWAYS */
+/*
+ * BEFORE TRUNCATE trigger of the segments, aside, control and namespace,
+ * ALWAYS
+ */
 Datum
 onside_before_truncate(PG_FUNCTION_ARGS)
 {

@@ -166,6 +166,7 @@ standby_needs(TransactionId xid)
 	if (!TransactionIdIsNormal(xid))
 		return false;
 
+	/* Physical slots: those that belong to no database. */
 	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
 	for (int i = 0; i < max_replication_slots; i++)
 	{
@@ -182,6 +183,7 @@ standby_needs(TransactionId xid)
 	}
 	LWLockRelease(ReplicationSlotControlLock);
 
+	/* Standbys without a slot. */
 	for (int i = 0; !result && i < max_wal_senders; i++)
 	{
 		WalSnd	   *walsnd = &WalSndCtl->walsnds[i];

@@ -63,7 +63,9 @@ typedef struct OnsideShape
 
 extern const OnsideShape onside_shapes[ONSIDE_TABLES];
 
-/* Where these tables are, in the same order; InvalidOid if one is not there. */
+/*
+ * Where these tables are, in the same order; InvalidOid if one is not there.
+ */
 typedef struct OnsideTables
 {
 	Oid			schema;
@@ -74,8 +76,8 @@ typedef struct OnsideTables
 extern bool onside_shape_find(OnsideTables *tables);
 
 /*
- * Can rows be read by this index, given as its row in pg_index?  That is, has it
- * these columns as its key, in ascending order, and all rows.
+ * Can rows be read by this index, given as its row in pg_index?  That is, has
+ * it these columns as its key, in ascending order, and all rows.
  */
 extern bool onside_shape_index_is_usable(HeapTuple tuple,
 										 const OnsideShape *shape,
@@ -86,11 +88,11 @@ extern const OnsideShapeIndex *onside_shape_get_index(const OnsideShape *shape,
 													  int n);
 
 /*
- * What is wrong with the n-th table, as a list of strings such as
- * 'column "note" of table onside_attribution.outbox_1 has a default'; NIL if
- * nothing is.  Looks at the catalogs alone, with this snapshot, or NULL for one
- * of the present moment.  Takes no lock on the table and runs nothing of a
- * user's.  usable: can rows be read and written?
+ * What is wrong with the n-th table, as a list of strings such as 'column
+ * "note" of table onside_attribution.outbox_1 has a default'; NIL if nothing
+ * is.  Looks at the catalogs alone, with this snapshot, or NULL for one of the
+ * present moment.  Takes no lock on the table and runs nothing of a user's.
+ * usable: can rows be read and written?
  */
 extern List *onside_shape_problems(const OnsideTables *tables, int n,
 								   Snapshot snapshot, bool *usable);
@@ -116,8 +118,8 @@ extern char *onside_shape_index_command(const OnsideShape *shape,
 										const OnsideShapeIndex *index);
 
 /*
- * The index of a table of ours without which its rows cannot be read.  Raises an
- * error if it is not there, or no longer usable.
+ * The index of a table of ours without which its rows cannot be read.  Raises
+ * an error if it is not there, or no longer usable.
  */
 extern Oid	onside_shape_index(Relation rel);
 

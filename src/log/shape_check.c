@@ -375,6 +375,7 @@ onside_shape_problems(const OnsideTables *tables, int n, Snapshot snapshot,
 		return check.problems;
 	}
 
+	/* Everything that belongs to the table. */
 	walk(&check, AttributeRelationId, AttributeRelidNumIndexId,
 		 Anum_pg_attribute_attrelid, relid, visit_column);
 	walk(&check, IndexRelationId, IndexIndrelidIndexId,

@@ -103,7 +103,7 @@ onside_snapshot_take(void)
 
 	snapshot = make_snapshot(onside_widen_xid(active->xmin, next),
 							 onside_widen_xid(active->xmax, next),
-	active->xcnt + 1);
+							 active->xcnt + 1);
 	for (uint32 i = 0; i < active->xcnt; i++)
 		snapshot->xip[i] = onside_widen_xid(active->xip[i], next);
 
@@ -203,7 +203,7 @@ onside_cursor_covers(const OnsideCursor *cursor, FullTransactionId xid,
 	if (onside_snapshot_includes(cursor->done, xid))
 		return true;
 	return cursor->window != NULL && onside_snapshot_includes(cursor->window,
-	xid) &&
+															  xid) &&
 		onside_compare_positions(&pos, &cursor->pos) <= 0;
 }
 

@@ -21,8 +21,8 @@
 #include "log/tables.h"
 
 /*
- * The OIDs that were looked up, until a relation or a schema changes.  Each event
- * needs one of them, and each transaction of the worker a dozen.
+ * The OIDs that were looked up, until a relation or a schema changes.  Each
+ * event needs one of them, and each transaction of the worker a dozen.
  */
 #define MAX_KNOWN	24
 

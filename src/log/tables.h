@@ -74,10 +74,11 @@ extern Oid	onside_table_oid(const char *name);
 extern Oid	onside_segment_oid(int segment);
 
 /*
- * With which snapshot our tables are read on behalf of somebody: the active one,
- * but under SERIALIZABLE what is committed now.  PostgreSQL would note who has
- * read what (predicate locks), and have another session's purchase fail because
- * somebody without any privilege on the tables has called flush() or preview().
+ * With which snapshot our tables are read on behalf of somebody: the active
+ * one, but under SERIALIZABLE what is committed now.  PostgreSQL would note
+ * who has read what (predicate locks), and have another session's purchase
+ * fail because somebody without any privilege on the tables has called flush()
+ * or preview().
  */
 extern Snapshot onside_reading_snapshot(void);
 

@@ -178,7 +178,7 @@ first_source(Source *sources, int n)
  */
 static bool
 read_range(Source *sources, int n, const OnsideRange *range,
-	OnsideCursor *cursor,
+		   OnsideCursor *cursor,
 		   OnsideReadCallback callback, void *arg)
 {
 	Source	   *source;

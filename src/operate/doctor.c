@@ -138,6 +138,7 @@ look_at_tables(OnsideDoctor *doctor)
 						  "The extension writes and reads these tables directly, without triggers, rules and constraints. Undo these changes with ALTER TABLE or DROP; columns that can be null and have no default, and indexes on columns that are not unique, may stay.");
 		return;
 	}
+	/* The tables are as they should be: is any of them locked? */
 	initStringInfo(&detail);
 	for (int i = 0; i < n; i++)
 	{
@@ -308,6 +309,8 @@ look_at_settings(OnsideDoctor *doctor)
 							" WHERE pg_catalog.starts_with(name, 'onside_attribution.') AND error IS NOT NULL");
 		errors = onside_doctor_value(0, 1);
 	}
+
+	/* Values of this session, which the worker lacks; then the database's. */
 	onside_doctor_query(NAMES_FROM("'session', 'user', 'database user', 'client', 'interactive'"));
 	own = onside_doctor_value(0, 1);
 	onside_doctor_query(NAMES_FROM("'database'"));

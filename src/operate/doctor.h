@@ -74,8 +74,8 @@ extern void onside_doctor_look(OnsideDoctor *doctor, const char *check,
 							   OnsideLook look);
 
 /*
- * The same for a look at tables of ours.  If the checks version and tables have
- * failed, they are not looked at, and the row says so.
+ * The same for a look at tables of ours.  If the checks version and tables
+ * have failed, they are not looked at, and the row says so.
  */
 extern void onside_doctor_look_at_tables(OnsideDoctor *doctor,
 										 const char *check, OnsideLook look);

@@ -3,8 +3,8 @@
  * doctor_events.c
  *		doctor(): the checks of what becomes of events.
  *
- * The last answer, what waits and for what, the outbox's segments, dead letters
- * and the tables that report events.  See doctor.c.
+ * The last answer, what waits and for what, the outbox's segments, dead
+ * letters and the tables that report events.  See doctor.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -161,6 +161,7 @@ look_at_outbox(OnsideDoctor *doctor)
 	char	   *hint = NULL;
 	const char *problem;
 
+	/* Lock all that is read, or let the row say what is locked. */
 	(void) onside_doctor_table("delivery_cursor");
 	for (int i = 1; i <= ONSIDE_SEGMENTS; i++)
 		(void) onside_doctor_table(psprintf("outbox_%d", i));
@@ -175,6 +176,8 @@ look_at_outbox(OnsideDoctor *doctor)
 		appendStringInfo(&detail, "%ssegment %d has " UINT64_FORMAT " kB%s",
 						 i > 1 ? "; " : "", i, report.bytes / 1024,
 						 i == delivery.segment ? ", is written to" : "");
+
+		/* The first reason that keeps the segment is the one that counts. */
 		if (report.bytes == 0)
 			continue;
 		if (report.unsettled)
@@ -198,6 +201,8 @@ look_at_outbox(OnsideDoctor *doctor)
 		}
 	}
 	onside_cursor_release(&delivery.settled);
+
+	/* Without a cursor to be believed, all events count as pending. */
 	if (problem != NULL && ok == ONSIDE_GOOD)
 	{
 		ok = ONSIDE_UNKNOWN;
@@ -354,6 +359,7 @@ look_at_trigger(Broken *broken, int row)
 	char	   *table = onside_doctor_value(row, 7);
 	OnsideMapping *mapping;
 
+	/* This is all that matters of a clone, or of a second trigger. */
 	if (disabled)
 		add_broken(broken,
 				   psprintf("the trigger %s on %s is disabled", name, table),
@@ -372,8 +378,12 @@ look_at_trigger(Broken *broken, int row)
 							name, table));
 		return;
 	}
+
+	/* Any trigger that has noted the namespace can give it back. */
 	if (broken->id_namespace == NULL)
 		broken->id_namespace = mapping->id_namespace;
+
+	/* Its mapper, or its columns: what it does not map is NULL. */
 	if (mapping->mapper != NULL)
 		look_at_mapper(broken, relid, name, table, mapping);
 	look_at_column(broken, relid, name, table, mapping->event_name,
@@ -388,8 +398,8 @@ look_at_trigger(Broken *broken, int row)
 }
 
 /*
- * Is the row there that the keys of this database are told apart by?  A table that is
- * locked, or not as it should be, is the business of the check tables.
+ * Is the row there that the keys of this database are told apart by?  A table
+ * that is locked, or not as it should be, is the business of the check tables.
  */
 static void
 look_at_namespace(Broken *broken, OnsideDoctor *doctor)
@@ -407,7 +417,10 @@ look_at_namespace(Broken *broken, OnsideDoctor *doctor)
 						quote_literal_cstr(broken->id_namespace)));
 }
 
-/* The triggers, as the catalog has them: no table of a user's is opened for it. */
+/*
+ * The triggers, as the catalog has them: no table of a user's is opened for
+ * it.
+ */
 static void
 look_at_attached(OnsideDoctor *doctor)
 {

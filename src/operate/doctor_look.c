@@ -57,7 +57,8 @@ onside_doctor_row(OnsideDoctor *doctor, const char *check, OnsideVerdict ok,
 
 /* The credentials are always the database's, so that its copies have none. */
 char *
-onside_doctor_set_command(OnsideDoctor *doctor, const char *name, const char *value)
+onside_doctor_set_command(OnsideDoctor *doctor, const char *name,
+						  const char *value)
 {
 	if (strcmp(name, "credentials_file") == 0 ||
 		(doctor->overridden != NULL &&
@@ -224,6 +225,9 @@ onside_doctor_holder(Oid relid, bool exclusive, StringInfo detail, char **hint)
 	char	   *pid;
 	char	   *gid;
 
+	/*
+	 * A session has a process and is ended; a prepared transaction has a name.
+	 */
 	if (onside_doctor_query(query) == 0)
 		return false;
 	pid = onside_doctor_value(0, 1);

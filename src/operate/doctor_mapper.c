@@ -86,7 +86,9 @@ own_search_path(HeapTuple function)
 	return NULL;
 }
 
-/* Calls the validator with the names that the function has when it is called. */
+/*
+ * Calls the validator with the names that the function has when it is called.
+ */
 static void
 validate(void *arg)
 {
@@ -122,8 +124,8 @@ validate(void *arg)
 }
 
 /*
- * What the validator finds, or NULL.  The subtransaction is always rolled back, so
- * nothing stays locked or set, and the user is the caller again.
+ * What the validator finds, or NULL.  The subtransaction is always rolled
+ * back, so nothing stays locked or set, and the user is the caller again.
  */
 static char *
 validation_error(Oid function, const OnsideMapping *mapping)

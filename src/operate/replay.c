@@ -245,12 +245,16 @@ record(Relation *segments, OnsideSort *places)
 		OnsideEventError error;
 
 		CHECK_FOR_INTERRUPTS();
+
+		/* The segments are locked, so the row is where it was noted. */
 		if (!table_tuple_fetch_row_version(segments[i], tid,
 										   GetActiveSnapshot(), rows[i]))
 			elog(ERROR, "could not find a row of the outbox again");
 		onside_outbox_read_event(rows[i], &event);
 		if (!onside_event_check(&event, &error))
 			onside_event_throw(&error);
+
+		/* What is appended is opened in the memory context of the call. */
 		MemoryContextSwitchTo(old);
 		if (append == NULL)
 			append = onside_append_begin();

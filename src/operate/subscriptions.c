@@ -34,10 +34,10 @@
 PG_FUNCTION_INFO_V1(onside_subscription_status);
 
 /*
- * Those of this database that write into a table of ours.  15 has no leader_pid and
- * no worker_type, and 19 counts the errors of sequences by themselves: hence
- * to_jsonb().  A healthy publisher is heard of every wal_receiver_timeout / 2 at
- * least, which is 30 s.
+ * Those of this database that write into a table of ours.  15 has no
+ * leader_pid and no worker_type, and 19 counts the errors of sequences by
+ * themselves: hence to_jsonb().  A healthy publisher is heard of every
+ * wal_receiver_timeout / 2 at least, which is 30 s.
  */
 #define QUERY \
 	"SELECT name, enabled, worker_pid, tables, tables_ready, received_lsn, last_message_at, last_message_delay, errors," \

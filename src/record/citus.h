@@ -30,8 +30,8 @@ extern OnsideCitusTable onside_citus_table(Oid relid);
 extern Oid	onside_citus_table_of_shard(Oid relid);
 
 /*
- * An error context callback that tells how to make and drop triggers there.  Its
- * argument is an OnsideCitusTable, what the table is.
+ * An error context callback that tells how to make and drop triggers there.
+ * Its argument is an OnsideCitusTable, what the table is.
  */
 extern void onside_citus_trigger_error(void *arg);
 

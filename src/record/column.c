@@ -130,6 +130,7 @@ onside_column_resolve(OnsideColumn *column, const char *field,
 			att = candidate;
 	}
 
+	/* Until it is known to be usable, the column reads as NULL. */
 	column->field = field;
 	column->name = pstrdup(name);
 	column->attnum = InvalidAttrNumber;
@@ -161,6 +162,7 @@ onside_column_resolve(OnsideColumn *column, const char *field,
 						"Map a column of type uuid, bigint, integer, smallint or text." :
 						"Map a column of type uuid.");
 
+	/* Other types are sent as text, by their output function. */
 	column->attnum = att->attnum;
 	if (column->kind == ONSIDE_COLUMN_OTHER)
 	{
@@ -424,6 +426,7 @@ onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 
 	switch (column->kind)
 	{
+			/* numbers, which JSON has */
 		case ONSIDE_COLUMN_INT2:
 			set_numeric(value, int64_to_numeric(DatumGetInt16(datum)));
 			return true;
@@ -439,6 +442,7 @@ onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 			value->val.boolean = DatumGetBool(datum);
 			return true;
 
+			/* a string, so that no reader rounds it */
 		case ONSIDE_COLUMN_NUMERIC:
 			return numeric_to_json(column, DatumGetNumeric(datum), value,
 								   error);

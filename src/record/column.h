@@ -52,9 +52,9 @@ typedef struct OnsideColumn
 /*
  * Looks a column up.  On false *error says why it cannot become the field:
  * 42703 if the table has none of that name, 42804 if its type does not fit
- * (installation_id: uuid or text; event_id: these and integers; event_datetime: timestamptz,
- * timestamp, date or text), 0A000 if it has no value in a trigger.  It then
- * reads as null.  "relname" is for the message.
+ * (installation_id: uuid or text; event_id: these and integers;
+ * event_datetime: timestamptz, timestamp, date or text), 0A000 if it has no
+ * value in a trigger.  It then reads as null.  "relname" is for the message.
  */
 extern bool onside_column_resolve(OnsideColumn *column, const char *field,
 								  TupleDesc tupdesc, const char *relname,

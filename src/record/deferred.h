@@ -26,14 +26,16 @@ extern OnsideDeferred *onside_deferred_make(TriggerData *trigdata, Oid root,
 											MemoryContext context);
 
 /*
- * The row that the trigger was fired for, as it is now, laid out like the trigger's
- * table; NULL if it is gone, no longer meets the trigger's condition, or was
- * returned like that before in this transaction.
+ * The row that the trigger was fired for, as it is now, laid out like the
+ * trigger's table; NULL if it is gone, no longer meets the trigger's
+ * condition, or was returned like that before in this transaction.
  */
 extern TupleTableSlot *onside_deferred_row(OnsideDeferred *deferred,
 										   TriggerData *trigdata);
 
-/* To be told of each event that a mapper has made of that row, whatever it is. */
+/*
+ * To be told of each event that a mapper has made of that row, whatever it is.
+ */
 extern void onside_deferred_next_event(OnsideDeferred *deferred);
 
 /*

@@ -106,7 +106,9 @@ onside_mapper_event_type(void)
 						   ObjectIdGetDatum(schema));
 }
 
-/* The schema of a mapper, and its name in there.  InvalidOid if there is none. */
+/*
+ * The schema of a mapper, and its name in there.  InvalidOid if there is none.
+ */
 static Oid
 find_schema(const char *name, char **function_name)
 {
@@ -133,9 +135,9 @@ onside_mapper_find(const char *name, Oid row_type)
 }
 
 /*
- * The shard of a table of Citus whose rows a function of this name takes.  When Citus takes
- * in a table without distributing it, that table becomes the shard, with its row type,
- * and another one gets its name.
+ * The shard of a table of Citus whose rows a function of this name takes.
+ * When Citus takes in a table without distributing it, that table becomes the
+ * shard, with its row type, and another one gets its name.
  */
 static Oid
 find_shard_taken(const char *name, Oid relid)
@@ -207,8 +209,8 @@ check_function(const OnsideMapper *mapper)
  */
 
 /*
- * The table to which the event was attached: the trigger of a partition can be a
- * clone of a clone, and the table a partition itself.
+ * The table to which the event was attached: the trigger of a partition can be
+ * a clone of a clone, and the table a partition itself.
  */
 static Oid
 table_of_trigger(Trigger *trigger, Oid relid)
@@ -359,7 +361,9 @@ onside_mapper_read_event(TupleTableSlot *slot, OnsideEvent *event)
  * ----------
  */
 
-/* The row as a value of the type that the mapper takes; nothing is detoasted. */
+/*
+ * The row as a value of the type that the mapper takes; nothing is detoasted.
+ */
 static Datum
 row_value(OnsideMapper *mapper, TupleTableSlot *row)
 {
@@ -375,8 +379,9 @@ row_value(OnsideMapper *mapper, TupleTableSlot *row)
 }
 
 /*
- * A generic plan, since to make a plan costs more than a row is worth.  It is kept
- * only when it is complete: an error while it is made leaves nothing behind.
+ * A generic plan, since to make a plan costs more than a row is worth.  It is
+ * kept only when it is complete: an error while it is made leaves nothing
+ * behind.
  */
 static void
 call_for_row(OnsideMapper *mapper, TupleTableSlot *row, DestReceiver *dest)
@@ -407,11 +412,12 @@ call_for_row(OnsideMapper *mapper, TupleTableSlot *row, DestReceiver *dest)
 
 /*
  * The cast is needed where functions of one name are the mappers of several
- * tables: a row of a transition table has no type of its own.  And "n" alone would
- * be a column of that name.
+ * tables: a row of a transition table has no type of its own.  And "n" alone
+ * would be a column of that name.
  *
- * An outer join, which would have told which rows have no event, keeps the planner
- * from joining first what the mapper joins and calling purchase() afterwards.
+ * An outer join, which would have told which rows have no event, keeps the
+ * planner from joining first what the mapper joins and calling purchase()
+ * afterwards.
  */
 static void
 call_for_all(OnsideMapper *mapper, TriggerData *trigdata, DestReceiver *dest)
@@ -480,8 +486,8 @@ passes_through(int sqlstate)
 }
 
 /*
- * Calls the mapper in a subtransaction, which an error undoes with all that the
- * mapper did.  The results go to a tuplestore that was made before.
+ * Calls the mapper in a subtransaction, which an error undoes with all that
+ * the mapper did.  The results go to a tuplestore that was made before.
  */
 static ErrorData *
 call(OnsideMapper *mapper, TupleTableSlot *row, TriggerData *trigdata,
@@ -516,8 +522,8 @@ onside_mapper_call_for_all(OnsideMapper *mapper, TriggerData *trigdata,
 }
 
 /*
- * PostgreSQL's words for a column that a row type has no more are that a table is
- * missing.  The position, in characters, leads to its name.
+ * PostgreSQL's words for a column that a row type has no more are that a table
+ * is missing.  The position, in characters, leads to its name.
  */
 char *
 onside_mapper_error_place(const ErrorData *error)

@@ -24,8 +24,9 @@ typedef struct OnsideMapper OnsideMapper;
 extern Oid	onside_mapper_event_type(void);
 
 /*
- * The function of this name ("schema.function", quoted) that takes this row type and
- * nothing else; InvalidOid if there is none.  No privilege is looked at.
+ * The function of this name ("schema.function", quoted) that takes this row
+ * type and nothing else; InvalidOid if there is none.  No privilege is looked
+ * at.
  */
 extern Oid	onside_mapper_find(const char *name, Oid row_type);
 
@@ -38,8 +39,8 @@ extern Oid	onside_mapper_find(const char *name, Oid row_type);
 extern Oid	onside_mapper_takes(const char *name, Oid relid);
 
 /*
- * What calls the mapper of a trigger for rows of "rel", which can be a partition
- * of the trigger's table.  It lives in the given memory context.
+ * What calls the mapper of a trigger for rows of "rel", which can be a
+ * partition of the trigger's table.  It lives in the given memory context.
  */
 extern OnsideMapper *onside_mapper_make(Trigger *trigger, Relation rel,
 										const OnsideMapping *mapping,
@@ -54,10 +55,11 @@ extern Oid	onside_mapper_table(const OnsideMapper *mapper);
 extern Tuplestorestate *onside_mapper_results(TupleTableSlot **slot);
 
 /*
- * Calls it with one row, or with all rows of a statement's transition table.  What it
- * returns is added to the results.  If it raises an error that on_invalid_event
- * decides about, all that it did is undone, and the error is returned: then what is
- * in the results means nothing.  Other errors are raised.
+ * Calls it with one row, or with all rows of a statement's transition table.
+ * What it returns is added to the results.  If it raises an error that
+ * on_invalid_event decides about, all that it did is undone, and the error is
+ * returned: then what is in the results means nothing.  Other errors are
+ * raised.
  */
 extern ErrorData *onside_mapper_call(OnsideMapper *mapper,
 									 TupleTableSlot *row,
@@ -69,7 +71,10 @@ extern ErrorData *onside_mapper_call_for_all(OnsideMapper *mapper,
 /* One result as an event without name.  Points into the slot where it can. */
 extern void onside_mapper_read_event(TupleTableSlot *slot, OnsideEvent *event);
 
-/* Where in a mapper's body an error is, as " at "o.total""; "" if nobody knows. */
+/*
+ * Where in a mapper's body an error is, as " at "o.total""; "" if nobody
+ * knows.
+ */
 extern char *onside_mapper_error_place(const ErrorData *error);
 
 #endif							/* ONSIDE_MAPPER_H */

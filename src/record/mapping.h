@@ -42,8 +42,8 @@ typedef struct OnsideMapping
 } OnsideMapping;
 
 /*
- * Reads the arguments of a track_row trigger of this table.  Raises 22023 for one that is
- * not understood and 22004 for one that is missing.
+ * Reads the arguments of a track_row trigger of this table.  Raises 22023 for
+ * one that is not understood and 22004 for one that is missing.
  */
 extern OnsideMapping *onside_mapping_parse(int nargs, char **args,
 										   Relation rel);

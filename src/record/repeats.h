@@ -24,10 +24,16 @@ typedef struct OnsideRepeats OnsideRepeats;
  */
 extern OnsideRepeats *onside_repeats_make(int places);
 
-/* Counts an event, and notes its event_id; nothing at all if there is no "repeats". */
+/*
+ * Counts an event, and notes its event_id; nothing at all if there is no
+ * "repeats".
+ */
 extern void onside_repeats_add(OnsideRepeats *repeats, const pg_uuid_t *event_id);
 
-/* How many have the event_id of an earlier one; and of how many; NULL has none. */
+/*
+ * How many have the event_id of an earlier one; and of how many; NULL has
+ * none.
+ */
 extern int64 onside_repeats_found(const OnsideRepeats *repeats, int64 *events);
 
 /* The event_id of the first of them, as text. */

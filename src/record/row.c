@@ -73,6 +73,7 @@ read_payload(OnsideRowReader *reader, TupleTableSlot *row,
 	OnsideJsonbBuilder builder = {0};
 	Size		size = 0;
 
+	/* A value that cannot be sent is kept as text, for the dead letter. */
 	onside_jsonb_push(&builder, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < reader->npayload; i++)
 	{

@@ -157,7 +157,9 @@ onside_row_cache_get(Trigger *trigger, Relation rel, MemoryContext context)
 			keep(entry);
 	}
 
-	/* The relation cache tells nothing of its root's name, and its schema's. */
+	/*
+	 * The relation cache tells nothing of its root's name, and its schema's.
+	 */
 	onside_row_forget_id(entry->reader);
 	entry->pins++;
 	callback->func = unpin;

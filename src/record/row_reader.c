@@ -14,8 +14,8 @@
  *
  * A row without a version 4 UUID of its own gets an event_id that is computed
  * of its key (event_id.c).  What precedes the key stands in the trigger's
- * arguments.  A trigger that was made by hand may lack it: then it is looked up
- * for each statement.
+ * arguments.  A trigger that was made by hand may lack it: then it is looked
+ * up for each statement.
  *
  *-------------------------------------------------------------------------
  */

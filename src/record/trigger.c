@@ -94,7 +94,10 @@ begin_call(TriggerData *trigdata, MemoryContext context)
 	return call;
 }
 
-/* The row that a trigger at row level is about; NULL if it is no event any more. */
+/*
+ * The row that a trigger at row level is about; NULL if it is no event any
+ * more.
+ */
 static TupleTableSlot *
 row_of(TriggerData *trigdata, TriggerCall *call)
 {
@@ -105,7 +108,9 @@ row_of(TriggerData *trigdata, TriggerCall *call)
 	return trigdata->tg_trigslot;
 }
 
-/* Session settings are fixed only if a mapped column's text depends on them. */
+/*
+ * Session settings are fixed only if a mapped column's text depends on them.
+ */
 static void
 record(TriggerData *trigdata, TriggerCall *call)
 {
@@ -135,8 +140,8 @@ record(TriggerData *trigdata, TriggerCall *call)
 }
 
 /*
- * The trigger function.  From the moment that the trigger's name is known, every
- * error's context has it.
+ * The trigger function.  From the moment that the trigger's name is known,
+ * every error's context has it.
  */
 Datum
 onside_track_row(PG_FUNCTION_ARGS)
