@@ -59,13 +59,14 @@ endif
 # ---------------------------------------------------------------------------
 
 .PHONY: help demo test test-all clean-chroots test-assertions test-valgrind bench \
-	check-metrics check-languages dashboard-picture check-unit check-sim check-sandbox check-isolation check-tap
+	check-quick check-metrics check-languages dashboard-picture check-unit check-sim check-sandbox check-isolation check-tap
 
 help:
 	@echo 'make                  build the extension'
 	@echo 'make install          install it into PostgreSQL (DESTDIR=... to stage it)'
 	@echo 'make demo             see it work: a throwaway server, the sandbox API, purchases'
 	@echo 'make test             build and run every test, on throwaway servers'
+	@echo 'make check-quick      what most mistakes fail in, in a minute'
 	@echo 'make test-all         the same with PostgreSQL 15, 17, 18 and 19, in chroots; as root'
 	@echo 'make clean-chroots    remove those chroots'
 	@echo 'make test-assertions  the same on a PostgreSQL with assertions, built for that'
@@ -108,6 +109,11 @@ test:
 	@test/setup/prepare test
 	@test/setup/throwaway test/run
 endif
+
+check-quick:
+	@test/setup/prepare test
+	@STEPS='gcc unit regress tap' TAP='test/t/001_first_event.pl test/t/095_house.pl' \
+		test/setup/throwaway test/run
 
 test-all:
 	@test/setup/test-versions 15 17 18 19

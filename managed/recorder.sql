@@ -361,23 +361,42 @@ BEGIN
 END
 $$;
 
+/*
+ * Is it the first time in this transaction?  What the key says may be long.  Whoever may call this alone could have the
+ * event of another's row passed over, so the functions that write the event call it.
+ */
+CREATE FUNCTION onside_attribution.is_first(key text) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    day constant date := (now() AT TIME ZONE 'UTC')::date;
+    hash constant bytea := sha256(convert_to($1, 'UTF8'));
+BEGIN
+    INSERT INTO onside_attribution.seen (part, key)
+    SELECT onside_attribution.part_to_write(day), hash
+    WHERE NOT EXISTS (SELECT FROM onside_attribution.seen s WHERE s.part = onside_attribution.part_of(day - 1)
+                          AND s.xid = pg_current_xact_id() AND s.key = hash)
+    ON CONFLICT DO NOTHING;
+    RETURN FOUND;
+END
+$$;
+
 /* ---------------------------------------------------------------------------
  * Recording by functions
  */
 
 /*
  * Writes one event; what is wrong with it if it is not written.  For those who may not
- * write to the log themselves.
+ * write to the log themselves.  "once": not if a transaction has said this before.
  */
 CREATE FUNCTION onside_attribution.check_and_append(
-    event_name text, installation_id uuid, payload jsonb, event_datetime timestamptz, event_id uuid)
+    event_name text, installation_id uuid, payload jsonb, event_datetime timestamptz, event_id uuid, once text DEFAULT NULL)
 RETURNS onside_attribution.problem
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     problem constant onside_attribution.problem :=
         onside_attribution.problem_of(event_name, installation_id, payload, event_datetime, event_id);
 BEGIN
-    IF problem IS NULL THEN
+    IF problem IS NULL AND (once IS NULL OR onside_attribution.is_first(once)) THEN
         PERFORM onside_attribution.append(event_name, installation_id, payload, event_datetime, event_id);
     END IF;
     RETURN problem;
@@ -819,7 +838,8 @@ BEGIN
         argument := (SELECT t.typrelid FROM pg_proc p JOIN pg_namespace s ON s.oid = p.pronamespace JOIN pg_type t ON t.oid = p.proargtypes[0]
                      WHERE format('%I.%I', s.nspname, p.proname) = mapping ->> 'mapper' AND p.pronargs = 1 AND t.typrelid <> 0
                        AND p.prorettype = 'onside_attribution.event'::regtype
-                     ORDER BY t.typrelid <> relid LIMIT 1);
+                       AND t.typrelid IN (SELECT relid UNION ALL SELECT pg_partition_ancestors(relid))
+                     ORDER BY t.typrelid <> relid, t.typrelid <> pg_partition_root(relid) LIMIT 1);
         IF argument IS NULL THEN
             RAISE undefined_function USING MESSAGE = format('mapper %s does not exist', mapping ->> 'mapper'),
                 HINT = 'Create it again, or detach the event with onside_attribution.detach().';
@@ -897,31 +917,25 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE c.oid = coalesce(pg_partition_root($1), $1)
 $$;
 
-/* Is it the first time in this transaction?  What the key says may be long. */
-CREATE FUNCTION onside_attribution.is_first(key text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    day constant date := (now() AT TIME ZONE 'UTC')::date;
-    hash constant bytea := sha256(convert_to($1, 'UTF8'));
-BEGIN
-    INSERT INTO onside_attribution.seen (part, key)
-    SELECT onside_attribution.part_to_write(day), hash
-    WHERE NOT EXISTS (SELECT FROM onside_attribution.seen s WHERE s.part = onside_attribution.part_of(day - 1)
-                          AND s.xid = pg_current_xact_id() AND s.key = hash)
-    ON CONFLICT DO NOTHING;
-    RETURN FOUND;
-END
-$$;
-
-/* Writes a dead letter; false if somebody has locked the table: the purchase does not wait for that. */
+/*
+ * Writes a dead letter; NULL if this was said "once" before; false if somebody has locked the table.  The purchase waits
+ * a second for that, once a transaction.
+ */
 CREATE FUNCTION onside_attribution.reject(
-    event_name text, installation_id uuid, payload jsonb, event_datetime timestamptz, event_id uuid, error text, source text) RETURNS boolean
+    event_name text, installation_id uuid, payload jsonb, event_datetime timestamptz, event_id uuid, error text, source text, once text) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $$
 BEGIN
+    IF current_setting('onside_attribution.waited_in', true) = pg_current_xact_id()::text THEN
+        LOCK TABLE onside_attribution.dead_letter IN ROW EXCLUSIVE MODE NOWAIT;
+    END IF;
+    IF once IS NOT NULL AND NOT onside_attribution.is_first(once) THEN
+        RETURN NULL;
+    END IF;
     INSERT INTO onside_attribution.dead_letter (event_name, installation_id, payload, event_datetime, event_id, error, source)
     VALUES ($1, $2, $3, $4, $5, $6, $7);
     RETURN true;
 EXCEPTION WHEN lock_not_available THEN
+    PERFORM set_config('onside_attribution.waited_in', pg_current_xact_id()::text, true);
     RETURN false;
 END
 $$;
@@ -976,15 +990,9 @@ BEGIN
             coalesce(mapping ->> 'event_id.source', onside_attribution.id_source(relid)),
             made.key);
     END IF;
-    IF problem IS NULL AND place IS NOT NULL THEN
-        problem := onside_attribution.problem_of(mapping ->> 'event_name', installation, made.payload, datetime, id);
-    END IF;
-    IF place IS NOT NULL AND NOT onside_attribution.is_first(concat_ws(E'\t',
-            CASE WHEN problem IS NULL AND made.key IS NOT NULL THEN split_part(place, E'\t', 1) || E'\t' || id ELSE place END, problem.message)) THEN
-        RETURN 'recorded';
-    END IF;
     IF problem IS NULL THEN
-        problem := onside_attribution.check_and_append(mapping ->> 'event_name', installation, made.payload, datetime, id);
+        problem := onside_attribution.check_and_append(mapping ->> 'event_name', installation, made.payload, datetime, id,
+            CASE WHEN made.key IS NOT NULL THEN split_part(place, E'\t', 1) || E'\t' || id ELSE place END);
     END IF;
     IF problem IS NULL THEN
         RETURN 'recorded';
@@ -1002,7 +1010,10 @@ BEGIN
     END IF;
     kept := onside_attribution.reject(mapping ->> 'event_name', installation, made.payload, datetime, id, problem.message,
         (SELECT format('%I.%I', s.nspname, c.relname) FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace
-         WHERE c.oid = coalesce(pg_partition_root(relid), relid)));
+         WHERE c.oid = coalesce(pg_partition_root(relid), relid)), place || E'\t' || problem.message);
+    IF kept IS NULL THEN
+        RETURN 'recorded';
+    END IF;
     RAISE WARNING USING ERRCODE = problem.state, MESSAGE = 'invalid event: ' || problem.message,
         DETAIL = detail || CASE WHEN kept THEN ' This row was let through and its event put into dead_letter.'
             ELSE format(' This row was let through. Its event is kept in this message alone, since dead_letter is locked by another session: %s.',
@@ -1059,6 +1070,12 @@ CREATE FUNCTION onside_attribution.condition_on_old(condition text) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
     SELECT string_agg(CASE m.token[1] WHEN 'new.' THEN 'old.' ELSE m.token[1] END, '' ORDER BY m.n)
     FROM regexp_matches(condition COLLATE "C", $re$('(?:[^']|'')*'|"(?:[^"]|"")*"|\mnew\.|[^'"n]+|.)$re$, 'g') WITH ORDINALITY m (token, n)
+$$;
+
+/* Does it refer to a system column? */
+CREATE FUNCTION onside_attribution.has_system_column(condition text) RETURNS boolean
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT regexp_replace(condition COLLATE "C", $re$'(?:[^']|'')*'|"(?:[^"]|"")*"$re$, '', 'g') ~ '\m(new|old)\.(tableoid|ctid|xmin|xmax|cmin|cmax)\M'
 $$;
 
 /* Does it refer to OLD? */
@@ -1154,7 +1171,8 @@ BEGIN
                 EXECUTE describe INTO place USING rows[1];
             END IF;
             RETURN ARRAY[('?', NULL, ('mapper', SQLSTATE, concat_ws(', in row ', regexp_replace(SQLERRM, '^invalid event: ', ''), place),
-                CASE WHEN mapping ? 'mapper' THEN 'Mend the mapper with CREATE OR REPLACE FUNCTION.' ELSE 'Mend the row, or map other columns.' END)::onside_attribution.problem,
+                CASE WHEN SQLSTATE = '42501' THEN 'Whoever writes the row must be allowed to do that, and to use the schemas of the table and the mapper.'
+                    WHEN mapping ? 'mapper' THEN 'Mend the mapper with CREATE OR REPLACE FUNCTION.' ELSE 'Mend the row, or map other columns.' END)::onside_attribution.problem,
                 NULL, true, NULL)::onside_attribution.made];
         END IF;
     END;
@@ -1271,12 +1289,24 @@ BEGIN
             END LOOP;
             RETURN NULL;
         END IF;
-        -- Row by row, so that the bad ones alone become dead letters.
-        FOR r IN EXECUTE format('SELECT (n.*)::%s AS r FROM %s', TG_RELID::regclass, source) LOOP
-            FOREACH made IN ARRAY onside_attribution.made_of(TG_RELID, mapping, ARRAY[r.r]) LOOP
+        -- Row by row, so that the bad ones alone become dead letters; or without their values, if they cannot be read.
+        BEGIN
+            FOR r IN EXECUTE format('SELECT (n.*)::%s AS r FROM %s', TG_RELID::regclass, source) LOOP
+                FOREACH made IN ARRAY onside_attribution.made_of(TG_RELID, mapping, ARRAY[r.r]) LOOP
+                    PERFORM onside_attribution.settle(TG_RELID, mapping, made);
+                END LOOP;
+            END LOOP;
+        EXCEPTION WHEN insufficient_privilege OR undefined_object THEN
+            IF onside_attribution.passes_through(SQLSTATE) THEN
+                RAISE;
+            END IF;
+            made := ('?', NULL, ('mapper', SQLSTATE, SQLERRM,
+                'Whoever writes the row must be allowed to use the schemas of the table and the mapper.')::onside_attribution.problem,
+                NULL, true, NULL)::onside_attribution.made;
+            FOR r IN EXECUTE format('SELECT FROM %s', source) LOOP
                 PERFORM onside_attribution.settle(TG_RELID, mapping, made);
             END LOOP;
-        END LOOP;
+        END;
     END IF;
     RETURN NULL;
 END
@@ -1508,8 +1538,14 @@ BEGIN
         EXECUTE pg_catalog.format(command, second_name, 'UPDATE', pg_catalog.format(E' WHEN (%s\n)', condition));
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
         EXECUTE format(command, trigger_name, 'INSERT', '');
-    ELSIF becomes IS NOT NULL THEN
+    ELSIF becomes IS NOT NULL OR condition IS NOT NULL THEN
         resolved := (SELECT onside_attribution.condition_of(t.oid) FROM pg_trigger t WHERE t.tgrelid = source AND t.tgname = trigger_name);
+    END IF;
+    IF deferred AND onside_attribution.has_system_column(resolved) THEN
+        RAISE feature_not_supported USING MESSAGE = 'attach: with deferred, a condition must not refer to a system column',
+            HINT = 'The row is read again at the end of the transaction. Leave out deferred.';
+    END IF;
+    IF becomes IS NOT NULL THEN
         EXECUTE format(command, second_name, 'UPDATE',
             format(' WHEN (%s AND %s IS NOT TRUE)', resolved, onside_attribution.condition_on_old(resolved)));
     END IF;
@@ -1588,10 +1624,14 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     name text;
     found_one boolean := false;
+    old_timeout constant text := current_setting('lock_timeout');
 BEGIN
     IF source IS NULL OR event_name IS NULL THEN
         RAISE null_value_not_allowed USING MESSAGE = format('detach: %s must not be null', CASE WHEN source IS NULL THEN 'source' ELSE 'event_name' END),
             HINT = 'See the view onside_attribution.attached.';
+    END IF;
+    IF old_timeout = '0' THEN
+        PERFORM set_config('lock_timeout', '2s', true);
     END IF;
     FOR name IN
         SELECT t.tgname FROM pg_trigger t
@@ -1609,6 +1649,7 @@ BEGIN
         EXECUTE format('DROP TRIGGER %I ON %s', name, source);
         found_one := true;
     END LOOP;
+    PERFORM set_config('lock_timeout', old_timeout, true);
     RETURN found_one;
 END
 $$;
@@ -1661,6 +1702,9 @@ BEGIN
     ELSIF key.columns IS NULL THEN
         RAISE object_not_in_prerequisite_state USING MESSAGE = format('backfill: table "%s" has no primary key', source),
             HINT = 'It tells how far backfill has come. Add one.';
+    ELSIF onside_attribution.has_system_column(condition) THEN
+        RAISE feature_not_supported USING MESSAGE = format('backfill: the condition of "%s" refers to a system column', event_name),
+            HINT = 'Attach the event with a condition on columns of the table.';
     ELSIF row_security_active(source) THEN
         RAISE feature_not_supported USING MESSAGE = format('backfill: row security of "%s" applies to %s',
                 (SELECT c.relname FROM pg_class c WHERE c.oid = source), current_user),
@@ -1704,7 +1748,7 @@ BEGIN
         EXIT WHEN next IS NULL;
         last := next;
     END LOOP;
-    RAISE NOTICE 'backfill of "%" has come to its end: % events recorded', source, recorded;
+    RAISE NOTICE 'backfill of "%" has come to its end: % event% recorded', source, recorded, CASE WHEN recorded <> 1 THEN 's' ELSE '' END;
 END
 $$;
 
@@ -1728,6 +1772,8 @@ BEGIN
         CASE WHEN current_setting('wal_level') <> 'logical' THEN
             'Logical replication is switched on by your provider''s settings; see docs/managed.md. It takes a restart.' END;
     broken := CASE
+        WHEN (SELECT c.relrowsecurity FROM pg_class c WHERE c.oid = 'onside_attribution.outbox'::regclass) THEN
+            'row security of the outbox hides it from the sending side: ALTER TABLE onside_attribution.outbox DISABLE ROW LEVEL SECURITY'
         WHEN NOT EXISTS (SELECT FROM pg_publication p WHERE p.pubname = 'onside_attribution') THEN 'there is no publication onside_attribution'
         WHEN NOT EXISTS (SELECT FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
                          WHERE p.pubname = 'onside_attribution' AND p.pubinsert AND p.pubviaroot AND r.prrelid = 'onside_attribution.outbox'::regclass
@@ -1813,11 +1859,11 @@ BEGIN
         n := -1;
     END IF;
     IF n >= 0 THEN
-        RETURN QUERY SELECT 'attached', true, format('%s events of tables are attached', n), NULL;
+        RETURN QUERY SELECT 'attached', true, format('%s attached', CASE n WHEN 0 THEN 'nothing is' WHEN 1 THEN '1 event is' ELSE n || ' events are' END), NULL;
     END IF;
     BEGIN
         SELECT count(*) INTO n FROM (SELECT FROM onside_attribution.dead_letter LIMIT 10000) d;
-        RETURN QUERY SELECT 'dead_letters', n = 0, format('%s rows were no valid events%s', n, coalesce(', the last at ' || (SELECT max(d.failed_at) FROM onside_attribution.dead_letter d), '')),
+        RETURN QUERY SELECT 'dead_letters', n = 0, format('%s no valid event%s', CASE n WHEN 0 THEN 'no row was' WHEN 1 THEN '1 row was' ELSE n || ' rows were' END, coalesce(', the last at ' || (SELECT max(d.failed_at) FROM onside_attribution.dead_letter d), '')),
             CASE WHEN n > 0 THEN 'onside_attribution.dead_letter says why. Mend the rows or the mapping, record them with track(), and delete them there.' END;
     EXCEPTION WHEN lock_not_available THEN
         RETURN QUERY SELECT 'dead_letters', NULL::boolean, 'dead_letter is locked by another session', 'See pg_locks.';
@@ -1848,6 +1894,10 @@ BEGIN
     IF installation_id IS NULL THEN
         RAISE null_value_not_allowed USING MESSAGE = 'forget: installation_id must not be null',
             HINT = 'Pass the installation whose events are to be removed.';
+    ELSIF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+        RAISE object_not_in_prerequisite_state USING MESSAGE = 'forget: a transaction of isolation level ' || current_setting('transaction_isolation')
+                || ' does not see what was committed after it began',
+            HINT = 'Call it in a transaction of its own, with BEGIN ISOLATION LEVEL READ COMMITTED.';
     END IF;
     DELETE FROM onside_attribution.outbox o WHERE o.installation_id = $1;
     GET DIAGNOSTICS n = ROW_COUNT;

@@ -236,8 +236,10 @@ static void
 tell_end(const OnsideBackfillKey *key, const OnsideBackfillState *state)
 {
 	ereport(NOTICE,
-			(errmsg("backfill of \"%s\" has come to its end: " INT64_FORMAT " events recorded in all",
-					get_rel_name(key->source), state->rows.recorded),
+			(errmsg_plural("backfill of \"%s\" has come to its end: " INT64_FORMAT " event recorded in all",
+						   "backfill of \"%s\" has come to its end: " INT64_FORMAT " events recorded in all",
+						   (unsigned long) state->rows.recorded,
+						   get_rel_name(key->source), state->rows.recorded),
 			 errdetail("Not recorded: " INT64_FORMAT " skipped, " INT64_FORMAT " invalid, " INT64_FORMAT " not due.",
 					   state->rows.skipped, state->rows.dead_lettered,
 					   state->rows.not_due)));

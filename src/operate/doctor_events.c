@@ -128,8 +128,9 @@ check_backlog(OnsideDoctor *doctor)
 		return;
 	}
 
-	detail = psprintf("%s events are pending, the oldest for %s, in state %s%s%s",
+	detail = psprintf("%s event%s pending, the oldest for %s, in state %s%s%s",
 					  doctor->pending,
+					  strcmp(doctor->pending, "1") == 0 ? " is" : "s are",
 					  doctor->oldest_age != NULL ? doctor->oldest_age : "a moment",
 					  doctor->state, doctor->reason != NULL ? ": " : "",
 					  doctor->reason != NULL ? doctor->reason : "");
@@ -257,8 +258,9 @@ look_at_dead_letters(OnsideDoctor *doctor)
 						  n > MAX_COUNTED ?
 						  psprintf("more than %d events were refused for good",
 								   MAX_COUNTED) :
-						  psprintf(INT64_FORMAT " events were refused for good, the last at %s",
-								   n, timestamptz_to_str(newest)),
+						  psprintf(INT64_FORMAT " event%s refused for good, the last at %s",
+								   n, n == 1 ? " was" : "s were",
+								   timestamptz_to_str(newest)),
 						  "Those with a retry_at are tried again by themselves. SELECT event_id, retry_at, error FROM onside_attribution.dead_letter ORDER BY failed_at DESC; says why. Repair that, then SELECT onside_attribution.retry_dead_letters(); or DELETE FROM onside_attribution.dead_letter;");
 }
 

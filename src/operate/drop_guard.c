@@ -128,6 +128,7 @@ onside_drop_guard_check(Oid relid)
 				 errhint("Wait for them with SELECT onside_attribution.flush(), or discard them with TRUNCATE onside_attribution.outbox, onside_attribution.aside.")));
 	if (dead_letters > 0)
 		ereport(NOTICE,
-				(errmsg("dropping extension onside_attribution with %s dead letters",
-						print_count(dead_letters))));
+				(errmsg_plural("dropping extension onside_attribution with %s dead letter",
+							   "dropping extension onside_attribution with %s dead letters",
+							   dead_letters, print_count(dead_letters))));
 }

@@ -233,6 +233,11 @@ class Buyer:
         return value, committed
 
 
+def beside(ms):
+    """Of a difference: an event may be there before its client has the answer."""
+    return f"{abs(ms):.2f} ms {'before' if ms < 0 else 'after'}"
+
+
 def wait_for(condition, what):
     """Polls; returns what the condition returned."""
     deadline = time.monotonic() + PATIENCE
@@ -325,8 +330,8 @@ class Story:
         self.screen.say("  has arrived as")
         self.screen.code(self.text_of(uuid))
         more = [self.buy_one(buyer)[1] for _ in range(20)]
-        self.screen.say(f"  {first:.2f} ms after the client had the answer to its COMMIT, connecting "
-                        f"to the API included; 20 more, one at a time: median {statistics.median(more):.2f} ms")
+        self.screen.say(f"  {beside(first)} the client had the answer to its COMMIT, connecting to the API "
+                        f"included; 20 more, one at a time: median {beside(statistics.median(more))} it")
 
     def text_of(self, uuid):
         event, = (e for e in self.sandbox.ask("/kept") if e["event_id"] == uuid)

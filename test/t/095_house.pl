@@ -20,6 +20,19 @@ my %rooms = map { m{([^/]*\.c)$} ? ($1 => 1) : () } @files;
 is(join(' ', grep { !$planned{$_} } sort keys %rooms), '', 'CONTRIBUTING.md has every room');
 is(join(' ', grep { !$rooms{$_} } sort keys %planned), '', 'and no other');
 
+# What src/README names is there, and it has no more words than one can keep.
+my $readme = slurp_file("$tree/src/README");
+my $all = join '', map { slurp_file($_) } @files;
+is(join(' ', grep { !$rooms{$_} } $readme =~ /(\w+\.c)\b/g), '', 'src/README names files that are there');
+is(join(' ', grep { $all !~ /\b$_\(/ } $readme =~ /\b(onside_\w+)\(\)/g), '', 'and functions');
+my ($words) = $readme =~ /^Words\n-+\n(.*?)^One purchase/ms;
+cmp_ok(scalar(() = $words =~ /^\S+(?: \S+)?\t/mg), '<=', 25, 'and 25 words at most');
+foreach my $number ($readme =~ /\b(\d\d\d)\b/g)
+{
+	my @tests = glob("$tree/test/t/${number}_*.pl");
+	ok(scalar @tests, "test $number is there");
+}
+
 # The floors.
 my $found;
 ok(IPC::Run::run([ "$tree/test/setup/includes", "$tree/src" ], '>', \$found), 'includes point down, in no circle') or diag($found);

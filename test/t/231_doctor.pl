@@ -272,13 +272,13 @@ VALUES ('old', gen_random_uuid(), '{}', now() - interval '1 hour');
 SQL
 finds('an event that waits for an hour', {
 	paused => [ qr/paused/, qr/resume/ ],
-	backlog => [ qr/^1 events .* 01:00:\d\d.* in state paused/, qr/Follow the hint of the check paused/ ] });
+	backlog => [ qr/^1 event is pending, .* 01:00:\d\d.* in state paused/, qr/Follow the hint of the check paused/ ] });
 $node->safe_psql('postgres', 'SELECT onside_attribution.resume()');
 wait_for_flush($node, 'postgres', 'it is delivered');
 
 $sandbox->poison('rotten');
 $node->safe_psql('postgres', q{SELECT onside_attribution.track('rotten', gen_random_uuid(), '{}')});
-finds('a dead letter', { dead_letters => [ qr/^1 events/, qr/retry_dead_letters/ ] });
+finds('a dead letter', { dead_letters => [ qr/^1 event was /, qr/retry_dead_letters/ ] });
 $sandbox->poison(undef);
 $node->safe_psql('postgres', 'SELECT onside_attribution.retry_dead_letters()');
 wait_for_flush($node, 'postgres', 'it is accepted now');

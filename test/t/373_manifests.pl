@@ -87,6 +87,9 @@ like($set_up, qr{http://127\.0\.0\.1:$option{'--port'}/attribution-api/v1/events
 my $credentials = "packaging/" . $compose->{secrets}{onside}{file} =~ s{^\./}{}r;
 like(slurp_file("$packaging/compose.yaml"),
 	qr{^#   echo $option{'--user'}:$option{'--password'} \|.* -m 440 \S+ \Q$credentials\E$}m, 'which knows the credentials');
+is(join(' ', grep { -f "$tree/$_" && slurp_file("$tree/$_") !~ m{^/?\Q$credentials\E$}m } '.dockerignore', '.gitignore'), '',
+	'and are kept out of images and commits');
+ok(-f "$tree/.dockerignore", 'which .dockerignore does');
 my $sandbox = OnsideSandbox->start(user => $option{'--user'}, password => $option{'--password'});
 my $file = write_credentials($node, "$option{'--user'}:$option{'--password'}\n");
 $node->safe_psql('shop', <<SQL);
