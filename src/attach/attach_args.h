@@ -25,7 +25,7 @@ typedef struct OnsideWanted
 	bool		deferred;
 } OnsideWanted;
 
-/* Raises 22004 if an argument is NULL that says which table, or how. */
+/* Raises 22004 if source, operation or deferred is NULL. */
 extern void onside_attach_args_require(FunctionCallInfo fcinfo);
 
 /*

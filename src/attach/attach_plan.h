@@ -24,13 +24,13 @@ typedef struct OnsideNewTrigger
 } OnsideNewTrigger;
 
 /*
- * The triggers that it takes, one or two, as a list of OnsideNewTrigger.  The
- * table is locked.  Raises an error for a condition that cannot be a WHEN
- * clause, and warns of updates that no trigger sees.
+ * The one or two triggers that the attachment takes, as a list of
+ * OnsideNewTrigger.  The table is locked.  Raises an error for a condition
+ * that cannot be a WHEN clause, and warns of updates that no trigger sees.
  */
 extern List *onside_attach_plan(Relation rel, const OnsideWanted *wanted);
 
-/* The CREATE TRIGGER command for one of them. */
+/* The CREATE TRIGGER command for one of these triggers. */
 extern char *onside_attach_command(Relation rel, const OnsideWanted *wanted,
 								   const OnsideNewTrigger *trigger);
 

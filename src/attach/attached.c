@@ -45,8 +45,12 @@ PG_FUNCTION_INFO_V1(onside_trigger_mapping);
  * ----------
  */
 
-Oid
-onside_track_row_oid(void)
+/*
+ * OID of track_row(), for a caller who names it: raises 42501 without USAGE on
+ * its schema, and 42883 if there is no such function.
+ */
+static Oid
+track_row_oid(void)
 {
 	return LookupFuncName(list_make2(makeString(ONSIDE_SCHEMA),
 									 makeString("track_row")),
@@ -74,7 +78,7 @@ List *
 onside_attached_triggers(Relation rel, const char *event_name)
 {
 	List	   *triggers = NIL;
-	Oid			function = onside_track_row_oid();
+	Oid			function = track_row_oid();
 	TriggerDesc *desc = rel->trigdesc;	/* after what may rebuild it */
 
 	for (int i = 0; desc != NULL && i < desc->numtriggers; i++)

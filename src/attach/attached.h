@@ -14,14 +14,8 @@
 #include "utils/rel.h"
 
 /*
- * OID of track_row(), for a caller who names it: raises 42501 without USAGE on
- * its schema, and 42883 if there is no such function.
- */
-extern Oid	onside_track_row_oid(void);
-
-/*
- * The same where a table changes, whoever changes it: no privilege is looked
- * at, and without the function the result is InvalidOid.
+ * OID of track_row(), or InvalidOid if it is missing.  No privilege is
+ * checked.
  */
 extern Oid	onside_find_track_row(void);
 

@@ -28,8 +28,8 @@ extern void onside_mapper_check(Oid function, Oid relid,
 extern char *onside_mapper_problem(Oid function, Oid row_type, int *sqlstate);
 
 /*
- * What in its declaration keeps it from being inlined, likewise ("is
- * VOLATILE"); NULL for nothing.
+ * What in its declaration keeps the function from being inlined, to be read
+ * after its name ("is VOLATILE"); NULL if nothing does.
  */
 extern char *onside_mapper_obstacles(Oid function);
 

@@ -45,8 +45,8 @@ extern void onside_source_open(OnsideSource *source, Oid relid,
 extern void onside_source_close(OnsideSource *source);
 
 /*
- * About how many rows the table has; 0 if nobody has counted them yet.  Warns
- * of those that are not read.
+ * About how many rows the table has; 0 if they were never counted.  Warns of
+ * partitions that are not read.
  */
 extern int64 onside_source_estimate(Relation rel);
 
@@ -55,9 +55,9 @@ extern void onside_source_begin_pass(OnsideBackfillState *state);
 
 /*
  * Reads on from the state's place, up to max_rows, with the active snapshot.
- * Those that meet the condition are put into "rows", as the attached table
- * has them.  Returns false at the end of the pass; true can mean that no row
- * was found for a while.
+ * Rows that meet the condition go into "rows", in the attached table's
+ * layout.  Returns false at the end of the pass; true can mean that no row was
+ * found for a while.
  */
 extern bool onside_source_read(OnsideSource *source,
 							   OnsideBackfillState *state,

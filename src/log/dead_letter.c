@@ -387,7 +387,7 @@ note_letters(Relation rel, const pg_uuid_t *event_id, OnsideSort *sort)
 /*
  * Deletes a dead letter and leaves its last version in the slot.  Waits for
  * whoever is changing it.  At READ COMMITTED, what that makes of it counts, as
- * with a DELETE: false if it is gone, or is none that is wanted any more.
+ * with a DELETE: false if it is gone, or is not wanted any more.
  */
 static bool
 take_letter(Relation rel, ItemPointer tid, const Wanted *wanted,

@@ -13,10 +13,10 @@
 #include "log/event.h"
 #include "send/chances.h"
 
-/* Most that is kept of what the API said, in bytes. */
+/* An error is cut to this number of bytes. */
 #define ONSIDE_DEAD_LETTER_ERROR_MAX	1024
 
-/* The same of any text. */
+/* The error, cut like that. */
 extern text *onside_dead_letter_clip(const char *error);
 
 /*
@@ -27,10 +27,10 @@ extern bool onside_dead_letter_lock(int patience);
 
 /*
  * Puts an event into dead_letter, within the current transaction.  "id" is the
- * row's, NULL for a fresh one.  Fields that the event lacks become null, and
- * so do http_status 0 (no answer, or it was never sent) and retry_at 0 (it
- * gets no chance by itself).  "source" is schema.table of the row that was to
- * become the event, or NULL.
+ * row's id; NULL makes a new one.  Fields that the event lacks become NULL.
+ * So do http_status 0 (no answer, or never sent) and retry_at 0 (no second
+ * chance).  "source" is schema.table of the row that was to become the event,
+ * or NULL.
  */
 extern void onside_dead_letter_insert(const pg_uuid_t *id,
 									  const OnsideEvent *event,
@@ -54,9 +54,9 @@ extern bool onside_dead_letter_holds(const OnsideEvent *event);
 extern int64 onside_dead_letter_count(int64 max, TimestampTz *newest);
 
 /*
- * Second chances.  Alike are dead letters of one http_status (none is one,
- * too) and one event_name that have a retry_at.  All of this in a transaction
- * with an active snapshot, and it waits for nobody.
+ * Second chances.  A group is all dead letters with a retry_at that have the
+ * same http_status (or none) and the same event_name.  The caller of these
+ * functions has a transaction and an active snapshot.  They wait for nobody.
  *
  * Without the table's index dead_letter_chances_idx there are no groups.
  */
@@ -65,13 +65,13 @@ extern int64 onside_dead_letter_count(int64 max, TimestampTz *newest);
 extern bool onside_dead_letter_next_group(const OnsideChanceGroup *after,
 										  OnsideChanceGroup *group);
 
-/* The least retry_at of the group above that; 0 for none. */
+/* The least retry_at of the group that is later than that; 0 for none. */
 extern TimestampTz onside_dead_letter_next_due(const OnsideChanceGroup *group,
 											   TimestampTz later_than);
 
 /*
- * Those that have failed since then and have a retry_at; returns how many, of
- * at most "max".
+ * Finds dead letters with a retry_at that have failed since then, at most
+ * "max".  Returns how many.
  */
 extern int	onside_dead_letter_failed_since(TimestampTz since, pg_uuid_t *ids,
 											int max);
@@ -101,14 +101,18 @@ extern bool onside_dead_letter_pick(const OnsideChanceGroup *group,
 extern bool onside_dead_letter_fetch(const pg_uuid_t *id, OnsideEvent *event,
 									 TimestampTz *recorded_at);
 
-/* It was accepted.  False if it is gone, or somebody else is changing it. */
+/*
+ * Deletes a dead letter that was accepted.  False if it is gone, or another
+ * session is changing it.
+ */
 extern bool onside_dead_letter_delete(const pg_uuid_t *id);
 
 /*
- * Its chance has failed: the next one is later (see onside_chances_count()).
- * error NULL: nothing was said about the event, and that does not count.
- * accepted_at: when anything was accepted last; 0 if that is not known.
- * False as above, and nothing is written.
+ * Writes when a dead letter whose chance has failed gets the next one (see
+ * onside_chances_count()).  error NULL: the answer said nothing about the
+ * event, and the chance does not count.  accepted_at: when any event was
+ * accepted last; 0 if that is not known.  False as for
+ * onside_dead_letter_delete().
  */
 extern bool onside_dead_letter_postpone(const pg_uuid_t *id, int http_status,
 										const char *error,

@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * durable.c
- *		Is a commit on disk, and was it one?
+ *		Is a transaction's commit on disk, and was it rolled back?
  *
  * With synchronous_commit = off a transaction is visible before it is durable.
  * A purchase that a crash takes back must not have been reported, so the WAL
  * of a commit is flushed before any of its events is handed out.
  *
  * Both functions read the server's commit log, under XactTruncationLock, which
- * keeps it from being truncated beneath us.  The lock is held for the lookup
+ * keeps others from truncating it meanwhile.  The lock is held for the lookup
  * alone.
  *
  *-------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * durable.h
- *		Is a commit on disk, and was it one?
+ *		Is a transaction's commit on disk, and was it rolled back?
  *
  *-------------------------------------------------------------------------
  */

@@ -108,7 +108,7 @@ full_size(void)
 	return (uint64) onside_segment_size * 1024;
 }
 
-/* Have so many seconds passed since then?  0 means long ago. */
+/* Have this many seconds passed since then?  0 means long ago. */
 static bool
 is_over(TimestampTz since, int seconds)
 {
@@ -274,7 +274,7 @@ lock_all(Relation rel)
 	return true;
 }
 
-/* Is each of these indexes one that empty_index() knows? */
+/* Can empty_index() empty all of these indexes? */
 static bool
 are_btrees(List *indexes)
 {

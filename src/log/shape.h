@@ -15,7 +15,7 @@
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
 
-/* How many tables we have, and how much they have. */
+/* The number of our tables, and the most that a table has of each. */
 #define ONSIDE_TABLES			10
 #define ONSIDE_SHAPE_KEYS		5
 #define ONSIDE_SHAPE_INDEXES	3
@@ -64,7 +64,7 @@ typedef struct OnsideShape
 extern const OnsideShape onside_shapes[ONSIDE_TABLES];
 
 /*
- * Where these tables are, in the same order; InvalidOid if one is not there.
+ * The OIDs of the tables, in the same order; InvalidOid for a missing table.
  */
 typedef struct OnsideTables
 {
@@ -72,12 +72,12 @@ typedef struct OnsideTables
 	Oid			relid[ONSIDE_TABLES];
 } OnsideTables;
 
-/* Finds the tables.  False if their schema is not there. */
+/* Finds the tables.  False if their schema is missing. */
 extern bool onside_shape_find(OnsideTables *tables);
 
 /*
- * Can rows be read by this index, given as its row in pg_index?  That is, has
- * it these columns as its key, in ascending order, and all rows.
+ * Can rows be read by the index with this row in pg_index?  It needs the right
+ * columns, in ascending order, and all rows.
  */
 extern bool onside_shape_index_is_usable(HeapTuple tuple,
 										 const OnsideShape *shape,
@@ -97,13 +97,13 @@ extern const OnsideShapeIndex *onside_shape_get_index(const OnsideShape *shape,
 extern List *onside_shape_problems(const OnsideTables *tables, int n,
 								   Snapshot snapshot, bool *usable);
 
-/* Has this table the name of one of the outbox's segments? */
+/* Is this, by its name, a segment of the outbox? */
 extern bool onside_shape_is_segment(Relation rel);
 
-/* Or of the table aside, which has events to be sent, too? */
+/* Is this, by its name, the table aside? */
 extern bool onside_shape_is_aside(Relation rel);
 
-/* What is wrong with all of them, for doctor(); NULL if nothing is. */
+/* What is wrong with any of the tables, for doctor(); NULL if nothing is. */
 extern char *onside_shape_report(bool *usable);
 
 /*
@@ -123,7 +123,10 @@ extern char *onside_shape_index_command(const OnsideShape *shape,
  */
 extern Oid	onside_shape_index(Relation rel);
 
-/* Another index of it, by name; InvalidOid in those cases. */
+/*
+ * Another index of the table, by name; InvalidOid if it is missing or not
+ * usable.
+ */
 extern Oid	onside_shape_find_index(Relation rel, const char *name);
 
 #endif							/* ONSIDE_SHAPE_H */

@@ -224,7 +224,7 @@ onside_shape_guard_before(OnsideShapeGuard *guard, Node *stmt)
  * ----------
  */
 
-/* Do we hold a lock on this table with which it could have been altered? */
+/* Do we hold a lock on this table that is strong enough for altering it? */
 static bool
 may_have_altered(Oid relid)
 {

@@ -173,8 +173,8 @@ first_source(Source *sources, int n)
 }
 
 /*
- * Hands out a range's events, after each of which "cursor" (if not NULL) is
- * moved.  Returns false if the callback stopped.
+ * Hands out a range's events, and moves the cursor (if not NULL) past each.
+ * Returns false if the callback stopped.
  */
 static bool
 read_range(Source *sources, int n, const OnsideRange *range,

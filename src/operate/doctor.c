@@ -291,8 +291,8 @@ check_worker(OnsideDoctor *doctor)
 
 /*
  * Lines that were refused, if the caller may see them; values that this
- * session has and the worker has not; and those of the database, of which
- * onside_doctor_set_command() has to know.
+ * session has and the worker has not; and the database's values, which
+ * onside_doctor_set_command() needs to know.
  */
 static void
 look_at_settings(OnsideDoctor *doctor)

@@ -62,8 +62,9 @@ is_of(TupleTableSlot *row, const pg_uuid_t *installation_id)
 }
 
 /*
- * Notes where the installation's rows are, and when they came: by that they
- * are deleted, in the order in which retry_dead_letters() takes them, too.
+ * Notes where the installation's rows are, and when they came.  They are
+ * deleted in that order, which is also that of retry_dead_letters(), so the
+ * two do not deadlock.
  */
 static void
 note_rows(Relation rel, const pg_uuid_t *installation_id, AttrNumber since,
@@ -91,8 +92,8 @@ note_rows(Relation rel, const pg_uuid_t *installation_id, AttrNumber since,
 }
 
 /*
- * Deletes the installation's rows of a table.  *moved is set if somebody else
- * has deleted one meanwhile, which then may be in another table.
+ * Deletes the installation's rows of a table.  *moved is set if another
+ * session has deleted one meanwhile: the event may now be in another table.
  */
 static int64
 forget_in(const char *name, const pg_uuid_t *installation_id,

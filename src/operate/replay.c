@@ -75,7 +75,7 @@ static const Oid note_types[NOTE_NCOLUMNS] = {
 	UUIDOID, BOOLOID, TIMESTAMPTZOID, XID8OID, INT8OID, INT2OID, TIDOID
 };
 
-/* What is noted of a row that is to be recorded, in the order of the log. */
+/* The notes about a row to be recorded, in the order of the log. */
 enum
 {
 	PLACE_XID,

@@ -105,8 +105,8 @@ static HTAB *seen;				/* or NULL */
 static Seen *last_seen;
 
 /*
- * A version of a row.  Its place alone does not tell: the table can have been
- * emptied or written anew in between.
+ * A version of a row.  Its place alone does not tell: the table may have been
+ * emptied or rewritten in between.
  */
 typedef struct Version
 {
@@ -490,7 +490,7 @@ meets_condition(OnsideDeferred *deferred, TriggerData *trigdata)
 	return ExecQual(deferred->condition, context);
 }
 
-/* Is the version in the slot one that was not looked at? */
+/* Was the version in the slot not looked at before? */
 static bool
 is_new_version(OnsideDeferred *deferred)
 {

@@ -26,15 +26,15 @@ extern OnsideDeferred *onside_deferred_make(TriggerData *trigdata, Oid root,
 											MemoryContext context);
 
 /*
- * The row that the trigger was fired for, as it is now, laid out like the
- * trigger's table; NULL if it is gone, no longer meets the trigger's
- * condition, or was returned like that before in this transaction.
+ * The row that the trigger was fired for, as it is now, in the trigger's
+ * table's layout.  NULL if the row is gone, no longer meets the trigger's
+ * condition, or was returned in this version before in this transaction.
  */
 extern TupleTableSlot *onside_deferred_row(OnsideDeferred *deferred,
 										   TriggerData *trigdata);
 
 /*
- * To be told of each event that a mapper has made of that row, whatever it is.
+ * To be called for each event that a mapper has made of the row, valid or not.
  */
 extern void onside_deferred_next_event(OnsideDeferred *deferred);
 

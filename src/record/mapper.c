@@ -107,7 +107,8 @@ onside_mapper_event_type(void)
 }
 
 /*
- * The schema of a mapper, and its name in there.  InvalidOid if there is none.
+ * The schema of a mapper, and its name in that schema.  InvalidOid if there is
+ * no such schema.
  */
 static Oid
 find_schema(const char *name, char **function_name)

@@ -20,13 +20,12 @@
 
 typedef struct OnsideMapper OnsideMapper;
 
-/* OID of the type onside_attribution.event; InvalidOid if there is none. */
+/* OID of the type onside_attribution.event; InvalidOid if it is missing. */
 extern Oid	onside_mapper_event_type(void);
 
 /*
  * The function of this name ("schema.function", quoted) that takes this row
- * type and nothing else; InvalidOid if there is none.  No privilege is looked
- * at.
+ * type and nothing else, or InvalidOid.  No privilege is checked.
  */
 extern Oid	onside_mapper_find(const char *name, Oid row_type);
 
@@ -39,8 +38,8 @@ extern Oid	onside_mapper_find(const char *name, Oid row_type);
 extern Oid	onside_mapper_takes(const char *name, Oid relid);
 
 /*
- * What calls the mapper of a trigger for rows of "rel", which can be a
- * partition of the trigger's table.  It lives in the given memory context.
+ * Makes what calls the mapper of a trigger for rows of "rel", which can be a
+ * partition of the trigger's table.  Lives in the given memory context.
  */
 extern OnsideMapper *onside_mapper_make(Trigger *trigger, Relation rel,
 										const OnsideMapping *mapping,
@@ -55,11 +54,11 @@ extern Oid	onside_mapper_table(const OnsideMapper *mapper);
 extern Tuplestorestate *onside_mapper_results(TupleTableSlot **slot);
 
 /*
- * Calls it with one row, or with all rows of a statement's transition table.
- * What it returns is added to the results.  If it raises an error that
- * on_invalid_event decides about, all that it did is undone, and the error is
- * returned: then what is in the results means nothing.  Other errors are
- * raised.
+ * Calls the mapper with one row, or with all rows of a statement's transition
+ * table, and adds what it returns to the results.  If the mapper raises an
+ * error that on_invalid_event decides about, all that it did is undone, and
+ * the error is returned; the results are not to be used then.  Other errors
+ * are raised.
  */
 extern ErrorData *onside_mapper_call(OnsideMapper *mapper,
 									 TupleTableSlot *row,
@@ -68,7 +67,10 @@ extern ErrorData *onside_mapper_call_for_all(OnsideMapper *mapper,
 											 TriggerData *trigdata,
 											 Tuplestorestate *results);
 
-/* One result as an event without name.  Points into the slot where it can. */
+/*
+ * Reads a result as an event without a name.  Text and payload point into the
+ * slot if they can.
+ */
 extern void onside_mapper_read_event(TupleTableSlot *slot, OnsideEvent *event);
 
 /*

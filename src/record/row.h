@@ -21,7 +21,7 @@
 /*
  * Records one row of this table: the event that its columns make, or all
  * events that the mapper makes of it.  An event without an event_id gets a new
- * one. *append: see onside_row_settle().
+ * one.  *append: see onside_row_settle().
  */
 extern OnsideRowOutcome onside_row_record(OnsideRowReader *reader,
 										  Relation rel,
