@@ -3,6 +3,14 @@
  * batch.c
  *		A request's body, and which events are in it.
  *
+ * The worker adds events until a bound is reached, or no event is left, and
+ * sends the body as it is.  All of a batch is in a memory context of its own.
+ *
+ * A hash table of event_ids, inside the batch, keeps two events with the same
+ * event_id apart: the API would ignore one of them as a repetition.
+ *
+ * No SQL and no locks.  Only a lack of memory can make a function fail.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

@@ -3,6 +3,10 @@
  * histogram.c
  *		How long things took, as counts in fixed buckets.
  *
+ * Pure; histogram.h says which buckets there are and why.  The worker counts
+ * into a histogram of its own, and adds it to the slot's under the slot's
+ * lock.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

@@ -426,7 +426,6 @@ onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 
 	switch (column->kind)
 	{
-			/* numbers, which JSON has */
 		case ONSIDE_COLUMN_INT2:
 			set_numeric(value, int64_to_numeric(DatumGetInt16(datum)));
 			return true;
@@ -442,7 +441,6 @@ onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 			value->val.boolean = DatumGetBool(datum);
 			return true;
 
-			/* a string, so that no reader rounds it */
 		case ONSIDE_COLUMN_NUMERIC:
 			return numeric_to_json(column, DatumGetNumeric(datum), value,
 								   error);
