@@ -205,7 +205,7 @@ $$;
 CREATE FUNCTION onside_attribution.is_too_deep(payload jsonb) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    most constant integer := 1000;
+    most constant integer := 500;
     str text;
 BEGIN
     IF pg_column_size(payload) < most AND pg_column_compression(payload) IS NULL THEN
@@ -271,7 +271,7 @@ BEGIN
         size := NULL;
     END;
     IF is_too_deep THEN
-        RETURN ROW('payload', '54000', 'payload is nested too deeply: it has more than 1000 levels',
+        RETURN ROW('payload', '54000', 'payload is nested too deeply: it has more than 500 levels',
                 'The sending side could not read it. Pass a payload that is flat.')::onside_attribution.problem;
     END IF;
     -- {"events":[ and ]} are around it.
