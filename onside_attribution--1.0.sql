@@ -522,8 +522,7 @@ COMMENT ON SCHEMA onside_attribution IS
     'Attribution events on their way to the Onside attribution API';
 
 COMMENT ON TABLE onside_attribution.outbox IS
-    'Log of recorded events: append-only, in three segments that are emptied whole once all in them is delivered. '
-    'Inserting into it is as good as calling track(); reading it keeps its segments from being emptied until the transaction ends';
+    'Log of recorded events, in three segments that are emptied whole, but not while an open transaction has read them';
 COMMENT ON COLUMN onside_attribution.outbox.event_id IS
     'Version 4 UUID by which the API tells a repetition (API: Request body); made if NULL is inserted';
 COMMENT ON COLUMN onside_attribution.outbox.event_name IS
@@ -557,17 +556,16 @@ COMMENT ON TRIGGER onside_before_change ON onside_attribution.outbox_2 IS
 COMMENT ON TRIGGER onside_before_change ON onside_attribution.outbox_3 IS
     'Checks an inserted event and gives it its place in the log; refuses UPDATE; tells the worker of a DELETE';
 COMMENT ON FUNCTION onside_attribution.before_change() IS
-    'Trigger function of the outbox''s segments and of aside, BEFORE INSERT OR UPDATE OR DELETE. In: the row. Out: the row with event_id, if it was NULL, '
-    'recorded_at and what else is the extension''s filled in. Errors: 22004, 22023, 54000 as track(); 55000 for an UPDATE; 39P01 if fired in another way';
+    'Trigger function of the outbox''s segments and of aside: checks the event, and fills in the extension''s own columns';
 
 COMMENT ON TABLE onside_attribution.delivery_cursor IS
-    'How far delivery has come, in one row that the worker alone writes. What the row covers is settled: delivered or in dead_letter';
+    'How far delivery has come, in one row that the worker alone writes';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.written_by IS
-    'Transaction that wrote the row here: its xmin. A row of which that is not true came from elsewhere and counts for nothing';
+    'Transaction that wrote the row; it must be the row''s xmin, or the row counts for nothing';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.settled IS
     'All that is visible in this snapshot is settled (manual: System Information Functions, pg_snapshot)';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.settled_window IS
-    'And of what became visible between settled and this snapshot, all up to (settled_xid, settled_id); NULL between two windows';
+    'What became visible up to this snapshot is settled up to (settled_xid, settled_id); NULL between two windows';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.settled_xid IS 'See settled_window';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.settled_id IS 'See settled_window';
 COMMENT ON COLUMN onside_attribution.delivery_cursor.segment IS 'Segment of the outbox that is written to';
@@ -587,7 +585,7 @@ COMMENT ON COLUMN onside_attribution.delivery_cursor.not_before IS
 COMMENT ON FUNCTION onside_attribution.before_truncate() IS
     'Trigger of the segments, aside and control: notes what a replicated TRUNCATE must not take';
 COMMENT ON FUNCTION onside_attribution.after_truncate() IS
-    'Trigger of the segments, aside and control: puts back what before_truncate() has noted, or tells the worker what was withdrawn';
+    'Trigger function: puts back what before_truncate() has noted, or tells the worker what was withdrawn';
 COMMENT ON TRIGGER onside_before_truncate ON onside_attribution.outbox_1 IS 'Keeps what is ours from a replicated TRUNCATE';
 COMMENT ON TRIGGER onside_after_truncate ON onside_attribution.outbox_1 IS 'Keeps what is ours from a replicated TRUNCATE';
 COMMENT ON TRIGGER onside_before_truncate ON onside_attribution.outbox_2 IS 'Keeps what is ours from a replicated TRUNCATE';
@@ -612,16 +610,15 @@ COMMENT ON COLUMN onside_attribution.control.pause_reason IS 'What was passed to
 COMMENT ON COLUMN onside_attribution.control.paused_at IS 'When it was paused; NULL if it is not';
 
 COMMENT ON TABLE onside_attribution.namespace IS
-    'What distinguishes the keys of this database from those of others with the same account, in one row. An inserted row takes its place, as when a dump is restored';
+    'A random UUID that tells the keys of this database from those of others, in one row that a dump carries';
 COMMENT ON COLUMN onside_attribution.namespace.singleton IS 'Always true: there is one row';
 COMMENT ON COLUMN onside_attribution.namespace.id IS 'First part of each event_id that is made of a mapped column';
 COMMENT ON FUNCTION onside_attribution.take_namespace() IS
-    'Trigger function of namespace: a row that is inserted takes the place of the one that is there; what logical replication brings is dropped';
+    'Trigger function of namespace: an inserted row replaces the present one; logical replication changes nothing';
 COMMENT ON TRIGGER onside_take_namespace ON onside_attribution.namespace IS 'Lets the row of a dump in, and keeps rows from elsewhere out';
 
 COMMENT ON TABLE onside_attribution.aside IS
-    'Pending events that have failed while others were accepted, out of the log''s way. They come and go by themselves; '
-    'inserting into it is as good as into the outbox, and a DELETE withdraws an event that is not in flight';
+    'Pending events that have failed while others were accepted; they come and go by themselves';
 COMMENT ON COLUMN onside_attribution.aside.event_id IS 'As in the outbox';
 COMMENT ON COLUMN onside_attribution.aside.event_name IS 'As in the outbox';
 COMMENT ON COLUMN onside_attribution.aside.payload IS 'As in the outbox';
@@ -638,8 +635,7 @@ COMMENT ON TRIGGER onside_before_change ON onside_attribution.aside IS
     'Checks an inserted event; refuses UPDATE; tells the worker';
 
 COMMENT ON TABLE onside_attribution.dead_letter IS
-    'Events that were given up: by the worker, because the API refused them or they failed while others were accepted, or by a trigger, because a row was no valid event or its mapper failed (on_invalid_event). '
-    'Those with a retry_at are tried again from then on, and leave if they are accepted; others leave by retry_dead_letters(), forget() and your own DELETE';
+    'Events that the API refused, that failed while others were accepted, or that a trigger found invalid';
 COMMENT ON COLUMN onside_attribution.dead_letter.event_id IS 'As in the outbox; NULL if an invalid row had none';
 COMMENT ON COLUMN onside_attribution.dead_letter.event_name IS 'As in the outbox';
 COMMENT ON COLUMN onside_attribution.dead_letter.payload IS 'As in the outbox; a number that JSON does not know (NaN) is kept as text';
@@ -653,17 +649,16 @@ COMMENT ON COLUMN onside_attribution.dead_letter.failed_at IS 'When it was put h
 COMMENT ON COLUMN onside_attribution.dead_letter.retry_at IS
     'From when it gets another chance by itself; NULL: only by a person';
 COMMENT ON COLUMN onside_attribution.dead_letter.source IS
-    'Table whose trigger recorded it, schema.table as SQL quotes it, the root of a partition; NULL if it was recorded by a function or INSERT, or put here by the worker: the outbox does not know the table';
+    'Table whose trigger recorded it, as schema.table, of a partition the root; NULL if no trigger did, or it is not known';
 COMMENT ON COLUMN onside_attribution.dead_letter.chances IS
-    'How many chances it has had by itself, each of which has failed: 1 min, 10 min and 1 h after the failure before, then daily for a week; those that come at once after an outage do not count. NULL is as good as 0';
+    'How many second chances have failed; those that come at once after an outage do not count; NULL means 0';
 COMMENT ON COLUMN onside_attribution.dead_letter.id IS 'Of this row; an event can be here more than once';
 COMMENT ON INDEX onside_attribution.dead_letter_pkey IS 'The identity of a dead letter, also for logical replication';
 COMMENT ON INDEX onside_attribution.dead_letter_event_id_idx IS 'For retry_dead_letters()';
 COMMENT ON INDEX onside_attribution.dead_letter_chances_idx IS 'By which the worker finds what is due; without it nothing is tried again by itself';
 
 COMMENT ON VIEW onside_attribution.pending IS
-    'Committed events that are neither delivered nor in dead_letter: first those in aside, then the log''s, each oldest first. '
-    'It reads the whole outbox; for monitoring use status.pending';
+    'Committed events that are not settled, oldest first; for monitoring, use status.pending, which does not read the outbox';
 COMMENT ON COLUMN onside_attribution.pending.event_id IS 'As in the outbox';
 COMMENT ON COLUMN onside_attribution.pending.event_name IS 'As in the outbox';
 COMMENT ON COLUMN onside_attribution.pending.payload IS 'As in the outbox';
@@ -682,49 +677,29 @@ COMMENT ON COLUMN onside_attribution.delivery_cursor.singleton IS 'Always true: 
 COMMENT ON COLUMN onside_attribution.control.singleton IS 'Always true: there is one row';
 
 COMMENT ON TYPE onside_attribution.event IS
-    'What a mapper returns, a function that takes a row of an attached table. installation_id NULL: no event; event_datetime NULL: now; event_id NULL: a fresh one';
+    'What a mapper returns for a row; installation_id NULL: no event; event_datetime NULL: now; event_id NULL: a new one';
 COMMENT ON FUNCTION onside_attribution.track(text, uuid, jsonb, timestamptz, uuid) IS
-    'Records one event in the current transaction. Out: its event_id, a fresh version 4 UUID if none was passed. '
-    'Rules: API, Request body and Limits. Errors: 22004 for a missing field, 22023 for a bad value, 54000 for an event that no request of less '
-    'than 1,000,000 bytes can hold, 25006 in a read-only transaction';
+    'Records one event in the current transaction; returns its event_id';
 COMMENT ON FUNCTION onside_attribution.track_purchase(uuid, numeric, text, timestamptz, uuid, jsonb) IS
-    'Records an event purchase_completed in the current transaction, with the payload {"amount": "9.99", "currency": "USD"} and the keys of extra. '
-    'The amount is sent as a string with its exact digits and scale, in whole units of the currency as passed. Out: the event_id. '
-    'Errors: as track(); 22023 also for an amount that is not finite, an empty currency, and an extra that is no object or has a key amount or currency';
+    'Records an event purchase_completed with its amount and currency; returns its event_id';
 COMMENT ON FUNCTION onside_attribution.track_batch(jsonb) IS
-    'Records many events, all or none. In: an array in the API''s shape, or the API''s own body {"events": [...]}, of any length '
-    '(the limits of a request are the worker''s business); event_id may be left out. Out: how many. '
-    'Errors: as track(), with the number of the event, counted from 1, in the context; 22023 also for a field that the API does not have';
+    'Records many events, all or none, from an array in the API''s own shape; returns how many';
 COMMENT ON FUNCTION onside_attribution.purchase(uuid, numeric, text, timestamptz, uuid, jsonb) IS
-    'For mappers: an event with the payload that track_purchase() makes. installation_id NULL: no event, whatever the rest is; event_datetime NULL: when it is recorded; event_id NULL: a fresh one. '
-    'Errors: 22004, 22023 for amount, currency and extra, as track_purchase(), unless installation_id is NULL';
+    'For mappers: an event with the payload that track_purchase() makes';
 COMMENT ON FUNCTION onside_attribution.amount(numeric, integer) IS
-    'Minor units (cents) as whole units of the currency: amount(990, 2) is 9.90. In: digits: how many the currency has after the point, 0 to 30. '
-    'Out: exact, with so many digits after the point, or more for a fraction of a minor unit. Errors: 22023 for other digits, and for NaN and infinities';
+    'Minor units (cents) as whole units of the currency, exactly: amount(990, 2) is 9.90';
 COMMENT ON FUNCTION onside_attribution.event_id(text[]) IS
-    'The event_id of a key: the first 16 bytes of the SHA-256 over the parts in UTF-8, each preceded by its number of bytes (8 bytes, network order), with the version (4) and variant of a UUID. '
-    'Errors: 22004 for a NULL part; 22023 for an empty one, for none, and for one that is not valid UTF-8';
+    'A stable event_id for a key: a version 4 UUID from the SHA-256 over its parts';
 COMMENT ON FUNCTION onside_attribution.track_row() IS
-    'Trigger function, AFTER INSERT or UPDATE: FOR EACH ROW, or FOR EACH STATEMENT with REFERENCING NEW TABLE (manual: CREATE TRIGGER). '
-    'Its arguments are target=column: event_name (a literal instead of a column) and installation_id, which must be there, event_datetime, event_id and payload.KEY; or mapper (schema.function) with search_path. '
-    'A row with a NULL installation_id is skipped. Errors: as track(), unless on_invalid_event says otherwise; 42703, 42804, 0A000 for a mapped column that '
-    'does not exist, has an unsuitable type or is a virtual generated one; 22023, 22004 for its arguments; 39P01 if fired in another way';
+    'Trigger function that records rows as events; its arguments are target=column, or mapper=schema.function: see attach()';
 COMMENT ON FUNCTION onside_attribution.preview(uuid) IS
-    'The JSON of an event exactly as it is sent, but in the encoding of the database. It finds events in the outbox, delivered ones until their segment is '
-    'emptied, and complete ones in dead_letter; NULL for any other. It reads the outbox from its beginning';
+    'The JSON of an event exactly as it is sent; NULL if the event is not in outbox, aside or dead_letter';
 COMMENT ON FUNCTION onside_attribution.attach(regclass, text, name, jsonb, name, name, text, text, regproc, text, boolean) IS
-    'Makes a trigger that records an event for each inserted or updated row of a table. In: installation_id, event_datetime, event_id: columns; payload: '
-    'an object of keys and columns; or, in place of these, mapper: a function of the row. operation: INSERT, UPDATE or INSERT OR UPDATE; condition: a WHEN clause '
-    '(manual: CREATE TRIGGER); or, in place of both, becomes: an expression over NEW that an INSERT or UPDATE makes true. deferred: fires at the end of the transaction. '
-    'Out: the trigger''s name. Warns of recent rows that would not have been events, and of a mapper that gives several events one event_id. '
-    'Needs TRIGGER on the table and EXECUTE on track_row(), as CREATE TRIGGER does. Errors: 22004, 22023 for the arguments; 55P03 if the table is locked for longer than lock_timeout, or 2 s; '
-    '42703, 42804, 0A000 for a column as track_row(); 42804 for money and composite types; 42809 if it is no table of the shop; 42501 without the '
-    'privilege; 42601 for a condition that is no expression; 42P17 for one that refers to OLD and must not; 55000 if deferred without a primary key; '
-    '42710 if the event is attached to the table already; else as CREATE TRIGGER';
+    'Makes a trigger that records an event for each inserted or updated row of a table; returns its name';
 COMMENT ON FUNCTION onside_attribution.detach(regclass, text) IS
-    'Drops the triggers by which a table reports an event. Out: whether there was one. Needs ownership of the table, as DROP TRIGGER does. Errors: 22004, 42501';
+    'Drops the triggers by which a table reports an event; returns whether there was one';
 COMMENT ON FUNCTION onside_attribution.trigger_mapping(oid) IS
-    'What the arguments of a track_row() trigger say, for the view attached. In: OID of a trigger. Out: NULLs if there is none. Errors: 22023, 22004 if it is another kind of trigger';
+    'What the arguments of a track_row() trigger say, for the view attached';
 
 COMMENT ON VIEW onside_attribution.attached IS 'Which tables report which events, with their mapping';
 COMMENT ON COLUMN onside_attribution.attached.source IS 'Table';
@@ -743,23 +718,17 @@ COMMENT ON COLUMN onside_attribution.attached.level IS 'ROW or STATEMENT';
 COMMENT ON COLUMN onside_attribution.attached.enabled IS 'Whether its triggers fire; NULL if some do, and others, or those of some partitions, do not: doctor() names them';
 
 COMMENT ON FUNCTION onside_attribution.flush(interval) IS
-    'Waits until every event that was committed before the call is delivered or in dead_letter. In: how long to wait at most. Out: true if so, false on timeout. Errors: 55000 on a standby';
+    'Waits until every event committed before the call is settled; returns false on timeout';
 COMMENT ON FUNCTION onside_attribution.pause(text) IS
-    'Stops sending in this database from the commit on, across restarts; requests under way end as they do. In: a reason, shown in status';
+    'Stops sending in this database from the commit on, across restarts; the reason is shown in status';
 COMMENT ON FUNCTION onside_attribution.resume() IS
-    'Starts sending in this database again from the commit on, and ends at once a wait for the next attempt, that for another worker in place of one that has ended, and that after three crashes';
+    'Starts sending in this database again from the commit on, and ends any wait at once';
 COMMENT ON FUNCTION onside_attribution.retry_dead_letters(uuid[]) IS
-    'Moves dead letters back into the outbox, with the same event_id. In: which; NULL: all that were sent, but not what a trigger found invalid. '
-    'Out: how many. Errors: as track(), with the dead letter in the context, for one that is still invalid; 40001 if somebody has changed one since a transaction '
-    'began that is not READ COMMITTED; 25006 in a read-only one';
+    'Moves dead letters back into the outbox under their event_ids; NULL: all that were sent; returns how many';
 COMMENT ON FUNCTION onside_attribution.forget(uuid) IS
-    'Deletes everything about an installation from outbox (delivered events that are still there, too), aside and dead_letter, whoever recorded it. '
-    'In: the installation_id. Out: how many rows. From the commit on nothing of it is sent but what is under way at that moment. '
-    'It deletes what is committed when it runs, at any isolation level, and waits for whoever is changing a row. Reads all of these tables. Errors: 22004 for NULL; 25006 in a read-only transaction';
+    'Deletes everything about an installation from outbox, aside and dead_letter; returns how many rows';
 COMMENT ON FUNCTION onside_attribution.replay(timestamptz, timestamptz) IS
-    'Records delivered events again that the outbox still holds (see the setting retention), with the same event_id. '
-    'In: the time of recording, both ends included. Out: how many. What is pending or in dead_letter is left out. It waits for another replay() to commit, '
-    'and sees what that has recorded at any isolation level. Errors: 25006 in a read-only transaction';
+    'Records delivered events again that the outbox still holds, by the time of recording; returns how many';
 COMMENT ON FUNCTION onside_attribution.worker_status() IS
     'Beneath the view status, which says what the columns are';
 
@@ -770,7 +739,7 @@ COMMENT ON COLUMN onside_attribution.status.state IS
     'idle, sending, backing_off, paused, unauthorized, misconfigured, refusing, disabled or not_running';
 COMMENT ON COLUMN onside_attribution.status.state_reason IS 'Whose fault it looks like, since when, what is tried next, and what to do about it; NULL if all is well';
 COMMENT ON COLUMN onside_attribution.status.pending IS
-    'Events committed and not settled, those aside included. Without a worker no more than 10000 are counted; NULL after three crashes, when no table is read';
+    'Events committed and not settled; without a worker at most 10000 are counted; NULL after three crashes';
 COMMENT ON COLUMN onside_attribution.status.oldest_pending_age IS 'Time since the first of them was recorded';
 COMMENT ON COLUMN onside_attribution.status.in_flight IS 'Requests under way';
 COMMENT ON COLUMN onside_attribution.status.delivered IS 'Events delivered since CREATE EXTENSION';
@@ -870,20 +839,19 @@ COMMENT ON FUNCTION onside_attribution.delivery_histogram() IS
 COMMENT ON FUNCTION onside_attribution.stats_reset() IS
     'Begins the statistics of the current database anew: all of stats and stats_histogram, nothing of status';
 COMMENT ON VIEW onside_attribution.stats IS
-    'What delivery from this database has done since stats_reset, in one row. Survives a restart of the worker and of the server, but not a crash; '
-    'is not replicated. All NULL where nothing can have been counted: on a standby, or without preloading. Times are in milliseconds';
+    'What delivery has done since stats_reset, in one row; survives a restart, not a crash; not replicated; times in ms';
 COMMENT ON COLUMN onside_attribution.stats.recorded IS
     'Events committed by sessions of this server; not those of prepared transactions and of logical replication';
-COMMENT ON COLUMN onside_attribution.stats.skipped IS 'Rows of attached tables that had no installation_id, or of which the mapper has made no event; of several events of a row each that has none. Counted when read, even if the transaction is rolled back';
+COMMENT ON COLUMN onside_attribution.stats.skipped IS 'Rows of attached tables without an installation_id or an event; counted even if the transaction is rolled back';
 COMMENT ON COLUMN onside_attribution.stats.delivered IS 'Events delivered';
 COMMENT ON COLUMN onside_attribution.stats.dead_lettered IS 'Events that the worker gave up and put into dead_letter';
 COMMENT ON COLUMN onside_attribution.stats.events_sent IS 'Events in requests, each as often as it was sent';
 COMMENT ON COLUMN onside_attribution.stats.bytes_sent IS 'Bytes of the requests'' bodies';
 COMMENT ON COLUMN onside_attribution.stats.connections IS 'Connections made';
-COMMENT ON COLUMN onside_attribution.stats.requests IS 'HTTP requests begun, also those that libcurl (7.80 or later) repeats by itself, because a kept connection turned out to be closed';
+COMMENT ON COLUMN onside_attribution.stats.requests IS 'HTTP requests begun; with libcurl 7.80 or later also those that it repeats by itself on a new connection';
 COMMENT ON COLUMN onside_attribution.stats.retries IS 'Those of them that sent once more what a failed request had carried';
 COMMENT ON COLUMN onside_attribution.stats.back_offs IS 'Requests that failed otherwise than by 400 or 413: the failures after which the worker may have to wait';
-COMMENT ON COLUMN onside_attribution.stats.responses_204 IS 'Requests answered by 204, the acknowledgement. A request is counted in one of the columns from here to malformed when it ends';
+COMMENT ON COLUMN onside_attribution.stats.responses_204 IS 'Requests answered by 204; each request is counted in one of the columns from here to malformed';
 COMMENT ON COLUMN onside_attribution.stats.responses_other_2xx IS 'By any other 2xx, which acknowledges nothing';
 COMMENT ON COLUMN onside_attribution.stats.responses_3xx IS 'By 3xx: a redirect, never followed';
 COMMENT ON COLUMN onside_attribution.stats.responses_400 IS 'By 400: the API refuses events';
@@ -897,7 +865,7 @@ COMMENT ON COLUMN onside_attribution.stats.responses_other_5xx IS 'By any other 
 COMMENT ON COLUMN onside_attribution.stats.timeouts IS 'Not answered in time (connect_timeout, request_timeout)';
 COMMENT ON COLUMN onside_attribution.stats.connection_failures IS 'Not answered because no connection could be made (name, route, TLS), or it broke';
 COMMENT ON COLUMN onside_attribution.stats.malformed IS 'Answered by something that is no complete HTTP answer';
-COMMENT ON COLUMN onside_attribution.stats.delivery_count IS 'Events whose delivery was timed, from recorded_at to the acknowledgement. recorded_at is a little before the commit, and the age of a restored event counts';
+COMMENT ON COLUMN onside_attribution.stats.delivery_count IS 'Events whose delivery was timed, from recorded_at, a little before the commit, to the acknowledgement';
 COMMENT ON COLUMN onside_attribution.stats.delivery_ms_sum IS 'Their times added up';
 COMMENT ON COLUMN onside_attribution.stats.delivery_ms_p50 IS 'Half of them took no longer; off by a quarter at most, as the other two';
 COMMENT ON COLUMN onside_attribution.stats.delivery_ms_p90 IS '90 % of them took no longer';
@@ -911,7 +879,7 @@ COMMENT ON COLUMN onside_attribution.stats.request_ms_p99 IS '99 % of them took 
 COMMENT ON COLUMN onside_attribution.stats.request_ms_max IS 'The longest; exact';
 COMMENT ON COLUMN onside_attribution.stats.stats_reset IS 'Since when all this counts: stats_reset(), a crash, or CREATE EXTENSION';
 COMMENT ON VIEW onside_attribution.stats_histogram IS
-    'The two distributions of stats, in cumulative buckets as Prometheus has them. Rows can be left out, since each bucket includes those below it; the bounds never change';
+    'The two distributions of stats, in cumulative buckets as Prometheus has them';
 COMMENT ON COLUMN onside_attribution.stats_histogram.metric IS 'delivery (of events) or request';
 COMMENT ON COLUMN onside_attribution.stats_histogram.le IS 'Upper bound in milliseconds, inclusive; the last is Infinity';
 COMMENT ON COLUMN onside_attribution.stats_histogram.count IS 'How many took no longer';
@@ -922,8 +890,7 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 24
 AS 'MODULE_PATHNAME', 'onside_doctor';
 
 COMMENT ON FUNCTION onside_attribution.doctor() IS
-    'Everything to look at when nothing arrives, one row a check. Out: check_name; ok, NULL if it cannot be known; detail, what was found; '
-    'hint, what to do, for a row that is not ok. Sends no event and waits for no lock; connects to the endpoint and disconnects, for which it takes 5 seconds at most';
+    'Everything to look at when nothing arrives, one row a check, with a hint where it is not ok; waits for no lock';
 
 /*
  * Backfill, and how far each has come.  backfill() alone writes that.
@@ -1002,17 +969,12 @@ COMMENT ON COLUMN onside_attribution.backfill_state.dead_lettered IS 'See backfi
 COMMENT ON COLUMN onside_attribution.backfill_state.not_due IS 'See backfill_progress';
 COMMENT ON COLUMN onside_attribution.backfill_state.started_at IS 'See backfill_progress';
 COMMENT ON COLUMN onside_attribution.backfill_state.updated_at IS 'See backfill_progress';
-COMMENT ON COLUMN onside_attribution.backfill_state.before IS 'Snapshot before which earlier passes have read: the next transaction number, and those that were running; NULL in the first pass';
+COMMENT ON COLUMN onside_attribution.backfill_state.before IS 'Snapshot that earlier passes have read up to; NULL in the first pass';
 COMMENT ON COLUMN onside_attribution.backfill_state.now IS 'The same for this pass; NULL in the last one';
 COMMENT ON COLUMN onside_attribution.backfill_state.finished_at IS 'See backfill_progress';
 
 COMMENT ON PROCEDURE onside_attribution.backfill(regclass, text, timestamptz, timestamptz) IS
-    'Records an event for each row that an attached table holds, in chunks that it commits; called again, it goes on where it was stopped, or begins anew if it was not. '
-    'Needs an event_id that belongs to the row: then a row that the trigger has reported, too, is one event. '
-    'In: the table, the event, and from when to when the events shall have occurred, both ends included. '
-    'Needs SELECT on the table. Errors: 2D000 in a transaction block; 42704 if the event is not attached; 42P08 if several triggers report it; '
-    '55000 if no event_id is mapped; 22004 if an event has none, or a mapper gives no event_datetime; 22004, 22023 for the arguments; '
-    '0A000 if row security applies to the caller, or a partition is no ordinary table; 25006; 42501; else as track_row()';
+    'Records an event for each row that an attached table holds, in committed chunks; goes on where it was stopped';
 
 COMMENT ON VIEW onside_attribution.backfill_progress IS 'How far each backfill() has come, and what has become of the rows';
 COMMENT ON COLUMN onside_attribution.backfill_progress.source IS 'Table';
@@ -1025,7 +987,7 @@ COMMENT ON COLUMN onside_attribution.backfill_progress."partition" IS 'Partition
 COMMENT ON COLUMN onside_attribution.backfill_progress.recorded IS 'Events that were recorded';
 COMMENT ON COLUMN onside_attribution.backfill_progress.skipped IS 'Rows without an installation_id, or of which the mapper makes no event; of several events of a row each that has none';
 COMMENT ON COLUMN onside_attribution.backfill_progress.dead_lettered IS 'Events that are not valid, and rows whose mapper has failed, which were put into dead_letter';
-COMMENT ON COLUMN onside_attribution.backfill_progress.not_due IS 'Rows that do not meet the condition, and events that lie outside of since and until: a row of which the mapper makes several can have more of them';
+COMMENT ON COLUMN onside_attribution.backfill_progress.not_due IS 'Rows that do not meet the condition, and events outside of since and until';
 COMMENT ON COLUMN onside_attribution.backfill_progress.started_at IS 'When it was called first';
 COMMENT ON COLUMN onside_attribution.backfill_progress.updated_at IS 'When the last chunk was committed';
 COMMENT ON COLUMN onside_attribution.backfill_progress.finished_at IS 'When it had read all rows; NULL until then';

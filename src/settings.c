@@ -9,9 +9,9 @@
  * alone is the session's own business.
  *
  * There is deliberately no setting for a password: the statement log, the
- * reload log and pg_db_role_setting would all show it.  A value that has the
- * form of one (user information in an address, user:password in place of a
- * file's name) is refused, and not repeated where that is said.
+ * reload log and pg_db_role_setting would all show it.  A value that looks
+ * like a password (user information in an address, user:password in place of a
+ * file's name) is refused, and the error does not repeat it.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,6 +32,8 @@ char	   *onside_credentials_file;
 char	   *onside_ca_file;
 char	   *onside_proxy;
 char	   *onside_proxy_credentials_file;
+
+/* The values of these are the settings' defaults, too. */
 bool		onside_enabled = true;
 int			onside_batch_max_events = ONSIDE_API_MAX_EVENTS;
 int			onside_batch_max_bytes = ONSIDE_API_MAX_BYTES;
@@ -53,8 +55,8 @@ static const struct config_enum_entry invalid_event_options[] = {
 };
 
 /*
- * Refuses a value for a reason, without repeating it: there could be a password
- * in it.
+ * Refuses a value for a reason, without repeating it: there could be a
+ * password in it.
  */
 static bool
 refuse(const char *name, char *value, const char *problem, const char *hint,
@@ -65,13 +67,14 @@ refuse(const char *name, char *value, const char *problem, const char *hint,
 		return true;
 
 	/*
-	 * When the server starts there is no earlier value to stay with, only the
-	 * default: the real API, for which these events may not be, or a direct
-	 * connection.  The same is true of a session that finds a bad value in
-	 * pg_db_role_setting, where ALTER DATABASE and ALTER ROLE can have put it
-	 * while the library was not loaded: the server's own value is not meant
-	 * for this database.  So none is taken in its place, and the worker refuses
-	 * to send.  What was refused is overwritten, lest pg_settings shows it.
+	 * When the server starts, there is no earlier value to keep, and the
+	 * default would be wrong: the real API, which these events may not be
+	 * meant for, or a direct connection.  The same is true of a session that
+	 * finds a bad value in pg_db_role_setting, where ALTER DATABASE and ALTER
+	 * ROLE can put it while the library is not loaded: the server's own value
+	 * is not meant for this database.  So no other value takes its place, and
+	 * the worker refuses to send.  The refused value is overwritten, so that
+	 * pg_settings does not show it.
 	 */
 	if ((process_shared_preload_libraries_in_progress &&
 		 source != PGC_S_DEFAULT) ||
@@ -118,8 +121,8 @@ check_proxy(char **newval, void **extra, GucSource source)
 }
 
 /*
- * Somebody may take the setting for the place of the credentials themselves.
- * No name of a file has a colon before its first slash.
+ * The setting may be mistaken for the credentials themselves.  A file's full
+ * name has no colon before its first slash.
  */
 static bool
 check_file(const char *name, char *value, GucSource source)
@@ -149,115 +152,119 @@ check_ca_file(char **newval, void **extra, GucSource source)
 	return check_file("onside_attribution.ca_file", *newval, source);
 }
 
+#define MS_PER_HOUR		(60 * 60 * 1000)
+
+/* The settings whose value is a string. */
+static const struct
+{
+	const char *name;
+	const char *summary;
+	const char *details;		/* or NULL */
+	char	  **variable;
+	const char *standard;
+	int			flags;
+	GucStringCheckHook check;
+}			strings[] = {
+	{"onside_attribution.endpoint",
+		"Address to which events are sent.",
+		"An https:// URL; http:// is accepted for loopback addresses alone.",
+	&onside_endpoint, ONSIDE_API_URL, 0, check_endpoint},
+	{"onside_attribution.credentials_file",
+		"File that holds the API's user:password.",
+		"One line; a regular file of the server's user, closed to others, or of root's.  Nothing is sent without it.",
+	&onside_credentials_file, "", GUC_SUPERUSER_ONLY, check_credentials_file},
+	{"onside_attribution.ca_file",
+		"File of certificate authorities to trust instead of the system's.",
+		NULL,
+	&onside_ca_file, "", 0, check_ca_file},
+	{"onside_attribution.proxy",
+		"Proxy through which requests go.",
+		"Empty for none; the environment's proxy variables are ignored.",
+	&onside_proxy, "", GUC_SUPERUSER_ONLY, check_proxy},
+	{"onside_attribution.proxy_credentials_file",
+		"File that holds the proxy's user:password.",
+		"As credentials_file.  Empty for a proxy that asks for none.",
+	&onside_proxy_credentials_file, "", GUC_SUPERUSER_ONLY, check_proxy_credentials_file},
+};
+
+/*
+ * The settings whose value is a number; the variable's own value is the
+ * default.
+ */
+static const struct
+{
+	const char *name;
+	const char *summary;
+	const char *details;		/* or NULL */
+	int		   *variable;
+	int			min;
+	int			max;
+	int			flags;
+}			numbers[] = {
+	{"onside_attribution.batch_max_events",
+		"Most events in one request.",
+		NULL,
+	&onside_batch_max_events, 1, ONSIDE_API_MAX_EVENTS, 0},
+	{"onside_attribution.batch_max_bytes",
+		"Size below which a request's body stays.",
+		"An event that is larger by itself is sent alone.",
+	&onside_batch_max_bytes, 1024, ONSIDE_API_MAX_BYTES, GUC_UNIT_BYTE},
+	{"onside_attribution.max_in_flight",
+		"Most requests under way at once in one database.",
+		NULL,
+	&onside_max_in_flight, 1, ONSIDE_HTTP_MAX_REQUESTS - 1, 0},
+	{"onside_attribution.linger",
+		"How long a batch that is not full waits for more events.",
+		NULL,
+	&onside_linger, 0, MS_PER_HOUR, GUC_UNIT_MS},
+	{"onside_attribution.connect_timeout",
+		"Time within which a connection must be made.",
+		NULL,
+	&onside_connect_timeout, 1, MS_PER_HOUR, GUC_UNIT_MS},
+	{"onside_attribution.request_timeout",
+		"Time within which a request must be answered.",
+		NULL,
+	&onside_request_timeout, 1, MS_PER_HOUR, GUC_UNIT_MS},
+	{"onside_attribution.retry_initial_delay",
+		"Ceiling of the wait after the first failure.",
+		"It doubles with each failure.  The wait is drawn up to it, and is at least a tenth of this setting.",
+	&onside_retry_initial_delay, 1, MS_PER_HOUR, GUC_UNIT_MS},
+	{"onside_attribution.retry_max_delay",
+		"Highest ceiling of the wait between two attempts.",
+		"A Retry-After can ask for more.",
+	&onside_retry_max_delay, 1, 24 * MS_PER_HOUR, GUC_UNIT_MS},
+	{"onside_attribution.retention",
+		"How long delivered events are kept.",
+		"0 lets them go as soon as their segment of the outbox can be emptied.",
+	&onside_retention, 0, INT_MAX, GUC_UNIT_S},
+	{"onside_attribution.segment_size",
+		"Size at which writing moves on to the outbox's next segment.",
+		NULL,
+	&onside_segment_size, 64, INT_MAX, GUC_UNIT_KB},
+};
+
+/* Called once in each process that loads the library. */
 void
 onside_settings_define(void)
 {
-	DefineCustomStringVariable("onside_attribution.endpoint",
-							   "Address to which events are sent.",
-							   "An https:// URL; http:// is accepted for loopback addresses alone.",
-							   &onside_endpoint, ONSIDE_API_URL,
-							   PGC_SUSET, 0,
-							   check_endpoint, NULL, NULL);
-	DefineCustomStringVariable("onside_attribution.credentials_file",
-							   "File that holds the API's user:password.",
-							   "One line; a regular file of the server's user, closed to others, or of root's.  Nothing is sent without it.",
-							   &onside_credentials_file, "",
-							   PGC_SUSET, GUC_SUPERUSER_ONLY,
-							   check_credentials_file, NULL, NULL);
-	DefineCustomStringVariable("onside_attribution.ca_file",
-							   "File of certificate authorities to trust instead of the system's.",
-							   NULL,
-							   &onside_ca_file, "",
-							   PGC_SUSET, 0,
-							   check_ca_file, NULL, NULL);
-	DefineCustomStringVariable("onside_attribution.proxy",
-							   "Proxy through which requests go.",
-							   "Empty for none; the environment's proxy variables are ignored.",
-							   &onside_proxy, "",
-							   PGC_SUSET, GUC_SUPERUSER_ONLY,
-							   check_proxy, NULL, NULL);
-	DefineCustomStringVariable("onside_attribution.proxy_credentials_file",
-							   "File that holds the proxy's user:password.",
-							   "As credentials_file.  Empty for a proxy that asks for none.",
-							   &onside_proxy_credentials_file, "",
-							   PGC_SUSET, GUC_SUPERUSER_ONLY,
-							   check_proxy_credentials_file, NULL, NULL);
+	for (int i = 0; i < (int) lengthof(strings); i++)
+		DefineCustomStringVariable(strings[i].name, strings[i].summary,
+								   strings[i].details, strings[i].variable,
+								   strings[i].standard, PGC_SUSET,
+								   strings[i].flags, strings[i].check, NULL,
+								   NULL);
+	for (int i = 0; i < (int) lengthof(numbers); i++)
+		DefineCustomIntVariable(numbers[i].name, numbers[i].summary,
+								numbers[i].details, numbers[i].variable,
+								*numbers[i].variable, numbers[i].min,
+								numbers[i].max, PGC_SUSET, numbers[i].flags,
+								NULL, NULL, NULL);
 	DefineCustomBoolVariable("onside_attribution.enabled",
 							 "Whether events are sent; they are recorded in any case.",
 							 NULL,
 							 &onside_enabled, true,
 							 PGC_SUSET, 0,
 							 NULL, NULL, NULL);
-	DefineCustomIntVariable("onside_attribution.batch_max_events",
-							"Most events in one request.",
-							NULL,
-							&onside_batch_max_events,
-							ONSIDE_API_MAX_EVENTS, 1, ONSIDE_API_MAX_EVENTS,
-							PGC_SUSET, 0,
-							NULL, NULL, NULL);
-	DefineCustomIntVariable("onside_attribution.batch_max_bytes",
-							"Size below which a request's body stays.",
-							"An event that is larger by itself is sent alone.",
-							&onside_batch_max_bytes,
-							ONSIDE_API_MAX_BYTES, 1024, ONSIDE_API_MAX_BYTES,
-							PGC_SUSET, GUC_UNIT_BYTE,
-							NULL, NULL, NULL);
-	DefineCustomIntVariable("onside_attribution.max_in_flight",
-							"Most requests under way at once in one database.",
-							NULL,
-							&onside_max_in_flight,
-							4, 1, ONSIDE_HTTP_MAX_REQUESTS - 1,
-							PGC_SUSET, 0,
-							NULL, NULL, NULL);
-	DefineCustomIntVariable("onside_attribution.linger",
-							"How long a batch that is not full waits for more events.",
-							NULL,
-							&onside_linger,
-							0, 0, 3600 * 1000,
-							PGC_SUSET, GUC_UNIT_MS,
-							NULL, NULL, NULL);
-	DefineCustomIntVariable("onside_attribution.connect_timeout",
-							"Time within which a connection must be made.",
-							NULL,
-							&onside_connect_timeout,
-							10000, 1, 3600 * 1000,
-							PGC_SUSET, GUC_UNIT_MS,
-							NULL, NULL, NULL);
-	DefineCustomIntVariable("onside_attribution.request_timeout",
-							"Time within which a request must be answered.",
-							NULL,
-							&onside_request_timeout,
-							30000, 1, 3600 * 1000,
-							PGC_SUSET, GUC_UNIT_MS,
-							NULL, NULL, NULL);
-	DefineCustomIntVariable("onside_attribution.retry_initial_delay",
-							"Ceiling of the wait after the first failure.",
-							"It doubles with each failure.  The wait is drawn up to it, and is at least a tenth of this setting.",
-							&onside_retry_initial_delay,
-							1000, 1, 3600 * 1000,
-							PGC_SUSET, GUC_UNIT_MS,
-							NULL, NULL, NULL);
-	DefineCustomIntVariable("onside_attribution.retry_max_delay",
-							"Highest ceiling of the wait between two attempts.",
-							"A Retry-After can ask for more.",
-							&onside_retry_max_delay,
-							300000, 1, 24 * 3600 * 1000,
-							PGC_SUSET, GUC_UNIT_MS,
-							NULL, NULL, NULL);
-	DefineCustomIntVariable("onside_attribution.retention",
-							"How long delivered events are kept.",
-							"0 lets them go as soon as their segment of the outbox can be emptied.",
-							&onside_retention,
-							0, 0, INT_MAX,
-							PGC_SUSET, GUC_UNIT_S,
-							NULL, NULL, NULL);
-	DefineCustomIntVariable("onside_attribution.segment_size",
-							"Size at which writing moves on to the outbox's next segment.",
-							NULL,
-							&onside_segment_size,
-							65536, 64, INT_MAX,
-							PGC_SUSET, GUC_UNIT_KB,
-							NULL, NULL, NULL);
 	DefineCustomEnumVariable("onside_attribution.on_invalid_event",
 							 "What a trigger does with a row that is no valid event, or whose mapper fails.",
 							 "dead_letter lets it through with a warning and keeps the event in dead_letter; error fails the statement.",

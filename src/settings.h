@@ -10,10 +10,7 @@
 
 #include "postgres.h"
 
-/* The API's limits (page "Server-to-server attribution events", Limits). */
-#define ONSIDE_API_URL			"https://onside.io/attribution-api/v1/events"
-#define ONSIDE_API_MAX_EVENTS	1000
-#define ONSIDE_API_MAX_BYTES	1000000
+#include "api.h"
 
 typedef enum OnsideInvalidEventAction
 {

@@ -5,10 +5,10 @@
  *
  * A new package brings both, but each takes effect by itself: the library when
  * the server is restarted, the objects with ALTER EXTENSION ... UPDATE.  In
- * between the worker must not touch tables that may have another shape, so it
- * asks here before it does anything, and idles with what this file says.
- * Recording does not ask: it goes on meanwhile, since the columns that a
- * purchase writes are the same in all versions.
+ * between, the tables may have another shape, which the worker must not touch.
+ * So the worker asks here first, and idles with the answer in its status.
+ * Recording does not ask, and goes on: the columns that a purchase writes are
+ * the same in all versions.
  *
  *-------------------------------------------------------------------------
  */

@@ -3,12 +3,12 @@
  * attachable.c
  *		Can this relation be attached?
  *
- * attach() refuses what can never become an event, and each refusal names the
- * way that works.  What only may be a mistake is a warning: the table is
- * attached all the same.
+ * attach() refuses what can never become an event; the hint names a way that
+ * works.  What may be a mistake is a warning, and the table is attached.
  *
- * A relation's kind cannot change, so it is looked at before any lock is
- * waited for.  Columns are looked at under attach's lock.
+ * A relation's kind cannot change, and neither can it become a shard, so these
+ * are looked at before any lock is waited for, as are the caller's privileges.
+ * Columns are looked at under attach's lock.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,13 +19,17 @@
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/formatting.h"
 #include "utils/lsyscache.h"
 
 #include "attach/attachable.h"
+#include "compat.h"
 #include "log/event.h"
 #include "log/tables.h"
+#include "record/citus.h"
 
 /* ----------
  * Relations
@@ -33,8 +37,8 @@
  */
 
 /*
- * What this relation is instead of a table of the shop, and what to do about
- * it; NULL if it is one.
+ * Why the relation cannot be attached, to be read after its name, and what to
+ * do about it.  NULL if it can be attached.
  */
 static const char *
 what_else(Oid relid, const char **hint)
@@ -107,6 +111,10 @@ onside_attachable_check(Oid relid)
 				 errhint("%s", hint)));
 }
 
+/*
+ * A crash empties an unlogged table, but not what was reported of it.  Rows of
+ * inheritance children fire triggers of their own tables alone.
+ */
 void
 onside_attachable_warn(Relation rel)
 {
@@ -132,7 +140,7 @@ onside_attachable_warn(Relation rel)
  * ----------
  */
 
-/* What is beneath domains and arrays. */
+/* The type under all domains and arrays. */
 static Oid
 innermost_type(Oid type)
 {
@@ -175,8 +183,8 @@ is_amount(const char *field)
 }
 
 /*
- * An integer that is an amount is one of minor units more often than not, and
- * is sent as it is: a hundred times what was paid.
+ * An integer amount is most often in minor units (cents).  It would be sent as
+ * it is: a hundred times what was paid.
  */
 static void
 warn_of_amount(Relation rel, const char *field, const char *column, Oid type)
@@ -214,6 +222,10 @@ warn_of_amount(Relation rel, const char *field, const char *column, Oid type)
 	}
 }
 
+/*
+ * Only columns of the payload are looked at here: the other fields' types are
+ * checked by column.c.
+ */
 void
 onside_attachable_column(Relation rel, const char *field, const char *column)
 {
@@ -233,4 +245,49 @@ onside_attachable_column(Relation rel, const char *field, const char *column)
 						quote_identifier(column)));
 	if (is_amount(field))
 		warn_of_amount(rel, field, column, type);
+}
+
+/* ----------
+ * Privileges, and shards
+ * ----------
+ */
+
+void
+onside_attachable_require_schema(Oid relid)
+{
+	Oid			schema = get_rel_namespace(relid);
+	AclResult	acl;
+
+	if (!OidIsValid(schema))
+		return;
+	acl = onside_namespace_aclcheck(schema, ACL_USAGE);
+	if (acl != ACLCHECK_OK)
+		aclcheck_error(acl, OBJECT_SCHEMA, get_namespace_name(schema));
+}
+
+void
+onside_attachable_require(Oid relid, AclMode mode)
+{
+	AclResult	acl = pg_class_aclcheck(relid, GetUserId(), mode);
+
+	if (acl != ACLCHECK_OK)
+	{
+		char		relkind = get_rel_relkind(relid);
+
+		aclcheck_error(acl, get_relkind_objtype(relkind), get_rel_name(relid));
+	}
+}
+
+void
+onside_attachable_refuse_shard(const char *what, Oid relid)
+{
+	Oid			table = onside_citus_table_of_shard(relid);
+
+	if (OidIsValid(table))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("%s: \"%s\" is a shard of Citus", what,
+						get_rel_name(relid)),
+				 errhint("At the coordinator, %s the table \"%s\": that reaches all of its shards.",
+						 what, get_rel_name(table))));
 }

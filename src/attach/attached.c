@@ -14,19 +14,26 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "nodes/value.h"
+#include "parser/parse_func.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
-#include "attach/attach.h"
+#include "attach/attachable.h"
+#include "attach/attached.h"
 #include "compat.h"
+#include "log/tables.h"
 #include "record/citus.h"
 #include "record/mapping.h"
 
@@ -34,9 +41,34 @@ PG_FUNCTION_INFO_V1(onside_detach);
 PG_FUNCTION_INFO_V1(onside_trigger_mapping);
 
 /* ----------
- * detach
+ * Finding the triggers
  * ----------
  */
+
+/*
+ * OID of track_row(), for a caller who names it: raises 42501 without USAGE on
+ * its schema, and 42883 if there is no such function.
+ */
+static Oid
+track_row_oid(void)
+{
+	return LookupFuncName(list_make2(makeString(ONSIDE_SCHEMA),
+									 makeString("track_row")),
+						  0, NULL, false);
+}
+
+Oid
+onside_find_track_row(void)
+{
+	Oid			schema = get_namespace_oid(ONSIDE_SCHEMA, true);
+
+	if (!OidIsValid(schema))
+		return InvalidOid;
+	return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
+						   CStringGetDatum("track_row"),
+						   PointerGetDatum(buildoidvector(NULL, 0)),
+						   ObjectIdGetDatum(schema));
+}
 
 /*
  * Triggers that a user made, not their clones in partitions.  Those whose
@@ -46,7 +78,7 @@ List *
 onside_attached_triggers(Relation rel, const char *event_name)
 {
 	List	   *triggers = NIL;
-	Oid			function = onside_track_row_oid();
+	Oid			function = track_row_oid();
 	TriggerDesc *desc = rel->trigdesc;	/* after what may rebuild it */
 
 	for (int i = 0; desc != NULL && i < desc->numtriggers; i++)
@@ -64,10 +96,15 @@ onside_attached_triggers(Relation rel, const char *event_name)
 	return triggers;
 }
 
+/* ----------
+ * detach
+ * ----------
+ */
+
 /*
- * PostgreSQL drops a trigger together with what it still has to do at the end of this
- * transaction.  Other sessions have nothing of that kind: their rows' locks keep
- * DROP TRIGGER waiting.
+ * PostgreSQL drops a trigger together with what it still has to do at the end
+ * of this transaction.  Other sessions have nothing of that kind: their rows'
+ * locks keep DROP TRIGGER waiting.
  */
 static void
 refuse_pending(Relation rel, const char *event_name)
@@ -107,8 +144,11 @@ onside_detach(PG_FUNCTION_ARGS)
 						PG_ARGISNULL(0) ? "source" : "event_name"),
 				 errhint("See the view onside_attribution.attached.")));
 
+	/*
+	 * Find the triggers; DROP TRIGGER then takes the lock, and checks who may.
+	 */
 	event_name = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	onside_refuse_shard("detach", PG_GETARG_OID(0));
+	onside_attachable_refuse_shard("detach", PG_GETARG_OID(0));
 	citus = onside_citus_table(PG_GETARG_OID(0));
 	rel = relation_open(PG_GETARG_OID(0), AccessShareLock);
 	foreach(lc, onside_attached_triggers(rel, event_name))
@@ -123,6 +163,7 @@ onside_detach(PG_FUNCTION_ARGS)
 										   RelationGetRelationName(rel));
 	relation_close(rel, AccessShareLock);
 
+	/* An event that takes two triggers loses both. */
 	callback.callback = onside_citus_trigger_error;
 	callback.arg = &citus;
 	callback.previous = error_context_stack;
@@ -169,39 +210,36 @@ payload_mapping(const OnsideMapping *mapping)
 	return JsonbPGetDatum(JsonbValueToJsonb(builder.result));
 }
 
-/* The arguments of the trigger with this OID; false if there is none. */
-static bool
-read_trigger_args(Oid trigger, int *nargs, char ***args)
+/*
+ * The mapping of the trigger with this OID; NULL if there is no such trigger,
+ * or its arguments are not understood: somebody may have made it by hand.
+ */
+static OnsideMapping *
+mapping_of(Oid trigger)
 {
 	Relation	rel = table_open(TriggerRelationId, AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
-	bool		found;
+	OnsideMapping *mapping = NULL;
 
 	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(trigger));
 	scan = systable_beginscan(rel, TriggerOidIndexId, true, NULL, 1, &key);
 	tuple = systable_getnext(scan);
-	found = HeapTupleIsValid(tuple);
-	if (found)
+	if (HeapTupleIsValid(tuple))
 	{
 		bool		isnull;
-		Datum		datum = heap_getattr(tuple, Anum_pg_trigger_tgargs,
-										 RelationGetDescr(rel), &isnull);
-		char	   *p = VARDATA_ANY(DatumGetByteaPCopy(datum));
 
-		*nargs = ((Form_pg_trigger) GETSTRUCT(tuple))->tgnargs;
-		*args = palloc(Max(*nargs, 1) * sizeof(char *));
-		for (int i = 0; i < *nargs; i++)
-		{
-			(*args)[i] = p;
-			p += strlen(p) + 1;
-		}
+		mapping = onside_mapping_of_trigger(((Form_pg_trigger) GETSTRUCT(tuple))->tgnargs,
+											heap_getattr(tuple,
+														 Anum_pg_trigger_tgargs,
+														 RelationGetDescr(rel),
+														 &isnull));
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
-	return found;
+	return mapping;
 }
 
 static void
@@ -220,16 +258,10 @@ onside_trigger_mapping(PG_FUNCTION_ARGS)
 	OnsideMapping *mapping;
 	Datum		values[6] = {0};
 	bool		nulls[6] = {0};
-	char	  **args;
-	int			nargs;
 
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	if (!read_trigger_args(PG_GETARG_OID(0), &nargs, &args))
-		PG_RETURN_NULL();
-
-	/* A trigger that somebody made by hand may have any arguments. */
-	mapping = onside_mapping_try_parse(nargs, args);
+	mapping = mapping_of(PG_GETARG_OID(0));
 	if (mapping == NULL)
 		PG_RETURN_NULL();
 	set_text(values, nulls, 0, mapping->event_name);

@@ -3,26 +3,26 @@
  * backfill.c
  *		backfill: the rows that an attached table already holds become events.
  *
- * Rows are read as they lie in the table (source.c says why no row is lost), so many
- * at a time, each chunk in a transaction of its own: no snapshot and no lock is held for
- * long.  How far it has come is committed together with a chunk's events, so whatever
- * ends it, the next call goes on behind the last row that was recorded.  Several
- * sessions can do it at once; they take turns, by a lock on the row that says how far
- * it has come.
+ * Rows are read as they lie in the table (source.c says why no row is lost),
+ * in chunks.  Each chunk is a transaction of its own, so no snapshot and no
+ * lock is held for long.  A chunk's events and the place that backfill has
+ * reached are committed together: whatever ends backfill, the next call goes
+ * on behind the last recorded row.  Several sessions can call backfill at
+ * once.  They take turns, by a lock on the row that holds that place.
  *
- * A chunk's rows are to the event's mapping what the rows of an INSERT are to its trigger:
+ * The mapping gets a chunk's rows as a trigger gets the rows of an INSERT, in
  * a transition table.  So a mapper gets all of them in one query.
  *
- * The event_id belongs to the row.  So an event is the same one whoever records it and
- * however often: the trigger, this call, another one.  The API recognizes a repetition
- * by the event_id, and nothing has to be remembered about rows.  An event without one
- * is an error (row.c).
+ * The event_id belongs to the row.  So the trigger, this call and any later
+ * call record the same event, and the API ignores a repetition.  Nothing has
+ * to be remembered about rows.  An event without an event_id is an error
+ * (row.c).
  *
- * A trigger's condition is evaluated as the trigger does.  There is no OLD row; it
- * is taken to be all NULL, as PL/pgSQL does for INSERT.
+ * A trigger's condition is evaluated as the trigger would.  OLD is all NULL,
+ * as PL/pgSQL has it for INSERT.
  *
- * Nothing here has any other rights than the caller's; see backfill_state.c for the one
- * table of ours that is written.
+ * All of it runs with the caller's rights.  backfill_state.c says how the one
+ * table of ours is written.
  *
  *-------------------------------------------------------------------------
  */
@@ -46,7 +46,7 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
-#include "attach/attach.h"
+#include "attach/attachable.h"
 #include "attach/backfill_state.h"
 #include "attach/source.h"
 #include "compat.h"
@@ -57,17 +57,17 @@
 
 PG_FUNCTION_INFO_V1(onside_backfill);
 
-/* So many rows are a chunk. */
+/* Rows of a chunk. */
 #define CHUNK_ROWS		1000
 
 /*
- * While so many events are pending, it waits: they are the outbox's business,
- * which should not take the disk when the API is away.  That is a hundred full
- * requests, enough to keep the worker busy.
+ * backfill() waits while this many events are pending, so that the outbox does
+ * not fill the disk when the API is away.  A hundred full requests are enough
+ * to keep the worker busy.
  */
 #define PENDING_MAX		100000
 
-/* How often it says how far it has come; ms. */
+/* How often a NOTICE tells the progress; ms. */
 #define NOTICE_INTERVAL	5000
 
 /* ----------
@@ -93,8 +93,8 @@ chunk_error(void *arg)
 }
 
 /*
- * Records the rows, as the trigger would have done if they had been inserted by one
- * statement.  What is stored depends on none of the session's settings.
+ * Records the rows, as the trigger would have done if they had been inserted
+ * by one statement.  What is stored depends on none of the session's settings.
  */
 static void
 record_rows(OnsideSource *source, Tuplestorestate *rows,
@@ -117,9 +117,10 @@ record_rows(OnsideSource *source, Tuplestorestate *rows,
 }
 
 /*
- * One chunk, within the current transaction; all that is left in the last pass.  The
- * snapshot is taken under the lock, so it shows what had been committed when the pass
- * began.  *told_repeats: was the caller warned of several events with one event_id?
+ * One chunk, within the current transaction; all that is left in the last
+ * pass.  The snapshot is taken under the lock, so it shows what had been
+ * committed when the pass began.  *told_repeats: was the caller warned of
+ * several events with one event_id?
  */
 static OnsideBackfillState *
 record_chunk(const OnsideBackfillKey *key, bool *told_repeats)
@@ -137,11 +138,14 @@ record_chunk(const OnsideBackfillKey *key, bool *told_repeats)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("backfill: somebody has deleted the row of backfill_state that says how far it has come"),
 				 errhint("Call it again: it then begins anew, and makes no other events.")));
+
+	/* The table may have changed since the last chunk. */
 	PushActiveSnapshot(GetTransactionSnapshot());
 	onside_source_open(&source, key->source, key->event_name);
 	source.reader->backfill = &state->rows;
 	source.reader->told_repeats = *told_repeats;
 
+	/* A chunk is what one read returns; the last pass is read to its end. */
 	callback.callback = chunk_error;
 	callback.arg = &source;
 	callback.previous = error_context_stack;
@@ -159,6 +163,7 @@ record_chunk(const OnsideBackfillKey *key, bool *told_repeats)
 	*told_repeats = source.reader->told_repeats;
 	error_context_stack = callback.previous;
 
+	/* What has been reached is written in the transaction of the events. */
 	if (!more && state->pass == ONSIDE_PASS_LAST)
 		state->finished = true;
 	else if (!more)
@@ -241,8 +246,8 @@ tell_end(const OnsideBackfillKey *key, const OnsideBackfillState *state)
 }
 
 /*
- * How far it has come, and, if the number of rows is known, how long it may still
- * take, by what this call has read since it began.
+ * How far it has come, and, if the number of rows is known, how long it may
+ * still take, by what this call has read since it began.
  */
 static char *
 describe_progress(const OnsideBackfillState *state, int64 read_before,
@@ -264,7 +269,7 @@ describe_progress(const OnsideBackfillState *state, int64 read_before,
 					(int) (seconds / 60 % 60), (int) (seconds % 60));
 }
 
-/* What ended earlier begins anew, and what did not is gone on with. */
+/* A backfill that had finished begins again; one that was stopped goes on. */
 static void
 begin(const OnsideBackfillKey *key)
 {
@@ -286,9 +291,9 @@ begin(const OnsideBackfillKey *key)
 }
 
 /*
- * All that is left, chunk by chunk.  What a chunk takes is freed with it: SPI's
- * own memory, to which each of its calls switches, lives until the last one has
- * been recorded.
+ * All that is left, chunk by chunk.  What a chunk takes is freed with it:
+ * SPI's own memory, to which each of its calls switches, lives until the last
+ * one has been recorded.
  */
 static void
 record_all(const OnsideBackfillKey *key, MemoryContext per_chunk)
@@ -305,12 +310,16 @@ record_all(const OnsideBackfillKey *key, MemoryContext per_chunk)
 		OnsideBackfillState *state = record_chunk(key, &told_repeats);
 		char	   *progress;
 
+		/* Each chunk is committed. */
 		MemoryContextSwitchTo(old);
 		finished = state->finished;
 		SPI_commit();
 		if (read_before < 0)
 			read_before = Max(state->read - CHUNK_ROWS, 0);
 
+		/*
+		 * The progress is in pg_stat_activity, and now and then in a NOTICE.
+		 */
 		MemoryContextSwitchTo(per_chunk);
 		progress = describe_progress(state, read_before, called_at);
 		pgstat_report_activity(STATE_RUNNING,
@@ -362,9 +371,11 @@ onside_backfill(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("backfill: source must not be null"),
 				 errhint("See the view onside_attribution.attached.")));
+
+	/* A caller who may not read the table learns nothing about it. */
 	key.source = PG_GETARG_OID(0);
-	onside_check_schema_privilege(key.source);
-	onside_check_privilege(key.source, ACL_SELECT);
+	onside_attachable_require_schema(key.source);
+	onside_attachable_require(key.source, ACL_SELECT);
 
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	read_arguments(fcinfo, &key);
@@ -381,6 +392,8 @@ onside_backfill(PG_FUNCTION_ARGS)
 				 errmsg("backfill: the rows of \"%s\" are in shards of Citus",
 						get_rel_name(key.source)),
 				 errhint("Call it on each node for each of its shards: their names are in citus_shards.")));
+
+	/* Each of these is a transaction of its own. */
 	onside_backfill_forget_dropped();
 	SPI_commit();
 	check_source(&key);

@@ -4,21 +4,21 @@
  *		How far each backfill has come: the table backfill_state.
  *
  * backfill() alone writes this table, and its callers have no privilege on it.
- * So the rows are read and written here, without SQL: no privilege is looked at,
- * and no trigger, rule or policy that somebody has put on the table takes part.
- * What PostgreSQL would check is thereby ours: the key and the NOT NULL columns
- * are filled in below, and the index is maintained by insert.c, which finds a
+ * So the rows are read and written here, without SQL: no privilege is looked
+ * at, and no trigger, rule or policy that somebody has put on the table takes
+ * part.  So what PostgreSQL would check falls to us: the key and the NOT NULL
+ * columns are filled in below, and insert.c maintains the index and finds a
  * duplicate.  A row is replaced, rather than updated, so that insert.c is all
  * that writes.
  *
- * The row of one backfill is read and written by one session at a time.  It
- * takes turns with others by an object lock whose number is a hash of the row's
- * key; two keys with one hash merely wait for each other.  No SQL command takes
- * such a lock, as pg_advisory_lock() takes its own, so no role can be in the way
- * that is not in backfill() itself.
+ * One session at a time reads and writes the row of a backfill.  Sessions take
+ * turns by an object lock whose number is a hash of the row's key; two keys
+ * with the same hash merely wait for each other.  No SQL command takes such a
+ * lock, unlike an advisory lock, so only a session in backfill() itself can
+ * hold it.
  *
- * A state that is wrong does no harm, because an event has the same event_id
- * whenever its row is read: if the row is missing, a backfill begins anew.
+ * A wrong state does no harm, because an event has the same event_id whenever
+ * its row is read.  If the row is missing, the backfill begins again.
  *
  *-------------------------------------------------------------------------
  */
@@ -80,7 +80,7 @@ hash_key(const OnsideBackfillKey *key)
 										 sizeof(key->until)));
 }
 
-/* Is this the row?  Its columns in question are never null. */
+/* Is this the row of that backfill?  The columns of the key are NOT NULL. */
 static bool
 is_row_of(TupleTableSlot *slot, const OnsideBackfillKey *key)
 {
@@ -101,6 +101,10 @@ copy_array(TupleTableSlot *slot, AttrNumber attnum)
 	return PointerGetDatum(DatumGetArrayTypePCopy(slot->tts_values[attnum - 1]));
 }
 
+/*
+ * Copies a row of the table into the C struct.  Only what is NULL at first can
+ * be NULL here.
+ */
 static void
 read_row(TupleTableSlot *slot, OnsideBackfillState *state)
 {
@@ -133,8 +137,9 @@ read_row(TupleTableSlot *slot, OnsideBackfillState *state)
 
 /*
  * The snapshot is taken under the lock, whatever the transaction's isolation
- * level is: only so it shows what the session before us has written.  The table
- * stays locked, so that the row is still in its place when it is replaced.
+ * level is: only so it shows what the session before us has written.  The
+ * table stays locked, so that the row is still in its place when it is
+ * replaced.
  */
 OnsideBackfillState *
 onside_backfill_lock(const OnsideBackfillKey *key)
@@ -182,9 +187,7 @@ make_oid_array(List *oids)
 										   sizeof(Oid), true, TYPALIGN_INT));
 }
 
-/*
- * Replaces the row.  Columns that somebody has added are filled with NULL.
- */
+/* Replaces the row.  Columns that somebody has added are filled with NULL. */
 void
 onside_backfill_save(const OnsideBackfillKey *key,
 					 const OnsideBackfillState *state)
@@ -199,6 +202,7 @@ onside_backfill_save(const OnsideBackfillKey *key,
 		simple_heap_delete(insert.rel,
 						   unconstify(ItemPointerData *, &state->tid));
 
+	/* The columns up to updated_at are never NULL. */
 	slot = onside_insert_slot(&insert);
 	values = slot->tts_values;
 	nulls = slot->tts_isnull;
@@ -235,7 +239,7 @@ onside_backfill_save(const OnsideBackfillKey *key,
 }
 
 /*
- * The OID of a dropped table may be that of another one some day.  Nobody writes
+ * Another table may get the OID of a dropped table some day.  Nobody writes
  * while we hold the lock, so each row that we see can be deleted.
  */
 void

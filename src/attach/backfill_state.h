@@ -14,7 +14,7 @@
 #include "nodes/pg_list.h"
 #include "storage/itemptr.h"
 
-#include "record/row.h"
+#include "record/row_reader.h"
 
 /* Which row of the table "backfill_state". */
 typedef struct OnsideBackfillKey
@@ -51,16 +51,18 @@ typedef struct OnsideBackfillState
 } OnsideBackfillState;
 
 /*
- * Keeps others from this backfill to the end of the transaction, and reads the
- * row.  Without a row "pass" is 0.
+ * Locks this backfill to the end of the transaction, and reads its row.
+ * Without a row "pass" is 0.
  */
 extern OnsideBackfillState *onside_backfill_lock(const OnsideBackfillKey *key);
 
-/* Writes what was locked, once a transaction. */
+/* Writes the row of a locked backfill, once a transaction. */
 extern void onside_backfill_save(const OnsideBackfillKey *key,
 								 const OnsideBackfillState *state);
 
-/* Deletes the rows of tables that were dropped, unless somebody is in the way. */
+/*
+ * Deletes the rows of tables that were dropped, unless a lock is in the way.
+ */
 extern void onside_backfill_forget_dropped(void);
 
 #endif							/* ONSIDE_BACKFILL_STATE_H */

@@ -3,33 +3,32 @@
  * follow.c
  *		Attached tables change.
  *
- * A trigger's arguments have the names of columns, and PostgreSQL does not know
- * what they mean.  So when a column is renamed, the arguments of track_row's
- * triggers are rewritten, as an index or a view would follow it.  When a mapped
- * column is dropped, or a table gets inheritance children that a trigger at
- * statement level does not expect, there is a warning.
+ * PostgreSQL does not know that a trigger's arguments name columns.  So when a
+ * column is renamed, the arguments of track_row's triggers are rewritten, as
+ * an index or a view would follow the new name.  A warning says that a mapped
+ * column is dropped, or that a table with a trigger at statement level gets
+ * inheritance children.
  *
- * A table that becomes a partition is written to through its parent, where no
- * trigger of its own at statement level is fired.  Those become triggers at row
- * level, which are, and need nothing else: the function is the same.  Not so
- * those of a partitioned table, which at row level are fired by their clones in
- * the partitions alone: there is a warning.
+ * A table that becomes a partition is written to through its parent, which
+ * fires none of the table's triggers at statement level.  They are made
+ * triggers at row level, which are fired; the function is the same.  If the
+ * table is itself partitioned, that would not help, since its rows fire only
+ * clones of a trigger in its partitions.  Then there is a warning.
  *
- * The object access hook asks here about every table, most of which have nothing
- * to do with us, and for every role: whoever may change his table needs no
- * privilege of ours for it, nothing here looks at one, and where there are no
- * triggers it ends with a look into the caches.
+ * The object access hook calls these functions for every table and every role.
+ * Most tables have nothing to do with us: without triggers, a look into the
+ * caches is all.  No privilege of ours is needed or looked at.
  *
- * PostgreSQL does not know, either, that a trigger calls its mapper.  So a trigger
- * that is made, by attach() or by a restore, gets a dependency on it, and DROP
- * FUNCTION is refused as long as the trigger is there.  One that is made before its
- * mapper, or where the library is not loaded, has none.  Nor has any in a database
- * with Citus, which refuses to distribute or alter a table that depends on a function
- * that depends on the table.
+ * PostgreSQL does not know, either, that a trigger calls its mapper.  So each
+ * new trigger, made by attach() or by a restore, gets a dependency on its
+ * mapper, and DROP FUNCTION is refused while the trigger exists.  A trigger
+ * has no dependency if it was made before its mapper, or without the library,
+ * or in a database with Citus: Citus refuses to distribute or alter a table if
+ * it depends on a function that depends on the table.
  *
- * Each of these commands has locked the table against everybody who would fire
- * its triggers.  All of this needs the library in the session, which is there
- * with shared_preload_libraries.
+ * Each of these commands has locked the table, so nobody fires its triggers
+ * meanwhile.  The session needs the library, which shared_preload_libraries
+ * loads.
  *
  *-------------------------------------------------------------------------
  */
@@ -54,7 +53,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
-#include "attach/attach.h"
+#include "attach/attached.h"
 #include "attach/follow.h"
 #include "record/citus.h"
 #include "record/mapper.h"
@@ -78,9 +77,10 @@ has_triggers(Oid relid)
 }
 
 /*
- * Applies a change to each track_row trigger of a table, in the catalog itself:
- * there is no command that changes a trigger's arguments or level.  Whoever
- * changes the table has had his privileges checked by the command that he gave.
+ * Applies a change to each track_row trigger of a table, in the catalog
+ * itself: there is no command that changes a trigger's arguments or level.
+ * Whoever changes the table has had his privileges checked by the command
+ * that he gave.
  */
 static void
 for_each_trigger(Oid relid, TriggerChange change, void *arg)
@@ -256,16 +256,12 @@ mapper_of(Relation triggers, HeapTuple trigger)
 {
 	Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(trigger);
 	bool		isnull;
-	char	   *p = VARDATA_ANY(DatumGetByteaPP(heap_getattr(trigger,
-															 Anum_pg_trigger_tgargs,
-															 RelationGetDescr(triggers),
-															 &isnull)));
-	OnsideMapping *mapping;
-	char	  **args = palloc(Max(form->tgnargs, 1) * sizeof(char *));
+	OnsideMapping *mapping =
+		onside_mapping_of_trigger(form->tgnargs,
+								  heap_getattr(trigger, Anum_pg_trigger_tgargs,
+											   RelationGetDescr(triggers),
+											   &isnull));
 
-	for (int i = 0; i < form->tgnargs; i++, p += strlen(p) + 1)
-		args[i] = p;
-	mapping = onside_mapping_try_parse(form->tgnargs, args);
 	if (mapping == NULL || mapping->mapper == NULL)
 		return InvalidOid;
 	return onside_mapper_find(mapping->mapper,
@@ -316,7 +312,10 @@ is_at_statement_level(HeapTuple trigger)
 	return !TRIGGER_FOR_ROW(((Form_pg_trigger) GETSTRUCT(trigger))->tgtype);
 }
 
-/* Only the level changes: track_row serves both, and needs no transition table. */
+/*
+ * Only the level changes: track_row serves both, and needs no transition
+ * table.
+ */
 static HeapTuple
 make_row_level(Relation triggers, HeapTuple trigger, void *arg)
 {
@@ -355,7 +354,10 @@ warn_of_child(Relation triggers, HeapTuple trigger, void *arg)
 	return NULL;
 }
 
-/* At row level it would need clones, and its partitions were not locked for it. */
+/*
+ * At row level it would need clones, and its partitions were not locked for
+ * it.
+ */
 static HeapTuple
 warn_of_parent(Relation triggers, HeapTuple trigger, void *arg)
 {

@@ -13,8 +13,8 @@
 #include "access/attnum.h"
 
 /*
- * All from the object access hook.  A column has been altered: if that has
- * renamed it, mappings follow.
+ * The object access hook calls these.  A column was altered: if it was
+ * renamed, mappings follow.
  */
 extern void onside_follow_column(Oid relid, AttrNumber attnum);
 
@@ -24,7 +24,10 @@ extern void onside_follow_drop_column(Oid relid, AttrNumber attnum);
 /* A table has become a partition or an inheritance child of another one. */
 extern void onside_follow_parent(Oid relid, Oid parent);
 
-/* A trigger was made, on any table: if it has a mapper, it depends on that. */
+/*
+ * A trigger was made, on any table: if it has a mapper, it now depends on
+ * that.
+ */
 extern void onside_follow_trigger(Oid trigger);
 
 #endif							/* ONSIDE_FOLLOW_H */

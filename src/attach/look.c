@@ -5,32 +5,29 @@
  *
  * attach() cannot know what a column means, but a thousand rows show whether
  * the installation_id is in the column that was named, and whether the values
- * can be sent.  So it looks at the end of the table, and warns.  It is help,
- * and must never cost more than it gives:
+ * can be sent.  So attach() looks at the last rows of the table, and warns.
+ * The look must never do harm:
  *
- * Locks.  attach() holds a lock for which all writers queue, and the look
- * reads rows and calls a mapper, which takes as long as it takes.  So the look
- * comes before that lock is asked for.  It takes AccessShareLock itself, which
- * no writer waits for, only if that is free at once, and gives it back: what
- * held it and then asked for more could make a deadlock with somebody who does
- * the same.  The table may change between the look and the lock.  The checks
- * come under the lock.
+ * Locks.  Writers queue for the lock that attach() takes, and a mapper can run
+ * for any time.  So the look comes before that lock.  The look takes
+ * AccessShareLock, which no writer waits for, if it is free at once.  It gives
+ * the lock back: two sessions that hold it and ask for a stronger one would
+ * deadlock.  The table may change between the look and attach()'s lock; the
+ * checks come under that lock.
  *
- * Time.  The rows are those of the last blocks, found by their ctid: as recent
- * as the table's order tells, and no index, statistics or dead rows at a key's
- * end make it slow.  After MAX_BLOCKS it ends, and after MAX_MS by a timer,
- * wherever it is.  What was seen until then counts.  A thousand rows take 2 ms
- * with columns and 10 with a mapper that joins a table.  The timer cancels as
- * a person does, and can hide a person's cancel of the same moment, who then
- * has to do it again.
+ * Time.  The rows are found by ctid, in the last blocks, so neither an index
+ * nor statistics nor dead rows at the end of a key can make the look slow.
+ * The look ends after MAX_BLOCKS blocks, or after MAX_MS by a timer.  What
+ * was seen until then counts.  A thousand rows take 2 ms with columns and 10
+ * ms with a mapper that joins a table.  The timer cancels the query as a
+ * person would.  A cancel by a person at the same moment is lost.
  *
- * Rights.  The rows are found by a query of the caller's, with row security
- * and all else that applies to him.  Without SELECT on the table there is no
- * look.
+ * Rights.  The rows are found by a query with the caller's rights, row
+ * security included.  Without SELECT on the table there is no look.
  *
  * Traces.  The condition, a policy and a mapper are users' code, which can do
- * anything.  So the look is a subtransaction that is always rolled back.  That
- * also gives back the locks, and an error is only the end of the look.
+ * anything.  So the look is a subtransaction that is always rolled back, which
+ * also releases its locks.  An error only ends the look.
  *
  *-------------------------------------------------------------------------
  */
@@ -53,13 +50,13 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "attach/look.h"
 #include "attach/when.h"
+#include "attempt.h"
 #include "compat.h"
 #include "record/repeats.h"
 #include "record/row.h"
@@ -107,7 +104,7 @@ typedef struct Source
 static volatile sig_atomic_t timed_out = false;
 static TimeoutId timer = MAX_TIMEOUTS;
 
-/* In a signal handler: ends the query as a cancel does. */
+/* Called in a signal handler; ends the query as a cancel does. */
 static void
 end_look(void)
 {
@@ -126,7 +123,7 @@ start_timer(void)
 	enable_timeout_after(timer, MAX_MS);
 }
 
-/* It may have gone off after the last place where that is noticed. */
+/* The timer may have gone off when nothing looked for a cancel any more. */
 static void
 stop_timer(void)
 {
@@ -135,7 +132,7 @@ stop_timer(void)
 		QueryCancelPending = false;
 }
 
-/* A statement_timeout that ends meanwhile must not be taken for ours. */
+/* Is a statement_timeout far enough away not to be taken for our timer? */
 static bool
 has_time(void)
 {
@@ -149,6 +146,10 @@ has_time(void)
  * ----------
  */
 
+/*
+ * Counts a row by what would become of it.  The first problem is kept, to be
+ * shown.  A lock that a mapper meets ends the look.
+ */
 static void
 judge_row(OnsideLook *look, Source *source, MemoryContext context)
 {
@@ -189,8 +190,9 @@ judge_row(OnsideLook *look, Source *source, MemoryContext context)
  */
 
 /*
- * The last rows of one table's blocks for which the condition is true, with
- * OLD all NULL.  The condition has been found to be one expression by itself.
+ * The query for the last rows in a range of blocks for which the condition is
+ * true, with OLD all NULL.  The condition is known to be one expression by
+ * itself, so it cannot end the query.
  */
 static char *
 make_query(Relation part, BlockNumber first, BlockNumber end,
@@ -229,6 +231,9 @@ look_at_blocks(OnsideLook *look, Source *source, Relation part,
 	uint64		nfound;
 	Portal		portal;
 
+	/*
+	 * The query finds places; the rows are read as a trigger would get them.
+	 */
 	SPI_connect();
 	portal = SPI_cursor_open_with_args(NULL,
 									   make_query(part, first, end,
@@ -318,10 +323,9 @@ look_at_parts(OnsideLook *look, Source *source, MemoryContext context)
  */
 
 /*
- * Whatever the session has set, no query takes its time over being planned,
- * waits for a lock, reads more blocks than it is told, or tells the client
- * what it finds.  An error in a mapper is one row's.  Rolling back undoes
- * this.
+ * Whatever the session has set: no JIT, no parallel workers, no long wait for
+ * a lock, no scan of the whole table, and no message to the client.  An error
+ * in a mapper counts for its row alone.  The rollback undoes these settings.
  */
 static void
 set_settings(void)
@@ -337,9 +341,7 @@ set_settings(void)
 
 	(void) NewGUCNestLevel();
 	for (int i = 0; i < (int) lengthof(settings); i++)
-		(void) set_config_option(settings[i][0], settings[i][1], PGC_SUSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-								 false);
+		onside_set_for_now(settings[i][0], settings[i][1]);
 }
 
 /* What reads rows, as a trigger with this mapping would. */
@@ -356,47 +358,69 @@ make_reader(Relation rel, const OnsideMapping *mapping)
 	return onside_row_reader(trigger, rel, CurrentMemoryContext);
 }
 
-static void
-look_at_table(OnsideLook *look, Oid relid, const OnsideMapping *mapping,
-			  const char *condition, int16 events, MemoryContext context)
+/* What onside_look() is called with. */
+typedef struct Call
 {
+	OnsideLook *look;
+	Oid			relid;
+	const OnsideMapping *mapping;
+	const char *condition;
+	int16		events;
+	MemoryContext result_context;
+} Call;
+
+/*
+ * In the subtransaction: from here on the timer runs.  A table that somebody
+ * has locked is not looked at.
+ */
+static void
+look_at_table(void *arg)
+{
+	const Call *call = (const Call *) arg;
+	OnsideLook *look = call->look;
+	const char *condition = call->condition;
 	Source		source = {0};
 
-	if (!ConditionalLockRelationOid(relid, AccessShareLock))
+	start_timer();
+	if (!ConditionalLockRelationOid(call->relid, AccessShareLock))
 		return;
-	source.rel = try_relation_open(relid, NoLock);
+	source.rel = try_relation_open(call->relid, NoLock);
 	if (source.rel == NULL)
 		return;
+
+	/* A condition that binds updates alone says nothing about these rows. */
 	set_settings();
 	if (condition != NULL &&
 		(!onside_when_has_old(onside_when_transform(source.rel, "condition",
 													condition, true)) ||
-		 !(events & TRIGGER_TYPE_INSERT)))
-		source.condition = condition;	/* else it binds updates alone */
+		 !(call->events & TRIGGER_TYPE_INSERT)))
+		source.condition = condition;
+
 	source.blocks = MAX_BLOCKS;
-	source.reader = make_reader(source.rel, mapping);
-	if (mapping->mapper != NULL)
+	source.reader = make_reader(source.rel, call->mapping);
+	if (call->mapping->mapper != NULL)
 		source.reader->repeats = onside_repeats_make(REPEATS_PLACES);
 	source.row = MakeSingleTupleTableSlot(RelationGetDescr(source.rel),
 										  &TTSOpsVirtual);
-	look->has_mapper = mapping->mapper != NULL;
-	look->name = MemoryContextStrdup(context,
+	look->has_mapper = call->mapping->mapper != NULL;
+	look->name = MemoryContextStrdup(call->result_context,
 									 RelationGetRelationName(source.rel));
 
-	/* A column that cannot be used has an error of its own, under the lock. */
+	/* attach() raises an error for a column that cannot be used. */
 	if (source.reader->broken == NULL)
-		look_at_parts(look, &source, context);
+		look_at_parts(look, &source, call->result_context);
 }
 
+/* All that the look needs lives in a memory context of its own. */
 OnsideLook *
 onside_look(Oid relid, const OnsideMapping *mapping, const char *condition,
 			int16 events)
 {
 	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
 	OnsideLook *look = palloc0(sizeof(OnsideLook));
+	Call		call = {look, relid, mapping, condition, events, context};
 	MemoryContext look_context;
-	ErrorData  *volatile error = NULL;
+	ErrorData  *error;
 
 	/* A serializable reader could make another session's transaction fail. */
 	if (!has_time() || IsolationIsSerializable())
@@ -404,30 +428,14 @@ onside_look(Oid relid, const OnsideMapping *mapping, const char *condition,
 
 	look_context = AllocSetContextCreate(context, "onside_attribution look",
 										 ALLOCSET_DEFAULT_SIZES);
-	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(look_context);
-	PG_TRY();
-	{
-		start_timer();
-		look_at_table(look, relid, mapping, condition, events, context);
-		stop_timer();
-	}
-	PG_CATCH();
-	{
-		stop_timer();
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	RollbackAndReleaseCurrentSubTransaction();
+	error = onside_attempt(look_at_table, &call, false);
+	stop_timer();
 	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	MemoryContextDelete(look_context);
-
 	if (error != NULL && !timed_out &&
 		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
 		ReThrowError(error);
+	MemoryContextDelete(look_context);
 	return look;
 }
 
@@ -456,6 +464,10 @@ warn(const OnsideLook *look, char *message, const char *consequence,
 			 errhint("%s", hint)));
 }
 
+/*
+ * Each kind of row that would be no event has a WARNING of its own, with its
+ * share of the rows that were looked at.
+ */
 void
 onside_look_warn(const OnsideLook *look)
 {

@@ -16,14 +16,14 @@ typedef struct OnsideLook OnsideLook;
 
 /*
  * Looks at up to 1,000 recent rows, in the current memory context.
- * "condition" is attach's, or NULL; "events" are the TRIGGER_TYPE_* bits that
- * it is for.  Waits for nothing, leaves nothing behind, no lock either, and
- * raises no error but that somebody cancels it.
+ * "condition" is attach()'s, or NULL; "events" are its TRIGGER_TYPE_* bits.
+ * Waits for no lock, keeps none, and changes nothing.  Only a cancel raises
+ * an error.
  */
 extern OnsideLook *onside_look(Oid relid, const OnsideMapping *mapping,
 							   const char *condition, int16 events);
 
-/* Warns of those that would have been no event. */
+/* Warns of rows that would have been no event. */
 extern void onside_look_warn(const OnsideLook *look);
 
 #endif							/* ONSIDE_LOOK_H */

@@ -3,11 +3,12 @@
  * mapper_check.c
  *		Can this function be a mapper of this table?
  *
- * A mapper takes a row of the table and returns onside_attribution.event, or a set
- * of it.  PostgreSQL inlines it if its declaration allows that, which can be read
- * from pg_proc, and its body: one SELECT that ends in columns.  The body is judged
- * by the planner itself.  Planning evaluates immutable functions in the body, so
- * attach() alone does it: whoever calls it may call the mapper, too.
+ * A mapper takes a row of the table and returns onside_attribution.event, or a
+ * set of it.  PostgreSQL inlines it if its declaration allows that, which can
+ * be read from pg_proc, and its body: one SELECT that ends in columns.  The
+ * body is judged by the planner itself.  Planning evaluates immutable
+ * functions in the body, so attach() alone does it: whoever calls it may call
+ * the mapper, too.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,6 +30,7 @@
 #include "utils/syscache.h"
 
 #include "attach/mapper_check.h"
+#include "attempt.h"
 #include "compat.h"
 #include "log/event.h"
 #include "record/mapper.h"
@@ -81,7 +83,10 @@ problem_of_argument(Form_pg_proc proc, Oid row_type)
 					format_type_be(row_type));
 }
 
-/* The kind of the function first, since it says most; then argument and result. */
+/*
+ * The kind of the function first, since it says most; then argument and
+ * result.
+ */
 char *
 onside_mapper_problem(Oid function, Oid row_type, int *sqlstate)
 {
@@ -114,7 +119,9 @@ onside_mapper_problem(Oid function, Oid row_type, int *sqlstate)
 	return problem;
 }
 
-/* A mapper for this table, to be copied, with names that have to be replaced. */
+/*
+ * A mapper for this table, to be copied, with names that have to be replaced.
+ */
 static char *
 example(Oid relid)
 {
@@ -130,7 +137,10 @@ example(Oid relid)
 					"$$;", table);
 }
 
-/* Raises an error for a function that is no mapper, or that the caller may not call. */
+/*
+ * Raises an error for a function that is no mapper, or that the caller may not
+ * call.
+ */
 static void
 check_signature(Oid function, const char *name, Oid relid, Oid row_type)
 {
@@ -164,7 +174,10 @@ add_obstacle(StringInfo obstacles, bool there, const char *obstacle)
 						 obstacle);
 }
 
-/* PostgreSQL's conditions for inlining a function in FROM, as far as pg_proc has them. */
+/*
+ * PostgreSQL's conditions for inlining a function in FROM, as far as pg_proc
+ * has them.
+ */
 char *
 onside_mapper_obstacles(Oid function)
 {
@@ -243,10 +256,10 @@ notice_shape(Oid function, const char *name, Oid row_type)
  */
 
 /*
- * The schemas of search_path that there are, by name, and pg_temp last: in front,
- * where it is unless it is named, a temporary table of whoever writes a row would
- * come before those that the mapper means.  pg_catalog is in front unless it is
- * named.
+ * The schemas of search_path that there are, by name, and pg_temp last: in
+ * front, where it is unless it is named, a temporary table of whoever writes a
+ * row would come before those that the mapper means.  pg_catalog is in front
+ * unless it is named.
  */
 static char *
 resolved_search_path(void)
@@ -294,8 +307,7 @@ onside_mapper_check(Oid function, Oid relid, OnsideMapping *mapping)
 	mapping->search_path = resolved_search_path();
 
 	nestlevel = NewGUCNestLevel();
-	(void) set_config_option("search_path", mapping->search_path, PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	onside_set_for_now("search_path", mapping->search_path);
 	notice_shape(function, name, row_type);
 	AtEOXact_GUC(true, nestlevel);
 }

@@ -3,43 +3,46 @@
  * source.c
  *		An attached table, as backfill reads it.
  *
- * Rows are read from the heap, in the order in which they lie there, each partition
- * by itself.  No key and no index takes part.  So a table needs none, and nothing
- * depends on an index's collation, operators and order.  Blocks come one after
- * another, where an index leads to a block for each row; and no column is looked at
- * that neither the condition nor the mapping uses.
+ * Rows are read from the heap, in the order in which they lie there, each
+ * partition by itself.  No key and no index is used.  So a table needs none,
+ * and nothing depends on an index's collation, operators and order.  Blocks
+ * are read one after another, not a block for each row; and only columns that
+ * the condition or the mapping uses are read.
  *
- * A chunk is a transaction with a snapshot of its own, so that none is held for long.
- * Between two chunks a row can move: an UPDATE writes its new version anywhere in the
- * table, also where we have been, or into another partition.  That is what the passes
- * are for.  Each reads all of the table, and looks at what a version's xmin says:
+ * A chunk is a transaction with a snapshot of its own, so that no snapshot is
+ * held for long.  Between two chunks a row can move: an UPDATE writes its new
+ * version anywhere in the table, also where we have been, or into another
+ * partition.  So there are three passes.  Each reads all of the table, and by
+ * a version's xmin takes only
  *
  *		1. versions that were visible when the first pass began;
  *		2. those that were not, and were visible when the second began;
  *		3. those that were not.
  *
- * The first and the second end after many chunks, the third is one transaction with
- * one snapshot.  That nothing is lost follows from the last one.  Take any row that
- * its snapshot shows.  If its version is one of the third kind, it is read there.  If it is
- * older, it has not changed since the pass of its kind began, so it was in its place,
- * and visible, when that pass came to that place.  So every row is read, in the version that
- * the third pass sees, and no version is read twice.  The second pass is what keeps
- * the third one small: it has only those rows that were written during the second,
- * which as a rule writes little.
+ * The first and the second pass take many chunks; the third is one transaction
+ * with one snapshot.  The third shows that nothing is lost.  Take any row that
+ * its snapshot shows.  If its version is one of the third kind, it is read
+ * there.  If it is older, it has not changed since the pass of its kind began,
+ * so it was in its place, and visible, when that pass came to that place.  So
+ * every row is read, in the version that the third pass sees, and no version
+ * is read twice.  The second pass keeps the third one small: the third has
+ * only rows that were written during the second, which is short.
  *
- * Partitions that are attached meanwhile were written before.  They are known by not
- * being in the list of those that have been read in full, and of them each pass reads
- * all that it may see.  A partition is read in full once, by OID: detached and attached
- * again it is known.  One that is dropped or detached when its turn comes is passed over.
+ * The rows of a partition that is attached meanwhile were written before.  It
+ * is not in the list of partitions that were read in full, so each pass reads
+ * all of its rows that the pass may see.  The list has OIDs: a partition that
+ * was detached and attached again is not read again.  A partition that was
+ * dropped or detached before its turn is passed over.
  *
- * A command that rewrites a table (VACUUM FULL, ALTER TABLE, TRUNCATE) gives it a new
- * file: then its rows are read from the beginning, or, if that has been done, in a
- * later pass, because ALTER TABLE makes them new versions.  (VACUUM FULL keeps xmin.)
+ * A command that rewrites a table (VACUUM FULL, ALTER TABLE, TRUNCATE) gives
+ * it a new file: then its rows are read from the beginning, or, if that has
+ * been done, in a later pass, because ALTER TABLE makes them new versions.
+ * (VACUUM FULL keeps xmin.)
  *
- * Rights: who calls it needs SELECT on the attached table, as for a query, and with a query
- * nobody asks for privileges on partitions either.  Row security is not evaluated here; to
- * whom it applies is refused.  The condition's functions run as the caller, as in an
- * INSERT.
+ * Rights: the caller needs SELECT on the attached table and, as for a query,
+ * no privilege on its partitions.  Row security is not evaluated here, so a
+ * caller to whom it applies is refused.  The condition's functions run as the
+ * caller, as in an INSERT.
  *
  *-------------------------------------------------------------------------
  */
@@ -70,12 +73,17 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
-#include "attach/attach.h"
+#include "attach/attachable.h"
+#include "attach/attached.h"
 #include "attach/source.h"
 #include "attach/when.h"
 #include "compat.h"
+#include "log/snapshot.h"
 
-/* So many blocks are looked through at a time, and not more in one transaction. */
+/*
+ * So many blocks are looked through at a time, and not more in one
+ * transaction.
+ */
 #define RANGE_BLOCKS	64
 #define CHUNK_BLOCKS	(128 * RANGE_BLOCKS)
 
@@ -85,10 +93,10 @@
  */
 
 /*
- * The trigger that reports the event; there must be one.  Where INSERT and UPDATE have a
- * trigger each, it is that of INSERT: its condition is about the row as it is.  It
- * is a copy: our lock does not keep other triggers from being made, which changes the
- * relcache.
+ * Finds the trigger that reports the event, or raises an error.  Where INSERT
+ * and UPDATE have a trigger each, the one of INSERT is taken: its condition is
+ * about the row as it is.  The result is a copy: our lock does not keep other
+ * sessions from making triggers, which changes the relcache.
  */
 static Trigger *
 find_trigger(Relation rel, const char *event_name)
@@ -109,6 +117,8 @@ find_trigger(Relation rel, const char *event_name)
 		if (found == NULL || TRIGGER_FOR_INSERT(this->tgtype))
 			found = this;
 	}
+
+	/* There must be one, and only one of its kind. */
 	if (found == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -122,6 +132,7 @@ find_trigger(Relation rel, const char *event_name)
 						RelationGetRelationName(rel), event_name),
 				 errhint("Drop one of them; see the view onside_attribution.attached.")));
 
+	/* Copy it, with the transition table that the chunk is. */
 	trigger = palloc(sizeof(Trigger));
 	*trigger = *found;
 	trigger->tgname = pstrdup(trigger->tgname);
@@ -158,8 +169,8 @@ prepare_condition(OnsideSource *source)
 }
 
 /*
- * Everything is resolved anew for each chunk: between two of them there is no
- * lock on the table, and it may have changed.
+ * Everything is resolved again for each chunk: between two chunks the table is
+ * not locked, and may change.
  */
 void
 onside_source_open(OnsideSource *source, Oid relid, const char *event_name)
@@ -167,7 +178,7 @@ onside_source_open(OnsideSource *source, Oid relid, const char *event_name)
 	memset(source, 0, sizeof(*source));
 	source->next_xid = ReadNextFullTransactionId();
 	source->rel = relation_open(relid, AccessShareLock);
-	onside_check_privilege(relid, ACL_SELECT);
+	onside_attachable_require(relid, ACL_SELECT);
 	if (check_enable_rls(relid, InvalidOid, false) == RLS_ENABLED)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -206,7 +217,9 @@ onside_source_close(OnsideSource *source)
  * ----------
  */
 
-/* The table itself, or its partitions, the one with the state's place first. */
+/*
+ * The table itself, or its partitions, the one with the state's place first.
+ */
 static List *
 find_partitions(Relation rel, Oid first)
 {
@@ -222,6 +235,7 @@ find_partitions(Relation rel, Oid first)
 	return partitions;
 }
 
+/* Adds up what ANALYZE and VACUUM have counted last. */
 int64
 onside_source_estimate(Relation rel)
 {
@@ -249,7 +263,10 @@ onside_source_estimate(Relation rel)
 	return (int64) rows;
 }
 
-/* With a lock; NULL if it has no rows of its own, or is no partition any more. */
+/*
+ * Opens and locks a partition.  NULL if it has no rows of its own, or is not a
+ * partition any more.
+ */
 static Relation
 open_partition(OnsideSource *source, Oid relid)
 {
@@ -280,30 +297,10 @@ open_partition(OnsideSource *source, Oid relid)
  * ----------
  */
 
-/* The last transaction number before "next" that has these 32 bits. */
-static int64
-widen(TransactionId xid, FullTransactionId next)
-{
-	uint32		epoch = EpochFromFullTransactionId(next);
-
-	if (xid > XidFromFullTransactionId(next) && epoch > 0)
-		epoch--;
-	return (int64) (((uint64) epoch << 32) | xid);
-}
-
-static int
-compare_xids(const void *a, const void *b)
-{
-	int64		one = *(const int64 *) a;
-	int64		other = *(const int64 *) b;
-
-	return one < other ? -1 : one > other;
-}
-
 /*
- * The latest snapshot, as an array of the next transaction number and of those that
- * are running, subtransactions included.  If not all of these are known, everything
- * from the oldest running transaction on counts as running.
+ * The latest snapshot, as an array of the next transaction number and of those
+ * that are running, subtransactions included.  If not all of these are known,
+ * everything from the oldest running transaction on counts as running.
  */
 static Datum
 take_snapshot(void)
@@ -312,17 +309,19 @@ take_snapshot(void)
 	FullTransactionId next = ReadNextFullTransactionId();
 	int			n = snapshot->suboverflowed ? 0 :
 		snapshot->xcnt + snapshot->subxcnt;
-	int64	   *xids = palloc((n + 1) * sizeof(int64));
+	FullTransactionId *xids = palloc((n + 1) * sizeof(FullTransactionId));
 	Datum	   *values = palloc((n + 1) * sizeof(Datum));
 
-	xids[0] = widen(snapshot->suboverflowed ? snapshot->xmin : snapshot->xmax,
-					next);
+	xids[0] = onside_widen_xid(snapshot->suboverflowed ? snapshot->xmin :
+							   snapshot->xmax, next);
 	for (int i = 0; i < n; i++)
-		xids[i + 1] = widen(i < (int) snapshot->xcnt ? snapshot->xip[i] :
-							snapshot->subxip[i - snapshot->xcnt], next);
-	qsort(xids + 1, n, sizeof(int64), compare_xids);
+		xids[i + 1] = onside_widen_xid(i < (int) snapshot->xcnt ?
+									   snapshot->xip[i] :
+									   snapshot->subxip[i - snapshot->xcnt],
+									   next);
+	qsort(xids + 1, n, sizeof(FullTransactionId), onside_compare_xids);
 	for (int i = 0; i <= n; i++)
-		values[i] = Int64GetDatum(xids[i]);
+		values[i] = Int64GetDatum((int64) U64FromFullTransactionId(xids[i]));
 	return PointerGetDatum(construct_array(values, n + 1, INT8OID,
 										   sizeof(int64), FLOAT8PASSBYVAL,
 										   TYPALIGN_DOUBLE));
@@ -330,14 +329,15 @@ take_snapshot(void)
 
 /* Had this transaction ended when that snapshot was taken? */
 static bool
-was_over(Datum snapshot, int64 xid)
+was_over(Datum snapshot, FullTransactionId xid)
 {
 	ArrayType  *array = DatumGetArrayTypeP(snapshot);
-	int64	   *xids = (int64 *) ((char *) array + ARR_OVERHEAD_NONULLS(1));
+	FullTransactionId *xids =
+		(FullTransactionId *) ((char *) array + ARR_OVERHEAD_NONULLS(1));
 
-	return xid < xids[0] &&
-		bsearch(&xid, xids + 1, ARR_DIMS(array)[0] - 1, sizeof(int64),
-				compare_xids) == NULL;
+	return FullTransactionIdPrecedes(xid, xids[0]) &&
+		bsearch(&xid, xids + 1, ARR_DIMS(array)[0] - 1,
+				sizeof(FullTransactionId), onside_compare_xids) == NULL;
 }
 
 void
@@ -359,7 +359,8 @@ is_of_pass(OnsideSource *source, const OnsideBackfillState *state, bool known,
 	bool		isnull;
 	Datum		xmin = slot_getsysattr(slot, MinTransactionIdAttributeNumber,
 									   &isnull);
-	int64		xid = widen(DatumGetTransactionId(xmin), source->next_xid);
+	FullTransactionId xid = onside_widen_xid(DatumGetTransactionId(xmin),
+											 source->next_xid);
 
 	if (state->now != (Datum) 0 && !was_over(state->now, xid))
 		return false;
@@ -387,8 +388,9 @@ meets_condition(OnsideSource *source, TupleTableSlot *row)
 }
 
 /*
- * The row as the attached table has it.  Without a map columns have the same places,
- * but the values of one that was added later are known to the partition alone.
+ * Converts a partition's row into one of the attached table.  Without a map,
+ * the columns have the same places.  The row is copied then, since the value
+ * of a column that was added later is known to the partition alone.
  */
 static TupleTableSlot *
 convert(OnsideSource *source, Relation part, TupleConversionMap *map,
@@ -406,9 +408,9 @@ convert(OnsideSource *source, Relation part, TupleConversionMap *map,
 }
 
 /*
- * Reads a partition on from the state's place, until it or the chunk ends; true in the
- * first case.  Blocks are looked through some at a time, since where no row is found
- * the place has to move on, too.
+ * Reads a partition on from the state's place, until it or the chunk ends;
+ * true in the first case.  Blocks are looked through some at a time, since
+ * where no row is found the place has to move on, too.
  */
 static bool
 read_partition(OnsideSource *source, OnsideBackfillState *state, Relation part,
@@ -422,6 +424,7 @@ read_partition(OnsideSource *source, OnsideBackfillState *state, Relation part,
 	BlockNumber block = ItemPointerGetBlockNumberNoCheck(&state->place);
 	bool		full = false;
 
+	/* For the context of an error that a row causes. */
 	source->part_name = RelationGetRelationName(part);
 	source->place = &state->place;
 	while (block < end && !full)
@@ -431,6 +434,7 @@ read_partition(OnsideSource *source, OnsideBackfillState *state, Relation part,
 		ItemPointerData last_tid;
 		TableScanDesc scan;
 
+		/* A range of blocks, from behind the last row that was read. */
 		ItemPointerSet(&first_tid, block,
 					   ItemPointerGetOffsetNumberNoCheck(&state->place) + 1);
 		ItemPointerSet(&last_tid, last, MaxOffsetNumber);
@@ -455,6 +459,8 @@ read_partition(OnsideSource *source, OnsideBackfillState *state, Relation part,
 			full = state->read >= max_rows;
 		}
 		table_endscan(scan);
+
+		/* The place moves on even where no row was found. */
 		if (!full)
 			ItemPointerSet(&state->place, last + 1, 0);
 		*blocks += last - block + 1;
@@ -466,6 +472,12 @@ read_partition(OnsideSource *source, OnsideBackfillState *state, Relation part,
 	return block >= end;
 }
 
+/*
+ * Reads partition after partition, from the state's place on.  Where the table
+ * has none, the table itself counts as the only partition.  A partition that
+ * was rewritten since the last chunk (another relfilenode) is read from its
+ * beginning.
+ */
 bool
 onside_source_read(OnsideSource *source, OnsideBackfillState *state,
 				   Tuplestorestate *rows, int max_rows)
@@ -497,7 +509,9 @@ onside_source_read(OnsideSource *source, OnsideBackfillState *state,
 		state->file = part->rd_rel->relfilenode;
 		ended = read_partition(source, state, part, known, rows, end, &blocks);
 
-		/* Rows that are to be recorded may lead to its TOAST table. */
+		/*
+		 * Values of the rows that were read may still be in its TOAST table.
+		 */
 		relation_close(part, state->read > before ? NoLock : AccessShareLock);
 		if (!ended)
 			return true;

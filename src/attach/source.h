@@ -17,7 +17,7 @@
 #include "utils/tuplestore.h"
 
 #include "attach/backfill_state.h"
-#include "record/row.h"
+#include "record/row_reader.h"
 
 /* Resolved for one transaction. */
 typedef struct OnsideSource
@@ -36,17 +36,17 @@ typedef struct OnsideSource
 } OnsideSource;
 
 /*
- * Looks up what reports the event, in the current memory context.  Raises 42704
- * if nothing does, 42501 without SELECT on the table, 0A000 if row security applies
- * to the caller, and 55000 if no event_id is mapped.
+ * Looks up what reports the event, in the current memory context.  Raises
+ * 42704 if nothing does, 42501 without SELECT on the table, 0A000 if row
+ * security applies to the caller, and 55000 if no event_id is mapped.
  */
 extern void onside_source_open(OnsideSource *source, Oid relid,
 							   const char *event_name);
 extern void onside_source_close(OnsideSource *source);
 
 /*
- * About how many rows the table has; 0 if nobody has counted them yet.  Warns of those
- * that are not read.
+ * About how many rows the table has; 0 if they were never counted.  Warns of
+ * partitions that are not read.
  */
 extern int64 onside_source_estimate(Relation rel);
 
@@ -54,9 +54,10 @@ extern int64 onside_source_estimate(Relation rel);
 extern void onside_source_begin_pass(OnsideBackfillState *state);
 
 /*
- * Reads on from the state's place, up to so many rows, with the active snapshot.  Those that
- * meet the condition are put into "rows", as the attached table has them.  Returns false at
- * the end of the pass; true can mean that no row was found for a while.
+ * Reads on from the state's place, up to max_rows, with the active snapshot.
+ * Rows that meet the condition go into "rows", in the attached table's
+ * layout.  Returns false at the end of the pass; true can mean that no row was
+ * found for a while.
  */
 extern bool onside_source_read(OnsideSource *source,
 							   OnsideBackfillState *state,

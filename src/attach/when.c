@@ -3,9 +3,9 @@
  * when.c
  *		The condition of attach: what becomes a trigger's WHEN clause.
  *
- * "becomes" is one expression over NEW.  The trigger for UPDATE needs it over OLD,
- * too, and WHEN is a text: so NEW is replaced in the text where the parser has
- * found references to it, and nowhere else.
+ * "becomes" is one expression over NEW.  The trigger for UPDATE needs it over
+ * OLD, too, and WHEN is a text: so NEW is replaced in the text where the
+ * parser has found references to it, and nowhere else.
  *
  *-------------------------------------------------------------------------
  */
@@ -150,6 +150,9 @@ onside_when_transform(Relation rel, const char *argument,
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 
+	/*
+	 * Errors up to here point into our query, and are told as the condition's.
+	 */
 	when = parse_condition(argument, context.query);
 	context.parsing = false;
 
@@ -194,7 +197,10 @@ collect_new(Node *node, void *arg)
 	return raw_expression_tree_walker(node, (void *) collect_new, arg);
 }
 
-/* How many bytes the word NEW takes there; 0 if it is in a form of another kind. */
+/*
+ * How many bytes the word NEW takes there; 0 if it is in a form of another
+ * kind.
+ */
 static int
 length_of_new(const char *text)
 {
@@ -204,8 +210,8 @@ length_of_new(const char *text)
 }
 
 /*
- * The condition has been transformed before, so it is an expression.  The parser
- * walks it in any order.
+ * The condition has been transformed before, so it is an expression.  The
+ * parser walks it in any order.
  */
 char *
 onside_when_of_old(const char *condition)

@@ -14,10 +14,10 @@
 #include "utils/rel.h"
 
 /*
- * A condition, the argument of attach() of this name, understood as CREATE TRIGGER
- * will; NEW is PRS2_NEW_VARNO and OLD PRS2_OLD_VARNO.  Raises 42601 if it is not one
- * expression, 42P17 if it refers to OLD and must not, and whatever PostgreSQL's
- * parser raises.
+ * Parses a condition as CREATE TRIGGER will; NEW is PRS2_NEW_VARNO and OLD
+ * PRS2_OLD_VARNO.  "argument" is the name of attach()'s argument, for errors.
+ * Raises 42601 if the condition is not one expression, 42P17 if it refers to
+ * OLD without allow_old, and whatever PostgreSQL's parser raises.
  */
 extern Node *onside_when_transform(Relation rel, const char *argument,
 								   const char *condition, bool allow_old);

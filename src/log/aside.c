@@ -3,20 +3,20 @@
  * aside.c
  *		Pending events that have failed while others were accepted.
  *
- * An event that is not decided soon must not hold up the log, so the worker moves
- * it from there into the table aside, in the transaction that moves the cursor
- * past it.  It is as pending as it was.  It leaves when it is accepted, or goes to
- * dead_letter.  Nothing is updated in between: how often it was tried is in the
- * worker's memory.
+ * An event that is not decided soon must not hold up the log.  So the worker
+ * moves the event from the log into the table aside, in the transaction that
+ * moves the cursor past it.  The event stays pending.  It leaves when it is
+ * accepted, or goes to dead_letter.  Its row is not updated in between: the
+ * worker counts its tries in memory.
  *
- * Rows also come by SQL, from a dump and by logical replication.  They have to be
- * valid events; the trigger beside those of the segments sees to that (outbox.c),
- * and tells the worker when rows come or go in such a way.
+ * Rows also come by SQL, from a dump and by logical replication.  A trigger
+ * checks that they are valid events (incoming.c), and tells the worker when
+ * rows come or go.
  *
- * The table is read and written by the access method, as in insert.c and take.c.
- * It is read in the order of its index on (recorded_at, id).  While that is
- * missing or not usable all of the table is read, and sorted if need be: it
- * costs more and is as right.
+ * The table is read and written by the access method, as in insert.c and
+ * take.c.  It is read in the order of its index on (recorded_at, id).  Without
+ * a usable index, the whole table is read, and sorted if need be: that costs
+ * more and gives the same result.
  *
  *-------------------------------------------------------------------------
  */
@@ -54,7 +54,9 @@ enum
 	Anum_aside_index_id
 };
 
-/* What JSON adds to the values of an event: names, quotes, four of its values. */
+/*
+ * What JSON adds to the values of an event: names, quotes, four of its values.
+ */
 #define RENDERED_FRAME	250
 
 /* ----------
@@ -72,6 +74,7 @@ open_aside(LOCKMODE mode)
 	return rel;
 }
 
+/* The event's columns come first in this table, as in the outbox. */
 void
 onside_aside_insert(const pg_uuid_t *id, const OnsideEvent *event,
 					int http_status, const char *error,
@@ -234,6 +237,7 @@ sort_row(OnsideSort *sort, TupleTableSlot *row, TimestampTz after_recorded_at,
 		onside_sort_put(sort, values, nulls);
 }
 
+/* Reads the whole table and sorts it, for want of a usable index. */
 static void
 read_sorted(Relation rel, TimestampTz after_recorded_at,
 			const pg_uuid_t *after_id, OnsideAsideCallback callback, void *arg)
@@ -294,6 +298,7 @@ typedef struct Walk
 	TupleTableSlot *row;
 } Walk;
 
+/* Begins at the oldest row, if the index is usable; at any row otherwise. */
 static void
 begin_walk(Walk *walk)
 {
@@ -365,6 +370,7 @@ onside_aside_count(int64 max, TimestampTz *oldest)
 	return n;
 }
 
+/* By the index the first row decides, since it is the oldest. */
 bool
 onside_aside_holds(TimestampTz until)
 {

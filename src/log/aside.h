@@ -3,7 +3,7 @@
  * aside.h
  *		Pending events that have failed while others were accepted.
  *
- * All of it in a transaction with an active snapshot that the caller has.
+ * The caller of each function has a transaction and an active snapshot.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,8 +15,8 @@
 #include "log/event.h"
 
 /*
- * Puts an event aside.  http_status 0 becomes null; of the error no more is kept
- * than in dead_letter.
+ * Puts an event aside.  http_status 0 becomes NULL; the error is cut as in
+ * dead_letter.
  */
 extern void onside_aside_insert(const pg_uuid_t *id, const OnsideEvent *event,
 								int http_status, const char *error,
@@ -28,14 +28,14 @@ extern bool onside_aside_fetch(const pg_uuid_t *id, OnsideEvent *event,
 							   TimestampTz *recorded_at);
 
 /*
- * Deletes the event.  Waits for nobody: false if it is gone, or somebody else
- * is deleting it.
+ * Deletes the event.  Waits for nobody: false if it is gone, or another
+ * session is deleting it.
  */
 extern bool onside_aside_delete(const pg_uuid_t *id);
 
 /*
- * Is called with an event's place and about how many bytes it takes in a
- * request.  Returning false stops after this event.
+ * Gets an event's place, and about how many bytes the event takes in a
+ * request.  Returns false to stop after this event.
  */
 typedef bool (*OnsideAsideCallback) (const pg_uuid_t *id,
 									 const pg_uuid_t *event_id,
@@ -43,8 +43,8 @@ typedef bool (*OnsideAsideCallback) (const pg_uuid_t *id,
 									 int bytes_estimate, void *arg);
 
 /*
- * Reads the events behind this one in the order of (recorded_at, id); after_id
- * NULL: from the first one on.
+ * Reads the events behind this place, in the order of (recorded_at, id).  With
+ * after_id NULL, reads from the first event on.
  */
 extern void onside_aside_read(TimestampTz after_recorded_at,
 							  const pg_uuid_t *after_id,
@@ -56,7 +56,7 @@ extern void onside_aside_read(TimestampTz after_recorded_at,
  */
 extern int64 onside_aside_count(int64 max, TimestampTz *oldest);
 
-/* Is any event aside that was recorded by then? */
+/* Is any event aside that was recorded at that time or before? */
 extern bool onside_aside_holds(TimestampTz until);
 
 #endif							/* ONSIDE_ASIDE_H */

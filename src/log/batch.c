@@ -3,6 +3,14 @@
  * batch.c
  *		A request's body, and which events are in it.
  *
+ * The worker adds events until a bound is reached, or no event is left, and
+ * sends the body as it is.  All of a batch is in a memory context of its own.
+ *
+ * A hash table of event_ids, inside the batch, keeps two events with the same
+ * event_id apart: the API would ignore one of them as a repetition.
+ *
+ * No SQL and no locks.  Only a lack of memory can make a function fail.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -28,7 +36,7 @@ onside_batch_create(void)
 	batch->items = palloc(batch->capacity * sizeof(OnsideItem));
 	batch->opened_at = onside_clock();
 	initStringInfo(&batch->body);
-	appendStringInfoString(&batch->body, ONSIDE_BODY_OPEN);
+	appendStringInfoString(&batch->body, ONSIDE_API_BODY_OPEN);
 	MemoryContextSwitchTo(old);
 	return batch;
 }
@@ -40,8 +48,8 @@ onside_batch_free(OnsideBatch *batch)
 }
 
 /*
- * The place of an event_id in the hash table: where it is, or where it belongs.
- * The table is never more than half full.
+ * The place of an event_id in the hash table: where it is, or where it
+ * belongs.  The table is never more than half full.
  */
 static uint16 *
 find_seen(OnsideBatch *batch, const pg_uuid_t *event_id)
@@ -56,6 +64,10 @@ find_seen(OnsideBatch *batch, const pg_uuid_t *event_id)
 	return &batch->seen[i];
 }
 
+/*
+ * The bounds are looked at after the event has been rendered: only then its
+ * size is known.  What does not fit is cut off again.
+ */
 bool
 onside_batch_add(OnsideBatch *batch, const OnsideEvent *event,
 				 const OnsideItem *where, int max_events, int max_bytes)
@@ -65,6 +77,7 @@ onside_batch_add(OnsideBatch *batch, const OnsideEvent *event,
 	OnsideItem *item;
 	uint16	   *seen;
 
+	/* Two events with one event_id never share a request. */
 	if (batch->nitems >= max_events)
 		return false;
 	seen = find_seen(batch, &event->event_id);
@@ -78,6 +91,7 @@ onside_batch_add(OnsideBatch *batch, const OnsideEvent *event,
 								batch->capacity * sizeof(OnsideItem));
 	}
 
+	/* Render the event behind the others. */
 	if (batch->nitems > 0)
 		appendStringInfoChar(body, ',');
 	item = &batch->items[batch->nitems];
@@ -86,8 +100,9 @@ onside_batch_add(OnsideBatch *batch, const OnsideEvent *event,
 	onside_event_render(body, event);
 	item->bytes += body->len;
 
+	/* Cut it off if it does not fit, unless it would be alone. */
 	if (batch->nitems > 0 &&
-		body->len + (int) sizeof(ONSIDE_BODY_CLOSE) - 1 >= max_bytes)
+		body->len + (int) sizeof(ONSIDE_API_BODY_CLOSE) - 1 >= max_bytes)
 	{
 		body->len = start;
 		body->data[start] = '\0';
@@ -102,5 +117,5 @@ onside_batch_add(OnsideBatch *batch, const OnsideEvent *event,
 void
 onside_batch_seal(OnsideBatch *batch)
 {
-	appendStringInfoString(&batch->body, ONSIDE_BODY_CLOSE);
+	appendStringInfoString(&batch->body, ONSIDE_API_BODY_CLOSE);
 }

@@ -30,7 +30,7 @@ extern OnsideBatch *onside_batch_create(void);
 extern void onside_batch_free(OnsideBatch *batch);
 
 /*
- * Adds an event, whose place and recorded_at "where" says.  Returns false, and
+ * Adds an event; "where" has its place and recorded_at.  Returns false, and
  * changes nothing, if the batch would have more than max_events events, if its
  * body would reach max_bytes (the first event is always taken), or if an event
  * with this event_id is in it already.

@@ -20,8 +20,8 @@ extern void onside_commit_init(void);
 extern int64 onside_commit_next_id(void);
 
 /*
- * This command commits n events of a transaction that was prepared; -n of those
- * that it records were counted before.
+ * This command commits n events of a transaction that was prepared; -n of
+ * those that it records were counted before.
  */
 extern void onside_commit_count_prepared(int64 n);
 

@@ -1,26 +1,27 @@
 /*-------------------------------------------------------------------------
  *
  * crash_guard.c
- *		A process of ours that crashes does not do so in a loop.
+ *		No process of ours crashes in a loop.
  *
  * A worker that dies by a signal has the postmaster end all sessions and
  * recover, and would be started again a second later, to meet the same event.
  * So each of our processes keeps a record of itself in a file: that it runs,
- * what it is doing, and when its predecessors crashed.  Every orderly end takes
- * the mark "running" away.  Whoever is about to start the next process (the
- * launcher; for the launcher, itself) and finds the mark counts a crash.  After
- * the third crash within ten minutes no process is started for a quarter of an
- * hour, or until somebody calls resume(); the view "status" says so.
+ * what it is doing, and when its predecessors crashed.  Every orderly end
+ * takes the mark "running" away.  Whoever is about to start the next process
+ * (the launcher; for the launcher, itself) and finds the mark counts a crash.
+ * After the third crash within ten minutes no process is started for a
+ * quarter of an hour, or until somebody calls resume(); the view "status" says
+ * so.
  *
- * No worker runs during that wait, rather than one that waits: what crashes may
- * be the connecting to the database, and a process that does not exist keeps
- * nobody from DROP DATABASE.  "status" reads the record by itself, and no table,
- * which may be what crashes.
+ * During that wait no worker runs.  A worker that waits would be worse:
+ * connecting to the database may be what crashes, and a connected worker would
+ * stand in the way of DROP DATABASE.  The view "status" reads this record and
+ * no table, since reading a table may be what crashes.
  *
- * The ten minutes are those in which processes of ours have run.  Recovery may
- * take longer than ten minutes, and such a server must not crash for ever.  And
- * since the wait does not count either, the first crash after a wait leads to
- * the next wait.
+ * Only time in which a process of ours has run counts for the ten minutes.
+ * Otherwise a server whose recovery takes longer than ten minutes would crash
+ * for ever.  The wait does not count either, so the first crash after a wait
+ * leads to the next wait.
  *
  * An orderly end is
  *
@@ -39,10 +40,11 @@
  * damaged memory a file descriptor may be that of a table.
  *
  * If the machine loses power, or all processes are killed at once, the mark
- * stays and counts as one crash, which does no harm.  The file is never synced.
- * It is in pg_stat_tmp, which base backups and pg_rewind leave out: it is about
- * the processes of this data directory.  A file that cannot be read counts for
- * none; if it cannot be written, there is a line in the log, and no brake.
+ * stays and counts as one crash, which does no harm.  The file is never
+ * synced.  It is in pg_stat_tmp, which base backups and pg_rewind leave out,
+ * since it is about the processes of this data directory.  A file that cannot
+ * be read counts as missing.  If the file cannot be written, the server's log
+ * says so, and nothing stops a crash loop.
  *
  *-------------------------------------------------------------------------
  */
@@ -61,11 +63,11 @@
 #include "clock.h"
 #include "log/crash_guard.h"
 
-/* So many crashes, within so many microseconds of running, ... */
+/* This number of crashes, within this time of running, in microseconds, ... */
 #define MAX_CRASHES		3
 #define CRASH_PERIOD	(INT64CONST(10) * 60 * USECS_PER_SEC)
 
-/* ... mean that nothing is started for so long; ms. */
+/* ... means that nothing is started for this long; ms. */
 #define CRASH_WAIT		(15 * 60 * 1000)
 
 #define FILE_PREFIX		"onside_attribution."
@@ -224,7 +226,10 @@ onside_crash_guard_begin(Oid process)
 				 errdetail("If this process of onside_attribution crashes, nothing keeps it from crashing again.")));
 }
 
-/* A system call of a microsecond: once for a request, not once for an event. */
+/*
+ * Costs a system call of a microsecond, so it is called once for a request,
+ * not once for an event.
+ */
 void
 onside_crash_guard_step(OnsideStep step, const OnsidePosition *pos)
 {
@@ -236,7 +241,10 @@ onside_crash_guard_step(OnsideStep step, const OnsidePosition *pos)
 	(void) write_record(my_fd, &mine);
 }
 
-/* In memory alone, for the handler: a store for each event. */
+/*
+ * Notes the place in memory alone, for the handler.  Called for each event, so
+ * it must cost no more than a store.
+ */
 void
 onside_crash_guard_at(const OnsidePosition *pos)
 {
@@ -256,6 +264,11 @@ onside_crash_guard_end(void)
  * ----------
  */
 
+/*
+ * Called before a process is started.  If the record of its predecessor says
+ * "running", that one has crashed: the crash is written down, and with it the
+ * wait, if this was one too many.
+ */
 bool
 onside_crash_guard_look(Oid process)
 {
@@ -297,7 +310,7 @@ wait_of(const Record *record)
 	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
 													   record->wait_until);
 
-	/* More than that, and the clock has been set. */
+	/* A longer wait means that the clock was set back. */
 	return record->wait_until == 0 || left > CRASH_WAIT ? 0 : left;
 }
 
@@ -309,7 +322,7 @@ onside_crash_guard_wait(Oid process)
 	return read_record(process, &record) ? wait_of(&record) : 0;
 }
 
-/* By what it was ended, and where it was then. */
+/* What ended the process, and where the process was then. */
 static char *
 describe(const Record *record)
 {
@@ -369,7 +382,7 @@ onside_crash_guard_reason(void)
 	return NULL;
 }
 
-/* There is no such process while there is a wait, and so nobody else writes. */
+/* During a wait the process does not run, so nobody else writes its file. */
 void
 onside_crash_guard_release(void)
 {
@@ -390,6 +403,7 @@ onside_crash_guard_release(void)
  * ----------
  */
 
+/* The files of databases that are gone would never be read again. */
 void
 onside_crash_guard_sweep(List *databases)
 {

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * crash_guard.h
- *		A process of ours that crashes does not do so in a loop.
+ *		No process of ours crashes in a loop.
  *
  * A process is named by its database's OID; the launcher is InvalidOid.
  *
@@ -34,9 +34,9 @@ typedef enum OnsideStep
 } OnsideStep;
 
 /*
- * For the process itself.  It has begun; it now does this, at this place of the
- * log (or NULL); it is at this place, and goes on doing what it does; it ends
- * in an orderly way.
+ * The process itself calls these: when it begins; when it takes a step, at
+ * this place of the log (or NULL); when it comes to another place within a
+ * step; and before an orderly end.
  */
 extern void onside_crash_guard_begin(Oid process);
 extern void onside_crash_guard_step(OnsideStep step,
@@ -45,15 +45,15 @@ extern void onside_crash_guard_at(const OnsidePosition *pos);
 extern void onside_crash_guard_end(void);
 
 /*
- * For who starts the process, while it does not run.  Has its predecessor
- * crashed?  Each crash is told once.
+ * For whoever starts the process, while it does not run: has its predecessor
+ * crashed?  True once for each crash.
  */
 extern bool onside_crash_guard_look(Oid process);
 
 /* Writes the last crash into the server's log; "whose" begins the message. */
 extern void onside_crash_guard_log(Oid process, const char *whose);
 
-/* Milliseconds for which the process must not be started; mostly 0. */
+/* For how long the process must not be started, in ms; mostly 0. */
 extern long onside_crash_guard_wait(Oid process);
 
 /* Why this database's worker, or the launcher, must not run now; or NULL. */
@@ -62,7 +62,7 @@ extern char *onside_crash_guard_reason(void);
 /* resume(): ends these waits.  Cannot fail. */
 extern void onside_crash_guard_release(void);
 
-/* Removes what is kept about databases that are not among these. */
+/* Removes the files of databases that are not among these. */
 extern void onside_crash_guard_sweep(List *databases);
 
 #endif							/* ONSIDE_CRASH_GUARD_H */

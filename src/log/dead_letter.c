@@ -3,17 +3,17 @@
  * dead_letter.c
  *		Events that were refused for good.
  *
- * They come from the worker, which moves them here in the transaction that
- * moves the cursor past them, and from track_row, which lets an invalid row
- * through if on_invalid_event says so.  They leave by retry_dead_letters, and
- * those that were sent by a second chance, too: see second_chance.c.
+ * The worker moves an event here in the transaction that moves the cursor past
+ * it.  track_row puts the event of an invalid row here if on_invalid_event
+ * says so.  An event leaves by retry_dead_letters(), or, if it was sent, by a
+ * second chance: see second_chance.c.
  *
- * retry_dead_letters reads and deletes the rows by the table access method, with
- * no SQL and as whoever calls it, so it matters neither who owns the table nor
- * what is on it.  EXECUTE on the function is the privilege.  This is safe
- * because nothing of anybody's is executed: no trigger, rule, policy, default or
- * operator but PostgreSQL's own for uuid, timestamptz and tid.  PostgreSQL's
- * executor would have checked, and so it falls to us:
+ * retry_dead_letters reads and deletes the rows by the table access method,
+ * with no SQL and as whoever calls it, so it matters neither who owns the
+ * table nor what is on it.  EXECUTE on the function is the privilege.  This is
+ * safe because no user's code is executed: no trigger, rule, policy, default
+ * or operator but PostgreSQL's own for uuid, timestamptz and tid.  What
+ * PostgreSQL's executor would have checked falls to us:
  *
  * - that the transaction may write, and is in no parallel worker;
  * - that a row which another session has changed meanwhile is judged anew, or
@@ -21,14 +21,14 @@
  *   take.c waits for that session;
  * - that the event keeps the rules; the outbox's trigger does that otherwise.
  *
- * Two of its checks are left out deliberately.  A foreign key that somebody has
- * made to reference dead_letter would be a trigger, which we do not fire.  A
- * table that is published has to have a replica identity for a DELETE: this one
- * has its primary key, and without that decoding would pass over the DELETE,
- * which is better than to keep the dead letters.
+ * Two of its checks are left out deliberately.  A foreign key that somebody
+ * has made to reference dead_letter would be a trigger, which we do not fire.
+ * A table that is published has to have a replica identity for a DELETE: this
+ * one has its primary key, and without that decoding would pass over the
+ * DELETE, which is better than keeping the dead letters.
  *
- * The rows' payloads can be more than memory holds.  So the function notes only
- * where each row is, and reads them one by one in the order of failed_at.
+ * The rows' payloads can be more than memory holds.  So the function notes
+ * only where each row is, and reads them one by one in the order of failed_at.
  *
  *-------------------------------------------------------------------------
  */
@@ -85,17 +85,24 @@ onside_dead_letter_clip(const char *error)
 	return cstring_to_text_with_len(error, len);
 }
 
-/* A trigger's event_name can be too long for an event, and for our index. */
+/*
+ * Cuts a name to the longest that an event can have.  A trigger's event_name
+ * can be longer, too long for our index.
+ */
 static text *
 clipped_name(text *name)
 {
 	const char *str = VARDATA_ANY(name);
 	int			len = VARSIZE_ANY_EXHDR(name);
-	int			kept = pg_mbcharcliplen(str, len, ONSIDE_EVENT_NAME_MAX);
+	int			kept = pg_mbcharcliplen(str, len, ONSIDE_API_NAME_MAX);
 
 	return kept == len ? name : cstring_to_text_with_len(str, kept);
 }
 
+/*
+ * Tries again and again: to queue for the lock would make others wait behind
+ * us.
+ */
 bool
 onside_dead_letter_lock(int patience)
 {
@@ -123,6 +130,7 @@ onside_dead_letter_lock(int patience)
 	return true;
 }
 
+/* The row is written by the access method: see insert.c. */
 void
 onside_dead_letter_insert(const pg_uuid_t *id, const OnsideEvent *event,
 						  int http_status, const char *error, int attempts,
@@ -140,10 +148,13 @@ onside_dead_letter_insert(const pg_uuid_t *id, const OnsideEvent *event,
 	values = slot->tts_values;
 	nulls = slot->tts_isnull;
 
+	/* The event, whatever fields it has. */
 	onside_outbox_set_event(slot, event);
 	if (event->event_name != NULL)
 		values[Anum_outbox_event_name - 1] =
 			PointerGetDatum(clipped_name(event->event_name));
+
+	/* Why it is here, and from when it is tried again. */
 	values[Anum_dead_letter_http_status - 1] = Int32GetDatum(http_status);
 	nulls[Anum_dead_letter_http_status - 1] = http_status == 0;
 	values[Anum_dead_letter_error - 1] =
@@ -198,6 +209,10 @@ is_same(const OnsideEvent *a, const OnsideEvent *b)
 		 memcmp(a->payload, b->payload, VARSIZE(a->payload)) == 0);
 }
 
+/*
+ * Compares all five fields, since a mapper can give one event_id to different
+ * events.
+ */
 bool
 onside_dead_letter_holds(const OnsideEvent *event)
 {
@@ -216,7 +231,7 @@ onside_dead_letter_holds(const OnsideEvent *event)
 	ScanKeyInit(&key, Anum_outbox_event_id, BTEqualStrategyNumber, F_UUID_EQ,
 				UUIDPGetDatum(&event->event_id));
 
-	/* Of two that are alike the first may have been put here by this command. */
+	/* SnapshotSelf: this very command may have put an equal event here. */
 	scan = systable_beginscan(rel, index, OidIsValid(index), SnapshotSelf, 1,
 							  &key);
 	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
@@ -233,12 +248,44 @@ onside_dead_letter_holds(const OnsideEvent *event)
 	return found;
 }
 
+/* Reads the table itself: no index has all of them. */
+int64
+onside_dead_letter_count(int64 max, TimestampTz *newest)
+{
+	Relation	rel = table_open(onside_table_oid("dead_letter"),
+								 AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TableScanDesc scan = onside_table_beginscan(rel, GetActiveSnapshot(), 0,
+												NULL);
+	int64		n = 0;
+
+	if (newest != NULL)
+		*newest = DT_NOBEGIN;
+	for (; n < max && table_scan_getnextslot(scan, ForwardScanDirection, slot);
+		 n++)
+	{
+		bool		isnull;
+		Datum		failed_at;
+
+		CHECK_FOR_INTERRUPTS();
+		if (newest == NULL)
+			continue;
+		failed_at = slot_getattr(slot, Anum_dead_letter_failed_at, &isnull);
+		if (!isnull)
+			*newest = Max(*newest, DatumGetTimestampTz(failed_at));
+	}
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, AccessShareLock);
+	return n;
+}
+
 /* ----------
  * Out
  * ----------
  */
 
-/* Which dead letters: those of some events, or all that were sent. */
+/* Which dead letters: of these events, or all that were sent. */
 typedef struct Wanted
 {
 	bool		all_sent;
@@ -252,7 +299,7 @@ compare_uuids(const void *a, const void *b)
 	return memcmp(a, b, UUID_LEN);
 }
 
-/* Reads the function's argument, in which nulls stand for nothing. */
+/* Reads the function's argument.  NULLs in the array are ignored. */
 static void
 read_wanted(Wanted *wanted, ArrayType *array)
 {
@@ -276,7 +323,7 @@ read_wanted(Wanted *wanted, ArrayType *array)
 						   compare_uuids);
 }
 
-/* Or is it a row that never became an event? */
+/* Was the event sent?  Otherwise it is a row that never became an event. */
 static bool
 was_sent(TupleTableSlot *letter)
 {
@@ -340,7 +387,7 @@ note_letters(Relation rel, const pg_uuid_t *event_id, OnsideSort *sort)
 /*
  * Deletes a dead letter and leaves its last version in the slot.  Waits for
  * whoever is changing it.  At READ COMMITTED, what that makes of it counts, as
- * with a DELETE: false if it is gone, or is none that is wanted any more.
+ * with a DELETE: false if it is gone, or is not wanted any more.
  */
 static bool
 take_letter(Relation rel, ItemPointer tid, const Wanted *wanted,
@@ -391,7 +438,9 @@ check_letter(TupleTableSlot *letter, const OnsideEvent *event)
 	error_context_stack = callback.previous;
 }
 
-/* Moves the dead letters that were noted into the outbox.  How many were they? */
+/*
+ * Moves the dead letters that were noted into the outbox.  How many were they?
+ */
 static int64
 put_back(Relation rel, OnsideSort *sort, const Wanted *wanted)
 {
@@ -412,6 +461,8 @@ put_back(Relation rel, OnsideSort *sort, const Wanted *wanted)
 		bool		taken;
 
 		CHECK_FOR_INTERRUPTS();
+
+		/* Another session may have taken or changed it since it was noted. */
 		taken = take_letter(rel, &tid, wanted, slot);
 		if (taken)
 		{

@@ -4,37 +4,37 @@
  *		What of delivery survives a restart: the tables delivery_cursor and
  *		control.
  *
- * Each has one row.  The worker updates that of delivery_cursor as delivery
- * goes on; pause() and resume() write that of control.  While somebody holds a
- * snapshot, old versions of the cursor cannot be removed, so the worker writes
- * it seldom then; see progress.c.  Reading a row never costs more than a scan
- * of those few versions.
+ * Each has one row.  The worker updates the row of delivery_cursor as delivery
+ * goes on; pause() and resume() write the row of control.  While somebody
+ * holds a snapshot, old versions of the cursor cannot be removed, so the
+ * worker writes it seldom then; see progress.c.  Reading a row never costs
+ * more than a scan of those few versions.
  *
- * A cursor of another server is poison: its transaction IDs mean something else
- * here, and events that nobody has sent would pass for settled.  Logical
- * replication of all tables brings such rows, and so could anybody's SQL.  Two
- * things keep them out:
+ * A cursor of another server must never be used: its transaction IDs mean
+ * something else here, and events that nobody has sent would count as settled.
+ * Logical replication of all tables brings such rows, and so can a user's
+ * SQL.  Two things keep them out:
  *
  * - A BEFORE ROW trigger on both tables, ENABLE ALWAYS, drops every row that
- *	 SQL or an apply worker would write; ours are written past it, from here.
+ *	 SQL or an apply worker would write.  We write past it, from here.
  *
- * - The row says by itself whose it is.  "written_by" is the transaction that
- *	 wrote it here, so it must be the xmin of the row's version: a copy of the
- *	 row, however it was made, has another xmin.  VACUUM, CLUSTER and pg_upgrade
- *	 keep xmin (a frozen row's, too), and so does a copy of the whole cluster or
- *	 database, where the cursor is as right as in the original.  NULL stands for
- *	 the row that CREATE EXTENSION has made, which says nothing.
+ * - The row says whose it is.  "written_by" is the transaction that wrote it
+ *	 here, so it must be the xmin of the row's version: a copy of the row,
+ *	 however it was made, has another xmin.  VACUUM, CLUSTER and pg_upgrade
+ *	 keep xmin (a frozen row's, too), and so does a copy of the whole cluster
+ *	 or database, where the cursor is as right as in the original.  NULL
+ *	 marks the row that CREATE EXTENSION has made, which says nothing.
  *
- * A row that is missing or foreign counts as "nothing is settled": what is in
- * the segments is sent again, with the event_ids that it had, and nothing is
- * skipped.  The worker then writes a row of its own.
+ * If the row is missing or foreign, nothing counts as settled: all events in
+ * the segments are sent again, with their event_ids, and none is skipped.  The
+ * worker then writes a row of its own.
  *
- * Writing goes to the table access method, as in insert.c, so no trigger, rule
- * or policy fires, no privilege on the table is needed and it does not matter
- * who owns it.  What PostgreSQL would check is therefore checked here or true
- * by construction: that the server and the transaction are not read-only, that
- * no parallel operation is under way, and the tables' constraints.  Who may
- * call pause() and resume() is EXECUTE's business.
+ * Rows are written by the table access method, as in insert.c.  So no trigger,
+ * rule or policy fires, no privilege on the table is needed, and it does not
+ * matter who owns it.  What PostgreSQL would check is checked here or true by
+ * construction: that the server and the transaction are not read-only, that no
+ * parallel operation is under way, and the tables' constraints.  Who may call
+ * pause() and resume() is EXECUTE's business.
  *
  *-------------------------------------------------------------------------
  */
@@ -133,8 +133,8 @@ find_row(Relation rel, Snapshot snapshot, TupleTableSlot *slot)
 }
 
 /*
- * Was this version of the row written by the transaction that it names?  The
- * xmin of a slot is the one that was stored, also when it is frozen.
+ * Was this version of the row written by the transaction that it names?  A
+ * slot has the xmin that was stored, even if the row is frozen.
  */
 static bool
 is_our_own(TupleTableSlot *slot)
@@ -155,9 +155,9 @@ is_our_own(TupleTableSlot *slot)
 typedef void (*RowReader) (TupleTableSlot *slot, void *arg);
 
 /*
- * Calls "reader" for the table's row if there is one to be believed.  Returns
- * what is wrong with it, or NULL: nothing is wrong with the one that CREATE
- * EXTENSION has made.
+ * Calls "reader" for the table's row if this server has written it.  Returns
+ * what is wrong with the row, or NULL.  Nothing is wrong with the row that
+ * CREATE EXTENSION has made.
  */
 static const char *
 read_state(const char *name, Snapshot snapshot, RowReader reader, void *arg)
@@ -185,7 +185,7 @@ read_state(const char *name, Snapshot snapshot, RowReader reader, void *arg)
 	return problem;
 }
 
-/* The current (sub)transaction, which a row that is written now has as xmin. */
+/* The current (sub)transaction: the xmin of a row that is written now. */
 static FullTransactionId
 current_xid(void)
 {
@@ -195,9 +195,9 @@ current_xid(void)
 }
 
 /*
- * Replaces a version of the row.  False if somebody else has done so meanwhile,
- * for whom we have waited.  Our worker waits for nobody: to it a locked row is an
- * error.
+ * Replaces a version of the row.  Waits for another session that is replacing
+ * it, and returns false then.  The worker waits for nobody: for it, a locked
+ * row is an error.
  */
 static bool
 update_row(OnsideInsert *insert, ItemPointer tid, TupleTableSlot *slot)
@@ -235,8 +235,9 @@ update_row(OnsideInsert *insert, ItemPointer tid, TupleTableSlot *slot)
 }
 
 /*
- * Replaces the one row, or makes it.  False if the former has to be done again.
- * Columns that somebody has added keep what they had.
+ * Replaces the one row, or makes it.  False if another session has replaced it
+ * meanwhile: then try again.  Columns that somebody has added keep their
+ * values.
  */
 static bool
 replace_row(OnsideInsert *insert, Datum *values, bool *nulls, bool *replace)
@@ -274,7 +275,7 @@ replace_row(OnsideInsert *insert, Datum *values, bool *nulls, bool *replace)
 	return done;
 }
 
-/* Writes the one row of a table, of which natts values are given. */
+/* Writes the one row of a table; natts is the number of values given. */
 static void
 write_state(const char *name, const Datum *values, const bool *nulls,
 			int natts)
@@ -306,9 +307,9 @@ write_state(const char *name, const Datum *values, const bool *nulls,
 }
 
 /*
- * BEFORE INSERT OR UPDATE OR DELETE trigger of the tables of state, ENABLE
- * ALWAYS: no row gets in or out by SQL.  An apply worker, or whoever copies the
- * table at the start of a subscription, goes on as if it had; a person is told.
+ * BEFORE INSERT OR UPDATE OR DELETE trigger of both tables, ENABLE ALWAYS: SQL
+ * changes no row of theirs.  Logical replication goes on as if it had changed
+ * the row; a person is told.
  */
 Datum
 onside_keep_state(PG_FUNCTION_ARGS)
@@ -352,7 +353,7 @@ time_of(TupleTableSlot *slot, int attnum)
 		DatumGetTimestampTz(slot->tts_values[attnum - 1]);
 }
 
-/* 0 is for what is not known or does not exist. */
+/* 0 means unknown, or no time, and is stored as NULL. */
 static void
 set_time(Datum *values, bool *nulls, int attnum, TimestampTz t)
 {
@@ -360,7 +361,7 @@ set_time(Datum *values, bool *nulls, int attnum, TimestampTz t)
 	nulls[attnum - 1] = t == 0;
 }
 
-/* No more of a Retry-After is believed than this, also by another clock; ms. */
+/* A stored Retry-After is cut to this, in case the clock was set back; ms. */
 #define MAX_NOT_BEFORE	(3600 * 1000)
 
 /* An array of one time for each segment. */
@@ -380,6 +381,7 @@ read_times(TupleTableSlot *slot, int attnum, TimestampTz *times)
 		times[i] = nulls[i] ? 0 : DatumGetTimestampTz(elements[i]);
 }
 
+/* The array for a column of times; 0 becomes a NULL element. */
 static Datum
 times_to_datum(const TimestampTz *times)
 {
@@ -400,6 +402,10 @@ times_to_datum(const TimestampTz *times)
 											  TYPALIGN_DOUBLE));
 }
 
+/*
+ * Copies the row into the C struct.  A Retry-After is cut to MAX_NOT_BEFORE:
+ * if the clock was set back, it could lie years ahead.
+ */
 static void
 read_cursor(TupleTableSlot *slot, void *arg)
 {
@@ -409,6 +415,7 @@ read_cursor(TupleTableSlot *slot, void *arg)
 	TimestampTz latest = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													 MAX_NOT_BEFORE);
 
+	/* The cursor; it has a position only within a window. */
 	onside_cursor_release(&delivery->settled);
 	delivery->settled.done =
 		snapshot_from_datum(values[Anum_cursor_settled - 1]);
@@ -471,6 +478,7 @@ onside_delivery_load(OnsideDelivery *delivery, Snapshot snapshot,
 	}
 }
 
+/* Called by the worker alone, so that no two sessions write the row. */
 void
 onside_delivery_store(OnsideDelivery *delivery)
 {

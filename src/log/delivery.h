@@ -35,23 +35,23 @@ typedef struct OnsideDelivery
 } OnsideDelivery;
 
 /*
- * Reads the one row, as the snapshot sees it (the active one if NULL).  If it
- * is not there, or was not written by this server's worker, *delivery says that
- * nothing is settled, and *problem what is wrong with the row; otherwise that
- * is NULL.  No privilege is checked.  Needs a transaction.
+ * Reads the one row, as the snapshot sees it (the active one if NULL).  If the
+ * row is missing, or this server's worker has not written it, *delivery says
+ * that nothing is settled, and *problem what is wrong with the row.  Otherwise
+ * *problem is NULL.  No privilege is checked.  Needs a transaction.
  */
 extern void onside_delivery_load(OnsideDelivery *delivery, Snapshot snapshot,
 								 const char **problem);
 
 /*
- * Writes the row, within the current transaction, whatever was in it.  For the
- * worker alone.
+ * Writes the row, within the current transaction, whatever it held.  The
+ * worker alone calls this.
  */
 extern void onside_delivery_store(OnsideDelivery *delivery);
 
 /*
- * Does somebody's snapshot keep the version of the row that this transaction,
- * long since over, has replaced?
+ * Does any session's snapshot still need the version of the row that this
+ * transaction, which has ended, has replaced?
  */
 extern bool onside_delivery_is_held(TransactionId xid);
 
@@ -61,7 +61,7 @@ extern bool onside_delivery_is_held(TransactionId xid);
  */
 extern bool onside_control_paused(char **reason, const char **problem);
 
-/* Writes that decision, within the current transaction.  reason may be NULL. */
+/* Pauses or resumes, within the current transaction.  reason may be NULL. */
 extern void onside_control_set(bool paused, text *reason);
 
 #endif							/* ONSIDE_DELIVERY_H */

@@ -4,9 +4,9 @@
  *		An attribution event: its rules and its JSON.
  *
  * Every way of recording an event ends in onside_event_check(), and every byte
- * that is sent, previewed or measured comes from onside_event_render(), so a
- * recorded event is one that can be sent.  Nothing here runs SQL, reads a table
- * or depends on a session's settings (DateStyle, TimeZone, extra_float_digits,
+ * that is sent, previewed or measured comes from onside_event_render(), so
+ * every recorded event can be sent.  Nothing here runs SQL, reads a table or
+ * depends on a session's settings (DateStyle, TimeZone, extra_float_digits,
  * client encoding): the same event has the same bytes in every backend.
  *
  *-------------------------------------------------------------------------
@@ -26,7 +26,6 @@
 
 #include "log/event.h"
 #include "log/tables.h"
-#include "settings.h"
 
 /*
  * Numbers apart, no byte of a jsonb value is rendered as more than six
@@ -36,9 +35,9 @@
 #define JSON_MAX_EXPANSION		6
 
 /*
- * Nothing is rendered as less than a quarter of its size: an array of zeros
- * has three bytes of text ("0, ") for twelve, an array of empty arrays four
- * for eight.  Twice that is certain.
+ * Rendering makes nothing smaller than a quarter of its size: an array of
+ * zeros has three bytes of text ("0, ") for twelve, an array of empty arrays
+ * four for eight.  Twice that is certain.
  */
 #define JSON_MAX_SHRINKAGE		8
 
@@ -154,6 +153,10 @@ is_blank(const char *str)
 	return *str == '\0';
 }
 
+/*
+ * The length is in characters of UTF-8, whatever encoding the database has.  A
+ * text that is too long in any encoding is not converted.
+ */
 bool
 onside_event_check_name(const text *event_name, OnsideEventError *error)
 {
@@ -168,14 +171,14 @@ onside_event_check_name(const text *event_name, OnsideEventError *error)
 
 	len = VARSIZE_ANY_EXHDR(event_name);
 	/* No encoding has more than four bytes a character. */
-	str = len > ONSIDE_EVENT_NAME_MAX * MAX_CONVERSION_GROWTH ? NULL :
+	str = len > ONSIDE_API_NAME_MAX * MAX_CONVERSION_GROWTH ? NULL :
 		onside_as_utf8(text_to_cstring(event_name), len);
-	if (len <= ONSIDE_EVENT_NAME_MAX * MAX_CONVERSION_GROWTH && str == NULL)
+	if (len <= ONSIDE_API_NAME_MAX * MAX_CONVERSION_GROWTH && str == NULL)
 		return onside_event_not_utf8(error, "event_name");
-	if (str == NULL || utf8_length(str) > ONSIDE_EVENT_NAME_MAX)
+	if (str == NULL || utf8_length(str) > ONSIDE_API_NAME_MAX)
 		return onside_event_invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
 									psprintf("event_name must not be longer than %d characters",
-											 ONSIDE_EVENT_NAME_MAX),
+											 ONSIDE_API_NAME_MAX),
 									hint);
 	if (is_blank(str))
 		return onside_event_invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
@@ -231,18 +234,10 @@ numbers_length(JsonbContainer *container, Size limit)
 static void
 append_uuid(StringInfo out, const pg_uuid_t *uuid)
 {
-	static const char hex[] = "0123456789abcdef";
-	char		buf[36];
-	char	   *p = buf;
+	char		buf[UUID_STR_LEN];
 
-	for (int i = 0; i < UUID_LEN; i++)
-	{
-		if (i == 4 || i == 6 || i == 8 || i == 10)
-			*p++ = '-';
-		*p++ = hex[uuid->data[i] >> 4];
-		*p++ = hex[uuid->data[i] & 0x0f];
-	}
-	appendBinaryStringInfo(out, buf, sizeof(buf));
+	uuid_unparse_lower(uuid->data, buf);
+	appendBinaryStringInfo(out, buf, UUID_STR_LEN - 1);
 }
 
 /* The event's JSON in the database's encoding. */
@@ -270,13 +265,13 @@ static bool
 too_large(OnsideEventError *error, char *message)
 {
 	return onside_event_invalid(error, "payload", ERRCODE_PROGRAM_LIMIT_EXCEEDED, message,
-								"A request must stay below 1000000 bytes, and an event cannot be split.");
+								ONSIDE_TOO_LARGE_HINT);
 }
 
 /*
- * Does the event alone, in UTF-8, fit a request?  Rendering it is the only
- * exact answer; the bounds spare nearly every event that, and us the memory
- * for one that is too large by far.
+ * Does the event alone, in UTF-8, fit into a request?  Only rendering the
+ * event tells exactly.  Two bounds make that unnecessary for nearly every
+ * event, and for an event that is far too large to be held in memory.
  */
 static bool
 check_rendered(const OnsideEvent *event, OnsideEventError *error)
@@ -288,13 +283,16 @@ check_rendered(const OnsideEvent *event, OnsideEventError *error)
 	char	   *utf8;
 	Size		size;
 
+	/* Certainly too large? */
 	if (binary < ONSIDE_API_MAX_BYTES * JSON_MAX_SHRINKAGE)
 		numbers = numbers_length(&event->payload->root, ONSIDE_API_MAX_BYTES);
 	if (binary >= ONSIDE_API_MAX_BYTES * JSON_MAX_SHRINKAGE ||
 		numbers >= ONSIDE_API_MAX_BYTES)
 		return too_large(error,
-						 pstrdup("payload is too large: the event has more than 1000000 bytes as JSON"));
+						 pstrdup("payload is too large: the event has more than "
+								 CppAsString2(ONSIDE_API_MAX_BYTES) " bytes as JSON"));
 
+	/* Certainly too small to be too large?  Nearly all events end here. */
 	if (GetDatabaseEncoding() == PG_UTF8 &&
 		binary * JSON_MAX_EXPANSION + numbers + EVENT_FIXED_PART <
 		ONSIDE_API_MAX_BYTES)
@@ -310,13 +308,17 @@ check_rendered(const OnsideEvent *event, OnsideEventError *error)
 		pfree(utf8);
 	pfree(buf.data);
 
-	if (size + ONSIDE_BODY_FRAME >= ONSIDE_API_MAX_BYTES)
+	if (size + ONSIDE_API_BODY_FRAME >= ONSIDE_API_MAX_BYTES)
 		return too_large(error,
 						 psprintf("payload is too large: the event has %zu bytes as JSON",
 								  size));
 	return true;
 }
 
+/*
+ * Field by field, in the order of the API's page; the first problem is
+ * reported.
+ */
 bool
 onside_event_check(const OnsideEvent *event, OnsideEventError *error)
 {
@@ -389,20 +391,10 @@ onside_event_throw_field(const char *field, int sqlstate, const char *problem,
 	onside_event_throw(&error);
 }
 
-/* snprintf() would be a seventh of all that sending an event costs. */
-static char *
-put_digits(char *p, int value, int digits)
-{
-	for (int i = digits - 1; i >= 0; i--, value /= 10)
-		p[i] = '0' + value % 10;
-	return p + digits;
-}
-
 void
 onside_append_datetime(StringInfo out, TimestampTz t)
 {
 	char		buf[MAXDATELEN + 1];
-	char	   *p = buf;
 	struct pg_tm tm;
 	fsec_t		fsec;
 
@@ -410,27 +402,9 @@ onside_append_datetime(StringInfo out, TimestampTz t)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("timestamp out of range")));
-
-	p = put_digits(p, tm.tm_year, 4);
-	*p++ = '-';
-	p = put_digits(p, tm.tm_mon, 2);
-	*p++ = '-';
-	p = put_digits(p, tm.tm_mday, 2);
-	*p++ = 'T';
-	p = put_digits(p, tm.tm_hour, 2);
-	*p++ = ':';
-	p = put_digits(p, tm.tm_min, 2);
-	*p++ = ':';
-	p = put_digits(p, tm.tm_sec, 2);
-	if (fsec != 0)
-	{
-		*p++ = '.';
-		p = put_digits(p, fsec, 6);
-		while (p[-1] == '0')
-			p--;
-	}
-	*p++ = 'Z';
-	appendBinaryStringInfo(out, buf, p - buf);
+	EncodeDateTime(&tm, fsec, false, 0, NULL, USE_XSD_DATES, buf);
+	appendStringInfoString(out, buf);
+	appendStringInfoChar(out, 'Z');
 }
 
 /*
@@ -563,6 +537,10 @@ read_zone(const char **p, int *tz)
 	return true;
 }
 
+/*
+ * Stricter than PostgreSQL's own input, which takes words, other orders, and a
+ * time without offset, read by the session's TimeZone.
+ */
 bool
 onside_parse_datetime(const char *str, TimestampTz *result)
 {
@@ -571,6 +549,7 @@ onside_parse_datetime(const char *str, TimestampTz *result)
 	fsec_t		fsec = 0;
 	int			tz;
 
+	/* The date and hour:minute have to be there. */
 	if (!read_digits(&p, 4, &tm.tm_year) || *p++ != '-' ||
 		!read_digits(&p, 2, &tm.tm_mon) || *p++ != '-' ||
 		!read_digits(&p, 2, &tm.tm_mday) ||
@@ -596,9 +575,11 @@ onside_parse_datetime(const char *str, TimestampTz *result)
 				fsec += (*p - '0') * unit;
 		}
 	}
+	/* So has the offset, at the end. */
 	if (!read_zone(&p, &tz) || *p != '\0')
 		return false;
 
+	/* A second of 60 is a leap second, which becomes the next one. */
 	if (tm.tm_year < 1 || tm.tm_mon < 1 || tm.tm_mon > MONTHS_PER_YEAR ||
 		tm.tm_mday < 1 ||
 		tm.tm_mday > day_tab[isleap(tm.tm_year)][tm.tm_mon - 1] ||

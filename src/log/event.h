@@ -15,15 +15,8 @@
 #include "utils/jsonb.h"
 #include "utils/uuid.h"
 
+#include "api.h"
 #include "compat.h"
-
-/* What the API's request body puts around and between events. */
-#define ONSIDE_BODY_OPEN		"{\"events\":["
-#define ONSIDE_BODY_CLOSE		"]}"
-#define ONSIDE_BODY_FRAME		(sizeof(ONSIDE_BODY_OPEN) - 1 + \
-								 sizeof(ONSIDE_BODY_CLOSE) - 1)
-
-#define ONSIDE_EVENT_NAME_MAX	255 /* characters */
 
 /* The five fields of the API.  A NULL pointer is a missing field. */
 typedef struct OnsideEvent
@@ -43,6 +36,11 @@ typedef struct OnsideEvent
 /* What an error about an event that cannot be sent begins with. */
 #define ONSIDE_INVALID_EVENT "invalid event: "
 
+/* The hint for an event that is larger than a request. */
+#define ONSIDE_TOO_LARGE_HINT \
+	"A request must stay below " CppAsString2(ONSIDE_API_MAX_BYTES) \
+	" bytes, and an event cannot be split."
+
 /* Why an event cannot be sent: which field, and what to do about it. */
 typedef struct OnsideEventError
 {
@@ -59,29 +57,31 @@ extern bool onside_event_invalid(OnsideEventError *error, const char *field,
 
 /*
  * Does the event keep the API's rules (page "Server-to-server attribution
- * events": Request body, Limits)?  On false *error is filled in, in the current
- * memory context: 22004 for a missing field, 22023 for a bad value, 54000 for
- * an event that no request can hold.
+ * events": Request body, Limits)?  On false *error is filled in, in the
+ * current memory context: 22004 for a missing field, 22023 for a bad value,
+ * 54000 for an event that no request can hold.
  */
 extern bool onside_event_check(const OnsideEvent *event,
 							   OnsideEventError *error);
 
-/* The same for the event's name alone, which many events can have in common. */
+/*
+ * The same for the event's name alone, which many events can have in common.
+ */
 extern bool onside_event_check_name(const text *event_name,
 									OnsideEventError *error);
 
 /*
- * The string in UTF-8, in which the API is told everything, in the current memory
- * context; NULL if it has no equivalent.
+ * The string in UTF-8, in the current memory context; NULL if UTF-8 cannot
+ * express it.
  */
 extern char *onside_as_utf8(char *str, int len);
 
-/* Fills in *error for a field of which that is so, and returns false. */
+/* Fills in *error for a field that is not valid UTF-8.  Returns false. */
 extern bool onside_event_not_utf8(OnsideEventError *error, const char *field);
 
 /*
- * Raises what onside_event_check found, about an event that somebody records by
- * calling a function or by an INSERT into the outbox.
+ * Raises what onside_event_check found, about an event that somebody records
+ * by calling a function or by an INSERT into the outbox.
  */
 pg_noreturn extern void onside_event_throw(const OnsideEventError *error);
 
@@ -121,7 +121,7 @@ extern void onside_append_datetime(StringInfo out, TimestampTz t);
  */
 extern bool onside_parse_datetime(const char *str, TimestampTz *result);
 
-/* Is this time one that the API can be told (finite, years 1 to 9999)? */
+/* Can the API be told this time (finite, years 1 to 9999)? */
 extern bool onside_datetime_in_range(TimestampTz t);
 
 #endif							/* ONSIDE_EVENT_H */

@@ -3,6 +3,10 @@
  * histogram.c
  *		How long things took, as counts in fixed buckets.
  *
+ * Pure; histogram.h says which buckets there are and why.  The worker counts
+ * into a histogram of its own, and adds it to the slot's under the slot's
+ * lock.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -36,6 +40,10 @@ onside_histogram_merge(OnsideHistogram *to, const OnsideHistogram *from)
 		to->buckets[i] += from->buckets[i];
 }
 
+/*
+ * Finds the bucket in which the quantile lies, and gives its upper end, but
+ * never more than the greatest value that was counted.
+ */
 double
 onside_histogram_quantile(const OnsideHistogram *histogram, double q)
 {

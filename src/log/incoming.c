@@ -3,11 +3,12 @@
  * incoming.c
  *		Events that come into our tables by INSERT and COPY.
  *
- * Users write them, restores, and logical replication, past the extension's own
- * functions.  A row is checked like any event, and its xid and id are overwritten: a
- * number from another cluster must never be taken for a transaction of this one.
- * Who inserts what is no valid event is told so; logical replication, which would
- * stop there, goes on, and the event becomes a dead letter.
+ * Users, restores and logical replication write into the tables past the
+ * extension's own functions.  The trigger here checks a row like any event,
+ * and overwrites its xid and id: a number from another cluster must never be
+ * taken for a transaction of this one.  An invalid event is an error.  Logical
+ * replication would stop at an error, so there the event becomes a dead
+ * letter.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,7 +33,7 @@
 
 PG_FUNCTION_INFO_V1(onside_before_change);
 
-/* When was a row recorded that somebody else inserts? */
+/* The recorded_at of a row that somebody inserts. */
 static TimestampTz
 recorded_at_of(TupleTableSlot *row)
 {
@@ -47,8 +48,9 @@ recorded_at_of(TupleTableSlot *row)
 }
 
 /*
- * An error would stop the subscription for good, and with it all events that come
- * after this one.  A second initial copy brings what has come before.
+ * An error would stop the subscription, and with it all later events.  A
+ * second initial copy brings the same events again, which are dead letters
+ * already.
  */
 static void
 refuse(const OnsideEvent *event, const OnsideEventError *error,
@@ -66,8 +68,9 @@ refuse(const OnsideEvent *event, const OnsideEventError *error,
 }
 
 /*
- * Checks a row that is inserted, and completes it: in a segment it gets its place
- * in the log, in aside the time of a failure.  NULL if it is not to be inserted.
+ * Checks a row that is inserted, and completes it: in a segment it gets its
+ * place in the log, in aside the time of a failure.  NULL if it is not to be
+ * inserted.
  */
 static HeapTuple
 complete_row(TriggerData *trigdata, bool aside)
@@ -82,6 +85,7 @@ complete_row(TriggerData *trigdata, bool aside)
 		Anum_outbox_xid, Anum_outbox_id
 	};
 
+	/* The same rules as for track(), and a new event_id if there is none. */
 	onside_outbox_read_event(row, &event);
 	if (!event.has_event_id)
 	{
@@ -96,6 +100,7 @@ complete_row(TriggerData *trigdata, bool aside)
 		return NULL;
 	}
 
+	/* aside keeps when the event failed; the log gives it a new place. */
 	values[0] = UUIDPGetDatum(&event.event_id);
 	values[1] = TimestampTzGetDatum(recorded_at_of(row));
 	if (aside)
@@ -116,12 +121,12 @@ complete_row(TriggerData *trigdata, bool aside)
 }
 
 /*
- * BEFORE INSERT OR UPDATE OR DELETE trigger of the segments and of aside, ENABLE
- * ALWAYS.  Whoever may insert needs no privilege beyond that: a trigger
+ * BEFORE INSERT OR UPDATE OR DELETE trigger of the segments and of aside,
+ * ENABLE ALWAYS.  Whoever may insert needs no privilege beyond that: a trigger
  * function's EXECUTE is checked when the trigger is made.
  *
- * What is deleted must not be sent any more, and what is put aside in this way is
- * to be sent, so the worker has to look at what it has in memory.
+ * The worker must not send a deleted event any more, and must send an event
+ * that somebody puts aside.  So it has to compare what it has in memory.
  */
 Datum
 onside_before_change(PG_FUNCTION_ARGS)

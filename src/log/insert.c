@@ -9,14 +9,14 @@
  * by page, with one WAL record for a page, which makes many rows cheaper than
  * an INSERT makes them.
  *
- * A table of ours may have columns and indexes of somebody else's (see shape.c).
- * Most of them need nothing of an executor: such a column is NULL, and an index
- * on columns is kept up.  While this library was not loaded somebody may have
- * added more: a column with a default, or a generated one, or an index that is
- * unique, on an expression or has a condition.  Whoever records an event needs
- * no privilege for that and has not asked for it, so it is computed as
- * PostgreSQL computes an index when it is built: as the table's owner, within a
- * security-restricted operation and with a safe search_path.
+ * Users may have added columns and indexes to a table of ours (see shape.c).
+ * Most of them need no executor: such a column is NULL, and an index on
+ * columns is maintained.  While this library was not loaded, more may have
+ * been added: a column with a default, a generated column, or an index that is
+ * unique, on an expression or has a condition.  The session that records an
+ * event has not asked for that code.  So the code runs as PostgreSQL runs it
+ * when it builds an index: as the table's owner, in a security-restricted
+ * operation, with a safe search_path.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,12 +35,13 @@
 #include "utils/guc.h"
 #include "utils/rel.h"
 
+#include "attempt.h"
 #include "compat.h"
 #include "log/insert.h"
 #include "log/shape.h"
 #include "log/tables.h"
 
-/* As COPY: a table_multi_insert() of so many rows or bytes gains no more. */
+/* As for COPY: with more rows or bytes, table_multi_insert() gains no more. */
 #define MAX_ROWS	1000
 #define MAX_BYTES	65535
 
@@ -57,7 +58,7 @@ typedef struct Self
 	int			nestlevel;
 } Self;
 
-/* An error brings us back, too: the transaction's abort does. */
+/* After an error, the transaction's abort makes us ourselves again. */
 static void
 become_owner(const OnsideInsert *insert, Self *self)
 {
@@ -65,9 +66,7 @@ become_owner(const OnsideInsert *insert, Self *self)
 	SetUserIdAndSecContext(insert->rel->rd_rel->relowner,
 						   self->context | SECURITY_RESTRICTED_OPERATION);
 	self->nestlevel = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp",
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
+	onside_set_for_now("search_path", "pg_catalog, pg_temp");
 }
 
 static void
@@ -77,7 +76,7 @@ become(const Self *self)
 	SetUserIdAndSecContext(self->user, self->context);
 }
 
-/* Has an index columns alone, which need no executor? */
+/* Does the index need no executor, since it is on columns alone? */
 static bool
 is_plain(const IndexInfo *index)
 {
@@ -86,8 +85,8 @@ is_plain(const IndexInfo *index)
 }
 
 /*
- * Looks for columns after ours that want a value, prepares their defaults, and
- * makes the executor's state if that or an index needs one.
+ * Looks for others' columns that need a value, and prepares their defaults.
+ * Makes an executor's state if a column or an index needs it.
  */
 static void
 prepare_others(OnsideInsert *insert, int ncolumns)
@@ -132,6 +131,7 @@ compute_others(OnsideInsert *insert, TupleTableSlot *slot)
 	ExprContext *econtext = GetPerTupleExprContext(insert->estate);
 	Self		self;
 
+	/* Their code runs as the table's owner. */
 	become_owner(insert, &self);
 	for (int i = insert->first_other; i < tupdesc->natts; i++)
 		if (insert->defaults[i] != NULL)
@@ -143,6 +143,7 @@ compute_others(OnsideInsert *insert, TupleTableSlot *slot)
 								   CMD_INSERT);
 	become(&self);
 
+	/* What PostgreSQL's executor would check. */
 	for (int i = insert->first_other; i < tupdesc->natts; i++)
 	{
 		Form_pg_attribute attr = TupleDescAttr(tupdesc, i);
@@ -168,6 +169,7 @@ compute_others(OnsideInsert *insert, TupleTableSlot *slot)
  * ----------
  */
 
+/* Opens the table and its indexes, once for any number of rows. */
 void
 onside_insert_begin(OnsideInsert *insert, Oid relid)
 {
@@ -181,13 +183,19 @@ onside_insert_begin(OnsideInsert *insert, Oid relid)
 	insert->rel = table_open(relid, RowExclusiveLock);
 	ncolumns = onside_shape_require(insert->rel, false);
 
-	/* As CatalogOpenIndexes(): no more of a ResultRelInfo than this is used. */
+	/*
+	 * As CatalogOpenIndexes(): no more of a ResultRelInfo than this is used.
+	 */
 	insert->rri = makeNode(ResultRelInfo);
 	insert->rri->ri_RelationDesc = insert->rel;
 	ExecOpenIndices(insert->rri, false);
 	prepare_others(insert, ncolumns);
 }
 
+/*
+ * Slots are kept and used again after each flush.  A single event, the usual
+ * case, takes one.
+ */
 TupleTableSlot *
 onside_insert_slot(OnsideInsert *insert)
 {
@@ -235,6 +243,10 @@ insert_rows(OnsideInsert *insert)
 	MemoryContextReset(insert->flush_context);
 }
 
+/*
+ * Plain indexes need no executor.  With any other index, and only then, the
+ * executor's own function is called, as the table's owner.
+ */
 static void
 insert_index_entries(OnsideInsert *insert, TupleTableSlot *slot,
 					 bool summaries)
@@ -269,6 +281,7 @@ insert_index_entries(OnsideInsert *insert, TupleTableSlot *slot,
 	}
 }
 
+/* Writes the rows that were gathered, and their index entries. */
 static void
 flush(OnsideInsert *insert)
 {

@@ -34,26 +34,29 @@ typedef struct OnsideInsert
 
 /*
  * Opens a table with RowExclusiveLock, which is kept to the end of the
- * transaction.  No privilege is checked, no trigger fired and no constraint
- * looked at: that is the caller's business.  All indexes are kept up.  Columns that
- * are not ours are NULL, or have their default.
+ * transaction.  No privilege is checked, no trigger fires, and no constraint
+ * is checked: that is up to the caller.  All indexes are maintained.  Others'
+ * columns are NULL, or have their default.
  */
 extern void onside_insert_begin(OnsideInsert *insert, Oid relid);
 
 /* The slot for the next row, all NULL: fill tts_values and tts_isnull. */
 extern TupleTableSlot *onside_insert_slot(OnsideInsert *insert);
 
-/* Takes that row, and copies it.  Rows go into the table in this order. */
+/*
+ * Copies that row, to be inserted.  Rows go into the table in the order of the
+ * calls.
+ */
 extern void onside_insert_row(OnsideInsert *insert);
 
 /*
- * A row was updated and is somewhere else now: has those indexes lead to it that
- * table_tuple_update() has named.
+ * Makes the index entries for an updated row, as table_tuple_update() has
+ * asked for them.
  */
 extern void onside_insert_moved(OnsideInsert *insert, TupleTableSlot *slot,
 								OnsideUpdateIndexes indexes);
 
-/* Only now are all rows in the table. */
+/* Inserts what is left, and closes the table. */
 extern void onside_insert_end(OnsideInsert *insert);
 
 #endif							/* ONSIDE_INSERT_H */

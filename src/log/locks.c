@@ -3,10 +3,10 @@
  * locks.c
  *		Locks on the extension's tables that nobody waits for.
  *
- * Somebody may have locked one of our tables for an hour.  The worker then does
- * what needs other tables, and "status" says at once what is locked, instead of
- * waiting for it.  So both ask here first, for all that they are about to open,
- * and open nothing if one lock of it is not free.
+ * A session may have locked one of our tables for an hour.  The worker then
+ * does what needs other tables, and "status" says at once what is locked.  So
+ * both first take, with this file, the locks of all that they are about to
+ * open.  They open nothing if one of these locks is not free.
  *
  *-------------------------------------------------------------------------
  */

@@ -20,12 +20,13 @@
 #define ONSIDE_USES_ASIDE		0x40	/* writes aside */
 
 /*
- * Locks all of it if all of it is free at once: returns NULL.  Otherwise keeps
- * no lock and returns the name of what somebody else has locked.
+ * Takes all of these locks if all are free at once, and returns NULL.
+ * Otherwise keeps none, and returns the name of what another session has
+ * locked.
  */
 extern const char *onside_lock_tables(int uses);
 
-/* Gives these locks back before the end of the transaction. */
+/* Releases these locks before the end of the transaction. */
 extern void onside_unlock_tables(int uses);
 
 #endif							/* ONSIDE_LOCKS_H */

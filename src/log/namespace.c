@@ -3,17 +3,17 @@
  * namespace.c
  *		What distinguishes the keys of this database.
  *
- * Two databases that report to one account can have the same tables and the same
- * keys.  So the key of a mapped column is preceded by the database's namespace, a
- * random UUID in a table of one row.
+ * Two databases that report to one account can have the same tables and the
+ * same keys.  So the key of a mapped column is preceded by the database's
+ * namespace, a random UUID in a table of one row.
  *
- * A dump carries it, and the row that comes with a dump replaces the one that
- * CREATE EXTENSION has made: a restored database is the same shop.  What logical
- * replication brings is another database's, and dropped; rescue.c does the same for
- * a TRUNCATE.
+ * A dump has the row, and a restored row replaces the one that CREATE
+ * EXTENSION has made: a restored database is the same shop.  A row that
+ * logical replication brings is another database's, and is dropped; rescue.c
+ * undoes a replicated TRUNCATE.
  *
- * A row is read with the latest snapshot: whoever uses it between two transactions'
- * commits must not use what was replaced before.
+ * The row is read with the latest snapshot: a transaction must not use a
+ * namespace that another one has replaced.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,6 +44,10 @@ enum
 	Anum_namespace_id
 };
 
+/*
+ * By the latest snapshot, not the transaction's: a namespace that was put back
+ * meanwhile counts at once.
+ */
 bool
 onside_namespace_read(pg_uuid_t *id)
 {
@@ -86,7 +90,9 @@ onside_namespace_put_back(const pg_uuid_t *id)
 	onside_insert_end(&insert);
 }
 
-/* Replaces the row, as whoever inserts one.  False if there is none. */
+/*
+ * Replaces the row, as the user who inserts one.  False if the table is empty.
+ */
 static bool
 replace(Datum id)
 {
@@ -103,9 +109,9 @@ replace(Datum id)
 }
 
 /*
- * BEFORE INSERT OR UPDATE OR DELETE trigger of the table, ENABLE ALWAYS: a row that
- * somebody inserts takes the place of the one that is there, and what an apply
- * worker does is not done.
+ * BEFORE INSERT OR UPDATE OR DELETE trigger of the table, ENABLE ALWAYS: an
+ * inserted row replaces the present one, and logical replication changes
+ * nothing.
  */
 Datum
 onside_take_namespace(PG_FUNCTION_ARGS)

@@ -16,12 +16,12 @@
 #define ONSIDE_NAMESPACE_HINT "Put its row back: INSERT INTO onside_attribution.namespace (id) VALUES (...), with the id that the arguments of this database's triggers have, or gen_random_uuid() if there are none."
 
 /*
- * The row of the table "namespace", whoever asks: no privilege is looked at.  False
- * if it is not there.
+ * Reads the row of the table "namespace".  No privilege is checked.  False if
+ * the row is missing.
  */
 extern bool onside_namespace_read(pg_uuid_t *id);
 
-/* Makes that row, which is not there. */
+/* Inserts the row, which is missing. */
 extern void onside_namespace_put_back(const pg_uuid_t *id);
 
 #endif							/* ONSIDE_NAMESPACE_H */

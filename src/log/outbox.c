@@ -6,16 +6,16 @@
  * The outbox is a table of three segments that are only ever appended to and
  * emptied whole.  Each row carries the xid8 of its top-level transaction and a
  * number that counts within that transaction; (xid, id) is its place in the
- * log.  Which segment is written to is a hint in shared memory: the rest of the
- * extension is right whichever segment a row is in, so nobody has to agree on
- * it, and writers never wait for its change.
+ * log.  Which segment is written to is a hint in shared memory.  A row may be
+ * in any segment, so sessions need not agree, and writers never wait when the
+ * hint changes.
  *
  * There are two ways in.  The extension's own functions insert here, straight
- * into the segment, with a RowExclusiveLock held to the end of the transaction;
- * that lock is what tells segment.c that a segment has open writers.  An INSERT
- * or COPY of a user's (or of a restore, or of logical replication) goes through
- * PostgreSQL's own partition routing and then through our BEFORE trigger, see
- * incoming.c.
+ * into the segment, with a RowExclusiveLock held to the end of the
+ * transaction; that lock is what tells segment.c that a segment has open
+ * writers.  An INSERT or COPY of a user's (or of a restore, or of logical
+ * replication) goes through PostgreSQL's own partition routing and then
+ * through our BEFORE trigger, see incoming.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -129,6 +129,10 @@ onside_append_end(OnsideAppend *append)
  * ----------
  */
 
+/*
+ * Sets the columns of an event's fields, which dead_letter and aside have in
+ * the same places.
+ */
 void
 onside_outbox_set_event(TupleTableSlot *slot, const OnsideEvent *event)
 {
@@ -158,6 +162,10 @@ onside_outbox_recorded_at(TupleTableSlot *slot)
 											&isnull));
 }
 
+/*
+ * The reverse of onside_outbox_set_event().  Text and payload stay in the slot
+ * if they are not toasted.
+ */
 void
 onside_outbox_read_event(TupleTableSlot *slot, OnsideEvent *event)
 {

@@ -17,12 +17,15 @@
 /* From _PG_init. */
 extern void onside_outbox_init(void);
 
-/* The event in a row of a segment.  Points into the slot where it can. */
+/*
+ * Reads the event in a row of a segment.  Text and payload point into the slot
+ * if they can.
+ */
 extern void onside_outbox_read_event(TupleTableSlot *slot, OnsideEvent *event);
 
 /*
- * The reverse, for a row of a segment, of aside or of dead_letter, which begin
- * with the same columns: fields that the event lacks become null.
+ * Sets an event's columns in a row of a segment, of aside or of dead_letter,
+ * which begin with the same columns.  Fields that the event lacks become NULL.
  */
 extern void onside_outbox_set_event(TupleTableSlot *slot,
 									const OnsideEvent *event);

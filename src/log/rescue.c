@@ -1,21 +1,22 @@
 /*-------------------------------------------------------------------------
  *
  * rescue.c
- *		A TRUNCATE that is replicated does not take along what is ours.
+ *		A replicated TRUNCATE does not discard what this server has recorded.
  *
- * Where a publication has all tables, a TRUNCATE of the publisher's outbox comes
- * to the subscriber, and would discard what that has recorded itself and not
- * sent; one of control would end its pause.  An apply worker cannot be told to
- * leave a TRUNCATE out, as a BEFORE ROW trigger tells it with rows.  So a trigger
- * before it notes what must not be lost, and one after it puts it back: pending
- * events under their event_ids, at the end of the log, what was aside as it was, and
- * the pause.  Which rows came from the publisher does not matter: what
- * comes is kept.
+ * A publication of all tables brings a TRUNCATE of the publisher's outbox to
+ * the subscriber, where it would discard events that the subscriber has
+ * recorded and not sent.  A TRUNCATE of control would end its pause.  A BEFORE
+ * ROW trigger can make an apply worker skip a row, but nothing can make it
+ * skip a TRUNCATE.  So one trigger notes before the TRUNCATE what must not be
+ * lost, and another puts it back: pending events, with their event_ids, at the
+ * end of the log; the rows of aside; and the pause.  Whether a row came from
+ * the publisher does not matter: it is kept.
  *
- * Only for apply workers.  Whoever calls TRUNCATE himself means it.  What is noted
- * lives as long as the transaction, in memory: as much as is pending.
+ * This is done for apply workers alone: a person who calls TRUNCATE means it.
+ * The notes live in memory, to the end of the transaction, and take as much
+ * as is pending.
  *
- * Either way the worker is told that events are not where they were.
+ * In both cases the worker is told that events have gone.
  *
  *-------------------------------------------------------------------------
  */
@@ -49,7 +50,10 @@
 PG_FUNCTION_INFO_V1(onside_before_truncate);
 PG_FUNCTION_INFO_V1(onside_after_truncate);
 
-/* What was noted, in TopTransactionContext, by the transaction that began then. */
+/*
+ * What was noted, in TopTransactionContext, by the transaction that began
+ * then.
+ */
 static TimestampTz noted_in;
 static List *noted_events;		/* of OnsideEvent */
 static List *noted_aside;		/* of HeapTuple */
@@ -162,7 +166,10 @@ is_replicated(FunctionCallInfo fcinfo)
 	return IsLogicalWorker();
 }
 
-/* BEFORE TRUNCATE trigger of the segments, aside, control and namespace, ALWAYS */
+/*
+ * BEFORE TRUNCATE trigger of the segments, aside, control and namespace,
+ * ALWAYS
+ */
 Datum
 onside_before_truncate(PG_FUNCTION_ARGS)
 {

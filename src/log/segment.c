@@ -7,34 +7,33 @@
  * and a segment all of whose events are settled is truncated, which costs the
  * same whatever it holds and leaves no dead rows for anybody's snapshot.
  *
- * A segment is truncated under an AccessExclusiveLock that is only taken if
- * nobody has any lock on it: no purchase ever waits for it.  Whoever inserted
- * into the segment holds a RowExclusiveLock until the end of its transaction
- * (a prepared one, too), so with the lock in hand there are no rows of open
- * transactions in it.  What makes it right, however, is looking once more,
- * under the lock: every row that a new snapshot sees must be covered by the
- * cursor.
+ * A segment is truncated under an AccessExclusiveLock, which is taken only if
+ * nobody has any lock on the segment: no purchase ever waits for it.  A
+ * transaction that has inserted into the segment holds a RowExclusiveLock to
+ * its end (a prepared one, too), so under our lock no row is of an open
+ * transaction.  Under the lock we look once more, which is what makes emptying
+ * safe: the cursor must cover every row that a new snapshot sees.
  *
- * A standby replays that lock, and ends whatever has read the segment there: a
- * pg_dump, which takes a lock on every table.  So segments are emptied seldom.
- * Writing leaves one that is full, or 16 MB large with nothing pending, or a day
- * old: an idle shop empties a segment once a day, a busy one once for each 16 MB
- * at most, which then is worth it.  16 MB and a day are what a DBA would not
- * notice in a backup.  And where hot_standby_feedback tells us that somebody on
- * a standby reads with a snapshot in which the segment was still written to, it
- * stays until he has finished, or until the outbox has become as large as four
- * full segments.
+ * A standby replays that lock, and cancels queries there that have read the
+ * segment; so it ends a pg_dump, which locks every table.  So segments are
+ * emptied seldom.  Writing leaves a segment that is full, or with nothing
+ * pending one that is 16 MB large or a day old.  So an idle shop empties a
+ * segment once a day, and a busy shop at most once for each 16 MB.  A DBA
+ * would not notice 16 MB, or a day's events, in a backup.
+ * hot_standby_feedback can tell that a query on a standby has a snapshot from
+ * when the segment was written to.  Then the segment stays until the query has
+ * ended, or until the outbox is as large as four full segments.
  *
- * Retention counts from the moment when writing left the segment, so each event
- * in it is kept for at least that long, whatever recorded_at it has.
+ * Retention counts from the moment when writing left the segment, so each
+ * event in it is kept for at least that long, whatever recorded_at it has.
  *
- * Emptying is the way out of a full disk, so it must not need any: TRUNCATE would
- * make new files, and fail.  The files are cut to nothing where they are, as
- * VACUUM cuts the end of a table; see empty_in_place().  That cannot be rolled
- * back, so what covers the rows, the cursor and the dead letters that were made
- * of them, is on disk before.  It logs nothing for logical decoding: a subscriber
- * that sends its own copy of the events must not lose them because the publisher
- * has none left to send.
+ * Emptying is the way out of a full disk, so it must not need disk space:
+ * TRUNCATE would make new files, and fail.  The files are cut to length 0 in
+ * place, as VACUUM cuts the end of a table; see empty_in_place().  That cannot
+ * be rolled back.  So the cursor that covers the rows, and the dead letters
+ * made of them, are on disk before.  Nothing is logged for logical decoding: a
+ * subscriber that sends its own copy of the events must not lose them when the
+ * publisher empties a segment.
  *
  *-------------------------------------------------------------------------
  */
@@ -68,7 +67,9 @@
 #include "log/tables.h"
 #include "settings.h"
 
-/* A segment is emptied when it is larger than this (bytes) or older (seconds). */
+/*
+ * A segment is emptied when it is larger than this (bytes) or older (seconds).
+ */
 #define WORTH_EMPTYING		(16 * 1024 * 1024)
 #define OLD_ENOUGH			(24 * 3600)
 
@@ -100,21 +101,21 @@ next_segment(int segment)
 	return segment % ONSIDE_SEGMENTS + 1;
 }
 
-/* As large as a segment gets; bytes. */
+/* The size at which writing leaves a segment; bytes. */
 static uint64
 full_size(void)
 {
 	return (uint64) onside_segment_size * 1024;
 }
 
-/* Is it so many seconds after "since"?  0 stands for long ago. */
+/* Have this many seconds passed since then?  0 means long ago. */
 static bool
 is_over(TimestampTz since, int seconds)
 {
 	return since + (int64) seconds * USECS_PER_SEC <= GetCurrentTimestamp();
 }
 
-/* Is a segment that large and has been written to since then worth a lock? */
+/* Is a segment of this size, with events since begun_at, worth the lock? */
 static bool
 is_worth_emptying(uint64 size, TimestampTz begun_at)
 {
@@ -122,6 +123,10 @@ is_worth_emptying(uint64 size, TimestampTz begun_at)
 		is_over(begun_at, OLD_ENOUGH);
 }
 
+/*
+ * Takes the next segment that is empty.  If there is none, writing stays where
+ * it is, and that segment grows.
+ */
 bool
 onside_segment_move_on(OnsideDelivery *delivery, bool drained)
 {
@@ -149,13 +154,6 @@ onside_segment_move_on(OnsideDelivery *delivery, bool drained)
 	return false;
 }
 
-/* The xid of the youngest transaction that has rows in a segment, or invalid. */
-static TransactionId
-last_xid(Relation rel)
-{
-	return XidFromFullTransactionId(onside_window_last_xid(rel));
-}
-
 /*
  * Does a standby tell us of a snapshot that is not younger than this
  * transaction?  It does so through its slot, or else through its walsender.
@@ -168,6 +166,7 @@ standby_needs(TransactionId xid)
 	if (!TransactionIdIsNormal(xid))
 		return false;
 
+	/* Physical slots: those that belong to no database. */
 	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
 	for (int i = 0; i < max_replication_slots; i++)
 	{
@@ -184,6 +183,7 @@ standby_needs(TransactionId xid)
 	}
 	LWLockRelease(ReplicationSlotControlLock);
 
+	/* Standbys without a slot. */
 	for (int i = 0; !result && i < max_wal_senders; i++)
 	{
 		WalSnd	   *walsnd = &WalSndCtl->walsnds[i];
@@ -213,11 +213,13 @@ is_crowded(void)
 	return size > MAX_HELD_SEGMENTS * full_size();
 }
 
-/* May a segment be emptied as far as can be seen without its lock? */
+/* May the segment be emptied, as far as that can be seen without its lock? */
 static bool
 may_be_emptied(int segment, Relation rel, OnsideDelivery *delivery,
 			   const char **blocked)
 {
+	FullTransactionId last;
+
 	/* Rows that came by replication or a restore may be in any segment. */
 	if (delivery->begun_at[segment - 1] == 0)
 		delivery->begun_at[segment - 1] = GetCurrentTimestamp();
@@ -227,14 +229,17 @@ may_be_emptied(int segment, Relation rel, OnsideDelivery *delivery,
 	if (onside_window_holds_pending(rel, &delivery->settled))
 		return false;
 
-	/* A crash has come between its indexes and its rows: see empty_in_place(). */
-	if (!FullTransactionIdIsValid(onside_window_last_xid(rel)))
+	/*
+	 * A crash has come between its indexes and its rows: see empty_in_place().
+	 */
+	last = onside_window_last_xid(rel);
+	if (!FullTransactionIdIsValid(last))
 		return true;
 	if (!is_over(delivery->left_at[segment - 1], onside_retention) ||
 		!is_worth_emptying(segment_size(RelationGetRelid(rel)),
 						   delivery->begun_at[segment - 1]))
 		return false;
-	if (standby_needs(last_xid(rel)) && !is_crowded())
+	if (standby_needs(XidFromFullTransactionId(last)) && !is_crowded())
 	{
 		*blocked = "a delivered segment of the outbox is kept for a standby: a query there (hot_standby_feedback) has a snapshot from when the segment was written to";
 		return false;
@@ -243,9 +248,9 @@ may_be_emptied(int segment, Relation rel, OnsideDelivery *delivery,
 }
 
 /*
- * Locks a segment, its indexes and its TOAST table, as TRUNCATE would one after
- * the other, if all of them are free.  What it has got is kept in any case, to
- * the end of the transaction.
+ * Locks a segment, its indexes and its TOAST table, as TRUNCATE would, if all
+ * of them are free.  Locks that were taken are kept to the end of the
+ * transaction, even if another one was not free.
  */
 static bool
 lock_all(Relation rel)
@@ -269,7 +274,7 @@ lock_all(Relation rel)
 	return true;
 }
 
-/* Is each of these indexes one that empty_index() knows? */
+/* Can empty_index() empty all of these indexes? */
 static bool
 are_btrees(List *indexes)
 {
@@ -288,9 +293,9 @@ are_btrees(List *indexes)
 }
 
 /*
- * Makes a btree the one that it was when it was created: a meta page that knows
- * of no root, and nothing behind it.  A crash between the two leaves an empty
- * btree, too, whose other pages are reachable from nowhere.
+ * Makes a btree as empty as a new one: a meta page without a root, and no
+ * other page.  A crash between the two steps leaves an empty btree, too, with
+ * pages that nothing refers to.
  */
 static void
 empty_index(Oid oid)
@@ -327,10 +332,10 @@ empty_table(Relation rel)
 }
 
 /*
- * Empties a segment and its TOAST table, all of which is locked.  Step by step,
- * each of which is logged and leaves something that can be read: rows that no
- * index leads to, values that no row points to.  A segment that a crash has left
- * like that is not written to before it is empty, and is emptied the next time.
+ * Empties a locked segment and its TOAST table.  Each step is logged, and
+ * leaves tables that can be read: at worst rows without index entries, and
+ * values that no row refers to.  After a crash in between, the segment is not
+ * written to until it has been emptied, which is tried again.
  */
 static void
 empty_in_place(Relation rel, Relation toast)
@@ -371,7 +376,10 @@ empty_segment(int segment, OnsideDelivery *delivery, const char **blocked)
 		return false;
 	}
 
-	/* Most often it is simply not settled yet; no lock is needed to see that. */
+	/*
+	 * Most often the segment is not settled yet, which can be seen without a
+	 * lock.
+	 */
 	rel = table_open(relid, AccessShareLock);
 	if (may_be_emptied(segment, rel, delivery, blocked))
 	{

@@ -21,17 +21,18 @@
 extern bool onside_segment_move_on(OnsideDelivery *delivery, bool drained);
 
 /*
- * Empties the segments that are not written to, hold nothing but settled events
- * past their retention, and whose locks are free at once.  *delivery has to be
- * on disk by now, as have the dead letters up to its cursor: emptying cannot be
- * undone.  Needs a transaction with an active snapshot.  Returns how many were
- * emptied, whose times in *delivery have changed.  *blocked says what keeps a
- * segment that is settled from being emptied, or is NULL.
+ * Empties the segments that are not written to, hold nothing but settled
+ * events past their retention, and whose locks are free at once.  *delivery
+ * has to be on disk by now, as have the dead letters up to its cursor:
+ * emptying cannot be undone.  Needs a transaction with an active snapshot.
+ * Returns how many were emptied, whose times in *delivery have changed.
+ * *blocked says what keeps a segment that is settled from being emptied, or
+ * is NULL.
  */
 extern int	onside_segment_empty(OnsideDelivery *delivery,
 								 const char **blocked);
 
-/* What is to be said about a segment. */
+/* What doctor() says about a segment. */
 typedef struct OnsideSegmentReport
 {
 	uint64		bytes;			/* heap and TOAST */

@@ -3,24 +3,24 @@
  * shape.c
  *		What the extension's tables have to look like.
  *
- * The tables belong to whoever made the extension, and a DBA alters tables: adds
- * a column for notes, an index for a report, a trigger for an audit.  We read
- * and write these tables directly, by the number of a column, without triggers,
- * rules, policies and constraints.  So this file says what each table looks
- * like, and what else it may get:
+ * The tables belong to the role that has made the extension, and DBAs alter
+ * tables: they add a column for notes, an index for a report, a trigger for an
+ * audit.  We read and write these tables directly, by the number of a column,
+ * without triggers, rules, policies and constraints.  So this file says what
+ * each table looks like, and what else it may get:
  *
  * - columns that may be null and have no default; we write NULL into them;
- * - indexes on columns, not unique, for all rows; we keep them up;
+ * - indexes on columns, not unique, for all rows; we maintain them;
  * - whatever does not change how rows are written and read: an owner, storage
  *	 parameters, a tablespace, a replica identity, statistics, comments.
  *
- * Anything else would run code, change or refuse rows: it would be ignored by
- * what we write directly, or fail in it.  shape_guard.c refuses the statement
+ * Anything else would run code, or change or refuse rows.  Our direct writing
+ * would ignore it, or fail because of it.  shape_guard.c refuses the statement
  * that does it, and doctor() names what was done where this library was not
- * loaded; shape_check.c compares for both.  What then must not happen is a crash:
+ * loaded; shape_check.c compares for both.  Such a table must not crash us:
  * whoever opens one of the tables calls onside_shape_require(), which compares
- * the types of the columns and costs some nanoseconds, and insert.c computes
- * what must be.
+ * the columns' types and costs some nanoseconds, and insert.c computes what a
+ * row needs.
  *
  * Whoever changes a table in the installation script changes it here, too;
  * test/t/225_altered_tables.pl fails otherwise.
@@ -288,6 +288,11 @@ onside_shape_is_aside(Relation rel)
 	return shape != NULL && shape->columns == aside_columns;
 }
 
+/*
+ * Compares only what reading and writing depend on: columns, their types, and
+ * to read also NOT NULL.  The relation cache has all of that, so this costs
+ * next to nothing for each event.
+ */
 int
 onside_shape_require(Relation rel, bool to_read)
 {
@@ -345,6 +350,7 @@ is_bytewise(const OnsideShape *shape, const OnsideShapeIndex *index, int i)
 		shape->columns[index->keys[i] - 1].type == TEXTOID;
 }
 
+/* The command that a person can give to make the index again. */
 char *
 onside_shape_index_command(const OnsideShape *shape,
 						   const OnsideShapeIndex *index)
@@ -375,6 +381,10 @@ vector_of(HeapTuple tuple, AttrNumber attnum)
 	return SysCacheGetAttr(INDEXRELID, tuple, attnum, &isnull);
 }
 
+/*
+ * Usable is an index that can be read, on these columns in this order,
+ * ascending, without expressions and conditions.
+ */
 bool
 onside_shape_index_is_usable(HeapTuple tuple, const OnsideShape *shape,
 							 const OnsideShapeIndex *index)
@@ -433,6 +443,10 @@ onside_shape_find_index(Relation rel, const char *name)
 	elog(ERROR, "\"%s\" is not an index of table \"%s\"", name, shape->name);
 }
 
+/*
+ * A segment without its index cannot be read, so this is an error, with the
+ * commands that mend it.
+ */
 Oid
 onside_shape_index(Relation rel)
 {

@@ -15,7 +15,7 @@
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
 
-/* How many tables we have, and how much they have. */
+/* The number of our tables, and the most that a table has of each. */
 #define ONSIDE_TABLES			10
 #define ONSIDE_SHAPE_KEYS		5
 #define ONSIDE_SHAPE_INDEXES	3
@@ -37,7 +37,7 @@ typedef struct OnsideShapeIndex
 	AttrNumber	keys[ONSIDE_SHAPE_KEYS];	/* with zeros at the end */
 } OnsideShapeIndex;
 
-/* A trigger of ours, which has to be enabled ALWAYS. */
+/* A trigger of ours, enabled ALWAYS. */
 typedef struct OnsideShapeTrigger
 {
 	const char *name;
@@ -63,19 +63,21 @@ typedef struct OnsideShape
 
 extern const OnsideShape onside_shapes[ONSIDE_TABLES];
 
-/* Where these tables are, in the same order; InvalidOid if one is not there. */
+/*
+ * The OIDs of the tables, in the same order; InvalidOid for a missing table.
+ */
 typedef struct OnsideTables
 {
 	Oid			schema;
 	Oid			relid[ONSIDE_TABLES];
 } OnsideTables;
 
-/* Finds the tables.  False if their schema is not there. */
+/* Finds the tables.  False if their schema is missing. */
 extern bool onside_shape_find(OnsideTables *tables);
 
 /*
- * Can rows be read by this index, given as its row in pg_index?  That is, has it
- * these columns as its key, in ascending order, and all rows.
+ * Can rows be read by the index with this row in pg_index?  It needs the right
+ * columns, in ascending order, and all rows.
  */
 extern bool onside_shape_index_is_usable(HeapTuple tuple,
 										 const OnsideShape *shape,
@@ -86,28 +88,28 @@ extern const OnsideShapeIndex *onside_shape_get_index(const OnsideShape *shape,
 													  int n);
 
 /*
- * What is wrong with the n-th table, as a list of strings such as
- * 'column "note" of table onside_attribution.outbox_1 has a default'; NIL if
- * nothing is.  Looks at the catalogs alone, with this snapshot, or NULL for one
- * of the present moment.  Takes no lock on the table and runs nothing of a
- * user's.  usable: can rows be read and written?
+ * What is wrong with the n-th table, as a list of strings such as 'column
+ * "note" of table onside_attribution.outbox_1 has a default'; NIL if nothing
+ * is.  Looks at the catalogs alone, with this snapshot, or NULL for one of the
+ * present moment.  Takes no lock on the table and runs nothing of a user's.
+ * usable: can rows be read and written?
  */
 extern List *onside_shape_problems(const OnsideTables *tables, int n,
 								   Snapshot snapshot, bool *usable);
 
-/* Has this table the name of one of the outbox's segments? */
+/* Is this, by its name, a segment of the outbox? */
 extern bool onside_shape_is_segment(Relation rel);
 
-/* Or of the table aside, which has events to be sent, too? */
+/* Is this, by its name, the table aside? */
 extern bool onside_shape_is_aside(Relation rel);
 
-/* What is wrong with all of them, for doctor(); NULL if nothing is. */
+/* What is wrong with any of the tables, for doctor(); NULL if nothing is. */
 extern char *onside_shape_report(bool *usable);
 
 /*
- * Raises an error unless the columns of a table of ours are where and what we
- * take them for, and, if rows are to be read, those that are never null
- * cannot be.  Returns how many there are: columns after those are others'.
+ * Raises an error unless the columns of a table of ours have the places and
+ * types that we rely on.  With to_read, NOT NULL is required, too, where we
+ * rely on it.  Returns how many there are: columns after those are others'.
  */
 extern int	onside_shape_require(Relation rel, bool to_read);
 
@@ -116,12 +118,15 @@ extern char *onside_shape_index_command(const OnsideShape *shape,
 										const OnsideShapeIndex *index);
 
 /*
- * The index of a table of ours without which its rows cannot be read.  Raises an
- * error if it is not there, or no longer usable.
+ * The index of a table of ours without which its rows cannot be read.  Raises
+ * an error if it is not there, or no longer usable.
  */
 extern Oid	onside_shape_index(Relation rel);
 
-/* Another index of it, by name; InvalidOid in those cases. */
+/*
+ * Another index of the table, by name; InvalidOid if it is missing or not
+ * usable.
+ */
 extern Oid	onside_shape_find_index(Relation rel, const char *name);
 
 #endif							/* ONSIDE_SHAPE_H */

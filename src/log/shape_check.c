@@ -3,7 +3,7 @@
  * shape_check.c
  *		Comparing the extension's tables with what they have to look like.
  *
- * See shape.c for that, and for why.
+ * shape.c says what they have to look like, and why.
  *
  * The catalogs are read with a snapshot of the caller's choice, directly and
  * not by way of the relation cache, because shape_guard.c asks how a table was
@@ -136,7 +136,7 @@ visit_class(Check *check, Relation catalog, HeapTuple tuple)
 		table_problem(check, "has row security", NULL);
 }
 
-/* A column of ours has to be the same, in all that matters to us. */
+/* Compares a column of ours with the shape. */
 static void
 check_own_column(Check *check, Form_pg_attribute form)
 {
@@ -163,6 +163,10 @@ check_own_column(Check *check, Form_pg_attribute form)
 		part_problem(check, "column", column->name, wrong);
 }
 
+/*
+ * A column of ours is compared with the shape.  Columns that others have added
+ * may be there if they need no value from us.
+ */
 static void
 visit_column(Check *check, Relation catalog, HeapTuple tuple)
 {
@@ -195,6 +199,10 @@ visit_column(Check *check, Relation catalog, HeapTuple tuple)
 		part_problem(check, "column", NameStr(form->attname), wrong);
 }
 
+/*
+ * An index of ours is known by its name.  Others' indexes may be there if they
+ * are plain: see insert.c.
+ */
 static void
 visit_index(Check *check, Relation catalog, HeapTuple tuple)
 {
@@ -262,6 +270,7 @@ is_own_trigger(Check *check, Form_pg_trigger form)
 		is_rescue(check, form);
 }
 
+/* Foreign keys, and constraints that are deferrable, are internal triggers. */
 static void
 visit_trigger(Check *check, Relation catalog, HeapTuple tuple)
 {
@@ -342,6 +351,11 @@ visit_parent(Check *check, Relation catalog, HeapTuple tuple)
 		table_problem(check, "is a child of table", name);
 }
 
+/*
+ * Goes through all catalogs that say something about the table, and notes what
+ * is not as the extension made it.  What should be there and was not met is
+ * noted at the end.
+ */
 List *
 onside_shape_problems(const OnsideTables *tables, int n, Snapshot snapshot,
 					  bool *usable)
@@ -361,6 +375,7 @@ onside_shape_problems(const OnsideTables *tables, int n, Snapshot snapshot,
 		return check.problems;
 	}
 
+	/* Everything that belongs to the table. */
 	walk(&check, AttributeRelationId, AttributeRelidNumIndexId,
 		 Anum_pg_attribute_attrelid, relid, visit_column);
 	walk(&check, IndexRelationId, IndexIndrelidIndexId,
@@ -403,6 +418,7 @@ onside_shape_problems(const OnsideTables *tables, int n, Snapshot snapshot,
 	return check.problems;
 }
 
+/* Reads the catalogs as they are now, for doctor(). */
 char *
 onside_shape_report(bool *usable)
 {

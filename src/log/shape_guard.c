@@ -7,27 +7,27 @@
  * that can alter a table, by itself, by CASCADE or from inside a function, and
  * each version of PostgreSQL brings new ones.  So no statement is interpreted:
  * whatever it is, the tables are looked at when it has ended, and if a table
- * has a problem that it did not have before, the statement fails and all that it
- * has done is undone.
+ * has a problem that it did not have before, the statement fails and all that
+ * it has done is undone.
  *
- * Before: what a statement may have altered is known only afterwards, and
- * reading the catalogs for each CREATE TEMP TABLE would cost more than that.  So
- * all that is kept is the tables' OIDs and the number of the current command.
+ * Before: what a statement alters is known only afterwards, and reading the
+ * catalogs before each CREATE TEMP TABLE would cost too much.  So only the
+ * tables' OIDs and the number of the current command are kept.
  *
- * After: who has altered a table holds a lock on it that is at least as strong
- * as ShareUpdateExclusiveLock, so without one there is nothing to look at.  Only
- * an index can be renamed without a lock on its table.  If a table has problems
- * now, the catalogs are read again as they were before the statement: by a
- * snapshot that is set back to the number of the command.  A problem that the
- * table had already is no reason to refuse anything: it could be the repair of
- * another one.
+ * After: a session that has altered a table holds at least
+ * ShareUpdateExclusiveLock on it; without that lock there is nothing to look
+ * at.  Only an index can be renamed without a lock on its table.  If a table
+ * has problems now, the catalogs are read again as they were before the
+ * statement: by a snapshot that is set back to the number of the command.  A
+ * problem that the table had before is no reason to refuse the statement,
+ * which may repair another problem.
  *
  * A few statements are refused beforehand by what they say: those that commit
- * in between (CONCURRENTLY), and so could not be undone; DROP COLUMN of a column
- * of ours, for which PostgreSQL would recommend CASCADE, which drops the
- * extension; and ALTER SCHEMA RENAME.
+ * in between (CONCURRENTLY), and so could not be undone; DROP COLUMN of a
+ * column of ours, for which PostgreSQL would recommend CASCADE, which drops
+ * the extension; and ALTER SCHEMA RENAME.
  *
- * The scripts of CREATE EXTENSION and ALTER EXTENSION UPDATE know what they do.
+ * The scripts of CREATE EXTENSION and ALTER EXTENSION UPDATE are not checked.
  *
  *-------------------------------------------------------------------------
  */
@@ -159,8 +159,8 @@ check_alter(const OnsideTables *tables, AlterTableStmt *stmt)
 }
 
 /*
- * What leaves the extension also leaves the list of tables whose rows pg_dump
- * takes along, and putting it back does not put it there.
+ * A table that leaves the extension also leaves the list of tables whose rows
+ * pg_dump dumps.  Adding the table again does not add it to that list.
  */
 static void
 check_contents(AlterExtensionContentsStmt *stmt)
@@ -193,6 +193,10 @@ in_own_script(void)
 		CurrentExtensionObject == get_extension_oid("onside_attribution", true);
 }
 
+/*
+ * Notes what onside_shape_guard_after() needs, and refuses what could not be
+ * undone then.
+ */
 void
 onside_shape_guard_before(OnsideShapeGuard *guard, Node *stmt)
 {
@@ -220,7 +224,7 @@ onside_shape_guard_before(OnsideShapeGuard *guard, Node *stmt)
  * ----------
  */
 
-/* Do we hold a lock on this table with which it could have been altered? */
+/* Do we hold a lock on this table that is strong enough for altering it? */
 static bool
 may_have_altered(Oid relid)
 {
@@ -263,6 +267,7 @@ new_problem(const OnsideShapeGuard *guard, int table)
 	return NULL;
 }
 
+/* Refuses a statement that has left a table of ours with a new problem. */
 void
 onside_shape_guard_after(const OnsideShapeGuard *guard)
 {
@@ -278,7 +283,9 @@ onside_shape_guard_after(const OnsideShapeGuard *guard)
 	if (!any)
 		return;
 
-	/* Without the extension there is nothing to keep; newer ones may differ. */
+	/*
+	 * Without the extension there is nothing to keep; newer ones may differ.
+	 */
 	CommandCounterIncrement();
 	if (!OidIsValid(get_extension_oid("onside_attribution", true)) ||
 		in_own_script() ||
@@ -292,6 +299,6 @@ onside_shape_guard_after(const OnsideShapeGuard *guard)
 			refuse(i, problem);
 	}
 
-	/* It may have been a repair, for which the worker waits. */
+	/* The statement may have been a repair that the worker waits for. */
 	onside_commit_wake(ONSIDE_WAKE_CHECK);
 }

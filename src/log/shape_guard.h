@@ -14,7 +14,7 @@
 
 #include "log/shape.h"
 
-/* What onside_shape_guard_after() has to know. */
+/* What onside_shape_guard_before() notes for onside_shape_guard_after(). */
 typedef struct OnsideShapeGuard
 {
 	bool		on;
@@ -24,9 +24,8 @@ typedef struct OnsideShapeGuard
 } OnsideShapeGuard;
 
 /*
- * Before a utility statement and after it; in between the caller runs it.
- * Either raises an error if the statement is not to change a table of ours in
- * the way it does.
+ * Called before and after a utility statement.  Either raises an error if the
+ * statement changes a table of ours in a way that we cannot live with.
  */
 extern void onside_shape_guard_before(OnsideShapeGuard *guard, Node *stmt);
 extern void onside_shape_guard_after(const OnsideShapeGuard *guard);

@@ -3,9 +3,9 @@
  * sort.c
  *		Sorting small rows of any number.
  *
- * retry_dead_letters() and replay() find out which rows to record, and in which
- * order, before they read the events themselves.  What they remember of each row
- * is sorted here, by PostgreSQL's own tuplesort, so a million rows need no more
+ * retry_dead_letters() and replay() first find out which rows to record, and
+ * in which order; then they read the events.  Their notes about the rows are
+ * sorted here, by PostgreSQL's tuplesort, so a million rows need no more
  * memory than work_mem.
  *
  *-------------------------------------------------------------------------
@@ -30,6 +30,10 @@ struct OnsideSort
 	TupleTableSlot *out;
 };
 
+/*
+ * tuplesort wants a row type, which is made of null constants of the columns'
+ * types.
+ */
 OnsideSort *
 onside_sort_begin(const Oid *types, int ncolumns, int nkeys)
 {

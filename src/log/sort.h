@@ -15,8 +15,8 @@
 typedef struct OnsideSort OnsideSort;
 
 /*
- * Columns of these types, in the order of the first nkeys of them, ascending,
- * nulls last.  Takes work_mem, and temporary files beyond.
+ * Begins to sort rows with columns of these types, by the first nkeys of them,
+ * ascending, NULLs last.  Takes work_mem, and temporary files beyond.
  */
 extern OnsideSort *onside_sort_begin(const Oid *types, int ncolumns,
 									 int nkeys);
@@ -25,7 +25,7 @@ extern OnsideSort *onside_sort_begin(const Oid *types, int ncolumns,
 extern void onside_sort_put(OnsideSort *sort, const Datum *values,
 							const bool *nulls);
 
-/* After the last row. */
+/* Sorts; called after the last row. */
 extern void onside_sort_perform(OnsideSort *sort);
 
 /* The next row, its columns extracted; NULL after the last one. */

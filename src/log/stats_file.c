@@ -3,14 +3,13 @@
  * stats_file.c
  *		The statistics survive a restart of the server.
  *
- * Statistics are kept as those of PostgreSQL are: in shared memory, written to
- * a file in pg_stat when the server is shut down, and read and removed when it
- * starts.  A row in a table would have been the alternative.  It would cost WAL
- * and, while somebody holds a snapshot, dead versions; CREATE DATABASE ...
- * TEMPLATE would copy it, and a standby would inherit numbers of requests that
- * another server made.  The price is that a crash begins them anew, which
- * stats_reset shows.  They end with the slot: with the database, or the
- * extension.
+ * Statistics are kept as PostgreSQL keeps its own: in shared memory, written
+ * to a file in pg_stat at shutdown, and read and removed at the start.  A row
+ * in a table would cost WAL and, while somebody holds a snapshot, dead
+ * versions; CREATE DATABASE ... TEMPLATE would copy it, and a standby would
+ * show requests that another server has made.  The price: a crash sets the
+ * statistics to zero, which stats_reset shows.  They end with the slot: with
+ * the database, or the extension.
  *
  * A slot that has statistics in the file is taken when the server starts, and
  * wants a worker, as it did when the server was shut down.
@@ -94,6 +93,10 @@ read_file(FILE *file, int *n)
 	return saved;
 }
 
+/*
+ * Called by the postmaster, at its start and again after a crash.  Then the
+ * file is gone, and the statistics begin anew.
+ */
 static void
 load(void)
 {
@@ -132,6 +135,7 @@ load(void)
 		pfree(saved);
 }
 
+/* The header, a SavedStats for each database, and a checksum of both. */
 static bool
 write_file(FILE *file)
 {

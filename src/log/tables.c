@@ -3,8 +3,8 @@
  * tables.c
  *		Where the extension's tables are.
  *
- * They are looked up by name, in whatever process asks.  No privilege is
- * checked: who may do what is decided by EXECUTE on the functions.
+ * They are looked up by name.  No privilege is checked: EXECUTE on the
+ * functions decides who may do what.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,8 +21,8 @@
 #include "log/tables.h"
 
 /*
- * The OIDs that were looked up, until a relation or a schema changes.  Each event
- * needs one of them, and each transaction of the worker a dozen.
+ * The OIDs that were looked up, until a relation or a schema changes.  Each
+ * event needs one of them, and each transaction of the worker a dozen.
  */
 #define MAX_KNOWN	24
 
@@ -42,7 +42,10 @@ forget_known(Datum arg, int cacheid, uint32 hashvalue)
 	changes++;
 }
 
-/* Looking up can hear of a change, after which the answer may be an old one. */
+/*
+ * A lookup can process invalidations, after which its own answer may be
+ * outdated and is not kept.
+ */
 static Oid
 look_up(const char *name)
 {

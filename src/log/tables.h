@@ -67,17 +67,19 @@ enum
 /* OID of an extension's relation, or InvalidOid. */
 extern Oid	onside_relation_oid(const char *name);
 
-/* OID of a table; raises an error if it is not there. */
+/* OID of a table; raises an error if it is missing. */
 extern Oid	onside_table_oid(const char *name);
 
-/* OID of a segment (1 ..), likewise. */
+/*
+ * OID of a segment (1 to ONSIDE_SEGMENTS); raises an error if it is missing.
+ */
 extern Oid	onside_segment_oid(int segment);
 
 /*
- * With which snapshot our tables are read on behalf of somebody: the active one,
- * but under SERIALIZABLE what is committed now.  PostgreSQL would note who has
- * read what (predicate locks), and have another session's purchase fail because
- * somebody without any privilege on the tables has called flush() or preview().
+ * The snapshot for reading our tables on behalf of a caller: the active one,
+ * but under SERIALIZABLE SnapshotSelf.  Otherwise PostgreSQL would take
+ * predicate locks, and another session's purchase could fail because somebody
+ * without any privilege on the tables has called flush() or preview().
  */
 extern Snapshot onside_reading_snapshot(void);
 

@@ -3,14 +3,14 @@
  * take.c
  *		Finding and locking rows of the extension's tables, without SQL.
  *
- * The counterpart of insert.c, for tables whose rows are deleted one by one:
- * aside and dead_letter, and all of them in forget().  Rows are read and deleted
- * by the table access method, as whoever calls the function, so it matters neither
- * who owns the table nor what is on it: no trigger, rule, policy or operator is
- * executed but PostgreSQL's own for uuid and tid.
+ * The counterpart of insert.c: aside and dead_letter lose their rows one by
+ * one, and forget() deletes from all tables.  Rows are read and deleted by the
+ * table access method, as the caller.  So it matters neither who owns the
+ * table nor what is on it: no trigger, rule or policy runs, and no operator
+ * but PostgreSQL's own for uuid and tid.
  *
- * The worker waits for nobody: it passes LockWaitSkip, and what somebody else has
- * locked it leaves for later.
+ * The worker waits for nobody: it passes LockWaitSkip, and leaves for later
+ * what another session has locked.
  *
  *-------------------------------------------------------------------------
  */
@@ -48,6 +48,7 @@ onside_take_find(Relation rel, const char *index, AttrNumber column,
 	return found;
 }
 
+/* Follows the row to its last version, as DELETE does at READ COMMITTED. */
 OnsideTaken
 onside_take_lock(Relation rel, ItemPointer tid, LockWaitPolicy wait,
 				 TupleTableSlot *slot)

@@ -16,15 +16,15 @@
 #include "utils/uuid.h"
 
 /*
- * Leaves in the slot the row of an open table that has this UUID in this column,
- * as our tables are read on behalf of somebody (onside_reading_snapshot).
- * Reads by the index of that name, or the whole table if that is not usable.
+ * Finds the row that has this UUID in this column, by
+ * onside_reading_snapshot(), and leaves it in the slot.  Uses the index of
+ * that name if it is usable; otherwise reads the whole table.
  */
 extern bool onside_take_find(Relation rel, const char *index,
 							 AttrNumber column, const pg_uuid_t *value,
 							 TupleTableSlot *slot);
 
-/* What has become of a row that was seen. */
+/* What onside_take_lock() has found. */
 typedef enum OnsideTaken
 {
 	ONSIDE_TAKEN,				/* it is as it was */
@@ -34,9 +34,9 @@ typedef enum OnsideTaken
 } OnsideTaken;
 
 /*
- * Locks a row that the active snapshot sees, so that we can delete it, and leaves
- * its last version in the slot.  Waits for whoever is changing it, or with
- * LockWaitSkip for nobody.
+ * Locks a row that the active snapshot sees, so that we can delete it, and
+ * leaves its last version in the slot.  Waits for a session that is changing
+ * the row, unless "wait" is LockWaitSkip.
  */
 extern OnsideTaken onside_take_lock(Relation rel, ItemPointer tid,
 									LockWaitPolicy wait, TupleTableSlot *slot);
@@ -45,8 +45,8 @@ extern OnsideTaken onside_take_lock(Relation rel, ItemPointer tid,
 extern void onside_take_delete(Relation rel, TupleTableSlot *slot);
 
 /*
- * Deletes the row that has this UUID in this column.  Waits for nobody: false if
- * it is not there, or if somebody else is changing it.
+ * Deletes the row that has this UUID in this column.  Waits for nobody: false
+ * if the row is missing, or another session is changing it.
  */
 extern bool onside_take_away(Relation rel, const char *index,
 							 AttrNumber column, const pg_uuid_t *value);

@@ -1,12 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * window.c
- *		The committed events between two snapshots, and the cursor.
+ *		Reads the committed events between two snapshots.
  *
- * A transaction's events become visible all at once and in no order of xid: a
- * long one commits after younger ones.  So progress cannot be a number.  It is
- * a snapshot: the next events are those visible in a newer snapshot and not in
- * the last one, which is
+ * The next events are visible in a newer snapshot and not in the last one:
  *
  *		(xid >= xmax(last) OR xid = ANY (xip(last)))
  *		AND xid < xmax(new) AND pg_visible_in_snapshot(xid, new)
@@ -14,23 +11,21 @@
  * Late commits, rollbacks, savepoints (a row carries its top-level xid) and
  * prepared transactions come out right by construction.  The rows of such a
  * window never change, so it can be read in pieces, each in a transaction of
- * its own, and read again after a crash.
+ * its own, and read again after a crash.  ranges.c works out which xids these
+ * are.
  *
- * What is in progress costs nothing: the ranges that are read leave out every
- * transaction that the snapshot does not include, and a transaction that was
- * open in the last snapshot is looked for only once it has committed.  So two
- * million rows that somebody has not committed yet, or has rolled back, are
- * not waded through by each of the others' events.
+ * The segments' indexes are read directly.  A plan would depend on statistics,
+ * which are never right for a table that is filled and truncated.  Here the
+ * cost follows what is read.  Each range is scanned in the segments' indexes
+ * and merged by (xid, id).
  *
- * Reading goes to the segments' indexes directly.  A plan would depend on
- * statistics, of which a table that is filled and truncated has none that are
- * right; here the cost follows what is read.  For each xid that was still open
- * in the last snapshot and is not in the new one there is one probe, and one
- * range for all later ones, merged over the segments by (xid, id).
+ * Called by the worker (to send, and to count what is pending) and by what a
+ * person calls (flush, status, DROP EXTENSION).  The caller has a transaction
+ * and an active snapshot.  The locks are AccessShareLock on each segment and
+ * its index.  They are released at once, so that a TRUNCATE of a segment is
+ * not kept waiting. onside_window_last_id() alone waits for no lock.
  *
- * Before an event is handed out, the WAL of its commit is flushed: with
- * synchronous_commit = off a transaction is visible before it is durable, and
- * a purchase that a crash takes back must not have been reported.
+ * Before an event is handed out, the WAL of its commit is flushed (durable.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -42,307 +37,21 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
-#include "access/xlog.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
-#include "storage/lwlock.h"
-#include "utils/builtins.h"
 #include "utils/fmgroids.h"
-#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/xid8.h"
 
 #include "compat.h"
 #include "log/outbox.h"
+#include "log/ranges.h"
 #include "log/shape.h"
-#include "log/shmem.h"
 #include "log/tables.h"
 #include "log/window.h"
-
-/* ----------
- * Snapshots
- * ----------
- */
-
-/* Where snapshots live; NULL for the current context. */
-static MemoryContext snapshot_context;
-
-void
-onside_snapshots_live_in(MemoryContext context)
-{
-	snapshot_context = context;
-}
-
-static OnsideSnapshot *
-make_snapshot(FullTransactionId xmin, FullTransactionId xmax, uint32 nxip)
-{
-	OnsideSnapshot *snapshot;
-
-	snapshot = MemoryContextAlloc(snapshot_context != NULL ?
-								  snapshot_context : CurrentMemoryContext,
-								  offsetof(OnsideSnapshot, xip) +
-								  nxip * sizeof(FullTransactionId));
-	snapshot->refcount = 1;
-	snapshot->xmin = xmin;
-	snapshot->xmax = xmax;
-	snapshot->nxip = nxip;
-	return snapshot;
-}
-
-static OnsideSnapshot *
-hold(OnsideSnapshot *snapshot)
-{
-	if (snapshot != NULL)
-		snapshot->refcount++;
-	return snapshot;
-}
-
-void
-onside_snapshot_release(OnsideSnapshot *snapshot)
-{
-	if (snapshot != NULL && --snapshot->refcount == 0)
-		pfree(snapshot);
-}
-
-static int
-compare_xids(const void *a, const void *b)
-{
-	FullTransactionId x = *(const FullTransactionId *) a;
-	FullTransactionId y = *(const FullTransactionId *) b;
-
-	if (FullTransactionIdPrecedes(x, y))
-		return -1;
-	return FullTransactionIdPrecedes(y, x) ? 1 : 0;
-}
-
-FullTransactionId
-onside_widen_xid(TransactionId xid, FullTransactionId next)
-{
-	uint32		epoch = EpochFromFullTransactionId(next);
-
-	if (xid > XidFromFullTransactionId(next))
-		epoch--;
-	return FullTransactionIdFromEpochAndXid(epoch, xid);
-}
-
-OnsideSnapshot *
-onside_snapshot_take(void)
-{
-	Snapshot	active = GetActiveSnapshot();
-	FullTransactionId next = ReadNextFullTransactionId();
-	FullTransactionId own = GetTopFullTransactionIdIfAny();
-	OnsideSnapshot *snapshot;
-
-	snapshot = make_snapshot(onside_widen_xid(active->xmin, next),
-							 onside_widen_xid(active->xmax, next), active->xcnt + 1);
-	for (uint32 i = 0; i < active->xcnt; i++)
-		snapshot->xip[i] = onside_widen_xid(active->xip[i], next);
-
-	/* A snapshot leaves out its own transaction, which is as open as others. */
-	if (FullTransactionIdIsValid(own) &&
-		FullTransactionIdPrecedes(own, snapshot->xmax))
-	{
-		snapshot->xip[active->xcnt] = own;
-		if (FullTransactionIdPrecedes(own, snapshot->xmin))
-			snapshot->xmin = own;
-	}
-	else
-		snapshot->nxip--;
-	qsort(snapshot->xip, snapshot->nxip, sizeof(FullTransactionId),
-		  compare_xids);
-	return snapshot;
-}
-
-OnsideSnapshot *
-onside_snapshot_parse(const char *str)
-{
-	OnsideSnapshot *snapshot;
-	const char *p;
-	char	   *end;
-	uint64		xmin;
-	uint64		xmax;
-	uint32		n = 0;
-
-	/* The server made this string: xmin:xmax:xip,xip,... */
-	xmin = strtou64(str, &end, 10);
-	xmax = strtou64(end + 1, &end, 10);
-	p = end + 1;
-	if (*p != '\0')
-	{
-		n = 1;
-		for (const char *q = p; *q != '\0'; q++)
-			if (*q == ',')
-				n++;
-	}
-	snapshot = make_snapshot(FullTransactionIdFromU64(xmin),
-							 FullTransactionIdFromU64(xmax), n);
-	for (uint32 i = 0; i < n; i++)
-	{
-		snapshot->xip[i] = FullTransactionIdFromU64(strtou64(p, &end, 10));
-		p = end + 1;
-	}
-	return snapshot;
-}
-
-char *
-onside_snapshot_print(const OnsideSnapshot *snapshot)
-{
-	StringInfoData buf;
-
-	initStringInfo(&buf);
-	appendStringInfo(&buf, UINT64_FORMAT ":" UINT64_FORMAT ":",
-					 U64FromFullTransactionId(snapshot->xmin),
-					 U64FromFullTransactionId(snapshot->xmax));
-	for (uint32 i = 0; i < snapshot->nxip; i++)
-		appendStringInfo(&buf, "%s" UINT64_FORMAT, i > 0 ? "," : "",
-						 U64FromFullTransactionId(snapshot->xip[i]));
-	return buf.data;
-}
-
-/* Was this transaction committed (or aborted) at that moment? */
-static bool
-includes(const OnsideSnapshot *snapshot, FullTransactionId xid)
-{
-	if (FullTransactionIdPrecedes(xid, snapshot->xmin))
-		return true;
-	if (!FullTransactionIdPrecedes(xid, snapshot->xmax))
-		return false;
-	return bsearch(&xid, snapshot->xip, snapshot->nxip,
-				   sizeof(FullTransactionId), compare_xids) == NULL;
-}
-
-/* ----------
- * Cursors
- * ----------
- */
-
-static int
-compare_positions(const OnsidePosition *a, const OnsidePosition *b)
-{
-	int			cmp = compare_xids(&a->xid, &b->xid);
-
-	if (cmp != 0)
-		return cmp;
-	return a->id < b->id ? -1 : (a->id > b->id ? 1 : 0);
-}
-
-bool
-onside_cursor_covers(const OnsideCursor *cursor, FullTransactionId xid,
-					 int64 id)
-{
-	OnsidePosition pos = {xid, id};
-
-	if (includes(cursor->done, xid))
-		return true;
-	return cursor->window != NULL && includes(cursor->window, xid) &&
-		compare_positions(&pos, &cursor->pos) <= 0;
-}
-
-void
-onside_cursor_copy(OnsideCursor *to, const OnsideCursor *from)
-{
-	OnsideCursor old = *to;
-
-	to->done = hold(from->done);
-	to->window = hold(from->window);
-	to->pos = from->pos;
-	onside_cursor_release(&old);
-}
-
-void
-onside_cursor_release(OnsideCursor *cursor)
-{
-	onside_snapshot_release(cursor->done);
-	onside_snapshot_release(cursor->window);
-	cursor->done = NULL;
-	cursor->window = NULL;
-}
-
-/* All of it is done. */
-static void
-end_window(OnsideCursor *cursor)
-{
-	onside_snapshot_release(cursor->done);
-	cursor->done = cursor->window;
-	cursor->window = NULL;
-	memset(&cursor->pos, 0, sizeof(cursor->pos));
-}
-
-/* ----------
- * Durability
- * ----------
- */
-
-/* Does clog still know this transaction?  The caller has XactTruncationLock. */
-static bool
-is_in_clog(FullTransactionId xid)
-{
-	return U64FromFullTransactionId(ReadNextFullTransactionId()) -
-		U64FromFullTransactionId(xid) < (UINT64CONST(1) << 31) &&
-		!TransactionIdPrecedes(XidFromFullTransactionId(xid),
-							   onside_oldest_clog_xid());
-}
-
-/*
- * Flushes the WAL of a transaction's commit.  For a synchronous commit, and
- * for one long ago, there is nothing to do, and the lookup says so.  Flushing
- * up to the insert position instead would wait for WAL that nobody needs, and
- * can fail where that position is a page boundary with nothing behind it.
- */
-void
-onside_flush_commit(FullTransactionId xid)
-{
-	static FullTransactionId last = {InvalidTransactionId};
-	XLogRecPtr	lsn = InvalidXLogRecPtr;
-
-	if (FullTransactionIdEquals(xid, last))
-		return;
-
-	/* The lock keeps clog from being truncated beneath us. */
-	LWLockAcquire(XactTruncationLock, LW_SHARED);
-	if (is_in_clog(xid))
-		lsn = TransactionIdGetCommitLSN(XidFromFullTransactionId(xid));
-	LWLockRelease(XactTruncationLock);
-
-	if (!XLogRecPtrIsInvalid(lsn))
-		XLogFlush(lsn);
-	last = xid;
-}
-
-/* Is it known that a transaction, which has ended, was rolled back? */
-static bool
-was_rolled_back(FullTransactionId xid)
-{
-	bool		result;
-
-	LWLockAcquire(XactTruncationLock, LW_SHARED);
-	result = is_in_clog(xid) &&
-		!TransactionIdDidCommit(XidFromFullTransactionId(xid));
-	LWLockRelease(XactTruncationLock);
-	return result;
-}
-
-/* ----------
- * Reading
- * ----------
- */
-
-/* A range of the log: one transaction from some id on, or several whole ones. */
-typedef struct Range
-{
-	FullTransactionId first;
-	FullTransactionId last;		/* inclusive */
-	int64		after_id;		/* counts if first = last */
-} Range;
-
-typedef struct Ranges
-{
-	int			n;
-	Range	   *range;
-} Ranges;
 
 /* A segment, opened, and the scan of the present range. */
 typedef struct Source
@@ -355,122 +64,6 @@ typedef struct Source
 	bool		has_row;
 	OnsidePosition pos;			/* of the row in slot */
 } Source;
-
-static FullTransactionId
-next_xid(FullTransactionId xid)
-{
-	return FullTransactionIdFromU64(U64FromFullTransactionId(xid) + 1);
-}
-
-static FullTransactionId
-previous_xid(FullTransactionId xid)
-{
-	return FullTransactionIdFromU64(U64FromFullTransactionId(xid) - 1);
-}
-
-static FullTransactionId
-later_xid(FullTransactionId a, FullTransactionId b)
-{
-	return FullTransactionIdPrecedes(a, b) ? b : a;
-}
-
-static void
-make_ranges(Ranges *ranges, uint32 capacity)
-{
-	ranges->n = 0;
-	ranges->range = palloc(capacity * sizeof(Range));
-}
-
-static void
-add_range(Ranges *ranges, FullTransactionId first, FullTransactionId last,
-		  int64 after_id)
-{
-	Range	   *range;
-
-	if (FullTransactionIdPrecedes(last, first))
-		return;
-	range = &ranges->range[ranges->n++];
-	range->first = first;
-	range->last = last;
-	range->after_id = after_id;
-}
-
-/*
- * All transactions from "first" on that the snapshot includes: one range for
- * each gap between those that were in progress.  At most nxip + 1 of them.
- */
-static void
-add_ranges_from(Ranges *ranges, FullTransactionId first,
-				const OnsideSnapshot *snapshot)
-{
-	for (uint32 i = 0; i < snapshot->nxip; i++)
-	{
-		if (FullTransactionIdPrecedes(snapshot->xip[i], first))
-			continue;
-		add_range(ranges, first, previous_xid(snapshot->xip[i]), 0);
-		first = next_xid(snapshot->xip[i]);
-	}
-	add_range(ranges, first, previous_xid(snapshot->xmax), 0);
-}
-
-/* One transaction that was in progress, if it has committed by "snapshot". */
-static void
-add_ended(Ranges *ranges, FullTransactionId xid,
-		  const OnsideSnapshot *snapshot)
-{
-	if (includes(snapshot, xid) && !was_rolled_back(xid))
-		add_range(ranges, xid, xid, 0);
-}
-
-/* What is left to read of the cursor's window, in ascending order. */
-static void
-ranges_to_read(const OnsideCursor *cursor, Ranges *ranges)
-{
-	const OnsideSnapshot *done = cursor->done;
-	const OnsideSnapshot *window = cursor->window;
-	FullTransactionId pos = cursor->pos.xid;
-
-	make_ranges(ranges, done->nxip + window->nxip + 2);
-	if (FullTransactionIdIsValid(pos))
-		add_range(ranges, pos, pos, cursor->pos.id);
-	for (uint32 i = 0; i < done->nxip; i++)
-		if (FullTransactionIdPrecedes(pos, done->xip[i]))
-			add_ended(ranges, done->xip[i], window);
-	add_ranges_from(ranges, later_xid(done->xmax, next_xid(pos)), window);
-}
-
-/*
- * Everything that "seen" includes and the cursor does not cover, once each, in
- * no order.
- */
-static void
-ranges_pending(const OnsideCursor *cursor, const OnsideSnapshot *seen,
-			   Ranges *ranges)
-{
-	const OnsideSnapshot *done = cursor->done;
-	const OnsideSnapshot *window = cursor->window;
-	FullTransactionId pos = cursor->pos.xid;
-
-	make_ranges(ranges, done->nxip + seen->nxip +
-				(window != NULL ? window->nxip : 0) + 4);
-	for (uint32 i = 0; i < done->nxip; i++)
-		if (window == NULL ||
-			!includes(window, done->xip[i]) ||
-			FullTransactionIdPrecedes(pos, done->xip[i]))
-			add_ended(ranges, done->xip[i], seen);
-	if (window == NULL)
-	{
-		add_ranges_from(ranges, done->xmax, seen);
-		return;
-	}
-	for (uint32 i = 0; i < window->nxip; i++)
-		if (FullTransactionIdPrecedes(window->xip[i], pos) &&
-			!FullTransactionIdPrecedes(window->xip[i], done->xmax))
-			add_ended(ranges, window->xip[i], seen);
-	if (FullTransactionIdIsValid(pos) && includes(seen, pos))
-		add_range(ranges, pos, pos, cursor->pos.id);
-	add_ranges_from(ranges, later_xid(done->xmax, next_xid(pos)), seen);
-}
 
 /* The index of a segment, opened; NULL if it is missing or cannot be used. */
 static Relation
@@ -511,6 +104,7 @@ close_source(Source *source)
 	index_close(source->index, AccessShareLock);
 }
 
+/* Goes to the scan's next row, or, backward, to the one before it. */
 static void
 advance(Source *source)
 {
@@ -529,8 +123,12 @@ advance(Source *source)
 												&isnull));
 }
 
+/*
+ * Scans a range, and stands at its first (or last) row.  A single transaction
+ * is read from an id on, several are read as a whole.
+ */
 static void
-start_range(Source *source, const Range *range)
+start_range(Source *source, const OnsideRange *range)
 {
 	ScanKeyData keys[2];
 
@@ -567,7 +165,7 @@ first_source(Source *sources, int n)
 		if (!sources[i].has_row)
 			continue;
 		order = first == NULL ? -1 :
-			compare_positions(&sources[i].pos, &first->pos);
+			onside_compare_positions(&sources[i].pos, &first->pos);
 		if (first == NULL || (first->backward ? order > 0 : order < 0))
 			first = &sources[i];
 	}
@@ -575,11 +173,12 @@ first_source(Source *sources, int n)
 }
 
 /*
- * Hands out a range's events, after each of which "cursor" (if not NULL) is
- * moved.  Returns false if the callback stopped.
+ * Hands out a range's events, and moves the cursor (if not NULL) past each.
+ * Returns false if the callback stopped.
  */
 static bool
-read_range(Source *sources, int n, const Range *range, OnsideCursor *cursor,
+read_range(Source *sources, int n, const OnsideRange *range,
+		   OnsideCursor *cursor,
 		   OnsideReadCallback callback, void *arg)
 {
 	Source	   *source;
@@ -632,13 +231,17 @@ close_sources(Source *sources, int n)
 	}
 }
 
+/*
+ * Reads the cursor's window, or what is left of it, range by range.  The
+ * cursor is moved with each event that the callback has taken.
+ */
 bool
 onside_window_read(OnsideCursor *cursor, OnsideReadCallback callback,
 				   void *arg)
 {
 	Source		sources[ONSIDE_SEGMENTS];
 	int			n;
-	Ranges		ranges;
+	OnsideRanges		ranges;
 	bool		finished = true;
 
 	if (cursor->window == NULL)
@@ -648,23 +251,17 @@ onside_window_read(OnsideCursor *cursor, OnsideReadCallback callback,
 	}
 
 	n = open_sources(sources, false);
-	ranges_to_read(cursor, &ranges);
+	onside_ranges_to_read(cursor, &ranges);
 	for (int i = 0; n > 0 && finished && i < ranges.n; i++)
 		finished = read_range(sources, n, &ranges.range[i], cursor,
 							  callback, arg);
 	close_sources(sources, n);
 	if (finished)
-		end_window(cursor);
+		onside_cursor_end_window(cursor);
 	return finished;
 }
 
-static int
-compare_ranges(const void *a, const void *b)
-{
-	return compare_xids(&((const Range *) a)->first,
-						&((const Range *) b)->first);
-}
-
+/* Goes through the ranges, and each range, from its end. */
 void
 onside_window_read_newest(const OnsideCursor *cursor,
 						  OnsideReadCallback callback, void *arg)
@@ -672,10 +269,10 @@ onside_window_read_newest(const OnsideCursor *cursor,
 	OnsideSnapshot *now = onside_snapshot_take();
 	Source		sources[ONSIDE_SEGMENTS];
 	int			n = open_sources(sources, true);
-	Ranges		ranges;
+	OnsideRanges		ranges;
 
-	ranges_pending(cursor, now, &ranges);
-	qsort(ranges.range, ranges.n, sizeof(Range), compare_ranges);
+	onside_ranges_pending(cursor, now, &ranges);
+	qsort(ranges.range, ranges.n, sizeof(OnsideRange), onside_compare_ranges);
 	for (int i = ranges.n - 1; n > 0 && i >= 0; i--)
 		if (!read_range(sources, n, &ranges.range[i], NULL, callback, arg))
 			break;
@@ -686,7 +283,7 @@ onside_window_read_newest(const OnsideCursor *cursor,
 
 /* What of a segment the ranges hold; stops at "max" events. */
 static void
-count_in_segment(Relation rel, const Ranges *ranges, int64 max,
+count_in_segment(Relation rel, const OnsideRanges *ranges, int64 max,
 				 OnsidePending *pending)
 {
 	Source		source;
@@ -707,6 +304,10 @@ count_in_segment(Relation rel, const Ranges *ranges, int64 max,
 	close_source(&source);
 }
 
+/*
+ * What the caller's own transaction has recorded is in no snapshot, and has a
+ * range of its own.
+ */
 OnsidePending
 onside_window_pending(const OnsideCursor *cursor, const OnsideSnapshot *seen,
 					  int64 max)
@@ -714,13 +315,13 @@ onside_window_pending(const OnsideCursor *cursor, const OnsideSnapshot *seen,
 	OnsidePending pending = {0};
 	OnsideSnapshot *now = NULL;
 	FullTransactionId own = GetTopFullTransactionIdIfAny();
-	Ranges		ranges;
+	OnsideRanges		ranges;
 
 	if (seen == NULL)
 		seen = now = onside_snapshot_take();
-	ranges_pending(cursor, seen, &ranges);
+	onside_ranges_pending(cursor, seen, &ranges);
 	if (now != NULL && FullTransactionIdIsValid(own))
-		add_range(&ranges, own, own, 0);
+		onside_ranges_add(&ranges, own, own, 0);
 	for (int segment = 1; segment <= ONSIDE_SEGMENTS; segment++)
 	{
 		Relation	rel = table_open(onside_segment_oid(segment),
@@ -734,20 +335,22 @@ onside_window_pending(const OnsideCursor *cursor, const OnsideSnapshot *seen,
 	return pending;
 }
 
+/*
+ * Looks at rows that we see, and not at the index's last entry, which can be
+ * of a transaction that was rolled back.
+ */
 FullTransactionId
 onside_window_last_xid(Relation segment)
 {
 	FullTransactionId xid = InvalidFullTransactionId;
 	OnsideSnapshot *now;
-	Ranges		ranges;
+	OnsideRanges		ranges;
 	Source		source;
 
 	if (RelationGetNumberOfBlocks(segment) == 0)
 		return xid;
 	now = onside_snapshot_take();
-	make_ranges(&ranges, now->nxip + 2);
-	add_ranges_from(&ranges, FirstNormalFullTransactionId, now);
-	add_range(&ranges, now->xmax, FullTransactionIdFromU64(PG_UINT64_MAX), 0);
+	onside_ranges_all(now, &ranges);
 
 	/* The last range first, and in it the last row. */
 	open_source(&source, segment);
@@ -762,26 +365,32 @@ onside_window_last_xid(Relation segment)
 	return xid;
 }
 
+/* Stops at the first event that it finds. */
 bool
 onside_window_holds_pending(Relation segment, const OnsideCursor *cursor)
 {
 	OnsidePending pending = {0};
 	OnsideSnapshot *now = onside_snapshot_take();
-	Ranges		ranges;
+	OnsideRanges		ranges;
 
-	ranges_pending(cursor, now, &ranges);
+	onside_ranges_pending(cursor, now, &ranges);
 
 	/*
-	 * A row that we see has been committed, whatever number it carries: one
-	 * from beyond this server's transactions is no reason to throw it away.
+	 * A row that we see has been committed, even if its xid is from beyond
+	 * this server's transactions.  The segment must not be emptied of such
+	 * rows.
 	 */
-	add_range(&ranges, now->xmax, FullTransactionIdFromU64(PG_UINT64_MAX), 0);
+	onside_ranges_add_beyond(&ranges, now);
 	count_in_segment(segment, &ranges, 1, &pending);
 	onside_snapshot_release(now);
 	pfree(ranges.range);
 	return pending.events > 0;
 }
 
+/*
+ * For a hook that runs in somebody's COMMIT PREPARED, which must not wait or
+ * fail for our sake: a segment that is locked or damaged is passed over.
+ */
 int64
 onside_window_last_id(FullTransactionId xid)
 {
@@ -792,7 +401,7 @@ onside_window_last_id(FullTransactionId xid)
 		Oid			relid = onside_relation_oid(psprintf("outbox_%d", segment));
 		Relation	rel;
 		Relation	index;
-		Range		range = {xid, xid, 0};
+		OnsideRange		range = {xid, xid, 0};
 		Source		source;
 
 		if (!OidIsValid(relid) ||
@@ -815,6 +424,10 @@ onside_window_last_id(FullTransactionId xid)
 	return last;
 }
 
+/*
+ * Each place is looked up in all segments: a position does not say which it is
+ * in.
+ */
 void
 onside_window_fetch(const OnsidePosition *positions, int n,
 					OnsideReadCallback callback, void *arg)
@@ -825,7 +438,7 @@ onside_window_fetch(const OnsidePosition *positions, int n,
 	for (int i = 0; i < n; i++)
 	{
 		const OnsidePosition *pos = &positions[i];
-		Range		range = {pos->xid, pos->xid, pos->id - 1};
+		OnsideRange		range = {pos->xid, pos->xid, pos->id - 1};
 
 		CHECK_FOR_INTERRUPTS();
 		for (int s = 0; s < nsources; s++)

@@ -3,37 +3,31 @@
  * doctor.c
  *		doctor(): everything to look at when nothing arrives.
  *
- * One row for each check, in the order in which an event meets what is checked:
- * the processes, the settings, the endpoint, what is waiting, what was
- * recorded.  ok is NULL where something cannot be known, most often because an
- * earlier check has failed; a row that is not ok has a hint that can be
- * followed as it stands.
+ * One row for each check, in the order of an event's way: the processes, the
+ * settings, the endpoint, what is waiting, what was recorded.  ok is NULL
+ * where something cannot be known, most often because an earlier check has
+ * failed; a row that is not ok has a hint that can be followed as it is.
  *
- * It runs in the caller's backend and not in the worker, which may be what is
- * missing.  It changes nothing, sends no event, waits for no lock and keeps
- * none, and the only host that it connects to is that of the setting endpoint
- * (or proxy), which the caller cannot change unless he may decide where events
- * go.
+ * doctor() runs in the caller's backend: the worker may be what is missing.
+ * It changes nothing, sends no event, waits for no lock and keeps none.  It
+ * connects only to the host of the setting endpoint (or proxy), which only
+ * those can change who may decide where events go.
  *
- * EXECUTE is the privilege.  doctor() has the caller's rights and no others:
- * catalogs are for all to read, in a search_path of pg_catalog alone, so that
- * no function or operator of anybody's can come in between.  Our own tables,
- * on which the caller needs no privilege, are read in C, which checks none; of
- * them nothing is shown but counts, sizes, times and the reason of a pause.
- * Of settings that are for superusers alone, what is wrong with them and the
- * name of a file is shown.
+ * EXECUTE is the privilege.  doctor() has the caller's rights and no others.
+ * It reads catalogs, which everybody may read, with a search_path of
+ * pg_catalog alone, so that no user's function or operator is called.  Our own
+ * tables are read in C, which checks no privilege; only counts, sizes, times
+ * and the reason of a pause are shown of them.  Of a setting for superusers
+ * alone, only a file's name and what is wrong are shown.
  *
- * How tables and catalogs are looked at: doctor_look.c.  The checks behind the
- * endpoint: doctor_events.c; where events come from by replication:
- * subscriptions.c.
+ * How tables and catalogs are looked at: doctor_look.c.  Further checks, in
+ * their order: files and the endpoint (doctor_endpoint.c), what becomes of
+ * events (doctor_events.c, doctor_mapper.c), and where events come from by
+ * replication (subscriptions.c).
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
-
-#include <pwd.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "access/htup_details.h"
 #include "access/xlog.h"
@@ -44,7 +38,6 @@
 #include "miscadmin.h"
 #include "nodes/value.h"
 #include "parser/parse_func.h"
-#include "storage/fd.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -58,35 +51,10 @@
 #include "log/shmem.h"
 #include "log/tables.h"
 #include "operate/doctor.h"
-#include "send/address.h"
-#include "send/credentials.h"
-#include "send/http.h"
 #include "settings.h"
 #include "version.h"
 
 PG_FUNCTION_INFO_V1(onside_doctor);
-
-/* Longest that the endpoint is tried; ms. */
-#define PROBE_TIMEOUT	5000
-
-#define RELOAD			"; SELECT pg_reload_conf();"
-
-/*
- * "ALTER SYSTEM SET name = value"; or for the database, if that overrides it.
- * The credentials are always the database's, so that its copies have none.
- */
-static char *
-set_command(OnsideDoctor *doctor, const char *name, const char *value)
-{
-	if (strcmp(name, "credentials_file") == 0 ||
-		(doctor->overridden != NULL &&
-		 strstr(doctor->overridden,
-				psprintf("onside_attribution.%s,", name)) != NULL))
-		return psprintf("ALTER DATABASE %s SET onside_attribution.%s = %s" RELOAD,
-						doctor->database, name, value);
-	return psprintf("ALTER SYSTEM SET onside_attribution.%s = %s" RELOAD,
-					name, value);
-}
 
 /* ----------
  * Processes
@@ -112,7 +80,7 @@ look_at_preload(OnsideDoctor *doctor)
 		return;
 	}
 
-	/* Perhaps somebody has seen to it, and only the restart is missing. */
+	/* The setting may have been changed, with only the restart missing. */
 	if (onside_doctor_query(MAY_SEE_FILES) > 0)
 		listed = onside_doctor_query("SELECT FROM (SELECT setting FROM pg_catalog.pg_file_settings"
 									 " WHERE name = 'shared_preload_libraries'"
@@ -146,8 +114,8 @@ look_at_version(OnsideDoctor *doctor)
 }
 
 /*
- * Has somebody altered one of our tables, or locked it, so that nobody can read
- * it?
+ * Has somebody altered one of our tables, or locked it, so that nobody can
+ * read it?
  */
 static void
 look_at_tables(OnsideDoctor *doctor)
@@ -170,6 +138,7 @@ look_at_tables(OnsideDoctor *doctor)
 						  "The extension writes and reads these tables directly, without triggers, rules and constraints. Undo these changes with ALTER TABLE or DROP; columns that can be null and have no default, and indexes on columns that are not unique, may stay.");
 		return;
 	}
+	/* The tables are as they should be: is any of them locked? */
 	initStringInfo(&detail);
 	for (int i = 0; i < n; i++)
 	{
@@ -274,7 +243,7 @@ check_worker_slots(OnsideDoctor *doctor)
 	" Signal 9 often comes from the kernel, which says \"Out of memory\" in its own log." \
 	" When the cause is gone: SELECT onside_attribution.resume();"
 
-/* The process that sends; a failure above says why there is none. */
+/* The process that sends; an earlier check says why there is none. */
 static void
 check_worker(OnsideDoctor *doctor)
 {
@@ -322,8 +291,8 @@ check_worker(OnsideDoctor *doctor)
 
 /*
  * Lines that were refused, if the caller may see them; values that this
- * session has and the worker has not; and those of the database, of which
- * set_command() has to know.
+ * session has and the worker has not; and the database's values, which
+ * onside_doctor_set_command() needs to know.
  */
 static void
 look_at_settings(OnsideDoctor *doctor)
@@ -340,6 +309,8 @@ look_at_settings(OnsideDoctor *doctor)
 							" WHERE pg_catalog.starts_with(name, 'onside_attribution.') AND error IS NOT NULL");
 		errors = onside_doctor_value(0, 1);
 	}
+
+	/* Values of this session, which the worker lacks; then the database's. */
 	onside_doctor_query(NAMES_FROM("'session', 'user', 'database user', 'client', 'interactive'"));
 	own = onside_doctor_value(0, 1);
 	onside_doctor_query(NAMES_FROM("'database'"));
@@ -365,7 +336,7 @@ look_at_settings(OnsideDoctor *doctor)
 						  NULL);
 }
 
-/* The worker's own value, if there is one that tells it. */
+/* The worker's own value of the setting, if there is a worker. */
 static void
 check_enabled(OnsideDoctor *doctor)
 {
@@ -375,7 +346,7 @@ check_enabled(OnsideDoctor *doctor)
 	onside_doctor_row(doctor, "enabled", enabled ? ONSIDE_GOOD : ONSIDE_BAD,
 					  enabled ? "onside_attribution.enabled is on" :
 					  "onside_attribution.enabled is off: events are recorded, and not sent",
-					  set_command(doctor, "enabled", "on"));
+					  onside_doctor_set_command(doctor, "enabled", "on"));
 }
 
 /* pause() and resume() write it. */
@@ -401,199 +372,6 @@ look_at_control(OnsideDoctor *doctor)
 								   reason != NULL ? ": " : "",
 								   reason != NULL ? reason : ""),
 						  "SELECT onside_attribution.resume();");
-}
-
-/* Reads the file as the worker would; what is in it is not shown. */
-static void
-check_credentials(OnsideDoctor *doctor, const char *setting, const char *path)
-{
-	char	   *problem = NULL;
-	char	   *credentials = onside_credentials_read(setting, path, &problem);
-	struct passwd *user = getpwuid(geteuid());
-	char	   *hint;
-
-	if (credentials != NULL)
-	{
-		onside_credentials_free(credentials);
-		onside_doctor_row(doctor, setting, ONSIDE_GOOD,
-						  psprintf("\"%s\" has one line user:password and is closed to others",
-								   path), NULL);
-		return;
-	}
-	if (path[0] == '\0' || strcmp(path, ONSIDE_REFUSED_VALUE) == 0)
-		hint = psprintf("Write one line user:password into a file that only the server's user may read, then %s and connect again.",
-						set_command(doctor, setting, "'/path/of/the/file'"));
-	else
-		hint = psprintf("Make it a file of one line user:password; as root: chown %s '%s' && chmod 600 '%s'; then SELECT pg_reload_conf();",
-						user != NULL ? user->pw_name : psprintf("%d", (int) geteuid()),
-						path, path);
-	onside_doctor_row(doctor, setting, ONSIDE_BAD, problem, hint);
-}
-
-/* libcurl reads it; whether it holds certificates the check tls finds. */
-static void
-check_ca_file(OnsideDoctor *doctor)
-{
-	struct stat st;
-	const char *problem = NULL;
-	int			fd;
-
-	if (onside_ca_file[0] == '\0')
-	{
-		onside_doctor_row(doctor, "ca_file", ONSIDE_GOOD,
-						  "not set: the system's certificate authorities are trusted",
-						  NULL);
-		return;
-	}
-	fd = OpenTransientFile(onside_ca_file, O_RDONLY | O_NONBLOCK | PG_BINARY);
-	if (fd < 0)
-		problem = psprintf("could not open ca_file \"%s\": %m",
-						   onside_ca_file);
-	else if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))
-		problem = psprintf("ca_file \"%s\" is not a regular file",
-						   onside_ca_file);
-	if (problem == NULL)
-		onside_doctor_row(doctor, "ca_file", ONSIDE_GOOD,
-						  psprintf("\"%s\" can be read", onside_ca_file),
-						  NULL);
-	else
-		onside_doctor_row(doctor, "ca_file", ONSIDE_BAD, problem,
-						  psprintf("Make it a file that the server's user can read. To trust the system's authorities instead: %s",
-								   set_command(doctor, "ca_file", "''")));
-	if (fd >= 0)
-		CloseTransientFile(fd);
-}
-
-/* ----------
- * The endpoint
- * ----------
- */
-
-/* May anything be sent there? */
-static bool
-check_endpoint(OnsideDoctor *doctor)
-{
-	const char *problem = onside_address_endpoint_problem(onside_endpoint);
-
-	if (problem == NULL)
-		onside_doctor_row(doctor, "endpoint", ONSIDE_GOOD,
-						  pnstrdup(onside_endpoint,
-								   strcspn(onside_endpoint, "?#")), NULL);
-	else
-		onside_doctor_row(doctor, "endpoint", ONSIDE_BAD,
-						  psprintf("onside_attribution.endpoint cannot be used: %s",
-								   problem),
-						  set_command(doctor, "endpoint",
-									  "'" ONSIDE_API_URL "'"));
-	return problem == NULL;
-}
-
-/* May anything be sent through it? */
-static bool
-check_proxy(OnsideDoctor *doctor)
-{
-	const char *problem = onside_address_proxy_problem(onside_proxy);
-
-	/* Its address is for superusers alone. */
-	if (problem == NULL)
-		onside_doctor_row(doctor, "proxy", ONSIDE_GOOD,
-						  onside_proxy[0] == '\0' ?
-						  "not set: connections are made directly" :
-						  "set: connections go through it", NULL);
-	else
-		onside_doctor_row(doctor, "proxy", ONSIDE_BAD,
-						  psprintf("onside_attribution.proxy cannot be used: %s",
-								   problem),
-						  set_command(doctor, "proxy",
-									  "'http://proxy.example:3128'"));
-	return problem == NULL;
-}
-
-static const char *const probe_checks[] = {
-	"name_resolution", "connection", "tls",
-};
-
-#define NOT_TRIED	"not tried, since an earlier check has failed"
-
-/* One of the three rows about a connection. */
-static void
-probe_row(OnsideDoctor *doctor, const char *check, const OnsideProbe *probe,
-		  OnsideProbeStep step, const char *good, const char *hint)
-{
-	if (probe->reached >= step)
-		onside_doctor_row(doctor, check, ONSIDE_GOOD, good, NULL);
-	else if (probe->reached == step - 1)
-		onside_doctor_row(doctor, check, ONSIDE_BAD, probe->error, hint);
-	else
-		onside_doctor_row(doctor, check, ONSIDE_UNKNOWN, NOT_TRIED, NULL);
-}
-
-/* How far the connection came, a row for each step. */
-static void
-probe_rows(OnsideDoctor *doctor, const OnsideProbe *probe)
-{
-	bool		https = pg_strncasecmp(onside_endpoint, "https:", 6) == 0;
-	const char *via = probe->through_proxy ? " (the proxy)" : "";
-
-	probe_row(doctor, probe_checks[0], probe, ONSIDE_PROBE_RESOLVED,
-			  psprintf("the host of the %s has an address",
-					   probe->through_proxy ? "proxy" : "endpoint"),
-			  "On the server's machine, as the server's user: getent hosts HOST. Correct /etc/resolv.conf, or the host in onside_attribution.endpoint or onside_attribution.proxy.");
-	probe_row(doctor, probe_checks[1], probe, ONSIDE_PROBE_CONNECTED,
-			  psprintf("connected to %s%s within %d ms", probe->address, via,
-					   probe->duration),
-			  "Let the server's machine connect to that host and port: check firewall and routes. If connections have to go through a proxy, set onside_attribution.proxy.");
-	probe_row(doctor, probe_checks[2], probe, ONSIDE_PROBE_TRUSTED,
-			  https ? "the certificate is valid for this host" :
-			  "not used: the endpoint is on this machine",
-			  probe->bad_ca_file ?
-			  "Put PEM certificates into onside_attribution.ca_file, then SELECT pg_reload_conf();" :
-			  "Check that onside_attribution.endpoint has the right host name. If the certificate is signed by an authority of your own, put that authority's certificate into a file, set onside_attribution.ca_file to it, then SELECT pg_reload_conf();");
-}
-
-/* The proxy may want to know who we are; without that, nothing is learnt. */
-static void
-check_proxy_credentials(OnsideDoctor *doctor)
-{
-	if (onside_proxy[0] == '\0' || onside_proxy_credentials_file[0] == '\0')
-		onside_doctor_row(doctor, "proxy_credentials_file", ONSIDE_GOOD,
-						  onside_proxy[0] == '\0' ? "not needed" :
-						  "not set: the proxy is told no user", NULL);
-	else
-		check_credentials(doctor, "proxy_credentials_file",
-						  onside_proxy_credentials_file);
-}
-
-/* Makes the connection that the worker would make. */
-static void
-check_connection(OnsideDoctor *doctor, bool addresses_ok)
-{
-	OnsideProbe probe = {0};
-	OnsideHttpConfig config = {
-		.url = onside_endpoint,
-		.ca_file = onside_ca_file,
-		.proxy = onside_proxy,
-	};
-
-	if (!addresses_ok)
-	{
-		for (int i = 0; i < (int) lengthof(probe_checks); i++)
-			onside_doctor_row(doctor, probe_checks[i], ONSIDE_UNKNOWN,
-							  NOT_TRIED, NULL);
-		return;
-	}
-	if (onside_proxy[0] != '\0' && onside_proxy_credentials_file[0] != '\0')
-	{
-		char	   *problem;
-
-		config.proxy_credentials =
-			onside_credentials_read("proxy_credentials_file",
-									onside_proxy_credentials_file, &problem);
-	}
-	onside_http_probe(&config, Min(onside_connect_timeout, PROBE_TIMEOUT),
-					  &probe);
-	onside_credentials_free(unconstify(char *, config.proxy_credentials));
-	probe_rows(doctor, &probe);
 }
 
 /* ----------
@@ -632,8 +410,8 @@ is_old(HeapTuple tuple, TupleDesc tupdesc)
 }
 
 /*
- * What the view status says.  The function beneath it is called, not the view,
- * on which the caller may have no privilege.  It waits for no lock, either.
+ * What the view status says.  Calls the view's function: the caller may have
+ * no privilege on the view.  The function waits for no lock, either.
  */
 static void
 ask_worker(OnsideDoctor *doctor)
@@ -664,12 +442,11 @@ ask_worker(OnsideDoctor *doctor)
 	ReleaseTupleDesc(tupdesc);
 }
 
-/* doctor(): every check, in the order in which an event meets it. */
+/* doctor(): every check, in the order of an event's way. */
 Datum
 onside_doctor(PG_FUNCTION_ARGS)
 {
 	OnsideDoctor doctor = {0};
-	bool		addresses_ok;
 
 	InitMaterializedSRF(fcinfo, 0);
 	doctor.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
@@ -688,17 +465,8 @@ onside_doctor(PG_FUNCTION_ARGS)
 
 	onside_doctor_look(&doctor, "settings", look_at_settings);
 	check_enabled(&doctor);
-	if (doctor.tables_known)
-		onside_doctor_look(&doctor, "paused", look_at_control);
-	else
-		onside_doctor_row(&doctor, "paused", ONSIDE_UNKNOWN,
-						  "see the checks version and tables", NULL);
-	check_credentials(&doctor, "credentials_file", onside_credentials_file);
-	check_ca_file(&doctor);
-	addresses_ok = check_endpoint(&doctor);
-	addresses_ok &= check_proxy(&doctor);
-	check_proxy_credentials(&doctor);
-	check_connection(&doctor, addresses_ok);
+	onside_doctor_look_at_tables(&doctor, "paused", look_at_control);
+	onside_doctor_endpoint(&doctor);
 	onside_doctor_events(&doctor);
 	onside_doctor_look(&doctor, "subscriptions", onside_doctor_subscriptions);
 	return (Datum) 0;

@@ -54,17 +54,31 @@ extern void onside_doctor_row(OnsideDoctor *doctor, const char *check,
 							  OnsideVerdict ok, const char *detail,
 							  const char *hint);
 
+/*
+ * The commands that set this for the server, or for the database if that
+ * overrides it: "ALTER SYSTEM SET onside_attribution.name = value; SELECT
+ * pg_reload_conf();"
+ */
+extern char *onside_doctor_set_command(OnsideDoctor *doctor, const char *name,
+									   const char *value);
+
 /* A check that looks at tables or catalogs; it adds its row itself. */
 typedef void (*OnsideLook) (OnsideDoctor *doctor);
 
 /*
- * Calls it in a transaction of its own within the caller's, in which names
- * are looked up in pg_catalog alone, and which is rolled back: nothing that it
- * locks stays locked.  If it fails, the row says why; so no table, whatever
- * its state, keeps the other checks from being made.
+ * Calls it in a subtransaction that is rolled back, with a search_path of
+ * pg_catalog alone: nothing stays locked.  If it fails, the check's row says
+ * why, so the state of no table keeps the other checks from being made.
  */
 extern void onside_doctor_look(OnsideDoctor *doctor, const char *check,
 							   OnsideLook look);
+
+/*
+ * The same for a look at tables of ours.  If the checks version and tables
+ * have failed, they are not looked at, and the row says so.
+ */
+extern void onside_doctor_look_at_tables(OnsideDoctor *doctor,
+										 const char *check, OnsideLook look);
 
 /*
  * In a look: the OID of a table of ours, locked for reading with all that
@@ -91,15 +105,18 @@ extern bool onside_doctor_holder(Oid relid, bool exclusive, StringInfo detail,
 								 char **hint);
 
 /*
- * What is wrong with the mapper of a trigger on this table, to be read after its name
- * ("does not exist"); NULL if nothing is.  *remark: what keeps it from being inlined,
- * likewise, or NULL.
+ * What is wrong with the mapper of a trigger on this table, to be read after
+ * its name ("does not exist"); NULL if nothing is wrong.  *remark: what keeps
+ * the mapper from being inlined, to be read in the same way, or NULL.
  */
 extern char *onside_doctor_mapper(Oid relid, const OnsideMapping *mapping,
 								  char **remark);
 
 /* The look at the subscriptions that bring events: see subscriptions.c. */
 extern void onside_doctor_subscriptions(OnsideDoctor *doctor);
+
+/* The checks of files and connections: see doctor_endpoint.c. */
+extern void onside_doctor_endpoint(OnsideDoctor *doctor);
 
 /* The checks from the last answer on: see doctor_events.c. */
 extern void onside_doctor_events(OnsideDoctor *doctor);

@@ -3,28 +3,24 @@
  * doctor_events.c
  *		doctor(): the checks of what becomes of events.
  *
- * The last answer, what waits and for what, the outbox's segments, dead letters
- * and the tables that report events.  See doctor.c.
+ * The last answer, what waits and for what, the outbox's segments, dead
+ * letters and the tables that report events.  See doctor.c.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/table.h"
-#include "access/tableam.h"
 #include "executor/spi.h"
-#include "executor/tuptable.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "attach/attach.h"
-#include "compat.h"
+#include "attach/attached.h"
 #include "log/aside.h"
+#include "log/dead_letter.h"
 #include "log/delivery.h"
 #include "log/namespace.h"
 #include "log/segment.h"
@@ -166,6 +162,7 @@ look_at_outbox(OnsideDoctor *doctor)
 	char	   *hint = NULL;
 	const char *problem;
 
+	/* Lock all that is read, or let the row say what is locked. */
 	(void) onside_doctor_table("delivery_cursor");
 	for (int i = 1; i <= ONSIDE_SEGMENTS; i++)
 		(void) onside_doctor_table(psprintf("outbox_%d", i));
@@ -180,6 +177,8 @@ look_at_outbox(OnsideDoctor *doctor)
 		appendStringInfo(&detail, "%ssegment %d has " UINT64_FORMAT " kB%s",
 						 i > 1 ? "; " : "", i, report.bytes / 1024,
 						 i == delivery.segment ? ", is written to" : "");
+
+		/* The first reason that keeps the segment is the one that counts. */
 		if (report.bytes == 0)
 			continue;
 		if (report.unsettled)
@@ -203,6 +202,8 @@ look_at_outbox(OnsideDoctor *doctor)
 		}
 	}
 	onside_cursor_release(&delivery.settled);
+
+	/* Without a cursor to be believed, all events count as pending. */
 	if (problem != NULL && ok == ONSIDE_GOOD)
 	{
 		ok = ONSIDE_UNKNOWN;
@@ -244,30 +245,11 @@ look_at_aside(OnsideDoctor *doctor)
 static void
 look_at_dead_letters(OnsideDoctor *doctor)
 {
-	Oid			relid = onside_doctor_table("dead_letter");
-	AttrNumber	failed_at = get_attnum(relid, "failed_at");
-	Relation	rel = table_open(relid, NoLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TableScanDesc scan = onside_table_beginscan(rel, GetActiveSnapshot(), 0,
-												NULL);
-	TimestampTz newest = DT_NOBEGIN;
-	int			n = 0;
+	TimestampTz newest;
+	int64		n;
 
-	while (n <= MAX_COUNTED &&
-		   table_scan_getnextslot(scan, ForwardScanDirection, slot))
-	{
-		bool		isnull;
-		Datum		datum = slot_getattr(slot, failed_at, &isnull);
-
-		CHECK_FOR_INTERRUPTS();
-		if (!isnull)
-			newest = Max(newest, DatumGetTimestampTz(datum));
-		n++;
-	}
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	table_close(rel, NoLock);
-
+	(void) onside_doctor_table("dead_letter");
+	n = onside_dead_letter_count(MAX_COUNTED + 1, &newest);
 	if (n == 0)
 		onside_doctor_row(doctor, "dead_letters", ONSIDE_GOOD,
 						  "there are none", NULL);
@@ -276,7 +258,7 @@ look_at_dead_letters(OnsideDoctor *doctor)
 						  n > MAX_COUNTED ?
 						  psprintf("more than %d events were refused for good",
 								   MAX_COUNTED) :
-						  psprintf("%d event%s refused for good, the last at %s",
+						  psprintf(INT64_FORMAT " event%s refused for good, the last at %s",
 								   n, n == 1 ? " was" : "s were",
 								   timestamptz_to_str(newest)),
 						  "Those with a retry_at are tried again by themselves. SELECT event_id, retry_at, error FROM onside_attribution.dead_letter ORDER BY failed_at DESC; says why. Repair that, then SELECT onside_attribution.retry_dead_letters(); or DELETE FROM onside_attribution.dead_letter;");
@@ -288,8 +270,9 @@ look_at_dead_letters(OnsideDoctor *doctor)
  */
 
 /*
- * The triggers that call track_row, with those of partitions, and the second one of an
- * event that takes two, of which only whether they are enabled is looked at.
+ * All triggers that call track_row.  Of a partition's trigger, and of the
+ * second trigger of an event that has two, only whether it is enabled is
+ * checked; column 4 marks these.
  */
 #define TRIGGERS \
 	"SELECT t.tgrelid, t.tgname, t.tgenabled IN ('D', 'R')," \
@@ -374,12 +357,11 @@ look_at_trigger(Broken *broken, int row)
 	bool		further = DatumGetBool(SPI_getbinval(tuple, tupdesc, 4,
 													 &isnull));
 	int			nargs = DatumGetInt16(SPI_getbinval(tuple, tupdesc, 5, &isnull));
-	char	   *p = VARDATA_ANY(DatumGetByteaPCopy(SPI_getbinval(tuple, tupdesc,
-																 6, &isnull)));
+	Datum		args = SPI_getbinval(tuple, tupdesc, 6, &isnull);
 	char	   *table = onside_doctor_value(row, 7);
-	char	  **args = palloc(Max(nargs, 1) * sizeof(char *));
 	OnsideMapping *mapping;
 
+	/* This is all that matters of a clone, or of a second trigger. */
 	if (disabled)
 		add_broken(broken,
 				   psprintf("the trigger %s on %s is disabled", name, table),
@@ -388,12 +370,7 @@ look_at_trigger(Broken *broken, int row)
 		return;
 
 	broken->events++;
-	for (int i = 0; i < nargs; i++)
-	{
-		args[i] = p;
-		p += strlen(p) + 1;
-	}
-	mapping = onside_mapping_try_parse(nargs, args);
+	mapping = onside_mapping_of_trigger(nargs, args);
 	if (mapping == NULL)
 	{
 		add_broken(broken,
@@ -403,8 +380,12 @@ look_at_trigger(Broken *broken, int row)
 							name, table));
 		return;
 	}
+
+	/* Any trigger that has noted the namespace can give it back. */
 	if (broken->id_namespace == NULL)
 		broken->id_namespace = mapping->id_namespace;
+
+	/* Its mapper, or its columns: what it does not map is NULL. */
 	if (mapping->mapper != NULL)
 		look_at_mapper(broken, relid, name, table, mapping);
 	look_at_column(broken, relid, name, table, mapping->event_name,
@@ -419,8 +400,8 @@ look_at_trigger(Broken *broken, int row)
 }
 
 /*
- * Is the row there that the keys of this database are told apart by?  A table that is
- * locked, or not as it should be, is the business of the check tables.
+ * Is the row there that the keys of this database are told apart by?  A table
+ * that is locked, or not as it should be, is the business of the check tables.
  */
 static void
 look_at_namespace(Broken *broken, OnsideDoctor *doctor)
@@ -438,7 +419,10 @@ look_at_namespace(Broken *broken, OnsideDoctor *doctor)
 						quote_literal_cstr(broken->id_namespace)));
 }
 
-/* The triggers, as the catalog has them: no table of a user's is opened for it. */
+/*
+ * The triggers, as the catalog has them: no table of a user's is opened for
+ * it.
+ */
 static void
 look_at_attached(OnsideDoctor *doctor)
 {
@@ -481,20 +465,8 @@ onside_doctor_events(OnsideDoctor *doctor)
 {
 	check_last_answer(doctor);
 	check_backlog(doctor);
-	if (doctor->tables_known)
-	{
-		onside_doctor_look(doctor, "outbox", look_at_outbox);
-		onside_doctor_look(doctor, "aside", look_at_aside);
-		onside_doctor_look(doctor, "dead_letters", look_at_dead_letters);
-	}
-	else
-	{
-		onside_doctor_row(doctor, "outbox", ONSIDE_UNKNOWN,
-						  "see the checks version and tables", NULL);
-		onside_doctor_row(doctor, "aside", ONSIDE_UNKNOWN,
-						  "see the checks version and tables", NULL);
-		onside_doctor_row(doctor, "dead_letters", ONSIDE_UNKNOWN,
-						  "see the checks version and tables", NULL);
-	}
+	onside_doctor_look_at_tables(doctor, "outbox", look_at_outbox);
+	onside_doctor_look_at_tables(doctor, "aside", look_at_aside);
+	onside_doctor_look_at_tables(doctor, "dead_letters", look_at_dead_letters);
 	onside_doctor_look(doctor, "attached", look_at_attached);
 }

@@ -3,36 +3,37 @@
  * doctor_look.c
  *		doctor(): its rows, and how its checks look at tables.
  *
- * A look is a subtransaction that is always rolled back.  That gives back
- * what it has locked, undoes the settings that it runs under, and turns an
- * error, whatever state our tables are in, into a row.  An error that is the
- * caller's (a cancel, a timeout, no memory) is passed on.
+ * A look is a subtransaction that is always rolled back.  That releases its
+ * locks, undoes its settings, and turns an error into a row, whatever state
+ * our tables are in.  A cancel, a timeout and a lack of memory are raised
+ * again.
  *
  * Our own tables are locked only if that is possible at once, with their
  * indexes and TOAST tables, before anything reads them.  lock_timeout is for
- * what else could be locked: a catalog.
+ * catalogs, which could be locked, too.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/table.h"
-#include "access/xact.h"
 #include "executor/spi.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 
+#include "attempt.h"
 #include "log/tables.h"
 #include "operate/doctor.h"
+
+#define RELOAD			"; SELECT pg_reload_conf();"
 
 /* Of a lock on a catalog; ms. */
 #define LOCK_TIMEOUT	"100"
 
+/* A row that is good needs no hint, so callers need not leave theirs out. */
 void
 onside_doctor_row(OnsideDoctor *doctor, const char *check, OnsideVerdict ok,
 				  const char *detail, const char *hint)
@@ -54,52 +55,57 @@ onside_doctor_row(OnsideDoctor *doctor, const char *check, OnsideVerdict ok,
 		doctor->first_bad = check;
 }
 
-/* Until the end of the look. */
-static void
-set_for_look(const char *name, const char *value)
+/* The credentials are always the database's, so that its copies have none. */
+char *
+onside_doctor_set_command(OnsideDoctor *doctor, const char *name,
+						  const char *value)
 {
-	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	if (strcmp(name, "credentials_file") == 0 ||
+		(doctor->overridden != NULL &&
+		 strstr(doctor->overridden,
+				psprintf("onside_attribution.%s,", name)) != NULL))
+		return psprintf("ALTER DATABASE %s SET onside_attribution.%s = %s" RELOAD,
+						doctor->database, name, value);
+	return psprintf("ALTER SYSTEM SET onside_attribution.%s = %s" RELOAD,
+					name, value);
+}
+
+/* What onside_doctor_look() is called with. */
+typedef struct Look
+{
+	OnsideDoctor *doctor;
+	OnsideLook	look;
+} Look;
+
+/* The look, in its subtransaction.  Its results outlive SPI. */
+static void
+look_around(void *arg)
+{
+	Look	   *this = (Look *) arg;
+	MemoryContext context = CurrentMemoryContext;
+
+	onside_set_for_now("search_path", "pg_catalog, pg_temp");
+	onside_set_for_now("lock_timeout", LOCK_TIMEOUT);
+	PushActiveSnapshot(GetLatestSnapshot());
+	SPI_connect();
+	MemoryContextSwitchTo(context);
+	this->look(this->doctor);
+	SPI_finish();
+	PopActiveSnapshot();
 }
 
 void
 onside_doctor_look(OnsideDoctor *doctor, const char *check, OnsideLook look)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData  *volatile error = NULL;
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		set_for_look("search_path", "pg_catalog, pg_temp");
-		set_for_look("lock_timeout", LOCK_TIMEOUT);
-		PushActiveSnapshot(GetLatestSnapshot());
-		SPI_connect();
-		MemoryContextSwitchTo(context); /* results outlive SPI */
-		look(doctor);
-		SPI_finish();
-		PopActiveSnapshot();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	RollbackAndReleaseCurrentSubTransaction();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+	Look		this = {doctor, look};
+	ErrorData  *error = onside_attempt(look_around, &this, false);
 
 	if (error == NULL)
 		return;
-	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION ||
-		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES)
+	if (onside_attempt_was_interrupted(error))
 		ReThrowError(error);
 
-	/* Locked: the check tables says more */
+	/* A table that is locked is no finding: the check tables names it. */
 	onside_doctor_row(doctor, check,
 					  ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
 					  ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE ?
@@ -107,11 +113,26 @@ onside_doctor_look(OnsideDoctor *doctor, const char *check, OnsideLook look)
 					  error->message, error->hint);
 }
 
+void
+onside_doctor_look_at_tables(OnsideDoctor *doctor, const char *check,
+							 OnsideLook look)
+{
+	if (doctor->tables_known)
+		onside_doctor_look(doctor, check, look);
+	else
+		onside_doctor_row(doctor, check, ONSIDE_UNKNOWN,
+						  "see the checks version and tables", NULL);
+}
+
 /* ----------
  * Tables
  * ----------
  */
 
+/*
+ * Locks the table, its indexes and its TOAST table.  Whoever reads a table
+ * opens these, too, and would wait for them.
+ */
 bool
 onside_doctor_try_lock(Oid relid)
 {
@@ -204,6 +225,9 @@ onside_doctor_holder(Oid relid, bool exclusive, StringInfo detail, char **hint)
 	char	   *pid;
 	char	   *gid;
 
+	/*
+	 * A session has a process and is ended; a prepared transaction has a name.
+	 */
 	if (onside_doctor_query(query) == 0)
 		return false;
 	pid = onside_doctor_value(0, 1);

@@ -3,22 +3,21 @@
  * doctor_mapper.c
  *		doctor(): is a trigger's mapper there, and does it fit its tables?
  *
- * The function's own validator says whether its body is right: that of LANGUAGE
- * sql looks up each table and column in it, that of plpgsql sees no more than the
- * syntax.  Other languages' validators can run code, and are not called.
+ * The function's own validator checks its body.  The validator of LANGUAGE sql
+ * looks up each table and column; the one of plpgsql checks the syntax alone.
+ * Other languages' validators can run code, and are not called.
  *
- * Even to look up what a body means can run somebody's code: a literal is read
- * by its type's input function, which for a field of a composite type can be a
- * domain's CHECK.  So the validator runs as the function's owner, whose choice
- * that code was, in a security-restricted context.  What he may not see, and
- * what somebody has locked, is no finding.
+ * Even looking up what a body means can run a user's code: a type's input
+ * function reads a literal, and for a field of a composite type that can be a
+ * domain's CHECK.  So the validator runs as the function's owner, who has
+ * chosen that code, in a security-restricted context.  A missing privilege of
+ * the owner's, or a lock, is not reported.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/xact.h"
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
@@ -27,23 +26,22 @@
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/resowner.h"
 #include "utils/syscache.h"
 
 #include "attach/mapper_check.h"
+#include "attempt.h"
 #include "operate/doctor.h"
 #include "record/mapper.h"
 
 #define SEARCH_PATH "search_path="
 
-static void
-set_option(const char *name, const char *value)
+/* The mapper to validate. */
+typedef struct Validation
 {
-	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-}
+	Oid			function;
+	const OnsideMapping *mapping;
+} Validation;
 
 /* The validator to be called, or InvalidOid. */
 static Oid
@@ -88,11 +86,15 @@ own_search_path(HeapTuple function)
 	return NULL;
 }
 
-/* Calls the validator with the names that the function has when it is called. */
+/*
+ * Calls the validator with the names that the function has when it is called.
+ */
 static void
-validate(Oid function, const OnsideMapping *mapping)
+validate(void *arg)
 {
-	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Validation *this = (Validation *) arg;
+	HeapTuple	tuple = SearchSysCache1(PROCOID,
+										ObjectIdGetDatum(this->function));
 	Form_pg_proc proc;
 	Oid			validator;
 	char	   *path;
@@ -103,57 +105,38 @@ validate(Oid function, const OnsideMapping *mapping)
 	validator = validator_of(proc->prolang);
 	path = own_search_path(tuple);
 	if (path == NULL)
-		path = unconstify(char *, onside_mapping_search_path(mapping));
+		path = unconstify(char *, onside_mapping_search_path(this->mapping));
 	if (OidIsValid(validator))
 	{
 		int			context;
 		Oid			user;
 
-		set_option("search_path", path);
-		set_option("check_function_bodies", "on");
+		onside_set_for_now("search_path", path);
+		onside_set_for_now("check_function_bodies", "on");
 		GetUserIdAndSecContext(&user, &context);
 		SetUserIdAndSecContext(proc->proowner, context |
 							   SECURITY_LOCAL_USERID_CHANGE |
 							   SECURITY_RESTRICTED_OPERATION);
-		(void) OidFunctionCall1(validator, ObjectIdGetDatum(function));
+		(void) OidFunctionCall1(validator, ObjectIdGetDatum(this->function));
 		SetUserIdAndSecContext(user, context);
 	}
 	ReleaseSysCache(tuple);
 }
 
 /*
- * What the validator finds, or NULL.  The subtransaction is always rolled back, so
- * nothing stays locked or set, and the user is the caller again.
+ * What the validator finds, or NULL.  The subtransaction is always rolled
+ * back, so nothing stays locked or set, and the user is the caller again.
  */
 static char *
 validation_error(Oid function, const OnsideMapping *mapping)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData  *volatile error = NULL;
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		validate(function, mapping);
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	RollbackAndReleaseCurrentSubTransaction();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+	Validation	this = {function, mapping};
+	ErrorData  *error = onside_attempt(validate, &this, false);
 
 	if (error == NULL || error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
 		error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
 		return NULL;
-	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION ||
-		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES)
+	if (onside_attempt_was_interrupted(error))
 		ReThrowError(error);
 	return psprintf("is broken%s: %s", onside_mapper_error_place(error),
 					error->message);

@@ -3,37 +3,33 @@
  * drop_guard.c
  *		DROP EXTENSION does not take events along that are still to be sent.
  *
- * It comes in many forms: by name, with CASCADE, by DROP OWNED, from pg_restore
- * --clean.  All of them remove the extension's members one by one before the
- * extension itself, when all that is to go has been locked: no transaction is
- * left that could still commit an event.  So the object access hook asks here
- * when the first of our relations is about to go, while the others are there to
- * be read.  The snapshot is a new one and sees what this transaction has
- * recorded, too.
+ * DROP EXTENSION comes in many forms: by name, with CASCADE, by DROP OWNED, or
+ * from "pg_restore --clean".  All of them first lock everything, and then
+ * remove the extension's members one by one before the extension itself.  So
+ * no other transaction can still commit an event.  The object access hook
+ * calls this file when the first of our relations is about to be dropped,
+ * while the others can still be read.  The snapshot is a new one, which sees
+ * what this transaction has recorded, too.
  *
- * The error is the one of a table with pending trigger events (55006): nothing
- * depends on the extension that CASCADE could drop, it is in use.  Whoever does
- * not want the events says so with TRUNCATE.
+ * The error is the one of a table with pending trigger events (55006): the
+ * extension is in use.  TRUNCATE discards the events.
  *
- * Only so many rows are counted, so the check costs the same at any backlog.
+ * At most MAX_COUNTED rows are counted, so the check costs the same at any
+ * backlog.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/table.h"
-#include "access/tableam.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "commands/extension.h"
-#include "storage/bufmgr.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-#include "compat.h"
 #include "log/aside.h"
+#include "log/dead_letter.h"
 #include "log/delivery.h"
 #include "log/shmem.h"
 #include "log/tables.h"
@@ -58,7 +54,7 @@ is_member(Oid relid)
 		extension == get_extension_oid("onside_attribution", true);
 }
 
-/* Is everything there that is to be read, that is, was nothing dropped yet? */
+/* Is everything there that we read?  Otherwise the dropping has begun. */
 static bool
 is_complete(void)
 {
@@ -73,13 +69,13 @@ is_complete(void)
 }
 
 /* Events that are still to be sent, up to one more than MAX_COUNTED. */
-static int
+static int64
 count_pending(void)
 {
 	OnsideDelivery delivery = {0};
 	const char *problem;
 	TimestampTz oldest;
-	int			n;
+	int64		n;
 
 	onside_delivery_load(&delivery, NULL, &problem);
 	n = onside_window_pending(&delivery.settled, NULL,
@@ -89,40 +85,27 @@ count_pending(void)
 	return n;
 }
 
-/* Dead letters, likewise. */
-static int
-count_dead_letters(void)
-{
-	Relation	rel = table_open(onside_relation_oid("dead_letter"),
-								 AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TableScanDesc scan = onside_table_beginscan(rel, GetActiveSnapshot(), 0,
-												NULL);
-	int			n = 0;
-
-	while (n <= MAX_COUNTED &&
-		   table_scan_getnextslot(scan, ForwardScanDirection, slot))
-		n++;
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	table_close(rel, AccessShareLock);
-	return n;
-}
-
 static char *
-print_count(int n)
+print_count(int64 n)
 {
 	return n > MAX_COUNTED ? psprintf("more than %d", MAX_COUNTED) :
-		psprintf("%d", n);
+		psprintf(INT64_FORMAT, n);
 }
 
+/*
+ * Called for each object that is dropped.  The first member of the extension
+ * that goes is looked at: everything is still there then.  Pending events are
+ * an error, dead letters a NOTICE.
+ */
 void
 onside_drop_guard_check(Oid relid)
 {
-	int			pending;
-	int			dead_letters = 0;
+	int64		pending;
+	int64		dead_letters = 0;
 
-	/* An update script knows what it does; others' tables may look different. */
+	/*
+	 * An update script knows what it does; others' tables may look different.
+	 */
 	if (creating_extension || !is_member(relid) || !is_complete() ||
 		onside_version_problem() != NULL)
 		return;
@@ -130,7 +113,7 @@ onside_drop_guard_check(Oid relid)
 	PushActiveSnapshot(GetLatestSnapshot());
 	pending = count_pending();
 	if (pending > 0 || relid == onside_relation_oid("dead_letter"))
-		dead_letters = count_dead_letters();
+		dead_letters = onside_dead_letter_count(MAX_COUNTED + 1, NULL);
 	PopActiveSnapshot();
 
 	if (pending > 0)

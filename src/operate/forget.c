@@ -3,9 +3,9 @@
  * forget.c
  *		forget: everything about an installation is deleted.
  *
- * An event is in the outbox, or aside, or in dead_letter, and can move while we
- * look: the worker moves it from left to right, retry_dead_letters() from
- * dead_letter into the outbox.  It must not slip through.
+ * An event is in the outbox, aside, or in dead_letter, and can move while we
+ * look: the worker moves events in this order, and retry_dead_letters() moves
+ * them from dead_letter into the outbox.  No event must slip through.
  *
  * - The worker moves an event in a transaction that has aside locked for writing
  *	 (see locks.c), for which it does not wait.  So forget() begins with a lock on
@@ -16,13 +16,13 @@
  * - dead_letter is read first.  What is moved out of it later has a row there,
  *	 which we wait for and find deleted; then all tables are read once more.
  *
- * So that nothing is overlooked, it deletes what is committed when it runs,
- * whatever the isolation level; the transaction's own snapshot may be older.
- * Rows of open transactions it does not see.  It waits for whoever is changing a
- * row that it wants to delete, as a DELETE would.
+ * forget() deletes what is committed when it runs, whatever the isolation
+ * level; the transaction's own snapshot may be older.  It does not see rows of
+ * open transactions.  It waits for a session that is changing a row to be
+ * deleted, as a DELETE would.
  *
- * Everything else is as in retry_dead_letters(), see dead_letter.c: EXECUTE on the
- * function is the privilege, and nothing of anybody's is executed.
+ * As in retry_dead_letters() (dead_letter.c), EXECUTE on the function is the
+ * privilege, and no user's code is executed.
  *
  *-------------------------------------------------------------------------
  */
@@ -62,8 +62,9 @@ is_of(TupleTableSlot *row, const pg_uuid_t *installation_id)
 }
 
 /*
- * Notes where the installation's rows are, and when they came: by that they are
- * deleted, in the order in which retry_dead_letters() takes them, too.
+ * Notes where the installation's rows are, and when they came.  They are
+ * deleted in that order, which is also that of retry_dead_letters(), so the
+ * two do not deadlock.
  */
 static void
 note_rows(Relation rel, const pg_uuid_t *installation_id, AttrNumber since,
@@ -91,8 +92,8 @@ note_rows(Relation rel, const pg_uuid_t *installation_id, AttrNumber since,
 }
 
 /*
- * Deletes the installation's rows of a table.  *moved is set if somebody else has
- * deleted one meanwhile, which then may be in another table.
+ * Deletes the installation's rows of a table.  *moved is set if another
+ * session has deleted one meanwhile: the event may now be in another table.
  */
 static int64
 forget_in(const char *name, const pg_uuid_t *installation_id,

@@ -3,8 +3,8 @@
  * preview.c
  *		The SQL function preview(): an event as it is sent.
  *
- * Reads the outbox's segments, aside and dead_letter from end to end, without
- * an index on event_id: it is a person who asks, and seldom.
+ * Reads the outbox's segments, aside and dead_letter from end to end, since
+ * the outbox has no index on event_id.  Persons call it, and seldom.
  *
  *-------------------------------------------------------------------------
  */

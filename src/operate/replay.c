@@ -3,27 +3,27 @@
  * replay.c
  *		replay: delivered events are recorded again.
  *
- * Recorded again is each event_id once, as its oldest row in the given time has
- * it, unless any row of it is pending or it is in dead_letter.  So the outbox is
- * read whole, and aside and dead_letter, too; what is noted of a row is its event_id and
- * its place.  Sorted by event_id, the notes say which rows are to be recorded;
- * those are sorted once more, in the order of the log, and read by their place.
- * However many there are, work_mem is the memory that this takes.
+ * Each event_id is recorded again once, as its oldest row in the given time
+ * has it.  An event_id with a pending row, or with a dead letter, is left out.
+ * So outbox, aside and dead_letter are read whole, and each row's event_id
+ * and place is noted.  Sorted by event_id, the notes say which rows to record.
+ * These are sorted again, in the order of the log, and read by their place.
+ * However many rows there are, this takes work_mem.
  *
- * As retry_dead_letters() (see dead_letter.c) it reads and writes the tables by
- * the access method, with no SQL, as whoever calls it: EXECUTE on the function
- * is the privilege, and nothing of anybody's is executed.
+ * As in retry_dead_letters() (dead_letter.c), tables are read and written by
+ * the access method, without SQL, as the caller: EXECUTE on the function is
+ * the privilege, and no user's code is executed.
  *
  * Locks.  The second of two calls must see what the first has recorded, or it
  * would record it, too.  So a call holds a ShareUpdateExclusiveLock on the
- * outbox, which conflicts with itself and with nothing that recording and
- * sending need, to the end of the transaction.  To hold one up, LOCK TABLE wants
- * UPDATE, DELETE or TRUNCATE on the outbox (17 and later: or MAINTAIN), VACUUM
- * and ANALYZE want its owner, and a call of replay() EXECUTE; an advisory lock
- * would want nothing.  What the first has recorded is seen by a snapshot that is
- * taken with the lock in hand, whatever the isolation level: the transaction's
- * own may be older.  The segments are locked before it, so that none of them is
- * emptied beneath it.
+ * outbox to the end of the transaction.  That lock conflicts with itself, and
+ * with nothing that recording and sending need.  Whoever wants to hold up a
+ * call needs a privilege: UPDATE, DELETE or TRUNCATE on the outbox for LOCK
+ * TABLE (17 and later: or MAINTAIN), its ownership for VACUUM and ANALYZE,
+ * EXECUTE for replay(); an advisory lock would need none.  The snapshot is
+ * taken under the lock, whatever the isolation level, so it shows what an
+ * earlier call has recorded.  The segments are locked before that, so that
+ * none is emptied meanwhile.
  *
  *-------------------------------------------------------------------------
  */
@@ -75,7 +75,7 @@ static const Oid note_types[NOTE_NCOLUMNS] = {
 	UUIDOID, BOOLOID, TIMESTAMPTZOID, XID8OID, INT8OID, INT2OID, TIDOID
 };
 
-/* What is noted of a row that is to be recorded, in the order of the log. */
+/* The notes about a row to be recorded, in the order of the log. */
 enum
 {
 	PLACE_XID,
@@ -245,12 +245,16 @@ record(Relation *segments, OnsideSort *places)
 		OnsideEventError error;
 
 		CHECK_FOR_INTERRUPTS();
+
+		/* The segments are locked, so the row is where it was noted. */
 		if (!table_tuple_fetch_row_version(segments[i], tid,
 										   GetActiveSnapshot(), rows[i]))
 			elog(ERROR, "could not find a row of the outbox again");
 		onside_outbox_read_event(rows[i], &event);
 		if (!onside_event_check(&event, &error))
 			onside_event_throw(&error);
+
+		/* What is appended is opened in the memory context of the call. */
 		MemoryContextSwitchTo(old);
 		if (append == NULL)
 			append = onside_append_begin();

@@ -3,17 +3,17 @@
  * subscriptions.c
  *		The view "subscriptions", and what doctor() says about them.
  *
- * Where events are recorded on another server, they come into the outbox by
- * logical replication.  PostgreSQL knows how each subscription does, in half a
- * dozen catalogs and views with other columns in each version; one query puts
- * that together and says in words what is wrong.  What it reads is for all to
- * read, so it runs with the caller's rights; only since when a worker has run is
- * hidden from those who are not in pg_read_all_stats.
+ * Events that another server has recorded come into the outbox by logical
+ * replication.  How a subscription does stands in half a dozen catalogs and
+ * views, whose columns change with the version.  One query puts that together,
+ * and says in words what is wrong.  Everybody may read these catalogs, so the
+ * query runs with the caller's rights.  Only since when a worker has run is
+ * hidden from roles outside of pg_read_all_stats.
  *
- * A worker that fails is started again after some seconds.  So whether there is
- * one says little: a failing one is told by errors and a young worker, or by one
- * that has not heard of its publisher yet.  What the error was only the server's
- * log knows.
+ * A worker that fails is started again after some seconds, so the presence of
+ * a worker says little.  Errors and a young worker, or a worker that has not
+ * heard of its publisher yet, tell that a subscription fails.  The error
+ * itself is in the server's log alone.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,10 +34,10 @@
 PG_FUNCTION_INFO_V1(onside_subscription_status);
 
 /*
- * Those of this database that write into a table of ours.  15 has no leader_pid and
- * no worker_type, and 19 counts the errors of sequences by themselves: hence
- * to_jsonb().  A healthy publisher is heard of every wal_receiver_timeout / 2 at
- * least, which is 30 s.
+ * Those of this database that write into a table of ours.  15 has no
+ * leader_pid and no worker_type, and 19 counts the errors of sequences by
+ * themselves: hence to_jsonb().  A healthy publisher is heard of every
+ * wal_receiver_timeout / 2 at least, which is 30 s.
  */
 #define QUERY \
 	"SELECT name, enabled, worker_pid, tables, tables_ready, received_lsn, last_message_at, last_message_delay, errors," \
@@ -102,7 +102,7 @@ onside_subscription_status(PG_FUNCTION_ARGS)
 	" On the publishing server, pg_replication_slots shows whether the slot is there and not lost." \
 	" docs/managed.md says how to start over without losing an event."
 
-/* A row for each subscription, or one that says that there is none. */
+/* Adds a row for each subscription, or a row that says that there is none. */
 void
 onside_doctor_subscriptions(OnsideDoctor *doctor)
 {

@@ -3,16 +3,16 @@
  * citus.c
  *		Tables whose rows are on other servers.
  *
- * With the extension citus a table can be distributed: its rows are then in shards,
- * tables of their own on other servers, and it is empty itself.  Citus makes on each
- * shard the triggers that CREATE TRIGGER makes on the table, with the same
- * arguments, and each server reports the rows that it writes.  So nothing else here
- * knows of it, but for what cannot work.
+ * With the extension citus a table can be distributed: the table is empty, and
+ * its rows are in shards, tables of their own on several servers.  Citus makes
+ * the table's triggers on each shard, too, with the same arguments, and each
+ * server reports the rows that it writes.  So little else in this tree knows
+ * of Citus: what cannot work is refused.
  *
- * Its catalogs are documented.  In pg_dist_partition, partmethod 'n' is a table
- * without a distribution column, and repmodel 't' one of which each node has a copy.
- * A shard's name ends in "_" and its shardid, what comes before is cut if it is too
- * long, and pg_dist_shard, which each node has, tells the table.
+ * Its catalogs are documented.  In pg_dist_partition, partmethod 'n' is a
+ * table without a distribution column, and repmodel 't' a table that each node
+ * has a copy of.  A shard's name is its table's, cut if it is too long, with
+ * "_" and the shardid.  Each node has pg_dist_shard, which tells the table.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,8 +37,9 @@ onside_citus_is_here(void)
 }
 
 /*
- * Two columns of the row of a catalog of Citus that has this key; false if there is
- * none.  The columns are of types that are passed by value, and never NULL.
+ * Two columns of the row of a catalog of Citus that has this key; false if
+ * there is none.  The columns are of types that are passed by value, and never
+ * NULL.
  */
 static bool
 read_row(const char *catalog, const char *key_column, RegProcedure equal,
@@ -82,6 +83,10 @@ onside_citus_table(Oid relid)
 		ONSIDE_CITUS_REFERENCE : ONSIDE_CITUS_SHARDS;
 }
 
+/*
+ * A shard's name is its table's, "_" and a number, by which Citus's catalog
+ * has the table.
+ */
 Oid
 onside_citus_table_of_shard(Oid relid)
 {
@@ -97,7 +102,10 @@ onside_citus_table_of_shard(Oid relid)
 				  Int64GetDatum(strtoll(end + 1, NULL, 10)), columns, values))
 		return InvalidOid;
 
-	/* Somebody else's table can have such a name, and a table is none of its own. */
+	/*
+	 * A table that is no shard can have such a name; and a table is not its
+	 * own shard.
+	 */
 	if (DatumGetObjectId(values[0]) == relid ||
 		get_rel_namespace(DatumGetObjectId(values[0])) != get_rel_namespace(relid))
 		return InvalidOid;

@@ -24,14 +24,14 @@ extern bool onside_citus_is_here(void);
 extern OnsideCitusTable onside_citus_table(Oid relid);
 
 /*
- * The table of which this one is a shard; InvalidOid if it is none, and if this
- * node does not know the table.
+ * The table that this shard belongs to; InvalidOid if relid is not a shard, or
+ * this node does not know the table.
  */
 extern Oid	onside_citus_table_of_shard(Oid relid);
 
 /*
- * An error context callback that tells how to make and drop triggers there.  Its
- * argument is an OnsideCitusTable, what the table is.
+ * An error context callback that tells how to make and drop triggers there.
+ * Its argument is an OnsideCitusTable, what the table is.
  */
 extern void onside_citus_trigger_error(void *arg);
 

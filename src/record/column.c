@@ -13,7 +13,6 @@
 
 #include <math.h>
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "common/shortest_dec.h"
 #include "fmgr.h"
@@ -26,11 +25,11 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/numeric.h"
-#include "utils/resowner.h"
 
+#include "attempt.h"
 #include "record/column.h"
 
-/* By the type that is beneath domains. */
+/* The kind of a type, or of the type under its domains. */
 static OnsideColumnKind
 kind_of_type(Oid type)
 {
@@ -131,6 +130,7 @@ onside_column_resolve(OnsideColumn *column, const char *field,
 			att = candidate;
 	}
 
+	/* Until it is known to be usable, the column reads as NULL. */
 	column->field = field;
 	column->name = pstrdup(name);
 	column->attnum = InvalidAttrNumber;
@@ -162,6 +162,7 @@ onside_column_resolve(OnsideColumn *column, const char *field,
 						"Map a column of type uuid, bigint, integer, smallint or text." :
 						"Map a column of type uuid.");
 
+	/* Other types are sent as text, by their output function. */
 	column->attnum = att->attnum;
 	if (column->kind == ONSIDE_COLUMN_OTHER)
 	{
@@ -182,8 +183,8 @@ onside_column_needs_settings(const OnsideColumn *column)
 }
 
 /*
- * Every setting on which the text form of one of PostgreSQL's types depends.  The
- * end of the transaction restores them after an error.
+ * Every setting on which the text form of one of PostgreSQL's types depends.
+ * The end of the transaction restores them after an error.
  */
 int
 onside_column_fix_settings(void)
@@ -202,9 +203,7 @@ onside_column_fix_settings(void)
 	int			nestlevel = NewGUCNestLevel();
 
 	for (int i = 0; i < (int) lengthof(fixed); i++)
-		(void) set_config_option(fixed[i][0], fixed[i][1], PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-								 false);
+		onside_set_for_now(fixed[i][0], fixed[i][1]);
 	return nestlevel;
 }
 
@@ -220,6 +219,15 @@ set_string(JsonbValue *value, char *str)
 	value->type = jbvString;
 	value->val.string.val = str;
 	value->val.string.len = strlen(str);
+}
+
+/* A text can be large, and is not copied. */
+static void
+set_text(JsonbValue *value, text *t)
+{
+	value->type = jbvString;
+	value->val.string.val = VARDATA_ANY(t);
+	value->val.string.len = VARSIZE_ANY_EXHDR(t);
 }
 
 static void
@@ -247,6 +255,19 @@ not_finite(const OnsideColumn *column, OnsideEventError *error)
 }
 
 static bool
+numeric_to_json(OnsideColumn *column, Numeric num, JsonbValue *value,
+				OnsideEventError *error)
+{
+	set_string(value,
+			   DatumGetCString(DirectFunctionCall1(numeric_out,
+												   NumericGetDatum(num))));
+	if (numeric_is_nan(num) || numeric_is_inf(num))
+		return not_finite(column, error);
+	return true;
+}
+
+/* "str" is the shortest exact form of the number. */
+static bool
 float_to_json(OnsideColumn *column, bool finite, char *str, JsonbValue *value,
 			  OnsideEventError *error)
 {
@@ -263,7 +284,9 @@ float_to_json(OnsideColumn *column, bool finite, char *str, JsonbValue *value,
 	return true;
 }
 
-/* A time that the API cannot be told is shown to a human as PostgreSQL does. */
+/*
+ * A time that the API cannot be told is shown to a human as PostgreSQL does.
+ */
 static bool
 time_to_json(OnsideColumn *column, TimestampTz t, JsonbValue *value,
 			 OnsideEventError *error)
@@ -306,57 +329,46 @@ date_to_time(DateADT date)
 	return date * USECS_PER_DAY;
 }
 
+/* A json value that is to become jsonb. */
+typedef struct JsonReading
+{
+	char	   *str;
+	JsonbValue *value;
+} JsonReading;
+
+static void
+read_json(void *arg)
+{
+	JsonReading *this = (JsonReading *) arg;
+	Datum		jsonb = DirectFunctionCall1(jsonb_in,
+											CStringGetDatum(this->str));
+
+	JsonbToJsonbValue(DatumGetJsonbP(jsonb), this->value);
+}
+
 /*
- * json allows what jsonb does not (\u0000, numbers without end), and before
- * 16 asking jsonb_in cannot be done without an error.  Every error ends the
- * subtransaction, so that whoever catches it finds the one he began.
+ * json allows what jsonb does not (\u0000, numbers without end).  Before 16
+ * jsonb_in says so only by raising an error.
  */
 static bool
 json_to_json(OnsideColumn *column, Datum datum, JsonbValue *value,
 			 OnsideEventError *error)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	char	   *str = TextDatumGetCString(datum);
-	volatile bool ok = true;
+	JsonReading this = {TextDatumGetCString(datum), value};
+	ErrorData  *edata = onside_attempt(read_json, &this, true);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		Jsonb	   *jsonb = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-															   CStringGetDatum(str)));
+	if (edata == NULL)
+		return true;
 
-		JsonbToJsonbValue(jsonb, value);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *edata;
+	/* Only the value's own fault is the event's. */
+	if (ERRCODE_TO_CATEGORY(edata->sqlerrcode) != ERRCODE_DATA_EXCEPTION &&
+		ERRCODE_TO_CATEGORY(edata->sqlerrcode) != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
+		ReThrowError(edata);
 
-		MemoryContextSwitchTo(context);
-		edata = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-
-		/* Only the value's own fault is the event's. */
-		if (ERRCODE_TO_CATEGORY(edata->sqlerrcode) != ERRCODE_DATA_EXCEPTION &&
-			ERRCODE_TO_CATEGORY(edata->sqlerrcode) != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
-			ReThrowError(edata);
-
-		set_string(value, str);
-		(void) invalid_value(column, error,
-							 psprintf("cannot be sent as JSON: %s",
-									  edata->message),
-							 "Store it as jsonb to have it checked earlier.");
-		ok = false;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return ok;
+	set_string(value, this.str);
+	return invalid_value(column, error,
+						 psprintf("cannot be sent as JSON: %s", edata->message),
+						 "Store it as jsonb to have it checked earlier.");
 }
 
 /* The row's value of the column. */
@@ -371,7 +383,10 @@ column_value(OnsideColumn *column, TupleTableSlot *row, bool *isnull)
 	return slot_getattr(row, column->attnum, isnull);
 }
 
-/* The text in a TEXT or BPCHAR column. */
+/*
+ * The text in a TEXT or BPCHAR column; the blanks that pad char(n) mean
+ * nothing.
+ */
 static char *
 column_text(OnsideColumn *column, Datum datum)
 {
@@ -427,17 +442,8 @@ onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 			return true;
 
 		case ONSIDE_COLUMN_NUMERIC:
-			{
-				Numeric		num = DatumGetNumeric(datum);
-
-				set_string(value,
-						   DatumGetCString(DirectFunctionCall1(numeric_out,
-															   NumericGetDatum(num))));
-				if (numeric_is_nan(num) || numeric_is_inf(num))
-					return not_finite(column, error);
-				return true;
-			}
-
+			return numeric_to_json(column, DatumGetNumeric(datum), value,
+								   error);
 		case ONSIDE_COLUMN_FLOAT4:
 			{
 				float4		f = DatumGetFloat4(datum);
@@ -456,23 +462,11 @@ onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 			}
 
 		case ONSIDE_COLUMN_TEXT:
-			{
-				text	   *t = DatumGetTextPP(datum);
-
-				value->type = jbvString;
-				value->val.string.val = VARDATA_ANY(t);
-				value->val.string.len = VARSIZE_ANY_EXHDR(t);
-				return true;
-			}
+			set_text(value, DatumGetTextPP(datum));
+			return true;
 		case ONSIDE_COLUMN_BPCHAR:
-			{
-				/* The blanks that pad char(n) mean nothing. */
-				char	   *str = TextDatumGetCString(datum);
-
-				str[bpchartruelen(str, strlen(str))] = '\0';
-				set_string(value, str);
-				return true;
-			}
+			set_string(value, column_text(column, datum));
+			return true;
 
 		case ONSIDE_COLUMN_TIMESTAMPTZ:
 		case ONSIDE_COLUMN_TIMESTAMP:
@@ -525,7 +519,10 @@ onside_column_to_uuid(OnsideColumn *column, TupleTableSlot *row,
 	return true;
 }
 
-/* The text of a key: ours to hash, so that it depends on nothing but the value. */
+/*
+ * The text of a key: ours to hash, so that it depends on nothing but the
+ * value.
+ */
 static char *
 key_text(OnsideColumn *column, Datum datum)
 {
@@ -544,6 +541,10 @@ key_text(OnsideColumn *column, Datum datum)
 	}
 }
 
+/*
+ * A version 4 UUID is the event_id itself.  Any other value is a key, from
+ * which event_id.c makes one.
+ */
 bool
 onside_column_to_event_id(OnsideColumn *column, TupleTableSlot *row,
 						  pg_uuid_t *uuid, bool *has, char **key,

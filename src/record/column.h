@@ -52,39 +52,43 @@ typedef struct OnsideColumn
 /*
  * Looks a column up.  On false *error says why it cannot become the field:
  * 42703 if the table has none of that name, 42804 if its type does not fit
- * (installation_id: uuid or text; event_id: these and integers; event_datetime: timestamptz,
- * timestamp, date or text), 0A000 if it has no value in a trigger.  It then
- * reads as null.  "relname" is for the message.
+ * (installation_id: uuid or text; event_id: these and integers;
+ * event_datetime: timestamptz, timestamp, date or text), 0A000 if it has no
+ * value in a trigger.  The column then reads as NULL.  "relname" is for the
+ * message.
  */
 extern bool onside_column_resolve(OnsideColumn *column, const char *field,
 								  TupleDesc tupdesc, const char *relname,
 								  const char *name, OnsideEventError *error);
 
-/* Does rendering it depend on the session's settings, if nobody fixes them? */
+/* Does the column's text depend on the session's settings? */
 extern bool onside_column_needs_settings(const OnsideColumn *column);
 
-/* Fixes those settings; onside_column_restore_settings takes the result. */
+/*
+ * Gives those settings fixed values; onside_column_restore_settings() takes
+ * the result.
+ */
 extern int	onside_column_fix_settings(void);
 extern void onside_column_restore_settings(int nestlevel);
 
-/* Is it NULL, or an empty text? */
+/* Is the row's value NULL, or an empty text? */
 extern bool onside_column_is_empty(OnsideColumn *column, TupleTableSlot *row);
 
 /*
  * A row's value, in the current memory context.  On false *error says why the
- * value cannot be told to the API; *value is then its text form, for a human.
+ * value cannot be sent; *value is then its text form, for a person.
  */
 extern bool onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 								  JsonbValue *value, OnsideEventError *error);
 
-/* These leave *has false where the column is null. */
+/* These set *has to false if the column is NULL. */
 extern bool onside_column_to_uuid(OnsideColumn *column, TupleTableSlot *row,
 								  pg_uuid_t *uuid, bool *has,
 								  OnsideEventError *error);
 
 /*
- * An event_id is a version 4 UUID; of any other value *key is the text, of which
- * event_id.h makes it.
+ * Sets *uuid if the value is a version 4 UUID.  Otherwise *key is the value's
+ * text, from which event_id.h makes an event_id.
  */
 extern bool onside_column_to_event_id(OnsideColumn *column,
 									  TupleTableSlot *row, pg_uuid_t *uuid,

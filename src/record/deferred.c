@@ -3,25 +3,27 @@
  * deferred.c
  *		Rows of deferred triggers, as they are at the end of the transaction.
  *
- * PostgreSQL evaluates a constraint trigger's WHEN when the row is written, and
- * hands over the version of then.  But what makes an event complete, such as a
- * reference to another table, can be written after the row's state, and what
- * was paid can be refunded before the commit.  So we look at the row again.
+ * PostgreSQL evaluates a constraint trigger's WHEN when the row is written,
+ * and hands over the row as it was then.  But what makes an event complete,
+ * such as a reference to another table, can be written later in the
+ * transaction, and a payment can be refunded before the commit.  So we read
+ * the row again.
  *
  * From the version that fired the trigger we follow the row's versions to the
- * last one: all of them were written by this transaction, so none has been
- * removed.  A row that was moved to another partition was deleted here and inserted
- * there, to triggers as well as to us.  Each version of a row can have fired the
- * trigger, so the versions that were passed are remembered, with how far that led:
- * the way is gone once for all of them.  A row with one version costs no memory.
+ * last one: this transaction has written all of them, so none has been
+ * removed.  A row that was moved to another partition was deleted here and
+ * inserted there, to triggers as well as to us.  Each version of a row can
+ * have fired the trigger.  So we remember which versions we have passed, and
+ * where that led: the chain is followed once.  A row with one version costs no
+ * memory.
  *
- * The condition is the trigger's WHEN.  Of a "becomes" (two triggers with the same
- * arguments) it is that of the INSERT, which says nothing of OLD.  OLD stays what
- * it was when the trigger fired.
+ * The condition is the trigger's WHEN.  "becomes" makes two triggers with the
+ * same arguments; then it is the WHEN of the INSERT trigger, which does not
+ * use OLD.  OLD stays what it was when the trigger fired.
  *
- * A row that fired the trigger several times is one event.  SET CONSTRAINTS ...
- * IMMEDIATE can have the trigger called early, and the row can be written again
- * afterwards, in this transaction or by another deferred trigger.  So two things are
+ * A row that fired the trigger several times is one event.  SET CONSTRAINTS
+ * ... IMMEDIATE can call the trigger early, and the transaction or another
+ * deferred trigger can write the row again afterwards.  So two things are
  * remembered:
  *
  * - each version that was looked at, whatever came of it;
@@ -30,11 +32,12 @@
  *   events.  A later version of the row is looked at, but its event is not
  *   recorded twice.
  *
- * A row without an event, or with one that is not valid, gets its next chance from
- * its next version.  What a subtransaction has remembered is its parent's in the end,
- * or forgotten if it is rolled back.
+ * If a version makes no event, or an invalid one, the row's next version is
+ * tried.  What a subtransaction has remembered becomes its parent's when it
+ * ends, and is forgotten if it is rolled back.
  *
- * No privilege is looked at, as with NEW of any trigger: the row is the writer's.
+ * No privilege is looked at, as with NEW of any trigger: the row is the
+ * writer's.
  *
  *-------------------------------------------------------------------------
  */
@@ -95,15 +98,15 @@ static MemoryContext remembered;	/* all of it, of this transaction; or NULL */
 static HTAB *seen;				/* or NULL */
 
 /*
- * Of those in "seen".  Each subtransaction's number is higher than that of those
- * around it, so the numbers descend from here, and what a subtransaction has
- * remembered comes first when it ends.
+ * The newest entry of "seen".  A subtransaction has a higher number than the
+ * ones around it.  So the numbers descend from here, and when a subtransaction
+ * ends, its entries come first.
  */
 static Seen *last_seen;
 
 /*
- * A version of a row.  Its place alone does not tell: the table can have been emptied
- * or written anew in between.
+ * A version of a row.  Its place alone does not tell: the table may have been
+ * emptied or rewritten in between.
  */
 typedef struct Version
 {
@@ -131,8 +134,8 @@ static HTAB *passed;			/* or NULL, and what it is in */
 static MemoryContext passed_context;
 
 /*
- * The subtransaction in which the last of them was added.  Only those before it, and it
- * itself, can take along at their end what "passed" has.
+ * The subtransaction in which "passed" got its last entry.  If that one, or
+ * one around it, is rolled back, "passed" may be wrong.
  */
 static SubTransactionId passed_subid;
 
@@ -155,8 +158,8 @@ forget_passed(void)
 }
 
 /*
- * This is called for each subtransaction there is, and a mapper is called in one: it
- * takes no longer than what was remembered in it.
+ * Called for every subtransaction, and each mapper's call is one.  So it takes
+ * time only for what was remembered in that subtransaction.
  */
 static void
 end_subtransaction(SubXactEvent event, SubTransactionId subid,
@@ -182,6 +185,10 @@ end_subtransaction(SubXactEvent event, SubTransactionId subid,
 	}
 }
 
+/*
+ * All of it lives as long as the transaction, and its end resets the pointers
+ * to it.
+ */
 static void
 begin_remembering(void)
 {
@@ -277,7 +284,10 @@ prepare_condition(OnsideDeferred *deferred, Trigger *trigger)
 	deferred->condition = ExecPrepareExpr((Expr *) when, deferred->estate);
 }
 
-/* If somebody has dropped it, a row is known by its place. */
+/*
+ * Without a primary key, since somebody has dropped it, a row is known by its
+ * place.
+ */
 static void
 find_primary_key(OnsideDeferred *deferred)
 {
@@ -294,6 +304,10 @@ find_primary_key(OnsideDeferred *deferred)
 	index_close(index, AccessShareLock);
 }
 
+/*
+ * Prepares the condition and the primary key, once for all rows of the
+ * statement.
+ */
 OnsideDeferred *
 onside_deferred_make(TriggerData *trigdata, Oid root, const char *event_name,
 					 MemoryContext context)
@@ -327,8 +341,8 @@ onside_deferred_make(TriggerData *trigdata, Oid root, const char *event_name,
  */
 
 /*
- * The command that wrote the version.  As a heap's system column it is another one as
- * soon as somebody has tried to update the row and was undone.
+ * The command that wrote the version.  In a heap, the system column cmin
+ * changes when an update of the row is undone, so the tuple's header is read.
  */
 static CommandId
 command_of(TupleTableSlot *row)
@@ -384,8 +398,9 @@ pass(const Version *version, Chain **chain)
 }
 
 /*
- * The place of the version that has replaced the one in the slot.  False if that is the
- * last one, or deleted, or if what has replaced it was undone.
+ * The place of the version that has replaced the one in the slot.  False if
+ * the slot has the last version, if it was deleted, or if the replacement was
+ * undone.
  */
 static bool
 get_next(TupleTableSlot *row, ItemPointer next)
@@ -475,7 +490,7 @@ meets_condition(OnsideDeferred *deferred, TriggerData *trigdata)
 	return ExecQual(deferred->condition, context);
 }
 
-/* Is the version in the slot one that was not looked at? */
+/* Was the version in the slot not looked at before? */
 static bool
 is_new_version(OnsideDeferred *deferred)
 {
@@ -528,6 +543,10 @@ identify_row(OnsideDeferred *deferred)
 		add_part(deferred, (char *) &row->tts_tid, sizeof(row->tts_tid));
 }
 
+/*
+ * Finds the last version of the row, and checks that it meets the condition
+ * and was not looked at before.
+ */
 TupleTableSlot *
 onside_deferred_row(OnsideDeferred *deferred, TriggerData *trigdata)
 {
@@ -541,7 +560,7 @@ onside_deferred_row(OnsideDeferred *deferred, TriggerData *trigdata)
 	old = MemoryContextSwitchTo(deferred->per_row);
 	ExecClearTuple(deferred->row);
 
-	/* All that this transaction has written is to be seen. */
+	/* The snapshot must show all that this transaction has written. */
 	CommandCounterIncrement();
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	found = find_last_version(deferred, &fired->tts_tid, snapshot);

@@ -18,27 +18,29 @@
 typedef struct OnsideDeferred OnsideDeferred;
 
 /*
- * For the calls of one trigger on one table, whose root that is, or which is none's
- * partition; lives in the given memory context.
+ * For the calls of one trigger on one table.  "root" is the table, or its root
+ * if it is a partition.  Lives in the given memory context.
  */
 extern OnsideDeferred *onside_deferred_make(TriggerData *trigdata, Oid root,
 											const char *event_name,
 											MemoryContext context);
 
 /*
- * The row that the trigger was fired for, as it is now, laid out like the trigger's
- * table; NULL if it is gone, no longer meets the trigger's condition, or was
- * returned like that before in this transaction.
+ * The row that the trigger was fired for, as it is now, in the trigger's
+ * table's layout.  NULL if the row is gone, no longer meets the trigger's
+ * condition, or was returned in this version before in this transaction.
  */
 extern TupleTableSlot *onside_deferred_row(OnsideDeferred *deferred,
 										   TriggerData *trigdata);
 
-/* To be told of each event that a mapper has made of that row, whatever it is. */
+/*
+ * To be called for each event that a mapper has made of the row, valid or not.
+ */
 extern void onside_deferred_next_event(OnsideDeferred *deferred);
 
 /*
- * Is this event of that row, which is about to be recorded, none that this transaction
- * has recorded before?
+ * Is this event of that row new?  False if this transaction has recorded it
+ * before.
  */
 extern bool onside_deferred_is_new(OnsideDeferred *deferred,
 								   const OnsideEvent *event);

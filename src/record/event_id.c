@@ -4,8 +4,8 @@
  *		The event_id of a row that has a key and no version 4 UUID.
  *
  * The API knows an event by its event_id and ignores repetitions.  A row whose
- * event_id is made of its key is the same event whoever reports it, and however
- * often: the trigger, backfill, or the trigger of a restored dump.
+ * event_id is made of its key is the same event whoever reports it, and
+ * however often: the trigger, backfill, or the trigger of a restored dump.
  *
  * Pure: no SQL, no encoding but UTF-8, nothing of the server's.
  *
@@ -30,6 +30,10 @@ add_part(pg_cryptohash_ctx *hash, const OnsideKeyPart *part)
 							 part->len) >= 0;
 }
 
+/*
+ * managed/recorder.sql computes the same, so that a row has the same event_id
+ * on both ways.
+ */
 bool
 onside_event_id_of_key(const OnsideKeyPart *parts, int nparts, pg_uuid_t *id)
 {

@@ -20,15 +20,18 @@ typedef struct OnsideKeyPart
 } OnsideKeyPart;
 
 /*
- * A stable UUID of the form of version 4: the first 16 bytes of the SHA-256 over the
- * parts, each preceded by its number of bytes as eight bytes in network order, with
- * version and variant set.  False if that cannot be computed for want of memory or
- * of OpenSSL's consent.
+ * A stable UUID in the form of version 4: the first 16 bytes of the SHA-256
+ * over the parts, with version and variant set.  Each part is preceded by its
+ * number of bytes, as eight bytes in network order.  False if the hash cannot
+ * be computed, for lack of memory or because OpenSSL refuses.
  */
 extern bool onside_event_id_of_key(const OnsideKeyPart *parts, int nparts,
 								   pg_uuid_t *id);
 
-/* The same, or an error; here, since event_id.c knows nothing of the server. */
+/*
+ * The same, or an error.  In the header, since event_id.c uses nothing of the
+ * server's.
+ */
 static inline void
 onside_event_id_require(const OnsideKeyPart *parts, int nparts, pg_uuid_t *id)
 {

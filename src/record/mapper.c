@@ -3,29 +3,31 @@
  * mapper.c
  *		Calling a user's function that makes events of a table's rows.
  *
- * A mapper is called in a query, by SPI, because PostgreSQL then inlines it: over
- * a transition table its joins are made for all rows at once.
+ * A mapper is called in a query, by SPI, because PostgreSQL can then inline
+ * it: over a transition table its joins are made for all rows at once.
  *
- * For one row the plan is generic, and kept; SPI sees to it that it is made
- * anew when anything in it has changed, ALTER FUNCTION included.  It is part of
- * the row reader, which is forgotten when the table has changed.  For a transition
- * table the query is planned each time, for as many rows as there are: a plan that
- * was made for ten rows would scan the joined table once for each of a million.
+ * For one row the plan is generic, and kept; SPI plans again when anything in
+ * the plan has changed, by ALTER FUNCTION, too.  The plan is part of the row
+ * reader, which is forgotten when the table has changed.  For a transition
+ * table the query is planned each time, for the number of rows that there are:
+ * a plan for ten rows would scan the joined table a million times for a
+ * million rows.
  *
- * Rights: the mapper has those of whoever writes the row, like any trigger's code.
- * A kept plan, in which the mapper is inlined, can be older than a SET ROLE, so
- * EXECUTE is checked in each call.
+ * Rights: the mapper runs with the rights of whoever writes the row, like any
+ * trigger's code.  A kept plan, in which the mapper is inlined, can be older
+ * than a SET ROLE, so EXECUTE is checked in each call.
  *
- * Names: the search_path is the one that attach() has noted, with pg_temp last.
- * So whoever writes the row does not decide what a name in the mapper means.
+ * Names: the search_path is the one that attach() has noted, with pg_temp
+ * last.  So the session that writes the row does not decide what a name in the
+ * mapper means.
  *
- * Errors: a call is a subtransaction.  Nothing of ours is written in it, so
- * it takes no transaction number unless the mapper writes: the results are
- * collected and appended to the outbox when it has ended.  An error that says
- * nothing about the row (passes_through()) is not caught.
+ * Errors: a call is a subtransaction.  The results are collected in it, and
+ * appended to the outbox when it has ended, so it takes no transaction number
+ * unless the mapper writes.  An error that says nothing about the row
+ * (passes_through()) is raised again.
  *
- * Memory: the results are in a tuplestore, beyond work_mem on disk.  It is made
- * outside of the subtransaction, whose end would take its file along.
+ * Memory: the results are in a tuplestore, beyond work_mem on disk.  It is
+ * made outside of the subtransaction, whose end would delete its file.
  *
  *-------------------------------------------------------------------------
  */
@@ -57,10 +59,10 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/regproc.h"
-#include "utils/resowner.h"
 #include "utils/syscache.h"
 #include "utils/varlena.h"
 
+#include "attempt.h"
 #include "compat.h"
 #include "log/tables.h"
 #include "record/citus.h"
@@ -104,7 +106,10 @@ onside_mapper_event_type(void)
 						   ObjectIdGetDatum(schema));
 }
 
-/* The schema of a mapper, and its name in there.  InvalidOid if there is none. */
+/*
+ * The schema of a mapper, and its name in that schema.  InvalidOid if there is
+ * no such schema.
+ */
 static Oid
 find_schema(const char *name, char **function_name)
 {
@@ -131,9 +136,9 @@ onside_mapper_find(const char *name, Oid row_type)
 }
 
 /*
- * The shard of a table of Citus whose rows a function of this name takes.  When Citus takes
- * in a table without distributing it, that table becomes the shard, with its row type,
- * and another one gets its name.
+ * The shard of a table of Citus whose rows a function of this name takes.
+ * When Citus takes in a table without distributing it, that table becomes the
+ * shard, with its row type, and another one gets its name.
  */
 static Oid
 find_shard_taken(const char *name, Oid relid)
@@ -205,8 +210,8 @@ check_function(const OnsideMapper *mapper)
  */
 
 /*
- * The table to which the event was attached: the trigger of a partition can be a
- * clone of a clone, and the table a partition itself.
+ * The table to which the event was attached: the trigger of a partition can be
+ * a clone of a clone, and the table a partition itself.
  */
 static Oid
 table_of_trigger(Trigger *trigger, Oid relid)
@@ -247,8 +252,8 @@ free_plan(void *arg)
 }
 
 /*
- * Nothing is looked up that a later ALTER or DROP FUNCTION could change.  A change
- * of the table, or of the partition, has the caller make all of it anew.
+ * Nothing is looked up that a later ALTER or DROP FUNCTION could change.  If
+ * the table or the partition changes, the caller makes another mapper.
  */
 OnsideMapper *
 onside_mapper_make(Trigger *trigger, Relation rel,
@@ -357,7 +362,9 @@ onside_mapper_read_event(TupleTableSlot *slot, OnsideEvent *event)
  * ----------
  */
 
-/* The row as a value of the type that the mapper takes; nothing is detoasted. */
+/*
+ * The row as a value of the type that the mapper takes; nothing is detoasted.
+ */
 static Datum
 row_value(OnsideMapper *mapper, TupleTableSlot *row)
 {
@@ -373,8 +380,9 @@ row_value(OnsideMapper *mapper, TupleTableSlot *row)
 }
 
 /*
- * A generic plan, since to make a plan costs more than a row is worth.  It is kept
- * only when it is complete: an error while it is made leaves nothing behind.
+ * A generic plan, since to make a plan costs more than a row is worth.  It is
+ * kept only when it is complete: an error while it is made leaves nothing
+ * behind.
  */
 static void
 call_for_row(OnsideMapper *mapper, TupleTableSlot *row, DestReceiver *dest)
@@ -405,11 +413,12 @@ call_for_row(OnsideMapper *mapper, TupleTableSlot *row, DestReceiver *dest)
 
 /*
  * The cast is needed where functions of one name are the mappers of several
- * tables: a row of a transition table has no type of its own.  And "n" alone would
- * be a column of that name.
+ * tables: a row of a transition table has no type of its own.  And "n" alone
+ * would be a column of that name.
  *
- * An outer join, which would have told which rows have no event, keeps the planner
- * from joining first what the mapper joins and calling purchase() afterwards.
+ * An outer join, which would have told which rows have no event, keeps the
+ * planner from joining first what the mapper joins and calling purchase()
+ * afterwards.
  */
 static void
 call_for_all(OnsideMapper *mapper, TriggerData *trigdata, DestReceiver *dest)
@@ -430,37 +439,42 @@ call_for_all(OnsideMapper *mapper, TriggerData *trigdata, DestReceiver *dest)
 		elog(ERROR, "could not call mapper %s", mapper->name);
 }
 
-/*
- * Sets search_path only if it differs from the present one, and calls the mapper
- * for the row, or for all rows of the transition table if there is one.
- */
-static void
-with_search_path(OnsideMapper *mapper, TupleTableSlot *row,
-				 TriggerData *trigdata, DestReceiver *dest)
+/* A call of the mapper: for a row, or for all rows of a transition table. */
+typedef struct Call
 {
+	OnsideMapper *mapper;
+	TupleTableSlot *row;		/* or NULL */
+	TriggerData *trigdata;		/* or NULL */
+	DestReceiver *dest;
+} Call;
+
+/* Sets search_path only if it differs from the present one. */
+static void
+with_search_path(void *arg)
+{
+	Call	   *this = (Call *) arg;
+	OnsideMapper *mapper = this->mapper;
 	int			nestlevel = 0;
 
 	if (strcmp(namespace_search_path, mapper->search_path) != 0)
 	{
 		nestlevel = NewGUCNestLevel();
-		(void) set_config_option("search_path", mapper->search_path,
-								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-								 true, 0, false);
+		onside_set_for_now("search_path", mapper->search_path);
 	}
 	check_function(mapper);
 	SPI_connect();
-	if (trigdata != NULL)
-		call_for_all(mapper, trigdata, dest);
+	if (this->trigdata != NULL)
+		call_for_all(mapper, this->trigdata, this->dest);
 	else
-		call_for_row(mapper, row, dest);
+		call_for_row(mapper, this->row, this->dest);
 	SPI_finish();
 	if (nestlevel > 0)
 		AtEOXact_GUC(true, nestlevel);
 }
 
 /*
- * Errors that say nothing about the row: somebody wants the statement to end, the
- * transaction has to be repeated, or the server is in trouble.
+ * Errors that say nothing about the row: a cancel, a transaction to be
+ * repeated, or trouble of the server's.
  */
 static bool
 passes_through(int sqlstate)
@@ -473,38 +487,21 @@ passes_through(int sqlstate)
 }
 
 /*
- * The subtransaction: undone with all that the mapper did if it raises an error.
- * The results go to a tuplestore that was made before.
+ * Calls the mapper in a subtransaction, which an error undoes with all that
+ * the mapper did.  The results go to a tuplestore that was made before.
  */
 static ErrorData *
 call(OnsideMapper *mapper, TupleTableSlot *row, TriggerData *trigdata,
 	 Tuplestorestate *results)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
 	DestReceiver *dest = CreateDestReceiver(DestTuplestore);
-	ErrorData  *volatile error = NULL;
+	Call		this = {mapper, row, trigdata, dest};
+	ErrorData  *error;
 
-	SetTuplestoreDestReceiverParams(dest, results, context, false,
+	SetTuplestoreDestReceiverParams(dest, results, CurrentMemoryContext, false,
 									event_tupdesc(),
 									"a mapper must return onside_attribution.event");
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		with_search_path(mapper, row, trigdata, dest);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+	error = onside_attempt(with_search_path, &this, true);
 	dest->rDestroy(dest);
 	if (error != NULL && passes_through(error->sqlerrcode))
 		ReThrowError(error);
@@ -526,8 +523,8 @@ onside_mapper_call_for_all(OnsideMapper *mapper, TriggerData *trigdata,
 }
 
 /*
- * PostgreSQL's words for a column that a row type has no more are that a table is
- * missing.  The position, in characters, leads to its name.
+ * PostgreSQL's words for a column that a row type has no more are that a table
+ * is missing.  The position, in characters, leads to its name.
  */
 char *
 onside_mapper_error_place(const ErrorData *error)

@@ -20,25 +20,26 @@
 
 typedef struct OnsideMapper OnsideMapper;
 
-/* OID of the type onside_attribution.event; InvalidOid if there is none. */
+/* OID of the type onside_attribution.event; InvalidOid if it is missing. */
 extern Oid	onside_mapper_event_type(void);
 
 /*
- * The function of this name ("schema.function", quoted) that takes this row type and
- * nothing else; InvalidOid if there is none.  No privilege is looked at.
+ * The function of this name ("schema.function", quoted) that takes this row
+ * type and nothing else, or InvalidOid.  No privilege is checked.
  */
 extern Oid	onside_mapper_find(const char *name, Oid row_type);
 
 /*
- * The table whose rows the mapper of a trigger on this one takes: the same, or of a
- * shard of Citus the table that it is part of, if there is no mapper for the shard, or
- * of that table a shard of which there is one.
+ * The table whose rows the mapper of a trigger on "relid" takes: as a rule
+ * relid itself.  With Citus, the mapper may exist for a shard's table and not
+ * for the shard, or the other way round: then it is the one that there is a
+ * mapper for.
  */
 extern Oid	onside_mapper_takes(const char *name, Oid relid);
 
 /*
- * What calls the mapper of a trigger for rows of "rel", which can be a partition
- * of the trigger's table.  It lives in the given memory context.
+ * Makes what calls the mapper of a trigger for rows of "rel", which can be a
+ * partition of the trigger's table.  Lives in the given memory context.
  */
 extern OnsideMapper *onside_mapper_make(Trigger *trigger, Relation rel,
 										const OnsideMapping *mapping,
@@ -53,10 +54,11 @@ extern Oid	onside_mapper_table(const OnsideMapper *mapper);
 extern Tuplestorestate *onside_mapper_results(TupleTableSlot **slot);
 
 /*
- * Calls it with one row, or with all rows of a statement's transition table.  What it
- * returns is added to the results.  If it raises an error that on_invalid_event
- * decides about, all that it did is undone, and the error is returned: then what is
- * in the results means nothing.  Other errors are raised.
+ * Calls the mapper with one row, or with all rows of a statement's transition
+ * table, and adds what it returns to the results.  If the mapper raises an
+ * error that on_invalid_event decides about, all that it did is undone, and
+ * the error is returned; the results are not to be used then.  Other errors
+ * are raised.
  */
 extern ErrorData *onside_mapper_call(OnsideMapper *mapper,
 									 TupleTableSlot *row,
@@ -65,10 +67,16 @@ extern ErrorData *onside_mapper_call_for_all(OnsideMapper *mapper,
 											 TriggerData *trigdata,
 											 Tuplestorestate *results);
 
-/* One result as an event without name.  Points into the slot where it can. */
+/*
+ * Reads a result as an event without a name.  Text and payload point into the
+ * slot if they can.
+ */
 extern void onside_mapper_read_event(TupleTableSlot *slot, OnsideEvent *event);
 
-/* Where in a mapper's body an error is, as " at "o.total""; "" if nobody knows. */
+/*
+ * Where in a mapper's body an error is, as " at "o.total""; "" if nobody
+ * knows.
+ */
 extern char *onside_mapper_error_place(const ErrorData *error);
 
 #endif							/* ONSIDE_MAPPER_H */

@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include "fmgr.h"
 #include "utils/relcache.h"
 
 #include "record/mapping.h"
@@ -44,16 +45,6 @@ given_twice(Problem *problem, const char *target)
 }
 
 static bool
-set_once(const char **field, const char *target, const char *value,
-		 Problem *problem)
-{
-	if (*field != NULL)
-		return given_twice(problem, target);
-	*field = value;
-	return true;
-}
-
-static bool
 add_payload_key(OnsideMapping *mapping, const char *target, const char *column,
 				Problem *problem)
 {
@@ -68,6 +59,22 @@ add_payload_key(OnsideMapping *mapping, const char *target, const char *column,
 	mapping->npayload++;
 	return true;
 }
+
+/* What an argument can set, besides a key of the payload. */
+static const struct
+{
+	const char *name;
+	size_t		field;			/* of OnsideMapping */
+}			targets[] = {
+	{"event_name", offsetof(OnsideMapping, event_name)},
+	{"installation_id", offsetof(OnsideMapping, installation_id)},
+	{"event_datetime", offsetof(OnsideMapping, event_datetime)},
+	{"event_id", offsetof(OnsideMapping, event_id)},
+	{"event_id.namespace", offsetof(OnsideMapping, id_namespace)},
+	{"event_id.source", offsetof(OnsideMapping, id_source)},
+	{"mapper", offsetof(OnsideMapping, mapper)},
+	{"search_path", offsetof(OnsideMapping, search_path)},
+};
 
 /* One "target=column"; the column may contain further signs "=". */
 static bool
@@ -85,22 +92,17 @@ read_argument(OnsideMapping *mapping, const char *arg, Problem *problem)
 	target = pnstrdup(arg, equals - arg);
 	value = equals + 1;
 
-	if (strcmp(target, "event_name") == 0)
-		return set_once(&mapping->event_name, target, value, problem);
-	if (strcmp(target, "installation_id") == 0)
-		return set_once(&mapping->installation_id, target, value, problem);
-	if (strcmp(target, "event_datetime") == 0)
-		return set_once(&mapping->event_datetime, target, value, problem);
-	if (strcmp(target, "event_id") == 0)
-		return set_once(&mapping->event_id, target, value, problem);
-	if (strcmp(target, "event_id.namespace") == 0)
-		return set_once(&mapping->id_namespace, target, value, problem);
-	if (strcmp(target, "event_id.source") == 0)
-		return set_once(&mapping->id_source, target, value, problem);
-	if (strcmp(target, "mapper") == 0)
-		return set_once(&mapping->mapper, target, value, problem);
-	if (strcmp(target, "search_path") == 0)
-		return set_once(&mapping->search_path, target, value, problem);
+	for (int i = 0; i < (int) lengthof(targets); i++)
+	{
+		const char **field = (const char **) ((char *) mapping + targets[i].field);
+
+		if (strcmp(target, targets[i].name) != 0)
+			continue;
+		if (*field != NULL)
+			return given_twice(problem, target);
+		*field = value;
+		return true;
+	}
 	if (strncmp(target, PAYLOAD_PREFIX, strlen(PAYLOAD_PREFIX)) == 0)
 		return add_payload_key(mapping, target, value, problem);
 	return bad(problem, ERRCODE_INVALID_PARAMETER_VALUE,
@@ -117,6 +119,10 @@ require(const char *value, const char *name, Problem *problem)
 			   psprintf("\"%s\" is missing", name), HINT);
 }
 
+/*
+ * Reads all arguments, then looks whether they belong together.  NULL with
+ * *problem filled in if they do not.
+ */
 static OnsideMapping *
 parse(int nargs, char **args, Problem *problem)
 {
@@ -163,6 +169,17 @@ onside_mapping_try_parse(int nargs, char **args)
 	return parse(nargs, args, &problem);
 }
 
+OnsideMapping *
+onside_mapping_of_trigger(int nargs, Datum tgargs)
+{
+	char	   *p = VARDATA_ANY(DatumGetByteaPCopy(tgargs));
+	char	  **args = palloc(Max(nargs, 1) * sizeof(char *));
+
+	for (int i = 0; i < nargs; i++, p += strlen(p) + 1)
+		args[i] = p;
+	return onside_mapping_try_parse(nargs, args);
+}
+
 const char *
 onside_mapping_search_path(const OnsideMapping *mapping)
 {
@@ -174,12 +191,12 @@ onside_mapping_search_path(const OnsideMapping *mapping)
 bool
 onside_mapping_is_column(const char *arg)
 {
-	static const char *const targets[] = {
+	static const char *const columns[] = {
 		"installation_id=", "event_datetime=", "event_id=", PAYLOAD_PREFIX
 	};
 
-	for (int i = 0; i < (int) lengthof(targets); i++)
-		if (strncmp(arg, targets[i], strlen(targets[i])) == 0)
+	for (int i = 0; i < (int) lengthof(columns); i++)
+		if (strncmp(arg, columns[i], strlen(columns[i])) == 0)
 			return true;
 	return false;
 }

@@ -22,7 +22,7 @@ typedef struct OnsidePayloadKey
 } OnsidePayloadKey;
 
 /*
- * The arguments of track_row, understood.  Column names; NULL if not given.
+ * The arguments of track_row, parsed: names of columns, NULL if not given.
  * The strings are parts of the arguments.
  */
 typedef struct OnsideMapping
@@ -42,19 +42,24 @@ typedef struct OnsideMapping
 } OnsideMapping;
 
 /*
- * Reads the arguments of a track_row trigger of this table.  Raises 22023 for one that is
- * not understood and 22004 for one that is missing.
+ * Parses the arguments of a track_row trigger of this table.  Raises 22023 for
+ * an argument that is not understood and 22004 for a missing argument.
  */
 extern OnsideMapping *onside_mapping_parse(int nargs, char **args,
 										   Relation rel);
 
-/* The same, with NULL in place of an error. */
+/* The same, but returns NULL in place of an error. */
 extern OnsideMapping *onside_mapping_try_parse(int nargs, char **args);
 
-/* With which a mapper is called; a trigger made by hand may not say. */
+/* The same for tgnargs and tgargs of the catalog pg_trigger. */
+extern OnsideMapping *onside_mapping_of_trigger(int nargs, Datum tgargs);
+
+/*
+ * The search_path for calling the mapper; a trigger made by hand may lack it.
+ */
 extern const char *onside_mapping_search_path(const OnsideMapping *mapping);
 
-/* Is what this argument names a column? */
+/* Does this argument map a column? */
 extern bool onside_mapping_is_column(const char *arg);
 
 /* The arguments again, as a list of C strings. */

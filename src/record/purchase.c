@@ -30,7 +30,9 @@ PG_FUNCTION_INFO_V1(onside_purchase);
 PG_FUNCTION_INFO_V1(onside_amount);
 PG_FUNCTION_INFO_V1(onside_event_id);
 
-/* More digits after the point than any currency has, with room for fractions. */
+/*
+ * More digits after the point than any currency has, with room for fractions.
+ */
 #define MAX_DIGITS	30
 
 static void
@@ -147,7 +149,9 @@ onside_purchase_payload(FunctionCallInfo fcinfo)
 	return make_payload(fcinfo);
 }
 
-/* purchase(installation_id, amount, currency, event_datetime, event_id, extra) */
+/*
+ * purchase(installation_id, amount, currency, event_datetime, event_id, extra)
+ */
 Datum
 onside_purchase(PG_FUNCTION_ARGS)
 {
@@ -170,7 +174,9 @@ onside_purchase(PG_FUNCTION_ARGS)
 	if (!nulls[0])
 		values[0] = PG_GETARG_DATUM(0);
 
-	/* Bought outside the app, it is no event, and no price needs to be right. */
+	/*
+	 * Bought outside the app, it is no event, and no price needs to be right.
+	 */
 	if (!valid && !nulls[0])
 		onside_event_throw(&error);
 	nulls[1] = !valid;
@@ -186,8 +192,8 @@ onside_purchase(PG_FUNCTION_ARGS)
 }
 
 /*
- * amount(minor_units, digits): minor_units * 10^-digits, by its digits alone, with
- * so many after the point; more if there are fractions of minor units.
+ * amount(minor_units, digits): minor_units * 10^-digits, by its digits alone,
+ * with so many after the point; more if there are fractions of minor units.
  */
 Datum
 onside_amount(PG_FUNCTION_ARGS)

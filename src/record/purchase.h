@@ -14,8 +14,9 @@
 #include "utils/jsonb.h"
 
 /*
- * Of the arguments that track_purchase() and purchase() have in common: 1 is the
- * amount, 2 the currency, 5 what is added.  Raises 22004 and 22023.
+ * Makes the payload from the arguments that track_purchase() and purchase()
+ * have in common: 1 is the amount, 2 the currency, 5 extra.  Raises 22004 and
+ * 22023.
  */
 extern Jsonb *onside_purchase_payload(FunctionCallInfo fcinfo);
 

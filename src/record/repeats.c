@@ -3,15 +3,16 @@
  * repeats.c
  *		Several events of a mapper with one event_id.
  *
- * The API takes an event whose event_id it knows for a repetition, says that it
- * is accepted, and ignores it.  So if a mapper makes one event_id of an order
- * for each of the order's lines, or its join multiplies rows, all purchases but one
- * are lost, and nothing fails.  No rule forbids it, since somebody may mean it: one
- * event for the first purchase of each user.  So it is counted, and somebody is told.
+ * The API accepts an event whose event_id it knows, and ignores it as a
+ * repetition.  So if a mapper gives all lines of an order the same event_id,
+ * or its join multiplies rows, all purchases but one are lost, and nothing
+ * fails.  It is no error, since it can be meant: one event for each user's
+ * first purchase.  So repetitions are counted, and a WARNING tells them.
  *
- * The event_ids are in a hash table of fixed size.  It is emptied when it is half full:
- * a statement can have any number of events, and those of one row come close to
- * each other.  An event_id is random, or made by a hash, and is its own hash value.
+ * The event_ids are in a hash table of fixed size.  The table is emptied when
+ * it is half full: a statement can have any number of events, but the events
+ * of one row follow each other closely.  An event_id is random, or made by a
+ * hash, and serves as its own hash value.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,6 +43,10 @@ onside_repeats_make(int places)
 	return repeats;
 }
 
+/*
+ * Looks the event_id up in the hash table, place after place from where its
+ * own bytes point to.
+ */
 void
 onside_repeats_add(OnsideRepeats *repeats, const pg_uuid_t *event_id)
 {

@@ -18,18 +18,24 @@
 typedef struct OnsideRepeats OnsideRepeats;
 
 /*
- * In the current memory context, with so many places, a power of two.  Half of them
- * are used: an event_id is known for at least the next so many events.
+ * Lives in the current memory context.  "places" is a power of two.  Half of
+ * the places are used, and an event_id is remembered for at least that many
+ * further events.
  */
 extern OnsideRepeats *onside_repeats_make(int places);
 
-/* Counts an event, and notes its event_id; nothing at all if there is no "repeats". */
+/*
+ * Counts an event, and notes its event_id.  Does nothing if "repeats" is NULL.
+ */
 extern void onside_repeats_add(OnsideRepeats *repeats, const pg_uuid_t *event_id);
 
-/* How many have the event_id of an earlier one; and of how many; NULL has none. */
+/*
+ * How many events have the event_id of an earlier one, and how many events
+ * there were.  0 if "repeats" is NULL.
+ */
 extern int64 onside_repeats_found(const OnsideRepeats *repeats, int64 *events);
 
-/* The event_id of the first of them, as text. */
+/* The first repeated event_id, as text. */
 extern char *onside_repeats_example(const OnsideRepeats *repeats);
 
 #endif							/* ONSIDE_REPEATS_H */

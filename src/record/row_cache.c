@@ -3,15 +3,15 @@
  * row_cache.c
  *		Row readers, kept from one statement to the next.
  *
- * Working out what a trigger's arguments mean costs as much as writing the event
- * of a single row, so the readers of the triggers that fired last are kept, and
- * forgotten when the relation cache says that their table has changed: that
- * covers its columns and its triggers.  A statement pins the reader that it uses,
- * which then outlives its being forgotten.
+ * Working out what a trigger's arguments mean costs as much as writing one
+ * row's event.  So the readers of the triggers that fired last are kept.  A
+ * reader is forgotten when the relation cache says that its table, and so a
+ * column or a trigger, has changed.  A statement pins the reader that it uses;
+ * a pinned reader is freed only when it is unpinned.
  *
- * Kept are only those that refer to nothing but the table.  A column that is
- * rendered by its type's output function is looked up again in each statement.
- * A mapper is looked up again in each call (mapper.c).
+ * Only a reader that depends on nothing but the table is kept.  So a reader
+ * with a column that its type's output function renders is made again for each
+ * statement.  A mapper is looked up again in each call (mapper.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -91,7 +91,7 @@ unpin(void *arg)
 
 	entry->pins--;
 
-	/* A row that was no valid event has left there what was made of it. */
+	/* An invalid row leaves there what was made of it. */
 	if (entry->is_kept && entry->pins == 0)
 		MemoryContextReset(entry->reader->per_row);
 	free_unless_used(entry);
@@ -134,8 +134,8 @@ make(Trigger *trigger, Relation rel)
 }
 
 /*
- * A reader that is kept is pinned; any other lives only as long as its pin.
- * "context" is that of the statement, whose end unpins.
+ * Pins the reader.  "context" is the statement's memory context, whose end
+ * unpins it; a reader that is not kept is freed then.
  */
 OnsideRowReader *
 onside_row_cache_get(Trigger *trigger, Relation rel, MemoryContext context)
@@ -157,7 +157,9 @@ onside_row_cache_get(Trigger *trigger, Relation rel, MemoryContext context)
 			keep(entry);
 	}
 
-	/* The relation cache tells nothing of its root's name, and its schema's. */
+	/*
+	 * The relation cache tells nothing of its root's name, and its schema's.
+	 */
 	onside_row_forget_id(entry->reader);
 	entry->pins++;
 	callback->func = unpin;

@@ -13,7 +13,7 @@
 #include "commands/trigger.h"
 #include "utils/rel.h"
 
-#include "record/row.h"
+#include "record/row_reader.h"
 
 /*
  * The reader of a trigger's mapping; it lives until the memory context is

@@ -4,8 +4,8 @@
  *		The SQL functions that record events: track, track_purchase,
  *		track_batch.
  *
- * Each fills in an OnsideEvent, has it checked, and appends it.  None of them
- * needs a privilege on the extension's tables; EXECUTE is the privilege.
+ * Each fills in an OnsideEvent, checks it and appends it.  The caller needs
+ * EXECUTE on the function, and no privilege on the extension's tables.
  *
  *-------------------------------------------------------------------------
  */
@@ -128,8 +128,8 @@ string_member(const char *field, const JsonbValue *v)
 		return NULL;
 	if (v->type != jbvString)
 		onside_event_throw_field(field, ERRCODE_INVALID_PARAMETER_VALUE,
-					  "must be a JSON string",
-					  "Pass the event as the API's documentation shows it.");
+								 "must be a JSON string",
+								 "Pass the event as the API's documentation shows it.");
 	return pnstrdup(v->val.string.val, v->val.string.len);
 }
 
@@ -142,8 +142,8 @@ uuid_member(const char *field, const JsonbValue *v, pg_uuid_t *uuid,
 	*has = str != NULL;
 	if (*has && !onside_parse_uuid(str, uuid))
 		onside_event_throw_field(field, ERRCODE_INVALID_PARAMETER_VALUE,
-					  "must be a UUID",
-					  "Pass it as 8-4-4-4-12 hexadecimal digits.");
+								 "must be a UUID",
+								 "Pass it as 8-4-4-4-12 hexadecimal digits.");
 }
 
 /* Reads an event in the API's own shape. */
@@ -154,6 +154,7 @@ read_event(JsonbContainer *object, OnsideEvent *event)
 	JsonbValue	key;
 	JsonbValue	v;
 
+	/* A JSON null counts as a missing field. */
 	(void) JsonbIteratorNext(&it, &key, true);
 	while (JsonbIteratorNext(&it, &key, true) == WJB_KEY)
 	{
@@ -180,9 +181,9 @@ read_event(JsonbContainer *object, OnsideEvent *event)
 			if (str != NULL &&
 				!onside_parse_datetime(str, &event->event_datetime))
 				onside_event_throw_field("event_datetime",
-							  ERRCODE_INVALID_PARAMETER_VALUE,
-							  "must be an ISO 8601 date and time with a UTC offset",
-							  "For example 2026-05-05T12:00:00Z.");
+										 ERRCODE_INVALID_PARAMETER_VALUE,
+										 "must be an ISO 8601 date and time with a UTC offset",
+										 "For example 2026-05-05T12:00:00Z.");
 			event->has_event_datetime = str != NULL;
 		}
 		else if (strcmp(name, "event_id") == 0)
@@ -214,8 +215,8 @@ events_array(Jsonb *events, JsonbValue *v)
 		return v->val.binary.data;
 
 	onside_event_throw_field("events", ERRCODE_INVALID_PARAMETER_VALUE,
-				  "must be a JSON array of events or an object with just that as \"events\"",
-				  "Pass what the API's documentation shows as a request's body.");
+							 "must be a JSON array of events or an object with just that as \"events\"",
+							 "Pass what the API's documentation shows as a request's body.");
 	return NULL;
 }
 
@@ -234,13 +235,14 @@ onside_track_batch(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(0))
 		onside_event_throw_field("events", ERRCODE_NULL_VALUE_NOT_ALLOWED,
-					  "must not be null", "Pass a JSON array of events.");
+								 "must not be null", "Pass a JSON array of events.");
 
 	array = events_array(PG_GETARG_JSONB_P(0), &holder);
 	n = JsonContainerSize(array);
 	if (n == 0)
 		PG_RETURN_INT64(0);
 
+	/* From here on errors name the event by its number. */
 	append = onside_append_begin();
 	per_event = AllocSetContextCreate(CurrentMemoryContext,
 									  "onside_attribution batch event",
@@ -262,8 +264,12 @@ onside_track_batch(PG_FUNCTION_ARGS)
 		if (element->type != jbvBinary ||
 			!JsonContainerIsObject(element->val.binary.data))
 			onside_event_throw_field("events", ERRCODE_INVALID_PARAMETER_VALUE,
-						  "must contain JSON objects alone",
-						  "Pass each event as the API's documentation shows it.");
+									 "must contain JSON objects alone",
+									 "Pass each event as the API's documentation shows it.");
+
+		/*
+		 * An event without an event_id gets one; then the rules are checked.
+		 */
 		read_event(element->val.binary.data, &event);
 		if (!event.has_event_id)
 		{

@@ -4,12 +4,12 @@
  *		track_row: rows of a source table become events.
  *
  * As a row-level trigger it is called once a row; as a statement-level trigger
- * it gets the whole transition table.  What the trigger's arguments mean is in
- * row_cache.c, what becomes of a row in row.c.
+ * it gets the whole transition table.  row_reader.c says what the trigger's
+ * arguments mean, row.c what becomes of a row.
  *
- * Whoever writes to the table may not know that its rows are reported.  So every
- * error in here names the trigger and the table in its context, and one about a
- * row names the table and the column in the error's own fields, too (row.c).
+ * Whoever writes to the table may not know that its rows are reported.  So
+ * every error names the trigger and the table in its context.  An error about
+ * a row also has the table and the column in its own fields (row_outcome.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -79,7 +79,7 @@ trigger_error(void *arg)
 		errhint("If Citus is inserting what it selects here into other servers, too: SET citus.enable_local_execution = off, or attach with deferred => true.");
 }
 
-/* The memory context is that of the statement. */
+/* "context" is the statement's memory context. */
 static TriggerCall *
 begin_call(TriggerData *trigdata, MemoryContext context)
 {
@@ -94,7 +94,10 @@ begin_call(TriggerData *trigdata, MemoryContext context)
 	return call;
 }
 
-/* The row that a trigger at row level is about; NULL if it is no event any more. */
+/*
+ * The row that a trigger at row level is about; NULL if it is no event any
+ * more.
+ */
 static TupleTableSlot *
 row_of(TriggerData *trigdata, TriggerCall *call)
 {
@@ -105,7 +108,9 @@ row_of(TriggerData *trigdata, TriggerCall *call)
 	return trigdata->tg_trigslot;
 }
 
-/* Session settings are fixed only if a mapped column's text depends on them. */
+/*
+ * Session settings are fixed only if a mapped column's text depends on them.
+ */
 static void
 record(TriggerData *trigdata, TriggerCall *call)
 {
@@ -135,8 +140,8 @@ record(TriggerData *trigdata, TriggerCall *call)
 }
 
 /*
- * The trigger function.  From the moment that the trigger's name is known, every
- * error's context has it.
+ * The trigger function.  From the moment that the trigger's name is known,
+ * every error's context has it.
  */
 Datum
 onside_track_row(PG_FUNCTION_ARGS)

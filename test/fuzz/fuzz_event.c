@@ -21,6 +21,7 @@
 #undef printf
 #undef fprintf
 #undef snprintf
+#undef sprintf
 
 extern int	LLVMFuzzerTestOneInput(const uint8 *data, size_t size);
 
@@ -76,6 +77,22 @@ timestamp2tm(Timestamp dt, int *tzp, struct pg_tm *tm, fsec_t *fsec,
 	tm->tm_min = c.tm_min;
 	tm->tm_sec = c.tm_sec;
 	return 0;
+}
+
+/* In the one style that is asked for, XML Schema's. */
+void
+EncodeDateTime(struct pg_tm *tm, fsec_t fsec, bool print_tz, int tz,
+			   const char *tzn, int style, char *str)
+{
+	char	   *p = str + sprintf(str, "%04d-%02d-%02dT%02d:%02d:%02d",
+								  tm->tm_year, tm->tm_mon, tm->tm_mday,
+								  tm->tm_hour, tm->tm_min, tm->tm_sec);
+
+	if (fsec == 0)
+		return;
+	p += sprintf(p, ".%06d", fsec);
+	while (p[-1] == '0')
+		*--p = '\0';
 }
 
 int
@@ -309,8 +326,8 @@ fuzz_name(const char *str, size_t len)
 								  len - blank)) > 0)
 		blank += length;
 	CHECK(onside_event_check_name(name, &error) ==
-		  (blank < len && !control && characters <= ONSIDE_EVENT_NAME_MAX &&
-		   len <= ONSIDE_EVENT_NAME_MAX * 4));
+		  (blank < len && !control && characters <= ONSIDE_API_NAME_MAX &&
+		   len <= ONSIDE_API_NAME_MAX * 4));
 	CHECK((error.message == NULL) == (error.field == NULL));
 	if (error.message != NULL)
 	{

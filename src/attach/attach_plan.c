@@ -1,0 +1,256 @@
+/*-------------------------------------------------------------------------
+ *
+ * attach_plan.c
+ *		Which triggers an attachment takes.
+ *
+ * A trigger is at statement level where that sees every row, because that is
+ * far cheaper.  It is at row level if there is a condition on rows, if both
+ * INSERT and UPDATE fire it, if it is deferred, or if rows come in through
+ * another table (partitions, inheritance).
+ *
+ * An attachment takes two triggers where INSERT and UPDATE have different
+ * conditions: for "becomes", and for a condition on OLD, which an INSERT has
+ * not.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/sysattr.h"
+#include "catalog/partition.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_trigger.h"
+#include "common/hashfn.h"
+#include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
+#include "optimizer/optimizer.h"
+#include "parser/parsetree.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+#include "attach/attach_plan.h"
+#include "attach/when.h"
+#include "compat.h"
+#include "log/tables.h"
+
+/* Of the triggers' names; an attachment that takes two has one of each. */
+#define TRIGGER_PREFIX			"onside_"
+#define UPDATE_TRIGGER_PREFIX	"onside2_"
+
+/*
+ * The trigger's name, the same for the same event.  A name that is too long is
+ * cut and ends in a hash.
+ */
+static char *
+trigger_name(const char *prefix, const char *event_name)
+{
+	char	   *name = psprintf("%s%s", prefix, event_name);
+
+	if (strlen(name) >= NAMEDATALEN)
+	{
+		uint32		hash = hash_bytes((const unsigned char *) event_name,
+									  strlen(event_name));
+		int			keep = pg_mbcliplen(name, strlen(name), NAMEDATALEN - 10);
+
+		name = psprintf("%.*s_%08x", keep, name, hash);
+	}
+	return name;
+}
+
+/* Do all rows pass through statements on this very table? */
+static bool
+all_rows_come_in_here(Relation rel)
+{
+	return rel->rd_rel->relkind == RELKIND_RELATION &&
+		!rel->rd_rel->relispartition &&
+		!has_superclass(RelationGetRelid(rel)) &&
+		!has_subclass(RelationGetRelid(rel));
+}
+
+/* The columns that the event depends on, as pull_varattnos() has them. */
+static Bitmapset *
+columns_of_event(Relation rel, const OnsideMapping *mapping, Node *when)
+{
+	List	   *names = list_make2(unconstify(char *, mapping->installation_id),
+								   unconstify(char *, mapping->event_datetime));
+	Bitmapset  *columns = NULL;
+	ListCell   *lc;
+
+	names = lappend(names, unconstify(char *, mapping->event_id));
+	for (int i = 0; i < mapping->npayload; i++)
+		names = lappend(names, unconstify(char *, mapping->payload[i].column));
+	foreach(lc, names)
+		if (lfirst(lc) != NULL)
+			columns = bms_add_member(columns,
+									 get_attnum(RelationGetRelid(rel),
+												lfirst(lc)) -
+									 FirstLowInvalidHeapAttributeNumber);
+	pull_varattnos(when, PRS2_OLD_VARNO, &columns);
+	pull_varattnos(when, PRS2_NEW_VARNO, &columns);
+	return columns;
+}
+
+/*
+ * Is a column, or the whole row, in the key by which a partition of any level
+ * is chosen?  All partitions are locked.
+ */
+static bool
+are_in_partition_key(Relation rel, Bitmapset *columns)
+{
+	bool		result = bms_is_member(-FirstLowInvalidHeapAttributeNumber,
+									   columns);
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(RelationGetRelid(rel), NoLock, NULL))
+	{
+		Relation	part = relation_open(lfirst_oid(lc), NoLock);
+		Bitmapset  *its = NULL;
+		int			i = -FirstLowInvalidHeapAttributeNumber;
+		bool		in_expression;
+
+		while ((i = bms_next_member(columns, i)) >= 0)
+			its = bms_add_member(its,
+								 get_attnum(RelationGetRelid(part),
+											get_attname(RelationGetRelid(rel),
+														i + FirstLowInvalidHeapAttributeNumber,
+														false)) -
+								 FirstLowInvalidHeapAttributeNumber);
+		if (part->rd_rel->relkind == RELKIND_PARTITIONED_TABLE &&
+			has_partition_attrs(part, its, &in_expression))
+			result = true;
+		relation_close(part, NoLock);
+	}
+	return result;
+}
+
+/*
+ * Warns that an UPDATE which moves a row to another partition fires no UPDATE
+ * trigger at row level.  Such a move is likely in two cases: every update is
+ * an event, or a column of the partition key is in the condition or the event.
+ */
+static void
+warn_of_moves(Relation rel, const OnsideMapping *mapping, int16 events,
+			  Node *when)
+{
+	if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE ||
+		events != TRIGGER_TYPE_UPDATE ||
+		(when != NULL &&
+		 !are_in_partition_key(rel, columns_of_event(rel, mapping, when))))
+		return;
+	ereport(WARNING,
+			(errcode(ERRCODE_WARNING),
+			 errmsg("an UPDATE that moves a row of \"%s\" to another partition is not reported",
+					RelationGetRelationName(rel)),
+			 errdetail("To triggers it is a DELETE here and an INSERT there."),
+			 errhint("Attach the event to INSERT OR UPDATE, with a condition on NEW alone, and with event_id, by which a repetition is recognized.")));
+}
+
+static List *
+add_trigger(List *triggers, const OnsideWanted *wanted, const char *prefix,
+			int16 events, const char *condition)
+{
+	OnsideNewTrigger *trigger = palloc(sizeof(OnsideNewTrigger));
+
+	trigger->name = trigger_name(prefix, wanted->mapping->event_name);
+	trigger->events = events;
+	trigger->condition = condition;
+	return lappend(triggers, trigger);
+}
+
+/*
+ * A row that moves to another partition is inserted there.  For "becomes" that
+ * reports it again, so it has to be the same event: it needs an event_id.
+ */
+static void
+check_becomes_of_partitions(Relation rel, const OnsideMapping *mapping)
+{
+	if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE ||
+		mapping->event_id != NULL || mapping->mapper != NULL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("attach: becomes needs an event_id for the partitioned table \"%s\"",
+					RelationGetRelationName(rel)),
+			 errdetail("A row that moves to another partition is inserted there, and would be reported again as another event."),
+			 errhint("Map event_id to the table's key.")));
+}
+
+/*
+ * For "becomes", the condition of the INSERT trigger is the expression.  That
+ * of the UPDATE trigger is that the expression is true of NEW and was not true
+ * of OLD.
+ */
+List *
+onside_attach_plan(Relation rel, const OnsideWanted *wanted)
+{
+	const int16 both = TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE;
+	List	   *triggers = NIL;
+	Node	   *when = NULL;
+
+	if (wanted->becomes != NULL)
+	{
+		(void) onside_when_transform(rel, "becomes", wanted->becomes, false);
+		check_becomes_of_partitions(rel, wanted->mapping);
+		triggers = add_trigger(NIL, wanted, TRIGGER_PREFIX, TRIGGER_TYPE_INSERT,
+							   wanted->becomes);
+		return add_trigger(triggers, wanted, UPDATE_TRIGGER_PREFIX,
+						   TRIGGER_TYPE_UPDATE,
+						   psprintf("(%s\n) AND (%s\n) IS NOT TRUE",
+									wanted->becomes,
+									onside_when_of_old(wanted->becomes)));
+	}
+	if (wanted->condition != NULL)
+		when = onside_when_transform(rel, "condition", wanted->condition,
+									 (wanted->events & TRIGGER_TYPE_UPDATE) != 0);
+	warn_of_moves(rel, wanted->mapping, wanted->events, when);
+	if (wanted->events != both || when == NULL || !onside_when_has_old(when))
+		return add_trigger(NIL, wanted, TRIGGER_PREFIX, wanted->events,
+						   wanted->condition);
+	triggers = add_trigger(NIL, wanted, TRIGGER_PREFIX, TRIGGER_TYPE_INSERT,
+						   NULL);
+	return add_trigger(triggers, wanted, UPDATE_TRIGGER_PREFIX,
+					   TRIGGER_TYPE_UPDATE, wanted->condition);
+}
+
+/*
+ * The condition has been found to be one expression by itself, so it cannot
+ * close the parenthesis and go on with something else.
+ */
+char *
+onside_attach_command(Relation rel, const OnsideWanted *wanted,
+					  const OnsideNewTrigger *trigger)
+{
+	bool		for_each_row = wanted->deferred || trigger->condition != NULL ||
+		!all_rows_come_in_here(rel) ||
+		(trigger->events != TRIGGER_TYPE_INSERT &&
+		 trigger->events != TRIGGER_TYPE_UPDATE);
+	StringInfoData command;
+	const char *separator = "";
+	ListCell   *lc;
+
+	initStringInfo(&command);
+	appendStringInfo(&command, "CREATE %sTRIGGER %s AFTER %s ON %s%s",
+					 wanted->deferred ? "CONSTRAINT " : "",
+					 quote_identifier(trigger->name),
+					 trigger->events == TRIGGER_TYPE_INSERT ? "INSERT" :
+					 trigger->events == TRIGGER_TYPE_UPDATE ? "UPDATE" :
+					 "INSERT OR UPDATE",
+					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+												RelationGetRelationName(rel)),
+					 wanted->deferred ? " DEFERRABLE INITIALLY DEFERRED" : "");
+	appendStringInfoString(&command, for_each_row ? " FOR EACH ROW" :
+						   " REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT");
+	if (trigger->condition != NULL)
+		appendStringInfo(&command, " WHEN (%s\n)", trigger->condition);
+	appendStringInfoString(&command,
+						   " EXECUTE FUNCTION " ONSIDE_SCHEMA ".track_row(");
+	foreach(lc, onside_mapping_args(wanted->mapping))
+	{
+		appendStringInfo(&command, "%s%s", separator,
+						 quote_literal_cstr(lfirst(lc)));
+		separator = ", ";
+	}
+	appendStringInfoChar(&command, ')');
+	return command.data;
+}

@@ -1,0 +1,71 @@
+/*-------------------------------------------------------------------------
+ *
+ * durable.c
+ *		Is a transaction's commit on disk, and was it rolled back?
+ *
+ * With synchronous_commit = off a transaction is visible before it is durable.
+ * A purchase that a crash takes back must not have been reported, so the WAL
+ * of a commit is flushed before any of its events is handed out.
+ *
+ * Both functions read the server's commit log, under XactTruncationLock, which
+ * keeps others from truncating it meanwhile.  The lock is held for the lookup
+ * alone.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "storage/lwlock.h"
+
+#include "compat.h"
+#include "log/durable.h"
+
+/*
+ * Does the commit log still know this transaction?  The caller has the lock.
+ */
+static bool
+is_in_clog(FullTransactionId xid)
+{
+	return U64FromFullTransactionId(ReadNextFullTransactionId()) -
+		U64FromFullTransactionId(xid) < (UINT64CONST(1) << 31) &&
+		!TransactionIdPrecedes(XidFromFullTransactionId(xid),
+							   onside_oldest_clog_xid());
+}
+
+/*
+ * For a synchronous commit, and for one long ago, there is nothing to flush,
+ * and the lookup says so.  To flush up to the insert position instead would
+ * wait for WAL that nobody needs, and can fail where that position is a page
+ * boundary with nothing behind it.
+ */
+void
+onside_flush_commit(FullTransactionId xid)
+{
+	static FullTransactionId last = {InvalidTransactionId};
+	XLogRecPtr	lsn = InvalidXLogRecPtr;
+
+	if (FullTransactionIdEquals(xid, last))
+		return;
+
+	LWLockAcquire(XactTruncationLock, LW_SHARED);
+	if (is_in_clog(xid))
+		lsn = TransactionIdGetCommitLSN(XidFromFullTransactionId(xid));
+	LWLockRelease(XactTruncationLock);
+
+	if (!XLogRecPtrIsInvalid(lsn))
+		XLogFlush(lsn);
+	last = xid;
+}
+
+bool
+onside_was_rolled_back(FullTransactionId xid)
+{
+	bool		result;
+
+	LWLockAcquire(XactTruncationLock, LW_SHARED);
+	result = is_in_clog(xid) &&
+		!TransactionIdDidCommit(XidFromFullTransactionId(xid));
+	LWLockRelease(XactTruncationLock);
+	return result;
+}

@@ -1,0 +1,166 @@
+/*-------------------------------------------------------------------------
+ *
+ * ranges.c
+ *		Which transactions' events there are to read.
+ *
+ * Ranges of xids, worked out from a cursor and a snapshot, for window.c to
+ * read from the segments' indexes.
+ *
+ * What is in progress costs nothing.  The ranges leave out every transaction
+ * that the snapshot does not include; and a transaction that was open in the
+ * last snapshot is looked for only once it has committed.  So two million rows
+ * that somebody has not committed yet, or has rolled back, are not read again
+ * and again for the sake of other sessions' events.
+ *
+ * Each xid that was still open in the last snapshot, and no longer is, is a
+ * range of its own; all later xids make one range, with gaps for those in
+ * progress.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "log/durable.h"
+#include "log/ranges.h"
+
+static FullTransactionId
+next_xid(FullTransactionId xid)
+{
+	return FullTransactionIdFromU64(U64FromFullTransactionId(xid) + 1);
+}
+
+static FullTransactionId
+previous_xid(FullTransactionId xid)
+{
+	return FullTransactionIdFromU64(U64FromFullTransactionId(xid) - 1);
+}
+
+static FullTransactionId
+later_xid(FullTransactionId a, FullTransactionId b)
+{
+	return FullTransactionIdPrecedes(a, b) ? b : a;
+}
+
+static void
+make_ranges(OnsideRanges *ranges, uint32 capacity)
+{
+	ranges->n = 0;
+	ranges->range = palloc(capacity * sizeof(OnsideRange));
+}
+
+void
+onside_ranges_add(OnsideRanges *ranges, FullTransactionId first,
+				  FullTransactionId last,
+				  int64 after_id)
+{
+	OnsideRange	   *range;
+
+	if (FullTransactionIdPrecedes(last, first))
+		return;
+	range = &ranges->range[ranges->n++];
+	range->first = first;
+	range->last = last;
+	range->after_id = after_id;
+}
+
+void
+onside_ranges_add_beyond(OnsideRanges *ranges, const OnsideSnapshot *seen)
+{
+	onside_ranges_add(ranges, seen->xmax,
+					  FullTransactionIdFromU64(PG_UINT64_MAX),
+					  0);
+}
+
+/*
+ * Adds all transactions from "first" on that the snapshot includes: one range
+ * for each gap between those that were in progress.  At most nxip + 1 ranges.
+ */
+static void
+add_from(OnsideRanges *ranges, FullTransactionId first,
+		 const OnsideSnapshot *snapshot)
+{
+	for (uint32 i = 0; i < snapshot->nxip; i++)
+	{
+		if (FullTransactionIdPrecedes(snapshot->xip[i], first))
+			continue;
+		onside_ranges_add(ranges, first, previous_xid(snapshot->xip[i]), 0);
+		first = next_xid(snapshot->xip[i]);
+	}
+	onside_ranges_add(ranges, first, previous_xid(snapshot->xmax), 0);
+}
+
+/*
+ * Adds a transaction that was in progress, if it has committed by "snapshot".
+ */
+static void
+add_ended(OnsideRanges *ranges, FullTransactionId xid,
+		  const OnsideSnapshot *snapshot)
+{
+	if (onside_snapshot_includes(snapshot, xid) && !onside_was_rolled_back(xid))
+		onside_ranges_add(ranges, xid, xid, 0);
+}
+
+void
+onside_ranges_to_read(const OnsideCursor *cursor, OnsideRanges *ranges)
+{
+	const OnsideSnapshot *done = cursor->done;
+	const OnsideSnapshot *window = cursor->window;
+	FullTransactionId pos = cursor->pos.xid;
+
+	make_ranges(ranges, done->nxip + window->nxip + 2);
+	if (FullTransactionIdIsValid(pos))
+		onside_ranges_add(ranges, pos, pos, cursor->pos.id);
+	for (uint32 i = 0; i < done->nxip; i++)
+		if (FullTransactionIdPrecedes(pos, done->xip[i]))
+			add_ended(ranges, done->xip[i], window);
+	add_from(ranges, later_xid(done->xmax, next_xid(pos)), window);
+}
+
+/*
+ * With an open window, three kinds of transactions are pending: those that are
+ * in progress at its beginning or its end and have committed since, what
+ * follows the cursor's position in its own transaction, and everything later.
+ */
+void
+onside_ranges_pending(const OnsideCursor *cursor, const OnsideSnapshot *seen,
+					  OnsideRanges *ranges)
+{
+	const OnsideSnapshot *done = cursor->done;
+	const OnsideSnapshot *window = cursor->window;
+	FullTransactionId pos = cursor->pos.xid;
+
+	make_ranges(ranges, done->nxip + seen->nxip +
+				(window != NULL ? window->nxip : 0) + 4);
+	for (uint32 i = 0; i < done->nxip; i++)
+		if (window == NULL ||
+			!onside_snapshot_includes(window, done->xip[i]) ||
+			FullTransactionIdPrecedes(pos, done->xip[i]))
+			add_ended(ranges, done->xip[i], seen);
+	if (window == NULL)
+	{
+		add_from(ranges, done->xmax, seen);
+		return;
+	}
+	for (uint32 i = 0; i < window->nxip; i++)
+		if (FullTransactionIdPrecedes(window->xip[i], pos) &&
+			!FullTransactionIdPrecedes(window->xip[i], done->xmax))
+			add_ended(ranges, window->xip[i], seen);
+	if (FullTransactionIdIsValid(pos) && onside_snapshot_includes(seen, pos))
+		onside_ranges_add(ranges, pos, pos, cursor->pos.id);
+	add_from(ranges, later_xid(done->xmax, next_xid(pos)), seen);
+}
+
+void
+onside_ranges_all(const OnsideSnapshot *seen, OnsideRanges *ranges)
+{
+	make_ranges(ranges, seen->nxip + 2);
+	add_from(ranges, FirstNormalFullTransactionId, seen);
+	onside_ranges_add_beyond(ranges, seen);
+}
+
+int
+onside_compare_ranges(const void *a, const void *b)
+{
+	return onside_compare_xids(&((const OnsideRange *) a)->first,
+							   &((const OnsideRange *) b)->first);
+}

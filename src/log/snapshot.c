@@ -1,0 +1,237 @@
+/*-------------------------------------------------------------------------
+ *
+ * snapshot.c
+ *		What was committed at some moment, and cursors, which are made of that.
+ *
+ * A transaction's events become visible all at once and in no order of xid: a
+ * long transaction commits after younger ones.  So how far reading has come
+ * cannot be a number.  It is a snapshot, and within the next window a
+ * position: see window.c.
+ *
+ * Snapshots are counted, since several cursors of one worker share them.  No
+ * locks; whoever has a cursor releases it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "utils/snapmgr.h"
+
+#include "log/snapshot.h"
+
+/* ----------
+ * Snapshots
+ *----------
+ */
+
+/* Where snapshots live; NULL for the current context. */
+static MemoryContext snapshot_context;
+
+void
+onside_snapshots_live_in(MemoryContext context)
+{
+	snapshot_context = context;
+}
+
+/* The caller fills in xip. */
+static OnsideSnapshot *
+make_snapshot(FullTransactionId xmin, FullTransactionId xmax, uint32 nxip)
+{
+	OnsideSnapshot *snapshot;
+
+	snapshot = MemoryContextAlloc(snapshot_context != NULL ?
+								  snapshot_context : CurrentMemoryContext,
+								  offsetof(OnsideSnapshot, xip) +
+								  nxip * sizeof(FullTransactionId));
+	snapshot->refcount = 1;
+	snapshot->xmin = xmin;
+	snapshot->xmax = xmax;
+	snapshot->nxip = nxip;
+	return snapshot;
+}
+
+static OnsideSnapshot *
+hold(OnsideSnapshot *snapshot)
+{
+	if (snapshot != NULL)
+		snapshot->refcount++;
+	return snapshot;
+}
+
+void
+onside_snapshot_release(OnsideSnapshot *snapshot)
+{
+	if (snapshot != NULL && --snapshot->refcount == 0)
+		pfree(snapshot);
+}
+
+int
+onside_compare_xids(const void *a, const void *b)
+{
+	FullTransactionId x = *(const FullTransactionId *) a;
+	FullTransactionId y = *(const FullTransactionId *) b;
+
+	if (FullTransactionIdPrecedes(x, y))
+		return -1;
+	return FullTransactionIdPrecedes(y, x) ? 1 : 0;
+}
+
+FullTransactionId
+onside_widen_xid(TransactionId xid, FullTransactionId next)
+{
+	uint32		epoch = EpochFromFullTransactionId(next);
+
+	if (xid > XidFromFullTransactionId(next) && epoch > 0)
+		epoch--;
+	return FullTransactionIdFromEpochAndXid(epoch, xid);
+}
+
+/*
+ * A PostgreSQL snapshot leaves out the transaction that takes it.  To us that
+ * transaction is as open as others, so it is added to those in progress.
+ */
+OnsideSnapshot *
+onside_snapshot_take(void)
+{
+	Snapshot	active = GetActiveSnapshot();
+	FullTransactionId next = ReadNextFullTransactionId();
+	FullTransactionId own = GetTopFullTransactionIdIfAny();
+	OnsideSnapshot *snapshot;
+
+	snapshot = make_snapshot(onside_widen_xid(active->xmin, next),
+							 onside_widen_xid(active->xmax, next),
+							 active->xcnt + 1);
+	for (uint32 i = 0; i < active->xcnt; i++)
+		snapshot->xip[i] = onside_widen_xid(active->xip[i], next);
+
+	/* If our transaction is not among those, there is one fewer. */
+	if (FullTransactionIdIsValid(own) &&
+		FullTransactionIdPrecedes(own, snapshot->xmax))
+	{
+		snapshot->xip[active->xcnt] = own;
+		if (FullTransactionIdPrecedes(own, snapshot->xmin))
+			snapshot->xmin = own;
+	}
+	else
+		snapshot->nxip--;
+	qsort(snapshot->xip, snapshot->nxip, sizeof(FullTransactionId),
+		  onside_compare_xids);
+	return snapshot;
+}
+
+/* The server made this string: "xmin:xmax:xip,xip,...". */
+OnsideSnapshot *
+onside_snapshot_parse(const char *str)
+{
+	OnsideSnapshot *snapshot;
+	const char *p;
+	char	   *end;
+	uint64		xmin;
+	uint64		xmax;
+	uint32		n = 0;
+
+	xmin = strtou64(str, &end, 10);
+	xmax = strtou64(end + 1, &end, 10);
+	p = end + 1;
+	if (*p != '\0')
+	{
+		n = 1;
+		for (const char *q = p; *q != '\0'; q++)
+			if (*q == ',')
+				n++;
+	}
+	snapshot = make_snapshot(FullTransactionIdFromU64(xmin),
+							 FullTransactionIdFromU64(xmax), n);
+	for (uint32 i = 0; i < n; i++)
+	{
+		snapshot->xip[i] = FullTransactionIdFromU64(strtou64(p, &end, 10));
+		p = end + 1;
+	}
+	return snapshot;
+}
+
+char *
+onside_snapshot_print(const OnsideSnapshot *snapshot)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, UINT64_FORMAT ":" UINT64_FORMAT ":",
+					 U64FromFullTransactionId(snapshot->xmin),
+					 U64FromFullTransactionId(snapshot->xmax));
+	for (uint32 i = 0; i < snapshot->nxip; i++)
+		appendStringInfo(&buf, "%s" UINT64_FORMAT, i > 0 ? "," : "",
+						 U64FromFullTransactionId(snapshot->xip[i]));
+	return buf.data;
+}
+
+bool
+onside_snapshot_includes(const OnsideSnapshot *snapshot, FullTransactionId xid)
+{
+	if (FullTransactionIdPrecedes(xid, snapshot->xmin))
+		return true;
+	if (!FullTransactionIdPrecedes(xid, snapshot->xmax))
+		return false;
+	return bsearch(&xid, snapshot->xip, snapshot->nxip,
+				   sizeof(FullTransactionId), onside_compare_xids) == NULL;
+}
+
+/* ----------
+ * Cursors
+ *----------
+ */
+
+int
+onside_compare_positions(const OnsidePosition *a, const OnsidePosition *b)
+{
+	int			cmp = onside_compare_xids(&a->xid, &b->xid);
+
+	if (cmp != 0)
+		return cmp;
+	return a->id < b->id ? -1 : (a->id > b->id ? 1 : 0);
+}
+
+bool
+onside_cursor_covers(const OnsideCursor *cursor, FullTransactionId xid,
+					 int64 id)
+{
+	OnsidePosition pos = {xid, id};
+
+	if (onside_snapshot_includes(cursor->done, xid))
+		return true;
+	return cursor->window != NULL && onside_snapshot_includes(cursor->window,
+															  xid) &&
+		onside_compare_positions(&pos, &cursor->pos) <= 0;
+}
+
+void
+onside_cursor_copy(OnsideCursor *to, const OnsideCursor *from)
+{
+	OnsideCursor old = *to;
+
+	to->done = hold(from->done);
+	to->window = hold(from->window);
+	to->pos = from->pos;
+	onside_cursor_release(&old);
+}
+
+void
+onside_cursor_release(OnsideCursor *cursor)
+{
+	onside_snapshot_release(cursor->done);
+	onside_snapshot_release(cursor->window);
+	cursor->done = NULL;
+	cursor->window = NULL;
+}
+
+void
+onside_cursor_end_window(OnsideCursor *cursor)
+{
+	onside_snapshot_release(cursor->done);
+	cursor->done = cursor->window;
+	cursor->window = NULL;
+	memset(&cursor->pos, 0, sizeof(cursor->pos));
+}

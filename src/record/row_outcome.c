@@ -1,0 +1,227 @@
+/*-------------------------------------------------------------------------
+ *
+ * row_outcome.c
+ *		What becomes of a row's event: recorded, a dead letter, an error.
+ *
+ * The purchase comes first.  With on_invalid_event = dead_letter, a row that
+ * is not a valid event is let through with a WARNING that names the table and
+ * the column, and the event goes into dead_letter.  With on_invalid_event =
+ * error the statement fails.
+ *
+ * dead_letter may be locked by another session for an hour.  The purchase
+ * waits for DEAD_LETTER_PATIENCE at most; after that the event is kept in the
+ * server's log, in the text of the WARNING.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/relcache.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "log/dead_letter.h"
+#include "log/shmem.h"
+#include "record/row_outcome.h"
+#include "settings.h"
+
+/* How long a purchase waits for a lock on dead_letter; ms. */
+#define DEAD_LETTER_PATIENCE	1000
+
+void
+onside_row_count_skipped(OnsideRowReader *reader, int64 rows)
+{
+	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
+
+	if (slot != NULL)
+		pg_atomic_fetch_add_u64(&slot->skipped, rows);
+	if (reader->backfill != NULL)
+		reader->backfill->skipped += rows;
+}
+
+bool
+onside_row_is_due(OnsideRowReader *reader, bool has_datetime, TimestampTz t)
+{
+	if (reader->backfill == NULL || !has_datetime ||
+		(t >= reader->backfill->since && t <= reader->backfill->until))
+		return true;
+	reader->backfill->not_due++;
+	return false;
+}
+
+/* The name of the column that this field is mapped to; NULL if none is. */
+static const char *
+column_of(OnsideRowReader *reader, const char *field)
+{
+	if (strcmp(field, "installation_id") == 0)
+		return reader->installation_id.name;
+	if (strcmp(field, "event_datetime") == 0)
+		return reader->event_datetime.name;
+	if (strcmp(field, "event_id") == 0)
+		return reader->event_id.name;
+	for (int i = 0; i < reader->npayload; i++)
+		if (strcmp(field, reader->payload[i].field) == 0)
+			return reader->payload[i].name;
+	return NULL;
+}
+
+/*
+ * BuildIndexValueDescription() looks at the privileges of whoever writes the
+ * row.
+ */
+char *
+onside_row_key(Relation rel, TupleTableSlot *row)
+{
+	Relation	index;
+	Datum		values[INDEX_MAX_KEYS];
+	bool		nulls[INDEX_MAX_KEYS];
+	char	   *key;
+
+	list_free(RelationGetIndexList(rel));
+	if (!OidIsValid(rel->rd_pkindex))
+		return NULL;
+	index = index_open(rel->rd_pkindex, AccessShareLock);
+	for (int i = 0; i < IndexRelationGetNumberOfKeyAttributes(index); i++)
+		values[i] = slot_getattr(row, index->rd_index->indkey.values[i],
+								 &nulls[i]);
+	key = BuildIndexValueDescription(index, values, nulls);
+	index_close(index, AccessShareLock);
+	return key;
+}
+
+/*
+ * Says what is wrong with a row.  Whoever wrote the row may not know that the
+ * table is attached, so the DETAIL says that, and which column is at fault.
+ * "outcome" is the end of the DETAIL: what was done with the row.
+ */
+static void
+report(int elevel, OnsideRowReader *reader, Relation rel,
+	   const OnsideEventError *error, const char *outcome)
+{
+	const char *column = reader->mapper != NULL ? NULL :
+		column_of(reader, error->field);
+	char	   *key = NULL;
+	StringInfoData detail;
+
+	initStringInfo(&detail);
+	appendStringInfo(&detail,
+					 "Rows of table \"%s\" are reported as event \"%s\"",
+					 RelationGetRelationName(rel),
+					 text_to_cstring(reader->event_name));
+	if (reader->mapper != NULL)
+		appendStringInfo(&detail, ", by the mapper %s",
+						 onside_mapper_name(reader->mapper));
+	if (column != NULL)
+		appendStringInfo(&detail, ", with column \"%s\" as %s", column,
+						 error->field);
+	if (reader->backfill != NULL && reader->row != NULL)
+		key = onside_row_key(rel, reader->row);
+	if (key != NULL)
+		appendStringInfo(&detail, ". This is the row %s", key);
+	appendStringInfo(&detail, ".%s", outcome);
+
+	ereport(elevel,
+			(errcode(error->sqlstate),
+			 errmsg(ONSIDE_INVALID_EVENT "%s", error->message),
+			 errdetail_internal("%s", detail.data),
+			 elevel < ERROR ? errhint("%s", error->hint) :
+			 errhint("%s To let such rows through, set onside_attribution.on_invalid_event to dead_letter.",
+					 error->hint),
+			 column != NULL ? errtablecolname(rel, column) : errtable(rel)));
+}
+
+/* The fields that the event has, as text for a person. */
+static char *
+describe(const OnsideEvent *event)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	if (event->has_event_id)
+		appendStringInfo(&text, "event_id %s, ",
+						 DatumGetCString(DirectFunctionCall1(uuid_out,
+															 UUIDPGetDatum(&event->event_id))));
+	if (event->has_installation_id)
+		appendStringInfo(&text, "installation_id %s, ",
+						 DatumGetCString(DirectFunctionCall1(uuid_out,
+															 UUIDPGetDatum(&event->installation_id))));
+	if (event->has_event_datetime)
+		appendStringInfo(&text, "event_datetime %s, ",
+						 timestamptz_to_str(event->event_datetime));
+	appendStringInfo(&text, "payload %s", event->payload == NULL ? "unknown" :
+					 JsonbToCString(NULL, &event->payload->root,
+									VARSIZE(event->payload)));
+	return text.data;
+}
+
+/*
+ * schema.table, quoted, of the table, or if that is a partition, of its root.
+ */
+static char *
+source_name(Oid relid)
+{
+	Oid			root = onside_row_root(relid);
+
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(root)),
+									  get_rel_name(root));
+}
+
+void
+onside_row_let_through(OnsideRowReader *reader, Relation rel,
+					   const OnsideEvent *event,
+					   const OnsideEventError *error)
+{
+	if (reader->backfill != NULL)
+		reader->backfill->dead_lettered++;
+	if (!onside_dead_letter_lock(DEAD_LETTER_PATIENCE))
+	{
+		report(WARNING, reader, rel, error,
+			   psprintf(" This row was let through. Its event is kept in this message alone, since dead_letter is locked by another session: %s.",
+						describe(event)));
+		return;
+	}
+	report(WARNING, reader, rel, error,
+		   " This row was let through and its event put into dead_letter.");
+	onside_dead_letter_insert(NULL, event, 0, error->message, 0,
+							  GetCurrentTimestamp(), 0,
+							  source_name(RelationGetRelid(rel)));
+}
+
+/*
+ * A deferred trigger can fire several times for one row.  An event that the
+ * transaction has already recorded counts as recorded, and is not appended
+ * again.
+ */
+OnsideRowOutcome
+onside_row_settle(OnsideRowReader *reader, Relation rel,
+				  const OnsideEvent *event,
+				  const OnsideEventError *error, OnsideAppend **append,
+				  MemoryContext append_context)
+{
+	if (error == NULL)
+	{
+		if (reader->deferred != NULL &&
+			!onside_deferred_is_new(reader->deferred, event))
+			return ONSIDE_ROW_RECORDED;
+		if (*append == NULL)
+		{
+			MemoryContext old = MemoryContextSwitchTo(append_context);
+
+			*append = onside_append_begin();
+			MemoryContextSwitchTo(old);
+		}
+		onside_append(*append, event);
+		if (reader->backfill != NULL)
+			reader->backfill->recorded++;
+		return ONSIDE_ROW_RECORDED;
+	}
+	if (onside_on_invalid_event != ONSIDE_INVALID_DEAD_LETTER)
+		report(ERROR, reader, rel, error, "");
+	onside_row_let_through(reader, rel, event, error);
+	return ONSIDE_ROW_DEAD_LETTER;
+}

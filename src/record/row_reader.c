@@ -1,0 +1,224 @@
+/*-------------------------------------------------------------------------
+ *
+ * row_reader.c
+ *		A trigger's mapping, resolved against its table.
+ *
+ * A reader holds what a trigger's arguments mean for its table: which column
+ * is which field, or which mapper makes the events.  trigger.c and backfill
+ * use a reader for each row; row_cache.c keeps readers from one statement to
+ * the next.
+ *
+ * A mapping that does not fit the table (any more) raises no error here.  The
+ * reader is "broken", and every row is invalid, so that on_invalid_event
+ * decides whether the purchase fails.
+ *
+ * A row without a version 4 UUID of its own gets an event_id that is computed
+ * of its key (event_id.c).  What precedes the key stands in the trigger's
+ * arguments.  A trigger that was made by hand may lack it: then it is looked
+ * up for each statement.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/partition.h"
+#include "utils/builtins.h"
+#include "utils/formatting.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+#include "log/namespace.h"
+#include "record/mapping.h"
+#include "record/row_reader.h"
+
+/* Resolves one column; notes the first column that cannot be used. */
+static void
+resolve(OnsideRowReader *reader, OnsideColumn *column, const char *field,
+		Relation rel, const char *name)
+{
+	OnsideEventError error;
+
+	if (!onside_column_resolve(column, field, RelationGetDescr(rel),
+							   RelationGetRelationName(rel), name, &error) &&
+		reader->broken == NULL)
+	{
+		reader->broken = palloc(sizeof(OnsideEventError));
+		*reader->broken = error;
+	}
+}
+
+Oid
+onside_row_root(Oid relid)
+{
+	List	   *ancestors = NIL;
+
+	if (get_rel_relispartition(relid))
+		ancestors = get_partition_ancestors(relid);
+
+	/* A partition that is being detached has none. */
+	return ancestors != NIL ? llast_oid(ancestors) : relid;
+}
+
+char *
+onside_row_id_source(Oid relid)
+{
+	Oid			root = onside_row_root(relid);
+
+	return psprintf("%s.%s", get_namespace_name(get_rel_namespace(root)),
+					get_rel_name(root));
+}
+
+/* Resolves the columns of a mapping without a mapper. */
+static void
+resolve_columns(OnsideRowReader *reader, const OnsideMapping *mapping,
+				Relation rel)
+{
+	resolve(reader, &reader->installation_id, "installation_id", rel,
+			mapping->installation_id);
+	reader->has_event_datetime = mapping->event_datetime != NULL;
+	if (reader->has_event_datetime)
+		resolve(reader, &reader->event_datetime, "event_datetime", rel,
+				mapping->event_datetime);
+	reader->has_event_id = mapping->event_id != NULL;
+	if (reader->has_event_id)
+	{
+		resolve(reader, &reader->event_id, "event_id", rel,
+				mapping->event_id);
+		if (mapping->id_namespace != NULL)
+			reader->id_namespace = pstrdup(mapping->id_namespace);
+		if (mapping->id_source != NULL)
+			reader->id_source = pstrdup(mapping->id_source);
+	}
+
+	reader->npayload = mapping->npayload;
+	reader->keys = palloc(mapping->npayload * sizeof(char *));
+	reader->payload = palloc0(mapping->npayload * sizeof(OnsideColumn));
+	for (int i = 0; i < mapping->npayload; i++)
+	{
+		reader->keys[i] = mapping->payload[i].key;
+		resolve(reader, &reader->payload[i], mapping->payload[i].field, rel,
+				mapping->payload[i].column);
+
+		/* An output function can depend on settings, and on other objects. */
+		if (onside_column_needs_settings(&reader->payload[i]))
+			reader->needs_settings = true;
+		if (reader->payload[i].kind == ONSIDE_COLUMN_OTHER)
+			reader->keepable = false;
+	}
+	if (reader->broken != NULL)
+		reader->keepable = false;
+}
+
+/*
+ * The event's name is checked here, once, so that the rows need no check of
+ * it.
+ */
+OnsideRowReader *
+onside_row_reader(Trigger *trigger, Relation rel, MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	OnsideMapping *mapping = onside_mapping_parse(trigger->tgnargs,
+												  trigger->tgargs, rel);
+	OnsideRowReader *reader = palloc0(sizeof(OnsideRowReader));
+	OnsideEventError error;
+
+	reader->event_name = cstring_to_text(mapping->event_name);
+	reader->name_is_valid = onside_event_check_name(reader->event_name,
+													&error);
+	reader->keepable = true;
+	if (mapping->mapper != NULL)
+		reader->mapper = onside_mapper_make(trigger, rel, mapping, context);
+	else
+		resolve_columns(reader, mapping, rel);
+	reader->per_row = AllocSetContextCreate(context,
+											"onside_attribution row",
+											ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(old);
+	return reader;
+}
+
+void
+onside_row_fresh_id(OnsideRowReader *reader, OnsideEvent *event)
+{
+	if (reader->many)
+		onside_event_next_id(&event->event_id);
+	else
+		onside_event_new_id(&event->event_id);
+	event->has_event_id = true;
+	event->id_is_fresh = true;
+}
+
+/* Sets a part of the key; on false *error says that the text is not UTF-8. */
+static bool
+set_id_part(OnsideRowReader *reader, int i, char *text, OnsideEventError *error)
+{
+	char	   *utf8 = onside_as_utf8(text, strlen(text));
+
+	if (utf8 == NULL)
+		return onside_event_not_utf8(error, "event_id");
+	reader->id_parts[i].data = utf8;
+	reader->id_parts[i].len = strlen(utf8);
+	return true;
+}
+
+/*
+ * Sets what precedes a row's key.  What the trigger's arguments do not say is
+ * looked up: it is then what attach() would write into them now.
+ */
+static bool
+know_id(OnsideRowReader *reader, Relation rel, OnsideEventError *error)
+{
+	MemoryContext context = GetMemoryChunkContext(reader);
+	char	   *event_name = text_to_cstring(reader->event_name);
+	char	   *id_namespace = reader->id_namespace;
+	char	   *source = reader->id_source;
+	pg_uuid_t	uuid;
+
+	if (id_namespace == NULL)
+	{
+		if (!onside_namespace_read(&uuid))
+			return onside_event_invalid(error, "event_id",
+										ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+										pstrdup("event_id cannot be made: " ONSIDE_NAMESPACE_LOST),
+										ONSIDE_NAMESPACE_HINT);
+		id_namespace = DatumGetCString(DirectFunctionCall1(uuid_out,
+														   UUIDPGetDatum(&uuid)));
+	}
+	if (source == NULL)
+		source = onside_row_id_source(RelationGetRelid(rel));
+	if (!set_id_part(reader, 0, id_namespace, error) ||
+		!set_id_part(reader, 1, asc_tolower(event_name, strlen(event_name)),
+					 error) ||
+		!set_id_part(reader, 2, source, error))
+		return false;
+	for (int i = 0; i < ONSIDE_ID_NAMES; i++)
+		reader->id_parts[i].data = MemoryContextStrdup(context,
+													   reader->id_parts[i].data);
+	reader->id_is_known = true;
+	return true;
+}
+
+void
+onside_row_forget_id(OnsideRowReader *reader)
+{
+	if (!reader->id_is_known ||
+		(reader->id_namespace != NULL && reader->id_source != NULL))
+		return;
+	reader->id_is_known = false;
+	for (int i = 0; i < ONSIDE_ID_NAMES; i++)
+		pfree(unconstify(char *, reader->id_parts[i].data));
+}
+
+bool
+onside_row_id_of_key(OnsideRowReader *reader, Relation rel, char *key,
+					 OnsideEvent *event, OnsideEventError *error)
+{
+	if ((!reader->id_is_known && !know_id(reader, rel, error)) ||
+		!set_id_part(reader, ONSIDE_ID_NAMES, key, error))
+		return false;
+	onside_event_id_require(reader->id_parts, lengthof(reader->id_parts),
+							&event->event_id);
+	event->has_event_id = true;
+	return true;
+}
