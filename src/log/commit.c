@@ -25,7 +25,7 @@
 
 #include "log/commit.h"
 #include "log/crash_guard.h"
-#include "log/shmem.h"
+#include "log/service.h"
 
 /*
  * A subtransaction that recorded events; the innermost one comes first.  Only
@@ -78,14 +78,15 @@ after_commit(void)
 	}
 
 	/* The worker empties segments itself. */
-	if (slot != NULL && slot->worker_pid == MyProcPid)
+	if (slot != NULL && (wake_bits & ONSIDE_WAKE_WITHDRAWN) != 0 &&
+		onside_slot_is_mine(slot))
 		wake_bits &= ~ONSIDE_WAKE_WITHDRAWN;
 	if (slot != NULL && wake_bits != 0)
 		onside_slot_wake(slot, wake_bits);
 
 	if (onside_shmem_available())
 	{
-		if (want_worker && onside_slot_request(MyDatabaseId) == NULL)
+		if (want_worker && onside_service_request(MyDatabaseId) == NULL)
 			forget_absent = true;	/* for when a slot comes free */
 		if (want_worker || wake_launcher)
 			onside_launcher_wake(forget_absent);

@@ -215,9 +215,12 @@ void
 onside_write_settled(void)
 {
 	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
+	OnsideStatus status;
+	int64		pending;
 
-	if (ActiveSnapshotSet() && slot != NULL && slot->worker_pid != 0 &&
-		!slot->status.objects_differ && onside_slot_pending(slot) == 0 &&
+	if (ActiveSnapshotSet() && slot != NULL &&
+		onside_slot_read_status(slot, &status, &pending) != 0 &&
+		!status.objects_differ && pending == 0 &&
 		OidIsValid(onside_relation_oid("delivery_cursor")))
 		(void) flush(slot,
 					 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),

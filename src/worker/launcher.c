@@ -7,14 +7,10 @@
  * pg_extension, which only a connection to it can read.  So the launcher takes
  * a slot for every database that it does not know and starts a worker there;
  * one that finds no extension says so and leaves, and the launcher remembers.
- * CREATE EXTENSION takes a slot by itself, at commit.  A slot then goes
- *
- *		FREE -> WANTED -> STARTING -> RUNNING -> WANTED (worker ended) ...
- *									  RUNNING -> ABSENT -> FREE
- *
- * where WANTED becomes STARTING here alone, and FREE is made here alone.  The
- * state is in shared memory, so that a restarted launcher finds workers that
- * its predecessor started.
+ * CREATE EXTENSION takes a slot by itself, at commit.  The states of a slot, and
+ * who makes which step, are in shmem.h, and service.c makes them; WANTED becomes
+ * STARTING here alone, and slots are given back here alone.  The state is in shared
+ * memory, so that a restarted launcher finds workers that its predecessor started.
  *
  * A database that becomes a template or refuses connections is dismissed: its
  * worker leaves and its slot is freed, as if it had been dropped.
@@ -56,7 +52,7 @@
 
 #include "compat.h"
 #include "log/crash_guard.h"
-#include "log/shmem.h"
+#include "log/service.h"
 #include "settings.h"
 #include "worker/launcher.h"
 #include "worker/process.h"
@@ -167,7 +163,7 @@ adopt(List *databases, List *except)
 			list_member_oid(absent, database) ||
 			onside_slot_find(database) != NULL)
 			continue;
-		slot = onside_slot_request(database);
+		slot = onside_service_request(database);
 		if (slot == NULL)
 		{
 			out_of_slots = true;
@@ -188,8 +184,12 @@ static bool
 slots_are_used_up(void)
 {
 	for (int i = 0; i < onside_max_databases; i++)
-		if (!onside_slot_get(i)->found)
+	{
+		Oid			database;
+
+		if (!onside_service_look(onside_slot_get(i), &database).found)
 			return false;
+	}
 	return true;
 }
 
@@ -220,6 +220,10 @@ adopt_databases(List *databases)
  * ----------
  */
 
+/*
+ * Says in "status" why no worker runs.  Only for a slot in WANTED: no worker is in
+ * it, and none comes before we start one, so what it publishes is not overwritten.
+ */
 static void
 set_reason(OnsideSlot *slot, const char *reason)
 {
@@ -229,24 +233,11 @@ set_reason(OnsideSlot *slot, const char *reason)
 	LWLockRelease(slot->lock);
 }
 
-static bool
-set_state(OnsideSlot *slot, OnsideSlotState from, OnsideSlotState to)
-{
-	bool		done;
-
-	LWLockAcquire(onside_slots_lock(), LW_EXCLUSIVE);
-	done = slot->state == from;
-	if (done)
-		slot->state = to;
-	LWLockRelease(onside_slots_lock());
-	return done;
-}
-
 /* Frees a slot, unless its state is not this any more. */
 static bool
-free_slot(int i, OnsideSlotState state)
+free_slot(int i, Oid database, OnsideSlotState state)
 {
-	if (!onside_slot_free(onside_slot_get(i), state))
+	if (!onside_service_free(onside_slot_get(i), database, state))
 		return false;
 	if (mindings[i].handle != NULL)
 		pfree(mindings[i].handle);
@@ -256,7 +247,7 @@ free_slot(int i, OnsideSlotState state)
 
 /* Its worker has ended, or never came up: when may the next one start? */
 static void
-schedule_restart(OnsideSlot *slot, Minding *minding)
+schedule_restart(OnsideSlot *slot, bool orderly, Minding *minding)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	int			delay = 0;
@@ -264,7 +255,7 @@ schedule_restart(OnsideSlot *slot, Minding *minding)
 	if (minding->started_at == 0)
 		return;					/* the first one: at once */
 
-	if (slot->orderly ||
+	if (orderly ||
 		TimestampDifferenceExceeds(minding->started_at, now, HEALTHY_RUN))
 		minding->failures = 0;
 	else
@@ -295,21 +286,21 @@ printable_name(Oid database)
 
 /* Starts a worker.  Returns false if that is not possible now. */
 static bool
-start_worker(int i)
+start_worker(int i, Oid database)
 {
 	OnsideSlot *slot = onside_slot_get(i);
 	Minding    *minding = &mindings[i];
 	MemoryContext old;
 	bool		ok;
 
-	if (!set_state(slot, ONSIDE_SLOT_WANTED, ONSIDE_SLOT_STARTING))
+	if (!onside_service_step(slot, ONSIDE_SLOT_WANTED, ONSIDE_SLOT_STARTING))
 		return true;
 
 	if (minding->handle != NULL)
 		pfree(minding->handle);
 	minding->handle = NULL;
 	old = MemoryContextSwitchTo(TopMemoryContext);
-	ok = onside_worker_register(slot, i, &minding->handle);
+	ok = onside_worker_register(database, i, &minding->handle);
 	MemoryContextSwitchTo(old);
 
 	if (ok)
@@ -318,12 +309,12 @@ start_worker(int i)
 		minding->told = false;
 		return true;
 	}
-	(void) set_state(slot, ONSIDE_SLOT_STARTING, ONSIDE_SLOT_WANTED);
+	(void) onside_service_step(slot, ONSIDE_SLOT_STARTING, ONSIDE_SLOT_WANTED);
 	if (!minding->told)
 		ereport(LOG,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("onside_attribution: no free background worker for database %s",
-						printable_name(slot->database)),
+						printable_name(database)),
 				 errhint("Increase max_worker_processes.")));
 	minding->told = true;
 	set_reason(slot, "there is no free background worker: increase max_worker_processes");
@@ -338,80 +329,69 @@ count_starting(void)
 	int			n = 0;
 
 	for (int i = 0; i < onside_max_databases; i++)
-		if (onside_slot_get(i)->state == ONSIDE_SLOT_STARTING &&
+	{
+		Oid			database;
+		OnsideService service = onside_service_look(onside_slot_get(i),
+													&database);
+
+		if (service.state == ONSIDE_SLOT_STARTING &&
 			!TimestampDifferenceExceeds(mindings[i].started_at, now,
 										LOOK_TIME))
 			n++;
+	}
 	return n;
 }
 
-/* Did a worker that was registered end before it took its slot? */
+/*
+ * Did a worker that was registered end before it took its slot?  One that a
+ * launcher before us has registered may still come: if it comes before the one
+ * that we start instead, it takes the slot, and ours ends; if later, it ends.
+ */
 static bool
 start_failed(int i)
 {
 	pid_t		pid;
 
-	/* A worker of a launcher before us; if it still comes, it leaves again. */
-	if (mindings[i].handle == NULL)
-		return onside_slot_get(i)->worker_pid == 0;
-
-	return GetBackgroundWorkerPid(mindings[i].handle, &pid) == BGWH_STOPPED;
+	return mindings[i].handle == NULL ||
+		GetBackgroundWorkerPid(mindings[i].handle, &pid) == BGWH_STOPPED;
 }
 
-/* Has the worker leave, or lets it come in. */
-static void
-set_dismissed(OnsideSlot *slot, bool dismissed)
+/* Milliseconds for which a worker that has crashed too often stays away. */
+static long
+wait_after_crashes(OnsideSlot *slot, Oid database)
 {
-	if (slot->dismissed == dismissed)
-		return;
-	LWLockAcquire(onside_slots_lock(), LW_EXCLUSIVE);
-	slot->dismissed = dismissed;
-	LWLockRelease(onside_slots_lock());
-	onside_slot_wake(slot, ONSIDE_WAKE_CHECK);
+	if (onside_service_has_crashed(slot))
+		onside_crash_guard_log(database,
+							   psprintf("the worker of database %s",
+										printable_name(database)));
+	return onside_crash_guard_wait(database);
 }
 
 /*
- * Milliseconds for which a worker that has crashed too often stays away.  A
- * worker has the slot before it says that it runs, and says that it ends before
- * it leaves the slot; so under the lock there is none, or it has crashed.
+ * A worker is wanted: starts it if it may be.  Returns as mind_slot().  No worker
+ * is in the slot, and none comes unless we start it.
  */
-static long
-wait_after_crashes(OnsideSlot *slot)
-{
-	bool		crashed;
-
-	LWLockAcquire(onside_slots_lock(), LW_SHARED);
-	crashed = slot->worker_pid == 0 && onside_crash_guard_look(slot->database);
-	LWLockRelease(onside_slots_lock());
-
-	if (crashed)
-		onside_crash_guard_log(slot->database,
-							   psprintf("the worker of database %s",
-										printable_name(slot->database)));
-	return onside_crash_guard_wait(slot->database);
-}
-
-/* A worker is wanted: starts it if it may be.  Returns as mind_slot(). */
 static long
 mind_wanted(int i)
 {
 	OnsideSlot *slot = onside_slot_get(i);
 	Minding    *minding = &mindings[i];
-	Oid			database = slot->database;
+	Oid			database;
+	OnsideService service = onside_service_look(slot, &database);
 	long		wait;
 
-	if (slot->holds > 0)
+	if (service.holds > 0)
 		return POLL_INTERVAL;	/* whoever lets go wakes us */
 
-	if (slot->dismissed)
+	if (service.dismissed)
 	{
 		/* Should it come back, it is looked at again. */
-		if (free_slot(i, ONSIDE_SLOT_WANTED))
+		if (free_slot(i, database, ONSIDE_SLOT_WANTED))
 			absent = list_delete_oid(absent, database);
 		return POLL_INTERVAL;
 	}
 
-	schedule_restart(slot, minding);
+	schedule_restart(slot, service.orderly, minding);
 	if (pg_atomic_exchange_u32(&slot->start_now, 0) != 0)
 	{
 		minding->not_before = 0;
@@ -420,19 +400,19 @@ mind_wanted(int i)
 	wait = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
 										   minding->not_before);
 	if (wait <= 0)
-		wait = wait_after_crashes(slot);
+		wait = wait_after_crashes(slot, database);
 	if (wait > 0)
 		return wait;
 
-	if (minding->failures > 0 && !slot->found && out_of_slots &&
-		free_slot(i, ONSIDE_SLOT_WANTED))
+	if (minding->failures > 0 && !service.found && out_of_slots &&
+		free_slot(i, database, ONSIDE_SLOT_WANTED))
 	{
 		remember(&postponed, database);
 		return 0;
 	}
 	if (count_starting() >= MAX_STARTING)
 		return LOOK_TIME;		/* they wake us, but for one that is stuck */
-	(void) start_worker(i);
+	(void) start_worker(i, database);
 	return RETRY_INTERVAL;
 }
 
@@ -441,27 +421,32 @@ static long
 mind_slot(int i, List *databases)
 {
 	OnsideSlot *slot = onside_slot_get(i);
-	Oid			database = slot->database;
+	Oid			database = onside_slot_database(slot);
+	OnsideService service;
 
 	if (!OidIsValid(database))
 		return POLL_INTERVAL;
 
-	set_dismissed(slot, !list_member_oid(databases, database));
+	onside_service_dismiss(slot, database,
+						   !list_member_oid(databases, database));
 
-	switch (slot->state)
+	/* If it is another database's by now, we have been woken for that. */
+	service = onside_service_look(slot, &database);
+	switch (service.state)
 	{
 		case ONSIDE_SLOT_FREE:
 		case ONSIDE_SLOT_RUNNING:
 			return POLL_INTERVAL;
 
 		case ONSIDE_SLOT_ABSENT:
-			if (free_slot(i, ONSIDE_SLOT_ABSENT))
+			if (free_slot(i, database, ONSIDE_SLOT_ABSENT))
 				remember(&absent, database);
 			return POLL_INTERVAL;
 
 		case ONSIDE_SLOT_STARTING:
 			if (!start_failed(i) ||
-				!set_state(slot, ONSIDE_SLOT_STARTING, ONSIDE_SLOT_WANTED))
+				!onside_service_step(slot, ONSIDE_SLOT_STARTING,
+									 ONSIDE_SLOT_WANTED))
 				return RETRY_INTERVAL;
 			return mind_wanted(i);
 

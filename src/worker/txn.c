@@ -41,6 +41,7 @@
 #include "clock.h"
 #include "compat.h"
 #include "log/locks.h"
+#include "log/service.h"
 #include "log/tables.h"
 #include "worker/txn.h"
 
@@ -60,6 +61,7 @@ static OnsideSlot *slot;
 static Oid	extension;
 static Oid	cursor_table;
 static int64 hurried_at;		/* see onside_txn_hurry() */
+static bool left_orderly;		/* see onside_txn_leave_orderly() */
 
 void
 onside_txn_init(OnsideSlot *my_slot)
@@ -76,10 +78,22 @@ onside_txn_init(OnsideSlot *my_slot)
 static void
 leave(bool another)
 {
-	slot->orderly = true;
-	onside_slot_leave(slot,
-					  another ? ONSIDE_SLOT_WANTED : ONSIDE_SLOT_ABSENT);
+	onside_service_leave(slot, another ? ONSIDE_SLOT_WANTED :
+						 ONSIDE_SLOT_ABSENT, true);
 	proc_exit(0);
+}
+
+void
+onside_txn_leave_orderly(void)
+{
+	left_orderly = true;
+	proc_exit(0);
+}
+
+bool
+onside_txn_left_orderly(void)
+{
+	return left_orderly;
 }
 
 /*
@@ -263,10 +277,7 @@ onside_txn_insist(OnsideBrake *brake, int uses, void (*body) (void *arg),
 						 onside_wait_event("OnsideAttributionIdle"));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
-		if (onside_slot_is_closed(slot))
-		{
-			slot->orderly = true;
-			proc_exit(0);
-		}
+		if (onside_service_is_closed(slot))
+			onside_txn_leave_orderly();
 	}
 }

@@ -48,6 +48,13 @@ extern bool onside_txn_run(OnsideBrake *brake, int uses,
 extern void onside_txn_insist(OnsideBrake *brake, int uses,
 							  void (*body) (void *arg), void *arg);
 
+/*
+ * Ends this process, which nothing ails: a successor is to go on, or nobody.  Has
+ * it been ended so?
+ */
+extern void onside_txn_leave_orderly(void) pg_attribute_noreturn();
+extern bool onside_txn_left_orderly(void);
+
 /* The work is done, by this or in another way: it has no problem (any more). */
 extern void onside_brake_release(OnsideBrake *brake);
 

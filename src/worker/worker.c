@@ -43,7 +43,7 @@
 #include "compat.h"
 #include "log/crash_guard.h"
 #include "log/delivery.h"
-#include "log/shmem.h"
+#include "log/service.h"
 #include "log/tables.h"
 #include "log/window.h"
 #include "send/address.h"
@@ -110,7 +110,7 @@ static uint32 wait_event_request;
 static void
 before_exit(int code, Datum arg)
 {
-	onside_slot_leave(slot, ONSIDE_SLOT_WANTED);
+	onside_service_leave(slot, ONSIDE_SLOT_WANTED, onside_txn_left_orderly());
 }
 
 /* ----------
@@ -346,7 +346,7 @@ static bool
 may_send(void)
 {
 	return onside_enabled && control_known && !paused && has_credentials &&
-		!restart_wanted && !onside_slot_is_closed(slot);
+		!restart_wanted && !onside_service_is_closed(slot);
 }
 
 /* ----------
@@ -507,6 +507,7 @@ publish(void)
 	TimestampTz oldest = oldest_recorded();
 	const char *reason;
 	OnsideState state;
+	bool		sends = may_send();	/* takes the lock of all slots */
 
 	sending = onside_sending_status();
 	state = current_state(sending, &reason);
@@ -525,7 +526,7 @@ publish(void)
 	shared->last_error_at = sending->last_error_at;
 	strlcpy(shared->last_error, sending->last_error,
 			sizeof(shared->last_error));
-	shared->next_attempt_at = may_send() ? sending->next_attempt_at : 0;
+	shared->next_attempt_at = sends ? sending->next_attempt_at : 0;
 	LWLockRelease(slot->lock);
 	onside_counting_publish(slot);
 
@@ -537,13 +538,6 @@ publish(void)
  * The loop
  * ----------
  */
-
-static void
-leave_orderly(void)
-{
-	slot->orderly = true;
-	proc_exit(0);
-}
 
 /* Body of a transaction. */
 static void
@@ -564,7 +558,7 @@ check_extension(void)
 
 	/* Its tables may have another shape, also for what is to be saved. */
 	if (differs)
-		leave_orderly();
+		onside_txn_leave_orderly();
 }
 
 /* Does what a wake-up or a reload has asked for and needs a transaction. */
@@ -609,7 +603,7 @@ take_wakeup(void)
 static void
 restart_if_wanted(void)
 {
-	bool		closed = onside_slot_is_closed(slot);
+	bool		closed = onside_service_is_closed(slot);
 
 	if (!closed && !restart_wanted)
 		return;
@@ -617,7 +611,7 @@ restart_if_wanted(void)
 		onside_ms_until(restart_wanted_at, RESTART_GRACE) > 0)
 		return;
 	onside_progress_save_at_exit();
-	leave_orderly();
+	onside_txn_leave_orderly();
 }
 
 static long
@@ -764,23 +758,13 @@ main_loop(void)
  * ----------
  */
 
-/* Takes the slot, unless it has been given to another database meanwhile. */
+/* Takes the slot, or ends the process if it is not wanted there any more. */
 static void
 take_slot(int slot_no, Oid database)
 {
-	slot = onside_slot_get(slot_no);
-	LWLockAcquire(onside_slots_lock(), LW_EXCLUSIVE);
-	if (slot->database != database || slot->worker_pid != 0 ||
-		onside_slot_is_closed(slot))
-	{
-		LWLockRelease(onside_slots_lock());
+	slot = onside_service_enter(slot_no, database);
+	if (slot == NULL)
 		proc_exit(0);
-	}
-	slot->worker_pid = MyProcPid;
-	slot->orderly = false;
-	slot->wanted_again = false;
-	pg_atomic_write_u32(&slot->procno, ONSIDE_MY_PROCNO);
-	LWLockRelease(onside_slots_lock());
 
 	/* Before connecting: so it runs when transactions have been aborted. */
 	before_shmem_exit(before_exit, (Datum) 0);
@@ -802,11 +786,7 @@ find_extension(void)
 	onside_txn_init(slot);
 	onside_txn_insist(&looking, 0, look_at_database, NULL);
 
-	LWLockAcquire(onside_slots_lock(), LW_EXCLUSIVE);
-	slot->state = ONSIDE_SLOT_RUNNING;
-	slot->found = true;
-	LWLockRelease(onside_slots_lock());
-	onside_launcher_wake(false);
+	onside_service_found(slot);
 }
 
 /* Says in "status" and, once, in the log why this process does nothing. */
@@ -859,8 +839,8 @@ wait_for_matching_version(void)
 
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
-		if (onside_slot_is_closed(slot))
-			leave_orderly();
+		if (onside_service_is_closed(slot))
+			onside_txn_leave_orderly();
 		pg_atomic_write_u32(&slot->wakeup, 0);
 
 		onside_txn_insist(&looking, 0, look_for_matching_version, &differs);
@@ -873,7 +853,7 @@ wait_for_matching_version(void)
 						 POLL_INTERVAL, wait_event_idle);
 	}
 	if (waited)
-		leave_orderly();
+		onside_txn_leave_orderly();
 
 	LWLockAcquire(slot->lock, LW_EXCLUSIVE);
 	slot->status.objects_differ = false;
@@ -918,7 +898,7 @@ onside_worker_main(Datum slot_no)
 }
 
 bool
-onside_worker_register(OnsideSlot *for_slot, int slot_no,
+onside_worker_register(Oid database, int slot_no,
 					   BackgroundWorkerHandle **handle)
 {
 	BackgroundWorker worker = {0};
@@ -934,10 +914,10 @@ onside_worker_register(OnsideSlot *for_slot, int slot_no,
 	strlcpy(worker.bgw_type, "onside_attribution worker",
 			sizeof(worker.bgw_type));
 	snprintf(worker.bgw_name, sizeof(worker.bgw_name),
-			 "onside_attribution worker for database %u", for_slot->database);
+			 "onside_attribution worker for database %u", database);
 	worker.bgw_main_arg = Int32GetDatum(slot_no);
 	worker.bgw_notify_pid = MyProcPid;
-	memcpy(worker.bgw_extra, &for_slot->database, sizeof(Oid));
+	memcpy(worker.bgw_extra, &database, sizeof(Oid));
 
 	return RegisterDynamicBackgroundWorker(&worker, handle);
 }
