@@ -12,9 +12,7 @@
 
 #include "postmaster/bgworker.h"
 
-#include "log/shmem.h"
-
-/* Registers a worker for the slot's database; false if there is no room. */
+/* Registers a worker for a database, with its slot; false if there is no room. */
 extern bool onside_worker_register(Oid database, int slot_no,
 								   BackgroundWorkerHandle **handle);
 
