@@ -18,6 +18,7 @@
 #include "clock.h"
 #include "log/batch.h"
 #include "log/crash_guard.h"
+#include "send/choice.h"
 #include "send/http.h"
 #include "settings.h"
 #include "worker/chance.h"
@@ -531,7 +532,7 @@ onside_sending_timeout(OnsideWorker *worker)
 	/* A chance goes on when what came of it is written. */
 	if (sender->in_flight == 0 && sender->nfates == 0 &&
 		now >= sender->pace.not_before &&
-		onside_sender_may_take_chance(sender, offers(worker)))
+		onside_choice_may_take_chance(sender, offers(worker)))
 		return 0;
 	if (at >= 0)
 		timeout = (long) Min(Max((at - now + 999) / 1000, 0), INT_MAX);

@@ -28,6 +28,7 @@
 #include "log/window.h"
 #include "send/chances.h"
 #include "send/http.h"
+#include "send/review.h"
 #include "send/sender.h"
 
 /*

@@ -7,7 +7,7 @@
  * An event that fails while others are accepted would hold the cursor back, and
  * with it the log.  So what has failed for a while moves to aside, in the
  * transaction that moves the cursor past it.  The sender decides which events those
- * are (onside_sender_review()), and goes on trying them, by their ids aside.  At
+ * are (onside_review_pieces()), and goes on trying them, by their ids aside.  At
  * the end of the process whatever holds the cursor back moves there, so that a
  * successor repeats little.
  *
@@ -107,7 +107,7 @@ set_aside(OnsideWorker *worker)
 	OnsideCursor old = {0};
 	bool		done;
 
-	undecided->n = onside_sender_review(sender, onside_clock(),
+	undecided->n = onside_review_pieces(sender, onside_clock(),
 										undecided->items,
 										ONSIDE_WRITE_AT_ONCE);
 	if (undecided->n == 0)
@@ -119,7 +119,7 @@ set_aside(OnsideWorker *worker)
 	if (sender->nfates > 0 ||
 		onside_brake_timeout(worker, &undecided->leaving) > 0)
 	{
-		onside_sender_review_at(sender, onside_clock() + ASIDE_AGAIN);
+		onside_review_at(sender, onside_clock() + ASIDE_AGAIN);
 		return false;
 	}
 
@@ -133,7 +133,7 @@ set_aside(OnsideWorker *worker)
 	if (done)
 	{
 		onside_reader_forget(worker, onside_sender_settled(sender));
-		onside_sender_is_aside(sender);
+		onside_review_is_aside(sender);
 		onside_progress_request_maintenance(worker);
 		onside_progress_is_stored(worker);
 	}
@@ -141,7 +141,7 @@ set_aside(OnsideWorker *worker)
 	{
 		restore_items(undecided);
 		onside_cursor_copy(settled, &old);
-		onside_sender_review_at(sender, onside_clock() + ASIDE_AGAIN);
+		onside_review_at(sender, onside_clock() + ASIDE_AGAIN);
 	}
 	onside_cursor_release(&old);
 	return done;
@@ -223,7 +223,7 @@ load_aside(OnsideWorker *worker)
 	TimestampTz began_at = undecided->recorded_at;
 	pg_uuid_t	began_id = undecided->id;
 
-	load.room = onside_sender_aside_room(sender);
+	load.room = onside_review_aside_room(sender);
 	if (!undecided->more || load.room == 0 || sender->nfates > 0 ||
 		onside_brake_timeout(worker, &undecided->loading) > 0)
 		return;
@@ -237,7 +237,7 @@ load_aside(OnsideWorker *worker)
 					   read_aside, &load))
 	{
 		for (int i = 0; i < load.n; i++)
-			onside_sender_add_aside(sender, &load.items[i], onside_clock());
+			onside_review_add_aside(sender, &load.items[i], onside_clock());
 
 		/* At the end it goes on from the beginning, for what came before. */
 		if (load.n < load.room)
@@ -313,7 +313,7 @@ onside_undecided_timeout(OnsideWorker *worker)
 	const OnsideUndecided *undecided = &worker->undecided;
 	const OnsideSender *sender = worker->sender;
 
-	if (!undecided->more || onside_sender_aside_room(sender) == 0 ||
+	if (!undecided->more || onside_review_aside_room(sender) == 0 ||
 		sender->nfates > 0)
 		return -1;
 	return Max(0, onside_brake_timeout(worker, &undecided->loading));
@@ -328,7 +328,7 @@ onside_undecided_save_at_exit(OnsideWorker *worker)
 	HOLD_INTERRUPTS();
 	for (int i = 0; i < ASIDE_AT_EXIT; i++)
 	{
-		onside_sender_end(worker->sender, onside_clock());
+		onside_review_end(worker->sender, onside_clock());
 		if (!set_aside(worker))
 			break;
 	}
