@@ -20,6 +20,7 @@
 #include "log/dead_letter.h"
 #include "send/chances.h"
 #include "worker/chance.h"
+#include "worker/item.h"
 #include "worker/reader.h"
 #include "worker/txn.h"
 

@@ -28,6 +28,7 @@
 #include "worker/chance.h"
 #include "worker/counting.h"
 #include "worker/fate.h"
+#include "worker/item.h"
 #include "worker/reader.h"
 #include "worker/sending.h"
 

@@ -77,7 +77,7 @@
 #define MAX_STARTING		2
 #define LOOK_TIME			1000
 
-/* What the launcher knows of a slot besides the slot. */
+/* What the launcher knows of a slot besides what is in shared memory. */
 typedef struct Minding
 {
 	BackgroundWorkerHandle *handle;
@@ -87,11 +87,15 @@ typedef struct Minding
 	bool		told;			/* the log has that it cannot be started */
 } Minding;
 
-static Minding *mindings;
-static List *absent;			/* OIDs of databases without the extension */
-static List *postponed;			/* OIDs of those where looking has failed */
-static bool out_of_slots;		/* and somebody wants one */
-static bool told;				/* the log has that we are, for good */
+/* What a launcher is; made by onside_launcher_main() and handed down. */
+typedef struct Launcher
+{
+	Minding    *mindings;		/* one for each slot */
+	List	   *absent;			/* OIDs of databases without the extension */
+	List	   *postponed;		/* OIDs of those where looking has failed */
+	bool		out_of_slots;	/* and a database wants one */
+	bool		told;			/* the log has that we are, for good */
+} Launcher;
 
 /* ----------
  * Databases
@@ -141,16 +145,19 @@ remember(List **list, Oid database)
 }
 
 static void
-forget_databases(void)
+forget_databases(Launcher *launcher)
 {
-	list_free(absent);
-	absent = NIL;
-	told = false;
+	list_free(launcher->absent);
+	launcher->absent = NIL;
+	launcher->told = false;
 }
 
-/* Takes a slot for each of these that we know nothing of, while there are. */
+/*
+ * Requests a slot for each of these databases that we know nothing of, but for those
+ * in "except", until none is free.
+ */
 static void
-adopt(List *databases, List *except)
+adopt(Launcher *launcher, List *databases, List *except)
 {
 	ListCell   *lc;
 
@@ -160,19 +167,20 @@ adopt(List *databases, List *except)
 		OnsideSlot *slot;
 
 		if (list_member_oid(except, database) ||
-			list_member_oid(absent, database) ||
+			list_member_oid(launcher->absent, database) ||
 			onside_slot_find(database) != NULL)
 			continue;
 		slot = onside_service_request(database);
 		if (slot == NULL)
 		{
-			out_of_slots = true;
+			launcher->out_of_slots = true;
 			return;
 		}
-		if (list_member_oid(postponed, database))
+		if (list_member_oid(launcher->postponed, database))
 		{
-			postponed = list_delete_oid(postponed, database);
-			mindings[slot - onside_slot_get(0)].not_before =
+			launcher->postponed = list_delete_oid(launcher->postponed,
+												  database);
+			launcher->mindings[slot - onside_slot_get(0)].not_before =
 				TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 											RESTART_MAX_DELAY);
 		}
@@ -193,17 +201,21 @@ slots_are_used_up(void)
 	return true;
 }
 
+/*
+ * Requests slots for all databases that we know nothing of; first for those where
+ * looking has not failed.  The log is told, once, when all slots are taken for good.
+ */
 static void
-adopt_databases(List *databases)
+adopt_databases(Launcher *launcher, List *databases)
 {
-	out_of_slots = false;
-	adopt(databases, postponed);
-	if (!out_of_slots)
-		adopt(databases, NIL);
+	launcher->out_of_slots = false;
+	adopt(launcher, databases, launcher->postponed);
+	if (!launcher->out_of_slots)
+		adopt(launcher, databases, NIL);
 
-	if (!out_of_slots)
-		told = false;
-	else if (!told && slots_are_used_up())
+	if (!launcher->out_of_slots)
+		launcher->told = false;
+	else if (!launcher->told && slots_are_used_up())
 	{
 		ereport(LOG,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -211,7 +223,7 @@ adopt_databases(List *databases)
 						onside_max_databases),
 				 errdetail("Other databases are not looked at. If they have the extension, their events are recorded and not sent."),
 				 errhint("Increase onside_attribution.max_databases and restart the server.")));
-		told = true;
+		launcher->told = true;
 	}
 }
 
@@ -235,13 +247,13 @@ set_reason(OnsideSlot *slot, const char *reason)
 
 /* Frees a slot, unless its state is not this any more. */
 static bool
-free_slot(int i, Oid database, OnsideSlotState state)
+free_slot(Launcher *launcher, int i, Oid database, OnsideSlotState state)
 {
 	if (!onside_service_free(onside_slot_get(i), database, state))
 		return false;
-	if (mindings[i].handle != NULL)
-		pfree(mindings[i].handle);
-	memset(&mindings[i], 0, sizeof(Minding));
+	if (launcher->mindings[i].handle != NULL)
+		pfree(launcher->mindings[i].handle);
+	memset(&launcher->mindings[i], 0, sizeof(Minding));
 	return true;
 }
 
@@ -286,10 +298,10 @@ printable_name(Oid database)
 
 /* Starts a worker.  Returns false if that is not possible now. */
 static bool
-start_worker(int i, Oid database)
+start_worker(Launcher *launcher, int i, Oid database)
 {
 	OnsideSlot *slot = onside_slot_get(i);
-	Minding    *minding = &mindings[i];
+	Minding    *minding = &launcher->mindings[i];
 	MemoryContext old;
 	bool		ok;
 
@@ -323,7 +335,7 @@ start_worker(int i, Oid database)
 
 /* How many are looking for the extension right now? */
 static int
-count_starting(void)
+count_starting(Launcher *launcher)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	int			n = 0;
@@ -335,7 +347,7 @@ count_starting(void)
 													&database);
 
 		if (service.state == ONSIDE_SLOT_STARTING &&
-			!TimestampDifferenceExceeds(mindings[i].started_at, now,
+			!TimestampDifferenceExceeds(launcher->mindings[i].started_at, now,
 										LOOK_TIME))
 			n++;
 	}
@@ -348,12 +360,13 @@ count_starting(void)
  * that we start instead, it takes the slot, and ours ends; if later, it ends.
  */
 static bool
-start_failed(int i)
+start_failed(Launcher *launcher, int i)
 {
 	pid_t		pid;
 
-	return mindings[i].handle == NULL ||
-		GetBackgroundWorkerPid(mindings[i].handle, &pid) == BGWH_STOPPED;
+	return launcher->mindings[i].handle == NULL ||
+		GetBackgroundWorkerPid(launcher->mindings[i].handle,
+							   &pid) == BGWH_STOPPED;
 }
 
 /* Milliseconds for which a worker that has crashed too often stays away. */
@@ -372,10 +385,10 @@ wait_after_crashes(OnsideSlot *slot, Oid database)
  * is in the slot, and none comes unless we start it.
  */
 static long
-mind_wanted(int i)
+mind_wanted(Launcher *launcher, int i)
 {
 	OnsideSlot *slot = onside_slot_get(i);
-	Minding    *minding = &mindings[i];
+	Minding    *minding = &launcher->mindings[i];
 	Oid			database;
 	OnsideService service = onside_service_look(slot, &database);
 	long		wait;
@@ -386,8 +399,8 @@ mind_wanted(int i)
 	if (service.dismissed)
 	{
 		/* Should it come back, it is looked at again. */
-		if (free_slot(i, database, ONSIDE_SLOT_WANTED))
-			absent = list_delete_oid(absent, database);
+		if (free_slot(launcher, i, database, ONSIDE_SLOT_WANTED))
+			launcher->absent = list_delete_oid(launcher->absent, database);
 		return POLL_INTERVAL;
 	}
 
@@ -404,21 +417,21 @@ mind_wanted(int i)
 	if (wait > 0)
 		return wait;
 
-	if (minding->failures > 0 && !service.found && out_of_slots &&
-		free_slot(i, database, ONSIDE_SLOT_WANTED))
+	if (minding->failures > 0 && !service.found && launcher->out_of_slots &&
+		free_slot(launcher, i, database, ONSIDE_SLOT_WANTED))
 	{
-		remember(&postponed, database);
+		remember(&launcher->postponed, database);
 		return 0;
 	}
-	if (count_starting() >= MAX_STARTING)
+	if (count_starting(launcher) >= MAX_STARTING)
 		return LOOK_TIME;		/* they wake us, but for one that is stuck */
-	(void) start_worker(i, database);
+	(void) start_worker(launcher, i, database);
 	return RETRY_INTERVAL;
 }
 
 /* Looks after one slot.  Returns milliseconds until it wants that again. */
 static long
-mind_slot(int i, List *databases)
+mind_slot(Launcher *launcher, int i, List *databases)
 {
 	OnsideSlot *slot = onside_slot_get(i);
 	Oid			database = onside_slot_database(slot);
@@ -439,21 +452,36 @@ mind_slot(int i, List *databases)
 			return POLL_INTERVAL;
 
 		case ONSIDE_SLOT_ABSENT:
-			if (free_slot(i, database, ONSIDE_SLOT_ABSENT))
-				remember(&absent, database);
+			if (free_slot(launcher, i, database, ONSIDE_SLOT_ABSENT))
+				remember(&launcher->absent, database);
 			return POLL_INTERVAL;
 
 		case ONSIDE_SLOT_STARTING:
-			if (!start_failed(i) ||
+			if (!start_failed(launcher, i) ||
 				!onside_service_step(slot, ONSIDE_SLOT_STARTING,
 									 ONSIDE_SLOT_WANTED))
 				return RETRY_INTERVAL;
-			return mind_wanted(i);
+			return mind_wanted(launcher, i);
 
 		case ONSIDE_SLOT_WANTED:
-			return mind_wanted(i);
+			return mind_wanted(launcher, i);
 	}
 	return POLL_INTERVAL;
+}
+
+/* Looks after all of them; returns when the first one wants that again. */
+static long
+mind_all_slots(Launcher *launcher, List *databases)
+{
+	long		timeout = POLL_INTERVAL;
+
+	for (int i = 0; i < onside_max_databases; i++)
+	{
+		long		wait = mind_slot(launcher, i, databases);
+
+		timeout = Min(timeout, wait);
+	}
+	return timeout;
 }
 
 /* ----------
@@ -492,31 +520,35 @@ begin(void)
 	onside_crash_guard_begin(InvalidOid);
 }
 
+/*
+ * Looks at all databases and slots.  Returns milliseconds until it is to do so again.
+ */
 static long
-look_around(void)
+look_around(Launcher *launcher)
 {
-	long		timeout = POLL_INTERVAL;
 	List	   *databases;
+	long		timeout;
+	long		again;
 
 	if (onside_launcher_take_forget())
-		forget_databases();
+		forget_databases(launcher);
 
 	databases = list_databases();
 	onside_crash_guard_sweep(databases);
-	for (int i = 0; i < onside_max_databases; i++)
-		timeout = Min(timeout, mind_slot(i, databases));
+	timeout = mind_all_slots(launcher, databases);
 
 	/* A slot that came free just now can be taken at once. */
-	adopt_databases(databases);
-	for (int i = 0; i < onside_max_databases; i++)
-		timeout = Min(timeout, mind_slot(i, databases));
+	adopt_databases(launcher, databases);
+	again = mind_all_slots(launcher, databases);
 	list_free(databases);
-	return timeout;
+	return Min(timeout, again);
 }
 
 void
 onside_launcher_main(Datum arg)
 {
+	Launcher	launcher = {0};
+
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	pqsignal(SIGINT, PG_SIG_IGN);
@@ -527,7 +559,7 @@ onside_launcher_main(Datum arg)
 	begin();
 	onside_process_connect(InvalidOid);
 	pgstat_report_appname("onside_attribution launcher");
-	mindings = palloc0(onside_max_databases * sizeof(Minding));
+	launcher.mindings = palloc0(onside_max_databases * sizeof(Minding));
 
 	for (;;)
 	{
@@ -537,7 +569,7 @@ onside_launcher_main(Datum arg)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 
-		sleep_for(look_around());
+		sleep_for(look_around(&launcher));
 	}
 }
 

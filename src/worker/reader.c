@@ -33,6 +33,7 @@
 #include "log/dead_letter.h"
 #include "log/outbox.h"
 #include "settings.h"
+#include "worker/item.h"
 #include "worker/reader.h"
 #include "worker/txn.h"
 
@@ -75,47 +76,6 @@ onside_reader_has_some(OnsideWorker *worker)
 }
 
 /* ----------
- * Items
- * ----------
- */
-
-OnsidePosition
-onside_item_position(const OnsideItem *item)
-{
-	OnsidePosition pos;
-
-	Assert(item->home == ONSIDE_IN_LOG);
-	pos.xid = FullTransactionIdFromU64(item->key[0]);
-	pos.id = (int64) item->key[1];
-	return pos;
-}
-
-const pg_uuid_t *
-onside_item_id(const OnsideItem *item)
-{
-	Assert(item->home != ONSIDE_IN_LOG);
-	return (const pg_uuid_t *) item->key;
-}
-
-void
-onside_item_set_id(OnsideItem *item, const pg_uuid_t *id)
-{
-	memcpy(item->key, id->data, UUID_LEN);
-}
-
-static OnsideItem
-item_at(const OnsidePosition *pos, TimestampTz recorded_at)
-{
-	OnsideItem	item = {0};
-
-	item.home = ONSIDE_IN_LOG;
-	item.key[0] = U64FromFullTransactionId(pos->xid);
-	item.key[1] = (uint64) pos->id;
-	item.recorded_at = recorded_at;
-	return item;
-}
-
-/* ----------
  * In order
  * ----------
  */
@@ -151,7 +111,7 @@ add_to_batch(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 	if (onside_reader_took(read->worker, pos, read->worker->reader.takes))
 		return true;
 	onside_outbox_read_event(row, &event);
-	item = item_at(pos, onside_outbox_recorded_at(row));
+	item = onside_item_at(pos, onside_outbox_recorded_at(row));
 	return onside_batch_add(read->batch, &event, &item, read->max_events,
 							read->max_bytes);
 }

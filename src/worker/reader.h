@@ -65,11 +65,6 @@ extern void onside_reader_forget(OnsideWorker *worker, int64 seq);
 /* Somebody has deleted events: what was read and not sent is read again. */
 extern void onside_reader_start_over(OnsideWorker *worker);
 
-/* Where in the log an event is, or its id elsewhere. */
-extern OnsidePosition onside_item_position(const OnsideItem *item);
-extern const pg_uuid_t *onside_item_id(const OnsideItem *item);
-extern void onside_item_set_id(OnsideItem *item, const pg_uuid_t *id);
-
 /*
  * How many more events would fill the batch that is being read (or would, if it
  * is to have so many).

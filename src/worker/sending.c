@@ -23,6 +23,7 @@
 #include "settings.h"
 #include "worker/chance.h"
 #include "worker/counting.h"
+#include "worker/item.h"
 #include "worker/reader.h"
 #include "worker/sending.h"
 #include "worker/txn.h"

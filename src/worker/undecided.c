@@ -30,6 +30,7 @@
 #include "log/aside.h"
 #include "log/event.h"
 #include "worker/fate.h"
+#include "worker/item.h"
 #include "worker/progress.h"
 #include "worker/reader.h"
 #include "worker/sending.h"
