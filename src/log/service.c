@@ -63,6 +63,10 @@ onside_service_look(OnsideSlot *slot, Oid *database)
 	return service;
 }
 
+/*
+ * In any state but FREE and ABSENT a worker is wanted already, or is there; if that
+ * one finds no extension, it is told by "wanted_again" that it has come too early.
+ */
 OnsideSlot *
 onside_service_request(Oid database)
 {

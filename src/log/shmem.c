@@ -40,16 +40,16 @@ typedef struct OnsideControl
 	LWLock	   *lock;			/* set once; see above */
 
 	/*
-	 * The launcher's pid (0 while there is none) and its number in PostgreSQL's
-	 * array of processes, as OnsideSlot.procno.  The launcher alone writes them,
-	 * at its beginning and its end.
+	 * The launcher's pid (0 while there is none) and its number in
+	 * PostgreSQL's array of processes, as OnsideSlot.procno.  The launcher
+	 * alone writes them, at its beginning and its end.
 	 */
 	pg_atomic_uint32 launcher_pid;
 	pg_atomic_uint32 launcher_procno;
 
 	/*
-	 * Set by sessions before they wake the launcher, taken by the launcher before
-	 * it looks at the databases; see onside_launcher_wake().
+	 * Set by sessions before they wake the launcher, taken by the launcher
+	 * before it looks at the databases; see onside_launcher_wake().
 	 */
 	pg_atomic_uint32 forget;
 
@@ -59,6 +59,7 @@ typedef struct OnsideControl
 /* Shared memory; NULL if the library was not preloaded. */
 static OnsideControl *control;
 
+/* Hooks that were there before ours, which we call. */
 static shmem_request_hook_type prev_shmem_request_hook;
 static shmem_startup_hook_type prev_shmem_startup_hook;
 
@@ -148,6 +149,10 @@ shmem_request(void)
 	RequestNamedLWLockTranche(TRANCHE, onside_max_databases + 1);
 }
 
+/*
+ * Makes all slots.  Also called in a backend that is started anew (EXEC_BACKEND), which
+ * finds them; and again after a crash, when all of it starts over.
+ */
 static void
 shmem_startup(void)
 {
@@ -226,11 +231,11 @@ onside_slot_database(OnsideSlot *slot)
 	return pg_atomic_read_u32(&slot->database);
 }
 
-/* A session looks for the same slot again and again: the last one is tried first. */
+/* A session looks for the same slot again and again, so that one is tried first. */
 OnsideSlot *
 onside_slot_find(Oid database)
 {
-	static int	last = 0;
+	static int	last = 0;		/* where it was found last; a hint */
 
 	if (control == NULL || !OidIsValid(database))
 		return NULL;

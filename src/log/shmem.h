@@ -55,11 +55,12 @@ typedef enum OnsideState
  */
 typedef struct OnsideStatus
 {
-	OnsideState state;			/* ONSIDE_NOT_RUNNING also while a worker starts */
+	OnsideState state;			/* ONSIDE_NOT_RUNNING also while a worker
+								 * starts */
 	char		reason[ONSIDE_REASON_MAX];
-	bool		objects_differ; /* see version.h; no number below is kept.  Stays
-								 * when that worker leaves: its successor does
-								 * not log it again */
+	bool		objects_differ; /* see version.h; no number below is kept.
+								 * Stays when that worker leaves: its
+								 * successor does not log it again */
 	int64		uncounted;		/* see onside_slot_pending() */
 	int64		settled;		/* events since the slot was taken */
 	int			in_flight;		/* requests under way */
@@ -138,9 +139,10 @@ typedef enum OnsideSlotState
 typedef struct OnsideService
 {
 	OnsideSlotState state;
-	pid_t		worker_pid;		/* of the worker that is in the slot, or 0.  That
-								 * process is alive as long as one holds the lock:
-								 * it leaves the slot under it before it ends */
+	pid_t		worker_pid;		/* of the worker that is in the slot, or 0.
+								 * That process is alive as long as one holds
+								 * the lock: it leaves the slot under it
+								 * before it ends */
 	bool		wanted_again;
 	bool		orderly;
 	bool		found;			/* a worker has found the extension since the
@@ -165,64 +167,67 @@ typedef struct OnsideService
 typedef struct OnsideSlot
 {
 	/*
-	 * InvalidOid if free.  Written under the lock of all slots, and last of all
-	 * when a slot is taken, so that who finds the slot by it sees the fields
-	 * below as they were made for this database.
+	 * InvalidOid if free.  Written under the lock of all slots, and last of
+	 * all when a slot is taken, so that who finds the slot by it sees the
+	 * fields below as they were made for this database.
 	 */
 	pg_atomic_uint32 database;
 
 	OnsideService service;		/* guarded by the lock of all slots */
 
 	/*
-	 * Workers that have left the slot and are still connected to the database.
-	 * Each counts itself in, under the lock of all slots, in the step in which it
-	 * leaves, and out when it is not connected any more.  It is never reset: who
-	 * left while another database had the slot only makes a command wait a moment
-	 * longer.
+	 * Workers that have left the slot and are still connected to the
+	 * database. Each counts itself in, under the lock of all slots, in the
+	 * step in which it leaves, and out when it is not connected any more.  It
+	 * is never reset: who left while another database had the slot only makes
+	 * a command wait a moment longer.
 	 */
 	pg_atomic_uint32 leaving;
 
 	/*
-	 * resume() was called, and no worker has heard of it: the next one is started
-	 * without a wait.  Set by sessions after resume() has committed, before they
-	 * wake worker and launcher; cleared by the worker that it has woken, or by the
-	 * launcher that starts one.
+	 * resume() was called, and no worker has heard of it: the next one is
+	 * started without a wait.  Set by sessions after resume() has committed,
+	 * before they wake worker and launcher; cleared by the worker that it has
+	 * woken, or by the launcher that starts one.
 	 */
 	pg_atomic_uint32 start_now;
 
 	/*
-	 * The worker's number in PostgreSQL's array of processes, or ONSIDE_NO_PROC.
-	 * Written by the worker when it takes and leaves the slot.  Who reads it and
-	 * sets the latch may hit a process that has that number since: a latch that
-	 * is set for nothing does no harm.
+	 * The worker's number in PostgreSQL's array of processes, or
+	 * ONSIDE_NO_PROC. Written by the worker when it takes and leaves the
+	 * slot.  Who reads it and sets the latch may hit a process that has that
+	 * number since: a latch that is set for nothing does no harm.
 	 */
 	pg_atomic_uint32 procno;
 
 	/*
-	 * ONSIDE_WAKE_*.  Anybody sets bits; the worker takes all of them before it
-	 * looks at what they stand for, and does not sleep while there are any.
+	 * ONSIDE_WAKE_*.  Anybody sets bits; the worker takes all of them before
+	 * it looks at what they stand for, and does not sleep while there are
+	 * any.
 	 */
 	pg_atomic_uint32 wakeup;
 
 	/*
-	 * Outbox segment to write to, 1 ..  Written by the worker when it moves on.
-	 * Who reads it may write to an older one at any time after that; what the
-	 * worker empties it has locked first.
+	 * Outbox segment to write to, 1 ..  Written by the worker when it moves
+	 * on. Who reads it may write to an older one at any time after that; what
+	 * the worker empties it has locked first.
 	 */
 	pg_atomic_uint32 segment;
 
 	/*
-	 * Events committed since the slot was taken: sessions add theirs after their
-	 * commit, so for a moment it is behind what is visible.  And the number at
-	 * which the sleeping worker is to be woken, which only the worker writes.  Each
-	 * side writes its own word, then reads the other's, with a barrier in between.
+	 * Events committed since the slot was taken: sessions add theirs after
+	 * their commit, so for a moment it is behind what is visible.  And the
+	 * number at which the sleeping worker is to be woken, which only the
+	 * worker writes.  Each side writes its own word, then reads the other's,
+	 * with a barrier in between.
 	 */
 	pg_atomic_uint64 recorded;
 	pg_atomic_uint64 wake_at;
 
 	/*
-	 * Sessions that wait in flush(), which count themselves in and out.  Never
-	 * reset.  The worker that reads it writes and sends sooner than it would.
+	 * Sessions that wait in flush(), which count themselves in and out.
+	 * Never reset.  The worker that reads it writes and sends sooner than it
+	 * would.
 	 */
 	pg_atomic_uint32 flush_waiters;
 
@@ -231,13 +236,15 @@ typedef struct OnsideSlot
 	pg_atomic_uint64 repeated;	/* a mapper's events with another's event_id */
 
 	/*
-	 * Raised when events were withdrawn, or put aside by SQL, and never reset,
-	 * since a worker may have noted it: see onside_slot_wake().
+	 * Raised when events were withdrawn, or put aside by SQL, and never
+	 * reset, since a worker may have noted it: see onside_slot_wake().
 	 */
 	pg_atomic_uint32 epoch;
 
-	/* Only ever raised while a database has the slot; see
-	 * onside_slot_may_withdraw(). */
+	/*
+	 * Only ever raised while a database has the slot; see
+	 * onside_slot_may_withdraw().
+	 */
 	pg_atomic_uint64 withdrawers_end;
 
 	LWLock	   *lock;			/* set once; guards status and stats */
@@ -250,12 +257,14 @@ typedef struct OnsideSlot
 	OnsideStats stats;
 
 	/*
-	 * What the server's log was told last.  The worker's own; its successor reads
-	 * it after it has taken the slot, and so after this one has left it.
+	 * What the server's log was told last.  The worker's own; its successor
+	 * reads it after it has taken the slot, and so after this one has left
+	 * it.
 	 */
 	OnsideState logged_state;
 
-	ConditionVariable settled_cv;	/* the cursor has moved, or the worker left */
+	ConditionVariable settled_cv;	/* the cursor has moved, or the worker
+									 * left */
 	ConditionVariable worker_cv;	/* a worker has left, or is gone for good */
 } OnsideSlot;
 

@@ -121,6 +121,11 @@ stop_waiting(int code, Datum arg)
 	pg_atomic_fetch_sub_u32(&slot->flush_waiters, 1);
 }
 
+/*
+ * Waits, until the deadline, for what was committed at that moment.  The worker wakes
+ * us when the cursor has moved.  We look by ourselves once in FLUSH_POLL, too: there
+ * may be no worker, and the slot may be another database's by now.
+ */
 static bool
 wait_until_settled(const Moment *until, OnsideSlot *slot,
 				   TimestampTz deadline)

@@ -68,6 +68,7 @@
 #define ASK_TIMEOUT		500
 #define LEAVE_TIMEOUT	5000
 
+/* Hooks that were there before ours, which we call. */
 static ProcessUtility_hook_type prev_process_utility;
 static object_access_hook_type prev_object_access;
 
@@ -118,6 +119,7 @@ follow(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id,
 							 ((ObjectAccessPostAlter *) arg)->auxiliary_id);
 }
 
+/* The object access hook: what a command makes, alters or drops. */
 static void
 object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 			  int sub_id, void *arg)
@@ -420,6 +422,9 @@ after_commit_prepared(FullTransactionId prepared)
 		onside_commit_want_worker();
 }
 
+/*
+ * The utility hook: what is to happen before a command, in its place, and after it.
+ */
 static void
 process_utility(PlannedStmt *pstmt, const char *queryString,
 				bool readOnlyTree, ProcessUtilityContext context,

@@ -125,6 +125,7 @@ onside_holding_withdraw(OnsideSender *sender, OnsidePiece *piece,
  * ----------
  */
 
+/* The words of the last failure are shared with the piece. */
 void
 onside_holding_add_fate(OnsideSender *sender, OnsideFateKind kind,
 						const OnsideItem *item,

@@ -45,6 +45,7 @@ onside_sender_create(const OnsideSendSettings *settings, uint64 seed)
 	return sender;
 }
 
+/* Frees all pieces, wherever they are. */
 void
 onside_sender_free(OnsideSender *sender)
 {
@@ -160,6 +161,10 @@ end_round(OnsideSender *sender, const OnsideInFlight *request, int64 now)
 		onside_pace_wait(&sender->pace, now);
 }
 
+/*
+ * Takes the request out of flight, notes whether the endpoint is in trouble, and has
+ * outcome.c do the rest.
+ */
 void
 onside_sender_answer(OnsideSender *sender, int64 id,
 					 const OnsideAnswer *answer, int64 now)
@@ -220,6 +225,10 @@ onside_sender_next(OnsideSender *sender, int64 now, int offers,
 	return true;
 }
 
+/*
+ * Events of the log get their seq here, so they are known from now on.  Whose turn it
+ * was is noted for the next choice.
+ */
 int64
 onside_sender_sent(OnsideSender *sender, const OnsideOrder *order,
 				   const OnsideItem *items, int n, int bytes, int64 now)
@@ -373,6 +382,10 @@ onside_sender_settled(OnsideSender *sender)
  * ----------
  */
 
+/*
+ * The first of: a review, the end of a wait, a lone event that is due, and a batch
+ * that need not be full any longer.  None of them if it could not be used then.
+ */
 int64
 onside_sender_wake_at(const OnsideSender *sender, int64 now, int offers)
 {
@@ -416,6 +429,10 @@ onside_sender_would_take(const OnsideSender *sender, int64 now, bool *full)
 	return onside_pace_events(&sender->pace, false);
 }
 
+/*
+ * What is wrong with the endpoint, from the last failure since it accepted anything.
+ * A few refused events are not yet the endpoint's trouble.
+ */
 OnsideTrouble
 onside_sender_trouble(const OnsideSender *sender, int64 now)
 {

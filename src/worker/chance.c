@@ -170,6 +170,9 @@ pick_one(OnsideWorker *worker, void *arg)
 										   GetCurrentTimestamp(), 0);
 }
 
+/*
+ * Those that are in flight, or whose fate is not written yet, are not picked again.
+ */
 OnsideBatch *
 onside_chance_pick(OnsideWorker *worker)
 {

@@ -153,10 +153,9 @@ http_differs(const OnsideHttpConfig *a, const OnsideHttpConfig *b)
  * wiped when they are freed.
  */
 static void
-take_http_config(OnsideConfiguration *configuration,
-				 const OnsideHttpConfig *now)
+take_http_config(OnsideWorker *worker, const OnsideHttpConfig *now)
 {
-	OnsideHttpConfig *config = &configuration->http;
+	OnsideHttpConfig *config = &worker->configuration.http;
 	OnsideHttpConfig old = *config;
 
 	config->url = keep(now->url);
@@ -166,7 +165,7 @@ take_http_config(OnsideConfiguration *configuration,
 	config->proxy_credentials = keep(now->proxy_credentials);
 	config->connect_timeout = now->connect_timeout;
 	if (config->credentials != NULL)
-		onside_http_configure(config);
+		onside_http_configure(worker->http, config);
 	onside_credentials_free(unconstify(char *, old.credentials));
 	onside_credentials_free(unconstify(char *, old.proxy_credentials));
 	if (old.url != NULL)
@@ -195,7 +194,7 @@ onside_configuration_read(OnsideWorker *worker)
 		pfree(configuration->problem);
 	configuration->problem = problem;
 	if (changed)
-		take_http_config(configuration, &now);
+		take_http_config(worker, &now);
 	onside_credentials_free(unconstify(char *, now.credentials));
 	onside_credentials_free(unconstify(char *, now.proxy_credentials));
 	configuration->has_credentials = config->credentials != NULL;
@@ -221,7 +220,7 @@ onside_configuration_reload(OnsideWorker *worker)
 	ProcessConfigFile(PGC_SIGHUP);
 	onside_txn_hurry(worker);
 	worker->configuration.settings_due = true;
-	onside_http_renew();		/* a name may lead elsewhere by now */
+	onside_http_renew(worker->http);	/* a name may lead elsewhere by now */
 	onside_configuration_read(worker);
 	onside_progress_request_maintenance(worker);
 }
@@ -362,7 +361,7 @@ leave_if_wanted(OnsideWorker *worker)
 
 	if (!closed && !configuration->restart_wanted)
 		return;
-	if (!closed && onside_http_in_flight() > 0 &&
+	if (!closed && onside_http_in_flight(worker->http) > 0 &&
 		onside_ms_until(configuration->restart_wanted_at, RESTART_GRACE) > 0)
 		return;
 	onside_undecided_save_at_exit(worker);
@@ -406,6 +405,10 @@ onside_configuration_may_send(OnsideWorker *worker)
 		!onside_service_is_closed(worker->slot);
 }
 
+/*
+ * What rests after an error has its time from the brake; what is due and does not rest
+ * has been done in this turn.
+ */
 long
 onside_configuration_timeout(OnsideWorker *worker)
 {

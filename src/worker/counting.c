@@ -14,6 +14,9 @@
 
 #include "worker/counting.h"
 
+/*
+ * The documented answers have a counter each, the others one for each class.
+ */
 OnsideCounter
 onside_counting_of_status(int http_status)
 {

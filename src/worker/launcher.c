@@ -544,6 +544,10 @@ look_around(Launcher *launcher)
 	return Min(timeout, again);
 }
 
+/*
+ * The process.  It ends by a signal, or when something fails that cannot be done without;
+ * the postmaster starts another one a second later.
+ */
 void
 onside_launcher_main(Datum arg)
 {
@@ -573,6 +577,9 @@ onside_launcher_main(Datum arg)
 	}
 }
 
+/*
+ * From _PG_init, if preloaded.  It starts when the server is no standby any more.
+ */
 void
 onside_launcher_register(void)
 {

@@ -304,9 +304,9 @@ look_after_segments(OnsideWorker *worker, void *arg)
 	}
 
 	/*
-	 * Not in the same round: who has read the old segment's number just before
-	 * may be about to lock it, and would wait.  And what covers a segment has
-	 * to be on disk.
+	 * Not in the same round: who has read the old segment's number just
+	 * before may be about to lock it, and would wait.  And what covers a
+	 * segment has to be on disk.
 	 */
 	if (progress->persist_due || sender->nfates > 0)
 		return;

@@ -206,6 +206,7 @@ report_activity(OnsideWorker *worker, OnsideState state, const char *reason)
 					 sizeof(publish->reported_reason));
 	text = psprintf("%s%s%s", onside_state_name(state),
 					reason[0] != '\0' ? ": " : "", reason);
+
 	pgstat_report_activity(state == ONSIDE_SENDING ? STATE_RUNNING : STATE_IDLE,
 						   text);
 	pfree(text);

@@ -233,6 +233,10 @@ linger_timeout(OnsideWorker *worker)
 	return onside_ms_until(reader->open_batch->opened_at, onside_linger);
 }
 
+/*
+ * Reads until the batch is full or the log has no more.  What does not fill it stays
+ * open, and is handed over when it has lingered long enough.
+ */
 OnsideBatch *
 onside_reader_oldest(OnsideWorker *worker, int max_events, int max_bytes,
 					 bool full)
@@ -267,6 +271,11 @@ onside_reader_oldest(OnsideWorker *worker, int max_events, int max_bytes,
  * ----------
  */
 
+/*
+ * The last mark is moved on if nothing was sent since it was made.  Marks are many while
+ * the first events are not settled; giving up some only lets the cursor move in larger
+ * steps.
+ */
 void
 onside_reader_passed(OnsideWorker *worker, int64 last_seq)
 {
@@ -343,6 +352,10 @@ read_newest(OnsideWorker *worker, void *arg)
 	onside_window_read_newest(&reader->reading, add_to_batch, arg);
 }
 
+/*
+ * Remembers the places of a batch from the log's end, so that reading in order passes
+ * over them.
+ */
 static void
 note_early(OnsideWorker *worker, const OnsideBatch *batch)
 {
@@ -369,6 +382,9 @@ note_early(OnsideWorker *worker, const OnsideBatch *batch)
 	}
 }
 
+/*
+ * Never from a batch that is open: that has been read in order, and is read again.
+ */
 OnsideBatch *
 onside_reader_newest(OnsideWorker *worker, int max_events, int max_bytes)
 {
@@ -468,6 +484,9 @@ read_again(OnsideWorker *worker, void *arg)
 	onside_window_fetch(positions, n, add_from_log, again);
 }
 
+/*
+ * One transaction for events in several places; all of them are read, or none.
+ */
 OnsideBatch *
 onside_reader_again(OnsideWorker *worker, const OnsideItem *items, int n,
 					bool *gone, bool *failed)
@@ -512,6 +531,10 @@ found_in_log(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 	return true;
 }
 
+/*
+ * Dead letters are not looked for: what is in flight of them is looked at when its fate
+ * is carried out.
+ */
 void
 onside_reader_find(const OnsideItem *items, int n, bool *gone)
 {
@@ -603,6 +626,10 @@ peek_body(OnsideWorker *worker, void *arg)
 	peek->finished = onside_window_read(&peek->cursor, take_recorded_at, peek);
 }
 
+/*
+ * Looks at the next event of the log without reading it, once, and remembers its time
+ * until something is read.
+ */
 TimestampTz
 onside_reader_oldest_recorded(OnsideWorker *worker)
 {

@@ -12,7 +12,6 @@
 #include "postgres.h"
 
 #include "common/pg_prng.h"
-#include "utils/datetime.h"
 #include "utils/timestamp.h"
 
 #include "clock.h"
@@ -26,6 +25,7 @@
 #include "worker/item.h"
 #include "worker/reader.h"
 #include "worker/sending.h"
+#include "worker/trouble.h"
 #include "worker/txn.h"
 
 /*
@@ -55,6 +55,9 @@ current_settings(void)
 	return settings;
 }
 
+/*
+ * Moments are stored as times of the wall's clock, and turned into this process's.
+ */
 void
 onside_sending_init(OnsideWorker *worker, const OnsideDelivery *delivery)
 {
@@ -114,6 +117,9 @@ take_batch(OnsideWorker *worker, int64 request)
 	elog(ERROR, "an answer to no request");
 }
 
+/*
+ * For the views "stats" and "status".  libcurl may have sent a request more than once.
+ */
 static void
 count_answer(OnsideWorker *worker, const OnsideAnswer *answer)
 {
@@ -179,6 +185,7 @@ note_error(OnsideWorker *worker, const OnsideAnswer *answer, TimestampTz ended)
 	onside_copy_text(status->last_error, error, sizeof(status->last_error));
 }
 
+/* Counts it, tells the sender, and frees the body. */
 static void
 take_answer(OnsideWorker *worker, int64 request, const OnsideAnswer *answer,
 			TimestampTz ended)
@@ -218,7 +225,7 @@ onside_sending_collect(OnsideWorker *worker)
 	OnsideAnswer answer;
 	TimestampTz ended;
 
-	while (onside_http_next_answer(&request, &answer, &ended))
+	while (onside_http_next_answer(worker->http, &request, &answer, &ended))
 		take_answer(worker, request, &answer, ended);
 }
 
@@ -256,13 +263,14 @@ send(OnsideWorker *worker, const OnsideOrder *order, OnsideBatch *batch)
 							&pos : NULL);
 
 	if (order->renew)
-		onside_http_renew();
+		onside_http_renew(worker->http);
 	body->batch = batch;
 	body->suspect = false;
 	body->request = onside_sender_sent(sender, order, batch->items,
 									   batch->nitems, batch->body.len,
 									   onside_clock());
-	onside_http_start(body->request, batch->body.data, batch->body.len,
+	onside_http_start(worker->http, body->request, batch->body.data,
+					  batch->body.len,
 					  order->fresh_connection, order->timeout);
 
 	status->requests++;
@@ -315,6 +323,10 @@ offers(OnsideWorker *worker)
 	return result;
 }
 
+/*
+ * Asks the sender for orders until it has none, and carries each out.  What there is
+ * nothing of is not offered again in this turn.
+ */
 void
 onside_sending_pump(OnsideWorker *worker)
 {
@@ -418,6 +430,7 @@ is_there(const OnsideItem *item, void *arg)
 	return found == NULL || !check->gone[found - check->items];
 }
 
+/* Looks up all places that the sender knows, in order, in one transaction. */
 bool
 onside_sending_check(OnsideWorker *worker)
 {
@@ -516,6 +529,10 @@ onside_sending_oldest(OnsideWorker *worker)
 	return oldest;
 }
 
+/*
+ * The sender's moment, or the reader's.  While too much is unwritten nothing is sent,
+ * and progress.c has the time of the next try.
+ */
 long
 onside_sending_timeout(OnsideWorker *worker)
 {
@@ -549,98 +566,6 @@ onside_sending_not_before(OnsideWorker *worker)
 		onside_clock_timestamp(sender->pace.not_before) : 0;
 }
 
-/* A moment as a person reads it, to the second. */
-static void
-write_moment(char *buffer, size_t size, int64 moment)
-{
-	TimestampTz at = onside_clock_timestamp(moment);
-
-	strlcpy(buffer, timestamptz_to_str(at - at % USECS_PER_SEC), size);
-}
-
-/* What it looks like if the API is down or away. */
-static const char *
-failure_in_words(OnsideAnswerKind kind)
-{
-	switch (kind)
-	{
-		case ONSIDE_ANSWER_COMPLETE:
-			return "the API cannot be reached or fails: it answers that it has failed";
-		case ONSIDE_ANSWER_TIMEOUT:
-			return "the API cannot be reached or fails: it does not answer in time";
-		case ONSIDE_ANSWER_MALFORMED:
-			return "the API cannot be reached or fails: what comes back is not a whole HTTP answer";
-		case ONSIDE_ANSWER_NO_CONNECTION:
-		case ONSIDE_ANSWER_NOT_TRUSTED:
-		case ONSIDE_ANSWER_PROXY_REFUSED:
-			break;
-	}
-	return "the API cannot be reached or fails: no connection to it can be made, or it breaks";
-}
-
-/*
- * Puts into the status whose fault it looks like, since when, what is tried next
- * and what a person can do.
- */
-static void
-explain(OnsideWorker *worker, OnsideTrouble trouble)
-{
-	OnsideSender *sender = worker->sender;
-	OnsideSendingStatus *status = &worker->sending.status;
-
-	static const struct
-	{
-		OnsideState state;
-		const char *what;
-		const char *hint;
-	}			troubles[] = {
-		[ONSIDE_TROUBLE_WAITS] = {ONSIDE_BACKING_OFF,
-			"the API asks to send less (429, or 503 with Retry-After)",
-		"no action is needed; resume() ends the wait at once"},
-		[ONSIDE_TROUBLE_FAILS] = {ONSIDE_BACKING_OFF,
-			NULL,
-		"if it lasts, see last_error and ask whoever runs the API or the network"},
-		[ONSIDE_TROUBLE_UNAUTHORIZED] = {ONSIDE_UNAUTHORIZED,
-			"the API does not accept the credentials (401 or 403)",
-		"correct credentials_file, which is read again before each attempt, or ask the API's operator about the account"},
-		[ONSIDE_TROUBLE_MISCONFIGURED] = {ONSIDE_MISCONFIGURED,
-			"what answers is not the attribution API",
-		"correct onside_attribution.endpoint and reload; last_error says what was answered"},
-		[ONSIDE_TROUBLE_PROXY] = {ONSIDE_MISCONFIGURED,
-			"the proxy refuses to pass requests on",
-		"correct onside_attribution.proxy or proxy_credentials_file, or the proxy's rules"},
-		[ONSIDE_TROUBLE_CERTIFICATE] = {ONSIDE_MISCONFIGURED,
-			"what answers is not known to be the API: its certificate cannot be trusted",
-		"correct onside_attribution.ca_file or endpoint, or have the certificate renewed"},
-		[ONSIDE_TROUBLE_REFUSING] = {ONSIDE_REFUSING,
-			"the API refuses every event and has accepted none",
-		"check that endpoint and account are the right ones; last_error has the API's words; ten events are in dead_letter at most, and are tried again by themselves"},
-	};
-	const char *what = troubles[trouble].what;
-	int64		next = onside_sender_next_attempt(sender, onside_clock());
-	int64		since = sender->trouble_us;
-	char		since_text[MAXDATELEN + 1];
-	char		next_text[MAXDATELEN + 32] = "it is tried again now";
-
-	if (what == NULL)
-		what = failure_in_words(sender->failure_kind);
-
-	/* Something may have been accepted since, or it was no event that asked. */
-	if (sender->trouble == 0)
-		since = sender->pace.throttled_at;
-	write_moment(since_text, sizeof(since_text), since);
-	if (next != 0)
-	{
-		strcpy(next_text, "next attempt at ");
-		write_moment(next_text + strlen(next_text),
-					 sizeof(next_text) - strlen(next_text), next);
-	}
-	status->state = troubles[trouble].state;
-	snprintf(status->reason, sizeof(status->reason), "%s, since %s; %s; %s",
-			 what, since_text, next_text, troubles[trouble].hint);
-	status->next_attempt_at = next == 0 ? 0 : onside_clock_timestamp(next);
-}
-
 /*
  * Does nothing fail but what has failed before, while others were accepted?  That
  * says nothing of the endpoint, however long nothing else is sent.
@@ -654,6 +579,9 @@ only_aside_fails(OnsideWorker *worker)
 		!onside_reader_has_some(worker);
 }
 
+/*
+ * Asks the sender afresh: what is in trouble, in words, or that all is well.
+ */
 const OnsideSendingStatus *
 onside_sending_status(OnsideWorker *worker)
 {
@@ -670,7 +598,7 @@ onside_sending_status(OnsideWorker *worker)
 	status->next_attempt_at = 0;
 	status->reason[0] = '\0';
 	if (trouble != ONSIDE_TROUBLE_NONE)
-		explain(worker, trouble);
+		onside_trouble_explain(worker, trouble);
 	else
 	{
 		status->state = onside_sending_drained(worker) ? ONSIDE_IDLE :

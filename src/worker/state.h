@@ -48,7 +48,8 @@ typedef struct OnsideBrake
 /* txn.c: transactions. */
 typedef struct OnsideTxn
 {
-	Oid			extension;		/* what is locked first; InvalidOid until found */
+	Oid			extension;		/* what is locked first; InvalidOid until
+								 * found */
 	Oid			cursor_table;	/* delivery_cursor, as it was at first */
 	int64		hurried_at;		/* see onside_txn_hurry() */
 	bool		left_orderly;	/* see onside_txn_leave_orderly() */
@@ -77,7 +78,8 @@ typedef struct OnsideReader
 	OnsideMark	marks[ONSIDE_MAX_MARKS];
 	int			nmarks;
 	HTAB	   *early;			/* what was taken out of turn; or NULL */
-	int64		takes;			/* how often something was, or that was forgotten */
+	int64		takes;			/* how often something was, or that was
+								 * forgotten */
 	int64		forgotten;		/* "takes" when that was forgotten */
 	OnsideBrake brake;
 } OnsideReader;
@@ -109,7 +111,8 @@ typedef struct OnsideSending
 {
 	OnsideRequestBody in_flight[ONSIDE_HTTP_MAX_REQUESTS];
 	OnsideSendingStatus status;
-	bool		unauthorized;	/* an answer said that the credentials are wrong */
+	bool		unauthorized;	/* an answer said that the credentials are
+								 * wrong */
 	bool		suspect_ended;	/* a suspect request has ended */
 	OnsideBrake checking;
 } OnsideSending;
@@ -131,7 +134,8 @@ typedef struct OnsideProgress
 
 	bool		persist_due;	/* the row lacks something that was settled */
 	int64		persisted_at;
-	bool		snapshot_held;	/* old versions of the row are kept for somebody */
+	bool		snapshot_held;	/* old versions of the row are kept for
+								 * somebody */
 	TransactionId probe_xid;	/* wrote the row when we last checked that */
 	int64		probed_at;
 	int64		published;		/* events settled, as was published last */
@@ -194,7 +198,8 @@ typedef struct OnsideConfiguration
 	bool		was_enabled;	/* onside_attribution.enabled, then */
 	bool		has_credentials;
 	char	   *problem;		/* why there are none; or NULL */
-	char	   *database_settings;	/* what ALTER DATABASE had set at the start */
+	char	   *database_settings;	/* what ALTER DATABASE had set at the
+									 * start */
 
 	bool		paused;
 	char	   *pause_reason;
@@ -226,6 +231,7 @@ typedef struct OnsideWorker
 	OnsideSlot *slot;			/* this database's, in shared memory */
 	char		database_name[NAMEDATALEN];
 	OnsideSender *sender;		/* what decides; see send/sender.h */
+	OnsideHttp *http;			/* requests and connections */
 	OnsideStats counted;		/* since it was published; see counting.h */
 
 	OnsideTxn	txn;

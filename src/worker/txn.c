@@ -218,6 +218,7 @@ roll_back(OnsideBrake *brake, MemoryContext context)
  * ----------
  */
 
+/* An error in it is caught here, and nowhere above. */
 bool
 onside_txn_run(OnsideWorker *worker, OnsideBrake *brake, int uses,
 			   OnsideTxnBody body, void *arg)
@@ -264,6 +265,7 @@ onside_txn_run(OnsideWorker *worker, OnsideBrake *brake, int uses,
 	return done;
 }
 
+/* Sleeps between the tries, and leaves if the slot is closed meanwhile. */
 void
 onside_txn_insist(OnsideWorker *worker, OnsideBrake *brake, int uses,
 				  OnsideTxnBody body, void *arg)

@@ -239,8 +239,8 @@ sleep_until_woken(OnsideWorker *worker)
 	if (!arm_wakeup(worker))
 		return;
 	onside_crash_guard_step(ONSIDE_STEP_WAITING, NULL);
-	(void) onside_http_wait(sleep_timeout(worker),
-							onside_http_in_flight() > 0 ?
+	(void) onside_http_wait(worker->http, sleep_timeout(worker),
+							onside_http_in_flight(worker->http) > 0 ?
 							worker->wait_event_request :
 							worker->wait_event_idle);
 }
@@ -250,6 +250,10 @@ sleep_until_woken(OnsideWorker *worker)
  * ----------
  */
 
+/*
+ * One turn each time that the worker is woken.  Every step does what is due and waits for
+ * nothing; only the last one sleeps.
+ */
 static void
 main_loop(OnsideWorker *worker)
 {
@@ -362,7 +366,7 @@ static void
 begin(OnsideWorker *worker)
 {
 	onside_progress_init(worker);
-	onside_http_init();
+	worker->http = onside_http_create();
 	worker->epoch = pg_atomic_read_u32(&worker->slot->epoch);
 	onside_sending_init(worker, onside_progress_delivery(worker));
 	onside_reader_init(worker, &onside_progress_delivery(worker)->settled);
@@ -374,6 +378,10 @@ begin(OnsideWorker *worker)
 	worker->polled_at = onside_clock();
 }
 
+/*
+ * The process: takes its slot, connects, finds the extension, waits until library and SQL
+ * objects belong together, and works until it is told to end.
+ */
 void
 onside_worker_main(Datum slot_no)
 {
