@@ -121,8 +121,9 @@ typedef enum OnsideSlotState
  *
  * "orderly" is how the last worker ended.  The worker clears it when it takes the
  * slot and sets it in the step with which it leaves, if it left because somebody
- * asked it to or because a successor is to start over.  The launcher starts the
- * next worker at once then, and otherwise waits as after a failure.
+ * asked it to or because a successor is to start over; one that is turned away from
+ * a closed slot sets it, too.  The launcher starts the next worker at once then, and
+ * otherwise waits as after a failure.
  *
  * "holds" counts the commands (DROP DATABASE and its like) that keep workers out.
  * While it is not 0, no worker takes the slot, one that is in leaves, and the
