@@ -10,6 +10,7 @@
 
 #include "postgres.h"
 
+#include "compat.h"
 #include "log/locks.h"
 #include "worker/state.h"
 
@@ -36,8 +37,7 @@ extern void onside_txn_insist(OnsideWorker *worker, OnsideBrake *brake,
  * Ends this process, which nothing ails: a successor is to go on, or nobody.  Has
  * it been ended so?
  */
-extern void onside_txn_leave_orderly(OnsideWorker *worker)
-			pg_attribute_noreturn();
+pg_noreturn extern void onside_txn_leave_orderly(OnsideWorker *worker);
 extern bool onside_txn_left_orderly(OnsideWorker *worker);
 
 /* A kind of work, in the words of "could not ..."; at first it does not rest. */
