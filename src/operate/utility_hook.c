@@ -276,6 +276,12 @@ clear_slot(OnsideSlot *slot)
 	(void) wait_for_exit(slot, LEAVE_TIMEOUT - ASK_TIMEOUT);
 }
 
+/* The slot that a command holds; volatile, since an error may come in between. */
+typedef struct Hold
+{
+	OnsideSlot *volatile slot;	/* or NULL */
+} Hold;
+
 /*
  * Lets workers in again.  This is before the command's transaction ends.  A worker
  * that the launcher starts at once waits for the lock on the database, which the
@@ -284,7 +290,7 @@ clear_slot(OnsideSlot *slot)
 static void
 let_go(int code, Datum arg)
 {
-	OnsideSlot *slot = *(OnsideSlot *volatile *) DatumGetPointer(arg);
+	OnsideSlot *slot = ((Hold *) DatumGetPointer(arg))->slot;
 
 	if (slot == NULL)
 		return;
@@ -380,19 +386,19 @@ run_without_worker(Oid database, PlannedStmt *pstmt, const char *queryString,
 				   ParamListInfo params, QueryEnvironment *queryEnv,
 				   DestReceiver *dest, QueryCompletion *qc)
 {
-	OnsideSlot *volatile slot = NULL;
+	Hold		hold = {NULL};
 
 	/* Within, so that an error cannot leave the slot held. */
-	PG_ENSURE_ERROR_CLEANUP(let_go, PointerGetDatum(&slot));
+	PG_ENSURE_ERROR_CLEANUP(let_go, PointerGetDatum(&hold));
 	{
-		slot = onside_service_hold(database);
-		if (slot != NULL)
-			clear_slot(slot);
+		hold.slot = onside_service_hold(database);
+		if (hold.slot != NULL)
+			clear_slot(hold.slot);
 		run(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest,
 			qc);
 	}
-	PG_END_ENSURE_ERROR_CLEANUP(let_go, PointerGetDatum(&slot));
-	let_go(0, PointerGetDatum(&slot));
+	PG_END_ENSURE_ERROR_CLEANUP(let_go, PointerGetDatum(&hold));
+	let_go(0, PointerGetDatum(&hold));
 }
 
 /* What a prepared transaction may have done that this command has committed. */
