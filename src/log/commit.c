@@ -25,7 +25,7 @@
 
 #include "log/commit.h"
 #include "log/crash_guard.h"
-#include "log/shmem.h"
+#include "log/service.h"
 
 /*
  * A subtransaction that recorded events; the innermost one comes first.  Only
@@ -40,37 +40,48 @@ typedef struct Level
 	struct Level *outer;
 } Level;
 
-static Level *levels;			/* in TopTransactionContext */
-static int64 prepared;			/* events of a transaction prepared elsewhere; or
-								 * less than 0, counted before: see rescue.c */
-static uint32 wake_bits;
-static bool want_worker;
-static bool wake_launcher;
-static bool forget_absent;
+/*
+ * What the present transaction has done that concerns others once it has committed.
+ * PostgreSQL's callbacks get no better place for it than a static of the session.
+ */
+typedef struct XactState
+{
+	Level	   *levels;			/* in TopTransactionContext */
+	int64		prepared;		/* events of a transaction prepared elsewhere;
+								 * or less than 0, counted before: see
+								 * rescue.c */
+	uint32		wake_bits;
+	bool		want_worker;
+	bool		wake_launcher;
+	bool		forget_absent;
+} XactState;
 
+static XactState xact;
+
+/* The transaction is over; the memory of its levels has gone with it. */
 static void
 reset(void)
 {
-	levels = NULL;				/* the memory goes with the transaction */
-	prepared = 0;
-	wake_bits = 0;
-	want_worker = false;
-	wake_launcher = false;
-	forget_absent = false;
+	memset(&xact, 0, sizeof(xact));
 }
 
+/*
+ * The transaction has committed: adds its events to those that were recorded, wakes
+ * the worker for what it has done, and the launcher if a worker is to be started.
+ * The slot may be gone, or new; see OnsideSlot.
+ */
 static void
 after_commit(void)
 {
 	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
-	int64		count = prepared;
+	int64		count = xact.prepared;
 
-	if (levels != NULL)
-		count += levels->before + levels->count;
+	if (xact.levels != NULL)
+		count += xact.levels->before + xact.levels->count;
 
 	if (slot != NULL && count > 0)
 		onside_slot_count(slot, count);
-	if (wake_bits & ONSIDE_WAKE_RESUME)
+	if (xact.wake_bits & ONSIDE_WAKE_RESUME)
 	{
 		onside_crash_guard_release();
 		if (slot != NULL)
@@ -78,17 +89,18 @@ after_commit(void)
 	}
 
 	/* The worker empties segments itself. */
-	if (slot != NULL && slot->worker_pid == MyProcPid)
-		wake_bits &= ~ONSIDE_WAKE_WITHDRAWN;
-	if (slot != NULL && wake_bits != 0)
-		onside_slot_wake(slot, wake_bits);
+	if (slot != NULL && (xact.wake_bits & ONSIDE_WAKE_WITHDRAWN) != 0 &&
+		onside_slot_is_mine(slot))
+		xact.wake_bits &= ~ONSIDE_WAKE_WITHDRAWN;
+	if (slot != NULL && xact.wake_bits != 0)
+		onside_slot_wake(slot, xact.wake_bits);
 
 	if (onside_shmem_available())
 	{
-		if (want_worker && onside_slot_request(MyDatabaseId) == NULL)
-			forget_absent = true;	/* for when a slot comes free */
-		if (want_worker || wake_launcher)
-			onside_launcher_wake(forget_absent);
+		if (xact.want_worker && onside_service_request(MyDatabaseId) == NULL)
+			xact.forget_absent = true;	/* for when a slot comes free */
+		if (xact.want_worker || xact.wake_launcher)
+			onside_launcher_wake(xact.forget_absent);
 	}
 }
 
@@ -98,18 +110,20 @@ before_prepare(void)
 {
 	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
 
-	if (slot != NULL && (wake_bits & ONSIDE_WAKE_WITHDRAWN) != 0)
+	if (slot != NULL && (xact.wake_bits & ONSIDE_WAKE_WITHDRAWN) != 0)
 		onside_slot_withdraw_later(slot, GetTopFullTransactionId());
 }
 
+/* Registered with PostgreSQL.  A rollback, or PREPARE, is of no concern to others. */
 static void
 xact_callback(XactEvent event, void *arg)
 {
 	switch (event)
 	{
 		case XACT_EVENT_COMMIT:
-			if (levels != NULL || prepared != 0 || wake_bits != 0 ||
-				want_worker || wake_launcher)
+			if (xact.levels != NULL || xact.prepared != 0 ||
+				xact.wake_bits != 0 ||
+				xact.want_worker || xact.wake_launcher)
 				after_commit();
 			reset();
 			break;
@@ -133,7 +147,7 @@ static void
 subxact_callback(SubXactEvent event, SubTransactionId mySubid,
 				 SubTransactionId parentSubid, void *arg)
 {
-	Level	   *level = levels;
+	Level	   *level = xact.levels;
 
 	if (level == NULL || level->subid != mySubid)
 		return;
@@ -152,7 +166,7 @@ subxact_callback(SubXactEvent event, SubTransactionId mySubid,
 	else if (event != SUBXACT_EVENT_ABORT_SUB)
 		return;
 
-	levels = level->outer;
+	xact.levels = level->outer;
 	pfree(level);
 }
 
@@ -168,41 +182,41 @@ onside_commit_next_id(void)
 {
 	SubTransactionId subid = GetCurrentSubTransactionId();
 
-	if (levels == NULL || levels->subid != subid)
+	if (xact.levels == NULL || xact.levels->subid != subid)
 	{
 		Level	   *level = MemoryContextAlloc(TopTransactionContext,
 											   sizeof(Level));
 
 		level->subid = subid;
-		level->before = levels == NULL ? 0 : levels->before + levels->count;
+		level->before = xact.levels == NULL ? 0 : xact.levels->before + xact.levels->count;
 		level->count = 0;
-		level->outer = levels;
-		levels = level;
+		level->outer = xact.levels;
+		xact.levels = level;
 	}
-	return levels->before + ++levels->count;
+	return xact.levels->before + ++xact.levels->count;
 }
 
 void
 onside_commit_count_prepared(int64 n)
 {
-	prepared += n;
+	xact.prepared += n;
 }
 
 void
 onside_commit_wake(uint32 why)
 {
-	wake_bits |= why;
+	xact.wake_bits |= why;
 }
 
 void
 onside_commit_want_worker(void)
 {
-	want_worker = true;
+	xact.want_worker = true;
 }
 
 void
 onside_commit_wake_launcher(bool forget)
 {
-	wake_launcher = true;
-	forget_absent |= forget;
+	xact.wake_launcher = true;
+	xact.forget_absent |= forget;
 }

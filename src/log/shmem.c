@@ -7,11 +7,15 @@
  * Everything here can be lost in a crash: what must survive is in the tables
  * delivery_cursor and control.
  *
- * Locks: one LWLock guards which database has which slot and in what state;
- * one more for each slot guards the status that its worker publishes.  The
- * path of a purchase takes neither: it reads "database", "segment" and "wake_at"
- * and touches "recorded" and "wakeup", single words all of them.  "epoch" is one
- * more, and is never reset: a worker may have noted it.
+ * Locks: one LWLock of all slots guards which database has which slot and how it
+ * is served; service.c alone takes it.  One more for each slot guards the status
+ * and the statistics that its worker publishes.  Who wants both takes that of all
+ * slots first.  Everything else are single words that are read and written
+ * atomically; beside each field shmem.h says by whom.  The path of a purchase
+ * takes neither lock: it reads "database", "segment" and "wake_at" and touches
+ * "recorded" and "wakeup".
+ *
+ * Nothing here can fail once the server has started.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,7 +30,6 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
-#include "log/crash_guard.h"
 #include "log/shmem.h"
 #include "settings.h"
 
@@ -34,15 +37,29 @@
 
 typedef struct OnsideControl
 {
-	LWLock	   *lock;
-	pid_t		launcher_pid;
+	LWLock	   *lock;			/* set once; see above */
+
+	/*
+	 * The launcher's pid (0 while there is none) and its number in
+	 * PostgreSQL's array of processes, as OnsideSlot.procno.  The launcher
+	 * alone writes them, at its beginning and its end.
+	 */
+	pg_atomic_uint32 launcher_pid;
 	pg_atomic_uint32 launcher_procno;
+
+	/*
+	 * Set by sessions before they wake the launcher, taken by the launcher
+	 * before it looks at the databases; see onside_launcher_wake().
+	 */
 	pg_atomic_uint32 forget;
+
 	OnsideSlot	slots[FLEXIBLE_ARRAY_MEMBER];
 } OnsideControl;
 
+/* Shared memory; NULL if the library was not preloaded. */
 static OnsideControl *control;
 
+/* Hooks that were there before ours, which we call. */
 static shmem_request_hook_type prev_shmem_request_hook;
 static shmem_startup_hook_type prev_shmem_startup_hook;
 
@@ -94,18 +111,17 @@ onside_slot_read_stats(OnsideSlot *slot, OnsideStats *stats)
 		(int64) pg_atomic_read_u64(&slot->skipped);
 }
 
-static void
-reset_slot(OnsideSlot *slot)
+/*
+ * Makes a slot one that nobody has.  The database goes first, so that no session
+ * finds it any more.  "epoch", "leaving" and "flush_waiters" stay: somebody may
+ * have noted them, or is counted in them.
+ */
+void
+onside_slot_reset(OnsideSlot *slot)
 {
-	slot->database = InvalidOid;
-	slot->state = ONSIDE_SLOT_FREE;
-	slot->worker_pid = 0;
-	slot->left_pid = 0;
-	slot->orderly = false;
-	slot->wanted_again = false;
-	slot->found = false;
-	slot->holds = 0;
-	slot->dismissed = false;
+	pg_atomic_write_u32(&slot->database, InvalidOid);
+	memset(&slot->service, 0, sizeof(slot->service));
+	slot->service.state = ONSIDE_SLOT_FREE;
 	pg_atomic_write_u32(&slot->procno, ONSIDE_NO_PROC);
 	pg_atomic_write_u32(&slot->wakeup, 0);
 	pg_atomic_write_u32(&slot->start_now, 0);
@@ -114,10 +130,13 @@ reset_slot(OnsideSlot *slot)
 	pg_atomic_write_u64(&slot->wake_at, 1);
 	pg_atomic_write_u64(&slot->skipped, 0);
 	pg_atomic_write_u64(&slot->repeated, 0);
-	pg_atomic_write_u64(&slot->withdrawers_end, PG_UINT64_MAX);
-	memset(&slot->status, 0, sizeof(slot->status));
+	pg_atomic_write_u64(&slot->withdrawers_end, 0);
 	slot->logged_state = ONSIDE_IDLE;
+
+	LWLockAcquire(slot->lock, LW_EXCLUSIVE);
+	memset(&slot->status, 0, sizeof(slot->status));
 	onside_slot_clear_stats(slot);
+	LWLockRelease(slot->lock);
 }
 
 static void
@@ -130,6 +149,10 @@ shmem_request(void)
 	RequestNamedLWLockTranche(TRANCHE, onside_max_databases + 1);
 }
 
+/*
+ * Makes all slots.  Also called in a backend that is started anew (EXEC_BACKEND), which
+ * finds them; and again after a crash, when all of it starts over.
+ */
 static void
 shmem_startup(void)
 {
@@ -145,13 +168,15 @@ shmem_startup(void)
 		LWLockPadded *locks = GetNamedLWLockTranche(TRANCHE);
 
 		control->lock = &locks[0].lock;
-		control->launcher_pid = 0;
+		pg_atomic_init_u32(&control->launcher_pid, 0);
 		pg_atomic_init_u32(&control->launcher_procno, ONSIDE_NO_PROC);
 		pg_atomic_init_u32(&control->forget, 0);
 		for (int i = 0; i < onside_max_databases; i++)
 		{
 			OnsideSlot *slot = &control->slots[i];
 
+			pg_atomic_init_u32(&slot->database, InvalidOid);
+			pg_atomic_init_u32(&slot->leaving, 0);
 			pg_atomic_init_u32(&slot->procno, ONSIDE_NO_PROC);
 			pg_atomic_init_u32(&slot->wakeup, 0);
 			pg_atomic_init_u32(&slot->start_now, 0);
@@ -161,12 +186,12 @@ shmem_startup(void)
 			pg_atomic_init_u64(&slot->skipped, 0);
 			pg_atomic_init_u64(&slot->repeated, 0);
 			pg_atomic_init_u32(&slot->epoch, 0);
-			pg_atomic_init_u64(&slot->withdrawers_end, PG_UINT64_MAX);
+			pg_atomic_init_u64(&slot->withdrawers_end, 0);
 			pg_atomic_init_u32(&slot->flush_waiters, 0);
 			slot->lock = &locks[i + 1].lock;
 			ConditionVariableInit(&slot->settled_cv);
 			ConditionVariableInit(&slot->worker_cv);
-			reset_slot(slot);
+			onside_slot_reset(slot);
 		}
 	}
 	LWLockRelease(AddinShmemInitLock);
@@ -200,135 +225,101 @@ onside_slots_lock(void)
 	return control->lock;
 }
 
+Oid
+onside_slot_database(OnsideSlot *slot)
+{
+	return pg_atomic_read_u32(&slot->database);
+}
+
+/* A session looks for the same slot again and again, so that one is tried first. */
 OnsideSlot *
 onside_slot_find(Oid database)
 {
-	static int	last = 0;
+	static int	last = 0;		/* where it was found last; a hint */
 
-	if (control == NULL)
+	if (control == NULL || !OidIsValid(database))
 		return NULL;
 
-	if (control->slots[last].database == database)
-		return &control->slots[last];
-
-	for (int i = 0; i < onside_max_databases; i++)
+	for (int n = 0; n < onside_max_databases; n++)
 	{
-		if (control->slots[i].database == database)
+		int			i = (last + n) % onside_max_databases;
+
+		if (onside_slot_database(&control->slots[i]) == database)
 		{
 			last = i;
+			pg_read_barrier();	/* as onside_slot_take() has written it */
 			return &control->slots[i];
 		}
 	}
 	return NULL;
 }
 
-/* The database's slot, old or new, or NULL; for whoever has the lock. */
-static OnsideSlot *
-find_or_take_slot(Oid database)
+/* Raises the end of the numbers of transactions that may withdraw events. */
+static void
+raise_withdrawers_end(OnsideSlot *slot, FullTransactionId end)
 {
-	OnsideSlot *slot = onside_slot_find(database);
+	uint64		known = pg_atomic_read_u64(&slot->withdrawers_end);
 
-	for (int i = 0; slot == NULL && i < onside_max_databases; i++)
-	{
-		if (control->slots[i].database == InvalidOid)
-		{
-			slot = &control->slots[i];
-			reset_slot(slot);
-			slot->database = database;
-
-			/* Nobody has noted what was prepared until now. */
-			pg_atomic_write_u64(&slot->withdrawers_end,
-								U64FromFullTransactionId(ReadNextFullTransactionId()));
-		}
-	}
-	return slot;
+	while (known < U64FromFullTransactionId(end) &&
+		   !pg_atomic_compare_exchange_u64(&slot->withdrawers_end, &known,
+										   U64FromFullTransactionId(end)))
+		 /* somebody else has raised it; known is what it is now */ ;
 }
 
+/*
+ * Nobody has noted what was prepared while the database had no slot, so every
+ * transaction that has a number by now may withdraw events.  The order matters.  A
+ * session that is about to prepare has its number already.  If it does not find
+ * the slot, the number is below the end that is read after the slot can be found;
+ * if it finds it, it raises the end itself, and raising never undoes raising.
+ *
+ * A session that commits a prepared transaction between the two steps takes it for
+ * one that withdraws nothing.  That is no harm: the database's worker is yet to
+ * be started, and begins by looking at everything.
+ */
 OnsideSlot *
-onside_slot_request(Oid database)
+onside_slot_take(Oid database)
 {
-	OnsideSlot *slot;
-
-	LWLockAcquire(control->lock, LW_EXCLUSIVE);
-	slot = find_or_take_slot(database);
-	if (slot != NULL &&
-		(slot->state == ONSIDE_SLOT_FREE || slot->state == ONSIDE_SLOT_ABSENT))
-		slot->state = ONSIDE_SLOT_WANTED;
-	else if (slot != NULL)
-		slot->wanted_again = true;
-	LWLockRelease(control->lock);
-	return slot;
-}
-
-bool
-onside_slot_free(OnsideSlot *slot, OnsideSlotState state)
-{
-	bool		done;
-
-	LWLockAcquire(control->lock, LW_EXCLUSIVE);
-	done = slot->state == state && slot->holds == 0;
-	if (done)
-		reset_slot(slot);
-	LWLockRelease(control->lock);
-	return done;
-}
-
-OnsideSlot *
-onside_slot_hold(Oid database)
-{
-	OnsideSlot *slot;
-
-	if (control == NULL)
-		return NULL;
-
-	LWLockAcquire(control->lock, LW_EXCLUSIVE);
-	slot = find_or_take_slot(database);
-	if (slot != NULL)
-		slot->holds++;
-	LWLockRelease(control->lock);
-	return slot;
-}
-
-void
-onside_slot_let_go(OnsideSlot *slot)
-{
-	LWLockAcquire(control->lock, LW_EXCLUSIVE);
-	Assert(slot->holds > 0);
-	slot->holds--;
-	if (slot->holds == 0 && slot->state == ONSIDE_SLOT_FREE)
-		reset_slot(slot);		/* it was only held */
-	LWLockRelease(control->lock);
-}
-
-bool
-onside_slot_is_closed(OnsideSlot *slot)
-{
-	return slot->holds > 0 || slot->dismissed;
-}
-
-void
-onside_slot_leave(OnsideSlot *slot, OnsideSlotState state)
-{
-	/* Before the launcher can start another one. */
-	onside_crash_guard_end();
-
-	LWLockAcquire(control->lock, LW_EXCLUSIVE);
-	if (slot->worker_pid == MyProcPid)
+	for (int i = 0; i < onside_max_databases; i++)
 	{
-		slot->worker_pid = 0;
-		slot->left_pid = MyProcPid;
-		pg_atomic_write_u32(&slot->procno, ONSIDE_NO_PROC);
-		if (state == ONSIDE_SLOT_ABSENT && slot->wanted_again)
-			state = ONSIDE_SLOT_WANTED;
-		slot->state = state;
-		slot->status.state = ONSIDE_NOT_RUNNING;
-		slot->status.reason[0] = '\0';
-	}
-	LWLockRelease(control->lock);
+		OnsideSlot *slot = &control->slots[i];
 
-	ConditionVariableBroadcast(&slot->worker_cv);
-	ConditionVariableBroadcast(&slot->settled_cv);
-	onside_launcher_wake(false);
+		if (OidIsValid(onside_slot_database(slot)))
+			continue;
+		onside_slot_reset(slot);
+		pg_write_barrier();
+		pg_atomic_write_u32(&slot->database, database);
+		pg_memory_barrier();
+		raise_withdrawers_end(slot, ReadNextFullTransactionId());
+		return slot;
+	}
+	return NULL;
+}
+
+/*
+ * Prepared transactions may have survived the restart, and what they have
+ * withdrawn was noted in the memory that is gone: any may withdraw events.
+ */
+void
+onside_slot_restore(int i, Oid database, const OnsideStats *stats)
+{
+	OnsideSlot *slot = onside_slot_get(i);
+
+	pg_atomic_write_u32(&slot->database, database);
+	pg_atomic_write_u64(&slot->withdrawers_end, PG_UINT64_MAX);
+	slot->service.state = ONSIDE_SLOT_WANTED;
+	slot->service.found = true; /* or there would be no statistics to keep */
+	slot->stats = *stats;
+}
+
+/*
+ * Nobody writes this process's number but this process, and whoever had the number
+ * before has left its slot before it ended.  So no lock is needed.
+ */
+bool
+onside_slot_is_mine(OnsideSlot *slot)
+{
+	return pg_atomic_read_u32(&slot->procno) == (uint32) ONSIDE_MY_PROCNO;
 }
 
 static void
@@ -359,12 +350,8 @@ onside_slot_wake(OnsideSlot *slot, uint32 why)
 void
 onside_slot_withdraw_later(OnsideSlot *slot, FullTransactionId xid)
 {
-	uint64		end = U64FromFullTransactionId(xid) + 1;
-	uint64		known = pg_atomic_read_u64(&slot->withdrawers_end);
-
-	while (known < end &&
-		   !pg_atomic_compare_exchange_u64(&slot->withdrawers_end, &known, end))
-		 /* somebody else has raised it; known is what it is now */ ;
+	FullTransactionIdAdvance(&xid);
+	raise_withdrawers_end(slot, xid);
 }
 
 bool
@@ -400,38 +387,66 @@ onside_slot_arm(OnsideSlot *slot, uint64 noticed, uint64 wanted)
 		pg_atomic_read_u32(&slot->wakeup) == 0;
 }
 
+/*
+ * Events that are pending; for who has the slot's lock.  "uncounted" makes up for
+ * what "recorded" does not know: the backlog that a starting worker found, and
+ * prepared transactions.
+ */
+static int64
+count_pending(OnsideSlot *slot)
+{
+	int64		pending = (int64) pg_atomic_read_u64(&slot->recorded) +
+		slot->status.uncounted - slot->status.settled;
+
+	return Max(pending, 0);
+}
+
 int64
 onside_slot_pending(OnsideSlot *slot)
 {
 	int64		pending;
 
-	/*
-	 * "uncounted" makes up for what "recorded" does not know: the backlog that
-	 * a starting worker found, and prepared transactions.
-	 */
 	LWLockAcquire(slot->lock, LW_SHARED);
-	pending = (int64) pg_atomic_read_u64(&slot->recorded) +
-		slot->status.uncounted - slot->status.settled;
+	pending = count_pending(slot);
 	LWLockRelease(slot->lock);
-	return Max(pending, 0);
+	return onside_slot_database(slot) == MyDatabaseId ? pending : 0;
+}
+
+/*
+ * Both locks: a worker takes the slot under the one and leaves it under both, so
+ * the pid and the state belong together.
+ */
+pid_t
+onside_slot_read_status(OnsideSlot *slot, OnsideStatus *status, int64 *pending)
+{
+	pid_t		pid;
+
+	LWLockAcquire(control->lock, LW_SHARED);
+	LWLockAcquire(slot->lock, LW_SHARED);
+	pid = slot->service.worker_pid;
+	*status = slot->status;
+	*pending = count_pending(slot);
+	LWLockRelease(slot->lock);
+	LWLockRelease(control->lock);
+	return pid;
 }
 
 bool
 onside_slot_tells(OnsideSlot *slot, int64 settled)
 {
-	bool		result;
+	OnsideStatus status;
+	int64		pending;
 
-	LWLockAcquire(slot->lock, LW_SHARED);
-	result = slot->status.delivered + slot->status.dead_lettered >= settled ||
-		slot->status.state == ONSIDE_NOT_RUNNING || slot->status.objects_differ;
-	LWLockRelease(slot->lock);
-	return slot->worker_pid == 0 || result;
+	return onside_slot_read_status(slot, &status, &pending) == 0 ||
+		onside_slot_database(slot) != MyDatabaseId ||
+		status.delivered + status.dead_lettered >= settled ||
+		status.state == ONSIDE_NOT_RUNNING || status.objects_differ;
 }
 
 void
 onside_launcher_attach(void)
 {
-	control->launcher_pid = MyProcPid;
+	pg_atomic_write_u32(&control->launcher_pid, MyProcPid);
 	pg_atomic_write_u32(&control->launcher_procno, ONSIDE_MY_PROCNO);
 }
 
@@ -439,7 +454,7 @@ void
 onside_launcher_detach(void)
 {
 	pg_atomic_write_u32(&control->launcher_procno, ONSIDE_NO_PROC);
-	control->launcher_pid = 0;
+	pg_atomic_write_u32(&control->launcher_pid, 0);
 }
 
 void
@@ -461,5 +476,6 @@ onside_launcher_take_forget(void)
 pid_t
 onside_launcher_pid(void)
 {
-	return control == NULL ? 0 : control->launcher_pid;
+	return control == NULL ? 0 :
+		(pid_t) pg_atomic_read_u32(&control->launcher_pid);
 }

@@ -123,14 +123,7 @@ load(void)
 	unlink(STATS_FILE);
 
 	for (int i = 0; i < Min(n, onside_max_databases); i++)
-	{
-		OnsideSlot *slot = onside_slot_get(i);
-
-		slot->database = saved[i].database;
-		slot->state = ONSIDE_SLOT_WANTED;
-		slot->found = true;		/* or there would be nothing to keep */
-		slot->stats = saved[i].stats;
-	}
+		onside_slot_restore(i, saved[i].database, &saved[i].stats);
 	if (saved != NULL)
 		pfree(saved);
 }
@@ -144,7 +137,7 @@ write_file(FILE *file)
 	bool		ok;
 
 	for (int i = 0; i < onside_max_databases; i++)
-		if (OidIsValid(onside_slot_get(i)->database))
+		if (OidIsValid(onside_slot_database(onside_slot_get(i))))
 			header[2]++;
 
 	INIT_CRC32C(crc);
@@ -154,10 +147,10 @@ write_file(FILE *file)
 		OnsideSlot *slot = onside_slot_get(i);
 		SavedStats	saved;
 
-		if (!OidIsValid(slot->database))
+		if (!OidIsValid(onside_slot_database(slot)))
 			continue;
 		memset(&saved, 0, sizeof(saved));
-		saved.database = slot->database;
+		saved.database = onside_slot_database(slot);
 		onside_slot_read_stats(slot, &saved.stats);
 		ok = checked_write(file, &saved, sizeof(saved), &crc);
 	}

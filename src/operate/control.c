@@ -121,6 +121,11 @@ stop_waiting(int code, Datum arg)
 	pg_atomic_fetch_sub_u32(&slot->flush_waiters, 1);
 }
 
+/*
+ * Waits, until the deadline, for what was committed at that moment.  The worker wakes
+ * us when the cursor has moved.  We look by ourselves once in FLUSH_POLL, too: there
+ * may be no worker, and the slot may be another database's by now.
+ */
 static bool
 wait_until_settled(const Moment *until, OnsideSlot *slot,
 				   TimestampTz deadline)
@@ -215,9 +220,12 @@ void
 onside_write_settled(void)
 {
 	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
+	OnsideStatus status;
+	int64		pending;
 
-	if (ActiveSnapshotSet() && slot != NULL && slot->worker_pid != 0 &&
-		!slot->status.objects_differ && onside_slot_pending(slot) == 0 &&
+	if (ActiveSnapshotSet() && slot != NULL &&
+		onside_slot_read_status(slot, &status, &pending) != 0 &&
+		!status.objects_differ && pending == 0 &&
 		OidIsValid(onside_relation_oid("delivery_cursor")))
 		(void) flush(slot,
 					 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),

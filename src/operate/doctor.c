@@ -207,7 +207,7 @@ check_databases(OnsideDoctor *doctor)
 		return;
 	}
 	for (int i = 0; i < onside_max_databases; i++)
-		if (OidIsValid(onside_slot_get(i)->database))
+		if (OidIsValid(onside_slot_database(onside_slot_get(i))))
 			taken++;
 	onside_doctor_row(doctor, "max_databases",
 					  onside_slot_find(MyDatabaseId) != NULL ? ONSIDE_GOOD :

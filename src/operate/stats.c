@@ -96,6 +96,10 @@ onside_stats(PG_FUNCTION_ARGS)
 													  values, nulls)));
 }
 
+/*
+ * A row for each bucket, with the number of all values up to its bound, as Prometheus
+ * wants it.
+ */
 static void
 put_histogram(ReturnSetInfo *rsinfo, const char *metric,
 			  const OnsideHistogram *histogram)

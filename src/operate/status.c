@@ -19,7 +19,6 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "storage/lwlock.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/syscache.h"
@@ -117,8 +116,12 @@ why_not_served(void)
 	return reason;
 }
 
+/*
+ * Why no worker runs, given what the database's slot says (NULL if it has none);
+ * what concerns the whole server comes first.
+ */
 static const char *
-why_not_running(OnsideSlot *slot)
+why_not_running(pid_t pid, const OnsideStatus *status)
 {
 	const char *reason;
 
@@ -131,22 +134,17 @@ why_not_running(OnsideSlot *slot)
 		return reason;
 	if (onside_launcher_pid() == 0)
 		return "the launcher is not running; see the server's log";
-	if (slot == NULL)
+	if (status == NULL)
 	{
 		for (int i = 0; i < onside_max_databases; i++)
-			if (!OidIsValid(onside_slot_get(i)->database))
+			if (!OidIsValid(onside_slot_database(onside_slot_get(i))))
 				return "the launcher has not got to this database yet";
 		return "as many databases as onside_attribution.max_databases allows are served already: increase it and restart the server";
 	}
-	if (slot->worker_pid != 0)
+	if (pid != 0)
 		return "a worker is starting; if that lasts, pg_stat_activity shows what it waits for";
-
-	LWLockAcquire(slot->lock, LW_SHARED);
-	reason = slot->status.reason[0] != '\0' ? pstrdup(slot->status.reason) :
-		NULL;
-	LWLockRelease(slot->lock);
-	if (reason != NULL)
-		return reason;
+	if (status->reason[0] != '\0')
+		return status->reason;
 	return "a worker is about to be started";
 }
 
@@ -231,36 +229,31 @@ status_from_tables(pid_t pid, OnsideState state, const char *reason,
 	values[STATUS_IN_FLIGHT] = Int32GetDatum(0);
 }
 
+/* What the worker that is in the slot has published. */
 static void
-status_of_worker(OnsideSlot *slot, pid_t pid, Datum *values, bool *nulls)
+status_of_worker(pid_t pid, const OnsideStatus *status, int64 pending,
+				 Datum *values, bool *nulls)
 {
-	OnsideStatus status;
-	int64		pending = onside_slot_pending(slot);
-
-	LWLockAcquire(slot->lock, LW_SHARED);
-	status = slot->status;
-	LWLockRelease(slot->lock);
-
-	if (status.objects_differ)
+	if (status->objects_differ)
 	{
-		status_from_tables(pid, status.state, status.reason, values, nulls);
+		status_from_tables(pid, status->state, status->reason, values, nulls);
 		return;
 	}
 
 	values[STATUS_WORKER_PID] = Int32GetDatum(pid);
-	values[STATUS_STATE] = CStringGetTextDatum(onside_state_name(status.state));
-	set_text(values, nulls, STATUS_STATE_REASON, status.reason);
+	values[STATUS_STATE] = CStringGetTextDatum(onside_state_name(status->state));
+	set_text(values, nulls, STATUS_STATE_REASON, status->reason);
 	set_int64(values, nulls, STATUS_PENDING, pending);
-	set_age(values, nulls, pending > 0 ? status.oldest_recorded_at : 0);
-	values[STATUS_IN_FLIGHT] = Int32GetDatum(status.in_flight);
-	set_int64(values, nulls, STATUS_DELIVERED, status.delivered);
-	set_int64(values, nulls, STATUS_DEAD_LETTERED, status.dead_lettered);
-	set_int64(values, nulls, STATUS_REQUESTS, status.requests);
-	set_int64(values, nulls, STATUS_RETRIES, status.retries);
-	set_time(values, nulls, STATUS_LAST_SUCCESS_AT, status.last_success_at);
-	set_text(values, nulls, STATUS_LAST_ERROR, status.last_error);
-	set_time(values, nulls, STATUS_LAST_ERROR_AT, status.last_error_at);
-	set_time(values, nulls, STATUS_NEXT_ATTEMPT_AT, status.next_attempt_at);
+	set_age(values, nulls, pending > 0 ? status->oldest_recorded_at : 0);
+	values[STATUS_IN_FLIGHT] = Int32GetDatum(status->in_flight);
+	set_int64(values, nulls, STATUS_DELIVERED, status->delivered);
+	set_int64(values, nulls, STATUS_DEAD_LETTERED, status->dead_lettered);
+	set_int64(values, nulls, STATUS_REQUESTS, status->requests);
+	set_int64(values, nulls, STATUS_RETRIES, status->retries);
+	set_time(values, nulls, STATUS_LAST_SUCCESS_AT, status->last_success_at);
+	set_text(values, nulls, STATUS_LAST_ERROR, status->last_error);
+	set_time(values, nulls, STATUS_LAST_ERROR_AT, status->last_error_at);
+	set_time(values, nulls, STATUS_NEXT_ATTEMPT_AT, status->next_attempt_at);
 }
 
 /* worker_status() */
@@ -268,7 +261,10 @@ Datum
 onside_worker_status(PG_FUNCTION_ARGS)
 {
 	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
-	pid_t		pid = slot == NULL ? 0 : slot->worker_pid;
+	OnsideStatus status;
+	int64		pending;
+	pid_t		pid = slot == NULL ? 0 :
+		onside_slot_read_status(slot, &status, &pending);
 	char	   *crashes;
 	TupleDesc	tupdesc;
 	Datum		values[STATUS_COLUMNS] = {0};
@@ -277,8 +273,8 @@ onside_worker_status(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 
-	if (pid != 0 && slot->status.state != ONSIDE_NOT_RUNNING)
-		status_of_worker(slot, pid, values, nulls);
+	if (pid != 0 && status.state != ONSIDE_NOT_RUNNING)
+		status_of_worker(pid, &status, pending, values, nulls);
 	else if (pid == 0 && onside_launcher_pid() != 0 &&
 			 (crashes = onside_crash_guard_reason()) != NULL)
 	{
@@ -286,8 +282,9 @@ onside_worker_status(PG_FUNCTION_ARGS)
 		status_alone(0, ONSIDE_MISCONFIGURED, crashes, values, nulls);
 	}
 	else
-		status_from_tables(0, ONSIDE_NOT_RUNNING, why_not_running(slot), values,
-						   nulls);
+		status_from_tables(0, ONSIDE_NOT_RUNNING,
+						   why_not_running(pid, slot == NULL ? NULL : &status),
+						   values, nulls);
 
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc),
 													  values, nulls)));

@@ -27,8 +27,6 @@
  */
 #include "postgres.h"
 
-#include <signal.h>
-
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
@@ -48,8 +46,6 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
-#include "storage/lwlock.h"
-#include "storage/procarray.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -62,7 +58,7 @@
 #include "compat.h"
 #include "log/commit.h"
 #include "log/shape_guard.h"
-#include "log/shmem.h"
+#include "log/service.h"
 #include "log/window.h"
 #include "operate/control.h"
 #include "operate/drop_guard.h"
@@ -72,6 +68,7 @@
 #define ASK_TIMEOUT		500
 #define LEAVE_TIMEOUT	5000
 
+/* Hooks that were there before ours, which we call. */
 static ProcessUtility_hook_type prev_process_utility;
 static object_access_hook_type prev_object_access;
 
@@ -122,6 +119,7 @@ follow(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id,
 							 ((ObjectAccessPostAlter *) arg)->auxiliary_id);
 }
 
+/* The object access hook: what a command makes, alters or drops. */
 static void
 object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 			  int sub_id, void *arg)
@@ -241,16 +239,22 @@ may_run(Node *stmt, ProcessUtilityContext context, Oid database)
 	return onside_owns_database(database);
 }
 
-/* Waits so long for the slot's worker to leave; ms.  Has it left? */
+/*
+ * Waits so many milliseconds until the slot's worker has left it and is not
+ * connected to the database any more.  The former alone is not enough: DROP
+ * DATABASE ... WITH (FORCE) would see it there and refuse to terminate a
+ * superuser's process for an owner who is none.
+ */
 static bool
 wait_for_exit(OnsideSlot *slot, int timeout)
 {
 	TimestampTz deadline =
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
 	long		left = timeout;
+	bool		over;
 
 	ConditionVariablePrepareToSleep(&slot->worker_cv);
-	while (slot->worker_pid != 0 && left > 0)
+	while (!(over = onside_service_is_over(slot)) && left > 0)
 	{
 		(void) ConditionVariableTimedSleep(&slot->worker_cv, left,
 										   onside_wait_event("OnsideAttributionWorkerExit"));
@@ -258,21 +262,7 @@ wait_for_exit(OnsideSlot *slot, int timeout)
 											   deadline);
 	}
 	ConditionVariableCancelSleep();
-	if (slot->worker_pid != 0)
-		return false;
-
-	/*
-	 * It leaves the slot first and the database a moment later.  DROP DATABASE
-	 * ... WITH (FORCE) would see it there and refuse to terminate a superuser's
-	 * process for an owner who is none.
-	 */
-	while (slot->left_pid != 0 && BackendPidGetProc(slot->left_pid) != NULL &&
-		   GetCurrentTimestamp() < deadline)
-	{
-		CHECK_FOR_INTERRUPTS();
-		pg_usleep(1000);
-	}
-	return true;
+	return over;
 }
 
 /* Has the worker of a slot that we hold leave. */
@@ -282,19 +272,29 @@ clear_slot(OnsideSlot *slot)
 	onside_slot_wake(slot, ONSIDE_WAKE_CHECK);
 	if (wait_for_exit(slot, ASK_TIMEOUT))
 		return;
-
-	/* The lock keeps it, and so its pid, from going meanwhile. */
-	LWLockAcquire(onside_slots_lock(), LW_SHARED);
-	if (slot->worker_pid != 0)
-		kill(slot->worker_pid, SIGTERM);
-	LWLockRelease(onside_slots_lock());
+	onside_service_terminate(slot);
 	(void) wait_for_exit(slot, LEAVE_TIMEOUT - ASK_TIMEOUT);
 }
 
+/* The slot that a command holds; volatile, since an error may come in between. */
+typedef struct Hold
+{
+	OnsideSlot *volatile slot;	/* or NULL */
+} Hold;
+
+/*
+ * Lets workers in again.  This is before the command's transaction ends.  A worker
+ * that the launcher starts at once waits for the lock on the database, which the
+ * command has until then, and finds the database as the command leaves it.
+ */
 static void
 let_go(int code, Datum arg)
 {
-	onside_slot_let_go((OnsideSlot *) DatumGetPointer(arg));
+	OnsideSlot *slot = ((Hold *) DatumGetPointer(arg))->slot;
+
+	if (slot == NULL)
+		return;
+	onside_service_let_go(slot);
 	onside_launcher_wake(false);
 }
 
@@ -379,6 +379,58 @@ run(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 								params, queryEnv, dest, qc);
 }
 
+/* Runs a command that nobody may be connected to the database for. */
+static void
+run_without_worker(Oid database, PlannedStmt *pstmt, const char *queryString,
+				   bool readOnlyTree, ProcessUtilityContext context,
+				   ParamListInfo params, QueryEnvironment *queryEnv,
+				   DestReceiver *dest, QueryCompletion *qc)
+{
+	Hold		hold = {NULL};
+
+	/* Within, so that an error cannot leave the slot held. */
+	PG_ENSURE_ERROR_CLEANUP(let_go, PointerGetDatum(&hold));
+	{
+		hold.slot = onside_service_hold(database);
+		if (hold.slot != NULL)
+			clear_slot(hold.slot);
+		run(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest,
+			qc);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(let_go, PointerGetDatum(&hold));
+	let_go(0, PointerGetDatum(&hold));
+}
+
+/* What a prepared transaction may have done that this command has committed. */
+static void
+after_commit_prepared(FullTransactionId prepared)
+{
+	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
+	bool		found = false;
+
+	/* It may have been pause(), resume() or ALTER EXTENSION, too ... */
+	onside_commit_wake(ONSIDE_WAKE_COMMIT | ONSIDE_WAKE_CONTROL |
+					   ONSIDE_WAKE_CHECK);
+
+	/* ... or CREATE EXTENSION. */
+	if (slot != NULL)
+	{
+		Oid			database;
+
+		count_prepared(prepared);
+		if (FullTransactionIdIsValid(prepared) &&
+			onside_slot_may_withdraw(slot, prepared))
+			onside_commit_wake(ONSIDE_WAKE_WITHDRAWN);
+		found = onside_service_look(slot, &database).found &&
+			database == MyDatabaseId;
+	}
+	if (!found && OidIsValid(get_extension_oid("onside_attribution", true)))
+		onside_commit_want_worker();
+}
+
+/*
+ * The utility hook: what is to happen before a command, in its place, and after it.
+ */
 static void
 process_utility(PlannedStmt *pstmt, const char *queryString,
 				bool readOnlyTree, ProcessUtilityContext context,
@@ -389,7 +441,6 @@ process_utility(PlannedStmt *pstmt, const char *queryString,
 	const char *dbname = exclusive_database(stmt);
 	Oid			database = dbname == NULL ? InvalidOid :
 		get_database_oid(dbname, true);
-	OnsideSlot *slot = NULL;
 	OnsideShapeGuard guard = {0};
 	bool		changes = changes_databases(stmt);
 	bool		commits_prepared = onside_shmem_available() &&
@@ -405,23 +456,12 @@ process_utility(PlannedStmt *pstmt, const char *queryString,
 	if (drops_extension(stmt))
 		onside_write_settled();
 
-	if (OidIsValid(database) && may_run(stmt, context, database))
-		slot = onside_slot_hold(database);
-
 	if (commits_prepared && onside_slot_find(MyDatabaseId) != NULL)
 		prepared = find_prepared(((TransactionStmt *) stmt)->gid);
 
-	if (slot != NULL)
-	{
-		PG_ENSURE_ERROR_CLEANUP(let_go, PointerGetDatum(slot));
-		{
-			clear_slot(slot);
-			run(pstmt, queryString, readOnlyTree, context, params, queryEnv,
-				dest, qc);
-		}
-		PG_END_ENSURE_ERROR_CLEANUP(let_go, PointerGetDatum(slot));
-		let_go(0, PointerGetDatum(slot));
-	}
+	if (OidIsValid(database) && may_run(stmt, context, database))
+		run_without_worker(database, pstmt, queryString, readOnlyTree,
+						   context, params, queryEnv, dest, qc);
 	else
 		run(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest,
 			qc);
@@ -430,22 +470,7 @@ process_utility(PlannedStmt *pstmt, const char *queryString,
 	if (changes)
 		onside_commit_wake_launcher(false);
 	if (commits_prepared)
-	{
-		/* It may have been pause(), resume() or ALTER EXTENSION, too ... */
-		onside_commit_wake(ONSIDE_WAKE_COMMIT | ONSIDE_WAKE_CONTROL |
-						   ONSIDE_WAKE_CHECK);
-
-		/* ... or CREATE EXTENSION. */
-		slot = onside_slot_find(MyDatabaseId);
-		if (slot != NULL)
-			count_prepared(prepared);
-		if (slot != NULL && FullTransactionIdIsValid(prepared) &&
-			onside_slot_may_withdraw(slot, prepared))
-			onside_commit_wake(ONSIDE_WAKE_WITHDRAWN);
-		if ((slot == NULL || !slot->found) &&
-			OidIsValid(get_extension_oid("onside_attribution", true)))
-			onside_commit_want_worker();
-	}
+		after_commit_prepared(prepared);
 }
 
 void

@@ -22,6 +22,7 @@
 
 #include "send/address.h"
 
+/* IPv4 has all of 127.0.0.0/8 for it. */
 bool
 onside_address_is_loopback(const struct sockaddr *address)
 {
@@ -42,6 +43,10 @@ onside_address_is_loopback(const struct sockaddr *address)
 	return false;
 }
 
+/*
+ * Does a host's name or address, as libcurl has parsed it, mean this machine?  A name
+ * but for "localhost" could lead anywhere.
+ */
 static bool
 is_loopback(const char *host)
 {
@@ -77,6 +82,10 @@ has_control_characters(const char *str)
 	return false;
 }
 
+/*
+ * Parsed by libcurl, which also sends: what it understands otherwise than we do cannot
+ * lead elsewhere.
+ */
 const char *
 onside_address_endpoint_problem(const char *url)
 {

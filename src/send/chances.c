@@ -101,6 +101,10 @@ visit(OnsideChances *chances, const OnsideChanceGroup *group, TimestampTz now,
 	return chances->leftovers || (due != 0 && due <= now);
 }
 
+/*
+ * Goes on in the round of groups, or begins one if its time has come; at most
+ * GROUPS_AT_ONCE groups a call.  Ids that wait from an outage come first.
+ */
 bool
 onside_chances_look(OnsideChances *chances, TimestampTz now,
 					const OnsideChanceStorage *storage)

@@ -87,6 +87,9 @@ problem_of_content(int fd, char *buf)
 	return NULL;
 }
 
+/*
+ * The file is opened anew each time, and what was read is wiped where it is not used.
+ */
 char *
 onside_credentials_read(const char *setting, const char *path, char **problem)
 {

@@ -23,6 +23,10 @@
  *	 now is followed;
  * - when there is another configuration.
  *
+ * All of that is in one struct, OnsideHttp, which the worker has one of, and a
+ * backend that calls doctor() another for as long as that takes.  libcurl's callbacks
+ * get at it through the slot that they were registered with.
+ *
  * libcurl's threaded resolver starts threads that inherit the signal mask; a
  * signal handler of PostgreSQL's must never run on one.  All signals are
  * blocked around every call that can start a thread.
@@ -51,6 +55,7 @@
 /* A request's place, with the connection that outlives it. */
 typedef struct Slot
 {
+	OnsideHttp *http;			/* whose place it is */
 	OnsideRequest request;
 	CURLM	   *multi;			/* has the connection, if any; or NULL */
 	int64		connected_at;	/* before it was made; 0 if there is none */
@@ -76,36 +81,38 @@ typedef struct Socket
 /* Resolver socket pairs and happy eyeballs come on top of one a request. */
 #define MAX_SOCKETS		(ONSIDE_HTTP_MAX_REQUESTS * 4)
 
-static OnsideHttpConfig current;
-static Slot slots[ONSIDE_HTTP_MAX_REQUESTS];
-static int	n_busy;
-static int	n_ended;			/* those of them whose answer is not taken yet */
+/* Requests, their connections, and what is waited for. */
+struct OnsideHttp
+{
+	OnsideHttpConfig config;
+	Slot		slots[ONSIDE_HTTP_MAX_REQUESTS];
+	int			n_busy;
+	int			n_ended;		/* those of them whose answer is not taken yet */
 
-static Socket sockets[MAX_SOCKETS];
-static int	n_sockets;
-static WaitEventSet *wait_set;
-static bool wait_set_stale = true;
+	Socket		sockets[MAX_SOCKETS];
+	int			n_sockets;
+	WaitEventSet *wait_set;
+	bool		wait_set_stale;
+};
 
 /* ----------
  * Signals
  * ----------
  */
 
-static sigset_t saved_mask;
-
 static void
-block_signals(void)
+block_signals(sigset_t *saved)
 {
 	sigset_t	all;
 
 	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &saved_mask);
+	pthread_sigmask(SIG_SETMASK, &all, saved);
 }
 
 static void
-unblock_signals(void)
+unblock_signals(const sigset_t *saved)
 {
-	pthread_sigmask(SIG_SETMASK, &saved_mask, NULL);
+	pthread_sigmask(SIG_SETMASK, saved, NULL);
 }
 
 /* ----------
@@ -117,31 +124,33 @@ unblock_signals(void)
 static int
 on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *socket_arg)
 {
+	Slot	   *slot = arg;
+	OnsideHttp *http = slot->http;
 	int			i;
 
-	for (i = 0; i < n_sockets; i++)
-		if (sockets[i].fd == fd)
+	for (i = 0; i < http->n_sockets; i++)
+		if (http->sockets[i].fd == fd)
 			break;
 
 	if (what == CURL_POLL_REMOVE)
 	{
-		if (i < n_sockets)
+		if (i < http->n_sockets)
 		{
-			sockets[i] = sockets[--n_sockets];
-			wait_set_stale = true;
+			http->sockets[i] = http->sockets[--http->n_sockets];
+			http->wait_set_stale = true;
 		}
 		return 0;
 	}
 
-	if (i == n_sockets)
+	if (i == http->n_sockets)
 	{
-		if (n_sockets == MAX_SOCKETS)
+		if (http->n_sockets == MAX_SOCKETS)
 			return -1;
-		sockets[n_sockets++].fd = fd;
-		wait_set_stale = true;
+		http->sockets[http->n_sockets++].fd = fd;
+		http->wait_set_stale = true;
 	}
-	sockets[i].slot = (Slot *) arg;
-	sockets[i].events =
+	http->sockets[i].slot = slot;
+	http->sockets[i].events =
 		(what & CURL_POLL_IN ? WL_SOCKET_READABLE : 0) |
 		(what & CURL_POLL_OUT ? WL_SOCKET_WRITEABLE : 0);
 	return 0;
@@ -164,17 +173,19 @@ on_timer(CURLM *multi, long timeout, void *arg)
 static void
 drop_connection(Slot *slot)
 {
+	OnsideHttp *http = slot->http;
+
 	if (slot->multi != NULL)
 		curl_multi_cleanup(slot->multi);
 	slot->multi = NULL;
 	slot->connected_at = 0;
 	slot->due = -1;
-	for (int i = n_sockets - 1; i >= 0; i--)
+	for (int i = http->n_sockets - 1; i >= 0; i--)
 	{
-		if (sockets[i].slot == slot)
+		if (http->sockets[i].slot == slot)
 		{
-			sockets[i] = sockets[--n_sockets];
-			wait_set_stale = true;
+			http->sockets[i] = http->sockets[--http->n_sockets];
+			http->wait_set_stale = true;
 		}
 	}
 }
@@ -194,14 +205,14 @@ close_slot(Slot *slot)
  * last, so that there are not more connections than requests at once.
  */
 static Slot *
-take_slot(bool fresh)
+take_slot(OnsideHttp *http, bool fresh)
 {
 	Slot	   *best = NULL;
 	int			best_rank = -1;
 
 	for (int i = 0; i < ONSIDE_HTTP_MAX_REQUESTS; i++)
 	{
-		Slot	   *slot = &slots[i];
+		Slot	   *slot = &http->slots[i];
 		int			rank;
 
 		if (slot->busy)
@@ -226,16 +237,18 @@ take_slot(bool fresh)
 	best->ended = false;
 	best->started_at = onside_clock();
 	onside_request_reset(&best->request);
-	n_busy++;
+	http->n_busy++;
 	return best;
 }
 
 static void
 release_slot(Slot *slot)
 {
-	n_busy--;
+	OnsideHttp *http = slot->http;
+
+	http->n_busy--;
 	if (slot->ended)
-		n_ended--;
+		http->n_ended--;
 	slot->busy = false;
 	slot->ended = false;
 	if (slot->outdated)
@@ -255,35 +268,51 @@ throw_out_of_memory(void)
 			 errmsg("could not set up libcurl")));
 }
 
-void
-onside_http_init(void)
+/* Sets libcurl up in this process, once. */
+static void
+init_libcurl(void)
 {
+	/* libcurl's state is the process's, and so is whether it was set up. */
 	static bool initialized = false;
+	sigset_t	saved;
 
-	block_signals();
+	block_signals(&saved);
 	if (!initialized)
 		initialized = curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
-	unblock_signals();
+	unblock_signals(&saved);
 	if (!initialized)
 		throw_out_of_memory();
 }
 
+OnsideHttp *
+onside_http_create(void)
+{
+	OnsideHttp *http;
+
+	init_libcurl();
+	http = MemoryContextAllocZero(TopMemoryContext, sizeof(OnsideHttp));
+	http->wait_set_stale = true;
+	for (int i = 0; i < ONSIDE_HTTP_MAX_REQUESTS; i++)
+		http->slots[i].http = http;
+	return http;
+}
+
 void
-onside_http_renew(void)
+onside_http_renew(OnsideHttp *http)
 {
 	for (int i = 0; i < ONSIDE_HTTP_MAX_REQUESTS; i++)
 	{
-		slots[i].outdated = slots[i].request.easy != NULL;
-		if (slots[i].outdated && !slots[i].busy)
-			close_slot(&slots[i]);
+		http->slots[i].outdated = http->slots[i].request.easy != NULL;
+		if (http->slots[i].outdated && !http->slots[i].busy)
+			close_slot(&http->slots[i]);
 	}
 }
 
 void
-onside_http_configure(const OnsideHttpConfig *config)
+onside_http_configure(OnsideHttp *http, const OnsideHttpConfig *config)
 {
-	current = *config;
-	onside_http_renew();
+	http->config = *config;
+	onside_http_renew(http);
 	onside_secret_set(ONSIDE_SECRET_API, config->credentials);
 	if (config->proxy_credentials != NULL)
 		onside_secret_set(ONSIDE_SECRET_PROXY, config->proxy_credentials);
@@ -312,12 +341,13 @@ new_multi(Slot *slot)
 static void
 finish(Slot *slot, CURLcode code)
 {
+	OnsideHttp *http = slot->http;
 	const OnsideAnswer *answer = &slot->request.answer;
 
 	onside_request_judge(&slot->request, code);
 	slot->ended_at = GetCurrentTimestamp();
 	slot->ended = true;
-	n_ended++;
+	http->n_ended++;
 	if (code == CURLE_OK && answer->kind == ONSIDE_ANSWER_COMPLETE &&
 		(answer->status == 204 || answer->status == 400 ||
 		 answer->status == 413 || answer->status == 429))
@@ -338,10 +368,11 @@ finish(Slot *slot, CURLcode code)
 static void
 drive(Slot *slot, curl_socket_t fd, int mask)
 {
+	sigset_t	saved;
 	CURLMsg    *msg;
 	int			n;
 
-	block_signals();
+	block_signals(&saved);
 	curl_multi_socket_action(slot->multi, fd, mask, &n);
 	msg = curl_multi_info_read(slot->multi, &n);
 	if (msg != NULL && msg->msg == CURLMSG_DONE)
@@ -351,7 +382,7 @@ drive(Slot *slot, curl_socket_t fd, int mask)
 		curl_multi_remove_handle(slot->multi, slot->request.easy);
 		finish(slot, code);
 	}
-	unblock_signals();
+	unblock_signals(&saved);
 }
 
 /*
@@ -362,9 +393,10 @@ static void
 begin(Slot *slot, const OnsideHttpConfig *config, const char *body, size_t len,
 	  int timeout_ms)
 {
+	sigset_t	saved;
 	bool		begun = false;
 
-	block_signals();
+	block_signals(&saved);
 	if (slot->multi == NULL)
 		slot->multi = new_multi(slot);
 	if (slot->multi != NULL &&
@@ -376,7 +408,7 @@ begin(Slot *slot, const OnsideHttpConfig *config, const char *body, size_t len,
 		begun = curl_multi_add_handle(slot->multi,
 									  slot->request.easy) == CURLM_OK;
 	}
-	unblock_signals();
+	unblock_signals(&saved);
 	if (begun)
 	{
 		/* Write to a connection that is already open at once. */
@@ -388,33 +420,33 @@ begin(Slot *slot, const OnsideHttpConfig *config, const char *body, size_t len,
 }
 
 void
-onside_http_start(int64 request, const char *body, size_t len,
-				  bool fresh_connection, int timeout_ms)
+onside_http_start(OnsideHttp *http, int64 request, const char *body,
+				  size_t len, bool fresh_connection, int timeout_ms)
 {
-	Slot	   *slot = take_slot(fresh_connection);
+	Slot	   *slot = take_slot(http, fresh_connection);
 
 	slot->number = request;
-	begin(slot, &current, body, len, timeout_ms);
+	begin(slot, &http->config, body, len, timeout_ms);
 }
 
 int
-onside_http_in_flight(void)
+onside_http_in_flight(OnsideHttp *http)
 {
-	return n_busy;
+	return http->n_busy;
 }
 
 bool
-onside_http_next_answer(int64 *request, OnsideAnswer *answer,
+onside_http_next_answer(OnsideHttp *http, int64 *request, OnsideAnswer *answer,
 						TimestampTz *ended)
 {
-	for (int i = 0; n_ended > 0 && i < ONSIDE_HTTP_MAX_REQUESTS; i++)
+	for (int i = 0; http->n_ended > 0 && i < ONSIDE_HTTP_MAX_REQUESTS; i++)
 	{
-		if (slots[i].ended)
+		if (http->slots[i].ended)
 		{
-			*request = slots[i].number;
-			*answer = slots[i].request.answer;
-			*ended = slots[i].ended_at;
-			release_slot(&slots[i]);
+			*request = http->slots[i].number;
+			*answer = http->slots[i].request.answer;
+			*ended = http->slots[i].ended_at;
+			release_slot(&http->slots[i]);
 			return true;
 		}
 	}
@@ -426,37 +458,43 @@ onside_http_next_answer(int64 *request, OnsideAnswer *answer,
  * ----------
  */
 
+/*
+ * Makes the wait event set agree with the sockets that libcurl wants.  One that it has
+ * forgotten takes a new set; other changes are made in the old one.
+ */
 static void
-prepare_wait_set(void)
+prepare_wait_set(OnsideHttp *http)
 {
-	if (wait_set_stale)
+	if (http->wait_set_stale)
 	{
 		/* Events cannot be taken out of a set. */
-		if (wait_set != NULL)
-			FreeWaitEventSet(wait_set);
-		wait_set = NULL;
-		wait_set = onside_create_wait_event_set(n_sockets + 2);
-		AddWaitEventToSet(wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch,
-						  NULL);
-		AddWaitEventToSet(wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET,
-						  NULL, NULL);
-		for (int i = 0; i < n_sockets; i++)
+		if (http->wait_set != NULL)
+			FreeWaitEventSet(http->wait_set);
+		http->wait_set = NULL;
+		http->wait_set = onside_create_wait_event_set(http->n_sockets + 2);
+		AddWaitEventToSet(http->wait_set, WL_LATCH_SET, PGINVALID_SOCKET,
+						  MyLatch, NULL);
+		AddWaitEventToSet(http->wait_set, WL_EXIT_ON_PM_DEATH,
+						  PGINVALID_SOCKET, NULL, NULL);
+		for (int i = 0; i < http->n_sockets; i++)
 		{
-			sockets[i].pos = AddWaitEventToSet(wait_set, sockets[i].events,
-											   sockets[i].fd, NULL,
-											   sockets[i].slot);
-			sockets[i].set_events = sockets[i].events;
+			http->sockets[i].pos = AddWaitEventToSet(http->wait_set,
+													 http->sockets[i].events,
+													 http->sockets[i].fd, NULL,
+													 http->sockets[i].slot);
+			http->sockets[i].set_events = http->sockets[i].events;
 		}
-		wait_set_stale = false;
+		http->wait_set_stale = false;
 		return;
 	}
 
-	for (int i = 0; i < n_sockets; i++)
+	for (int i = 0; i < http->n_sockets; i++)
 	{
-		if (sockets[i].set_events != sockets[i].events)
+		if (http->sockets[i].set_events != http->sockets[i].events)
 		{
-			ModifyWaitEvent(wait_set, sockets[i].pos, sockets[i].events, NULL);
-			sockets[i].set_events = sockets[i].events;
+			ModifyWaitEvent(http->wait_set, http->sockets[i].pos,
+							http->sockets[i].events, NULL);
+			http->sockets[i].set_events = http->sockets[i].events;
 		}
 	}
 }
@@ -467,22 +505,27 @@ is_under_way(const Slot *slot)
 	return slot->busy && !slot->ended;
 }
 
+/*
+ * libcurl wants to be called for each socket that is ready, and when its own times
+ * have come.  At most 16 sockets a call; the others are ready at the next.
+ */
 bool
-onside_http_wait(long timeout, uint32 wait_event)
+onside_http_wait(OnsideHttp *http, long timeout, uint32 wait_event)
 {
 	WaitEvent	events[16];
 	int			n;
 	bool		latch_set = false;
 
 	/* A request can end in the call that begins it. */
-	if (n_ended > 0)
+	if (http->n_ended > 0)
 		timeout = 0;
 	for (int i = 0; i < ONSIDE_HTTP_MAX_REQUESTS; i++)
-		if (is_under_way(&slots[i]) && slots[i].due >= 0)
-			timeout = onside_sooner(timeout, onside_ms_until(slots[i].due, 0));
+		if (is_under_way(&http->slots[i]) && http->slots[i].due >= 0)
+			timeout = onside_sooner(timeout,
+									onside_ms_until(http->slots[i].due, 0));
 
-	prepare_wait_set();
-	n = WaitEventSetWait(wait_set, timeout, events, lengthof(events),
+	prepare_wait_set(http);
+	n = WaitEventSetWait(http->wait_set, timeout, events, lengthof(events),
 						 wait_event);
 
 	for (int i = 0; i < n; i++)
@@ -505,7 +548,7 @@ onside_http_wait(long timeout, uint32 wait_event)
 
 	for (int i = 0; i < ONSIDE_HTTP_MAX_REQUESTS; i++)
 	{
-		Slot	   *slot = &slots[i];
+		Slot	   *slot = &http->slots[i];
 
 		if (is_under_way(slot) && slot->due >= 0 &&
 			onside_ms_until(slot->due, 0) == 0)
@@ -528,124 +571,76 @@ onside_http_wait(long timeout, uint32 wait_event)
  */
 
 /*
- * Which step a failure belongs to.  A timeout can belong to any: what libcurl
- * has noted until then says to which.
- */
-static OnsideProbeStep
-step_before_failure(const OnsideRequest *request)
-{
-	curl_off_t	resolved = 0;
-	curl_off_t	connected = 0;
-	long		connections = 0;
-
-	switch (request->code)
-	{
-		case CURLE_COULDNT_RESOLVE_HOST:
-		case CURLE_COULDNT_RESOLVE_PROXY:
-			return ONSIDE_PROBE_NONE;
-		case CURLE_SSL_CONNECT_ERROR:
-		case CURLE_PEER_FAILED_VERIFICATION:
-		case CURLE_SSL_CACERT_BADFILE:
-			return ONSIDE_PROBE_CONNECTED;
-		case CURLE_COULDNT_CONNECT:
-			if (request->answer.kind != ONSIDE_ANSWER_PROXY_REFUSED)
-				return ONSIDE_PROBE_RESOLVED;
-			/* FALLTHROUGH */
-		default:
-			curl_easy_getinfo(request->easy, CURLINFO_NAMELOOKUP_TIME_T,
-							  &resolved);
-			curl_easy_getinfo(request->easy, CURLINFO_CONNECT_TIME_T,
-							  &connected);
-			curl_easy_getinfo(request->easy, CURLINFO_NUM_CONNECTS,
-							  &connections);
-			return connected > 0 || connections > 0 ? ONSIDE_PROBE_CONNECTED :
-				resolved > 0 ? ONSIDE_PROBE_RESOLVED : ONSIDE_PROBE_NONE;
-	}
-}
-
-/* Says how far it came, to whom, and what went wrong. */
-static void
-report_probe(const OnsideRequest *request, OnsideProbe *probe)
-{
-	char	   *ip = NULL;
-	long		port = 0;
-
-	if (request->easy == NULL)
-		throw_out_of_memory();
-
-	probe->reached = request->code == CURLE_OK ? ONSIDE_PROBE_TRUSTED :
-		step_before_failure(request);
-	probe->bad_ca_file = request->code == CURLE_SSL_CACERT_BADFILE;
-	if (request->code != CURLE_OK)
-		strlcpy(probe->error, request->answer.words, sizeof(probe->error));
-
-	curl_easy_getinfo(request->easy, CURLINFO_PRIMARY_IP, &ip);
-	curl_easy_getinfo(request->easy, CURLINFO_PRIMARY_PORT, &port);
-	if (ip != NULL && ip[0] != '\0')
-		snprintf(probe->address, sizeof(probe->address),
-				 strchr(ip, ':') != NULL ? "[%s]:%ld" : "%s:%ld", ip, port);
-}
-
-/*
  * Gives the connection up, in whatever state it is.  A libcurl older than 7.87
  * would wait here for the thread that resolves the name, as long as the name
- * server lets it; while that is under way, what belongs to the connection is
- * left to the thread instead.
+ * server lets it; while that is under way, what belongs to the connection, and
+ * the struct that it points into, is left to the thread instead.
  */
 static void
 end_probe(Slot *slot, bool running)
 {
+	OnsideHttp *http = slot->http;
 	curl_off_t	resolved = 0;
+	bool		left = false;
 
 	if (running)
 		curl_easy_getinfo(slot->request.easy, CURLINFO_NAMELOOKUP_TIME_T,
 						  &resolved);
 	if (running && resolved == 0 && LIBCURL_VERSION_NUM < 0x075700)
+	{
+		left = slot->request.easy != NULL;
 		slot->request.easy = slot->multi = NULL;
+	}
 	else if (running)
 		curl_multi_remove_handle(slot->multi, slot->request.easy);
 	close_slot(slot);
 	release_slot(slot);
-	if (wait_set != NULL)
-		FreeWaitEventSet(wait_set);
-	wait_set = NULL;
-	wait_set_stale = true;
+	if (http->wait_set != NULL)
+		FreeWaitEventSet(http->wait_set);
+	http->wait_set = NULL;
+	if (!left)
+		pfree(http);
 }
 
+/*
+ * A struct of its own for one connection.  An interrupt ends it like a failure.
+ */
 void
 onside_http_probe(const OnsideHttpConfig *config, int timeout,
 				  OnsideProbe *probe)
 {
 	uint32		wait_event = onside_wait_event("OnsideAttributionDoctor");
+	OnsideHttp *http = onside_http_create();
 	volatile bool running = true;
-	Slot	   *slot;
+	Slot	   *slot = take_slot(http, true);
+	int64		started_at = slot->started_at;
 	long		left;
 
-	onside_http_init();
 	memset(probe, 0, sizeof(*probe));
 	probe->through_proxy = config->proxy[0] != '\0';
 
-	slot = take_slot(true);
 	PG_TRY();
 	{
 		begin(slot, config, NULL, 0, 0);
 
 		/* libcurl is told no time: it would wait for the name server then. */
 		while (!slot->ended &&
-			   (left = onside_ms_until(slot->started_at, timeout)) > 0)
+			   (left = onside_ms_until(started_at, timeout)) > 0)
 		{
-			(void) onside_http_wait(left, wait_event);
+			(void) onside_http_wait(http, left, wait_event);
 			CHECK_FOR_INTERRUPTS();
 		}
 		running = !slot->ended;
 		if (running)
 			onside_request_judge(&slot->request, CURLE_OPERATION_TIMEDOUT);
-		report_probe(&slot->request, probe);
+		if (slot->request.easy == NULL)
+			throw_out_of_memory();
+		onside_request_report(&slot->request, probe);
 	}
 	PG_FINALLY();
 	{
 		end_probe(slot, running);
 	}
 	PG_END_TRY();
-	probe->duration = (int) ((onside_clock() - slot->started_at) / 1000);
+	probe->duration = (int) ((onside_clock() - started_at) / 1000);
 }

@@ -14,37 +14,23 @@
 
 #include "send/answer.h"
 #include "send/http_config.h"
+#include "send/probe.h"
 
 /* Most requests under way at once: one more than max_in_flight can be. */
 #define ONSIDE_HTTP_MAX_REQUESTS	65
 
-/* How far a connection came; each step includes those before it. */
-typedef enum OnsideProbeStep
-{
-	ONSIDE_PROBE_NONE,
-	ONSIDE_PROBE_RESOLVED,		/* the name has an address */
-	ONSIDE_PROBE_CONNECTED,		/* somebody listens there */
-	ONSIDE_PROBE_TRUSTED,		/* TLS: it is who it should be */
-} OnsideProbeStep;
+/* Requests and their connections; see http.c. */
+typedef struct OnsideHttp OnsideHttp;
 
-typedef struct OnsideProbe
-{
-	OnsideProbeStep reached;
-	bool		through_proxy;
-	bool		bad_ca_file;	/* that is why it came no further */
-	char		address[64];	/* of whom it connected to, or "" */
-	int			duration;		/* ms */
-	char		error[256];		/* of the step that failed, or "" */
-} OnsideProbe;
-
-/* Sets libcurl up in this process, never in the postmaster. */
-extern void onside_http_init(void);
+/* Sets libcurl up in this process, too, so never in the postmaster. */
+extern OnsideHttp *onside_http_create(void);
 
 /*
  * The requests started from now on go there, and on connections made from now
  * on.
  */
-extern void onside_http_configure(const OnsideHttpConfig *config);
+extern void onside_http_configure(OnsideHttp *http,
+								  const OnsideHttpConfig *config);
 
 /*
  * Starts a POST of body (len bytes, which must stay in place until the answer
@@ -52,20 +38,22 @@ extern void onside_http_configure(const OnsideHttpConfig *config);
  * connection, with the name resolved anew.  An answer with this number comes in
  * any case, also if there is no memory.
  */
-extern void onside_http_start(int64 request, const char *body, size_t len,
+extern void onside_http_start(OnsideHttp *http, int64 request,
+							  const char *body, size_t len,
 							  bool fresh_connection, int timeout_ms);
 
 /*
  * No request that is started from now on goes over a connection that is there
  * already.
  */
-extern void onside_http_renew(void);
+extern void onside_http_renew(OnsideHttp *http);
 
 /* How many requests are under way (answers not yet taken included). */
-extern int	onside_http_in_flight(void);
+extern int	onside_http_in_flight(OnsideHttp *http);
 
 /* Takes the answer to a request that has ended; false if there is none. */
-extern bool onside_http_next_answer(int64 *request, OnsideAnswer *answer,
+extern bool onside_http_next_answer(OnsideHttp *http, int64 *request,
+									OnsideAnswer *answer,
 									TimestampTz *ended);
 
 /*
@@ -73,7 +61,8 @@ extern bool onside_http_next_answer(int64 *request, OnsideAnswer *answer,
  * or timeout (ms, -1 for none) has passed, and drives the requests.  Returns
  * true if the latch was set (and resets it).  Exits if the postmaster died.
  */
-extern bool onside_http_wait(long timeout, uint32 wait_event);
+extern bool onside_http_wait(OnsideHttp *http, long timeout,
+							 uint32 wait_event);
 
 /*
  * Connects to the endpoint as the worker would, with TLS if it is https, and

@@ -233,6 +233,10 @@ onside_pace_failing_share(const OnsidePace *pace)
 	return n == 0 ? 0.0 : (double) failed / n;
 }
 
+/*
+ * Ends every wait that comes of failures, and lets the next requests be larger and
+ * more.
+ */
 void
 onside_pace_accepted(OnsidePace *pace, int events, int bytes, bool newest,
 					 int64 duration)
@@ -276,6 +280,10 @@ onside_pace_failed(OnsidePace *pace, int events, bool fresh, bool newest,
 		onside_pace_wait(pace, now);
 }
 
+/*
+ * An answer to a request that was sent before the last such answer is no news: it
+ * lengthens a wait by its Retry-After, and makes nothing smaller.
+ */
 void
 onside_pace_throttled(OnsidePace *pace, int64 retry_after_ms, int64 sent,
 					  int64 now)

@@ -304,7 +304,8 @@ set_transport(OnsideRequest *request, const OnsideHttpConfig *config)
 
 /*
  * Headers of every request.  No "Expect: 100-continue": it costs a round trip,
- * or a second where the server does not know it.
+ * or a second where the server does not know it.  Nothing changes them, but libcurl
+ * takes no const.
  */
 static struct curl_slist headers[] = {
 	{"Content-Type: application/json", &headers[1]},
@@ -477,6 +478,10 @@ is_complete(OnsideRequest *request, CURLcode code, int status)
 	}
 }
 
+/*
+ * What libcurl's error says about the peer.  Everything that is not named here means
+ * that there was no connection, or that it broke.
+ */
 static OnsideAnswerKind
 kind_of_failure(OnsideRequest *request, CURLcode code)
 {
@@ -595,4 +600,65 @@ onside_request_judge(OnsideRequest *request, CURLcode code)
 		onside_secret_hide(answer->words, false);
 	}
 	make_printable(answer->words);
+}
+
+/* ----------
+ * A connection without a request
+ * ----------
+ */
+
+/*
+ * Which step a failure belongs to.  A timeout can belong to any: what libcurl
+ * has noted until then says to which.
+ */
+static OnsideProbeStep
+step_before_failure(const OnsideRequest *request)
+{
+	curl_off_t	resolved = 0;
+	curl_off_t	connected = 0;
+	long		connections = 0;
+
+	switch (request->code)
+	{
+		case CURLE_COULDNT_RESOLVE_HOST:
+		case CURLE_COULDNT_RESOLVE_PROXY:
+			return ONSIDE_PROBE_NONE;
+		case CURLE_SSL_CONNECT_ERROR:
+		case CURLE_PEER_FAILED_VERIFICATION:
+		case CURLE_SSL_CACERT_BADFILE:
+			return ONSIDE_PROBE_CONNECTED;
+		case CURLE_COULDNT_CONNECT:
+			if (request->answer.kind != ONSIDE_ANSWER_PROXY_REFUSED)
+				return ONSIDE_PROBE_RESOLVED;
+			/* FALLTHROUGH */
+		default:
+			curl_easy_getinfo(request->easy, CURLINFO_NAMELOOKUP_TIME_T,
+							  &resolved);
+			curl_easy_getinfo(request->easy, CURLINFO_CONNECT_TIME_T,
+							  &connected);
+			curl_easy_getinfo(request->easy, CURLINFO_NUM_CONNECTS,
+							  &connections);
+			return connected > 0 || connections > 0 ? ONSIDE_PROBE_CONNECTED :
+				resolved > 0 ? ONSIDE_PROBE_RESOLVED : ONSIDE_PROBE_NONE;
+	}
+}
+
+/* Says how far it came, to whom, and what went wrong. */
+void
+onside_request_report(const OnsideRequest *request, OnsideProbe *probe)
+{
+	char	   *ip = NULL;
+	long		port = 0;
+
+	probe->reached = request->code == CURLE_OK ? ONSIDE_PROBE_TRUSTED :
+		step_before_failure(request);
+	probe->bad_ca_file = request->code == CURLE_SSL_CACERT_BADFILE;
+	if (request->code != CURLE_OK)
+		strlcpy(probe->error, request->answer.words, sizeof(probe->error));
+
+	curl_easy_getinfo(request->easy, CURLINFO_PRIMARY_IP, &ip);
+	curl_easy_getinfo(request->easy, CURLINFO_PRIMARY_PORT, &port);
+	if (ip != NULL && ip[0] != '\0')
+		snprintf(probe->address, sizeof(probe->address),
+				 strchr(ip, ':') != NULL ? "[%s]:%ld" : "%s:%ld", ip, port);
 }

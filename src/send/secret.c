@@ -55,6 +55,10 @@ typedef struct Secret
 	char	   *forms[FORMS];	/* NULL for those that are not looked for */
 } Secret;
 
+/*
+ * What must not be shown, and what was that before.  The process's, since anything that
+ * it shows may have them in it, wherever that comes from.
+ */
 static Secret current[ONSIDE_SECRET_KINDS];
 static Secret previous[ONSIDE_SECRET_KINDS];
 
@@ -145,6 +149,7 @@ typedef struct Unit
 #define LETTERS \
 	"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
+/* Those of the present comparison, which calls itself. */
 static int	steps;
 
 static int	read_units(const char *p, int depth, Unit *units);

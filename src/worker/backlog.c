@@ -34,49 +34,29 @@
 #define CONFIRM_DELAY	20
 #define MAX_CONFIRMS	100
 
-static OnsideSlot *slot;
-
-static bool counting;
-static OnsideCursor count_cursor;
-static int64 count_total;
-static int64 count_recorded;	/* slot->recorded when it began */
-static int64 count_settled;		/* events settled when it began */
-static int64 count_takes;		/* onside_reader_takes() then */
-static int64 counted_at;		/* when the last of it was counted; 0 for not yet */
-static int	confirms;			/* how often that was waited for */
-static bool prepared;
-static TimestampTz aside_oldest;
-static OnsideBrake brake = {
-	.work = "count what is pending",
-	.step = ONSIDE_STEP_COUNTING
-};
-
 void
-onside_backlog_init(OnsideSlot *my_slot)
+onside_backlog_init(OnsideWorker *worker)
 {
-	slot = my_slot;
-}
-
-bool
-onside_backlog_counting(void)
-{
-	return counting;
+	onside_brake_init(&worker->backlog.brake, "count what is pending",
+					  ONSIDE_STEP_COUNTING);
 }
 
 static void
-publish_uncounted(int64 uncounted)
+publish_uncounted(OnsideWorker *worker, int64 uncounted)
 {
-	LWLockAcquire(slot->lock, LW_EXCLUSIVE);
-	slot->status.uncounted = uncounted;
-	slot->status.settled = onside_progress_settled_count();
-	LWLockRelease(slot->lock);
+	LWLockAcquire(worker->slot->lock, LW_EXCLUSIVE);
+	worker->slot->status.uncounted = uncounted;
+	worker->slot->status.settled = onside_progress_settled_count(worker);
+	LWLockRelease(worker->slot->lock);
 }
 
 void
-onside_backlog_start_counting(void)
+onside_backlog_start_counting(OnsideWorker *worker)
 {
-	counting = true;
-	prepared = false;
+	OnsideBacklog *backlog = &worker->backlog;
+
+	backlog->counting = true;
+	backlog->prepared = false;
 }
 
 /* Those of aside are counted in the table. */
@@ -89,9 +69,11 @@ count_item(OnsideItem *item, void *arg)
 
 /* Body of a transaction. */
 static void
-count_aside(void *arg)
+count_aside(OnsideWorker *worker, void *arg)
 {
-	count_total = onside_aside_count(PG_INT64_MAX, &aside_oldest);
+	OnsideBacklog *backlog = &worker->backlog;
+
+	backlog->total = onside_aside_count(PG_INT64_MAX, &backlog->aside_oldest);
 }
 
 /*
@@ -99,25 +81,29 @@ count_aside(void *arg)
  * decided is written; the log from there on is counted next.
  */
 static bool
-prepare(void)
+prepare(OnsideWorker *worker)
 {
-	if (!onside_progress_is_written() ||
-		!onside_txn_run(&brake, ONSIDE_READS_ASIDE, count_aside, NULL))
+	OnsideBacklog *backlog = &worker->backlog;
+
+	if (!onside_progress_is_written(worker) ||
+		!onside_txn_run(worker, &backlog->brake, ONSIDE_READS_ASIDE,
+						count_aside, NULL))
 		return false;
-	count_total += onside_reader_waiting();
-	onside_sender_visit(onside_sending_sender(), count_item, &count_total);
-	onside_cursor_copy(&count_cursor, onside_reader_position());
-	count_recorded = pg_atomic_read_u64(&slot->recorded);
-	count_settled = onside_progress_settled_count();
-	count_takes = onside_reader_takes();
-	counted_at = 0;
-	confirms = 0;
+	backlog->total += onside_reader_waiting(worker);
+	onside_sender_visit(worker->sender, count_item, &backlog->total);
+	onside_cursor_copy(&backlog->cursor, onside_reader_position(worker));
+	backlog->recorded = pg_atomic_read_u64(&worker->slot->recorded);
+	backlog->settled = onside_progress_settled_count(worker);
+	backlog->takes = onside_reader_takes(worker);
+	backlog->counted_at = 0;
+	backlog->confirms = 0;
 	return true;
 }
 
 /* One piece of it. */
 typedef struct Piece
 {
+	OnsideWorker *worker;
 	int			events;
 	bool		finished;
 } Piece;
@@ -125,99 +111,118 @@ typedef struct Piece
 static bool
 count_event(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 {
-	Piece	   *piece = (Piece *) arg;
+	Piece	   *piece = arg;
+	OnsideWorker *worker = piece->worker;
 
 	if (piece->events == COUNT_CHUNK)
 		return false;
 	/* What was taken since was not counted with what had been read. */
-	if (!onside_reader_took(pos, count_takes))
+	if (!onside_reader_took(worker, pos, worker->backlog.takes))
 		piece->events++;
 	return true;
 }
 
-/* Body of a transaction.  count_cursor is put back if it fails. */
+/* Body of a transaction.  The caller puts the cursor back if it fails. */
 static void
-count_piece(void *arg)
+count_piece(OnsideWorker *worker, void *arg)
 {
 	Piece	   *piece = arg;
 
-	piece->finished = onside_window_read(&count_cursor, count_event, piece);
+	piece->finished = onside_window_read(&worker->backlog.cursor, count_event,
+										 piece);
 }
 
-/* Counts some of the backlog that a predecessor left. */
+/*
+ * Counts a piece of the backlog that a predecessor left.  Three phases: what is in
+ * memory and aside (prepare()), then the log piece by piece, and then waiting
+ * whether a commit that we have seen is yet to be added to slot->recorded.
+ */
 void
-onside_backlog_count_some(void)
+onside_backlog_count_some(OnsideWorker *worker)
 {
-	Piece		piece = {0};
-	bool		fresh = count_cursor.window == NULL;
+	OnsideBacklog *backlog = &worker->backlog;
+	Piece		piece = {.worker = worker};
+	bool		fresh = backlog->cursor.window == NULL;
 	OnsideCursor before = {0};
 
-	if (!prepared)
+	if (!backlog->counting)
+		return;
+	if (!backlog->prepared)
 	{
-		prepared = prepare();
+		backlog->prepared = prepare(worker);
 		return;
 	}
-	if (counted_at != 0)
+	if (backlog->counted_at != 0)
 	{
-		if (onside_ms_until(counted_at, CONFIRM_DELAY) > 0)
+		if (onside_ms_until(backlog->counted_at, CONFIRM_DELAY) > 0)
 			return;
-		if (pg_atomic_read_u64(&slot->recorded) == (uint64) count_recorded ||
-			++confirms >= MAX_CONFIRMS)
+		if (pg_atomic_read_u64(&worker->slot->recorded) ==
+			(uint64) backlog->recorded ||
+			++backlog->confirms >= MAX_CONFIRMS)
 		{
-			counting = false;
-			onside_cursor_release(&count_cursor);
+			backlog->counting = false;
+			onside_cursor_release(&backlog->cursor);
 			return;
 		}
-		counted_at = 0;
+		backlog->counted_at = 0;
 	}
 
 	/* What was taken out of turn is not known any more and would count twice. */
-	if (onside_reader_forgotten() > count_takes)
+	if (onside_reader_forgotten(worker) > backlog->takes)
 	{
-		prepared = false;
+		backlog->prepared = false;
 		return;
 	}
 	if (fresh)
-		count_recorded = pg_atomic_read_u64(&slot->recorded);
-	onside_cursor_copy(&before, &count_cursor);
-	if (onside_txn_run(&brake, ONSIDE_USES_LOG, count_piece, &piece))
+		backlog->recorded = pg_atomic_read_u64(&worker->slot->recorded);
+	onside_cursor_copy(&before, &backlog->cursor);
+	if (onside_txn_run(worker, &backlog->brake, ONSIDE_USES_LOG, count_piece,
+					   &piece))
 	{
-		count_total += piece.events;
+		backlog->total += piece.events;
 		if (piece.finished && fresh)
-			counted_at = onside_clock();
-		publish_uncounted(count_total - count_recorded + count_settled);
+			backlog->counted_at = onside_clock();
+		publish_uncounted(worker, backlog->total - backlog->recorded +
+						  backlog->settled);
 	}
 	else
-		onside_cursor_copy(&count_cursor, &before);
+		onside_cursor_copy(&backlog->cursor, &before);
 	onside_cursor_release(&before);
 }
 
 long
-onside_backlog_timeout(void)
+onside_backlog_timeout(OnsideWorker *worker)
 {
-	if (!counting)
+	OnsideBacklog *backlog = &worker->backlog;
+
+	if (!backlog->counting)
 		return -1;
-	if (!prepared && !onside_progress_is_written())
+	if (!backlog->prepared && !onside_progress_is_written(worker))
 		return -1;
-	if (counted_at != 0)
-		return onside_ms_until(counted_at, CONFIRM_DELAY);
-	return Max(0, onside_brake_timeout(&brake));
+	if (backlog->counted_at != 0)
+		return onside_ms_until(backlog->counted_at, CONFIRM_DELAY);
+	return Max(0, onside_brake_timeout(worker, &backlog->brake));
 }
 
 TimestampTz
-onside_backlog_aside_oldest(void)
+onside_backlog_aside_oldest(OnsideWorker *worker)
 {
-	return aside_oldest;
+	OnsideBacklog *backlog = &worker->backlog;
+
+	return backlog->aside_oldest;
 }
 
 /* Nothing is pending: whatever the counters say, they start from here. */
 void
-onside_backlog_is_empty(uint64 recorded)
+onside_backlog_is_empty(OnsideWorker *worker, uint64 recorded)
 {
-	publish_uncounted(onside_progress_settled_count() - (int64) recorded);
-	if (counting)
+	OnsideBacklog *backlog = &worker->backlog;
+
+	publish_uncounted(worker, onside_progress_settled_count(worker) -
+					  (int64) recorded);
+	if (backlog->counting)
 	{
-		counting = false;
-		onside_cursor_release(&count_cursor);
+		backlog->counting = false;
+		onside_cursor_release(&backlog->cursor);
 	}
 }

@@ -10,34 +10,30 @@
 
 #include "postgres.h"
 
-#include "datatype/timestamp.h"
+#include "worker/state.h"
 
-#include "log/shmem.h"
-
-extern void onside_backlog_init(OnsideSlot *slot);
+/* Once, before all else. */
+extern void onside_backlog_init(OnsideWorker *worker);
 
 /* Starts counting what is not settled; onside_backlog_count_some does it. */
-extern void onside_backlog_start_counting(void);
+extern void onside_backlog_start_counting(OnsideWorker *worker);
 
-/* Is there anything left to count? */
-extern bool onside_backlog_counting(void);
-
-/* Counts some of it, in a transaction of its own. */
-extern void onside_backlog_count_some(void);
+/* Counts some of it, if there is any left, in a transaction of its own. */
+extern void onside_backlog_count_some(OnsideWorker *worker);
 
 /*
  * When the oldest event was recorded that was aside at the last count; 0 if none
  * was.
  */
-extern TimestampTz onside_backlog_aside_oldest(void);
+extern TimestampTz onside_backlog_aside_oldest(OnsideWorker *worker);
 
 /* Milliseconds until there is more to count; -1 for never. */
-extern long onside_backlog_timeout(void);
+extern long onside_backlog_timeout(OnsideWorker *worker);
 
 /*
  * Nothing was pending when slot->recorded was "recorded": whatever the
  * counters say, they start from there.
  */
-extern void onside_backlog_is_empty(uint64 recorded);
+extern void onside_backlog_is_empty(OnsideWorker *worker, uint64 recorded);
 
 #endif							/* ONSIDE_BACKLOG_H */

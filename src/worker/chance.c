@@ -20,6 +20,7 @@
 #include "log/dead_letter.h"
 #include "send/chances.h"
 #include "worker/chance.h"
+#include "worker/item.h"
 #include "worker/reader.h"
 #include "worker/txn.h"
 
@@ -29,24 +30,20 @@ static const OnsideChanceStorage storage = {
 	.failed_since = onside_dead_letter_failed_since
 };
 
-static OnsideSender *sender;
-static OnsideChances chances;
-static int	npicks;
-static OnsideBrake brake = {
-	.work = "look for dead letters that are due",
-	.step = ONSIDE_STEP_READING_DEAD_LETTERS
-};
-
 void
-onside_chance_init(OnsideSender *my_sender)
+onside_chance_init(OnsideWorker *worker)
 {
-	sender = my_sender;
+	onside_brake_init(&worker->chance.brake,
+					  "look for dead letters that are due",
+					  ONSIDE_STEP_READING_DEAD_LETTERS);
 }
 
 void
-onside_chance_expect(TimestampTz retry_at)
+onside_chance_expect(OnsideWorker *worker, TimestampTz retry_at)
 {
-	onside_chances_expect(&chances, retry_at);
+	OnsideChance *chance = &worker->chance;
+
+	onside_chances_expect(&chance->chances, retry_at);
 }
 
 /* ----------
@@ -56,36 +53,49 @@ onside_chance_expect(TimestampTz retry_at)
 
 /* Is something accepted again, after a time without, of which all is written? */
 static bool
-has_recovered(void)
+has_recovered(OnsideWorker *worker)
 {
+	OnsideSender *sender = worker->sender;
+
 	return sender->recovered && sender->nfates == 0;
 }
 
 /* Body of a transaction. */
 static void
-take_recovery(void *arg)
+take_recovery(OnsideWorker *worker, void *arg)
 {
-	onside_chances_recovered(&chances,
+	OnsideChance *chance = &worker->chance;
+	OnsideSender *sender = worker->sender;
+
+	onside_chances_recovered(&chance->chances,
 							 onside_clock_timestamp(sender->recovered_us),
 							 &storage);
 }
 
 /* Body of a transaction. */
 static void
-look(void *arg)
+look(OnsideWorker *worker, void *arg)
 {
-	if (onside_chances_look(&chances, GetCurrentTimestamp(), &storage))
+	OnsideChance *chance = &worker->chance;
+	OnsideSender *sender = worker->sender;
+
+	if (onside_chances_look(&chance->chances, GetCurrentTimestamp(), &storage))
 		onside_sender_begin_chance(sender);
 }
 
 void
-onside_chance_look(void)
+onside_chance_look(OnsideWorker *worker)
 {
-	if (has_recovered() &&
-		onside_txn_run(&brake, ONSIDE_USES_DEAD_LETTER, take_recovery, NULL))
+	OnsideChance *chance = &worker->chance;
+	OnsideSender *sender = worker->sender;
+
+	if (has_recovered(worker) &&
+		onside_txn_run(worker, &chance->brake, ONSIDE_USES_DEAD_LETTER,
+					   take_recovery, NULL))
 		sender->recovered = false;
-	if (onside_chance_timeout() == 0)
-		(void) onside_txn_run(&brake, ONSIDE_USES_DEAD_LETTER, look, NULL);
+	if (onside_chance_timeout(worker) == 0)
+		(void) onside_txn_run(worker, &chance->brake, ONSIDE_USES_DEAD_LETTER,
+							  look, NULL);
 }
 
 /* ----------
@@ -111,8 +121,10 @@ note_busy(Pick *pick, const OnsideItem *item)
 
 /* Those in flight, and those of which is not yet written what has become. */
 static void
-note_all_busy(Pick *pick)
+note_all_busy(OnsideWorker *worker, Pick *pick)
 {
+	OnsideSender *sender = worker->sender;
+
 	for (int i = 0; i < ONSIDE_SENDER_MAX_REQUESTS; i++)
 		if (sender->requests[i].id != 0)
 			note_busy(pick, &sender->requests[i].piece->items[0]);
@@ -137,36 +149,43 @@ add_letter(OnsideBatch *batch, const pg_uuid_t *id)
 
 /* Body of a transaction. */
 static void
-pick_one(void *arg)
+pick_one(OnsideWorker *worker, void *arg)
 {
+	OnsideChance *chance = &worker->chance;
+	OnsideChances *chances = &chance->chances;
 	Pick	   *pick = arg;
 	pg_uuid_t	id;
 
-	if (chances.present.event_name[0] == '\0')
+	if (chances->present.event_name[0] == '\0')
 	{
-		while (chances.at_once > 0 && pick->batch->nitems == 0)
-			(void) add_letter(pick->batch, &chances.ids[--chances.at_once]);
+		while (chances->at_once > 0 && pick->batch->nitems == 0)
+			(void) add_letter(pick->batch, &chances->ids[--chances->at_once]);
 		return;
 	}
-	if (onside_dead_letter_pick(&chances.present, GetCurrentTimestamp(),
-								(OnsidePick) (npicks++ % 3), pick->busy,
+	if (onside_dead_letter_pick(&chances->present, GetCurrentTimestamp(),
+								(OnsidePick) (chance->npicks++ % 3), pick->busy,
 								pick->nbusy, &id) &&
 		!add_letter(pick->batch, &id))
 		(void) onside_dead_letter_postpone(&id, 0, "it cannot be read as an event",
 										   GetCurrentTimestamp(), 0);
 }
 
+/*
+ * Those that are in flight, or whose fate is not written yet, are not picked again.
+ */
 OnsideBatch *
-onside_chance_pick(void)
+onside_chance_pick(OnsideWorker *worker)
 {
+	OnsideChance *chance = &worker->chance;
 	Pick		pick = {0};
 
 	/* With so much unwritten it is not known what has been tried. */
-	note_all_busy(&pick);
+	note_all_busy(worker, &pick);
 	if (pick.nbusy == (int) lengthof(pick.busy))
 		return NULL;
 	pick.batch = onside_batch_create();
-	if (onside_txn_run(&brake, ONSIDE_USES_DEAD_LETTER, pick_one, &pick) &&
+	if (onside_txn_run(worker, &chance->brake, ONSIDE_USES_DEAD_LETTER,
+					   pick_one, &pick) &&
 		pick.batch->nitems > 0)
 	{
 		onside_batch_seal(pick.batch);
@@ -177,16 +196,18 @@ onside_chance_pick(void)
 }
 
 long
-onside_chance_timeout(void)
+onside_chance_timeout(OnsideWorker *worker)
 {
-	TimestampTz at = onside_chances_look_at(&chances);
+	OnsideChance *chance = &worker->chance;
+	OnsideSender *sender = worker->sender;
+	TimestampTz at = onside_chances_look_at(&chance->chances);
 	long		timeout = 0;
 
 	if (sender->chance_tries > 0 || sender->chances_in_flight > 0)
 		return -1;
-	if (!has_recovered() && at == DT_NOEND)
+	if (!has_recovered(worker) && at == DT_NOEND)
 		return -1;
-	if (!has_recovered() && at != 0)
+	if (!has_recovered(worker) && at != 0)
 		timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), at);
-	return Max(timeout, onside_brake_timeout(&brake));
+	return Max(timeout, onside_brake_timeout(worker, &chance->brake));
 }

@@ -10,22 +10,21 @@
 
 #include "postgres.h"
 
-#include "log/batch.h"
-#include "send/sender.h"
+#include "worker/state.h"
 
-/* Whose chances these are. */
-extern void onside_chance_init(OnsideSender *sender);
+/* Once, before all else. */
+extern void onside_chance_init(OnsideWorker *worker);
 
 /* Dead letters may have come that have their chance at this time. */
-extern void onside_chance_expect(TimestampTz retry_at);
+extern void onside_chance_expect(OnsideWorker *worker, TimestampTz retry_at);
 
 /* Begins a chance if one is due, and none is under way. */
-extern void onside_chance_look(void);
+extern void onside_chance_look(OnsideWorker *worker);
 
 /* The next dead letter of the present chance, alone in a sealed batch; or NULL. */
-extern OnsideBatch *onside_chance_pick(void);
+extern OnsideBatch *onside_chance_pick(OnsideWorker *worker);
 
 /* Milliseconds until there is one to begin; -1 for never. */
-extern long onside_chance_timeout(void);
+extern long onside_chance_timeout(OnsideWorker *worker);
 
 #endif							/* ONSIDE_CHANCE_H */

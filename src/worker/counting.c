@@ -14,8 +14,9 @@
 
 #include "worker/counting.h"
 
-OnsideStats onside_counted;
-
+/*
+ * The documented answers have a counter each, the others one for each class.
+ */
 OnsideCounter
 onside_counting_of_status(int http_status)
 {
@@ -62,14 +63,14 @@ merge(OnsideStats *to, const OnsideStats *from)
 }
 
 void
-onside_counting_publish(OnsideSlot *slot)
+onside_counting_publish(OnsideWorker *worker)
 {
 	static const OnsideStats nothing = {0};
 
-	if (memcmp(&onside_counted, &nothing, sizeof(nothing)) == 0)
+	if (memcmp(&worker->counted, &nothing, sizeof(nothing)) == 0)
 		return;
-	LWLockAcquire(slot->lock, LW_EXCLUSIVE);
-	merge(&slot->stats, &onside_counted);
-	LWLockRelease(slot->lock);
-	memset(&onside_counted, 0, sizeof(onside_counted));
+	LWLockAcquire(worker->slot->lock, LW_EXCLUSIVE);
+	merge(&worker->slot->stats, &worker->counted);
+	LWLockRelease(worker->slot->lock);
+	memset(&worker->counted, 0, sizeof(worker->counted));
 }

@@ -10,22 +10,18 @@
 
 #include "postgres.h"
 
-#include "log/counters.h"
-#include "log/shmem.h"
-
-/* Since onside_counting_publish() was called last. */
-extern OnsideStats onside_counted;
+#include "worker/state.h"
 
 static inline void
-onside_count(OnsideCounter counter, int64 n)
+onside_count(OnsideWorker *worker, OnsideCounter counter, int64 n)
 {
-	onside_counted.counters[counter] += n;
+	worker->counted.counters[counter] += n;
 }
 
 /* The counter for requests that ended with this HTTP status.  Pure. */
 extern OnsideCounter onside_counting_of_status(int http_status);
 
 /* Adds what was counted to the slot, where the views see it. */
-extern void onside_counting_publish(OnsideSlot *slot);
+extern void onside_counting_publish(OnsideWorker *worker);
 
 #endif							/* ONSIDE_COUNTING_H */

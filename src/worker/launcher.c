@@ -7,14 +7,10 @@
  * pg_extension, which only a connection to it can read.  So the launcher takes
  * a slot for every database that it does not know and starts a worker there;
  * one that finds no extension says so and leaves, and the launcher remembers.
- * CREATE EXTENSION takes a slot by itself, at commit.  A slot then goes
- *
- *		FREE -> WANTED -> STARTING -> RUNNING -> WANTED (worker ended) ...
- *									  RUNNING -> ABSENT -> FREE
- *
- * where WANTED becomes STARTING here alone, and FREE is made here alone.  The
- * state is in shared memory, so that a restarted launcher finds workers that
- * its predecessor started.
+ * CREATE EXTENSION takes a slot by itself, at commit.  The states of a slot, and
+ * who makes which step, are in shmem.h, and service.c makes them; WANTED becomes
+ * STARTING here alone, and slots are given back here alone.  The state is in shared
+ * memory, so that a restarted launcher finds workers that its predecessor started.
  *
  * A database that becomes a template or refuses connections is dismissed: its
  * worker leaves and its slot is freed, as if it had been dropped.
@@ -56,7 +52,7 @@
 
 #include "compat.h"
 #include "log/crash_guard.h"
-#include "log/shmem.h"
+#include "log/service.h"
 #include "settings.h"
 #include "worker/launcher.h"
 #include "worker/process.h"
@@ -81,7 +77,7 @@
 #define MAX_STARTING		2
 #define LOOK_TIME			1000
 
-/* What the launcher knows of a slot besides the slot. */
+/* What the launcher knows of a slot besides what is in shared memory. */
 typedef struct Minding
 {
 	BackgroundWorkerHandle *handle;
@@ -91,11 +87,15 @@ typedef struct Minding
 	bool		told;			/* the log has that it cannot be started */
 } Minding;
 
-static Minding *mindings;
-static List *absent;			/* OIDs of databases without the extension */
-static List *postponed;			/* OIDs of those where looking has failed */
-static bool out_of_slots;		/* and somebody wants one */
-static bool told;				/* the log has that we are, for good */
+/* What a launcher is; made by onside_launcher_main() and handed down. */
+typedef struct Launcher
+{
+	Minding    *mindings;		/* one for each slot */
+	List	   *absent;			/* OIDs of databases without the extension */
+	List	   *postponed;		/* OIDs of those where looking has failed */
+	bool		out_of_slots;	/* and a database wants one */
+	bool		told;			/* the log has that we are, for good */
+} Launcher;
 
 /* ----------
  * Databases
@@ -145,16 +145,19 @@ remember(List **list, Oid database)
 }
 
 static void
-forget_databases(void)
+forget_databases(Launcher *launcher)
 {
-	list_free(absent);
-	absent = NIL;
-	told = false;
+	list_free(launcher->absent);
+	launcher->absent = NIL;
+	launcher->told = false;
 }
 
-/* Takes a slot for each of these that we know nothing of, while there are. */
+/*
+ * Requests a slot for each of these databases that we know nothing of, but for those
+ * in "except", until none is free.
+ */
 static void
-adopt(List *databases, List *except)
+adopt(Launcher *launcher, List *databases, List *except)
 {
 	ListCell   *lc;
 
@@ -164,19 +167,20 @@ adopt(List *databases, List *except)
 		OnsideSlot *slot;
 
 		if (list_member_oid(except, database) ||
-			list_member_oid(absent, database) ||
+			list_member_oid(launcher->absent, database) ||
 			onside_slot_find(database) != NULL)
 			continue;
-		slot = onside_slot_request(database);
+		slot = onside_service_request(database);
 		if (slot == NULL)
 		{
-			out_of_slots = true;
+			launcher->out_of_slots = true;
 			return;
 		}
-		if (list_member_oid(postponed, database))
+		if (list_member_oid(launcher->postponed, database))
 		{
-			postponed = list_delete_oid(postponed, database);
-			mindings[slot - onside_slot_get(0)].not_before =
+			launcher->postponed = list_delete_oid(launcher->postponed,
+												  database);
+			launcher->mindings[slot - onside_slot_get(0)].not_before =
 				TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 											RESTART_MAX_DELAY);
 		}
@@ -188,22 +192,30 @@ static bool
 slots_are_used_up(void)
 {
 	for (int i = 0; i < onside_max_databases; i++)
-		if (!onside_slot_get(i)->found)
+	{
+		Oid			database;
+
+		if (!onside_service_look(onside_slot_get(i), &database).found)
 			return false;
+	}
 	return true;
 }
 
+/*
+ * Requests slots for all databases that we know nothing of; first for those where
+ * looking has not failed.  The log is told, once, when all slots are taken for good.
+ */
 static void
-adopt_databases(List *databases)
+adopt_databases(Launcher *launcher, List *databases)
 {
-	out_of_slots = false;
-	adopt(databases, postponed);
-	if (!out_of_slots)
-		adopt(databases, NIL);
+	launcher->out_of_slots = false;
+	adopt(launcher, databases, launcher->postponed);
+	if (!launcher->out_of_slots)
+		adopt(launcher, databases, NIL);
 
-	if (!out_of_slots)
-		told = false;
-	else if (!told && slots_are_used_up())
+	if (!launcher->out_of_slots)
+		launcher->told = false;
+	else if (!launcher->told && slots_are_used_up())
 	{
 		ereport(LOG,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -211,7 +223,7 @@ adopt_databases(List *databases)
 						onside_max_databases),
 				 errdetail("Other databases are not looked at. If they have the extension, their events are recorded and not sent."),
 				 errhint("Increase onside_attribution.max_databases and restart the server.")));
-		told = true;
+		launcher->told = true;
 	}
 }
 
@@ -220,6 +232,10 @@ adopt_databases(List *databases)
  * ----------
  */
 
+/*
+ * Says in "status" why no worker runs.  Only for a slot in WANTED: no worker is in
+ * it, and none comes before we start one, so what it publishes is not overwritten.
+ */
 static void
 set_reason(OnsideSlot *slot, const char *reason)
 {
@@ -229,34 +245,21 @@ set_reason(OnsideSlot *slot, const char *reason)
 	LWLockRelease(slot->lock);
 }
 
-static bool
-set_state(OnsideSlot *slot, OnsideSlotState from, OnsideSlotState to)
-{
-	bool		done;
-
-	LWLockAcquire(onside_slots_lock(), LW_EXCLUSIVE);
-	done = slot->state == from;
-	if (done)
-		slot->state = to;
-	LWLockRelease(onside_slots_lock());
-	return done;
-}
-
 /* Frees a slot, unless its state is not this any more. */
 static bool
-free_slot(int i, OnsideSlotState state)
+free_slot(Launcher *launcher, int i, Oid database, OnsideSlotState state)
 {
-	if (!onside_slot_free(onside_slot_get(i), state))
+	if (!onside_service_free(onside_slot_get(i), database, state))
 		return false;
-	if (mindings[i].handle != NULL)
-		pfree(mindings[i].handle);
-	memset(&mindings[i], 0, sizeof(Minding));
+	if (launcher->mindings[i].handle != NULL)
+		pfree(launcher->mindings[i].handle);
+	memset(&launcher->mindings[i], 0, sizeof(Minding));
 	return true;
 }
 
 /* Its worker has ended, or never came up: when may the next one start? */
 static void
-schedule_restart(OnsideSlot *slot, Minding *minding)
+schedule_restart(OnsideSlot *slot, bool orderly, Minding *minding)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	int			delay = 0;
@@ -264,7 +267,7 @@ schedule_restart(OnsideSlot *slot, Minding *minding)
 	if (minding->started_at == 0)
 		return;					/* the first one: at once */
 
-	if (slot->orderly ||
+	if (orderly ||
 		TimestampDifferenceExceeds(minding->started_at, now, HEALTHY_RUN))
 		minding->failures = 0;
 	else
@@ -295,21 +298,21 @@ printable_name(Oid database)
 
 /* Starts a worker.  Returns false if that is not possible now. */
 static bool
-start_worker(int i)
+start_worker(Launcher *launcher, int i, Oid database)
 {
 	OnsideSlot *slot = onside_slot_get(i);
-	Minding    *minding = &mindings[i];
+	Minding    *minding = &launcher->mindings[i];
 	MemoryContext old;
 	bool		ok;
 
-	if (!set_state(slot, ONSIDE_SLOT_WANTED, ONSIDE_SLOT_STARTING))
+	if (!onside_service_step(slot, ONSIDE_SLOT_WANTED, ONSIDE_SLOT_STARTING))
 		return true;
 
 	if (minding->handle != NULL)
 		pfree(minding->handle);
 	minding->handle = NULL;
 	old = MemoryContextSwitchTo(TopMemoryContext);
-	ok = onside_worker_register(slot, i, &minding->handle);
+	ok = onside_worker_register(database, i, &minding->handle);
 	MemoryContextSwitchTo(old);
 
 	if (ok)
@@ -318,12 +321,12 @@ start_worker(int i)
 		minding->told = false;
 		return true;
 	}
-	(void) set_state(slot, ONSIDE_SLOT_STARTING, ONSIDE_SLOT_WANTED);
+	(void) onside_service_step(slot, ONSIDE_SLOT_STARTING, ONSIDE_SLOT_WANTED);
 	if (!minding->told)
 		ereport(LOG,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("onside_attribution: no free background worker for database %s",
-						printable_name(slot->database)),
+						printable_name(database)),
 				 errhint("Increase max_worker_processes.")));
 	minding->told = true;
 	set_reason(slot, "there is no free background worker: increase max_worker_processes");
@@ -332,86 +335,76 @@ start_worker(int i)
 
 /* How many are looking for the extension right now? */
 static int
-count_starting(void)
+count_starting(Launcher *launcher)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	int			n = 0;
 
 	for (int i = 0; i < onside_max_databases; i++)
-		if (onside_slot_get(i)->state == ONSIDE_SLOT_STARTING &&
-			!TimestampDifferenceExceeds(mindings[i].started_at, now,
+	{
+		Oid			database;
+		OnsideService service = onside_service_look(onside_slot_get(i),
+													&database);
+
+		if (service.state == ONSIDE_SLOT_STARTING &&
+			!TimestampDifferenceExceeds(launcher->mindings[i].started_at, now,
 										LOOK_TIME))
 			n++;
+	}
 	return n;
 }
 
-/* Did a worker that was registered end before it took its slot? */
+/*
+ * Did a worker that was registered end before it took its slot?  One that a
+ * launcher before us has registered may still come: if it comes before the one
+ * that we start instead, it takes the slot, and ours ends; if later, it ends.
+ */
 static bool
-start_failed(int i)
+start_failed(Launcher *launcher, int i)
 {
 	pid_t		pid;
 
-	/* A worker of a launcher before us; if it still comes, it leaves again. */
-	if (mindings[i].handle == NULL)
-		return onside_slot_get(i)->worker_pid == 0;
-
-	return GetBackgroundWorkerPid(mindings[i].handle, &pid) == BGWH_STOPPED;
+	return launcher->mindings[i].handle == NULL ||
+		GetBackgroundWorkerPid(launcher->mindings[i].handle,
+							   &pid) == BGWH_STOPPED;
 }
 
-/* Has the worker leave, or lets it come in. */
-static void
-set_dismissed(OnsideSlot *slot, bool dismissed)
+/* Milliseconds for which a worker that has crashed too often stays away. */
+static long
+wait_after_crashes(OnsideSlot *slot, Oid database)
 {
-	if (slot->dismissed == dismissed)
-		return;
-	LWLockAcquire(onside_slots_lock(), LW_EXCLUSIVE);
-	slot->dismissed = dismissed;
-	LWLockRelease(onside_slots_lock());
-	onside_slot_wake(slot, ONSIDE_WAKE_CHECK);
+	if (onside_service_has_crashed(slot))
+		onside_crash_guard_log(database,
+							   psprintf("the worker of database %s",
+										printable_name(database)));
+	return onside_crash_guard_wait(database);
 }
 
 /*
- * Milliseconds for which a worker that has crashed too often stays away.  A
- * worker has the slot before it says that it runs, and says that it ends before
- * it leaves the slot; so under the lock there is none, or it has crashed.
+ * A worker is wanted: starts it if it may be.  Returns as mind_slot().  No worker
+ * is in the slot, and none comes unless we start it.
  */
 static long
-wait_after_crashes(OnsideSlot *slot)
-{
-	bool		crashed;
-
-	LWLockAcquire(onside_slots_lock(), LW_SHARED);
-	crashed = slot->worker_pid == 0 && onside_crash_guard_look(slot->database);
-	LWLockRelease(onside_slots_lock());
-
-	if (crashed)
-		onside_crash_guard_log(slot->database,
-							   psprintf("the worker of database %s",
-										printable_name(slot->database)));
-	return onside_crash_guard_wait(slot->database);
-}
-
-/* A worker is wanted: starts it if it may be.  Returns as mind_slot(). */
-static long
-mind_wanted(int i)
+mind_wanted(Launcher *launcher, int i)
 {
 	OnsideSlot *slot = onside_slot_get(i);
-	Minding    *minding = &mindings[i];
-	Oid			database = slot->database;
+	Minding    *minding = &launcher->mindings[i];
+	Oid			database;
+	OnsideService service = onside_service_look(slot, &database);
 	long		wait;
 
-	if (slot->holds > 0)
+	if (service.holds > 0)
 		return POLL_INTERVAL;	/* whoever lets go wakes us */
 
-	if (slot->dismissed)
+	if (service.dismissed)
 	{
 		/* Should it come back, it is looked at again. */
-		if (free_slot(i, ONSIDE_SLOT_WANTED))
-			absent = list_delete_oid(absent, database);
+		if (free_slot(launcher, i, database, ONSIDE_SLOT_WANTED))
+			launcher->absent = list_delete_oid(launcher->absent, database);
 		return POLL_INTERVAL;
 	}
 
-	schedule_restart(slot, minding);
+	schedule_restart(slot, service.orderly, minding);
 	if (pg_atomic_exchange_u32(&slot->start_now, 0) != 0)
 	{
 		minding->not_before = 0;
@@ -420,55 +413,75 @@ mind_wanted(int i)
 	wait = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
 										   minding->not_before);
 	if (wait <= 0)
-		wait = wait_after_crashes(slot);
+		wait = wait_after_crashes(slot, database);
 	if (wait > 0)
 		return wait;
 
-	if (minding->failures > 0 && !slot->found && out_of_slots &&
-		free_slot(i, ONSIDE_SLOT_WANTED))
+	if (minding->failures > 0 && !service.found && launcher->out_of_slots &&
+		free_slot(launcher, i, database, ONSIDE_SLOT_WANTED))
 	{
-		remember(&postponed, database);
+		remember(&launcher->postponed, database);
 		return 0;
 	}
-	if (count_starting() >= MAX_STARTING)
+	if (count_starting(launcher) >= MAX_STARTING)
 		return LOOK_TIME;		/* they wake us, but for one that is stuck */
-	(void) start_worker(i);
+	(void) start_worker(launcher, i, database);
 	return RETRY_INTERVAL;
 }
 
 /* Looks after one slot.  Returns milliseconds until it wants that again. */
 static long
-mind_slot(int i, List *databases)
+mind_slot(Launcher *launcher, int i, List *databases)
 {
 	OnsideSlot *slot = onside_slot_get(i);
-	Oid			database = slot->database;
+	Oid			database = onside_slot_database(slot);
+	OnsideService service;
 
 	if (!OidIsValid(database))
 		return POLL_INTERVAL;
 
-	set_dismissed(slot, !list_member_oid(databases, database));
+	onside_service_dismiss(slot, database,
+						   !list_member_oid(databases, database));
 
-	switch (slot->state)
+	/* If it is another database's by now, we have been woken for that. */
+	service = onside_service_look(slot, &database);
+	switch (service.state)
 	{
 		case ONSIDE_SLOT_FREE:
 		case ONSIDE_SLOT_RUNNING:
 			return POLL_INTERVAL;
 
 		case ONSIDE_SLOT_ABSENT:
-			if (free_slot(i, ONSIDE_SLOT_ABSENT))
-				remember(&absent, database);
+			if (free_slot(launcher, i, database, ONSIDE_SLOT_ABSENT))
+				remember(&launcher->absent, database);
 			return POLL_INTERVAL;
 
 		case ONSIDE_SLOT_STARTING:
-			if (!start_failed(i) ||
-				!set_state(slot, ONSIDE_SLOT_STARTING, ONSIDE_SLOT_WANTED))
+			if (!start_failed(launcher, i) ||
+				!onside_service_step(slot, ONSIDE_SLOT_STARTING,
+									 ONSIDE_SLOT_WANTED))
 				return RETRY_INTERVAL;
-			return mind_wanted(i);
+			return mind_wanted(launcher, i);
 
 		case ONSIDE_SLOT_WANTED:
-			return mind_wanted(i);
+			return mind_wanted(launcher, i);
 	}
 	return POLL_INTERVAL;
+}
+
+/* Looks after all of them; returns when the first one wants that again. */
+static long
+mind_all_slots(Launcher *launcher, List *databases)
+{
+	long		timeout = POLL_INTERVAL;
+
+	for (int i = 0; i < onside_max_databases; i++)
+	{
+		long		wait = mind_slot(launcher, i, databases);
+
+		timeout = Min(timeout, wait);
+	}
+	return timeout;
 }
 
 /* ----------
@@ -507,31 +520,39 @@ begin(void)
 	onside_crash_guard_begin(InvalidOid);
 }
 
+/*
+ * Looks at all databases and slots.  Returns milliseconds until it is to do so again.
+ */
 static long
-look_around(void)
+look_around(Launcher *launcher)
 {
-	long		timeout = POLL_INTERVAL;
 	List	   *databases;
+	long		timeout;
+	long		again;
 
 	if (onside_launcher_take_forget())
-		forget_databases();
+		forget_databases(launcher);
 
 	databases = list_databases();
 	onside_crash_guard_sweep(databases);
-	for (int i = 0; i < onside_max_databases; i++)
-		timeout = Min(timeout, mind_slot(i, databases));
+	timeout = mind_all_slots(launcher, databases);
 
 	/* A slot that came free just now can be taken at once. */
-	adopt_databases(databases);
-	for (int i = 0; i < onside_max_databases; i++)
-		timeout = Min(timeout, mind_slot(i, databases));
+	adopt_databases(launcher, databases);
+	again = mind_all_slots(launcher, databases);
 	list_free(databases);
-	return timeout;
+	return Min(timeout, again);
 }
 
+/*
+ * The process.  It ends by a signal, or when something fails that cannot be done without;
+ * the postmaster starts another one a second later.
+ */
 void
 onside_launcher_main(Datum arg)
 {
+	Launcher	launcher = {0};
+
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	pqsignal(SIGINT, PG_SIG_IGN);
@@ -542,7 +563,7 @@ onside_launcher_main(Datum arg)
 	begin();
 	onside_process_connect(InvalidOid);
 	pgstat_report_appname("onside_attribution launcher");
-	mindings = palloc0(onside_max_databases * sizeof(Minding));
+	launcher.mindings = palloc0(onside_max_databases * sizeof(Minding));
 
 	for (;;)
 	{
@@ -552,10 +573,13 @@ onside_launcher_main(Datum arg)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 
-		sleep_for(look_around());
+		sleep_for(look_around(&launcher));
 	}
 }
 
+/*
+ * From _PG_init, if preloaded.  It starts when the server is no standby any more.
+ */
 void
 onside_launcher_register(void)
 {

@@ -33,21 +33,12 @@
 #include "log/dead_letter.h"
 #include "log/outbox.h"
 #include "settings.h"
+#include "worker/item.h"
 #include "worker/reader.h"
 #include "worker/txn.h"
 
 /* So many events are taken out of turn at most. */
 #define MAX_EARLY		50000
-
-/* With more marks than this every second one is given up. */
-#define MAX_MARKS		1024
-
-/* With all up to "seq" settled, everything up to "cursor" is. */
-typedef struct Mark
-{
-	int64		seq;
-	OnsideCursor cursor;
-} Mark;
 
 /* An event that was taken out of turn. */
 typedef struct Early
@@ -56,84 +47,32 @@ typedef struct Early
 	int64		taken;			/* "takes" then */
 } Early;
 
-static OnsideSlot *slot;
-static OnsideCursor reading;	/* read up to here */
-static OnsideCursor passed;		/* and up to here handed over */
-static OnsideBatch *open_batch; /* being filled, or NULL */
-static bool unread;				/* there may be events to read */
-static uint64 read_recorded;	/* slot->recorded before the last read */
-static TimestampTz peeked_oldest;
-static int	average_bytes;		/* of an event in the last batch */
-static Mark marks[MAX_MARKS];
-static int	nmarks;
-static HTAB *early;				/* what was taken out of turn; or NULL */
-static int64 takes;				/* how often something was, or that was forgotten */
-static int64 forgotten;			/* "takes" when that was forgotten */
-static OnsideBrake brake = {
-	.work = "read the outbox",
-	.step = ONSIDE_STEP_READING
-};
-
 void
-onside_reader_init(OnsideSlot *my_slot, const OnsideCursor *settled)
+onside_reader_init(OnsideWorker *worker, const OnsideCursor *settled)
 {
-	slot = my_slot;
-	onside_cursor_copy(&reading, settled);
-	onside_cursor_copy(&passed, settled);
-	unread = true;
+	OnsideReader *reader = &worker->reader;
+
+	onside_brake_init(&reader->brake, "read the outbox", ONSIDE_STEP_READING);
+	onside_cursor_copy(&reader->reading, settled);
+	onside_cursor_copy(&reader->passed, settled);
+	reader->unread = true;
 }
 
 void
-onside_reader_wake(void)
+onside_reader_wake(OnsideWorker *worker)
 {
-	unread = true;
+	OnsideReader *reader = &worker->reader;
+
+	reader->unread = true;
 }
 
 bool
-onside_reader_has_some(void)
+onside_reader_has_some(OnsideWorker *worker)
 {
-	return unread || reading.window != NULL || open_batch != NULL;
-}
+	OnsideReader *reader = &worker->reader;
 
-/* ----------
- * Items
- * ----------
- */
-
-OnsidePosition
-onside_item_position(const OnsideItem *item)
-{
-	OnsidePosition pos;
-
-	Assert(item->home == ONSIDE_IN_LOG);
-	pos.xid = FullTransactionIdFromU64(item->key[0]);
-	pos.id = (int64) item->key[1];
-	return pos;
-}
-
-const pg_uuid_t *
-onside_item_id(const OnsideItem *item)
-{
-	Assert(item->home != ONSIDE_IN_LOG);
-	return (const pg_uuid_t *) item->key;
-}
-
-void
-onside_item_set_id(OnsideItem *item, const pg_uuid_t *id)
-{
-	memcpy(item->key, id->data, UUID_LEN);
-}
-
-static OnsideItem
-item_at(const OnsidePosition *pos, TimestampTz recorded_at)
-{
-	OnsideItem	item = {0};
-
-	item.home = ONSIDE_IN_LOG;
-	item.key[0] = U64FromFullTransactionId(pos->xid);
-	item.key[1] = (uint64) pos->id;
-	item.recorded_at = recorded_at;
-	return item;
+	return reader->unread || reader->reading.window != NULL ||
+		reader->open_batch != NULL;
 }
 
 /* ----------
@@ -144,6 +83,7 @@ item_at(const OnsidePosition *pos, TimestampTz recorded_at)
 /* What is being read, into which batch. */
 typedef struct Read
 {
+	OnsideWorker *worker;
 	OnsideBatch *batch;
 	int			max_events;
 	int			max_bytes;
@@ -151,10 +91,11 @@ typedef struct Read
 } Read;
 
 bool
-onside_reader_took(const OnsidePosition *pos, int64 until)
+onside_reader_took(OnsideWorker *worker, const OnsidePosition *pos, int64 until)
 {
-	const Early *entry = early == NULL ? NULL :
-		hash_search(early, pos, HASH_FIND, NULL);
+	OnsideReader *reader = &worker->reader;
+	const Early *entry = reader->early == NULL ? NULL :
+		hash_search(reader->early, pos, HASH_FIND, NULL);
 
 	return entry != NULL && entry->taken <= until;
 }
@@ -167,139 +108,162 @@ add_to_batch(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 	OnsideItem	item;
 
 	onside_crash_guard_at(pos);
-	if (onside_reader_took(pos, takes))
+	if (onside_reader_took(read->worker, pos, read->worker->reader.takes))
 		return true;
 	onside_outbox_read_event(row, &event);
-	item = item_at(pos, onside_outbox_recorded_at(row));
+	item = onside_item_at(pos, onside_outbox_recorded_at(row));
 	return onside_batch_add(read->batch, &event, &item, read->max_events,
 							read->max_bytes);
 }
 
 /* Body of a transaction. */
 static void
-read_in_order(void *arg)
+read_in_order(OnsideWorker *worker, void *arg)
 {
+	OnsideReader *reader = &worker->reader;
 	Read	   *read = arg;
 
-	read->finished = onside_window_read(&reading, add_to_batch, read);
+	read->finished = onside_window_read(&reader->reading, add_to_batch, read);
 }
 
 static void
-free_open_batch(void)
+free_open_batch(OnsideWorker *worker)
 {
-	if (open_batch != NULL)
-		onside_batch_free(open_batch);
-	open_batch = NULL;
+	OnsideReader *reader = &worker->reader;
+
+	if (reader->open_batch != NULL)
+		onside_batch_free(reader->open_batch);
+	reader->open_batch = NULL;
 }
 
 void
-onside_reader_start_over(void)
+onside_reader_start_over(OnsideWorker *worker)
 {
-	free_open_batch();
-	onside_cursor_copy(&reading, &passed);
-	unread = true;
+	OnsideReader *reader = &worker->reader;
+
+	free_open_batch(worker);
+	onside_cursor_copy(&reader->reading, &reader->passed);
+	reader->unread = true;
 }
 
 /* Everything that was taken out of turn has been passed. */
 static void
-forget_early(void)
+forget_early(OnsideWorker *worker)
 {
-	if (early == NULL)
+	OnsideReader *reader = &worker->reader;
+
+	if (reader->early == NULL)
 		return;
-	hash_destroy(early);
-	early = NULL;
-	forgotten = ++takes;
+	hash_destroy(reader->early);
+	reader->early = NULL;
+	reader->forgotten = ++reader->takes;
 }
 
 int64
-onside_reader_takes(void)
+onside_reader_takes(OnsideWorker *worker)
 {
-	return takes;
+	OnsideReader *reader = &worker->reader;
+
+	return reader->takes;
 }
 
 int64
-onside_reader_forgotten(void)
+onside_reader_forgotten(OnsideWorker *worker)
 {
-	return forgotten;
+	OnsideReader *reader = &worker->reader;
+
+	return reader->forgotten;
 }
 
 /* Reads into the open batch.  Returns true if it is full. */
 static bool
-read_into_open_batch(Read *read)
+read_into_open_batch(OnsideWorker *worker, Read *read)
 {
-	bool		fresh = reading.window == NULL;
+	OnsideReader *reader = &worker->reader;
+	bool		fresh = reader->reading.window == NULL;
 
-	if (open_batch == NULL)
-		open_batch = onside_batch_create();
-	read->batch = open_batch;
+	if (reader->open_batch == NULL)
+		reader->open_batch = onside_batch_create();
+	read->batch = reader->open_batch;
 
-	read_recorded = pg_atomic_read_u64(&slot->recorded);
-	if (!onside_txn_run(&brake, ONSIDE_USES_LOG, read_in_order, read))
+	reader->read_recorded = pg_atomic_read_u64(&worker->slot->recorded);
+	if (!onside_txn_run(worker, &reader->brake, ONSIDE_USES_LOG,
+						read_in_order, read))
 	{
-		onside_reader_start_over();
+		onside_reader_start_over(worker);
 		return false;
 	}
-	peeked_oldest = 0;
+	reader->peeked_oldest = 0;
 	if (read->finished && fresh)
-		unread = false;
-	if (open_batch->nitems == 0)
+		reader->unread = false;
+	if (reader->open_batch->nitems == 0)
 	{
 		/* Nothing: whatever there is ends here. */
-		free_open_batch();
-		onside_cursor_copy(&passed, &reading);
-		if (!unread)
-			forget_early();
+		free_open_batch(worker);
+		onside_cursor_copy(&reader->passed, &reader->reading);
+		if (!reader->unread)
+			forget_early(worker);
 		return false;
 	}
-	return !read->finished || open_batch->nitems >= read->max_events;
+	return !read->finished || reader->open_batch->nitems >= read->max_events;
 }
 
 /* Hands the open batch over. */
 static OnsideBatch *
-take_open_batch(void)
+take_open_batch(OnsideWorker *worker)
 {
-	OnsideBatch *batch = open_batch;
+	OnsideReader *reader = &worker->reader;
+	OnsideBatch *batch = reader->open_batch;
 
-	average_bytes = batch->body.len / batch->nitems;
+	reader->average_bytes = batch->body.len / batch->nitems;
 	onside_batch_seal(batch);
-	onside_cursor_copy(&passed, &reading);
-	open_batch = NULL;
+	onside_cursor_copy(&reader->passed, &reader->reading);
+	reader->open_batch = NULL;
 	return batch;
 }
 
 /* linger does not hold back what somebody waits for in flush(). */
 static long
-linger_timeout(void)
+linger_timeout(OnsideWorker *worker)
 {
-	if (pg_atomic_read_u32(&slot->flush_waiters) > 0)
+	OnsideReader *reader = &worker->reader;
+
+	if (pg_atomic_read_u32(&worker->slot->flush_waiters) > 0)
 		return 0;
-	return onside_ms_until(open_batch->opened_at, onside_linger);
+	return onside_ms_until(reader->open_batch->opened_at, onside_linger);
 }
 
+/*
+ * Reads until the batch is full or the log has no more.  What does not fill it stays
+ * open, and is handed over when it has lingered long enough.
+ */
 OnsideBatch *
-onside_reader_oldest(int max_events, int max_bytes, bool full)
+onside_reader_oldest(OnsideWorker *worker, int max_events, int max_bytes,
+					 bool full)
 {
-	Read		read = {.max_events = max_events,.max_bytes = max_bytes};
+	OnsideReader *reader = &worker->reader;
+	Read		read = {worker, NULL, max_events, max_bytes, false};
 
 	/* Less is to be sent at once than was when it was read. */
-	if (open_batch != NULL &&
-		(open_batch->nitems > max_events ||
-		 (open_batch->nitems > 1 && open_batch->body.len >= max_bytes)))
-		onside_reader_start_over();
-	if (open_batch != NULL && open_batch->nitems == max_events)
-		return take_open_batch();
+	if (reader->open_batch != NULL &&
+		(reader->open_batch->nitems > max_events ||
+		 (reader->open_batch->nitems > 1 &&
+		  reader->open_batch->body.len >= max_bytes)))
+		onside_reader_start_over(worker);
+	if (reader->open_batch != NULL && reader->open_batch->nitems == max_events)
+		return take_open_batch(worker);
 
-	while (unread || reading.window != NULL)
+	while (reader->unread || reader->reading.window != NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (onside_reader_rests())
+		if (onside_reader_rests(worker))
 			return NULL;
-		if (read_into_open_batch(&read))
-			return take_open_batch();
+		if (read_into_open_batch(worker, &read))
+			return take_open_batch(worker);
 	}
-	if (open_batch == NULL || full || linger_timeout() > 0)
+	if (reader->open_batch == NULL || full || linger_timeout(worker) > 0)
 		return NULL;
-	return take_open_batch();
+	return take_open_batch(worker);
 }
 
 /* ----------
@@ -307,58 +271,71 @@ onside_reader_oldest(int max_events, int max_bytes, bool full)
  * ----------
  */
 
+/*
+ * The last mark is moved on if nothing was sent since it was made.  Marks are many while
+ * the first events are not settled; giving up some only lets the cursor move in larger
+ * steps.
+ */
 void
-onside_reader_passed(int64 last_seq)
+onside_reader_passed(OnsideWorker *worker, int64 last_seq)
 {
-	if (nmarks == 0 || marks[nmarks - 1].seq != last_seq)
+	OnsideReader *reader = &worker->reader;
+
+	if (reader->nmarks == 0 ||
+		reader->marks[reader->nmarks - 1].seq != last_seq)
 	{
-		if (nmarks == MAX_MARKS)
+		if (reader->nmarks == ONSIDE_MAX_MARKS)
 		{
 			int			kept = 0;
 
-			for (int i = 0; i < nmarks; i++)
+			for (int i = 0; i < reader->nmarks; i++)
 				if (i % 2 == 0)
-					onside_cursor_release(&marks[i].cursor);
+					onside_cursor_release(&reader->marks[i].cursor);
 				else
-					marks[kept++] = marks[i];
-			nmarks = kept;
+					reader->marks[kept++] = reader->marks[i];
+			reader->nmarks = kept;
 		}
-		memset(&marks[nmarks++], 0, sizeof(Mark));
+		memset(&reader->marks[reader->nmarks++], 0, sizeof(OnsideMark));
 	}
-	marks[nmarks - 1].seq = last_seq;
-	onside_cursor_copy(&marks[nmarks - 1].cursor, &passed);
+	reader->marks[reader->nmarks - 1].seq = last_seq;
+	onside_cursor_copy(&reader->marks[reader->nmarks - 1].cursor,
+					   &reader->passed);
 }
 
 /* How many marks are reached with all up to seq settled? */
 static int
-count_reached(int64 seq)
+count_reached(OnsideWorker *worker, int64 seq)
 {
+	OnsideReader *reader = &worker->reader;
 	int			n = 0;
 
-	while (n < nmarks && marks[n].seq <= seq)
+	while (n < reader->nmarks && reader->marks[n].seq <= seq)
 		n++;
 	return n;
 }
 
 bool
-onside_reader_settled(int64 seq, OnsideCursor *settled)
+onside_reader_settled(OnsideWorker *worker, int64 seq, OnsideCursor *settled)
 {
-	int			n = count_reached(seq);
+	OnsideReader *reader = &worker->reader;
+	int			n = count_reached(worker, seq);
 
 	if (n > 0)
-		onside_cursor_copy(settled, &marks[n - 1].cursor);
+		onside_cursor_copy(settled, &reader->marks[n - 1].cursor);
 	return n > 0;
 }
 
 void
-onside_reader_forget(int64 seq)
+onside_reader_forget(OnsideWorker *worker, int64 seq)
 {
-	int			n = count_reached(seq);
+	OnsideReader *reader = &worker->reader;
+	int			n = count_reached(worker, seq);
 
 	for (int i = 0; i < n; i++)
-		onside_cursor_release(&marks[i].cursor);
-	nmarks -= n;
-	memmove(marks, marks + n, nmarks * sizeof(Mark));
+		onside_cursor_release(&reader->marks[i].cursor);
+	reader->nmarks -= n;
+	memmove(reader->marks, reader->marks + n,
+			reader->nmarks * sizeof(OnsideMark));
 }
 
 /* ----------
@@ -368,52 +345,67 @@ onside_reader_forget(int64 seq)
 
 /* Body of a transaction. */
 static void
-read_newest(void *arg)
+read_newest(OnsideWorker *worker, void *arg)
 {
-	onside_window_read_newest(&reading, add_to_batch, arg);
+	OnsideReader *reader = &worker->reader;
+
+	onside_window_read_newest(&reader->reading, add_to_batch, arg);
 }
 
+/*
+ * Remembers the places of a batch from the log's end, so that reading in order passes
+ * over them.
+ */
 static void
-note_early(const OnsideBatch *batch)
+note_early(OnsideWorker *worker, const OnsideBatch *batch)
 {
-	if (early == NULL)
+	OnsideReader *reader = &worker->reader;
+
+	if (reader->early == NULL)
 	{
 		HASHCTL		info = {0};
 
 		info.keysize = sizeof(OnsidePosition);
 		info.entrysize = sizeof(Early);
 		info.hcxt = TopMemoryContext;
-		early = hash_create("onside_attribution events out of turn", 1024,
-							&info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+		reader->early = hash_create("onside_attribution events out of turn",
+									1024, &info,
+									HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
-	takes++;
+	reader->takes++;
 	for (int i = 0; i < batch->nitems; i++)
 	{
 		OnsidePosition pos = onside_item_position(&batch->items[i]);
-		Early	   *entry = hash_search(early, &pos, HASH_ENTER, NULL);
+		Early	   *entry = hash_search(reader->early, &pos, HASH_ENTER, NULL);
 
-		entry->taken = takes;
+		entry->taken = reader->takes;
 	}
 }
 
+/*
+ * Never from a batch that is open: that has been read in order, and is read again.
+ */
 OnsideBatch *
-onside_reader_newest(int max_events, int max_bytes)
+onside_reader_newest(OnsideWorker *worker, int max_events, int max_bytes)
 {
-	Read		read = {.max_events = max_events,.max_bytes = max_bytes};
+	OnsideReader *reader = &worker->reader;
+	Read		read = {worker, NULL, max_events, max_bytes, false};
 
-	if (onside_reader_rests() ||
-		(early != NULL && hash_get_num_entries(early) >= MAX_EARLY))
+	if (onside_reader_rests(worker) ||
+		(reader->early != NULL &&
+		 hash_get_num_entries(reader->early) >= MAX_EARLY))
 		return NULL;
-	if (open_batch != NULL)
-		onside_reader_start_over();
+	if (reader->open_batch != NULL)
+		onside_reader_start_over(worker);
 	read.batch = onside_batch_create();
-	if (!onside_txn_run(&brake, ONSIDE_USES_LOG, read_newest, &read) ||
+	if (!onside_txn_run(worker, &reader->brake, ONSIDE_USES_LOG, read_newest,
+						&read) ||
 		read.batch->nitems == 0)
 	{
 		onside_batch_free(read.batch);
 		return NULL;
 	}
-	note_early(read.batch);
+	note_early(worker, read.batch);
 	onside_batch_seal(read.batch);
 	return read.batch;
 }
@@ -466,7 +458,7 @@ add_from_log(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 
 /* Body of a transaction. */
 static void
-read_again(void *arg)
+read_again(OnsideWorker *worker, void *arg)
 {
 	Again	   *again = arg;
 	OnsidePosition *positions = palloc(again->n * sizeof(OnsidePosition));
@@ -492,13 +484,18 @@ read_again(void *arg)
 	onside_window_fetch(positions, n, add_from_log, again);
 }
 
+/*
+ * One transaction for events in several places; all of them are read, or none.
+ */
 OnsideBatch *
-onside_reader_again(const OnsideItem *items, int n, bool *gone, bool *failed)
+onside_reader_again(OnsideWorker *worker, const OnsideItem *items, int n,
+					bool *gone, bool *failed)
 {
+	OnsideReader *reader = &worker->reader;
 	Again		again = {items, n, gone, NULL, 0};
 	int			uses = 0;
 
-	*failed = onside_reader_rests();
+	*failed = onside_reader_rests(worker);
 	if (*failed)
 		return NULL;
 	for (int i = 0; i < n; i++)
@@ -506,7 +503,7 @@ onside_reader_again(const OnsideItem *items, int n, bool *gone, bool *failed)
 			items[i].home == ONSIDE_IN_ASIDE ? ONSIDE_USES_ASIDE :
 			ONSIDE_USES_DEAD_LETTER;
 	again.batch = onside_batch_create();
-	*failed = !onside_txn_run(&brake, uses, read_again, &again);
+	*failed = !onside_txn_run(worker, &reader->brake, uses, read_again, &again);
 	if (*failed || again.batch->nitems == 0)
 	{
 		onside_batch_free(again.batch);
@@ -534,6 +531,10 @@ found_in_log(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 	return true;
 }
 
+/*
+ * Dead letters are not looked for: what is in flight of them is looked at when its fate
+ * is carried out.
+ */
 void
 onside_reader_find(const OnsideItem *items, int n, bool *gone)
 {
@@ -562,35 +563,43 @@ onside_reader_find(const OnsideItem *items, int n, bool *gone)
  */
 
 int
-onside_reader_missing(int max_events, int max_bytes)
+onside_reader_missing(OnsideWorker *worker, int max_events, int max_bytes)
 {
+	OnsideReader *reader = &worker->reader;
 	int			full = Max(1, Min(max_events,
-								  max_bytes / Max(1, average_bytes)));
+								  max_bytes / Max(1, reader->average_bytes)));
 
-	return Max(1, full - onside_reader_waiting());
+	return Max(1, full - onside_reader_waiting(worker));
 }
 
 int
-onside_reader_waiting(void)
+onside_reader_waiting(OnsideWorker *worker)
 {
-	return open_batch == NULL ? 0 : open_batch->nitems;
+	OnsideReader *reader = &worker->reader;
+
+	return reader->open_batch == NULL ? 0 : reader->open_batch->nitems;
 }
 
 const OnsideCursor *
-onside_reader_position(void)
+onside_reader_position(OnsideWorker *worker)
 {
-	return &reading;
+	OnsideReader *reader = &worker->reader;
+
+	return &reader->reading;
 }
 
 uint64
-onside_reader_recorded(void)
+onside_reader_recorded(OnsideWorker *worker)
 {
-	return read_recorded;
+	OnsideReader *reader = &worker->reader;
+
+	return reader->read_recorded;
 }
 
 /* A look at the next event that does not read it. */
 typedef struct Peek
 {
+	OnsideWorker *worker;
 	OnsideCursor cursor;
 	uint64		recorded;
 	TimestampTz oldest;
@@ -602,7 +611,7 @@ take_recorded_at(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 {
 	Peek	   *peek = arg;
 
-	if (onside_reader_took(pos, takes))
+	if (onside_reader_took(peek->worker, pos, peek->worker->reader.takes))
 		return true;
 	peek->oldest = onside_outbox_recorded_at(row);
 	return false;
@@ -610,59 +619,72 @@ take_recorded_at(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 
 /* Body of a transaction. */
 static void
-peek_body(void *arg)
+peek_body(OnsideWorker *worker, void *arg)
 {
 	Peek	   *peek = arg;
 
 	peek->finished = onside_window_read(&peek->cursor, take_recorded_at, peek);
 }
 
+/*
+ * Looks at the next event of the log without reading it, once, and remembers its time
+ * until something is read.
+ */
 TimestampTz
-onside_reader_oldest_recorded(void)
+onside_reader_oldest_recorded(OnsideWorker *worker)
 {
-	Peek		peek = {0};
+	OnsideReader *reader = &worker->reader;
+	Peek		peek = {.worker = worker};
 
-	if (open_batch != NULL)
-		return open_batch->items[0].recorded_at;
-	if (peeked_oldest != 0 || !unread || onside_reader_rests())
-		return peeked_oldest;
+	if (reader->open_batch != NULL)
+		return reader->open_batch->items[0].recorded_at;
+	if (reader->peeked_oldest != 0 || !reader->unread ||
+		onside_reader_rests(worker))
+		return reader->peeked_oldest;
 
 	/* There may be some that nobody may send now. */
-	peek.recorded = pg_atomic_read_u64(&slot->recorded);
-	onside_cursor_copy(&peek.cursor, &reading);
-	if (onside_txn_run(&brake, ONSIDE_USES_LOG, peek_body, &peek))
+	peek.recorded = pg_atomic_read_u64(&worker->slot->recorded);
+	onside_cursor_copy(&peek.cursor, &reader->reading);
+	if (onside_txn_run(worker, &reader->brake, ONSIDE_USES_LOG, peek_body,
+					   &peek))
 	{
-		read_recorded = peek.recorded;
-		peeked_oldest = peek.oldest;
-		if (peek.finished && reading.window == NULL)
+		reader->read_recorded = peek.recorded;
+		reader->peeked_oldest = peek.oldest;
+		if (peek.finished && reader->reading.window == NULL)
 		{
 			/* There are none. */
-			onside_cursor_copy(&reading, &peek.cursor);
-			onside_cursor_copy(&passed, &peek.cursor);
-			unread = false;
+			onside_cursor_copy(&reader->reading, &peek.cursor);
+			onside_cursor_copy(&reader->passed, &peek.cursor);
+			reader->unread = false;
 		}
 	}
 	onside_cursor_release(&peek.cursor);
-	return peeked_oldest;
+	return reader->peeked_oldest;
 }
 
 const char *
-onside_reader_problem(void)
+onside_reader_problem(OnsideWorker *worker)
 {
-	return onside_brake_problem(&brake);
+	OnsideReader *reader = &worker->reader;
+
+	return onside_brake_problem(&reader->brake);
 }
 
 bool
-onside_reader_rests(void)
+onside_reader_rests(OnsideWorker *worker)
 {
-	return onside_brake_timeout(&brake) > 0;
+	OnsideReader *reader = &worker->reader;
+
+	return onside_brake_timeout(worker, &reader->brake) > 0;
 }
 
 long
-onside_reader_timeout(void)
+onside_reader_timeout(OnsideWorker *worker)
 {
-	if (onside_brake_timeout(&brake) >= 0)
-		return onside_brake_timeout(&brake);
-	return open_batch == NULL || linger_timeout() == 0 ? -1 :
-		linger_timeout();
+	OnsideReader *reader = &worker->reader;
+
+	if (onside_brake_timeout(worker, &reader->brake) >= 0)
+		return onside_brake_timeout(worker, &reader->brake);
+	return reader->open_batch == NULL || linger_timeout(worker) == 0 ? -1 :
+		linger_timeout(worker);
 }

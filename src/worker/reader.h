@@ -10,41 +10,42 @@
 
 #include "postgres.h"
 
-#include "log/batch.h"
-#include "log/shmem.h"
-#include "log/window.h"
+#include "worker/state.h"
 
 /* Starts reading behind what is settled. */
-extern void onside_reader_init(OnsideSlot *slot, const OnsideCursor *settled);
+extern void onside_reader_init(OnsideWorker *worker,
+							   const OnsideCursor *settled);
 
 /* There may be new events. */
-extern void onside_reader_wake(void);
+extern void onside_reader_wake(OnsideWorker *worker);
 
 /* May there be any to read, or that were read and not sent? */
-extern bool onside_reader_has_some(void);
+extern bool onside_reader_has_some(OnsideWorker *worker);
 
 /*
  * The next events of the log in a sealed batch, which is the caller's; NULL if
  * there are none, or if only a full batch is wanted and they do not fill it, or
  * have not lingered long enough: then they wait here.
  */
-extern OnsideBatch *onside_reader_oldest(int max_events, int max_bytes,
-										 bool full);
+extern OnsideBatch *onside_reader_oldest(OnsideWorker *worker, int max_events,
+										 int max_bytes, bool full);
 
 /*
  * What onside_reader_oldest has returned, or nothing, has been sent; the last
  * event that the sender knows of is this one.  To be told after each call.
  */
-extern void onside_reader_passed(int64 last_seq);
+extern void onside_reader_passed(OnsideWorker *worker, int64 last_seq);
 
 /* The last events of the log, likewise; reading in order passes over them. */
-extern OnsideBatch *onside_reader_newest(int max_events, int max_bytes);
+extern OnsideBatch *onside_reader_newest(OnsideWorker *worker, int max_events,
+										 int max_bytes);
 
 /*
  * The bodies of events that are known by their places; gone[i] says which are
  * not there any more.  NULL if none is, or with *failed if they cannot be read.
  */
-extern OnsideBatch *onside_reader_again(const OnsideItem *items, int n,
+extern OnsideBatch *onside_reader_again(OnsideWorker *worker,
+										const OnsideItem *items, int n,
 										bool *gone, bool *failed);
 
 /*
@@ -57,58 +58,56 @@ extern void onside_reader_find(const OnsideItem *items, int n, bool *gone);
  * With all events of the log up to this seq settled, how far has the cursor
  * come?  False if not further than was forgotten: forget it when it is noted.
  */
-extern bool onside_reader_settled(int64 seq, OnsideCursor *settled);
-extern void onside_reader_forget(int64 seq);
+extern bool onside_reader_settled(OnsideWorker *worker, int64 seq,
+								  OnsideCursor *settled);
+extern void onside_reader_forget(OnsideWorker *worker, int64 seq);
 
 /* Somebody has deleted events: what was read and not sent is read again. */
-extern void onside_reader_start_over(void);
-
-/* Where in the log an event is, or its id elsewhere. */
-extern OnsidePosition onside_item_position(const OnsideItem *item);
-extern const pg_uuid_t *onside_item_id(const OnsideItem *item);
-extern void onside_item_set_id(OnsideItem *item, const pg_uuid_t *id);
+extern void onside_reader_start_over(OnsideWorker *worker);
 
 /*
  * How many more events would fill the batch that is being read (or would, if it
  * is to have so many).
  */
-extern int	onside_reader_missing(int max_events, int max_bytes);
+extern int	onside_reader_missing(OnsideWorker *worker, int max_events,
+								  int max_bytes);
 
 /*
  * A number that grows each time that events are taken out of turn; had the one at
  * this place, behind the reading cursor, been taken when it was "until"?
  */
-extern int64 onside_reader_takes(void);
-extern bool onside_reader_took(const OnsidePosition *pos, int64 until);
+extern int64 onside_reader_takes(OnsideWorker *worker);
+extern bool onside_reader_took(OnsideWorker *worker, const OnsidePosition *pos,
+							   int64 until);
 
 /* What it was when such places were forgotten, since reading had passed them. */
-extern int64 onside_reader_forgotten(void);
+extern int64 onside_reader_forgotten(OnsideWorker *worker);
 
 /* How many events have been read and not sent. */
-extern int	onside_reader_waiting(void);
+extern int	onside_reader_waiting(OnsideWorker *worker);
 
 /* What has been handed over or waits here; reading goes on behind it. */
-extern const OnsideCursor *onside_reader_position(void);
+extern const OnsideCursor *onside_reader_position(OnsideWorker *worker);
 
 /* slot->recorded when was last looked for events. */
-extern uint64 onside_reader_recorded(void);
+extern uint64 onside_reader_recorded(OnsideWorker *worker);
 
 /*
  * When the oldest event that was not handed over was recorded; 0 for none.
  * Looks into the log if need be.
  */
-extern TimestampTz onside_reader_oldest_recorded(void);
+extern TimestampTz onside_reader_oldest_recorded(OnsideWorker *worker);
 
 /* Why nothing can be read, or NULL. */
-extern const char *onside_reader_problem(void);
+extern const char *onside_reader_problem(OnsideWorker *worker);
 
 /*
  * Milliseconds until a batch has lingered long enough, or reading is tried
  * again; -1 if that takes something else.
  */
-extern long onside_reader_timeout(void);
+extern long onside_reader_timeout(OnsideWorker *worker);
 
 /* Does reading rest after an error? */
-extern bool onside_reader_rests(void);
+extern bool onside_reader_rests(OnsideWorker *worker);
 
 #endif							/* ONSIDE_READER_H */

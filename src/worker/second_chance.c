@@ -244,6 +244,7 @@ read_group(Look *look, Place *place, OnsideChanceGroup *group)
 	return true;
 }
 
+/* Jumps from group to group until one has a row that is due at any time. */
 bool
 onside_dead_letter_next_group(const OnsideChanceGroup *after,
 							  OnsideChanceGroup *group)
@@ -445,6 +446,10 @@ choose_random(Choice *choice, ScanKey due_keys)
 		choose(choice, due_keys, 3, ForwardScanDirection);
 }
 
+/*
+ * The range of the group that is due by now, from its one end, its other end, or a
+ * place in between.
+ */
 bool
 onside_dead_letter_pick(const OnsideChanceGroup *group, TimestampTz due_by,
 						OnsidePick pick, const pg_uuid_t *not_these,
@@ -473,6 +478,9 @@ onside_dead_letter_pick(const OnsideChanceGroup *group, TimestampTz due_by,
 	return found;
 }
 
+/*
+ * Checks the event as if it were recorded now: somebody may have edited the row.
+ */
 bool
 onside_dead_letter_fetch(const pg_uuid_t *id, OnsideEvent *event,
 						 TimestampTz *recorded_at)
@@ -561,6 +569,10 @@ postponed(Relation rel, TupleTableSlot *row, int http_status,
 									 nulls);
 }
 
+/*
+ * Updates the row in place of the worker's own snapshot; a row that somebody else has
+ * changed meanwhile is left to him.
+ */
 bool
 onside_dead_letter_postpone(const pg_uuid_t *id, int http_status,
 							const char *error, TimestampTz failed_at,

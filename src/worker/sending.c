@@ -12,18 +12,20 @@
 #include "postgres.h"
 
 #include "common/pg_prng.h"
-#include "utils/datetime.h"
 #include "utils/timestamp.h"
 
 #include "clock.h"
 #include "log/batch.h"
 #include "log/crash_guard.h"
+#include "send/choice.h"
 #include "send/http.h"
 #include "settings.h"
 #include "worker/chance.h"
 #include "worker/counting.h"
+#include "worker/item.h"
 #include "worker/reader.h"
 #include "worker/sending.h"
+#include "worker/trouble.h"
 #include "worker/txn.h"
 
 /*
@@ -33,24 +35,6 @@
 
 /* And with so many, no more dead letters. */
 #define MAX_UNWRITTEN_CHANCES	ONSIDE_HTTP_MAX_REQUESTS
-
-/* A request's body, and what was in it. */
-typedef struct InFlight
-{
-	int64		request;		/* 0 for none */
-	OnsideBatch *batch;
-	bool		suspect;		/* events were deleted since it was sent */
-} InFlight;
-
-static OnsideSender *sender;
-static InFlight in_flight[ONSIDE_HTTP_MAX_REQUESTS];
-static OnsideSendingStatus status;
-static bool unauthorized;
-static bool suspect_ended;		/* a suspect request has */
-static OnsideBrake checking = {
-	.work = "look for events that were deleted",
-	.step = ONSIDE_STEP_LOOKING
-};
 
 /* ----------
  * Set-up
@@ -71,28 +55,37 @@ current_settings(void)
 	return settings;
 }
 
+/*
+ * Moments are stored as times of the wall's clock, and turned into this process's.
+ */
 void
-onside_sending_init(const OnsideDelivery *delivery)
+onside_sending_init(OnsideWorker *worker, const OnsideDelivery *delivery)
 {
+	OnsideSender *sender;
 	OnsideSendSettings settings = current_settings();
 	int64		now = onside_clock();
 	int64		not_before = 0;
 	int64		trouble = now;
 
+	onside_brake_init(&worker->sending.checking,
+					  "look for events that were deleted",
+					  ONSIDE_STEP_LOOKING);
+	worker->sending.status.state = ONSIDE_IDLE;
 	sender = onside_sender_create(&settings,
 								  pg_prng_uint64(&pg_global_prng_state));
+	worker->sender = sender;
 	if (delivery->not_before != 0)
 		not_before = now + (delivery->not_before - GetCurrentTimestamp());
 	if (delivery->trouble_since != 0)
 		trouble = now + (delivery->trouble_since - GetCurrentTimestamp());
 	onside_sender_restore(sender, now, not_before > now ? not_before : 0,
 						  Min(trouble, now), delivery->refused_in_row);
-	status.state = ONSIDE_IDLE;
 }
 
 void
-onside_sending_configure(bool resume, bool elsewhere)
+onside_sending_configure(OnsideWorker *worker, bool resume, bool elsewhere)
 {
+	OnsideSender *sender = worker->sender;
 	OnsideSendSettings settings = current_settings();
 
 	resume |= memcmp(&settings, &sender->pace.settings, sizeof(settings)) != 0;
@@ -103,58 +96,60 @@ onside_sending_configure(bool resume, bool elsewhere)
 		onside_sender_resume(sender, onside_clock());
 }
 
-OnsideSender *
-onside_sending_sender(void)
-{
-	return sender;
-}
-
 /* ----------
  * Answers
  * ----------
  */
 
 static OnsideBatch *
-take_batch(int64 request)
+take_batch(OnsideWorker *worker, int64 request)
 {
+	OnsideSending *sending = &worker->sending;
+
 	for (int i = 0; i < ONSIDE_HTTP_MAX_REQUESTS; i++)
 	{
-		if (in_flight[i].request != request)
+		if (sending->in_flight[i].request != request)
 			continue;
-		in_flight[i].request = 0;
-		suspect_ended |= in_flight[i].suspect;
-		return in_flight[i].batch;
+		sending->in_flight[i].request = 0;
+		sending->suspect_ended |= sending->in_flight[i].suspect;
+		return sending->in_flight[i].batch;
 	}
 	elog(ERROR, "an answer to no request");
 }
 
+/*
+ * For the views "stats" and "status".  libcurl may have sent a request more than once.
+ */
 static void
-count_answer(const OnsideAnswer *answer)
+count_answer(OnsideWorker *worker, const OnsideAnswer *answer)
 {
-	onside_count(ONSIDE_COUNT_CONNECTIONS, answer->connections);
-	onside_count(ONSIDE_COUNT_REQUESTS, answer->repeats);
-	status.requests += answer->repeats;
+	OnsideSendingStatus *status = &worker->sending.status;
+
+	onside_count(worker, ONSIDE_COUNT_CONNECTIONS, answer->connections);
+	onside_count(worker, ONSIDE_COUNT_REQUESTS, answer->repeats);
+	status->requests += answer->repeats;
 	switch (answer->kind)
 	{
 		case ONSIDE_ANSWER_COMPLETE:
 		case ONSIDE_ANSWER_PROXY_REFUSED:
 			if (answer->status != 0)
 			{
-				onside_count(onside_counting_of_status(answer->status), 1);
-				onside_histogram_add(&onside_counted.request,
+				onside_count(worker,
+							 onside_counting_of_status(answer->status), 1);
+				onside_histogram_add(&worker->counted.request,
 									 answer->duration);
 				break;
 			}
 			/* FALLTHROUGH */
 		case ONSIDE_ANSWER_NO_CONNECTION:
 		case ONSIDE_ANSWER_NOT_TRUSTED:
-			onside_count(ONSIDE_COUNT_CONNECTION_FAILURES, 1);
+			onside_count(worker, ONSIDE_COUNT_CONNECTION_FAILURES, 1);
 			break;
 		case ONSIDE_ANSWER_TIMEOUT:
-			onside_count(ONSIDE_COUNT_TIMEOUTS, 1);
+			onside_count(worker, ONSIDE_COUNT_TIMEOUTS, 1);
 			break;
 		case ONSIDE_ANSWER_MALFORMED:
-			onside_count(ONSIDE_COUNT_MALFORMED, 1);
+			onside_count(worker, ONSIDE_COUNT_MALFORMED, 1);
 			break;
 	}
 }
@@ -164,20 +159,22 @@ count_answer(const OnsideAnswer *answer)
  * timestamps: recorded_at is before it by what the transaction did afterwards.
  */
 static void
-count_latency(const OnsideBatch *batch, TimestampTz acknowledged_at)
+count_latency(OnsideWorker *worker, const OnsideBatch *batch,
+			  TimestampTz acknowledged_at)
 {
 	for (int i = 0; i < batch->nitems; i++)
 		if (batch->items[i].home != ONSIDE_IN_DEAD_LETTER)
-			onside_histogram_add(&onside_counted.delivery,
+			onside_histogram_add(&worker->counted.delivery,
 								 acknowledged_at - batch->items[i].recorded_at);
 }
 
 static void
-note_error(const OnsideAnswer *answer, TimestampTz ended)
+note_error(OnsideWorker *worker, const OnsideAnswer *answer, TimestampTz ended)
 {
+	OnsideSendingStatus *status = &worker->sending.status;
 	char		error[ONSIDE_ANSWER_WORDS_MAX + 32];
 
-	status.last_error_at = ended;
+	status->last_error_at = ended;
 	if (answer->kind != ONSIDE_ANSWER_COMPLETE)
 		strlcpy(error, answer->words, sizeof(error));
 	else if (answer->words[0] != '\0')
@@ -185,54 +182,60 @@ note_error(const OnsideAnswer *answer, TimestampTz ended)
 				 answer->words);
 	else
 		snprintf(error, sizeof(error), "HTTP %d", answer->status);
-	onside_copy_text(status.last_error, error, sizeof(status.last_error));
+	onside_copy_text(status->last_error, error, sizeof(status->last_error));
 }
 
+/* Counts it, tells the sender, and frees the body. */
 static void
-take_answer(int64 request, const OnsideAnswer *answer, TimestampTz ended)
+take_answer(OnsideWorker *worker, int64 request, const OnsideAnswer *answer,
+			TimestampTz ended)
 {
-	OnsideBatch *batch = take_batch(request);
+	OnsideSender *sender = worker->sender;
+	OnsideSending *sending = &worker->sending;
+	OnsideSendingStatus *status = &sending->status;
+	OnsideBatch *batch = take_batch(worker, request);
 	OnsideResponseClass class = onside_response_classify(answer);
 
-	count_answer(answer);
+	count_answer(worker, answer);
 	switch (class)
 	{
 		case ONSIDE_RESPONSE_DELIVERED:
-			status.last_success_at = ended;
-			onside_count(ONSIDE_COUNT_DELIVERED, batch->nitems);
-			count_latency(batch, ended);
+			status->last_success_at = ended;
+			onside_count(worker, ONSIDE_COUNT_DELIVERED, batch->nitems);
+			count_latency(worker, batch, ended);
 			break;
 		case ONSIDE_RESPONSE_UNAUTHORIZED:
-			unauthorized = true;
+			sending->unauthorized = true;
 			/* FALLTHROUGH */
 		default:
-			note_error(answer, ended);
+			note_error(worker, answer, ended);
 	}
 	onside_batch_free(batch);
 	onside_sender_answer(sender, request, answer, onside_clock());
 	if (class != ONSIDE_RESPONSE_DELIVERED &&
 		class != ONSIDE_RESPONSE_REFUSED &&
 		class != ONSIDE_RESPONSE_TOO_LARGE)
-		onside_count(ONSIDE_COUNT_BACK_OFFS, 1);
+		onside_count(worker, ONSIDE_COUNT_BACK_OFFS, 1);
 }
 
 void
-onside_sending_collect(void)
+onside_sending_collect(OnsideWorker *worker)
 {
 	int64		request;
 	OnsideAnswer answer;
 	TimestampTz ended;
 
-	while (onside_http_next_answer(&request, &answer, &ended))
-		take_answer(request, &answer, ended);
+	while (onside_http_next_answer(worker->http, &request, &answer, &ended))
+		take_answer(worker, request, &answer, ended);
 }
 
 bool
-onside_sending_take_unauthorized(void)
+onside_sending_take_unauthorized(OnsideWorker *worker)
 {
-	bool		result = unauthorized;
+	OnsideSending *sending = &worker->sending;
+	bool		result = sending->unauthorized;
 
-	unauthorized = false;
+	sending->unauthorized = false;
 	return result;
 }
 
@@ -243,13 +246,16 @@ onside_sending_take_unauthorized(void)
 
 /* Sends a batch, which from now on belongs to the request. */
 static void
-send(const OnsideOrder *order, OnsideBatch *batch)
+send(OnsideWorker *worker, const OnsideOrder *order, OnsideBatch *batch)
 {
-	int			i = 0;
+	OnsideSender *sender = worker->sender;
+	OnsideSending *sending = &worker->sending;
+	OnsideSendingStatus *status = &sending->status;
+	OnsideRequestBody *body = sending->in_flight;
 	OnsidePosition pos;
 
-	while (in_flight[i].request != 0)
-		i++;
+	while (body->request != 0)
+		body++;
 	if (batch->items[0].home == ONSIDE_IN_LOG)
 		pos = onside_item_position(&batch->items[0]);
 	onside_crash_guard_step(ONSIDE_STEP_SENDING,
@@ -257,54 +263,58 @@ send(const OnsideOrder *order, OnsideBatch *batch)
 							&pos : NULL);
 
 	if (order->renew)
-		onside_http_renew();
-	in_flight[i].batch = batch;
-	in_flight[i].suspect = false;
-	in_flight[i].request = onside_sender_sent(sender, order, batch->items,
-											  batch->nitems, batch->body.len,
-											  onside_clock());
-	onside_http_start(in_flight[i].request, batch->body.data, batch->body.len,
+		onside_http_renew(worker->http);
+	body->batch = batch;
+	body->suspect = false;
+	body->request = onside_sender_sent(sender, order, batch->items,
+									   batch->nitems, batch->body.len,
+									   onside_clock());
+	onside_http_start(worker->http, body->request, batch->body.data,
+					  batch->body.len,
 					  order->fresh_connection, order->timeout);
 
-	status.requests++;
-	onside_count(ONSIDE_COUNT_REQUESTS, 1);
-	onside_count(ONSIDE_COUNT_EVENTS_SENT, batch->nitems);
-	onside_count(ONSIDE_COUNT_BYTES_SENT, batch->body.len);
+	status->requests++;
+	onside_count(worker, ONSIDE_COUNT_REQUESTS, 1);
+	onside_count(worker, ONSIDE_COUNT_EVENTS_SENT, batch->nitems);
+	onside_count(worker, ONSIDE_COUNT_BYTES_SENT, batch->body.len);
 	if (order->kind == ONSIDE_SEND_AGAIN || order->kind == ONSIDE_SEND_CHANCE)
 	{
-		status.retries++;
-		onside_count(ONSIDE_COUNT_RETRIES, 1);
+		status->retries++;
+		onside_count(worker, ONSIDE_COUNT_RETRIES, 1);
 	}
 }
 
 /* Sends a piece again.  False if its events cannot be read now. */
 static bool
-send_again(OnsideOrder *order)
+send_again(OnsideWorker *worker, OnsideOrder *order)
 {
+	OnsideSender *sender = worker->sender;
 	const OnsidePiece *piece = order->piece;
 	int			n = piece->nitems;
 	bool	   *gone = palloc0(n * sizeof(bool));
 	bool		any_gone = false;
 	bool		failed;
-	OnsideBatch *batch = onside_reader_again(piece->items, n, gone, &failed);
+	OnsideBatch *batch = onside_reader_again(worker, piece->items, n, gone,
+											 &failed);
 
 	if (!failed)
 	{
 		for (int i = 0; i < n; i++)
 			any_gone |= gone[i];
 		if (!any_gone || onside_sender_gone(sender, order, gone))
-			send(order, batch);
+			send(worker, order, batch);
 	}
 	pfree(gone);
 	return !failed;
 }
 
 static int
-offers(void)
+offers(OnsideWorker *worker)
 {
+	OnsideSender *sender = worker->sender;
 	int			result = 0;
 
-	if (onside_reader_has_some())
+	if (onside_reader_has_some(worker))
 		result |= ONSIDE_OFFER_OLDEST | ONSIDE_OFFER_NEWEST;
 
 	/* What is not written yet might be picked again. */
@@ -313,13 +323,18 @@ offers(void)
 	return result;
 }
 
+/*
+ * Asks the sender for orders until it has none, and carries each out.  What there is
+ * nothing of is not offered again in this turn.
+ */
 void
-onside_sending_pump(void)
+onside_sending_pump(OnsideWorker *worker)
 {
-	int			offered = offers();
+	OnsideSender *sender = worker->sender;
+	int			offered = offers(worker);
 	OnsideOrder order;
 
-	while (!onside_reader_rests() && sender->nfates < MAX_UNWRITTEN &&
+	while (!onside_reader_rests(worker) && sender->nfates < MAX_UNWRITTEN &&
 		   onside_sender_next(sender, onside_clock(), offered, &order))
 	{
 		OnsideBatch *batch = NULL;
@@ -327,23 +342,24 @@ onside_sending_pump(void)
 		switch (order.kind)
 		{
 			case ONSIDE_SEND_OLDEST:
-				batch = onside_reader_oldest(order.max_events, order.max_bytes,
+				batch = onside_reader_oldest(worker, order.max_events,
+											 order.max_bytes,
 											 order.full);
 				break;
 			case ONSIDE_SEND_NEWEST:
-				batch = onside_reader_newest(order.max_events,
+				batch = onside_reader_newest(worker, order.max_events,
 											 order.max_bytes);
 				break;
 			case ONSIDE_SEND_AGAIN:
-				if (!send_again(&order))
+				if (!send_again(worker, &order))
 					return;
 				continue;
 			case ONSIDE_SEND_CHANCE:
-				batch = onside_chance_pick();
+				batch = onside_chance_pick(worker);
 				break;
 		}
 		if (batch != NULL)
-			send(&order, batch);
+			send(worker, &order, batch);
 		else
 		{
 			onside_sender_nothing(sender, &order);
@@ -352,9 +368,9 @@ onside_sending_pump(void)
 						 ONSIDE_OFFER_CHANCE);
 		}
 		if (order.kind == ONSIDE_SEND_OLDEST)
-			onside_reader_passed(sender->last_seq);
+			onside_reader_passed(worker, sender->last_seq);
 	}
-	onside_reader_passed(sender->last_seq);
+	onside_reader_passed(worker, sender->last_seq);
 }
 
 /* ----------
@@ -397,7 +413,7 @@ compare_places(const void *a, const void *b)
 
 /* Body of a transaction. */
 static void
-check_all(void *arg)
+check_all(OnsideWorker *worker, void *arg)
 {
 	Check	   *check = arg;
 
@@ -414,9 +430,12 @@ is_there(const OnsideItem *item, void *arg)
 	return found == NULL || !check->gone[found - check->items];
 }
 
+/* Looks up all places that the sender knows, in order, in one transaction. */
 bool
-onside_sending_check(void)
+onside_sending_check(OnsideWorker *worker)
 {
+	OnsideSender *sender = worker->sender;
+	OnsideSending *sending = &worker->sending;
 	Check		check = {0};
 	bool		done;
 
@@ -425,8 +444,8 @@ onside_sending_check(void)
 		return true;
 	qsort(check.items, check.n, sizeof(OnsideItem), compare_places);
 	check.gone = palloc0(check.n * sizeof(bool));
-	done = onside_txn_run(&checking, ONSIDE_USES_LOG | ONSIDE_READS_ASIDE,
-						  check_all, &check);
+	done = onside_txn_run(worker, &sending->checking, ONSIDE_USES_LOG |
+						  ONSIDE_READS_ASIDE, check_all, &check);
 	if (done)
 		onside_sender_check(sender, is_there, &check);
 	pfree(check.items);
@@ -435,24 +454,29 @@ onside_sending_check(void)
 }
 
 void
-onside_sending_suspect(void)
+onside_sending_suspect(OnsideWorker *worker)
 {
+	OnsideSending *sending = &worker->sending;
+
 	for (int i = 0; i < ONSIDE_HTTP_MAX_REQUESTS; i++)
-		in_flight[i].suspect = true;
+		sending->in_flight[i].suspect = true;
 }
 
 bool
-onside_sending_take_suspect(void)
+onside_sending_take_suspect(OnsideWorker *worker)
 {
-	bool		result = suspect_ended;
+	OnsideSending *sending = &worker->sending;
+	bool		result = sending->suspect_ended;
 
-	suspect_ended = false;
+	sending->suspect_ended = false;
 	return result;
 }
 
 TimestampTz
-onside_sending_accepted_at(void)
+onside_sending_accepted_at(OnsideWorker *worker)
 {
+	OnsideSender *sender = worker->sender;
+
 	return sender->accepted == 0 ? 0 :
 		onside_clock_timestamp(sender->accepted_us);
 }
@@ -463,22 +487,26 @@ onside_sending_accepted_at(void)
  */
 
 bool
-onside_sending_drained(void)
+onside_sending_drained(OnsideWorker *worker)
 {
-	return !onside_reader_has_some() && sender->in_flight == 0 &&
+	OnsideSender *sender = worker->sender;
+
+	return !onside_reader_has_some(worker) && sender->in_flight == 0 &&
 		sender->held == 0;
 }
 
 uint64
-onside_sending_wants(void)
+onside_sending_wants(OnsideWorker *worker)
 {
+	OnsideSender *sender = worker->sender;
 	bool		full;
 	int			events = onside_sender_would_take(sender, onside_clock(),
 												  &full);
 
 	if (events == 0)
 		return 0;
-	return full ? onside_reader_missing(events, onside_batch_max_bytes) : 1;
+	return full ? onside_reader_missing(worker, events,
+										onside_batch_max_bytes) : 1;
 }
 
 static void
@@ -492,131 +520,50 @@ note_oldest(OnsideItem *item, void *arg)
 }
 
 TimestampTz
-onside_sending_oldest(void)
+onside_sending_oldest(OnsideWorker *worker)
 {
+	OnsideSender *sender = worker->sender;
 	TimestampTz oldest = 0;
 
 	onside_sender_visit(sender, note_oldest, &oldest);
 	return oldest;
 }
 
+/*
+ * The sender's moment, or the reader's.  While too much is unwritten nothing is sent,
+ * and progress.c has the time of the next try.
+ */
 long
-onside_sending_timeout(void)
+onside_sending_timeout(OnsideWorker *worker)
 {
+	OnsideSender *sender = worker->sender;
 	int64		now = onside_clock();
 	int64		at = onside_sender_wake_at(sender, now,
-										   offers() | ONSIDE_OFFER_OLDEST);
+										   offers(worker) | ONSIDE_OFFER_OLDEST);
 	long		timeout = -1;
 
-	if (onside_reader_rests())
-		return onside_reader_timeout();
+	if (onside_reader_rests(worker))
+		return onside_reader_timeout(worker);
 	if (sender->nfates >= MAX_UNWRITTEN)
 		return -1;
 
 	/* A chance goes on when what came of it is written. */
 	if (sender->in_flight == 0 && sender->nfates == 0 &&
 		now >= sender->pace.not_before &&
-		onside_sender_may_take_chance(sender, offers()))
+		onside_choice_may_take_chance(sender, offers(worker)))
 		return 0;
 	if (at >= 0)
 		timeout = (long) Min(Max((at - now + 999) / 1000, 0), INT_MAX);
-	return onside_sooner(timeout, onside_reader_timeout());
+	return onside_sooner(timeout, onside_reader_timeout(worker));
 }
 
 TimestampTz
-onside_sending_not_before(void)
+onside_sending_not_before(OnsideWorker *worker)
 {
+	OnsideSender *sender = worker->sender;
+
 	return sender->pace.asked && sender->pace.not_before > onside_clock() ?
 		onside_clock_timestamp(sender->pace.not_before) : 0;
-}
-
-/* A moment as a person reads it, to the second. */
-static void
-write_moment(char *buffer, size_t size, int64 moment)
-{
-	TimestampTz at = onside_clock_timestamp(moment);
-
-	strlcpy(buffer, timestamptz_to_str(at - at % USECS_PER_SEC), size);
-}
-
-/* What it looks like if the API is down or away. */
-static const char *
-failure_in_words(OnsideAnswerKind kind)
-{
-	switch (kind)
-	{
-		case ONSIDE_ANSWER_COMPLETE:
-			return "the API cannot be reached or fails: it answers that it has failed";
-		case ONSIDE_ANSWER_TIMEOUT:
-			return "the API cannot be reached or fails: it does not answer in time";
-		case ONSIDE_ANSWER_MALFORMED:
-			return "the API cannot be reached or fails: what comes back is not a whole HTTP answer";
-		case ONSIDE_ANSWER_NO_CONNECTION:
-		case ONSIDE_ANSWER_NOT_TRUSTED:
-		case ONSIDE_ANSWER_PROXY_REFUSED:
-			break;
-	}
-	return "the API cannot be reached or fails: no connection to it can be made, or it breaks";
-}
-
-/*
- * Puts into the status whose fault it looks like, since when, what is tried next
- * and what a person can do.
- */
-static void
-explain(OnsideTrouble trouble)
-{
-	static const struct
-	{
-		OnsideState state;
-		const char *what;
-		const char *hint;
-	}			troubles[] = {
-		[ONSIDE_TROUBLE_WAITS] = {ONSIDE_BACKING_OFF,
-			"the API asks to send less (429, or 503 with Retry-After)",
-		"no action is needed; resume() ends the wait at once"},
-		[ONSIDE_TROUBLE_FAILS] = {ONSIDE_BACKING_OFF,
-			NULL,
-		"if it lasts, see last_error and ask whoever runs the API or the network"},
-		[ONSIDE_TROUBLE_UNAUTHORIZED] = {ONSIDE_UNAUTHORIZED,
-			"the API does not accept the credentials (401 or 403)",
-		"correct credentials_file, which is read again before each attempt, or ask the API's operator about the account"},
-		[ONSIDE_TROUBLE_MISCONFIGURED] = {ONSIDE_MISCONFIGURED,
-			"what answers is not the attribution API",
-		"correct onside_attribution.endpoint and reload; last_error says what was answered"},
-		[ONSIDE_TROUBLE_PROXY] = {ONSIDE_MISCONFIGURED,
-			"the proxy refuses to pass requests on",
-		"correct onside_attribution.proxy or proxy_credentials_file, or the proxy's rules"},
-		[ONSIDE_TROUBLE_CERTIFICATE] = {ONSIDE_MISCONFIGURED,
-			"what answers is not known to be the API: its certificate cannot be trusted",
-		"correct onside_attribution.ca_file or endpoint, or have the certificate renewed"},
-		[ONSIDE_TROUBLE_REFUSING] = {ONSIDE_REFUSING,
-			"the API refuses every event and has accepted none",
-		"check that endpoint and account are the right ones; last_error has the API's words; ten events are in dead_letter at most, and are tried again by themselves"},
-	};
-	const char *what = troubles[trouble].what;
-	int64		next = onside_sender_next_attempt(sender, onside_clock());
-	int64		since = sender->trouble_us;
-	char		since_text[MAXDATELEN + 1];
-	char		next_text[MAXDATELEN + 32] = "it is tried again now";
-
-	if (what == NULL)
-		what = failure_in_words(sender->failure_kind);
-
-	/* Something may have been accepted since, or it was no event that asked. */
-	if (sender->trouble == 0)
-		since = sender->pace.throttled_at;
-	write_moment(since_text, sizeof(since_text), since);
-	if (next != 0)
-	{
-		strcpy(next_text, "next attempt at ");
-		write_moment(next_text + strlen(next_text),
-					 sizeof(next_text) - strlen(next_text), next);
-	}
-	status.state = troubles[trouble].state;
-	snprintf(status.reason, sizeof(status.reason), "%s, since %s; %s; %s",
-			 what, since_text, next_text, troubles[trouble].hint);
-	status.next_attempt_at = next == 0 ? 0 : onside_clock_timestamp(next);
 }
 
 /*
@@ -624,36 +571,44 @@ explain(OnsideTrouble trouble)
  * says nothing of the endpoint, however long nothing else is sent.
  */
 static bool
-only_aside_fails(void)
+only_aside_fails(OnsideWorker *worker)
 {
+	OnsideSender *sender = worker->sender;
+
 	return sender->held_aside > 0 && sender->held == sender->held_aside &&
-		!onside_reader_has_some();
+		!onside_reader_has_some(worker);
 }
 
+/*
+ * Asks the sender afresh: what is in trouble, in words, or that all is well.
+ */
 const OnsideSendingStatus *
-onside_sending_status(void)
+onside_sending_status(OnsideWorker *worker)
 {
+	OnsideSender *sender = worker->sender;
+	OnsideSendingStatus *status = &worker->sending.status;
 	int64		now = onside_clock();
 	OnsideTrouble trouble = onside_sender_trouble(sender, now);
 
 	/* With nothing that could be tried, all is well but for a wait. */
 	if (now >= sender->pace.not_before &&
-		(onside_sending_drained() || only_aside_fails()))
+		(onside_sending_drained(worker) || only_aside_fails(worker)))
 		trouble = ONSIDE_TROUBLE_NONE;
-	status.in_flight = sender->in_flight;
-	status.next_attempt_at = 0;
-	status.reason[0] = '\0';
+	status->in_flight = sender->in_flight;
+	status->next_attempt_at = 0;
+	status->reason[0] = '\0';
 	if (trouble != ONSIDE_TROUBLE_NONE)
-		explain(trouble);
+		onside_trouble_explain(worker, trouble);
 	else
 	{
-		status.state = onside_sending_drained() ? ONSIDE_IDLE : ONSIDE_SENDING;
+		status->state = onside_sending_drained(worker) ? ONSIDE_IDLE :
+			ONSIDE_SENDING;
 		if (sender->held_aside > 0)
-			snprintf(status.reason, sizeof(status.reason),
+			snprintf(status->reason, sizeof(status->reason),
 					 "events aside: %s" INT64_FORMAT "; they have failed while others were accepted, so it looks like the events; each is tried again by itself; the column error of the table aside says why",
 					 sender->held_aside >= ONSIDE_SENDER_MAX_ASIDE / 2 ?
 					 "at least " : "",
 					 sender->held_aside);
 	}
-	return &status;
+	return status;
 }

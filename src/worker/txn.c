@@ -41,6 +41,7 @@
 #include "clock.h"
 #include "compat.h"
 #include "log/locks.h"
+#include "log/service.h"
 #include "log/tables.h"
 #include "worker/txn.h"
 
@@ -56,17 +57,6 @@
 /* The log gets a line about the same problem so often; ms. */
 #define LOG_INTERVAL		60000
 
-static OnsideSlot *slot;
-static Oid	extension;
-static Oid	cursor_table;
-static int64 hurried_at;		/* see onside_txn_hurry() */
-
-void
-onside_txn_init(OnsideSlot *my_slot)
-{
-	slot = my_slot;
-}
-
 /* ----------
  * Locks
  * ----------
@@ -74,12 +64,28 @@ onside_txn_init(OnsideSlot *my_slot)
 
 /* The extension that we serve is not there (any more). */
 static void
-leave(bool another)
+leave(OnsideWorker *worker, bool another)
 {
-	slot->orderly = true;
-	onside_slot_leave(slot,
-					  another ? ONSIDE_SLOT_WANTED : ONSIDE_SLOT_ABSENT);
+	onside_service_leave(worker->slot, another ? ONSIDE_SLOT_WANTED :
+						 ONSIDE_SLOT_ABSENT, true);
 	proc_exit(0);
+}
+
+void
+onside_txn_leave_orderly(OnsideWorker *worker)
+{
+	OnsideTxn  *txn = &worker->txn;
+
+	txn->left_orderly = true;
+	proc_exit(0);
+}
+
+bool
+onside_txn_left_orderly(OnsideWorker *worker)
+{
+	OnsideTxn  *txn = &worker->txn;
+
+	return txn->left_orderly;
 }
 
 /*
@@ -87,24 +93,25 @@ leave(bool another)
  * what is locked by somebody else, or NULL.
  */
 static const char *
-lock(int uses)
+lock(OnsideWorker *worker, int uses)
 {
+	OnsideTxn  *txn = &worker->txn;
 	const char *busy;
 	Oid			table;
 
-	if (!OidIsValid(extension))
-		extension = get_extension_oid("onside_attribution", true);
-	if (!OidIsValid(extension))
-		leave(false);
-	if (!ConditionalLockDatabaseObject(ExtensionRelationId, extension, 0,
+	if (!OidIsValid(txn->extension))
+		txn->extension = get_extension_oid("onside_attribution", true);
+	if (!OidIsValid(txn->extension))
+		leave(worker, false);
+	if (!ConditionalLockDatabaseObject(ExtensionRelationId, txn->extension, 0,
 									   AccessShareLock))
 		return "extension onside_attribution is locked by another session";
 
 	table = onside_relation_oid("delivery_cursor");
-	if (!OidIsValid(cursor_table))
-		cursor_table = table;
-	if (table != cursor_table || !OidIsValid(table))
-		leave(OidIsValid(table));
+	if (!OidIsValid(txn->cursor_table))
+		txn->cursor_table = table;
+	if (table != txn->cursor_table || !OidIsValid(table))
+		leave(worker, OidIsValid(table));
 
 	busy = onside_lock_tables(uses);
 	if (busy != NULL)
@@ -118,12 +125,22 @@ lock(int uses)
  * ----------
  */
 
-long
-onside_brake_timeout(const OnsideBrake *brake)
+void
+onside_brake_init(OnsideBrake *brake, const char *work, OnsideStep step)
 {
+	memset(brake, 0, sizeof(*brake));
+	brake->work = work;
+	brake->step = step;
+}
+
+long
+onside_brake_timeout(OnsideWorker *worker, const OnsideBrake *brake)
+{
+	OnsideTxn  *txn = &worker->txn;
+
 	if (brake->problem == NULL)
 		return -1;
-	return brake->tried_at < hurried_at ? 0 :
+	return brake->tried_at < txn->hurried_at ? 0 :
 		onside_ms_until(brake->tried_at, brake->delay);
 }
 
@@ -137,9 +154,11 @@ onside_brake_problem(const OnsideBrake *brake)
 }
 
 void
-onside_txn_hurry(void)
+onside_txn_hurry(OnsideWorker *worker)
 {
-	hurried_at = onside_clock();
+	OnsideTxn  *txn = &worker->txn;
+
+	txn->hurried_at = onside_clock();
 }
 
 void
@@ -199,15 +218,16 @@ roll_back(OnsideBrake *brake, MemoryContext context)
  * ----------
  */
 
+/* An error in it is caught here, and nowhere above. */
 bool
-onside_txn_run(OnsideBrake *brake, int uses, void (*body) (void *arg),
-			   void *arg)
+onside_txn_run(OnsideWorker *worker, OnsideBrake *brake, int uses,
+			   OnsideTxnBody body, void *arg)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ErrorContextCallback *callbacks = error_context_stack;
 	volatile bool done = false;
 
-	if (onside_brake_timeout(brake) > 0)
+	if (onside_brake_timeout(worker, brake) > 0)
 		return false;
 	onside_crash_guard_step(brake->step, NULL);
 
@@ -217,11 +237,11 @@ onside_txn_run(OnsideBrake *brake, int uses, void (*body) (void *arg),
 
 		SetCurrentStatementStartTimestamp();
 		StartTransactionCommand();
-		busy = lock(uses);
+		busy = lock(worker, uses);
 		if (busy == NULL)
 		{
 			PushActiveSnapshot(GetTransactionSnapshot());
-			body(arg);
+			body(worker, arg);
 			PopActiveSnapshot();
 			CommitTransactionCommand();
 			done = true;
@@ -245,28 +265,26 @@ onside_txn_run(OnsideBrake *brake, int uses, void (*body) (void *arg),
 	return done;
 }
 
+/* Sleeps between the tries, and leaves if the slot is closed meanwhile. */
 void
-onside_txn_insist(OnsideBrake *brake, int uses, void (*body) (void *arg),
-				  void *arg)
+onside_txn_insist(OnsideWorker *worker, OnsideBrake *brake, int uses,
+				  OnsideTxnBody body, void *arg)
 {
-	while (!onside_txn_run(brake, uses, body, arg))
+	while (!onside_txn_run(worker, brake, uses, body, arg))
 	{
-		LWLockAcquire(slot->lock, LW_EXCLUSIVE);
-		onside_copy_text(slot->status.reason, brake->problem,
-						 sizeof(slot->status.reason));
-		LWLockRelease(slot->lock);
+		LWLockAcquire(worker->slot->lock, LW_EXCLUSIVE);
+		onside_copy_text(worker->slot->status.reason, brake->problem,
+						 sizeof(worker->slot->status.reason));
+		LWLockRelease(worker->slot->lock);
 		pgstat_report_activity(STATE_IDLE, brake->problem);
 
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 onside_brake_timeout(brake),
+						 onside_brake_timeout(worker, brake),
 						 onside_wait_event("OnsideAttributionIdle"));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
-		if (onside_slot_is_closed(slot))
-		{
-			slot->orderly = true;
-			proc_exit(0);
-		}
+		if (onside_service_is_closed(worker->slot))
+			onside_txn_leave_orderly(worker);
 	}
 }

@@ -10,49 +10,45 @@
 
 #include "postgres.h"
 
-#include "log/crash_guard.h"
+#include "compat.h"
 #include "log/locks.h"
-#include "log/shmem.h"
+#include "worker/state.h"
+
+/* What is done in a transaction. */
+typedef void (*OnsideTxnBody) (OnsideWorker *worker, void *arg);
 
 /*
- * One kind of work of the worker, and whether it has a problem: a table that is
- * locked, a full disk.  Then the work rests for a while, longer each time.
- * Starts as zeros but for "work" and "step".
- */
-typedef struct OnsideBrake
-{
-	const char *work;			/* "could not ..." */
-	OnsideStep	step;			/* the same, for the record of a crash */
-	char	   *problem;		/* why it rests; or NULL */
-	int			delay;			/* ms */
-	int64		tried_at;		/* see clock.h */
-	int64		logged_at;
-} OnsideBrake;
-
-/* Whose transactions these are; once. */
-extern void onside_txn_init(OnsideSlot *slot);
-
-/*
- * Runs body(arg) in a transaction with an active snapshot and what it uses (see
- * locks.h) locked, and commits.  False if it could not: it rests, or a lock was not free
- * at once, or there was an error, after which everything is rolled back, and
- * body has to be such that it can be run again.  Ends the process, leaving the
+ * Runs body(worker, arg) in a transaction with an active snapshot and what it uses
+ * (see locks.h) locked, and commits.  False if it could not: it rests, or a lock was
+ * not free at once, or there was an error, after which everything is rolled back,
+ * and body has to be such that it can be run again.  Ends the process, leaving the
  * slot as absent, if the extension is not (or no longer) in this database.
  *
  * The current memory context of body is the transaction's.
  */
-extern bool onside_txn_run(OnsideBrake *brake, int uses,
-						   void (*body) (void *arg), void *arg);
+extern bool onside_txn_run(OnsideWorker *worker, OnsideBrake *brake, int uses,
+						   OnsideTxnBody body, void *arg);
 
 /* The same, but goes on trying, and says meanwhile in "status" what is wrong. */
-extern void onside_txn_insist(OnsideBrake *brake, int uses,
-							  void (*body) (void *arg), void *arg);
+extern void onside_txn_insist(OnsideWorker *worker, OnsideBrake *brake,
+							  int uses, OnsideTxnBody body, void *arg);
+
+/*
+ * Ends this process, which nothing ails: a successor is to go on, or nobody.  Has
+ * it been ended so?
+ */
+pg_noreturn extern void onside_txn_leave_orderly(OnsideWorker *worker);
+extern bool onside_txn_left_orderly(OnsideWorker *worker);
+
+/* A kind of work, in the words of "could not ..."; at first it does not rest. */
+extern void onside_brake_init(OnsideBrake *brake, const char *work,
+							  OnsideStep step);
 
 /* The work is done, by this or in another way: it has no problem (any more). */
 extern void onside_brake_release(OnsideBrake *brake);
 
 /* Somebody may have removed what is in the way: all that rests is tried now. */
-extern void onside_txn_hurry(void);
+extern void onside_txn_hurry(OnsideWorker *worker);
 
 /*
  * What is wrong, for status; NULL if nothing is.  Work that was not tried again for a
@@ -61,6 +57,7 @@ extern void onside_txn_hurry(void);
 extern const char *onside_brake_problem(const OnsideBrake *brake);
 
 /* Milliseconds until the work may be tried again; -1 if it does not rest. */
-extern long onside_brake_timeout(const OnsideBrake *brake);
+extern long onside_brake_timeout(OnsideWorker *worker,
+								 const OnsideBrake *brake);
 
 #endif							/* ONSIDE_TXN_H */

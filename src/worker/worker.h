@@ -12,10 +12,8 @@
 
 #include "postmaster/bgworker.h"
 
-#include "log/shmem.h"
-
-/* Registers a worker for the slot's database; false if there is no room. */
-extern bool onside_worker_register(OnsideSlot *slot, int slot_no,
+/* Registers a worker for a database, with its slot; false if there is no room. */
+extern bool onside_worker_register(Oid database, int slot_no,
 								   BackgroundWorkerHandle **handle);
 
 extern PGDLLEXPORT void onside_worker_main(Datum slot_no);

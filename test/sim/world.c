@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "send/chances.h"
+#include "send/review.h"
 #include "send/sender.h"
 #include "world.h"
 
@@ -735,12 +736,12 @@ static void
 set_aside(void)
 {
 	OnsideLeaving items[1000];
-	int			n = onside_sender_review(sender, now, items, lengthof(items));
+	int			n = onside_review_pieces(sender, now, items, lengthof(items));
 
 	if (is_locked())
 	{
 		if (n > 0)
-			onside_sender_review_at(sender, now + SECOND);
+			onside_review_at(sender, now + SECOND);
 		return;
 	}
 	for (int i = 0; i < n; i++)
@@ -753,7 +754,7 @@ set_aside(void)
 		tell("event " UINT64_FORMAT " is set aside", items[i].item->key[0]);
 	}
 	if (n > 0)
-		onside_sender_is_aside(sender);
+		onside_review_is_aside(sender);
 	if (n > 0 || sender->nfates > 0)
 		persist();
 }
@@ -768,7 +769,7 @@ note_known(OnsideItem *item, void *arg)
 static void
 load_aside(void)
 {
-	int			room = onside_sender_aside_room(sender);
+	int			room = onside_review_aside_room(sender);
 	bool	   *known;
 
 	if (!more_aside || room == 0 || is_locked() || sender->nfates > 0)
@@ -788,7 +789,7 @@ load_aside(void)
 			break;
 		}
 		item = item_of(i);
-		onside_sender_add_aside(sender, &item, now);
+		onside_review_add_aside(sender, &item, now);
 	}
 	pfree(known);
 }
@@ -1076,7 +1077,7 @@ happen(What what)
 	switch (what)
 	{
 		case RESTART_WORKER:
-			onside_sender_end(sender, now);
+			onside_review_end(sender, now);
 			set_aside();
 			persist();
 			/* FALLTHROUGH */

@@ -1,0 +1,31 @@
+/*-------------------------------------------------------------------------
+ *
+ * outcome.h
+ *		What an answer means for what was sent, and for what comes next.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_OUTCOME_H
+#define ONSIDE_OUTCOME_H
+
+#include "postgres.h"
+
+#include "send/sender_state.h"
+
+/* Everything in the request is delivered. */
+extern void onside_outcome_accepted(OnsideSender *sender,
+									OnsideInFlight *request,
+									const OnsideAnswer *answer, int64 now);
+
+/* Everybody is to wait; it says nothing about what was sent. */
+extern void onside_outcome_throttled(OnsideSender *sender,
+									 OnsideInFlight *request,
+									 const OnsideAnswer *answer, int64 now);
+
+/* It failed: halves are tried, or a lone event waits or is given up. */
+extern void onside_outcome_failed(OnsideSender *sender,
+								  OnsideInFlight *request,
+								  OnsideResponseClass class,
+								  const OnsideAnswer *answer, int64 now);
+
+#endif							/* ONSIDE_OUTCOME_H */

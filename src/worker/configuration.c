@@ -1,0 +1,454 @@
+/*-------------------------------------------------------------------------
+ *
+ * configuration.c
+ *		What the worker was told to do: settings, credentials, pause, DROP.
+ *
+ * What a person can change while the worker runs comes in four ways.  Settings come
+ * with SIGHUP; what ALTER DATABASE has set only comes with a connection, so when
+ * that differs the process ends for a successor.  The credentials files are read
+ * at every chance, since nobody tells us of a change.  The table "control" says
+ * whether sending is paused, and the extension may be altered or dropped; commits
+ * of such commands wake the worker.
+ *
+ * What needs a transaction is only noted as due, and done by
+ * onside_configuration_act(), again and again if it cannot be; see txn.c.  Until
+ * "control" has been read nothing is sent.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "catalog/pg_db_role_setting.h"
+#include "miscadmin.h"
+#include "postmaster/interrupt.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "clock.h"
+#include "compat.h"
+#include "log/delivery.h"
+#include "log/service.h"
+#include "log/tables.h"
+#include "send/address.h"
+#include "send/credentials.h"
+#include "settings.h"
+#include "version.h"
+#include "worker/configuration.h"
+#include "worker/progress.h"
+#include "worker/sending.h"
+#include "worker/txn.h"
+#include "worker/undecided.h"
+
+/* How long requests under way may hold up a restart for new settings; ms. */
+#define RESTART_GRACE			1000
+
+/* ----------
+ * Settings
+ * ----------
+ */
+
+/*
+ * What ALTER DATABASE and ALTER ROLE have set for this process, as a text that is
+ * only compared.
+ */
+static char *
+read_database_settings(void)
+{
+	StringInfoData buf;
+	Relation	rel = table_open(DbRoleSettingRelationId, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0,
+										  NULL);
+	HeapTuple	tuple;
+
+	initStringInfo(&buf);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_db_role_setting form = (Form_pg_db_role_setting) GETSTRUCT(tuple);
+		bool		isnull;
+		Datum		config = heap_getattr(tuple,
+										  Anum_pg_db_role_setting_setconfig,
+										  RelationGetDescr(rel), &isnull);
+
+		if (isnull ||
+			(form->setdatabase != MyDatabaseId &&
+			 form->setdatabase != InvalidOid) ||
+			(form->setrole != GetUserId() && form->setrole != InvalidOid))
+			continue;
+		appendStringInfo(&buf, "%u %u ", form->setdatabase, form->setrole);
+		appendStringInfoString(&buf,
+							   DatumGetCString(OidFunctionCall1(F_ARRAY_OUT,
+																config)));
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return MemoryContextStrdup(TopMemoryContext, buf.data);
+}
+
+/* A copy for as long as the process lives; NULL stays NULL. */
+static char *
+keep(const char *str)
+{
+	return str == NULL ? NULL : MemoryContextStrdup(TopMemoryContext, str);
+}
+
+static bool
+differs(const char *a, const char *b)
+{
+	return a == NULL || b == NULL ? a != b : strcmp(a, b) != 0;
+}
+
+/*
+ * How requests are to be made, by the settings and the credentials files.  What
+ * is wrong with them is in *problem; then nothing can be sent.
+ */
+static OnsideHttpConfig
+read_http_config(char **problem)
+{
+	OnsideHttpConfig config = {0};
+	const char *endpoint_problem = onside_address_endpoint_problem(onside_endpoint);
+	const char *proxy_problem = onside_address_proxy_problem(onside_proxy);
+
+	*problem = NULL;
+	if (endpoint_problem != NULL)
+		*problem = psprintf("onside_attribution.endpoint cannot be used: %s",
+							endpoint_problem);
+	else if (proxy_problem != NULL)
+		*problem = psprintf("onside_attribution.proxy cannot be used: %s",
+							proxy_problem);
+	else if (onside_proxy[0] != '\0' &&
+			 onside_proxy_credentials_file[0] != '\0')
+		config.proxy_credentials =
+			onside_credentials_read("proxy_credentials_file",
+									onside_proxy_credentials_file, problem);
+	if (*problem == NULL)
+		config.credentials = onside_credentials_read("credentials_file",
+													 onside_credentials_file,
+													 problem);
+	config.url = onside_endpoint;
+	config.ca_file = onside_ca_file;
+	config.proxy = onside_proxy;
+	config.connect_timeout = onside_connect_timeout;
+	return config;
+}
+
+/* Does it say anything else than what http.c was told? */
+static bool
+http_differs(const OnsideHttpConfig *a, const OnsideHttpConfig *b)
+{
+	return differs(a->url, b->url) ||
+		differs(a->credentials, b->credentials) ||
+		differs(a->ca_file, b->ca_file) || differs(a->proxy, b->proxy) ||
+		differs(a->proxy_credentials, b->proxy_credentials) ||
+		a->connect_timeout != b->connect_timeout;
+}
+
+/*
+ * Keeps copies in place of those of before, and tells http.c.  Credentials are
+ * wiped when they are freed.
+ */
+static void
+take_http_config(OnsideWorker *worker, const OnsideHttpConfig *now)
+{
+	OnsideHttpConfig *config = &worker->configuration.http;
+	OnsideHttpConfig old = *config;
+
+	config->url = keep(now->url);
+	config->credentials = keep(now->credentials);
+	config->ca_file = keep(now->ca_file);
+	config->proxy = keep(now->proxy);
+	config->proxy_credentials = keep(now->proxy_credentials);
+	config->connect_timeout = now->connect_timeout;
+	if (config->credentials != NULL)
+		onside_http_configure(worker->http, config);
+	onside_credentials_free(unconstify(char *, old.credentials));
+	onside_credentials_free(unconstify(char *, old.proxy_credentials));
+	if (old.url != NULL)
+	{
+		pfree(unconstify(char *, old.url));
+		pfree(unconstify(char *, old.ca_file));
+		pfree(unconstify(char *, old.proxy));
+	}
+}
+
+/* Whatever of it has changed deserves a try now, over new connections. */
+void
+onside_configuration_read(OnsideWorker *worker)
+{
+	OnsideConfiguration *configuration = &worker->configuration;
+	OnsideHttpConfig *config = &configuration->http;
+	char	   *problem;
+	OnsideHttpConfig now = read_http_config(&problem);
+	bool		first = config->url == NULL;
+	bool		elsewhere = differs(now.url, config->url) ||
+		differs(now.credentials, config->credentials);
+	bool		changed = http_differs(&now, config) ||
+		configuration->was_enabled != onside_enabled;
+
+	if (configuration->problem != NULL)
+		pfree(configuration->problem);
+	configuration->problem = problem;
+	if (changed)
+		take_http_config(worker, &now);
+	onside_credentials_free(unconstify(char *, now.credentials));
+	onside_credentials_free(unconstify(char *, now.proxy_credentials));
+	configuration->has_credentials = config->credentials != NULL;
+	configuration->was_enabled = onside_enabled;
+
+	/* What a predecessor has left is not forgotten at the start. */
+	if (!first)
+		onside_sending_configure(worker, changed, elsewhere);
+}
+
+/* Ends this process soon, for a successor that starts over. */
+static void
+want_restart(OnsideConfiguration *configuration)
+{
+	configuration->restart_wanted = true;
+	configuration->restart_wanted_at = onside_clock();
+}
+
+void
+onside_configuration_reload(OnsideWorker *worker)
+{
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+	onside_txn_hurry(worker);
+	worker->configuration.settings_due = true;
+	onside_http_renew(worker->http);	/* a name may lead elsewhere by now */
+	onside_configuration_read(worker);
+	onside_progress_request_maintenance(worker);
+}
+
+/* Body of a transaction. */
+static void
+look_at_settings(OnsideWorker *worker, void *arg)
+{
+	*(char **) arg = read_database_settings();
+}
+
+/*
+ * A setting made by ALTER DATABASE arrives with the connection, and one that was
+ * reset leaves with it: start over.
+ */
+static void
+compare_settings(OnsideWorker *worker)
+{
+	OnsideConfiguration *configuration = &worker->configuration;
+	char	   *now;
+
+	if (!onside_txn_run(worker, &configuration->looking, 0, look_at_settings,
+						&now))
+		return;
+	configuration->settings_due = false;
+	if (strcmp(now, configuration->database_settings) != 0)
+		want_restart(configuration);
+	pfree(now);
+}
+
+/* ----------
+ * Pause and resume
+ * ----------
+ */
+
+/* What the table "control" says. */
+typedef struct Control
+{
+	bool		paused;
+	char	   *reason;
+	const char *problem;
+} Control;
+
+/* Body of a transaction: reads the table, and repairs it if need be. */
+static void
+look_at_control(OnsideWorker *worker, void *arg)
+{
+	Control    *control = arg;
+
+	control->paused = onside_control_paused(&control->reason,
+											&control->problem);
+	if (control->reason != NULL)
+		control->reason = MemoryContextStrdup(TopMemoryContext,
+											  control->reason);
+	if (control->problem != NULL)
+		onside_control_set(false, NULL);
+}
+
+/* Takes over what the table says. */
+static void
+read_control(OnsideWorker *worker)
+{
+	OnsideConfiguration *configuration = &worker->configuration;
+	Control		control = {0};
+
+	if (!onside_txn_run(worker, &configuration->controlling,
+						ONSIDE_USES_CONTROL, look_at_control, &control))
+		return;
+	configuration->control_due = false;
+	configuration->control_known = true;
+	configuration->paused = control.paused;
+	if (configuration->pause_reason != NULL)
+		pfree(configuration->pause_reason);
+	configuration->pause_reason = control.reason;
+	if (control.problem != NULL)
+		ereport(WARNING,
+				(errmsg("onside_attribution: table \"%s.control\" of database \"%s\" is written anew: %s",
+						ONSIDE_SCHEMA, worker->database_name, control.problem),
+				 errdetail("Sending is not paused.")));
+}
+
+void
+onside_configuration_check_control(OnsideWorker *worker)
+{
+	worker->configuration.control_due = true;
+}
+
+/* ----------
+ * The extension
+ * ----------
+ */
+
+/* Body of a transaction. */
+static void
+look_at_version(OnsideWorker *worker, void *arg)
+{
+	*(bool *) arg = onside_version_problem() != NULL;
+}
+
+/* Is the extension still there, and still the one that we know? */
+static void
+check_extension(OnsideWorker *worker)
+{
+	OnsideConfiguration *configuration = &worker->configuration;
+	bool		differs;
+
+	if (!onside_txn_run(worker, &configuration->looking, 0, look_at_version,
+						&differs))
+		return;
+	configuration->check_due = false;
+
+	/* Its tables may have another shape, also for what is to be saved. */
+	if (differs)
+		onside_txn_leave_orderly(worker);
+}
+
+void
+onside_configuration_check_extension(OnsideWorker *worker)
+{
+	worker->configuration.check_due = true;
+}
+
+/* ----------
+ * Acting on it
+ * ----------
+ */
+
+/*
+ * Ends this process if a successor is wanted, or if the slot is closed.  For a
+ * successor, requests under way are given a moment to end; who has closed the slot
+ * waits for us.
+ */
+static void
+leave_if_wanted(OnsideWorker *worker)
+{
+	const OnsideConfiguration *configuration = &worker->configuration;
+	bool		closed = onside_service_is_closed(worker->slot);
+
+	if (!closed && !configuration->restart_wanted)
+		return;
+	if (!closed && onside_http_in_flight(worker->http) > 0 &&
+		onside_ms_until(configuration->restart_wanted_at, RESTART_GRACE) > 0)
+		return;
+	onside_undecided_save_at_exit(worker);
+	onside_txn_leave_orderly(worker);
+}
+
+void
+onside_configuration_act(OnsideWorker *worker)
+{
+	const OnsideConfiguration *configuration = &worker->configuration;
+
+	if (configuration->check_due)
+		check_extension(worker);
+	if (configuration->settings_due)
+		compare_settings(worker);
+	if (configuration->control_due)
+		read_control(worker);
+	leave_if_wanted(worker);
+}
+
+/* At once, and by the time of the next attempt. */
+void
+onside_configuration_mind_credentials(OnsideWorker *worker)
+{
+	const OnsideSendingStatus *sending = onside_sending_status(worker);
+
+	if (onside_sending_take_unauthorized(worker) ||
+		(sending->state == ONSIDE_UNAUTHORIZED && sending->in_flight == 0 &&
+		 onside_sending_timeout(worker) == 0))
+		onside_configuration_read(worker);
+}
+
+bool
+onside_configuration_may_send(OnsideWorker *worker)
+{
+	const OnsideConfiguration *configuration = &worker->configuration;
+
+	return onside_enabled && configuration->control_known &&
+		!configuration->paused && configuration->has_credentials &&
+		!configuration->restart_wanted &&
+		!onside_service_is_closed(worker->slot);
+}
+
+/*
+ * What rests after an error has its time from the brake; what is due and does not rest
+ * has been done in this turn.
+ */
+long
+onside_configuration_timeout(OnsideWorker *worker)
+{
+	const OnsideConfiguration *configuration = &worker->configuration;
+	long		timeout = -1;
+
+	if (configuration->restart_wanted)
+		timeout = onside_ms_until(configuration->restart_wanted_at,
+								  RESTART_GRACE);
+	if (configuration->check_due || configuration->settings_due)
+		timeout = onside_sooner(timeout,
+								onside_brake_timeout(worker,
+													 &configuration->looking));
+	if (configuration->control_due)
+		timeout = onside_sooner(timeout,
+								onside_brake_timeout(worker,
+													 &configuration->controlling));
+	return timeout;
+}
+
+/* Body of a transaction. */
+static void
+look_at_database(OnsideWorker *worker, void *arg)
+{
+	strlcpy(worker->database_name, get_database_name(MyDatabaseId),
+			sizeof(worker->database_name));
+	worker->configuration.database_settings = read_database_settings();
+}
+
+void
+onside_configuration_init(OnsideWorker *worker)
+{
+	OnsideConfiguration *configuration = &worker->configuration;
+
+	onside_brake_init(&configuration->looking,
+					  "look whether the extension has changed",
+					  ONSIDE_STEP_LOOKING);
+	onside_brake_init(&configuration->controlling,
+					  "read whether sending is paused", ONSIDE_STEP_LOOKING);
+	onside_txn_insist(worker, &configuration->looking, 0, look_at_database,
+					  NULL);
+	configuration->control_due = true;
+}

@@ -1,0 +1,180 @@
+/*-------------------------------------------------------------------------
+ *
+ * fate.c
+ *		What has become of events, carried out in the tables.
+ *
+ * The sender keeps a fate (see sender.h) for each event of which more is to be
+ * written down than that it was delivered: the refused go to dead_letter, rows of
+ * aside and dead_letter that were accepted go, and a dead letter whose chance has
+ * failed gets its next one.  progress.c has this done in the transaction that moves
+ * the cursor past them, so that after a crash either both have happened or neither.
+ *
+ * All of it runs in a transaction that has locked the tables, and fails with an
+ * error if they cannot be written; then the sender still has the fates, and they
+ * are carried out again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/timestamp.h"
+
+#include "log/aside.h"
+#include "log/crash_guard.h"
+#include "log/dead_letter.h"
+#include "log/outbox.h"
+#include "log/window.h"
+#include "send/chances.h"
+#include "worker/chance.h"
+#include "worker/counting.h"
+#include "worker/fate.h"
+#include "worker/item.h"
+#include "worker/reader.h"
+#include "worker/sending.h"
+
+/* Copies the event of a row, and lets no other row follow. */
+static bool
+copy_event(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
+{
+	OnsideCopy *copy = arg;
+
+	onside_outbox_read_event(row, &copy->event);
+	onside_outbox_copy_event(&copy->event);
+	copy->recorded_at = onside_outbox_recorded_at(row);
+	copy->found = true;
+	return false;
+}
+
+bool
+onside_fate_fetch(const OnsideItem *item, OnsideCopy *copy)
+{
+	copy->found = false;
+	if (item->home == ONSIDE_IN_LOG)
+	{
+		OnsidePosition pos = onside_item_position(item);
+
+		onside_crash_guard_at(&pos);
+		onside_window_fetch(&pos, 1, copy_event, copy);
+	}
+	else
+		copy->found = onside_aside_fetch(onside_item_id(item), &copy->event,
+										 &copy->recorded_at);
+	return copy->found;
+}
+
+/* Moves a refused event into dead_letter. */
+static void
+bury(OnsideWorker *worker, const OnsideFate *fate)
+{
+	OnsideProgress *progress = &worker->progress;
+	OnsideCopy	copy;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (onside_fate_fetch(&fate->item, &copy) &&
+		!onside_dead_letter_holds(&copy.event))
+	{
+		progress->burying_now++;
+		onside_dead_letter_insert(NULL, &copy.event, fate->words->status,
+								  fate->words->text, fate->tries,
+								  copy.recorded_at,
+								  onside_chances_retry_at(now, 0), NULL);
+	}
+	if (fate->item.home == ONSIDE_IN_ASIDE)
+		(void) onside_aside_delete(onside_item_id(&fate->item));
+}
+
+/*
+ * Carries out one fate.  Rows that somebody has deleted meanwhile are passed over:
+ * then nothing is left to be done.
+ */
+static void
+carry_out(OnsideWorker *worker, const OnsideFate *fate)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	switch (fate->kind)
+	{
+		case ONSIDE_FATE_ACCEPTED:
+			if (fate->item.home == ONSIDE_IN_ASIDE)
+				(void) onside_aside_delete(onside_item_id(&fate->item));
+			else
+				(void) onside_dead_letter_delete(onside_item_id(&fate->item));
+			break;
+		case ONSIDE_FATE_REFUSED:
+			bury(worker, fate);
+			break;
+		case ONSIDE_FATE_POSTPONED:
+			(void) onside_dead_letter_postpone(onside_item_id(&fate->item),
+											   fate->words->status,
+											   fate->words->text, now,
+											   onside_sending_accepted_at(worker));
+			break;
+		case ONSIDE_FATE_PUT_OFF:
+			(void) onside_dead_letter_postpone(onside_item_id(&fate->item), 0,
+											   NULL, now, 0);
+			break;
+	}
+}
+
+bool
+onside_fate_carry_out(OnsideWorker *worker)
+{
+	OnsideProgress *progress = &worker->progress;
+	OnsideSender *sender = worker->sender;
+
+	progress->written = Min(sender->nfates, ONSIDE_WRITE_AT_ONCE);
+	progress->burying_now = 0;
+	for (int i = 0; i < progress->written; i++)
+		carry_out(worker, &sender->fates[i]);
+	return progress->written == sender->nfates;
+}
+
+/*
+ * Dead letters that were made or postponed have a chance later on, so chance.c is
+ * told.  The log gets one line for all that were refused, with the API's words for
+ * the first of them.
+ */
+void
+onside_fate_forget(OnsideWorker *worker)
+{
+	OnsideProgress *progress = &worker->progress;
+	OnsideSender *sender = worker->sender;
+	int			refused = 0;
+	const char *words = NULL;
+
+	for (int i = 0; i < progress->written; i++)
+	{
+		const OnsideFate *fate = &sender->fates[i];
+
+		if (fate->kind != ONSIDE_FATE_REFUSED)
+			continue;
+		if (refused++ == 0)
+			words = fate->words->text;
+	}
+	if (progress->written > 0)
+		onside_chance_expect(worker,
+							 onside_chances_retry_at(GetCurrentTimestamp(), 0));
+	if (refused > 0)
+	{
+		onside_count(worker, ONSIDE_COUNT_DEAD_LETTERED, refused);
+		ereport(LOG,
+				(errmsg_plural("onside_attribution: %d event of database \"%s\" was refused for good and moved to dead_letter",
+							   "onside_attribution: %d events of database \"%s\" were refused for good and moved to dead_letter",
+							   refused, refused, worker->database_name),
+				 errdetail("The API said: %s", words)));
+	}
+	onside_sender_forget_fates(sender, progress->written);
+	progress->buried += progress->burying_now;
+	progress->burying_now = 0;
+}
+
+int
+onside_fate_count_unburied(OnsideWorker *worker)
+{
+	OnsideSender *sender = worker->sender;
+	int			n = 0;
+
+	for (int i = 0; i < sender->nfates; i++)
+		n += sender->fates[i].kind == ONSIDE_FATE_REFUSED;
+	return n;
+}

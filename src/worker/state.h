@@ -1,0 +1,256 @@
+/*-------------------------------------------------------------------------
+ *
+ * state.h
+ *		What a worker is: all that it knows, in one struct.
+ *
+ * There is one OnsideWorker in the process.  worker.c makes it and hands it down;
+ * each of its parts belongs to the room that it is named after, which alone
+ * writes it, and what others may want to know of it that room's header offers.
+ * Nothing of it is shared memory but what "slot" points to; all of it is lost when
+ * the process ends, and made again from the tables and from the slot.
+ *
+ * Moments in int64 are those of onside_clock(), in microseconds.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ONSIDE_STATE_H
+#define ONSIDE_STATE_H
+
+#include "postgres.h"
+
+#include "utils/hsearch.h"
+
+#include "log/batch.h"
+#include "log/counters.h"
+#include "log/crash_guard.h"
+#include "log/delivery.h"
+#include "log/shmem.h"
+#include "log/window.h"
+#include "send/chances.h"
+#include "send/http.h"
+#include "send/review.h"
+#include "send/sender.h"
+
+/*
+ * One kind of work of the worker, and whether it has a problem: a table that is
+ * locked, a full disk.  Then the work rests for a while, longer each time.
+ */
+typedef struct OnsideBrake
+{
+	const char *work;			/* "could not ..." */
+	OnsideStep	step;			/* the same, for the record of a crash */
+	char	   *problem;		/* why it rests; or NULL */
+	int			delay;			/* ms */
+	int64		tried_at;
+	int64		logged_at;
+} OnsideBrake;
+
+/* txn.c: transactions. */
+typedef struct OnsideTxn
+{
+	Oid			extension;		/* what is locked first; InvalidOid until
+								 * found */
+	Oid			cursor_table;	/* delivery_cursor, as it was at first */
+	int64		hurried_at;		/* see onside_txn_hurry() */
+	bool		left_orderly;	/* see onside_txn_leave_orderly() */
+} OnsideTxn;
+
+/* With all events up to "seq" settled, everything up to "cursor" is. */
+typedef struct OnsideMark
+{
+	int64		seq;
+	OnsideCursor cursor;
+} OnsideMark;
+
+/* With more marks than this every second one is given up. */
+#define ONSIDE_MAX_MARKS		1024
+
+/* reader.c: how far the log was read. */
+typedef struct OnsideReader
+{
+	OnsideCursor reading;		/* read up to here */
+	OnsideCursor passed;		/* and up to here handed over */
+	OnsideBatch *open_batch;	/* being filled, or NULL */
+	bool		unread;			/* there may be events to read */
+	uint64		read_recorded;	/* slot->recorded before the last read */
+	TimestampTz peeked_oldest;	/* of what was looked at and not read; 0: none */
+	int			average_bytes;	/* of an event in the last batch */
+	OnsideMark	marks[ONSIDE_MAX_MARKS];
+	int			nmarks;
+	HTAB	   *early;			/* what was taken out of turn; or NULL */
+	int64		takes;			/* how often something was, or that was
+								 * forgotten */
+	int64		forgotten;		/* "takes" when that was forgotten */
+	OnsideBrake brake;
+} OnsideReader;
+
+/* A request's body, and what was in it. */
+typedef struct OnsideRequestBody
+{
+	int64		request;		/* 0 for none */
+	OnsideBatch *batch;
+	bool		suspect;		/* events were deleted since it was sent */
+} OnsideRequestBody;
+
+/* How sending stands, for "status". */
+typedef struct OnsideSendingStatus
+{
+	OnsideState state;			/* idle, sending or the trouble's */
+	char		reason[ONSIDE_REASON_MAX];	/* "" for none */
+	int			in_flight;
+	int64		requests;		/* since the start of this process */
+	int64		retries;
+	TimestampTz last_success_at;
+	TimestampTz last_error_at;
+	char		last_error[ONSIDE_ERROR_MAX];
+	TimestampTz next_attempt_at;	/* 0 if not waiting */
+} OnsideSendingStatus;
+
+/* sending.c: what is in flight. */
+typedef struct OnsideSending
+{
+	OnsideRequestBody in_flight[ONSIDE_HTTP_MAX_REQUESTS];
+	OnsideSendingStatus status;
+	bool		unauthorized;	/* an answer said that the credentials are
+								 * wrong */
+	bool		suspect_ended;	/* a suspect request has ended */
+	OnsideBrake checking;
+} OnsideSending;
+
+/* chance.c: second chances of dead letters. */
+typedef struct OnsideChance
+{
+	OnsideChances chances;
+	int			npicks;
+	OnsideBrake brake;
+} OnsideChance;
+
+/* progress.c and fate.c: what is settled, and how far that is written. */
+typedef struct OnsideProgress
+{
+	OnsideDelivery delivery;	/* the row as it is, or is about to be */
+	OnsideDelivery before;		/* what a predecessor has left: its counters */
+	int64		settled_before; /* slot->status.settled when this began */
+
+	bool		persist_due;	/* the row lacks something that was settled */
+	int64		persisted_at;
+	bool		snapshot_held;	/* old versions of the row are kept for
+								 * somebody */
+	TransactionId probe_xid;	/* wrote the row when we last checked that */
+	int64		probed_at;
+	int64		published;		/* events settled, as was published last */
+
+	int			written;		/* fates of the present transaction */
+	int			burying_now;	/* dead letters that it makes */
+	int64		buried;			/* dead letters that were made */
+	TimestampTz unwritten_since;	/* since when there are fates; or 0 */
+
+	bool		maintenance_due;
+	int64		maintained_at;
+	const char *blocked;		/* see onside_segment_empty() */
+
+	OnsideBrake writing;
+	OnsideBrake burying;
+	OnsideBrake maintaining;
+	OnsideBrake checking;
+} OnsideProgress;
+
+/* So many fates are carried out, or events set aside, in one transaction. */
+#define ONSIDE_WRITE_AT_ONCE	500
+
+/* undecided.c: what leaves the log for aside, and comes back from there. */
+typedef struct OnsideUndecided
+{
+	/* events that are about to leave, what they were, and their ids aside */
+	OnsideLeaving items[ONSIDE_WRITE_AT_ONCE];
+	OnsideItem	was[ONSIDE_WRITE_AT_ONCE];
+	pg_uuid_t	ids[ONSIDE_WRITE_AT_ONCE];
+	int			n;
+	OnsideBrake leaving;
+
+	/* Where the reading of aside has come to; and is there more? */
+	TimestampTz recorded_at;
+	pg_uuid_t	id;
+	bool		more;
+	OnsideBrake loading;
+} OnsideUndecided;
+
+/* backlog.c: how many events are pending. */
+typedef struct OnsideBacklog
+{
+	bool		counting;
+	bool		prepared;		/* the fields below are those of this count */
+	OnsideCursor cursor;		/* counted up to here */
+	int64		total;
+	int64		recorded;		/* slot->recorded when it began */
+	int64		settled;		/* events settled then */
+	int64		takes;			/* onside_reader_takes() then */
+	int64		counted_at;		/* when the last was counted; 0 for not yet */
+	int			confirms;		/* how often the count was waited for to stand */
+	TimestampTz aside_oldest;	/* of aside, at the last count; 0 for none */
+	OnsideBrake brake;
+} OnsideBacklog;
+
+/* configuration.c: what the worker was told to do. */
+typedef struct OnsideConfiguration
+{
+	OnsideHttpConfig http;		/* what http.c was told; copies of our own */
+	bool		was_enabled;	/* onside_attribution.enabled, then */
+	bool		has_credentials;
+	char	   *problem;		/* why there are none; or NULL */
+	char	   *database_settings;	/* what ALTER DATABASE had set at the
+									 * start */
+
+	bool		paused;
+	char	   *pause_reason;
+	bool		control_known;	/* the table "control" has been read, once */
+
+	bool		restart_wanted; /* a successor is to start over */
+	int64		restart_wanted_at;
+
+	bool		control_due;	/* the table "control" is to be read */
+	bool		settings_due;	/* the database's settings are to be compared */
+	bool		check_due;		/* has the extension changed? */
+	OnsideBrake looking;
+	OnsideBrake controlling;
+} OnsideConfiguration;
+
+/* publish.c: what the world was told. */
+typedef struct OnsidePublish
+{
+	OnsideState last_state;
+	int64		last_state_at;	/* since when it is that */
+	int64		trouble_at;		/* when all was well last */
+	OnsideState reported;		/* what pg_stat_activity shows */
+	char		reported_reason[ONSIDE_REASON_MAX];
+	char		both[ONSIDE_REASON_MAX * 2];	/* an obstacle and a reason */
+} OnsidePublish;
+
+typedef struct OnsideWorker
+{
+	OnsideSlot *slot;			/* this database's, in shared memory */
+	char		database_name[NAMEDATALEN];
+	OnsideSender *sender;		/* what decides; see send/sender.h */
+	OnsideHttp *http;			/* requests and connections */
+	OnsideStats counted;		/* since it was published; see counting.h */
+
+	OnsideTxn	txn;
+	OnsideReader reader;
+	OnsideSending sending;
+	OnsideChance chance;
+	OnsideProgress progress;
+	OnsideUndecided undecided;
+	OnsideBacklog backlog;
+	OnsideConfiguration configuration;
+	OnsidePublish publish;
+
+	/* worker.c: the loop */
+	uint64		noticed;		/* slot->recorded at the last take_wakeup() */
+	uint32		epoch;			/* slot->epoch at the last look */
+	bool		withdrawal_due; /* what it stands for is still to be done */
+	int64		polled_at;
+	uint32		wait_event_idle;
+	uint32		wait_event_request;
+} OnsideWorker;
+
+#endif							/* ONSIDE_STATE_H */
