@@ -43,6 +43,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "api.h"
 #include "clock.h"
 #include "compat.h"
 #include "send/http.h"
@@ -349,8 +350,10 @@ finish(Slot *slot, CURLcode code)
 	slot->ended = true;
 	http->n_ended++;
 	if (code == CURLE_OK && answer->kind == ONSIDE_ANSWER_COMPLETE &&
-		(answer->status == 204 || answer->status == 400 ||
-		 answer->status == 413 || answer->status == 429))
+		(answer->status == ONSIDE_API_ACCEPTED ||
+		 answer->status == ONSIDE_API_REFUSED ||
+		 answer->status == ONSIDE_API_TOO_LARGE ||
+		 answer->status == ONSIDE_API_THROTTLED))
 	{
 		if (answer->connections > 0)
 			slot->connected_at = slot->started_at;

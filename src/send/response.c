@@ -9,6 +9,7 @@
  */
 #include "postgres.h"
 
+#include "api.h"
 #include "send/response.h"
 
 /*
@@ -27,9 +28,9 @@ onside_response_classify(const OnsideAnswer *answer)
 
 	switch (answer->status)
 	{
-		case 204:
+		case ONSIDE_API_ACCEPTED:
 			return ONSIDE_RESPONSE_DELIVERED;
-		case 400:
+		case ONSIDE_API_REFUSED:
 			return ONSIDE_RESPONSE_REFUSED;
 		case 401:
 		case 403:
@@ -37,9 +38,9 @@ onside_response_classify(const OnsideAnswer *answer)
 		case 408:
 		case 425:
 			return ONSIDE_RESPONSE_RETRY;
-		case 413:
+		case ONSIDE_API_TOO_LARGE:
 			return ONSIDE_RESPONSE_TOO_LARGE;
-		case 429:
+		case ONSIDE_API_THROTTLED:
 			return ONSIDE_RESPONSE_THROTTLED;
 		case 503:
 			return answer->retry_after_ms >= 0 ? ONSIDE_RESPONSE_THROTTLED :

@@ -12,6 +12,7 @@
  */
 #include "postgres.h"
 
+#include "api.h"
 #include "worker/counting.h"
 
 /*
@@ -22,9 +23,9 @@ onside_counting_of_status(int http_status)
 {
 	switch (http_status)
 	{
-		case 204:
+		case ONSIDE_API_ACCEPTED:
 			return ONSIDE_COUNT_204;
-		case 400:
+		case ONSIDE_API_REFUSED:
 			return ONSIDE_COUNT_400;
 		case 401:
 		case 403:
@@ -32,9 +33,9 @@ onside_counting_of_status(int http_status)
 		case 408:
 		case 425:
 			return ONSIDE_COUNT_408_425;
-		case 413:
+		case ONSIDE_API_TOO_LARGE:
 			return ONSIDE_COUNT_413;
-		case 429:
+		case ONSIDE_API_THROTTLED:
 			return ONSIDE_COUNT_429;
 		case 503:
 			return ONSIDE_COUNT_503;

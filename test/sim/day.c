@@ -9,6 +9,7 @@
 
 #include <math.h>
 
+#include "api.h"
 #include "day.h"
 
 const char *const kind_names[KINDS] = {
@@ -89,7 +90,7 @@ draw_settings(OnsideSendSettings *settings)
 
 	settings->max_in_flight = in_flight[between(0, lengthof(in_flight) - 1)];
 	settings->batch_max_events = events[between(0, lengthof(events) - 1)];
-	settings->batch_max_bytes = chance(0.8) ? 1000000 : between(1024, 100000);
+	settings->batch_max_bytes = chance(0.8) ? ONSIDE_API_MAX_BYTES : between(1024, 100000);
 	settings->request_timeout = chance(0.5) ? 30000 : between(500, 30000);
 	settings->retry_initial_delay = chance(0.5) ? 1000 : between(1, 10000);
 	settings->retry_max_delay = chance(0.5) ? 300000 :
@@ -145,7 +146,7 @@ day_random(Day *day, uint64 seed)
 	day->twins = chance(0.1) ? fraction() * 0.3 : 0;
 	day->event_bytes = chance(0.9) ? 200 : between(50, 20000);
 	day->api_max_events = chance(0.85) ? 1000 : between(1, 1000);
-	day->api_max_bytes = chance(0.85) ? 1000000 : between(5000, 1000000);
+	day->api_max_bytes = chance(0.85) ? ONSIDE_API_MAX_BYTES : between(5000, ONSIDE_API_MAX_BYTES);
 	day->rtt = (int64) (log_between(0.05, 200) * MS);
 	day->jitter = chance(0.5) ? moment(2 * day->rtt) : 0;
 	day->per_event = chance(0.2) ? moment(MS) : 0;
@@ -497,13 +498,13 @@ day_read(Day *day, const char *file)
 	day->settings = (OnsideSendSettings)
 	{
 		.max_in_flight = 4, .batch_max_events = 1000,
-			.batch_max_bytes = 1000000, .request_timeout = 30000,
+			.batch_max_bytes = ONSIDE_API_MAX_BYTES, .request_timeout = 30000,
 			.retry_initial_delay = 1000, .retry_max_delay = 300000
 	};
 	day->names = 1;
 	day->event_bytes = 200;
 	day->api_max_events = 1000;
-	day->api_max_bytes = 1000000;
+	day->api_max_bytes = ONSIDE_API_MAX_BYTES;
 	day->rtt = MS;
 	for (line_number = 1; fgets(line, sizeof(line), f) != NULL; line_number++)
 	{

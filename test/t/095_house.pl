@@ -1,5 +1,6 @@
 # A reader finds the way in src/: CONTRIBUTING.md's plan of the house has every
-# room, and includes point down and make no circle.
+# room, src/README's names are there, includes point down and make no circle, and
+# no file and no function is too long to be read in one go.
 
 use strict;
 use warnings;
@@ -36,5 +37,20 @@ foreach my $number ($readme =~ /\b(\d\d\d)\b/g)
 # The floors.
 my $found;
 ok(IPC::Run::run([ "$tree/test/setup/includes", "$tree/src" ], '>', \$found), 'includes point down, in no circle') or diag($found);
+
+# Length, in lines.
+my (@long_files, @long_functions);
+foreach my $file (@files)
+{
+	my $source = slurp_file($file);
+	my ($name) = $file =~ m{.*/src/(.*)};
+	push @long_files, $name if ($source =~ tr/\n//) > 700;
+	while ($source =~ /^(\w+)\([^;{}]*\)\n(\{\n.*?^\}\n)/msg)
+	{
+		push @long_functions, "$name: $1" if ($2 =~ tr/\n//) - 2 > 80;
+	}
+}
+is("@long_files", '', 'no file has more than 700 lines');
+is(join(', ', @long_functions), '', 'no function has more than 80');
 
 done_testing();
