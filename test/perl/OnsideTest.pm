@@ -38,6 +38,8 @@ use Time::HiRes ();
 use PostgreSQL::Test::Cluster ();
 use PostgreSQL::Test::Utils   ();
 
+use OnsideQuery;
+
 our @EXPORT = qw(
   scale full_scale patience
   onside_node send_to write_credentials preload
