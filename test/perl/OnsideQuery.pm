@@ -113,7 +113,7 @@ sub _query
 			my %field = map { substr($_, 0, 1) => substr($_, 1) } grep { length } split /\0/, $body;
 			my $text = "$field{S}:  $field{M}" . join '',
 			  map { defined $field{ $_->[0] } ? "\n$_->[1]:  $field{ $_->[0] }" : () }
-			  [ D => 'DETAIL' ], [ H => 'HINT' ], [ W => 'CONTEXT' ];
+			  [ D => 'DETAIL' ], [ H => 'HINT' ], $type eq 'E' ? [ W => 'CONTEXT' ] : ();
 			$type eq 'E' ? ($error = $text) : print "#### $text\n" =~ s/\n(?!\z)/\n#### /gr;
 		}
 		return $error if $type eq 'Z';

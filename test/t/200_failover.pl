@@ -88,7 +88,7 @@ my $before = $sandbox->events;
 
 # Some of them arrive, then one request hangs, and the rest waits behind it.
 $sandbox->behave({ fault => 'black_hole', skip => 2 });
-ok(wait_until(sub { $sandbox->rules->[0]{used} }), 'a request is in flight');
+ok(wait_until(sub { $sandbox->used }), 'a request is in flight');
 my $after = $sandbox->events;
 my $settled = join(' ', sort grep { !$before->{$_} } keys %$after);
 my $n_settled = () = $settled =~ /\S+/g;
