@@ -113,6 +113,7 @@ foreach (@ends)
 {
 	my ($how, $percent) = @$_;
 	my ($out, $err) = ('', '');
+	write_on();
 	my $call = IPC::Run::start([ 'psql', '-X', '-h', $node->host, '-p', $node->port, '-c', "CALL onside_attribution.backfill('orders', 'e')", 'postgres' ],
 		'>', \$out, '2>', \$err);
 
