@@ -166,6 +166,7 @@ sub wait_requests { return shift->_wait('requests', @_) }
 
   behave(@rules)             replaces the rules; none: be healthy.  Returns them
   rules                      the rules with how often each was used
+  used                       how often the first one was
   poison($text)              refuse batches with $text in an event; undef: off
   limits(max_body => n, max_events => n)
   credentials($user, $password)
@@ -202,6 +203,7 @@ sub behave
 }
 
 sub rules { return $_[0]->_get('/behave') }
+sub used { return $_[0]->rules->[0]{used} }
 
 sub poison
 {

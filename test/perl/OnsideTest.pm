@@ -38,6 +38,8 @@ use Time::HiRes ();
 use PostgreSQL::Test::Cluster ();
 use PostgreSQL::Test::Utils   ();
 
+use OnsideQuery;
+
 our @EXPORT = qw(
   scale full_scale patience
   onside_node send_to write_credentials preload
@@ -45,7 +47,7 @@ our @EXPORT = qw(
   status poll_status poll_worker watch_worker worker_pid launcher_pid postmaster_pid
   outbox_size
   wait_until process_exists wait_for_exit memory_of context_switches
-  track wait_for_flush
+  track track_and_hang wait_for_flush
   committed arrived_ok nothing_came_twice
   log_position log_since wait_for_log_line
 );
@@ -475,6 +477,22 @@ sub track
 	$payload //= '{"currency": "USD", "amount": "9.99"}';
 	return $node->safe_psql($database,
 		"SELECT onside_attribution.track('$name', '$installation', '$payload')");
+}
+
+=head2 track_and_hang($node, $sandbox, $database)
+
+Records one event whose request the API does not answer, and waits until it is
+there; the next request is answered.  Returns its event_id.
+
+=cut
+
+sub track_and_hang
+{
+	my ($node, $sandbox, $database) = @_;
+	$sandbox->behave({ fault => 'black_hole', times => 1 });
+	my $id = track($node, $database);
+	ok(wait_until(sub { $sandbox->used }), 'a request hangs');
+	return $id;
 }
 
 =head2 wait_for_flush($node, $database, [$what, $seconds])

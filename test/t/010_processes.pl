@@ -25,15 +25,6 @@ create_extension($node, 'postgres');
 my @ids = track($node, 'postgres');
 wait_for_flush($node, 'postgres');
 
-# Leaves the worker with a request that is never answered; the next one will be.
-sub hang
-{
-	$sandbox->behave({ fault => 'black_hole', times => 1 });
-	push @ids, track($node, 'postgres');
-	ok(wait_until(sub { $sandbox->rules->[0]{used} }), 'a request hangs');
-	return;
-}
-
 # ---------------------------------------------------------------------------
 # Signals
 # ---------------------------------------------------------------------------
@@ -89,7 +80,7 @@ is($node->safe_psql('postgres', q{SELECT string_agg(datname, ' ' ORDER BY backen
 $node->safe_psql('second', 'DROP EXTENSION onside_attribution');
 $node->safe_psql('postgres', 'DROP DATABASE second');
 
-hang();
+push @ids, track_and_hang($node, $sandbox, 'postgres');
 $worker = worker_pid($node, 'postgres');
 my $start = Time::HiRes::time();
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
@@ -100,7 +91,7 @@ wait_for_flush($node, 'postgres', 'its event is sent again');
 arrived_ok($sandbox, \@ids, 'all arrived');
 
 # SIGKILL: PostgreSQL restarts all processes, as with any of its own.
-hang();
+push @ids, track_and_hang($node, $sandbox, 'postgres');
 $worker = worker_pid($node, 'postgres');
 my $position = log_position($node);
 kill 'KILL', $worker;
@@ -120,7 +111,7 @@ arrived_ok($sandbox, \@ids, 'all arrived');
 	local $ENV{PGCTLTIMEOUT} = patience();
 	foreach my $mode (qw(fast smart))
 	{
-		hang();
+		push @ids, track_and_hang($node, $sandbox, 'postgres');
 		$start = Time::HiRes::time();
 		ok($node->stop($mode, fail_ok => 1),
 			"a hanging request does not keep the server from stopping ($mode)");

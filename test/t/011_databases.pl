@@ -33,16 +33,6 @@ sub sends_ok
 	return;
 }
 
-# Leaves the worker with a request that is never answered; the next one will be.
-sub hang
-{
-	my ($database) = @_;
-	$sandbox->behave({ fault => 'black_hole', times => 1 });
-	push @ids, track($node, $database);
-	ok(wait_until(sub { $sandbox->rules->[0]{used} }), 'a request hangs');
-	return;
-}
-
 sub make
 {
 	my ($database) = @_;
@@ -66,7 +56,7 @@ poll_worker($node, 'store', $worker);
 sends_ok('store', 'renamed: it sends');
 nothing_came_twice($sandbox, 'and nothing twice');
 
-hang('store');
+push @ids, track_and_hang($node, $sandbox, 'store');
 $worker = worker_pid($node, 'store');
 $node->safe_psql('postgres', 'ALTER DATABASE store RENAME TO shop');
 poll_worker($node, 'shop', $worker);
@@ -89,7 +79,7 @@ sends_ok('shop', 'in another tablespace: it sends');
 # CREATE DATABASE ... TEMPLATE
 # ---------------------------------------------------------------------------
 
-hang('shop');
+push @ids, track_and_hang($node, $sandbox, 'shop');
 $worker = worker_pid($node, 'shop');
 $node->safe_psql('postgres', 'CREATE DATABASE copy TEMPLATE shop');
 poll_worker($node, 'shop', $worker);
@@ -124,11 +114,11 @@ foreach my $i (1 .. 4)
 }
 
 make('temporary');
-hang('temporary');
+push @ids, track_and_hang($node, $sandbox, 'temporary');
 my $lost = pop @ids;
 $node->safe_psql('postgres', 'DROP DATABASE temporary');
 pass('a hanging request does not hold up DROP DATABASE');
-hang('postgres');
+push @ids, track_and_hang($node, $sandbox, 'postgres');
 make('temporary');
 $node->safe_psql('postgres', 'DROP DATABASE temporary');
 pass('nor does one of another database');

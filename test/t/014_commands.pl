@@ -40,9 +40,7 @@ sub hang
 {
 	my ($database) = @_;
 	poll_worker($node, $database);
-	$sandbox->behave({ fault => 'black_hole', times => 1 });
-	push @ids, track($node, $database);
-	ok(wait_until(sub { $sandbox->rules->[0]{used} }), 'a request hangs');
+	push @ids, track_and_hang($node, $sandbox, $database);
 	return worker_pid($node, $database);
 }
 

@@ -102,7 +102,7 @@ foreach my $i (1 .. 20)
 
 $sandbox->behave({ fault => 'black_hole' });
 track($node, 'postgres') foreach 1 .. 3;
-ok(wait_until(sub { $sandbox->rules->[0]{used} }), 'a request hangs');
+ok(wait_until(sub { $sandbox->used }), 'a request hangs');
 $node->safe_psql('postgres', <<'SQL');
 CREATE ROLE owner SUPERUSER;
 CREATE TABLE bought (installation_id uuid);

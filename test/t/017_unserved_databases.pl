@@ -44,7 +44,7 @@ foreach my $case (
 		{
 			$sandbox->behave({ fault => 'black_hole', times => 1 });
 			push @ids, $session->query_safe($track);
-			ok(wait_until(sub { $sandbox->rules->[0]{used} }), 'a request hangs');
+			ok(wait_until(sub { $sandbox->used }), 'a request hangs');
 		}
 		$node->safe_psql('postgres', "BEGIN; ALTER DATABASE shop $on; ROLLBACK");
 		is(worker_pid($node, 'shop'), $worker, "$name, rolled back: the worker stays");

@@ -22,8 +22,6 @@ my $node = onside_node('main', sandbox => $sandbox);
 create_extension($node, 'postgres');
 my $fault = OnsideFault->new(node => $node, sandbox => $sandbox);
 
-sub healthy { $sandbox->behave }
-sub used { return $sandbox->rules->[0]{used} }
 
 # ---------------------------------------------------------------------------
 # Success, but not this one
@@ -60,10 +58,10 @@ foreach (
 			next_attempt_at => qr/./
 		},
 		during => sub {
-			ok(wait_until(sub { used() >= 4 }), "$case: it is tried again");
+			ok(wait_until(sub { $sandbox->used >= 4 }), "$case: it is tried again");
 			is(status($node, 'postgres')->{delivered}, $delivered, "$case: nothing counts as delivered");
 		},
-		end => \&healthy);
+		end => sub { $sandbox->behave });
 }
 
 # A peer that keeps the events and then says another word than it should have
@@ -72,7 +70,7 @@ $fault->survived(
 	'a 200 from one who has kept the events',
 	begin => sub { $sandbox->behave({ status => 200, accept => JSON::PP::true() }) },
 	while => { state => 'misconfigured', pending => 3 },
-	end => \&healthy,
+	end => sub { $sandbox->behave },
 	again => 1);
 
 # ---------------------------------------------------------------------------
@@ -98,7 +96,7 @@ $fault->survived(
 		my $overlaps = grep { $probes[$_]{time} < $probes[ $_ - 2 ]{time} + 0.02 } 2 .. $#probes;
 		is($overlaps, 0, 'many batches: two probes at a time');
 	},
-	end => \&healthy);
+	end => sub { $sandbox->behave });
 
 $fault->configure(retry_initial_delay => '10ms', retry_max_delay => '1h');
 poll_status($node, 'postgres', { state => 'idle' }, 'default pace: begins idle');
@@ -113,7 +111,7 @@ foreach my $end ('resume()', 'a reload')
 			ok( $node->poll_query_until('postgres', <<'SQL'), "ended by $end: the next probe is seconds away");
 SELECT next_attempt_at - last_error_at BETWEEN '2 s' AND '1 h' FROM onside_attribution.status
 SQL
-			healthy();
+			$sandbox->behave;
 			$end eq 'a reload'
 			  ? $fault->configure(batch_max_events => 20)
 			  : $node->safe_psql('postgres', 'SELECT onside_attribution.resume()');
@@ -155,7 +153,7 @@ foreach my $body (
 		},
 		events => 1,
 		end => sub { wait_for_flush($node, 'postgres', "$case: it acknowledges") });
-	is($sandbox->rules->[0]{used}, 1, "$case: it was sent");
+	is($sandbox->used, 1, "$case: it was sent");
 	$fault->survived("$case, and what comes next");
 	is($sandbox->rules->[1]{used}, 1, "$case: the next batch has met its own answer");
 }

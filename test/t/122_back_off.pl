@@ -23,8 +23,6 @@ create_extension($node, 'postgres');
 my $fault = OnsideFault->new(node => $node, sandbox => $sandbox);
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }
-sub healthy { $sandbox->behave }
-sub used { return $sandbox->rules->[0]{used} }
 sub requests { return $sandbox->report->{requests} }
 
 # Waits for n more requests, so many that what was under way before is over.
@@ -82,10 +80,10 @@ foreach (
 			retries => qr/^[1-9]/
 		},
 		during => sub {
-			ok(wait_until(sub { used() >= 5 }), "$status: it is tried again and again");
+			ok(wait_until(sub { $sandbox->used >= 5 }), "$status: it is tried again and again");
 			is(status($node, 'postgres')->{state}, 'backing_off', "$status: still backing off");
 		},
-		end => \&healthy);
+		end => sub { $sandbox->behave });
 }
 is($sandbox->report->{duplicates}, 0, 'nothing came twice so far');
 
@@ -123,7 +121,7 @@ $fault->survived(
 		cmp_ok($after[0], '<=', 2, 'many batches: two probes when the API is back');
 		is((sort { $b <=> $a } @after)[0], 3, 'many batches: four requests at once after it');
 	},
-	end => \&healthy);
+	end => sub { $sandbox->behave });
 $fault->configure(retry_initial_delay => '20ms', retry_max_delay => '200ms');
 
 # ---------------------------------------------------------------------------
@@ -184,7 +182,7 @@ foreach my $rules (
 	cmp_ok($sandbox->rules->[-1]{used}, '>', 0, "flapping $how: to the end");
 	note("flapping $how: " . (requests() - $before) . ' requests');
 }
-healthy();
+$sandbox->behave;
 
 # ---------------------------------------------------------------------------
 # pause, resume and enabled, while it backs off and while it drains
@@ -234,7 +232,7 @@ foreach my $how (sort keys %stop)
 				"$how while backing off: and goes on doing so");
 			$stop->();
 			poll_status($node, 'postgres', \%stopped, "$how while backing off, again: state");
-			healthy();
+			$sandbox->behave;
 			silent_ok("$how while backing off, the API is back");
 			$go_on->();
 		});
@@ -271,7 +269,7 @@ foreach my $how (sort keys %stop)
 			cmp_ok($row->{pending}, '>', 0, "$how while draining: not all is sent");
 			cmp_ok($row->{pending}, '<', 1000, "$how while draining: but some");
 			$go_on->();
-			healthy();
+			$sandbox->behave;
 		});
 	is($sandbox->report->{duplicates}, $duplicates, "$how while draining: nothing came twice");
 }

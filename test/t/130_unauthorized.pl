@@ -23,8 +23,6 @@ $node->start;
 create_extension($node, 'postgres');
 my $fault = OnsideFault->new(node => $node, sandbox => $sandbox);
 
-sub healthy { $sandbox->behave }
-sub used { return $sandbox->rules->[0]{used} }
 
 my %unauthorized = (
 	state => 'unauthorized',
@@ -57,11 +55,11 @@ foreach my $status (401, 403)
 			},
 			while => { %unauthorized, last_error => "HTTP $status: no entry", pending => 3 },
 			during => sub {
-				ok(wait_until(sub { used() >= 4 }), "$case: it is tried again");
+				ok(wait_until(sub { $sandbox->used >= 4 }), "$case: it is tried again");
 				is($sandbox->report->{by_status}{204} // 0, $sandbox->report->{accepted_requests},
 					"$case: nothing was acknowledged");
 			},
-			end => \&healthy);
+			end => sub { $sandbox->behave });
 	}
 }
 
@@ -100,7 +98,7 @@ $fault->survived(
 
 		# From now on for a real reason.
 		$sandbox->credentials('shop', 'second');
-		healthy();
+		$sandbox->behave;
 		my $requests = $sandbox->report->{by_status}{401};
 		ok(wait_until(sub { $sandbox->report->{by_status}{401} >= $requests + 3 }),
 			'the API first: still with the old password');
@@ -134,7 +132,7 @@ $fault->survived(
 		is($sandbox->report->{by_status}{401}, $refused, 'the file first: nobody has noticed');
 		cmp_ok(status($node, 'postgres')->{pending}, '>', 0, 'the file first: in the middle of a drain');
 		$sandbox->credentials('shop', 'third');
-		healthy();
+		$sandbox->behave;
 	},
 	end => sub { wait_for_flush($node, 'postgres', 'the file first: it drains with the new password') });
 my $more = $sandbox->report->{by_status}{401} - $refused;
@@ -172,7 +170,7 @@ $fault->survived(
 	during => sub {
 		wait_for_log_line($node, qr/unauthorized/, $position, 'the log says that the credentials are refused');
 	},
-	end => \&healthy);
+	end => sub { $sandbox->behave });
 is($sandbox->report->{duplicates}, 0, 'nothing came twice');
 
 $node->stop;

@@ -23,8 +23,6 @@ my $node = onside_node('main', sandbox => $sandbox);
 create_extension($node, 'postgres');
 my $fault = OnsideFault->new(node => $node, sandbox => $sandbox);
 
-sub healthy { $sandbox->behave }
-sub used { return $sandbox->rules->[0]{used} }
 
 # One rule, and what has to hold while it acts and afterwards.
 sub misconfigured_ok
@@ -43,9 +41,9 @@ sub misconfigured_ok
 			next_attempt_at => qr/./
 		},
 		during => sub {
-			ok(wait_until(sub { used() >= 4 }), "$case: it is tried again");
+			ok(wait_until(sub { $sandbox->used >= 4 }), "$case: it is tried again");
 		},
-		end => \&healthy);
+		end => sub { $sandbox->behave });
 	return;
 }
 

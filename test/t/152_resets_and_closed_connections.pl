@@ -24,7 +24,6 @@ my $node = onside_node('main', sandbox => $sandbox,
 create_extension($node, 'postgres');
 my $fault = OnsideFault->new(node => $node, sandbox => $sandbox);
 
-sub healthy { $sandbox->behave }
 
 $fault->settled('before anything');
 
@@ -57,7 +56,7 @@ foreach my $rule (
 				3, "$name: the events are pending meanwhile");
 			ok($sandbox->report->{by_fault}{ $rule->{fault} } > 0, "$name: it was that fault");
 		},
-		end => \&healthy);
+		end => sub { $sandbox->behave });
 }
 
 # In the middle of a large body, which does not fit the socket's buffers.
@@ -68,7 +67,7 @@ $fault->survived(
 	while => \%backing_off,
 	events => 3,
 	payload => $large,
-	end => \&healthy);
+	end => sub { $sandbox->behave });
 
 # Taken, and then no answer: what came must come again.
 foreach my $how (qw(reset_after_upload close_no_answer))
@@ -77,7 +76,7 @@ foreach my $how (qw(reset_after_upload close_no_answer))
 		"$how when the batch was taken",
 		begin => sub { $sandbox->behave({ fault => $how, accept => JSON::PP::true() }) },
 		while => \%backing_off,
-		end => \&healthy,
+		end => sub { $sandbox->behave },
 		again => 1);
 }
 
@@ -86,7 +85,7 @@ $fault->survived(
 	'flapping',
 	begin => sub { $sandbox->behave({ fault => 'flap' }) },
 	events => 100);
-healthy();
+$sandbox->behave;
 
 # ---------------------------------------------------------------------------
 # Kept-alive connections that are not alive any more
@@ -111,7 +110,7 @@ healthy();
 	$fault->settled('closed between requests');
 	is(status($node, 'postgres')->{retries}, $retries,
 		'closed between requests: which is no failure');
-	healthy();
+	$sandbox->behave;
 }
 
 # The server closes at the first byte of the next request: it was not taken.
@@ -122,7 +121,7 @@ healthy();
 		$fault->record(1);
 		wait_for_flush($node, 'postgres', "closed at the next request: round $round");
 	}
-	healthy();
+	$sandbox->behave;
 	$fault->settled('closed at the next request');
 	cmp_ok($sandbox->report->{by_fault}{stale_keepalive}, '>', 10,
 		'closed at the next request: that happened');

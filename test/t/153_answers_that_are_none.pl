@@ -24,10 +24,8 @@ my $node = onside_node('main', sandbox => $sandbox,
 create_extension($node, 'postgres');
 my $fault = OnsideFault->new(node => $node, sandbox => $sandbox);
 
-sub healthy { $sandbox->behave }
 
 # How often the present rule has acted.
-sub used { return $sandbox->rules->[0]{used} }
 
 my %backing_off = (
 	state => 'backing_off',
@@ -60,10 +58,10 @@ foreach my $rule (
 			poll_status($node, 'postgres', { %backing_off, last_error => qr/tim(?:e|ed )out/i },
 				"$name: a failure when request_timeout is over");
 			$fault->configure(request_timeout => '200ms');
-			my $tried = used();
-			ok(wait_until(sub { used() >= $tried + 3 }), "$name: it is tried again");
+			my $tried = $sandbox->used;
+			ok(wait_until(sub { $sandbox->used >= $tried + 3 }), "$name: it is tried again");
 		},
-		end => sub { healthy(); $fault->configure(request_timeout => '60s') },
+		end => sub { $sandbox->behave; $fault->configure(request_timeout => '60s') },
 		again => !exists $rule->{fault});
 }
 
@@ -95,9 +93,9 @@ foreach my $case (
 		begin => sub { $sandbox->behave($rule) },
 		while => { %backing_off, last_error => $error },
 		during => sub {
-			ok(wait_until(sub { used() >= 4 }), "$name: it is tried again");
+			ok(wait_until(sub { $sandbox->used >= 4 }), "$name: it is tried again");
 		},
-		end => \&healthy);
+		end => sub { $sandbox->behave });
 }
 
 # ---------------------------------------------------------------------------
@@ -125,12 +123,12 @@ foreach my $rule (
 		while => { state => $rule->{status} == 200 && $rule->{fault} eq 'endless_body'
 				? qr/backing_off|misconfigured/ : 'backing_off' },
 		during => sub {
-			wait_until(sub { used() >= 5 });
+			wait_until(sub { $sandbox->used >= 5 });
 			$before = memory_of($fault->pid);
-			ok(wait_until(sub { used() >= 40 }), "$name: it was sent again and again");
+			ok(wait_until(sub { $sandbox->used >= 40 }), "$name: it was sent again and again");
 			$after = memory_of($fault->pid);
 		},
-		end => \&healthy);
+		end => sub { $sandbox->behave });
 	note("$name: VmRSS $before->{VmRSS} kB before, $after->{VmRSS} kB after 35 requests");
 	cmp_ok($after->{RssAnon}, '<', $before->{RssAnon} + 1024,
 		"$name: the worker's memory is flat");
@@ -156,7 +154,7 @@ foreach my $rule (
 	is( $node->safe_psql('postgres',
 			'SELECT http_status, length(error) FROM onside_attribution.dead_letter'),
 		'400|1024', 'a 400 with ten megabytes: its first kilobyte is kept');
-	healthy();
+	$sandbox->behave;
 }
 
 $node->stop;

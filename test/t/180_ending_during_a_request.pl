@@ -42,7 +42,7 @@ sub hang
 	$sandbox->behave($rule);
 	my @ids = $fault->record;
 	poll_status($node, 'postgres', { state => 'sending', in_flight => qr/^[123]$/ }, "$name: it hangs");
-	ok(wait_until(sub { $sandbox->rules->[0]{used} }), "$name: at the API");
+	ok(wait_until(sub { $sandbox->used }), "$name: at the API");
 
 	# What hangs goes on hanging; the next request will not.
 	$sandbox->behave;

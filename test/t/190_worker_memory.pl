@@ -99,7 +99,7 @@ foreach my $rule (
 	{ fault => 'big_error', status => 500, bytes => 1_000_000 })
 {
 	my $name = join ' ', $rule->{fault} // 'status', $rule->{status} // ();
-	my $used = sub { $sandbox->rules->[0]{used} };
+	my $used = sub { $sandbox->used };
 	$sandbox->behave($rule);
 	record_many(20);
 	ok(wait_until(sub { $used->() >= 30 }), "$name: it fails");

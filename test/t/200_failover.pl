@@ -86,13 +86,14 @@ ok( wait_until(
 	'replication is cut');
 my $before = $sandbox->events;
 
-# Some of them arrive, then one request hangs, and the rest waits behind it.
+# Some of them arrive, then one request hangs, and the rest waits behind it; one
+# for events that have failed may go besides.
 $sandbox->behave({ fault => 'black_hole', skip => 2 });
-ok(wait_until(sub { $sandbox->rules->[0]{used} }), 'a request is in flight');
+ok(wait_until(sub { $sandbox->used }), 'a request is in flight');
 my $after = $sandbox->events;
 my $settled = join(' ', sort grep { !$before->{$_} } keys %$after);
 my $n_settled = () = $settled =~ /\S+/g;
-poll_status($first, 'postgres', { delivered => 20 + $n_settled, in_flight => 1 },
+poll_status($first, 'postgres', { delivered => 20 + $n_settled, in_flight => qr/^[12]$/ },
 	"$n_settled are settled, which the standby does not know");
 cmp_ok($n_settled, '>', 0, 'some are');
 cmp_ok($n_settled, '<', 40, 'others are not');

@@ -100,8 +100,7 @@ push @writers, { sessions => 1, file => $partitions, out => '', err => '' };
 # How many rows were read, and the session that reads them.
 sub look
 {
-	my ($out, $err) = ('', '');
-	$node->psql('postgres', <<'SQL', stdout => \$out, stderr => \$err);
+	my $out = eval { sql(<<'SQL') };
 SELECT coalesce((SELECT rows_read FROM onside_attribution.backfill_progress), 0),
     coalesce((SELECT pid FROM pg_stat_activity WHERE query LIKE 'CALL%' AND state = 'active'), 0)
 SQL
@@ -114,6 +113,7 @@ foreach (@ends)
 {
 	my ($how, $percent) = @$_;
 	my ($out, $err) = ('', '');
+	write_on();
 	my $call = IPC::Run::start([ 'psql', '-X', '-h', $node->host, '-p', $node->port, '-c', "CALL onside_attribution.backfill('orders', 'e')", 'postgres' ],
 		'>', \$out, '2>', \$err);
 
@@ -124,7 +124,7 @@ foreach (@ends)
 		return 0 if $how eq '' || $pid == 0 || $read < $rows * $percent / 100;
 		$how eq 'kill' ? kill('KILL', $pid) : sql("SELECT pg_terminate_backend($pid)");
 		return 1;
-	}) or die "backfill does not go on: $err";
+	}, undef, 0.05) or die "backfill does not go on: $err";
 	$call->finish;
 	like($err, $how eq '' ? qr/has come to its end/ : qr/terminating connection|server closed the connection/,
 		$how eq '' ? 'called once more, it comes to its end' : "it is ended by $how at $percent %");

@@ -165,7 +165,7 @@ foreach my $case (
 	$node->safe_psql('postgres', "$note FROM generate_series(1, 1000)");
 	$sandbox->behave({ fault => 'black_hole', skip => 5 });
 	control('resume');
-	ok(wait_until(sub { $sandbox->rules->[0]{used} }), 'some are answered');
+	ok(wait_until(sub { $sandbox->used }), 'some are answered');
 	ok( wait_until(
 			sub {
 				$node->safe_psql('postgres',
@@ -238,7 +238,7 @@ $serializable->query_safe('BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT count(*) F
 my $mine = $node->safe_psql('postgres', 'SELECT gen_random_uuid()');
 $sandbox->behave({ fault => 'black_hole', match => { contains => $mine } });
 $node->safe_psql('postgres', "SELECT onside_attribution.track('held', '$installation', '{}', event_id => '$mine')");
-ok(wait_until(sub { $sandbox->rules->[0]{used} }), 'a request hangs');
+ok(wait_until(sub { $sandbox->used }), 'a request hangs');
 my @flushes = map { start_flush($_) } undef, $repeatable, $serializable;
 
 # A full request, for which nothing is waited.

@@ -48,7 +48,7 @@ foreach my $case (
 				return 0;
 			}, $seconds, 0.4);
 		cmp_ok($most, '<=', $name =~ /400|413|every/ ? 10 : 0, "$name: how many are given up meanwhile ($most)");
-		cmp_ok($wire->sandbox->rules->[0]{used}, '>', 3, "$name: it was tried again and again");
+		cmp_ok($wire->sandbox->used, '>', 3, "$name: it was tried again and again");
 		$wire->healed($name);
 		wait_for_flush($wire->node, 'postgres', "$name: flush");
 		poll_status($wire->node, 'postgres', { state => 'idle', pending => 0 }, "$name: nothing is pending");

@@ -75,7 +75,7 @@ foreach my $end (sort keys %ends)
 		my @kept = $wire->record('good', 300);
 		$wire->sandbox->wait_requests($before + 150, 60);
 		my @gone = $wire->record('gone', 2);
-		ok(wait_until(sub { $wire->sandbox->rules->[0]{used} }), 'one is on its way');
+		ok(wait_until(sub { $wire->sandbox->used }), 'one is on its way');
 		$wire->sql("DELETE FROM onside_attribution.outbox WHERE event_name = 'gone'");
 		pending_soon("in flight, then $end");
 		$wire->behave;

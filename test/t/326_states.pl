@@ -186,8 +186,8 @@ subtest 'an outage of which the state changes again and again' => sub {
 	$sandbox->behave({ one_of => [ map { { status => $_ } } 401, 404, 503 ], seed => 1 });
 	track($node, $shop);
 	ok(wait_until(sub { lines($shop) }), 'the log has a line');
-	my $used = $sandbox->rules->[0]{used};
-	ok(wait_until(sub { $sandbox->rules->[0]{used} > $used + 5 }), 'requests go on');
+	my $used = $sandbox->used;
+	ok(wait_until(sub { $sandbox->used > $used + 5 }), 'requests go on');
 	$sandbox->behave;
 	wait_for_flush($node, $shop);
 	poll_status($node, $shop, { state => 'idle', state_reason => undef }, 'all is well again');
@@ -223,12 +223,12 @@ subtest 'an event that fails while others are accepted' => sub {
 	is($row->{pending}, 1, 'and nothing else');
 
 	# Nothing else is sent, so nothing else is accepted.
-	my $used = $sandbox->rules->[0]{used};
+	my $used = $sandbox->used;
 	ok( wait_until(
 			sub {
 				$row = status($node, $shop);
 				fail("state $row->{state}") if $row->{state} ne 'sending';
-				return $row->{state} ne 'sending' || $sandbox->rules->[0]{used} >= $used + 2;
+				return $row->{state} ne 'sending' || $sandbox->used >= $used + 2;
 			}),
 		'it fails again and again');
 	like($row->{state_reason}, qr/^events aside: 1;/, 'which is no state of the endpoint either');

@@ -39,7 +39,7 @@ foreach my $kind (sort keys %kinds)
 		my $name = "$kind, $end";
 		$wire->behave(on({ event_name => 'bad' }, $kinds{$kind}));
 		my @bad = $wire->record('bad');
-		ok(wait_until(sub { $wire->sandbox->rules->[0]{used} }), "$name: the bad one was sent");
+		ok(wait_until(sub { $wire->sandbox->used }), "$name: the bad one was sent");
 
 		# One request in flight for a second.
 		my @good;
