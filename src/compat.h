@@ -3,9 +3,11 @@
  * compat.h
  *		What differs between the PostgreSQL versions that we build against.
  *
- * This is the only file that looks at PG_VERSION_NUM.  Everything else is
- * written against the newest spelling, and this file gives older servers that
- * spelling.
+ * This is the only file of src/ that looks at PG_VERSION_NUM.  What PostgreSQL
+ * has only renamed is written with its new name everywhere, and defined here as
+ * the old one for older servers (pg_noreturn).  Where arguments or meaning
+ * differ, there is a macro with the prefix onside_.  Whoever uses one of these
+ * names includes this file.
  *
  *-------------------------------------------------------------------------
  */
@@ -142,7 +144,7 @@ typedef bool OnsideUpdateIndexes;
 #define onside_owns_database(oid) pg_database_ownercheck(oid, GetUserId())
 #endif
 
-/* And so with privileges. */
+/* 16 has also merged the functions that check privileges. */
 #if PG_VERSION_NUM >= 160000
 #define onside_namespace_aclcheck(oid, mode) \
 	object_aclcheck(NamespaceRelationId, oid, GetUserId(), mode)

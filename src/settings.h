@@ -38,8 +38,9 @@ extern int	onside_on_invalid_event;	/* OnsideInvalidEventAction */
 extern int	onside_max_databases;
 
 /*
- * Defines them all and reserves the prefix.  max_databases can only be defined
- * while shared_preload_libraries is being processed.
+ * Defines them all, but for current_segment, which is outbox.c's.  _PG_init()
+ * reserves the prefix afterwards.  max_databases has an effect only while
+ * shared_preload_libraries is being processed.
  */
 extern void onside_settings_define(void);
 

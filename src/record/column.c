@@ -410,7 +410,10 @@ onside_column_is_empty(OnsideColumn *column, TupleTableSlot *row)
 	return false;
 }
 
-/* One case for each kind; docs/recording.md's table of types says the same. */
+/*
+ * One case for each kind.  docs/recording.md's table of types says the same, and
+ * column_expressions() in managed/recorder.sql does the same.
+ */
 bool
 onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 					  JsonbValue *value, OnsideEventError *error)

@@ -17,8 +17,9 @@
  * versions of libcurl.  That is done
  *
  * - before a request that wants a fresh connection;
- * - after a failure, and after any answer but 204, 400, 413 and 429: a load
- *	 balancer may have tied this connection, and no other, to a broken server;
+ * - after a failure, and after any answer that the API does not document (api.h):
+ *	 a load balancer may have tied this connection, and no other, to a broken
+ *	 server;
  * - when it is MAX_CONNECTION_AGE old, so that a name that leads elsewhere by
  *	 now is followed;
  * - when there is another configuration.

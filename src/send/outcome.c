@@ -6,8 +6,8 @@
  * Nothing is concluded from a failure alone.  What has failed is halved and tried
  * again, beside all the rest, until the event is alone that fails while others pass;
  * verdict.c says when that is.  An acceptance ends a trouble, and lets what has failed
- * in nothing but an outage go together again.  Who is asked to wait has everybody
- * wait.  pace.c hears of all of it.
+ * in nothing but an outage go together again.  If the API asks one request to wait
+ * (429, or 503 with Retry-After), all wait.  pace.c hears of all of it.
  *
  * Called by sender.c, with a copy of the request that has been answered; its piece
  * is in no collection, and is put into one, or dropped, here.

@@ -54,8 +54,8 @@ typedef struct OnsidePiece
 	int			nitems;
 	OnsideItem *items;
 	bool		from_end;		/* of the log, ahead of others */
-	int			tries;			/* requests that they were in */
-	int			failures;		/* of these, those that failed alone */
+	int			tries;			/* requests that they were in, whatever came */
+	int			failures;		/* of these, alone and failed (not 429) */
 	int			throttled;		/* of these, alone and asked to wait */
 	int64		first_failed;	/* 0 for never */
 	int64		last_failed;
@@ -63,7 +63,8 @@ typedef struct OnsidePiece
 	int64		due_us;			/* a lone one waits until then */
 
 	/* of a lone one: */
-	int			against;		/* failures that something else survived */
+	int			against;		/* of the failures, those after which a later
+								 * request was accepted */
 	int64		against_since_us;	/* the first of these */
 	bool		undecided;		/* the last failure may become one */
 	int			refusals;		/* 400 or 413, at least 2 s apart */
@@ -71,7 +72,8 @@ typedef struct OnsidePiece
 	int64		refused_us;
 
 	bool		timed_out;		/* gets less time for a while */
-	int			failures_since; /* of it or what it was cut from, after that */
+	int			failures_since; /* since the first timeout, those of what it was
+								 * cut from included */
 	OnsideWords *words;			/* of the last failure */
 } OnsidePiece;
 

@@ -67,7 +67,10 @@ review_piece(OnsideSender *sender, OnsidePiece *piece, void *arg)
 							  Max(at, review->now + ONSIDE_REVIEW_INTERVAL));
 }
 
-/* Likewise, when the process ends, of one that has not failed yet. */
+/*
+ * When the process ends: notes the events of a request that has been in flight for
+ * long and has not failed.
+ */
 static void
 review_request(OnsideSender *sender, const OnsideInFlight *request,
 			   Review *review)

@@ -9,7 +9,7 @@
  * some time, and only if as many failures would be unlikely by chance, given the share
  * of all requests that fail.
  *
- * A refusal by the documented word for that (400, 413) needs less; see
+ * A refusal by a status that means it (400, 413) needs less; see
  * onside_verdict_is_refused().
  *
  *-------------------------------------------------------------------------
@@ -18,12 +18,12 @@
 
 #include "send/verdict.h"
 
-/* A verdict on a lone event takes so many failures, over so long. */
+/* A lone event is given up after so many failures, over so long, ... */
 #define VERDICT_FAILURES	4
 #define VERDICT_TIME		(30 * USECS_PER_SEC)
-/* It is out if so many failures would be as unlikely by chance. */
+/* ... and only if chance would make all of them with this probability at most. */
 #define VERDICT_CHANCE		0.001
-/* So many are enough, however much fails. */
+/* So many are enough, whatever the share of requests that fail. */
 #define VERDICT_MAX			20
 
 /* The last failure counts if something was accepted that was sent after it. */
@@ -56,7 +56,7 @@ onside_verdict_is_condemned(const OnsideSender *sender,
 }
 
 /*
- * A lone event was refused, by the documented word for that.  Twice is enough,
+ * A lone event was refused by 400 or 413.  Twice is enough,
  * on two connections, if something was accepted in between; if nothing was, a
  * few events are given up, and then it is the endpoint that refuses everything.
  */

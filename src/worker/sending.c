@@ -41,11 +41,13 @@
  * ----------
  */
 
+/* onside_sending_configure() compares all bytes, those of padding included. */
 static OnsideSendSettings
 current_settings(void)
 {
 	OnsideSendSettings settings;
 
+	memset(&settings, 0, sizeof(settings));
 	settings.max_in_flight = onside_max_in_flight;
 	settings.batch_max_events = onside_batch_max_events;
 	settings.batch_max_bytes = onside_batch_max_bytes;

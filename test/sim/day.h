@@ -25,7 +25,11 @@
 #define DAY		(24 * HOUR)
 #define NEVER	PG_INT64_MAX
 
-/* How a request can end.  The words are those of a day's file. */
+/*
+ * How a request can end.  kind_names (day.c) and statuses (world.c) are in this
+ * order.  From BAD_400 to before LOST are failures, of which outages are drawn:
+ * what is accepted comes before BAD_400.
+ */
 typedef enum Kind
 {
 	OK_204,
