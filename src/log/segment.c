@@ -56,6 +56,7 @@
 #include "storage/lwlock.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
+#include "storage/sinval.h"
 #include "utils/inval.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -293,6 +294,23 @@ are_btrees(List *indexes)
 }
 
 /*
+ * Each session remembers where a btree's root is.  An invalidation that goes with
+ * the commit would be lost if this transaction failed later, and the root stays gone.
+ * So it is sent at once, too: nobody can look there before the lock is released.
+ */
+static void
+forget_root(Relation index)
+{
+	SharedInvalidationMessage msg = {0};
+
+	msg.rc.id = SHAREDINVALRELCACHE_ID;
+	msg.rc.dbId = MyDatabaseId;
+	msg.rc.relId = RelationGetRelid(index);
+	SendSharedInvalidMessages(&msg, 1);
+	CacheInvalidateRelcache(index); /* for standbys */
+}
+
+/*
  * Makes a btree as empty as a new one: a meta page without a root, and no
  * other page.  A crash between the two steps leaves an empty btree, too, with
  * pages that nothing refers to.
@@ -313,9 +331,7 @@ empty_index(Oid oid)
 	END_CRIT_SECTION();
 	UnlockReleaseBuffer(buffer);
 	RelationTruncate(index, BTREE_METAPAGE + 1);
-
-	/* Each session remembers where the root is. */
-	CacheInvalidateRelcache(index);
+	forget_root(index);
 	index_close(index, NoLock);
 }
 

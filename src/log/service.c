@@ -175,6 +175,10 @@ onside_service_step(OnsideSlot *slot, OnsideSlotState from, OnsideSlotState to)
 	done = service->state == from && service->worker_pid == 0;
 	if (done)
 		service->state = to;
+
+	/* It is about the next worker, which may end before it can say so. */
+	if (done && to == ONSIDE_SLOT_STARTING)
+		service->orderly = false;
 	LWLockRelease(onside_slots_lock());
 	return done;
 }

@@ -65,21 +65,27 @@ typedef struct Source
 	OnsidePosition pos;			/* of the row in slot */
 } Source;
 
-/* The index of a segment, opened; NULL if it is missing or cannot be used. */
+/*
+ * The index of a segment, opened; NULL if it is missing, cannot be used, or is
+ * locked: this waits for nobody.
+ */
 static Relation
 try_open_index(Relation rel)
 {
 	Oid			oid = onside_relation_oid(psprintf("%s_xid_id_idx",
 												   RelationGetRelationName(rel)));
-	Relation	index = OidIsValid(oid) ?
-		try_relation_open(oid, AccessShareLock) : NULL;
+	Relation	index;
 
+	if (!OidIsValid(oid) || !ConditionalLockRelationOid(oid, AccessShareLock))
+		return NULL;
+	index = try_relation_open(oid, NoLock);
 	if (index != NULL && index->rd_rel->relkind == RELKIND_INDEX &&
 		index->rd_index->indrelid == RelationGetRelid(rel) &&
 		index->rd_index->indisvalid)
 		return index;
 	if (index != NULL)
-		relation_close(index, AccessShareLock);
+		relation_close(index, NoLock);
+	UnlockRelationOid(oid, AccessShareLock);
 	return NULL;
 }
 

@@ -55,6 +55,7 @@
 #include "utils/timestamp.h"
 
 #include "attach/follow.h"
+#include "attempt.h"
 #include "compat.h"
 #include "log/commit.h"
 #include "log/shape_guard.h"
@@ -401,7 +402,17 @@ run_without_worker(Oid database, PlannedStmt *pstmt, const char *queryString,
 	let_go(0, PointerGetDatum(&hold));
 }
 
-/* What a prepared transaction may have done that this command has committed. */
+static void
+count_prepared_body(void *arg)
+{
+	count_prepared(*(FullTransactionId *) arg);
+}
+
+/*
+ * What a prepared transaction may have done that this command has committed.  The
+ * client must not be told that it was not: an error here is a warning, somebody's
+ * cancel, too.
+ */
 static void
 after_commit_prepared(FullTransactionId prepared)
 {
@@ -416,8 +427,12 @@ after_commit_prepared(FullTransactionId prepared)
 	if (slot != NULL)
 	{
 		Oid			database;
+		ErrorData  *error = onside_attempt(count_prepared_body, &prepared, true);
 
-		count_prepared(prepared);
+		if (error != NULL)
+			ereport(WARNING,
+					(errmsg("the transaction is committed, but its events could not be counted: %s",
+							error->message)));
 		if (FullTransactionIdIsValid(prepared) &&
 			onside_slot_may_withdraw(slot, prepared))
 			onside_commit_wake(ONSIDE_WAKE_WITHDRAWN);

@@ -140,6 +140,11 @@ set_aside(OnsideWorker *worker)
 	}
 	else
 	{
+		/*
+		 * What the body has noted of the row was rolled back: whoever asks whether
+		 * it is written waits until it is.
+		 */
+		worker->progress.persist_due = true;
 		restore_items(undecided);
 		onside_cursor_copy(settled, &old);
 		onside_review_at(sender, onside_clock() + ASIDE_AGAIN);

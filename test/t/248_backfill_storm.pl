@@ -26,7 +26,8 @@ create_extension($node, 'postgres');
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }
 
-# A slow row now and then, so that there is time for something to happen.
+# A slow row now and then, so that there is time for something to happen; and backfill
+# waits where it is to be ended, after so many rows more.
 sql(<<"SQL");
 CREATE TABLE orders (id bigint, part int NOT NULL, note text, inst uuid DEFAULT gen_random_uuid(), PRIMARY KEY (id, part)) PARTITION BY LIST (part);
 CREATE TABLE orders_0 PARTITION OF orders FOR VALUES IN (0);
@@ -37,7 +38,10 @@ CREATE TABLE orders_2 PARTITION OF orders FOR VALUES IN (2);
 CREATE TABLE orders_rest PARTITION OF orders DEFAULT;
 INSERT INTO orders (id, part) SELECT n, n % 4 FROM generate_series(1, $rows) AS n;
 ANALYZE orders;
-CREATE FUNCTION slow(bigint) RETURNS boolean LANGUAGE sql AS 'SELECT CASE WHEN \$1 % 20 = 0 THEN pg_sleep(0.005) IS NOT NULL ELSE true END';
+CREATE SEQUENCE seen;
+CREATE TABLE gate AS SELECT 0::bigint AS at;
+CREATE FUNCTION slow(bigint) RETURNS boolean LANGUAGE sql AS
+	'SELECT CASE WHEN nextval(''public.seen'') >= (SELECT at FROM public.gate) THEN pg_sleep(600) IS NOT NULL WHEN \$1 % 20 = 0 THEN pg_sleep(0.005) IS NOT NULL ELSE true END';
 SELECT onside_attribution.attach('orders', 'e', 'inst', '{"id": "id"}', event_id => 'id', condition => 'public.slow(NEW.id)');
 ALTER TABLE orders DISABLE TRIGGER USER;
 SQL
@@ -97,37 +101,35 @@ push @writers, { sessions => 1, file => $partitions, out => '', err => '' };
 # backfill, ended again and again
 # ---------------------------------------------------------------------------
 
-# How many rows were read, and the session that reads them.
+# Is backfill at the gate?  And the session that it is.
 sub look
 {
 	my $out = eval { sql(<<'SQL') };
-SELECT coalesce((SELECT rows_read FROM onside_attribution.backfill_progress), 0),
-    coalesce((SELECT pid FROM pg_stat_activity WHERE query LIKE 'CALL%' AND state = 'active'), 0)
+SELECT seen.last_value >= gate.at, coalesce((SELECT pid FROM pg_stat_activity WHERE query LIKE 'CALL%' AND state = 'active'), 0) FROM seen, gate
 SQL
-	return split /\|/, $out || '0|0';
+	return split /\|/, $out || 'f|0';
 }
 
-# How it is ended, and when: at so many per cent of the rows.
-my @ends = ([ terminate => 15 ], [ kill => 30 ], [ terminate => 45 ], [ terminate => 60 ], [ kill => 75 ], ['']);
-foreach (@ends)
+# How it is ended, each time after another 15 % of the rows.
+foreach my $how (qw(terminate kill terminate terminate kill), '')
 {
-	my ($how, $percent) = @$_;
 	my ($out, $err) = ('', '');
+	sql('UPDATE gate SET at = ' . ($how eq '' ? 'NULL' : "(SELECT last_value FROM seen) + $rows * 0.15"));
 	write_on();
 	my $call = IPC::Run::start([ 'psql', '-X', '-h', $node->host, '-p', $node->port, '-c', "CALL onside_attribution.backfill('orders', 'e')", 'postgres' ],
 		'>', \$out, '2>', \$err);
 
 	wait_until(sub {
 		write_on();
-		my ($read, $pid) = look();
+		my ($at_gate, $pid) = look();
 		return 1 unless is_running($call);
-		return 0 if $how eq '' || $pid == 0 || $read < $rows * $percent / 100;
+		return 0 if $how eq '' || $pid == 0 || $at_gate ne 't';
 		$how eq 'kill' ? kill('KILL', $pid) : sql("SELECT pg_terminate_backend($pid)");
 		return 1;
 	}, undef, 0.05) or die "backfill does not go on: $err";
 	$call->finish;
 	like($err, $how eq '' ? qr/has come to its end/ : qr/terminating connection|server closed the connection/,
-		$how eq '' ? 'called once more, it comes to its end' : "it is ended by $how at $percent %");
+		$how eq '' ? 'called once more, it comes to its end' : "it is ended by $how");
 	wait_until(sub { eval { $node->psql('postgres', 'SELECT 1') == 0 } }) or die 'the server does not come back';
 }
 $_->{run}->kill_kill foreach @writers;
