@@ -20,8 +20,8 @@
  * row that a new snapshot sees.  This second look makes emptying safe.
  *
  * A standby replays that lock, and cancels queries there that have read the
- * segment.  A pg_dump, which locks every table, would fail.  So segments are
- * emptied seldom.  Writing leaves a segment that is full; if nothing is pending,
+ * segment.  A pg_dump there, which locks every table, would fail.  So segments
+ * are emptied seldom.  Writing leaves a segment that is full; if nothing is pending,
  * it also leaves one that is 16 MB large or a day old.  So an idle shop empties
  * a segment once a day, and a busy shop at most once for each 16 MB.  A DBA
  * would not notice 16 MB, or a day's events, in a backup.
