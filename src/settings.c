@@ -3,19 +3,20 @@
  * settings.c
  *		The settings onside_attribution.*.
  *
- * All settings but max_databases can be set per database with ALTER DATABASE ...
- * SET, which rules out PGC_SIGHUP.  They are PGC_SUSET, so that only superusers
- * and roles with GRANT SET decide where data and credentials go.
- * on_invalid_event alone is PGC_USERSET: each session decides about its own rows.
+ * All settings but max_databases can be set per database with ALTER DATABASE
+ * ... SET, which rules out PGC_SIGHUP.  They are PGC_SUSET, so that only
+ * superusers and roles with GRANT SET decide where data and credentials go.
+ * on_invalid_event alone is PGC_USERSET: each session decides about its own
+ * rows.
  *
  * No setting holds a password, deliberately: the statement log, the reload log
- * and pg_db_role_setting would all show it.  A value that looks like a password
- * (user information in an address, user:password in place of a file's name) is
- * refused, and the error does not repeat the value.
+ * and pg_db_role_setting would all show it.  A value that looks like a
+ * password (user information in an address, user:password in place of a file's
+ * name) is refused, and the error does not repeat the value.
  *
- * This file owns the variables and checks what they are set to; PostgreSQL alone
- * writes them.  A check hook returns false for a bad value, and raises no error
- * itself.
+ * This file owns the variables and checks what they are set to; PostgreSQL
+ * alone writes them.  A check hook returns false for a bad value, and raises
+ * no error itself.
  *
  *-------------------------------------------------------------------------
  */
@@ -60,8 +61,8 @@ static const struct config_enum_entry invalid_event_options[] = {
 
 /*
  * Refuses a value and says why, without repeating the value: there could be a
- * password in it.  Returns what the check hook has to return: true if the value
- * has been replaced by ONSIDE_REFUSED_VALUE, with which nothing is sent.
+ * password in it.  Returns what the check hook has to return: true if the
+ * value has been replaced by ONSIDE_REFUSED_VALUE, with which nothing is sent.
  */
 static bool
 refuse(const char *name, char *value, const char *problem, const char *hint,

@@ -6,10 +6,11 @@
  * A new package brings both, but each takes effect at a time of its own: the
  * library when the server is restarted, the objects with ALTER EXTENSION ...
  * UPDATE.  In between, the tables may have a shape that this library does not
- * know, and the worker must not touch them.  So the worker asks here first, and
- * does nothing but show the answer in its status.  doctor(), status and other
- * functions that a person calls ask here, too.  Recording does not ask, and goes
- * on: the columns that a purchase writes are the same in all versions.
+ * know, and the worker must not touch them.  So the worker asks here first,
+ * and does nothing but show the answer in its status.  doctor(), status and
+ * other functions that a person calls ask here, too.  Recording does not ask,
+ * and goes on: the columns that a purchase writes are the same in all
+ * versions.
  *
  * The only lock is an AccessShareLock on pg_extension, released at once.
  *

@@ -5,16 +5,17 @@
  *
  * A statement-level trigger is far cheaper, so we make one wherever it sees
  * every row.  We make a row-level trigger if there is a condition on rows, if
- * both INSERT and UPDATE fire the trigger, if it is deferred, or if rows come in
- * through another table (partitions, inheritance).
+ * both INSERT and UPDATE fire the trigger, if it is deferred, or if rows come
+ * in through another table (partitions, inheritance).
  *
  * An attachment takes two triggers where INSERT and UPDATE have different
- * conditions: for "becomes", and for a condition on OLD, since an INSERT has no
- * OLD.
+ * conditions: for "becomes", and for a condition on OLD, since an INSERT has
+ * no OLD.
  *
- * Called by attach.c, which has locked the table and its partitions, and carries
- * out the command that onside_attach_command() returns.  This file changes
- * nothing.  It raises an error for a condition or "becomes" that cannot be used.
+ * Called by attach.c, which has locked the table and its partitions, and
+ * carries out the command that onside_attach_command() returns.  This file
+ * changes nothing.  It raises an error for a condition or "becomes" that
+ * cannot be used.
  *
  *-------------------------------------------------------------------------
  */
@@ -43,8 +44,8 @@
 #define UPDATE_TRIGGER_PREFIX	"onside2_"
 
 /*
- * The trigger's name, which is the same for the same event.  A name that is too
- * long is cut, and ends in a hash of the event's name.
+ * The trigger's name, which is the same for the same event.  A name that is
+ * too long is cut, and ends in a hash of the event's name.
  */
 static char *
 trigger_name(const char *prefix, const char *event_name)
@@ -99,8 +100,8 @@ columns_of_event(Relation rel, const OnsideMapping *mapping, Node *when)
 }
 
 /*
- * Is one of the columns, or the whole row, in the partition key of the table or
- * of a partition at any level?  The caller has locked all partitions.
+ * Is one of the columns, or the whole row, in the partition key of the table
+ * or of a partition at any level?  The caller has locked all partitions.
  */
 static bool
 are_in_partition_key(Relation rel, Bitmapset *columns)
@@ -133,9 +134,9 @@ are_in_partition_key(Relation rel, Bitmapset *columns)
 
 /*
  * Warns that an UPDATE that moves a row to another partition fires no UPDATE
- * trigger at row level.  We warn where an event is likely to be lost by that: if
- * every update is an event, or if the condition or the event uses a column of the
- * partition key.
+ * trigger at row level.  We warn where an event is likely to be lost by that:
+ * if every update is an event, or if the condition or the event uses a column
+ * of the partition key.
  */
 static void
 warn_of_moves(Relation rel, const OnsideMapping *mapping, int16 events,
@@ -167,9 +168,9 @@ add_trigger(List *triggers, const OnsideWanted *wanted, const char *prefix,
 }
 
 /*
- * A row that moves to another partition is inserted there, and for "becomes" the
- * INSERT trigger reports the row again.  With an event_id the API ignores the
- * repetition, so we insist on an event_id.
+ * A row that moves to another partition is inserted there, and for "becomes"
+ * the INSERT trigger reports the row again.  With an event_id the API ignores
+ * the repetition, so we insist on an event_id.
  */
 static void
 check_becomes_of_partitions(Relation rel, const OnsideMapping *mapping)
@@ -187,8 +188,8 @@ check_becomes_of_partitions(Relation rel, const OnsideMapping *mapping)
 
 /*
  * For "becomes", the INSERT trigger's condition is the expression.  The UPDATE
- * trigger's condition is that the expression is true of NEW and was not true of
- * OLD.
+ * trigger's condition is that the expression is true of NEW and was not true
+ * of OLD.
  */
 List *
 onside_attach_plan(Relation rel, const OnsideWanted *wanted)

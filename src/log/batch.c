@@ -3,16 +3,16 @@
  * batch.c
  *		A request's body, and which events are in it.
  *
- * The worker adds events until a bound is reached or no event is left, and then
- * sends the body as it is; reader.c and chance.c call this file.  All of a batch
- * is in a memory context of its own.
+ * The worker adds events until a bound is reached or no event is left, and
+ * then sends the body as it is; reader.c and chance.c call this file.  All of
+ * a batch is in a memory context of its own.
  *
  * The batch has a hash table of its event_ids, which keeps two events with the
  * same event_id out of one request: the API would ignore one of them as a
  * repetition.
  *
- * No SQL and no locks.  A function fails only for lack of memory.  The caller must
- * then free the batch: it can end in the middle of an event.
+ * No SQL and no locks.  A function fails only for lack of memory.  The caller
+ * must then free the batch: it can end in the middle of an event.
  *
  *-------------------------------------------------------------------------
  */
@@ -68,8 +68,8 @@ find_seen(OnsideBatch *batch, const pg_uuid_t *event_id)
 }
 
 /*
- * The event is rendered before max_bytes is checked, since only then we know its
- * size.  If it does not fit, it is cut off again.
+ * The event is rendered before max_bytes is checked, since only then we know
+ * its size.  If it does not fit, it is cut off again.
  */
 bool
 onside_batch_add(OnsideBatch *batch, const OnsideEvent *event,

@@ -6,14 +6,14 @@
  *
  * Each table has one row.  The worker updates the row of delivery_cursor as
  * delivery goes on; pause() and resume() write the row of control.  While
- * somebody holds a snapshot, old versions of the cursor's row cannot be removed,
- * so the worker then writes the row seldom; see progress.c.  Reading a row never
- * costs more than a scan of those few versions.
+ * somebody holds a snapshot, old versions of the cursor's row cannot be
+ * removed, so the worker then writes the row seldom; see progress.c.  Reading
+ * a row never costs more than a scan of those few versions.
  *
  * Another server's cursor must never be used here: its transaction IDs mean
- * something else, and events that nobody has sent would count as settled.  Rows
- * with another server's cursor come by logical replication of all tables, and can
- * come by a user's SQL.  Two things keep them out:
+ * something else, and events that nobody has sent would count as settled.
+ * Rows with another server's cursor come by logical replication of all tables,
+ * and can come by a user's SQL.  Two things keep them out:
  *
  * - A BEFORE ROW trigger on both tables, ENABLE ALWAYS, drops every row that
  *	 SQL or an apply worker would write.  Our own writes fire no trigger.
@@ -32,14 +32,14 @@
  *
  * Rows are written by the table access method, as in insert.c.  So no trigger,
  * rule or policy fires, no privilege on the table is needed, and the table's
- * owner does not matter.  write_state() checks what PostgreSQL would check: that
- * the server and the transaction are not read-only, and that no parallel
- * operation is under way.  The tables' constraints hold by construction.  EXECUTE
- * is the privilege to call pause() and resume().
+ * owner does not matter.  write_state() checks what PostgreSQL would check:
+ * that the server and the transaction are not read-only, and that no parallel
+ * operation is under way.  The tables' constraints hold by construction.
+ * EXECUTE is the privilege to call pause() and resume().
  *
- * Each function needs a transaction.  Reading releases its AccessShareLock on the
- * table at once; writing keeps a RowExclusiveLock to the transaction's end.  A
- * table that is missing or has another shape is an error.
+ * Each function needs a transaction.  Reading releases its AccessShareLock on
+ * the table at once; writing keeps a RowExclusiveLock to the transaction's
+ * end.  A table that is missing or has another shape is an error.
  *
  *-------------------------------------------------------------------------
  */
@@ -138,8 +138,8 @@ find_row(Relation rel, Snapshot snapshot, TupleTableSlot *slot)
 }
 
 /*
- * Was this version of the row written by the transaction that written_by names?
- * The slot returns xmin as it is stored, even if the row is frozen.
+ * Was this version of the row written by the transaction that written_by
+ * names?  The slot returns xmin as it is stored, even if the row is frozen.
  */
 static bool
 is_our_own(TupleTableSlot *slot)
@@ -160,9 +160,9 @@ is_our_own(TupleTableSlot *slot)
 typedef void (*RowReader) (TupleTableSlot *slot, void *arg);
 
 /*
- * Calls "reader" for the table's row if this server has written the row.  Returns
- * what is wrong with the row, or NULL.  The row that CREATE EXTENSION has made is
- * not passed to "reader", and nothing is wrong with it.
+ * Calls "reader" for the table's row if this server has written the row.
+ * Returns what is wrong with the row, or NULL.  The row that CREATE EXTENSION
+ * has made is not passed to "reader", and nothing is wrong with it.
  */
 static const char *
 read_state(const char *name, Snapshot snapshot, RowReader reader, void *arg)
@@ -202,8 +202,8 @@ current_xid(void)
 /*
  * Replaces a version of the row.  If another transaction is replacing the row,
  * waits for its end.  If that transaction has then replaced the row, returns
- * false, or raises an error under REPEATABLE READ.  The worker waits for nobody:
- * there a locked row is an error.
+ * false, or raises an error under REPEATABLE READ.  The worker waits for
+ * nobody: there a locked row is an error.
  */
 static bool
 update_row(OnsideInsert *insert, ItemPointer tid, TupleTableSlot *slot)
@@ -241,9 +241,9 @@ update_row(OnsideInsert *insert, ItemPointer tid, TupleTableSlot *slot)
 }
 
 /*
- * Replaces the one row, or inserts it if it is missing.  Returns false if another
- * session has replaced the row meanwhile; the caller tries again.  Columns that
- * somebody has added keep their values.
+ * Replaces the one row, or inserts it if it is missing.  Returns false if
+ * another session has replaced the row meanwhile; the caller tries again.
+ * Columns that somebody has added keep their values.
  */
 static bool
 replace_row(OnsideInsert *insert, Datum *values, bool *nulls, bool *replace)
@@ -313,9 +313,10 @@ write_state(const char *name, const Datum *values, const bool *nulls,
 }
 
 /*
- * BEFORE INSERT OR UPDATE OR DELETE trigger of both tables and of backfill_state,
- * ENABLE ALWAYS: it keeps SQL from changing their rows.  Logical replication goes
- * on as if it had changed the row; a person gets a NOTICE.
+ * BEFORE INSERT OR UPDATE OR DELETE trigger of both tables and of
+ * backfill_state, ENABLE ALWAYS: it keeps SQL from changing their rows.
+ * Logical replication goes on as if it had changed the row; a person gets a
+ * NOTICE.
  */
 Datum
 onside_keep_state(PG_FUNCTION_ARGS)
@@ -410,8 +411,8 @@ times_to_datum(const TimestampTz *times)
 
 /*
  * Copies the row into the C struct.  A Retry-After further away than
- * MAX_NOT_BEFORE is cut to that: if the clock was set back since, the stored time
- * could be years ahead.
+ * MAX_NOT_BEFORE is cut to that: if the clock was set back since, the stored
+ * time could be years ahead.
  */
 static void
 read_cursor(TupleTableSlot *slot, void *arg)
@@ -465,8 +466,8 @@ forget_all(OnsideDelivery *delivery)
 }
 
 /*
- * Is the snapshot from beyond this server's transactions?  A superuser who gets
- * past the trigger can write anything into the row.
+ * Is the snapshot from beyond this server's transactions?  A superuser who
+ * gets past the trigger can write anything into the row.
  */
 static bool
 is_ahead(const OnsideSnapshot *snapshot)

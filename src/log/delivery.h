@@ -36,9 +36,9 @@ typedef struct OnsideDelivery
 
 /*
  * Reads the one row, as the snapshot sees it (if NULL, the active snapshot).
- * *delivery must be zeroed or hold what was loaded before, which is released.  If
- * the row is missing, or this server's worker has not written it, *delivery says
- * that nothing is settled, and *problem says what is wrong with the row.
+ * *delivery must be zeroed or hold what was loaded before, which is released.
+ * If the row is missing, or this server's worker has not written it, *delivery
+ * says that nothing is settled, and *problem says what is wrong with the row.
  * Otherwise *problem is NULL.  No privilege is checked.  Needs a transaction.
  */
 extern void onside_delivery_load(OnsideDelivery *delivery, Snapshot snapshot,

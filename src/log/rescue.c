@@ -6,20 +6,23 @@
  * A publication of all tables brings a TRUNCATE of the publisher's outbox to
  * the subscriber, where it would discard events that the subscriber has
  * recorded and not sent.  A TRUNCATE of control would end the subscriber's
- * pause.  A BEFORE ROW trigger can make an apply worker skip a row, but nothing
- * can make it skip a TRUNCATE.  So one trigger notes before the TRUNCATE what
- * must not be lost, and another trigger puts it back afterwards: pending events,
- * with their event_ids, at the end of the log; the rows of aside; the pause; and
- * the row of namespace.  Rows that came from the publisher are kept, too.
+ * pause.  A BEFORE ROW trigger can make an apply worker skip a row, but
+ * nothing can make it skip a TRUNCATE.  So one trigger notes before the
+ * TRUNCATE what must not be lost, and another trigger puts it back afterwards:
+ * pending events, with their event_ids, at the end of the log; the rows of
+ * aside; the pause; and the row of namespace.  Rows that came from the
+ * publisher are kept, too.
  *
- * We do this in apply workers alone: a person who calls TRUNCATE means it.  The
- * notes are kept in memory to the end of the transaction.  They take as much
- * memory as there is pending.
+ * We do this in apply workers alone: a person who calls TRUNCATE means it.
+ * The notes are kept in memory to the end of the transaction.  They take as
+ * much memory as there is pending.
  *
- * Whoever has called TRUNCATE, the worker is told at commit that events are gone.
+ * Whoever has called TRUNCATE, the worker is told at commit that events are
+ * gone.
  *
- * TRUNCATE's own AccessExclusiveLock keeps others out between the two triggers.
- * An error in a trigger ends the apply worker's transaction, which starts over.
+ * TRUNCATE's own AccessExclusiveLock keeps others out between the two
+ * triggers.  An error in a trigger ends the apply worker's transaction, which
+ * starts over.
  *
  *-------------------------------------------------------------------------
  */
@@ -237,8 +240,8 @@ put_back_control(void)
 }
 
 /*
- * AFTER TRUNCATE trigger, ENABLE ALWAYS, of the same tables.  It fires when all
- * tables of the command have been emptied.
+ * AFTER TRUNCATE trigger, ENABLE ALWAYS, of the same tables.  It fires when
+ * all tables of the command have been emptied.
  */
 Datum
 onside_after_truncate(PG_FUNCTION_ARGS)

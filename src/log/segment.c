@@ -21,10 +21,10 @@
  *
  * A standby replays that lock, and cancels queries there that have read the
  * segment.  A pg_dump there, which locks every table, would fail.  So segments
- * are emptied seldom.  Writing leaves a segment that is full; if nothing is pending,
- * it also leaves one that is 16 MB large or a day old.  So an idle shop empties
- * a segment once a day, and a busy shop at most once for each 16 MB.  A DBA
- * would not notice 16 MB, or a day's events, in a backup.
+ * are emptied seldom.  Writing leaves a segment that is full; if nothing is
+ * pending, it also leaves one that is 16 MB large or a day old.  So an idle
+ * shop empties a segment once a day, and a busy shop at most once for each 16
+ * MB.  A DBA would not notice 16 MB, or a day's events, in a backup.
  *
  * With hot_standby_feedback a standby tells us the oldest transaction that its
  * queries need.  If a query there has a snapshot from when the segment was
@@ -39,8 +39,8 @@
  * place, as VACUUM cuts the end of a table; see empty_in_place().  That cannot
  * be rolled back.  So the caller has flushed the cursor that covers the rows,
  * and the dead letters made of them, to disk before.  Nothing is logged for
- * logical decoding: a subscriber that sends its own copy of the events must not
- * lose them when the publisher empties a segment.
+ * logical decoding: a subscriber that sends its own copy of the events must
+ * not lose them when the publisher empties a segment.
  *
  *-------------------------------------------------------------------------
  */
@@ -81,7 +81,10 @@
 #define WORTH_EMPTYING		(16 * 1024 * 1024)
 #define OLD_ENOUGH			(24 * 3600)
 
-/* A standby holds up emptying until the outbox is as large as so many segments. */
+/*
+ * A standby holds up emptying until the outbox is as large as so many
+ * segments.
+ */
 #define MAX_HELD_SEGMENTS	4
 
 /* The size of the segment's heap and TOAST table, without indexes; bytes. */
@@ -123,7 +126,10 @@ is_over(TimestampTz since, int seconds)
 	return since + (int64) seconds * USECS_PER_SEC <= GetCurrentTimestamp();
 }
 
-/* Is a segment with this many bytes, and events since begun_at, worth the lock? */
+/*
+ * Is a segment with this many bytes, and events since begun_at, worth the
+ * lock?
+ */
 static bool
 is_worth_emptying(uint64 size, TimestampTz begun_at)
 {
@@ -132,8 +138,8 @@ is_worth_emptying(uint64 size, TimestampTz begun_at)
 }
 
 /*
- * Writing moves to the next empty segment.  If no other segment is empty, writing
- * stays where it is, and the present segment grows.
+ * Writing moves to the next empty segment.  If no other segment is empty,
+ * writing stays where it is, and the present segment grows.
  */
 bool
 onside_segment_move_on(OnsideDelivery *delivery, bool drained)
@@ -163,8 +169,9 @@ onside_segment_move_on(OnsideDelivery *delivery, bool drained)
 }
 
 /*
- * Has a standby told us of a snapshot that is not younger than this transaction?
- * We find its xmin in its replication slot, or without a slot in its walsender.
+ * Has a standby told us of a snapshot that is not younger than this
+ * transaction?  We find its xmin in its replication slot, or without a slot in
+ * its walsender.
  */
 static bool
 standby_needs(TransactionId xid)
@@ -222,9 +229,9 @@ is_crowded(void)
 }
 
 /*
- * May the segment be emptied, as far as we can see without its lock?  Sets times
- * in *delivery that are not known, and *blocked if a standby is the only reason
- * not to.
+ * May the segment be emptied, as far as we can see without its lock?  Sets
+ * times in *delivery that are not known, and *blocked if a standby is the only
+ * reason not to.
  */
 static bool
 may_be_emptied(int segment, Relation rel, OnsideDelivery *delivery,
@@ -264,9 +271,9 @@ may_be_emptied(int segment, Relation rel, OnsideDelivery *delivery,
 }
 
 /*
- * Locks a segment, its indexes and its TOAST table, as TRUNCATE would.  Returns
- * false at the first that somebody else has locked.  Locks that we have got by
- * then are kept to the end of the transaction.
+ * Locks a segment, its indexes and its TOAST table, as TRUNCATE would.
+ * Returns false at the first that somebody else has locked.  Locks that we
+ * have got by then are kept to the end of the transaction.
  */
 static bool
 lock_all(Relation rel)
@@ -309,9 +316,9 @@ are_btrees(List *indexes)
 }
 
 /*
- * Makes a btree as empty as a new one, which has a meta page without a root and
- * no other page.  A crash between the two steps leaves an empty btree as well,
- * but with pages that nothing refers to.
+ * Makes a btree as empty as a new one, which has a meta page without a root
+ * and no other page.  A crash between the two steps leaves an empty btree as
+ * well, but with pages that nothing refers to.
  */
 static void
 empty_index(Oid oid)
@@ -330,7 +337,10 @@ empty_index(Oid oid)
 	UnlockReleaseBuffer(buffer);
 	RelationTruncate(index, BTREE_METAPAGE + 1);
 
-	/* Each session remembers where the root was: at our commit it forgets that. */
+	/*
+	 * Each session remembers where the root was: at our commit it forgets
+	 * that.
+	 */
 	CacheInvalidateRelcache(index);
 	index_close(index, NoLock);
 }
@@ -348,10 +358,10 @@ empty_table(Relation rel)
 }
 
 /*
- * Empties a locked segment and its TOAST table.  Each step is logged, and after
- * each step the tables can be read: at worst they have rows without index
- * entries, or TOAST values that no row refers to.  After a crash in between, the
- * worker empties the segment again before writing moves there.
+ * Empties a locked segment and its TOAST table.  Each step is logged, and
+ * after each step the tables can be read: at worst they have rows without
+ * index entries, or TOAST values that no row refers to.  After a crash in
+ * between, the worker empties the segment again before writing moves there.
  */
 static void
 empty_in_place(Relation rel, Relation toast)

@@ -14,9 +14,9 @@
 #include "log/window.h"
 
 /*
- * Moves writing to another segment if that is due and another segment is empty:
- * changes delivery->segment and its times.  Returns true if writing has moved.
- * "drained" says that nothing is pending.  Needs a transaction.
+ * Moves writing to another segment if that is due and another segment is
+ * empty: changes delivery->segment and its times.  Returns true if writing has
+ * moved.  "drained" says that nothing is pending.  Needs a transaction.
  */
 extern bool onside_segment_move_on(OnsideDelivery *delivery, bool drained);
 
@@ -25,8 +25,9 @@ extern bool onside_segment_move_on(OnsideDelivery *delivery, bool drained);
  * events past their retention, and whose locks are free at once.  *delivery
  * and the dead letters up to its cursor have to be on disk by now: emptying
  * cannot be undone.  Needs a transaction with an active snapshot.  Returns how
- * many segments were emptied, and sets their times in *delivery to 0.  *blocked
- * says what keeps a settled segment from being emptied; NULL if nothing does.
+ * many segments were emptied, and sets their times in *delivery to 0.
+ * *blocked says what keeps a settled segment from being emptied; NULL if
+ * nothing does.
  */
 extern int	onside_segment_empty(OnsideDelivery *delivery,
 								 const char **blocked);

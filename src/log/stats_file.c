@@ -3,14 +3,14 @@
  * stats_file.c
  *		The statistics survive a restart of the server.
  *
- * Statistics are kept as PostgreSQL keeps its own: they are in shared memory, are
- * written to a file in pg_stat at shutdown, and are read from there at the start,
- * which removes the file.  A row in a table would cost WAL and, while somebody
- * holds a snapshot, dead versions.  CREATE DATABASE ... TEMPLATE would copy the
- * row, and a standby would show requests that another server has made.  The
- * price is that a crash sets the statistics to zero; stats_reset shows when.  A
- * database's statistics end with its slot, when the database or the extension is
- * dropped.
+ * Statistics are kept as PostgreSQL keeps its own: they are in shared memory,
+ * are written to a file in pg_stat at shutdown, and are read from there at the
+ * start, which removes the file.  A row in a table would cost WAL and, while
+ * somebody holds a snapshot, dead versions.  CREATE DATABASE ... TEMPLATE
+ * would copy the row, and a standby would show requests that another server
+ * has made.  The price is that a crash sets the statistics to zero;
+ * stats_reset shows when.  A database's statistics end with its slot, when the
+ * database or the extension is dropped.
  *
  * Each database in the file gets a slot when the server starts, and its slot
  * wants a worker, as it did when the server was shut down.
@@ -65,8 +65,8 @@ checked_write(FILE *file, const void *data, size_t size, pg_crc32c *crc)
 }
 
 /*
- * Reads the whole file: *n databases.  Returns NULL, with *n = -1, if this is no
- * intact file of this version of the library.
+ * Reads the whole file: *n databases.  Returns NULL, with *n = -1, if this is
+ * no intact file of this version of the library.
  */
 static SavedStats *
 read_file(FILE *file, int *n)
@@ -99,8 +99,8 @@ read_file(FILE *file, int *n)
 }
 
 /*
- * Called by the postmaster at its start, and again after a backend has crashed.
- * After a crash there is no file, and the statistics begin anew.
+ * Called by the postmaster at its start, and again after a backend has
+ * crashed.  After a crash there is no file, and the statistics begin anew.
  */
 static void
 load(void)
@@ -133,7 +133,9 @@ load(void)
 		pfree(saved);
 }
 
-/* Writes the header, a SavedStats for each database, and a checksum of both. */
+/*
+ * Writes the header, a SavedStats for each database, and a checksum of both.
+ */
 static bool
 write_file(FILE *file)
 {
@@ -164,8 +166,8 @@ write_file(FILE *file)
 }
 
 /*
- * Exit callback of the postmaster, when all other processes have ended.  After a
- * crash, "code" is not 0.
+ * Exit callback of the postmaster, when all other processes have ended.  After
+ * a crash, "code" is not 0.
  */
 static void
 save(int code, Datum arg)

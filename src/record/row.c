@@ -3,10 +3,10 @@
  * row.c
  *		A source table's row becomes an event.
  *
- * track_row() (trigger.c) passes rows as they are written, backfill.c rows that
- * the table already has, and look.c recent rows that attach() tries.  This file
- * reads the columns of a row and makes the event.  Rows of a mapper go to
- * row_mapped.c, and row_outcome.c decides what becomes of an event.
+ * track_row() (trigger.c) passes rows as they are written, backfill.c rows
+ * that the table already has, and look.c recent rows that attach() tries.
+ * This file reads the columns of a row and makes the event.  Rows of a mapper
+ * go to row_mapped.c, and row_outcome.c decides what becomes of an event.
  *
  * A row without an installation_id stands for a purchase outside of the app.
  * The row is skipped and counted.
@@ -39,7 +39,9 @@
  */
 #define PAYLOAD_LIMIT	(100 * ONSIDE_API_MAX_BYTES)
 
-/* If a statement has no more rows than this, the mapper gets them one by one. */
+/*
+ * If a statement has no more rows than this, the mapper gets them one by one.
+ */
 #define FEW_ROWS	10
 
 /* Keeps the first error of a row; later ones are dropped. */
@@ -69,7 +71,9 @@ value_size(const JsonbValue *value)
 	}
 }
 
-/* Makes the payload.  Returns NULL if it would be larger than PAYLOAD_LIMIT. */
+/*
+ * Makes the payload.  Returns NULL if it would be larger than PAYLOAD_LIMIT.
+ */
 static Jsonb *
 read_payload(OnsideRowReader *reader, TupleTableSlot *row,
 			 OnsideEventError *error, bool *valid)
@@ -267,7 +271,9 @@ onside_row_record_all(OnsideRowReader *reader, TriggerData *trigdata,
 		onside_row_mapped_record_all(reader, trigdata, append))
 		return;
 
-	/* Other triggers may read the store, too, so we read by our own pointer. */
+	/*
+	 * Other triggers may read the store, too, so we read by our own pointer.
+	 */
 	row = MakeSingleTupleTableSlot(RelationGetDescr(trigdata->tg_relation),
 								   &TTSOpsMinimalTuple);
 	pointer = tuplestore_alloc_read_pointer(rows, EXEC_FLAG_REWIND);
@@ -282,8 +288,8 @@ onside_row_record_all(OnsideRowReader *reader, TriggerData *trigdata,
 }
 
 /*
- * Takes the same steps as onside_row_record(), but ignores backfill and changes
- * nothing.
+ * Takes the same steps as onside_row_record(), but ignores backfill and
+ * changes nothing.
  */
 OnsideRowOutcome
 onside_row_try(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,

@@ -35,8 +35,8 @@ extern void onside_row_record_all(OnsideRowReader *reader,
 
 /*
  * What would become of the row?  Records and counts nothing.  *error says why
- * the row is no event; error->field is NULL if the mapper returns no event.  The
- * error's strings live in the reader's per_row, which the caller resets.
+ * the row is no event; error->field is NULL if the mapper returns no event.
+ * The error's strings live in the reader's per_row, which the caller resets.
  */
 extern OnsideRowOutcome onside_row_try(OnsideRowReader *reader,
 									   Relation rel,

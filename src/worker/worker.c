@@ -6,7 +6,8 @@
  * A loop around one wait.  Each turn takes the reasons for waking up and the
  * answers that have come, has the sender say what to send next and the reader
  * read it, writes down what has become of events, publishes how things stand,
- * and sleeps.  Events go one way, and what becomes of them comes back the other:
+ * and sleeps.  Events go one way, and what becomes of them comes back the
+ * other:
  *
  *		reader.c (window.c -> batch.c) -> sending.c (sender.c -> http.c)
  *		progress.c, undecided.c <- sending.c
@@ -22,9 +23,9 @@
  * waits for no heavyweight lock.
  *
  * An error in a transaction of ours (a full disk, a locked or damaged table)
- * does not end the process, and work that needs no such transaction goes on; see
- * txn.c.  Nothing that the network does is an error: the sender decides what to
- * do about it.
+ * does not end the process, and work that needs no such transaction goes on;
+ * see txn.c.  Nothing that the network does is an error: the sender decides
+ * what to do about it.
  *
  *-------------------------------------------------------------------------
  */
@@ -85,8 +86,9 @@ serve_signals(OnsideWorker *worker)
 }
 
 /*
- * Takes the reasons for which others have woken us, and then looks at what each
- * stands for.  A reason that comes after the exchange is for the next turn.
+ * Takes the reasons for which others have woken us, and then looks at what
+ * each stands for.  A reason that comes after the exchange is for the next
+ * turn.
  */
 static void
 take_wakeup(OnsideWorker *worker)
@@ -120,8 +122,8 @@ take_wakeup(OnsideWorker *worker)
 /*
  * Somebody has deleted events, or has put some aside.  From now on no deleted
  * event is sent, and pending events are counted anew.  A deleted event that is
- * in flight is known to the sender until its request has ended, so we look again
- * then.
+ * in flight is known to the sender until its request has ended, so we look
+ * again then.
  */
 static void
 notice_withdrawals(OnsideWorker *worker)
@@ -228,9 +230,9 @@ sleep_timeout(OnsideWorker *worker)
 }
 
 /*
- * Says after how many more events we want to be woken.  While we cannot send, the
- * first new event wakes us and later ones do not: "status" shows the age of the
- * oldest.  Returns false if there is a reason not to sleep.
+ * Says after how many more events we want to be woken.  While we cannot send,
+ * the first new event wakes us and later ones do not: "status" shows the age
+ * of the oldest.  Returns false if there is a reason not to sleep.
  */
 static bool
 arm_wakeup(OnsideWorker *worker)
@@ -262,8 +264,8 @@ sleep_until_woken(OnsideWorker *worker)
  */
 
 /*
- * One turn each time that the worker is woken.  Every step does what is due and
- * waits for nothing; only the last one sleeps.
+ * One turn each time that the worker is woken.  Every step does what is due
+ * and waits for nothing; only the last one sleeps.
  */
 static void
 main_loop(OnsideWorker *worker)
@@ -337,7 +339,8 @@ look_for_matching_version(OnsideWorker *worker, void *arg)
 /*
  * Waits while the extension's tables are of another version than the library,
  * and touches none of them.  Once the versions match, a worker that has waited
- * leaves to a successor: its own settings and caches may be out of date by then.
+ * leaves to a successor: its own settings and caches may be out of date by
+ * then.
  */
 static void
 wait_for_matching_version(OnsideWorker *worker)
@@ -396,8 +399,8 @@ begin(OnsideWorker *worker)
 }
 
 /*
- * The process: takes its slot, connects, finds the extension, waits until library
- * and SQL objects belong together, and works until it is told to end.
+ * The process: takes its slot, connects, finds the extension, waits until
+ * library and SQL objects belong together, and works until it is told to end.
  */
 void
 onside_worker_main(Datum slot_no)
