@@ -3,15 +3,20 @@
  * settings.c
  *		The settings onside_attribution.*.
  *
- * All but max_databases can be set per database with ALTER DATABASE ... SET,
- * which rules out PGC_SIGHUP: they are PGC_SUSET, so that only superusers and
- * roles with GRANT SET decide where data and credentials go.  on_invalid_event
- * alone is the session's own business.
+ * All settings but max_databases can be set per database with ALTER DATABASE
+ * ... SET, which rules out PGC_SIGHUP.  They are PGC_SUSET, so that only
+ * superusers and roles with GRANT SET decide where data and credentials go.
+ * on_invalid_event alone is PGC_USERSET: each session decides about its own
+ * rows.
  *
- * There is deliberately no setting for a password: the statement log, the
- * reload log and pg_db_role_setting would all show it.  A value that looks
- * like a password (user information in an address, user:password in place of a
- * file's name) is refused, and the error does not repeat it.
+ * No setting holds a password, deliberately: the statement log, the reload log
+ * and pg_db_role_setting would all show it.  A value that looks like a
+ * password (user information in an address, user:password in place of a file's
+ * name) is refused, and the error does not repeat the value.
+ *
+ * This file owns the variables and checks what they are set to; PostgreSQL
+ * alone writes them.  A check hook returns false for a bad value, and raises
+ * no error itself.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,7 +38,7 @@ char	   *onside_ca_file;
 char	   *onside_proxy;
 char	   *onside_proxy_credentials_file;
 
-/* The values of these are the settings' defaults, too. */
+/* The initial values of these variables are the settings' defaults, too. */
 bool		onside_enabled = true;
 int			onside_batch_max_events = ONSIDE_API_MAX_EVENTS;
 int			onside_batch_max_bytes = ONSIDE_API_MAX_BYTES;
@@ -55,14 +60,15 @@ static const struct config_enum_entry invalid_event_options[] = {
 };
 
 /*
- * Refuses a value for a reason, without repeating it: there could be a
- * password in it.
+ * Refuses a value and says why, without repeating the value: there could be a
+ * password in it.  Returns what the check hook has to return: true if the
+ * value has been replaced by ONSIDE_REFUSED_VALUE, with which nothing is sent.
  */
 static bool
 refuse(const char *name, char *value, const char *problem, const char *hint,
 	   GucSource source)
 {
-	/* A parallel worker is given what its leader has. */
+	/* A parallel worker gets its leader's values, which have been checked. */
 	if (InitializingParallelWorker)
 		return true;
 
@@ -70,11 +76,12 @@ refuse(const char *name, char *value, const char *problem, const char *hint,
 	 * When the server starts, there is no earlier value to keep, and the
 	 * default would be wrong: the real API, which these events may not be
 	 * meant for, or a direct connection.  The same is true of a session that
-	 * finds a bad value in pg_db_role_setting, where ALTER DATABASE and ALTER
-	 * ROLE can put it while the library is not loaded: the server's own value
-	 * is not meant for this database.  So no other value takes its place, and
-	 * the worker refuses to send.  The refused value is overwritten, so that
-	 * pg_settings does not show it.
+	 * finds a bad value in pg_db_role_setting.  (ALTER DATABASE and ALTER ROLE
+	 * can put a bad value there while the library is not loaded.)  There the
+	 * server's own value would be wrong: it is not meant for this database.
+	 * So the refused value is not replaced by any that works, and the worker
+	 * does not send.  It is overwritten, so that pg_settings does not show
+	 * it.
 	 */
 	if ((process_shared_preload_libraries_in_progress &&
 		 source != PGC_S_DEFAULT) ||
@@ -121,8 +128,8 @@ check_proxy(char **newval, void **extra, GucSource source)
 }
 
 /*
- * The setting may be mistaken for the credentials themselves.  A file's full
- * name has no colon before its first slash.
+ * Somebody may take the setting for the credentials themselves, and write
+ * user:password.  A file's full name has no colon before its first slash.
  */
 static bool
 check_file(const char *name, char *value, GucSource source)
@@ -188,8 +195,8 @@ static const struct
 };
 
 /*
- * The settings whose value is a number; the variable's own value is the
- * default.
+ * The settings whose value is a number.  A variable's initial value is the
+ * setting's default.
  */
 static const struct
 {
@@ -274,9 +281,10 @@ onside_settings_define(void)
 							 NULL, NULL, NULL);
 
 	/*
-	 * The size of shared memory.  A backend that loads the library by itself
-	 * may not define a PGC_POSTMASTER variable; there it has no effect, but a
-	 * value in postgresql.conf must still find its name.
+	 * max_databases decides the size of shared memory.  A backend that loads
+	 * the library by itself may not define a PGC_POSTMASTER variable.  The
+	 * setting has no effect there, but a value in postgresql.conf must still
+	 * find a setting of that name.
 	 */
 	DefineCustomIntVariable("onside_attribution.max_databases",
 							"Most databases from which events are sent.",

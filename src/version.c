@@ -3,12 +3,16 @@
  * version.c
  *		Do the library and the extension's SQL objects belong together?
  *
- * A new package brings both, but each takes effect by itself: the library when
- * the server is restarted, the objects with ALTER EXTENSION ... UPDATE.  In
- * between, the tables may have another shape, which the worker must not touch.
- * So the worker asks here first, and idles with the answer in its status.
- * Recording does not ask, and goes on: the columns that a purchase writes are
- * the same in all versions.
+ * A new package brings both, but each takes effect at a time of its own: the
+ * library when the server is restarted, the objects with ALTER EXTENSION ...
+ * UPDATE.  In between, the tables may have a shape that this library does not
+ * know, and the worker must not touch them.  So the worker asks here first,
+ * and does nothing but show the answer in its status.  doctor(), status and
+ * other functions that a person calls ask here, too.  Recording does not ask,
+ * and goes on: the columns that a purchase writes are the same in all
+ * versions.
+ *
+ * The only lock is an AccessShareLock on pg_extension, released at once.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,7 +29,7 @@
 
 #include "version.h"
 
-/* The extension's extversion; NULL if it is not there. */
+/* extversion from pg_extension; NULL if the extension is not there. */
 static char *
 installed_version(void)
 {
@@ -54,6 +58,10 @@ installed_version(void)
 	return result;
 }
 
+/*
+ * A missing extension is not this function's problem: callers find that out by
+ * themselves.
+ */
 char *
 onside_version_problem(void)
 {

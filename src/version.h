@@ -15,8 +15,8 @@
 
 /*
  * Compares the version in pg_extension with the library's.  Returns NULL if
- * they are the same, and otherwise what to do about it, in the current memory
- * context.  Needs a transaction, and the extension to be there.
+ * they are the same or there is no extension, and otherwise a text in the
+ * current memory context that says what to do.  Needs a transaction.
  */
 extern char *onside_version_problem(void);
 

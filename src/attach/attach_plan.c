@@ -3,14 +3,19 @@
  * attach_plan.c
  *		Which triggers an attachment takes.
  *
- * A trigger is at statement level where that sees every row, because that is
- * far cheaper.  It is at row level if there is a condition on rows, if both
- * INSERT and UPDATE fire it, if it is deferred, or if rows come in through
- * another table (partitions, inheritance).
+ * A statement-level trigger is far cheaper, so we make one wherever it sees
+ * every row.  We make a row-level trigger if there is a condition on rows, if
+ * both INSERT and UPDATE fire the trigger, if it is deferred, or if rows come
+ * in through another table (partitions, inheritance).
  *
  * An attachment takes two triggers where INSERT and UPDATE have different
- * conditions: for "becomes", and for a condition on OLD, which an INSERT has
- * not.
+ * conditions: for "becomes", and for a condition on OLD, since an INSERT has
+ * no OLD.
+ *
+ * Called by attach.c, which has locked the table and its partitions, and
+ * carries out the command that onside_attach_command() returns.  This file
+ * changes nothing.  It raises an error for a condition or "becomes" that
+ * cannot be used.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,13 +39,13 @@
 #include "compat.h"
 #include "log/tables.h"
 
-/* Of the triggers' names; an attachment that takes two has one of each. */
+/* How triggers' names begin; the second trigger's differs. */
 #define TRIGGER_PREFIX			"onside_"
 #define UPDATE_TRIGGER_PREFIX	"onside2_"
 
 /*
- * The trigger's name, the same for the same event.  A name that is too long is
- * cut and ends in a hash.
+ * The trigger's name, which is the same for the same event.  A name that is
+ * too long is cut, and ends in a hash of the event's name.
  */
 static char *
 trigger_name(const char *prefix, const char *event_name)
@@ -68,7 +73,10 @@ all_rows_come_in_here(Relation rel)
 		!has_subclass(RelationGetRelid(rel));
 }
 
-/* The columns that the event depends on, as pull_varattnos() has them. */
+/*
+ * The columns that the event depends on, with attribute numbers offset as
+ * pull_varattnos() does it.  The columns that a mapper reads are not known.
+ */
 static Bitmapset *
 columns_of_event(Relation rel, const OnsideMapping *mapping, Node *when)
 {
@@ -92,8 +100,8 @@ columns_of_event(Relation rel, const OnsideMapping *mapping, Node *when)
 }
 
 /*
- * Is a column, or the whole row, in the key by which a partition of any level
- * is chosen?  All partitions are locked.
+ * Is one of the columns, or the whole row, in the partition key of the table
+ * or of a partition at any level?  The caller has locked all partitions.
  */
 static bool
 are_in_partition_key(Relation rel, Bitmapset *columns)
@@ -125,9 +133,10 @@ are_in_partition_key(Relation rel, Bitmapset *columns)
 }
 
 /*
- * Warns that an UPDATE which moves a row to another partition fires no UPDATE
- * trigger at row level.  Such a move is likely in two cases: every update is
- * an event, or a column of the partition key is in the condition or the event.
+ * Warns that an UPDATE that moves a row to another partition fires no UPDATE
+ * trigger at row level.  We warn where an event is likely to be lost by that:
+ * if every update is an event, or if the condition or the event uses a column
+ * of the partition key.
  */
 static void
 warn_of_moves(Relation rel, const OnsideMapping *mapping, int16 events,
@@ -159,8 +168,9 @@ add_trigger(List *triggers, const OnsideWanted *wanted, const char *prefix,
 }
 
 /*
- * A row that moves to another partition is inserted there.  For "becomes" that
- * reports it again, so it has to be the same event: it needs an event_id.
+ * A row that moves to another partition is inserted there, and for "becomes"
+ * the INSERT trigger reports the row again.  With an event_id the API ignores
+ * the repetition, so we insist on an event_id.
  */
 static void
 check_becomes_of_partitions(Relation rel, const OnsideMapping *mapping)
@@ -177,8 +187,8 @@ check_becomes_of_partitions(Relation rel, const OnsideMapping *mapping)
 }
 
 /*
- * For "becomes", the condition of the INSERT trigger is the expression.  That
- * of the UPDATE trigger is that the expression is true of NEW and was not true
+ * For "becomes", the INSERT trigger's condition is the expression.  The UPDATE
+ * trigger's condition is that the expression is true of NEW and was not true
  * of OLD.
  */
 List *
@@ -214,8 +224,8 @@ onside_attach_plan(Relation rel, const OnsideWanted *wanted)
 }
 
 /*
- * The condition has been found to be one expression by itself, so it cannot
- * close the parenthesis and go on with something else.
+ * onside_attach_plan() has found the condition to be one expression by itself,
+ * so its text cannot close the parenthesis and go on with something else.
  */
 char *
 onside_attach_command(Relation rel, const OnsideWanted *wanted,

@@ -3,13 +3,16 @@
  * batch.c
  *		A request's body, and which events are in it.
  *
- * The worker adds events until a bound is reached, or no event is left, and
- * sends the body as it is.  All of a batch is in a memory context of its own.
+ * The worker adds events until a bound is reached or no event is left, and
+ * then sends the body as it is; reader.c and chance.c call this file.  All of
+ * a batch is in a memory context of its own.
  *
- * A hash table of event_ids, inside the batch, keeps two events with the same
- * event_id apart: the API would ignore one of them as a repetition.
+ * The batch has a hash table of its event_ids, which keeps two events with the
+ * same event_id out of one request: the API would ignore one of them as a
+ * repetition.
  *
- * No SQL and no locks.  Only a lack of memory can make a function fail.
+ * No SQL and no locks.  A function fails only for lack of memory.  The caller
+ * must then free the batch: it can end in the middle of an event.
  *
  *-------------------------------------------------------------------------
  */
@@ -48,8 +51,8 @@ onside_batch_free(OnsideBatch *batch)
 }
 
 /*
- * The place of an event_id in the hash table: where it is, or where it
- * belongs.  The table is never more than half full.
+ * The place in the hash table where an event_id is, or where it belongs.  The
+ * table is never more than half full, so the search ends.
  */
 static uint16 *
 find_seen(OnsideBatch *batch, const pg_uuid_t *event_id)
@@ -65,8 +68,8 @@ find_seen(OnsideBatch *batch, const pg_uuid_t *event_id)
 }
 
 /*
- * The bounds are looked at after the event has been rendered: only then its
- * size is known.  What does not fit is cut off again.
+ * The event is rendered before max_bytes is checked, since only then we know
+ * its size.  If it does not fit, it is cut off again.
  */
 bool
 onside_batch_add(OnsideBatch *batch, const OnsideEvent *event,
@@ -100,7 +103,7 @@ onside_batch_add(OnsideBatch *batch, const OnsideEvent *event,
 	onside_event_render(body, event);
 	item->bytes += body->len;
 
-	/* Cut it off if it does not fit, unless it would be alone. */
+	/* Cut the event off if it does not fit, unless it is the only one. */
 	if (batch->nitems > 0 &&
 		body->len + (int) sizeof(ONSIDE_API_BODY_CLOSE) - 1 >= max_bytes)
 	{

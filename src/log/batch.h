@@ -22,7 +22,7 @@ typedef struct OnsideBatch
 	int			capacity;
 	OnsideItem *items;
 	int64		opened_at;		/* by onside_clock() */
-	uint16		seen[ONSIDE_API_MAX_EVENTS * 2 + 1];	/* hash of event_ids */
+	uint16		seen[ONSIDE_API_MAX_EVENTS * 2 + 1];	/* see find_seen() */
 } OnsideBatch;
 
 /* An empty batch in a memory context of its own below the current one. */
@@ -32,14 +32,15 @@ extern void onside_batch_free(OnsideBatch *batch);
 /*
  * Adds an event; "where" has its place and recorded_at.  Returns false, and
  * changes nothing, if the batch would have more than max_events events, if its
- * body would reach max_bytes (the first event is always taken), or if an event
- * with this event_id is in it already.
+ * body would reach max_bytes (a first event is always added), or if the batch
+ * has an event with this event_id already.  max_events is at most
+ * ONSIDE_API_MAX_EVENTS.
  */
 extern bool onside_batch_add(OnsideBatch *batch, const OnsideEvent *event,
 							 const OnsideItem *where,
 							 int max_events, int max_bytes);
 
-/* Completes the body; nothing can be added any more. */
+/* Completes the body; after that no event can be added. */
 extern void onside_batch_seal(OnsideBatch *batch);
 
 #endif							/* ONSIDE_BATCH_H */

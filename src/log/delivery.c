@@ -4,37 +4,42 @@
  *		What of delivery survives a restart: the tables delivery_cursor and
  *		control.
  *
- * Each has one row.  The worker updates the row of delivery_cursor as delivery
- * goes on; pause() and resume() write the row of control.  While somebody
- * holds a snapshot, old versions of the cursor cannot be removed, so the
- * worker writes it seldom then; see progress.c.  Reading a row never costs
- * more than a scan of those few versions.
+ * Each table has one row.  The worker updates the row of delivery_cursor as
+ * delivery goes on; pause() and resume() write the row of control.  While
+ * somebody holds a snapshot, old versions of the cursor's row cannot be
+ * removed, so the worker then writes the row seldom; see progress.c.  Reading
+ * a row never costs more than a scan of those few versions.
  *
- * A cursor of another server must never be used: its transaction IDs mean
- * something else here, and events that nobody has sent would count as settled.
- * Logical replication of all tables brings such rows, and so can a user's
- * SQL.  Two things keep them out:
+ * Another server's cursor must never be used here: its transaction IDs mean
+ * something else, and events that nobody has sent would count as settled.
+ * Rows with another server's cursor come by logical replication of all tables,
+ * and can come by a user's SQL.  Two things keep them out:
  *
  * - A BEFORE ROW trigger on both tables, ENABLE ALWAYS, drops every row that
- *	 SQL or an apply worker would write.  We write past it, from here.
+ *	 SQL or an apply worker would write.  Our own writes fire no trigger.
  *
- * - The row says whose it is.  "written_by" is the transaction that wrote it
- *	 here, so it must be the xmin of the row's version: a copy of the row,
- *	 however it was made, has another xmin.  VACUUM, CLUSTER and pg_upgrade
- *	 keep xmin (a frozen row's, too), and so does a copy of the whole cluster
- *	 or database, where the cursor is as right as in the original.  NULL
- *	 marks the row that CREATE EXTENSION has made, which says nothing.
+ * - The row says which transaction wrote it, in the column "written_by".  That
+ *	 must be the xmin of the row's version: a copy of the row, however it was
+ *	 made, has another xmin.  VACUUM, CLUSTER and pg_upgrade keep xmin (also of
+ *	 a frozen row).  A copy of the whole cluster or database keeps it, too, and
+ *	 there the cursor is as right as in the original.  CREATE EXTENSION makes a
+ *	 row whose written_by is NULL, which stands for "nothing is settled" and
+ *	 "not paused".
  *
  * If the row is missing or foreign, nothing counts as settled: all events in
  * the segments are sent again, with their event_ids, and none is skipped.  The
  * worker then writes a row of its own.
  *
  * Rows are written by the table access method, as in insert.c.  So no trigger,
- * rule or policy fires, no privilege on the table is needed, and it does not
- * matter who owns it.  What PostgreSQL would check is checked here or true by
- * construction: that the server and the transaction are not read-only, that no
- * parallel operation is under way, and the tables' constraints.  Who may call
- * pause() and resume() is EXECUTE's business.
+ * rule or policy fires, no privilege on the table is needed, and the table's
+ * owner does not matter.  write_state() checks what PostgreSQL would check:
+ * that the server and the transaction are not read-only, and that no parallel
+ * operation is under way.  The tables' constraints hold by construction.
+ * EXECUTE is the privilege to call pause() and resume().
+ *
+ * Each function needs a transaction.  Reading releases its AccessShareLock on
+ * the table at once; writing keeps a RowExclusiveLock to the transaction's
+ * end.  A table that is missing or has another shape is an error.
  *
  *-------------------------------------------------------------------------
  */
@@ -69,7 +74,7 @@
 
 PG_FUNCTION_INFO_V1(onside_keep_state);
 
-/* Both tables begin with these two. */
+/* Both tables begin with these two columns. */
 enum
 {
 	Anum_state_singleton = 1,
@@ -118,7 +123,7 @@ open_table(const char *name)
 	return rel;
 }
 
-/* The table's first row, as the snapshot sees it, goes into the slot. */
+/* Puts the first row that the snapshot sees into the slot; false if none. */
 static bool
 find_row(Relation rel, Snapshot snapshot, TupleTableSlot *slot)
 {
@@ -133,8 +138,8 @@ find_row(Relation rel, Snapshot snapshot, TupleTableSlot *slot)
 }
 
 /*
- * Was this version of the row written by the transaction that it names?  A
- * slot has the xmin that was stored, even if the row is frozen.
+ * Was this version of the row written by the transaction that written_by
+ * names?  The slot returns xmin as it is stored, even if the row is frozen.
  */
 static bool
 is_our_own(TupleTableSlot *slot)
@@ -155,9 +160,9 @@ is_our_own(TupleTableSlot *slot)
 typedef void (*RowReader) (TupleTableSlot *slot, void *arg);
 
 /*
- * Calls "reader" for the table's row if this server has written it.  Returns
- * what is wrong with the row, or NULL.  Nothing is wrong with the row that
- * CREATE EXTENSION has made.
+ * Calls "reader" for the table's row if this server has written the row.
+ * Returns what is wrong with the row, or NULL.  The row that CREATE EXTENSION
+ * has made is not passed to "reader", and nothing is wrong with it.
  */
 static const char *
 read_state(const char *name, Snapshot snapshot, RowReader reader, void *arg)
@@ -195,9 +200,10 @@ current_xid(void)
 }
 
 /*
- * Replaces a version of the row.  Waits for another session that is replacing
- * it, and returns false then.  The worker waits for nobody: for it, a locked
- * row is an error.
+ * Replaces a version of the row.  If another transaction is replacing the row,
+ * waits for its end.  If that transaction has then replaced the row, returns
+ * false, or raises an error under REPEATABLE READ.  The worker waits for
+ * nobody: there a locked row is an error.
  */
 static bool
 update_row(OnsideInsert *insert, ItemPointer tid, TupleTableSlot *slot)
@@ -235,9 +241,9 @@ update_row(OnsideInsert *insert, ItemPointer tid, TupleTableSlot *slot)
 }
 
 /*
- * Replaces the one row, or makes it.  False if another session has replaced it
- * meanwhile: then try again.  Columns that somebody has added keep their
- * values.
+ * Replaces the one row, or inserts it if it is missing.  Returns false if
+ * another session has replaced the row meanwhile; the caller tries again.
+ * Columns that somebody has added keep their values.
  */
 static bool
 replace_row(OnsideInsert *insert, Datum *values, bool *nulls, bool *replace)
@@ -307,9 +313,10 @@ write_state(const char *name, const Datum *values, const bool *nulls,
 }
 
 /*
- * BEFORE INSERT OR UPDATE OR DELETE trigger of both tables, ENABLE ALWAYS: SQL
- * changes no row of theirs.  Logical replication goes on as if it had changed
- * the row; a person is told.
+ * BEFORE INSERT OR UPDATE OR DELETE trigger of both tables and of
+ * backfill_state, ENABLE ALWAYS: it keeps SQL from changing their rows.
+ * Logical replication goes on as if it had changed the row; a person gets a
+ * NOTICE.
  */
 Datum
 onside_keep_state(PG_FUNCTION_ARGS)
@@ -353,7 +360,7 @@ time_of(TupleTableSlot *slot, int attnum)
 		DatumGetTimestampTz(slot->tts_values[attnum - 1]);
 }
 
-/* 0 means unknown, or no time, and is stored as NULL. */
+/* Stores a time; 0, which means unknown or none, as NULL. */
 static void
 set_time(Datum *values, bool *nulls, int attnum, TimestampTz t)
 {
@@ -364,7 +371,7 @@ set_time(Datum *values, bool *nulls, int attnum, TimestampTz t)
 /* A stored Retry-After is cut to this, in case the clock was set back; ms. */
 #define MAX_NOT_BEFORE	(3600 * 1000)
 
-/* An array of one time for each segment. */
+/* Reads an array with one time for each segment; NULL becomes 0. */
 static void
 read_times(TupleTableSlot *slot, int attnum, TimestampTz *times)
 {
@@ -403,8 +410,9 @@ times_to_datum(const TimestampTz *times)
 }
 
 /*
- * Copies the row into the C struct.  A Retry-After is cut to MAX_NOT_BEFORE:
- * if the clock was set back, it could lie years ahead.
+ * Copies the row into the C struct.  A Retry-After further away than
+ * MAX_NOT_BEFORE is cut to that: if the clock was set back since, the stored
+ * time could be years ahead.
  */
 static void
 read_cursor(TupleTableSlot *slot, void *arg)
@@ -415,7 +423,7 @@ read_cursor(TupleTableSlot *slot, void *arg)
 	TimestampTz latest = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													 MAX_NOT_BEFORE);
 
-	/* The cursor; it has a position only within a window. */
+	/* The cursor has a position only within a window. */
 	onside_cursor_release(&delivery->settled);
 	delivery->settled.done =
 		snapshot_from_datum(values[Anum_cursor_settled - 1]);
@@ -447,7 +455,7 @@ read_cursor(TupleTableSlot *slot, void *arg)
 		DatumGetFullTransactionId(values[Anum_state_written_by - 1]);
 }
 
-/* Nothing is settled. */
+/* Has *delivery say that nothing is settled. */
 static void
 forget_all(OnsideDelivery *delivery)
 {
@@ -457,7 +465,10 @@ forget_all(OnsideDelivery *delivery)
 	delivery->segment = 1;
 }
 
-/* Somebody who writes the catalogs can have the row say anything. */
+/*
+ * Is the snapshot from beyond this server's transactions?  A superuser who
+ * gets past the trigger can write anything into the row.
+ */
 static bool
 is_ahead(const OnsideSnapshot *snapshot)
 {
@@ -478,7 +489,7 @@ onside_delivery_load(OnsideDelivery *delivery, Snapshot snapshot,
 	}
 }
 
-/* Called by the worker alone, so that no two sessions write the row. */
+/* The worker alone calls this, so no two sessions ever write the row. */
 void
 onside_delivery_store(OnsideDelivery *delivery)
 {
@@ -487,7 +498,6 @@ onside_delivery_store(OnsideDelivery *delivery)
 	Datum		values[Natts_cursor] = {0};
 	bool		nulls[Natts_cursor] = {0};
 
-	delivery->written_by = current_xid();
 	values[Anum_cursor_settled - 1] = snapshot_to_datum(settled->done);
 	if (in_window)
 	{
@@ -514,6 +524,7 @@ onside_delivery_store(OnsideDelivery *delivery)
 			 delivery->trouble_since);
 	set_time(values, nulls, Anum_cursor_not_before, delivery->not_before);
 	write_state("delivery_cursor", values, nulls, Natts_cursor);
+	delivery->written_by = current_xid();
 }
 
 bool

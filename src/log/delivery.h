@@ -35,29 +35,30 @@ typedef struct OnsideDelivery
 } OnsideDelivery;
 
 /*
- * Reads the one row, as the snapshot sees it (the active one if NULL).  If the
- * row is missing, or this server's worker has not written it, *delivery says
- * that nothing is settled, and *problem what is wrong with the row.  Otherwise
- * *problem is NULL.  No privilege is checked.  Needs a transaction.
+ * Reads the one row, as the snapshot sees it (if NULL, the active snapshot).
+ * *delivery must be zeroed or hold what was loaded before, which is released.
+ * If the row is missing, or this server's worker has not written it, *delivery
+ * says that nothing is settled, and *problem says what is wrong with the row.
+ * Otherwise *problem is NULL.  No privilege is checked.  Needs a transaction.
  */
 extern void onside_delivery_load(OnsideDelivery *delivery, Snapshot snapshot,
 								 const char **problem);
 
 /*
- * Writes the row, within the current transaction, whatever it held.  The
+ * Replaces the row, whatever it held, within the current transaction.  The
  * worker alone calls this.
  */
 extern void onside_delivery_store(OnsideDelivery *delivery);
 
 /*
- * Does any session's snapshot still need the version of the row that this
- * transaction, which has ended, has replaced?
+ * Transaction "xid" has ended, and has replaced a version of the row.  Does a
+ * snapshot of any session still need that version?
  */
 extern bool onside_delivery_is_held(TransactionId xid);
 
 /*
  * Is sending paused in this database, and why (NULL if no reason was given)?
- * Reads with the active snapshot.  *problem as above.
+ * Reads with the active snapshot.  *problem as for onside_delivery_load().
  */
 extern bool onside_control_paused(char **reason, const char **problem);
 

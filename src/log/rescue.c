@@ -5,18 +5,24 @@
  *
  * A publication of all tables brings a TRUNCATE of the publisher's outbox to
  * the subscriber, where it would discard events that the subscriber has
- * recorded and not sent.  A TRUNCATE of control would end its pause.  A BEFORE
- * ROW trigger can make an apply worker skip a row, but nothing can make it
- * skip a TRUNCATE.  So one trigger notes before the TRUNCATE what must not be
- * lost, and another puts it back: pending events, with their event_ids, at the
- * end of the log; the rows of aside; and the pause.  Whether a row came from
- * the publisher does not matter: it is kept.
+ * recorded and not sent.  A TRUNCATE of control would end the subscriber's
+ * pause.  A BEFORE ROW trigger can make an apply worker skip a row, but
+ * nothing can make it skip a TRUNCATE.  So one trigger notes before the
+ * TRUNCATE what must not be lost, and another trigger puts it back afterwards:
+ * pending events, with their event_ids, at the end of the log; the rows of
+ * aside; the pause; and the row of namespace.  Rows that came from the
+ * publisher are kept, too.
  *
- * This is done for apply workers alone: a person who calls TRUNCATE means it.
- * The notes live in memory, to the end of the transaction, and take as much
- * as is pending.
+ * We do this in apply workers alone: a person who calls TRUNCATE means it.
+ * The notes are kept in memory to the end of the transaction.  They take as
+ * much memory as there is pending.
  *
- * In both cases the worker is told that events have gone.
+ * Whoever has called TRUNCATE, the worker is told at commit that events are
+ * gone.
+ *
+ * TRUNCATE's own AccessExclusiveLock keeps others out between the two
+ * triggers.  An error in a trigger ends the apply worker's transaction, which
+ * starts over.
  *
  *-------------------------------------------------------------------------
  */
@@ -51,8 +57,8 @@ PG_FUNCTION_INFO_V1(onside_before_truncate);
 PG_FUNCTION_INFO_V1(onside_after_truncate);
 
 /*
- * What was noted, in TopTransactionContext, by the transaction that began
- * then.
+ * The notes, in TopTransactionContext.  They are those of the transaction that
+ * began at "noted_in"; in any other transaction they are stale.
  */
 static TimestampTz noted_in;
 static List *noted_events;		/* of OnsideEvent */
@@ -62,7 +68,7 @@ static text *noted_reason;
 static bool noted_namespace;
 static pg_uuid_t noted_id;
 
-/* A transaction's notes are not another one's. */
+/* Drops the notes of an earlier transaction, whose memory is gone. */
 static void
 begin_notes(void)
 {
@@ -76,7 +82,7 @@ begin_notes(void)
 	noted_namespace = false;
 }
 
-/* Notes the events of a segment that are not settled. */
+/* Notes the pending events of a segment. */
 static void
 note_pending(Relation segment)
 {
@@ -111,7 +117,7 @@ note_pending(Relation segment)
 	onside_cursor_release(&delivery.settled);
 }
 
-/* Notes the rows of aside, with the values that are stored elsewhere. */
+/* Notes the rows of aside, including their TOASTed values. */
 static void
 note_aside(Relation aside)
 {
@@ -167,8 +173,8 @@ is_replicated(FunctionCallInfo fcinfo)
 }
 
 /*
- * BEFORE TRUNCATE trigger of the segments, aside, control and namespace,
- * ALWAYS
+ * BEFORE TRUNCATE trigger, ENABLE ALWAYS, of the segments, aside, control and
+ * namespace.
  */
 Datum
 onside_before_truncate(PG_FUNCTION_ARGS)
@@ -177,6 +183,11 @@ onside_before_truncate(PG_FUNCTION_ARGS)
 	{
 		Relation	rel = ((TriggerData *) fcinfo->context)->tg_relation;
 
+		/*
+		 * The apply worker took its snapshot before it waited for the table's
+		 * lock.  What was committed in the meantime must not be lost.
+		 */
+		PushActiveSnapshot(GetLatestSnapshot());
 		begin_notes();
 		if (onside_shape_is_segment(rel))
 			note_pending(rel);
@@ -186,6 +197,7 @@ onside_before_truncate(PG_FUNCTION_ARGS)
 			noted_namespace = onside_namespace_read(&noted_id);
 		else
 			note_control();
+		PopActiveSnapshot();
 	}
 	return PointerGetDatum(NULL);
 }
@@ -200,7 +212,7 @@ put_back_events(void)
 		onside_append(append, lfirst(lc));
 	onside_append_end(append);
 
-	/* They are as many as were pending, and were counted then. */
+	/* Each of them was counted when it was first recorded. */
 	onside_commit_count_prepared(-list_length(noted_events));
 	onside_commit_wake(ONSIDE_WAKE_COMMIT);
 	noted_events = NIL;
@@ -233,7 +245,10 @@ put_back_control(void)
 	onside_commit_wake(ONSIDE_WAKE_CONTROL);
 }
 
-/* AFTER TRUNCATE trigger of the same, when all of them have been emptied */
+/*
+ * AFTER TRUNCATE trigger, ENABLE ALWAYS, of the same tables.  It fires when
+ * all tables of the command have been emptied.
+ */
 Datum
 onside_after_truncate(PG_FUNCTION_ARGS)
 {

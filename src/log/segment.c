@@ -3,37 +3,44 @@
  * segment.c
  *		The outbox's segments: moving on and emptying.
  *
- * Delivered events are not deleted.  Writing moves from segment to segment,
- * and a segment all of whose events are settled is truncated, which costs the
- * same whatever it holds and leaves no dead rows for anybody's snapshot.
+ * Delivered events are not deleted.  Writing moves from segment to segment.
+ * Once all events of a segment are settled, the segment is emptied as a whole.
+ * That costs the same whatever the segment holds, and leaves no dead rows for
+ * anybody's snapshot.
  *
- * A segment is truncated under an AccessExclusiveLock, which is taken only if
- * nobody has any lock on the segment: no purchase ever waits for it.  A
+ * The worker calls this file, in a transaction of its own; doctor() calls
+ * onside_segment_report().
+ *
+ * A segment is emptied under an AccessExclusiveLock, which we take only if
+ * nobody has any lock on the segment.  So we never wait, and a purchase that
+ * comes meanwhile waits for the rest of our short transaction at most.  A
  * transaction that has inserted into the segment holds a RowExclusiveLock to
  * its end (a prepared one, too), so under our lock no row is of an open
- * transaction.  Under the lock we look once more, which is what makes emptying
- * safe: the cursor must cover every row that a new snapshot sees.
+ * transaction.  Under the lock we look once more: the cursor must cover every
+ * row that a new snapshot sees.  This second look makes emptying safe.
  *
  * A standby replays that lock, and cancels queries there that have read the
- * segment; so it ends a pg_dump, which locks every table.  So segments are
- * emptied seldom.  Writing leaves a segment that is full, or with nothing
- * pending one that is 16 MB large or a day old.  So an idle shop empties a
- * segment once a day, and a busy shop at most once for each 16 MB.  A DBA
- * would not notice 16 MB, or a day's events, in a backup.
- * hot_standby_feedback can tell that a query on a standby has a snapshot from
- * when the segment was written to.  Then the segment stays until the query has
- * ended, or until the outbox is as large as four full segments.
+ * segment.  A pg_dump there, which locks every table, would fail.  So segments
+ * are emptied seldom.  Writing leaves a segment that is full; if nothing is
+ * pending, it also leaves one that is 16 MB large or a day old.  So an idle
+ * shop empties a segment once a day, and a busy shop at most once for each 16
+ * MB.  A DBA would not notice 16 MB, or a day's events, in a backup.
+ *
+ * With hot_standby_feedback a standby tells us the oldest transaction that its
+ * queries need.  If a query there has a snapshot from when the segment was
+ * written to, the segment stays until the query has ended, or until the outbox
+ * is as large as four full segments.
  *
  * Retention counts from the moment when writing left the segment, so each
- * event in it is kept for at least that long, whatever recorded_at it has.
+ * event in it is kept for at least that long, whatever its recorded_at says.
  *
  * Emptying is the way out of a full disk, so it must not need disk space:
  * TRUNCATE would make new files, and fail.  The files are cut to length 0 in
  * place, as VACUUM cuts the end of a table; see empty_in_place().  That cannot
- * be rolled back.  So the cursor that covers the rows, and the dead letters
- * made of them, are on disk before.  Nothing is logged for logical decoding: a
- * subscriber that sends its own copy of the events must not lose them when the
- * publisher empties a segment.
+ * be rolled back.  So the caller has flushed the cursor that covers the rows,
+ * and the dead letters made of them, to disk before.  Nothing is logged for
+ * logical decoding: a subscriber that sends its own copy of the events must
+ * not lose them when the publisher empties a segment.
  *
  *-------------------------------------------------------------------------
  */
@@ -65,19 +72,24 @@
 #include "compat.h"
 #include "log/segment.h"
 #include "log/shmem.h"
+#include "log/snapshot.h"
 #include "log/tables.h"
 #include "settings.h"
 
 /*
- * A segment is emptied when it is larger than this (bytes) or older (seconds).
+ * A segment is emptied only if it is at least this large (bytes; or full, if
+ * segment_size is less) or has had events for this long (seconds).
  */
 #define WORTH_EMPTYING		(16 * 1024 * 1024)
 #define OLD_ENOUGH			(24 * 3600)
 
-/* A standby holds up emptying until the outbox has this many full segments. */
+/*
+ * A standby holds up emptying until the outbox is as large as so many
+ * segments.
+ */
 #define MAX_HELD_SEGMENTS	4
 
-/* Heap and TOAST, in bytes. */
+/* The size of the segment's heap and TOAST table, without indexes; bytes. */
 static uint64
 segment_size(Oid relid)
 {
@@ -109,14 +121,17 @@ full_size(void)
 	return (uint64) onside_segment_size * 1024;
 }
 
-/* Have this many seconds passed since then?  0 means long ago. */
+/* Have this many seconds passed since that moment?  0 means long ago. */
 static bool
 is_over(TimestampTz since, int seconds)
 {
 	return since + (int64) seconds * USECS_PER_SEC <= GetCurrentTimestamp();
 }
 
-/* Is a segment of this size, with events since begun_at, worth the lock? */
+/*
+ * Is a segment with this many bytes, and events since begun_at, worth the
+ * lock?
+ */
 static bool
 is_worth_emptying(uint64 size, TimestampTz begun_at)
 {
@@ -125,8 +140,8 @@ is_worth_emptying(uint64 size, TimestampTz begun_at)
 }
 
 /*
- * Takes the next segment that is empty.  If there is none, writing stays where
- * it is, and that segment grows.
+ * Writing moves to the next empty segment.  If no other segment is empty,
+ * writing stays where it is, and the present segment grows.
  */
 bool
 onside_segment_move_on(OnsideDelivery *delivery, bool drained)
@@ -136,7 +151,7 @@ onside_segment_move_on(OnsideDelivery *delivery, bool drained)
 	uint64		size = segment_size(onside_segment_oid(current));
 
 	if (size == 0 || delivery->begun_at[current - 1] == 0)
-		delivery->begun_at[current - 1] = now;	/* it begins now */
+		delivery->begun_at[current - 1] = now;	/* its first events */
 	if (size < full_size() &&
 		!(drained && size > 0 &&
 		  is_worth_emptying(size, delivery->begun_at[current - 1])))
@@ -155,16 +170,26 @@ onside_segment_move_on(OnsideDelivery *delivery, bool drained)
 	return false;
 }
 
+/* Is this xmin one from when that transaction was not over? */
+static bool
+holds_back(TransactionId xmin, FullTransactionId next, FullTransactionId xid)
+{
+	return TransactionIdIsNormal(xmin) &&
+		FullTransactionIdPrecedesOrEquals(onside_widen_xid(xmin, next), xid);
+}
+
 /*
- * Does a standby tell us of a snapshot that is not younger than this
- * transaction?  It does so through its slot, or else through its walsender.
+ * Has a standby told us of a snapshot that is not younger than this
+ * transaction?  We find its xmin in its replication slot, or without a slot in
+ * its walsender.
  */
 static bool
-standby_needs(TransactionId xid)
+standby_needs(FullTransactionId xid)
 {
+	FullTransactionId next = ReadNextFullTransactionId();
 	bool		result = false;
 
-	if (!TransactionIdIsNormal(xid))
+	if (!FullTransactionIdIsNormal(xid))
 		return false;
 
 	/* Physical slots: those that belong to no database. */
@@ -178,8 +203,7 @@ standby_needs(TransactionId xid)
 		if (slot->in_use && slot->data.database == InvalidOid)
 			xmin = slot->effective_xmin;
 		SpinLockRelease(&slot->mutex);
-		if (TransactionIdIsNormal(xmin) &&
-			TransactionIdPrecedesOrEquals(xmin, xid))
+		if (holds_back(xmin, next, xid))
 			result = true;
 	}
 	LWLockRelease(ReplicationSlotControlLock);
@@ -197,13 +221,12 @@ standby_needs(TransactionId xid)
 		SpinLockRelease(&walsnd->mutex);
 		proc = pid == 0 ? NULL : BackendPidGetProc(pid);
 		xmin = proc == NULL ? InvalidTransactionId : proc->xmin;
-		result = TransactionIdIsNormal(xmin) &&
-			TransactionIdPrecedesOrEquals(xmin, xid);
+		result = holds_back(xmin, next, xid);
 	}
 	return result;
 }
 
-/* Is the outbox so large that no standby is waited for any more? */
+/* Is the outbox so large that we no longer wait for a standby? */
 static bool
 is_crowded(void)
 {
@@ -214,14 +237,21 @@ is_crowded(void)
 	return size > MAX_HELD_SEGMENTS * full_size();
 }
 
-/* May the segment be emptied, as far as that can be seen without its lock? */
+/*
+ * May the segment be emptied, as far as we can see without its lock?  Sets
+ * times in *delivery that are not known, and *blocked if a standby is the only
+ * reason not to.
+ */
 static bool
 may_be_emptied(int segment, Relation rel, OnsideDelivery *delivery,
 			   const char **blocked)
 {
 	FullTransactionId last;
 
-	/* Rows that came by replication or a restore may be in any segment. */
+	/*
+	 * Replication or a restore can bring rows into a segment that writing has
+	 * never been in.  They count from now.
+	 */
 	if (delivery->begun_at[segment - 1] == 0)
 		delivery->begun_at[segment - 1] = GetCurrentTimestamp();
 	if (delivery->left_at[segment - 1] == 0)
@@ -231,7 +261,8 @@ may_be_emptied(int segment, Relation rel, OnsideDelivery *delivery,
 		return false;
 
 	/*
-	 * A crash has come between its indexes and its rows: see empty_in_place().
+	 * No row can be found by the index: all of them were rolled back, or a
+	 * crash has come between the indexes and the rows; see empty_in_place().
 	 */
 	last = onside_window_last_xid(rel);
 	if (!FullTransactionIdIsValid(last))
@@ -240,7 +271,7 @@ may_be_emptied(int segment, Relation rel, OnsideDelivery *delivery,
 		!is_worth_emptying(segment_size(RelationGetRelid(rel)),
 						   delivery->begun_at[segment - 1]))
 		return false;
-	if (standby_needs(XidFromFullTransactionId(last)) && !is_crowded())
+	if (standby_needs(last) && !is_crowded())
 	{
 		*blocked = "a delivered segment of the outbox is kept for a standby: a query there (hot_standby_feedback) has a snapshot from when the segment was written to";
 		return false;
@@ -249,18 +280,21 @@ may_be_emptied(int segment, Relation rel, OnsideDelivery *delivery,
 }
 
 /*
- * Locks a segment, its indexes and its TOAST table, as TRUNCATE would, if all
- * of them are free.  Locks that were taken are kept to the end of the
- * transaction, even if another one was not free.
+ * Locks a segment, its indexes and its TOAST table, as TRUNCATE would.
+ * Returns false at the first that somebody else has locked.  Locks that we
+ * have got by then are kept to the end of the transaction.
  */
 static bool
 lock_all(Relation rel)
 {
-	List	   *relids = list_make1_oid(RelationGetRelid(rel));
 	Oid			toast_id = rel->rd_rel->reltoastrelid;
+	List	   *relids;
 	ListCell   *lc;
 
-	relids = list_concat(relids, RelationGetIndexList(rel));
+	/* Before its indexes are listed: nobody makes another one then. */
+	if (!ConditionalLockRelationOid(RelationGetRelid(rel), AccessExclusiveLock))
+		return false;
+	relids = RelationGetIndexList(rel);
 	if (OidIsValid(toast_id))
 	{
 		Relation	toast = table_open(toast_id, AccessShareLock);
@@ -311,9 +345,9 @@ forget_root(Relation index)
 }
 
 /*
- * Makes a btree as empty as a new one: a meta page without a root, and no
- * other page.  A crash between the two steps leaves an empty btree, too, with
- * pages that nothing refers to.
+ * Makes a btree as empty as a new one, which has a meta page without a root
+ * and no other page.  A crash between the two steps leaves an empty btree as
+ * well, but with pages that nothing refers to.
  */
 static void
 empty_index(Oid oid)
@@ -335,7 +369,7 @@ empty_index(Oid oid)
 	index_close(index, NoLock);
 }
 
-/* Indexes first: their entries must not outlive the rows. */
+/* Empties the indexes first: their entries must not outlive the rows. */
 static void
 empty_table(Relation rel)
 {
@@ -349,9 +383,9 @@ empty_table(Relation rel)
 
 /*
  * Empties a locked segment and its TOAST table.  Each step is logged, and
- * leaves tables that can be read: at worst rows without index entries, and
- * values that no row refers to.  After a crash in between, the segment is not
- * written to until it has been emptied, which is tried again.
+ * after each step the tables can be read: at worst they have rows without
+ * index entries, or TOAST values that no row refers to.  After a crash in
+ * between, the worker empties the segment again before writing moves there.
  */
 static void
 empty_in_place(Relation rel, Relation toast)
@@ -361,14 +395,14 @@ empty_in_place(Relation rel, Relation toast)
 		empty_table(toast);
 }
 
-/* Empties a segment that is locked. */
+/* Empties a locked segment: in place if possible, otherwise by TRUNCATE. */
 static void
 empty(Relation rel)
 {
 	Relation	toast = OidIsValid(rel->rd_rel->reltoastrelid) ?
 		table_open(rel->rd_rel->reltoastrelid, NoLock) : NULL;
 
-	/* An index that a DBA has added may be of another kind. */
+	/* A DBA may have added an index that is no btree. */
 	if (are_btrees(RelationGetIndexList(rel)))
 		empty_in_place(rel, toast);
 	else
@@ -378,7 +412,7 @@ empty(Relation rel)
 		table_close(toast, NoLock);
 }
 
-/* Empties one segment if it may be. */
+/* Empties one segment if it is due, settled and free.  Returns true if so. */
 static bool
 empty_segment(int segment, OnsideDelivery *delivery, const char **blocked)
 {
@@ -393,8 +427,8 @@ empty_segment(int segment, OnsideDelivery *delivery, const char **blocked)
 	}
 
 	/*
-	 * Most often the segment is not settled yet, which can be seen without a
-	 * lock.
+	 * Most often the segment is not settled yet, and we can see that without
+	 * the exclusive lock.
 	 */
 	rel = table_open(relid, AccessShareLock);
 	if (may_be_emptied(segment, rel, delivery, blocked))

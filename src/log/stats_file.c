@@ -3,19 +3,21 @@
  * stats_file.c
  *		The statistics survive a restart of the server.
  *
- * Statistics are kept as PostgreSQL keeps its own: in shared memory, written
- * to a file in pg_stat at shutdown, and read and removed at the start.  A row
- * in a table would cost WAL and, while somebody holds a snapshot, dead
- * versions; CREATE DATABASE ... TEMPLATE would copy it, and a standby would
- * show requests that another server has made.  The price: a crash sets the
- * statistics to zero, which stats_reset shows.  They end with the slot: with
- * the database, or the extension.
+ * Statistics are kept as PostgreSQL keeps its own: they are in shared memory,
+ * are written to a file in pg_stat at shutdown, and are read from there at the
+ * start, which removes the file.  A row in a table would cost WAL and, while
+ * somebody holds a snapshot, dead versions.  CREATE DATABASE ... TEMPLATE
+ * would copy the row, and a standby would show requests that another server
+ * has made.  The price is that a crash sets the statistics to zero;
+ * stats_reset shows when.  A database's statistics end with its slot, when the
+ * database or the extension is dropped.
  *
- * A slot that has statistics in the file is taken when the server starts, and
+ * Each database in the file gets a slot when the server starts, and its slot
  * wants a worker, as it did when the server was shut down.
  *
- * Only the postmaster comes here, when no other process has the shared memory:
- * no lock is needed.
+ * The postmaster alone runs this code, when no other process uses the shared
+ * memory.  So no lock is needed.  Nothing here stops the server: a file that
+ * cannot be read or written gets a line in the log.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,7 +39,7 @@
 #define STATS_FILE_TMP	STATS_FILE ".tmp"
 #define STATS_MAGIC		0x4f415331	/* to change with SavedStats */
 
-/* What the file holds for each database, behind magic number and count. */
+/* What the file holds for each database, after the header. */
 typedef struct SavedStats
 {
 	Oid			database;
@@ -62,7 +64,10 @@ checked_write(FILE *file, const void *data, size_t size, pg_crc32c *crc)
 	return fwrite(data, size, 1, file) == 1;
 }
 
-/* Reads all of the file; NULL, and *n = -1, if it is not one of ours. */
+/*
+ * Reads the whole file: *n databases.  Returns NULL, with *n = -1, if this is
+ * no intact file of this version of the library.
+ */
 static SavedStats *
 read_file(FILE *file, int *n)
 {
@@ -94,8 +99,8 @@ read_file(FILE *file, int *n)
 }
 
 /*
- * Called by the postmaster, at its start and again after a crash.  Then the
- * file is gone, and the statistics begin anew.
+ * Called by the postmaster at its start, and again after a backend has
+ * crashed.  After a crash there is no file, and the statistics begin anew.
  */
 static void
 load(void)
@@ -119,7 +124,7 @@ load(void)
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("ignoring invalid data in file \"%s\"", STATS_FILE)));
 
-	/* After a crash, old numbers must not come back. */
+	/* If the server crashes later, these numbers must not come back. */
 	unlink(STATS_FILE);
 
 	for (int i = 0; i < Min(n, onside_max_databases); i++)
@@ -128,7 +133,9 @@ load(void)
 		pfree(saved);
 }
 
-/* The header, a SavedStats for each database, and a checksum of both. */
+/*
+ * Writes the header, a SavedStats for each database, and a checksum of both.
+ */
 static bool
 write_file(FILE *file)
 {
@@ -158,7 +165,10 @@ write_file(FILE *file)
 	return ok && fwrite(&crc, sizeof(crc), 1, file) == 1;
 }
 
-/* The last of the postmaster: all workers have ended. */
+/*
+ * Exit callback of the postmaster, when all other processes have ended.  After
+ * a crash, "code" is not 0.
+ */
 static void
 save(int code, Datum arg)
 {
@@ -183,7 +193,7 @@ save(int code, Datum arg)
 	(void) durable_rename(STATS_FILE_TMP, STATS_FILE, LOG);
 }
 
-/* shmem.c has made the slots just before. */
+/* The previous hook is that of shmem.c, which makes the slots. */
 static void
 shmem_startup(void)
 {

@@ -3,16 +3,20 @@
  * row.c
  *		A source table's row becomes an event.
  *
- * track_row() gives rows as they are written; backfill gives those that a
- * table already has.  This file reads the columns of a row and makes the
- * event; rows of a mapper go to row_mapped.c, and row_outcome.c says what
- * becomes of an event.
+ * track_row() (trigger.c) passes rows as they are written, backfill.c rows
+ * that the table already has, and look.c recent rows that attach() tries.
+ * This file reads the columns of a row and makes the event.  Rows of a mapper
+ * go to row_mapped.c, and row_outcome.c decides what becomes of an event.
  *
- * A row without an installation_id was bought outside of the app: it is
- * skipped and counted.
+ * A row without an installation_id stands for a purchase outside of the app.
+ * The row is skipped and counted.
  *
  * What is made of a row lives in the reader's memory context per_row, which is
- * reset after each row.
+ * reset after each row, and by row_cache.c after an error.
+ *
+ * No locks are taken here.  A row that is no valid event makes the statement
+ * fail only if on_invalid_event says so, or if backfill meets a row without an
+ * event_id; see row_outcome.c for the locks on dead_letter.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,12 +34,14 @@
 #include "settings.h"
 
 /*
- * A payload beyond this is not even made: far more than a request holds, and
- * less than what jsonb takes.
+ * No payload is made that is larger than this; bytes.  The limit is far more
+ * than a request holds, and less than what jsonb takes.
  */
 #define PAYLOAD_LIMIT	(100 * ONSIDE_API_MAX_BYTES)
 
-/* For so few rows of a statement a mapper is called row by row. */
+/*
+ * If a statement has no more rows than this, the mapper gets them one by one.
+ */
 #define FEW_ROWS	10
 
 /* Keeps the first error of a row; later ones are dropped. */
@@ -50,7 +56,7 @@ note(bool ok, OnsideEventError *first, const OnsideEventError *error,
 	}
 }
 
-/* About how many bytes of a payload this value takes. */
+/* About how many bytes of a payload this value takes; 0 for a small one. */
 static Size
 value_size(const JsonbValue *value)
 {
@@ -65,7 +71,9 @@ value_size(const JsonbValue *value)
 	}
 }
 
-/* Makes the payload; NULL if it is too large to be made. */
+/*
+ * Makes the payload.  Returns NULL if it would be larger than PAYLOAD_LIMIT.
+ */
 static Jsonb *
 read_payload(OnsideRowReader *reader, TupleTableSlot *row,
 			 OnsideEventError *error, bool *valid)
@@ -123,9 +131,7 @@ read_row(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 
 	note(reader->broken == NULL, error, reader->broken, &valid);
 
-	/*
-	 * Each field by itself: a dead letter shows as many of them as there are.
-	 */
+	/* An invalid field does not stop us: a dead letter shows all others. */
 	event->event_name = reader->event_name;
 	event->name_is_checked = reader->name_is_valid;
 
@@ -171,7 +177,10 @@ read_row(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 	return valid;
 }
 
-/* Does the row's time lie between backfill's since and until? */
+/*
+ * Does the row's time lie between backfill's since and until?  A time that is
+ * missing or invalid does not exclude the row.
+ */
 static bool
 is_row_due(OnsideRowReader *reader, TupleTableSlot *row)
 {
@@ -187,8 +196,8 @@ is_row_due(OnsideRowReader *reader, TupleTableSlot *row)
 
 /*
  * Raises an error if backfill meets a row without an event_id of its own,
- * whatever on_invalid_event says.  With a new event_id, the row would be
- * another event than the one that the trigger has recorded, or will record.
+ * whatever on_invalid_event says.  If we gave the row a new event_id, the
+ * trigger and backfill would report two events for it.
  */
 static void
 require_own_id(OnsideRowReader *reader, Relation rel, TupleTableSlot *row)
@@ -209,8 +218,8 @@ require_own_id(OnsideRowReader *reader, Relation rel, TupleTableSlot *row)
 }
 
 /*
- * The row is skipped if it has no installation_id, and passed over if it is
- * not of the time that backfill wants.
+ * A row without an installation_id is skipped and counted as skipped.  A row
+ * from outside of backfill's since and until is not counted as skipped.
  */
 OnsideRowOutcome
 onside_row_record(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
@@ -226,7 +235,7 @@ onside_row_record(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 
 	old = MemoryContextSwitchTo(reader->per_row);
 	if (!is_row_due(reader, row))
-		;						/* and nothing else is counted */
+		;						/* onside_row_is_due() has counted it */
 	else if (reader->installation_id.attnum != InvalidAttrNumber &&
 			 onside_column_is_empty(&reader->installation_id, row))
 		onside_row_count_skipped(reader, 1);
@@ -247,8 +256,8 @@ onside_row_record(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 }
 
 /*
- * Few rows go to the mapper one by one, as do all rows if the query over all
- * of them fails.
+ * Few rows go to the mapper one by one.  Many rows go to it in one query, and
+ * one by one if that query fails.
  */
 void
 onside_row_record_all(OnsideRowReader *reader, TriggerData *trigdata,
@@ -262,7 +271,9 @@ onside_row_record_all(OnsideRowReader *reader, TriggerData *trigdata,
 		onside_row_mapped_record_all(reader, trigdata, append))
 		return;
 
-	/* The store may be read by other triggers of the statement, too. */
+	/*
+	 * Other triggers may read the store, too, so we read by our own pointer.
+	 */
 	row = MakeSingleTupleTableSlot(RelationGetDescr(trigdata->tg_relation),
 								   &TTSOpsMinimalTuple);
 	pointer = tuplestore_alloc_read_pointer(rows, EXEC_FLAG_REWIND);
@@ -277,7 +288,8 @@ onside_row_record_all(OnsideRowReader *reader, TriggerData *trigdata,
 }
 
 /*
- * The same steps as onside_row_record(), without backfill and without effects.
+ * Takes the same steps as onside_row_record(), but ignores backfill and
+ * changes nothing.
  */
 OnsideRowOutcome
 onside_row_try(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,

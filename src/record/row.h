@@ -21,7 +21,7 @@
 /*
  * Records one row of this table: the event that its columns make, or all
  * events that the mapper makes of it.  An event without an event_id gets a new
- * one.  *append: see onside_row_settle().
+ * event_id.  For *append see onside_row_settle().
  */
 extern OnsideRowOutcome onside_row_record(OnsideRowReader *reader,
 										  Relation rel,
@@ -35,8 +35,8 @@ extern void onside_row_record_all(OnsideRowReader *reader,
 
 /*
  * What would become of the row?  Records and counts nothing.  *error says why
- * the row is no event; its field is NULL if the mapper returns no event.  The
- * error lives in the reader's per_row, which the caller resets.
+ * the row is no event; error->field is NULL if the mapper returns no event.
+ * The error's strings live in the reader's per_row, which the caller resets.
  */
 extern OnsideRowOutcome onside_row_try(OnsideRowReader *reader,
 									   Relation rel,

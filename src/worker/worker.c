@@ -3,21 +3,29 @@
  * worker.c
  *		The background worker that sends one database's events.
  *
- * A loop around one wait.  Each turn takes the reasons for waking up and the answers
- * that have come, has the sender say what to send next and the reader read it,
- * writes down what has become of events, publishes how things stand, and sleeps.
- * Events go one way, and what becomes of them comes back the other:
+ * A loop around one wait.  Each turn takes the reasons for waking up and the
+ * answers that have come, has the sender say what to send next and the reader
+ * read it, writes down what has become of events, publishes how things stand,
+ * and sleeps.  Events go one way, and what becomes of them comes back the
+ * other:
  *
  *		reader.c (window.c -> batch.c) -> sending.c (sender.c -> http.c)
  *		progress.c, undecided.c <- sending.c
  *
- * This file has the process (how it starts and takes its slot), the loop, and when
- * to wake up.  What the worker was told to do is in configuration.c, what it tells
- * in publish.c.  All that it knows is in one struct; see state.h.
+ * This file has the process (how it starts and takes its slot), the loop, and
+ * when to wake up.  configuration.c has what the worker was told to do, and
+ * publish.c what the worker tells others.  All that the worker knows is in one
+ * struct; see state.h.
  *
- * An error in a transaction of ours (a full disk, a locked or damaged table) ends
- * neither the process nor what it can do without that transaction; see txn.c.
- * Whatever the network does is not an error, it is the sender's business.
+ * The launcher registers the process (onside_worker_register()).  However the
+ * process ends, before_exit() leaves the slot; after a crash, shared memory is
+ * made anew.  The loop takes the slot's own lock for a moment at a time, and
+ * waits for no heavyweight lock.
+ *
+ * An error in a transaction of ours (a full disk, a locked or damaged table)
+ * does not end the process, and work that needs no such transaction goes on;
+ * see txn.c.  Nothing that the network does is an error: the sender decides
+ * what to do about it.
  *
  *-------------------------------------------------------------------------
  */
@@ -78,8 +86,9 @@ serve_signals(OnsideWorker *worker)
 }
 
 /*
- * Takes the reasons for which others have woken us, before looking at what they
- * stand for: a reason that comes later is for the next turn.
+ * Takes the reasons for which others have woken us, and then looks at what
+ * each stands for.  A reason that comes after the exchange is for the next
+ * turn.
  */
 static void
 take_wakeup(OnsideWorker *worker)
@@ -111,9 +120,10 @@ take_wakeup(OnsideWorker *worker)
 }
 
 /*
- * Somebody has deleted events, or has put some aside: nothing is sent that was
- * deleted, and what is pending is counted anew.  What was in flight then is not
- * forgotten before its request has ended: look again after that.
+ * Somebody has deleted events, or has put some aside.  From now on no deleted
+ * event is sent, and pending events are counted anew.  A deleted event that is
+ * in flight is known to the sender until its request has ended, so we look
+ * again then.
  */
 static void
 notice_withdrawals(OnsideWorker *worker)
@@ -158,7 +168,7 @@ fill_and_send(OnsideWorker *worker)
 	onside_sending_pump(worker);
 }
 
-/* Writes down how far we have come, and what that leaves to be done. */
+/* Writes down what is settled, moves events aside, looks after segments. */
 static void
 persist(OnsideWorker *worker)
 {
@@ -169,7 +179,10 @@ persist(OnsideWorker *worker)
 	onside_progress_maintain_if_due(worker, drained);
 }
 
-/* Looks, if it is time, for what nobody tells us of.  Has it looked? */
+/*
+ * Every POLL_INTERVAL, looks for changes that wake nobody.  Returns true if it
+ * has looked.
+ */
 static bool
 poll_if_due(OnsideWorker *worker)
 {
@@ -196,7 +209,7 @@ poll_if_due(OnsideWorker *worker)
  * ----------
  */
 
-/* Milliseconds until something is to be done that nobody wakes us for. */
+/* Milliseconds until the next piece of work that nobody wakes us for. */
 static long
 sleep_timeout(OnsideWorker *worker)
 {
@@ -217,9 +230,9 @@ sleep_timeout(OnsideWorker *worker)
 }
 
 /*
- * Says after how many more commits we want to be woken.  While sending is
- * impossible, that is the first new event only: "status" shows its age.  False if
- * we need not sleep.
+ * Says after how many more events we want to be woken.  While we cannot send,
+ * the first new event wakes us and later ones do not: "status" shows the age
+ * of the oldest.  Returns false if there is a reason not to sleep.
  */
 static bool
 arm_wakeup(OnsideWorker *worker)
@@ -251,8 +264,8 @@ sleep_until_woken(OnsideWorker *worker)
  */
 
 /*
- * One turn each time that the worker is woken.  Every step does what is due and waits for
- * nothing; only the last one sleeps.
+ * One turn each time that the worker is woken.  Every step does what is due
+ * and waits for nothing; only the last one sleeps.
  */
 static void
 main_loop(OnsideWorker *worker)
@@ -280,7 +293,7 @@ main_loop(OnsideWorker *worker)
  * ----------
  */
 
-/* Exit callback: leaves the slot, unless txn.c has. */
+/* Exit callback: leaves the slot, unless txn.c has left it already. */
 static void
 before_exit(int code, Datum arg)
 {
@@ -290,7 +303,10 @@ before_exit(int code, Datum arg)
 						 onside_txn_left_orderly(worker));
 }
 
-/* A worker in its slot; ends the process if it is not wanted there any more. */
+/*
+ * Makes the worker and takes its slot.  Ends the process if the slot does not
+ * want this worker any more.
+ */
 static OnsideWorker *
 enter(int slot_no, Oid database)
 {
@@ -301,12 +317,15 @@ enter(int slot_no, Oid database)
 	if (worker->slot == NULL)
 		proc_exit(0);
 
-	/* Before connecting: so it runs when transactions have been aborted. */
+	/*
+	 * Exit callbacks run in reverse order.  Registered before we connect, this
+	 * one runs after PostgreSQL's own has aborted the transaction.
+	 */
 	before_shmem_exit(before_exit, PointerGetDatum(worker));
 	return worker;
 }
 
-/* Body of a transaction. */
+/* Body of a transaction: *arg says whether the versions differ. */
 static void
 look_for_matching_version(OnsideWorker *worker, void *arg)
 {
@@ -318,14 +337,16 @@ look_for_matching_version(OnsideWorker *worker, void *arg)
 }
 
 /*
- * Touches none of the extension's tables while they are of another version
- * than the library.  When that is over a successor takes over: settings and
- * caches may be out of date by then.
+ * Waits while the extension's tables are of another version than the library,
+ * and touches none of them.  Once the versions match, a worker that has waited
+ * leaves to a successor: its own settings and caches may be out of date by
+ * then.
  */
 static void
 wait_for_matching_version(OnsideWorker *worker)
 {
 	OnsideSlot *slot = worker->slot;
+	uint32		bits = 0;		/* why we were woken, for when we work */
 	bool		waited = false;
 
 	/* Nothing is sent, so no commit has to wake us. */
@@ -336,9 +357,9 @@ wait_for_matching_version(OnsideWorker *worker)
 
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
+		bits |= pg_atomic_exchange_u32(&slot->wakeup, 0);
 		if (onside_service_is_closed(slot))
-			onside_txn_leave_orderly(worker);
-		pg_atomic_write_u32(&slot->wakeup, 0);
+			break;
 
 		onside_txn_insist(worker, &worker->configuration.looking, 0,
 						  look_for_matching_version, &differs);
@@ -350,7 +371,10 @@ wait_for_matching_version(OnsideWorker *worker)
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 POLL_INTERVAL, worker->wait_event_idle);
 	}
-	if (waited)
+
+	/* A resume() that came meanwhile is heard by whoever works next. */
+	pg_atomic_fetch_or_u32(&slot->wakeup, bits);
+	if (waited || onside_service_is_closed(slot))
 		onside_txn_leave_orderly(worker);
 
 	LWLockAcquire(slot->lock, LW_EXCLUSIVE);
@@ -359,8 +383,8 @@ wait_for_matching_version(OnsideWorker *worker)
 }
 
 /*
- * Makes the rooms ready, from the lowest: each may use those above it in this list.
- * Reading begins where a predecessor has come to.
+ * Makes the rooms ready.  A room may use those that were made ready before it.
+ * Reading begins where the predecessor's settled cursor stands.
  */
 static void
 begin(OnsideWorker *worker)
@@ -379,8 +403,8 @@ begin(OnsideWorker *worker)
 }
 
 /*
- * The process: takes its slot, connects, finds the extension, waits until library and SQL
- * objects belong together, and works until it is told to end.
+ * The process: takes its slot, connects, finds the extension, waits until
+ * library and SQL objects belong together, and works until it is told to end.
  */
 void
 onside_worker_main(Datum slot_no)
@@ -412,7 +436,9 @@ onside_worker_main(Datum slot_no)
 	main_loop(worker);
 }
 
-/* The launcher calls this, and is told by a signal when the worker ends. */
+/*
+ * Called by the launcher, which gets a signal when the worker starts or ends.
+ */
 bool
 onside_worker_register(Oid database, int slot_no,
 					   BackgroundWorkerHandle **handle)

@@ -12,7 +12,10 @@
 
 #include "postmaster/bgworker.h"
 
-/* Registers a worker for a database, with its slot; false if there is no room. */
+/*
+ * Registers a worker for a database and its slot.  Returns false if all of
+ * max_worker_processes are in use.
+ */
 extern bool onside_worker_register(Oid database, int slot_no,
 								   BackgroundWorkerHandle **handle);
 
