@@ -14,6 +14,7 @@
 #include "fmgr.h"
 #include "utils/relcache.h"
 
+#include "compat.h"
 #include "record/mapping.h"
 
 #define PAYLOAD_PREFIX "payload."

@@ -179,13 +179,15 @@ subtest 'what it was doing' => sub {
 	# is lost with its transaction), and to a table for its first page.
 	my $path = sub { $node->safe_psql('postgres', "SELECT pg_relation_filepath('onside_attribution.$_[0]')") };
 	my $place = qr/ \(at or behind the event with xid \d+, id \d+\)/;
+	# Its commit is asynchronous, so the crash may take it back.
+	my $unsure = $node->safe_psql('postgres', 'SELECT gen_random_uuid()');
 	my @moments = (
 		{
 			doing => qr/reading the outbox/,
 			file => sub { '/pg_wal/' },
 			begin => sub {
 				$node->safe_psql('postgres',
-					"SET synchronous_commit = off; SELECT onside_attribution.track('paid', '$OnsideTest::installation', '{}')");
+					"SET synchronous_commit = off; SELECT onside_attribution.track('paid', '$OnsideTest::installation', '{}', event_id => '$unsure')");
 			},
 		},
 		{
@@ -240,6 +242,8 @@ subtest 'what it was doing' => sub {
 			$position, 'the log says that it was at that');
 		$sandbox->behave;
 		wait_until(sub { eval { $node->safe_psql('postgres', 'SELECT 1') } }) or die 'the server is gone';
+		push @ids, $unsure
+		  if $crashes == 0 && $node->safe_psql('postgres', "SELECT count(*) FROM onside_attribution.outbox WHERE event_id = '$unsure'");
 		if (++$crashes == 3)
 		{
 			poll_status($node, 'postgres', $waits, 'a third crash');
