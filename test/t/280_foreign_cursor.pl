@@ -202,7 +202,13 @@ foreach my $way (@ways)
 	# Nor does a TRUNCATE of what the publisher has recorded take along what the
 	# subscriber has, nor one of control its pause.
 	record($subscriber, $way, 10, 'own');
+	my $session = $subscriber->background_psql($way);
+	$session->query_safe(q{BEGIN; INSERT INTO noted SELECT onside_attribution.track('own', gen_random_uuid(), '{}'), 'own'});
 	$publisher->safe_psql($way, 'TRUNCATE onside_attribution.outbox');
+	ok($subscriber->poll_query_until($way, q{SELECT EXISTS (SELECT FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted)}),
+		"$way: the TRUNCATE waits for a session that records");
+	$session->query_safe('COMMIT');
+	$session->quit;
 	$publisher->safe_psql($way, 'TRUNCATE onside_attribution.control');
 	replicated($way);
 	my $n = @{ own($way) };
