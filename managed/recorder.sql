@@ -288,7 +288,7 @@ $$;
  * what is in them is older than a week.  Nobody waits for that: who finds one locked, or
  * somebody else at it, leaves it for the next.  The lock is held until the caller's
  * transaction ends; until then whoever reads the whole outbox waits, and who records, should
- * that be after midnight, writes elsewhere (see append()).
+ * that be after midnight, writes elsewhere (see part_to_write()).
  *
  * A clock that was ahead for a while has left a day behind that is yet to come; one that has jumped ahead looks
  * like days without an event; and a restored schema has no day.  Then nothing is emptied: what a wrong clock
