@@ -47,6 +47,7 @@
 #include "utils/xid8.h"
 
 #include "compat.h"
+#include "log/durable.h"
 #include "log/outbox.h"
 #include "log/ranges.h"
 #include "log/shape.h"

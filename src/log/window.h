@@ -14,7 +14,6 @@
 #include "executor/tuptable.h"
 #include "utils/relcache.h"
 
-#include "log/durable.h"
 #include "log/position.h"
 #include "log/snapshot.h"
 

@@ -33,6 +33,7 @@
 #include "clock.h"
 #include "compat.h"
 #include "log/crash_guard.h"
+#include "log/durable.h"
 #include "log/segment.h"
 #include "log/tables.h"
 #include "worker/counting.h"
