@@ -812,6 +812,12 @@ $$;
 CREATE TYPE onside_attribution.made AS (
     installation_id text, payload jsonb, problem onside_attribution.problem, event_datetime timestamptz, has_datetime boolean, key text);
 
+/* What is made of a row of which no event can be made. */
+CREATE FUNCTION onside_attribution.no_event(field text, state text, message text, hint text) RETURNS onside_attribution.made
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT ('?', NULL, ($1, $2, $3, $4)::onside_attribution.problem, NULL, true, NULL)::onside_attribution.made
+$$;
+
 /*
  * A query that makes events of the rows of a source, "n".  That of a mapper is executed
  * with the mapper's search_path, so nothing in it depends on one.  Of mappers of one name the one is meant that takes
@@ -1066,16 +1072,15 @@ LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
     FROM regexp_matches(condition COLLATE "C", $re$('(?:[^']|'')*'|"(?:[^"]|"")*"|\mnew\.|[^'"n]+|.)$re$, 'g') WITH ORDINALITY m (token, n)
 $$;
 
-/* Does it refer to a system column? */
-CREATE FUNCTION onside_attribution.has_system_column(condition text) RETURNS boolean
+/* Does it have this outside of its strings and quoted names? */
+CREATE FUNCTION onside_attribution.mentions(condition text, pattern text) RETURNS boolean
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT regexp_replace(condition COLLATE "C", $re$'(?:[^']|'')*'|"(?:[^"]|"")*"$re$, '', 'g') ~ '\m(new|old)\.(tableoid|ctid|xmin|xmax|cmin|cmax)\M'
+    SELECT regexp_replace(condition COLLATE "C", $re$'(?:[^']|'')*'|"(?:[^"]|"")*"$re$, '', 'g') ~ pattern
 $$;
 
-/* Does it refer to OLD? */
-CREATE FUNCTION onside_attribution.has_old(condition text) RETURNS boolean
+CREATE FUNCTION onside_attribution.has_system_column(condition text) RETURNS boolean
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT regexp_replace(condition COLLATE "C", $re$'(?:[^']|'')*'|"(?:[^"]|"")*"$re$, '', 'g') ~ '\mold\.'
+    SELECT onside_attribution.mentions(condition, '\m(new|old)\.(tableoid|ctid|xmin|xmax|cmin|cmax)\M')
 $$;
 
 /* What FROM takes for a table's own rows: those of its partitions, but not of tables that inherit from it. */
@@ -1167,10 +1172,9 @@ BEGIN
             IF describe IS NOT NULL THEN
                 EXECUTE describe INTO place USING rows[1];
             END IF;
-            RETURN ARRAY[('?', NULL, ('mapper', SQLSTATE, concat_ws(', in row ', regexp_replace(SQLERRM, '^invalid event: ', ''), place),
+            RETURN ARRAY[onside_attribution.no_event('mapper', SQLSTATE, concat_ws(', in row ', regexp_replace(SQLERRM, '^invalid event: ', ''), place),
                 CASE WHEN SQLSTATE = '42501' THEN 'Whoever writes the row must be allowed to do that, and to use the schemas of the table and the mapper.'
-                    WHEN mapping ? 'mapper' THEN 'Mend the mapper with CREATE OR REPLACE FUNCTION.' ELSE 'Mend the row, or map other columns.' END)::onside_attribution.problem,
-                NULL, true, NULL)::onside_attribution.made];
+                    WHEN mapping ? 'mapper' THEN 'Mend the mapper with CREATE OR REPLACE FUNCTION.' ELSE 'Mend the row, or map other columns.' END)];
         END IF;
     END;
     FOR i IN 1 .. coalesce(cardinality(rows), 0) LOOP
@@ -1223,7 +1227,6 @@ BEGIN
 
     ELSIF TG_LEVEL = 'ROW' THEN
         key := onside_attribution.key_of(TG_RELID);
-        EXECUTE coalesce(key.description, 'SELECT ($1)::text') INTO place USING NEW;
         BEGIN
             -- A policy that hides the row is to be an error, and no row that is gone.
             row_security := current_setting('row_security');
@@ -1248,9 +1251,9 @@ BEGIN
             IF onside_attribution.passes_through(SQLSTATE) THEN
                 RAISE;
             END IF;
-            results := ARRAY[('?', NULL, ('deferred', SQLSTATE, format('row %s cannot be read again at the end of the transaction: %s', place, SQLERRM),
-                'Whoever commits must be allowed to read the row. Or attach the event without deferred.')::onside_attribution.problem,
-                NULL, true, NULL)::onside_attribution.made];
+            EXECUTE coalesce(key.description, 'SELECT ($1)::text') INTO place USING NEW;
+            results := ARRAY[onside_attribution.no_event('deferred', SQLSTATE, format('row %s cannot be read again at the end of the transaction: %s', place, SQLERRM),
+                'Whoever commits must be allowed to read the row. Or attach the event without deferred.')];
         END;
         IF results IS NULL THEN
             results := onside_attribution.made_of(attached, mapping, ARRAY[r.r]);
@@ -1302,9 +1305,8 @@ BEGIN
             IF onside_attribution.passes_through(SQLSTATE) THEN
                 RAISE;
             END IF;
-            made := ('?', NULL, ('mapper', SQLSTATE, SQLERRM,
-                'Whoever writes the row must be allowed to use the schemas of the table and the mapper.')::onside_attribution.problem,
-                NULL, true, NULL)::onside_attribution.made;
+            made := onside_attribution.no_event('mapper', SQLSTATE, SQLERRM,
+                'Whoever writes the row must be allowed to use the schemas of the table and the mapper.');
             FOR r IN EXECUTE format('SELECT FROM %s', source) LOOP
                 PERFORM onside_attribution.settle(TG_RELID, mapping, made);
             END LOOP;
@@ -1712,7 +1714,7 @@ BEGIN
     ELSIF onside_attribution.has_system_column(condition) THEN
         RAISE feature_not_supported USING MESSAGE = format('backfill: the condition of "%s" refers to a system column', event_name),
             HINT = 'Attach the event with a condition on columns of the table.';
-    ELSIF onside_attribution.has_old(condition) THEN
+    ELSIF onside_attribution.mentions(condition, $re$\mold\.$re$) THEN
         RAISE NOTICE USING MESSAGE = format('the condition of "%s" refers to OLD, which is taken to be all NULL', event_name);
     END IF;
     IF NOT mapping ?| '{event_datetime,mapper}' THEN
