@@ -251,9 +251,15 @@ onside_progress_settle(OnsideWorker *worker)
 	OnsideSender *sender = worker->sender;
 	int64		seq = onside_sender_settled(sender);
 
-	if (onside_reader_settled(worker, seq, &progress->delivery.settled))
+	/*
+	 * A newer snapshot that shows no new row is not worth writing: the row of
+	 * before covers the same events.  Otherwise an idle worker would write
+	 * each time that it looks, since its own write made its next snapshot a
+	 * new one.
+	 */
+	if (onside_reader_settled(worker, seq, &progress->delivery.settled) &&
+		onside_reader_forget(worker, seq))
 	{
-		onside_reader_forget(worker, seq);
 		progress->persist_due = true;
 		progress->maintenance_due = true;
 	}

@@ -108,6 +108,7 @@ add_to_batch(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 	OnsideItem	item;
 
 	onside_crash_guard_at(pos);
+	read->worker->reader.rows_read++;
 	if (onside_reader_took(read->worker, pos, read->worker->reader.takes))
 		return true;
 	onside_outbox_read_event(row, &event);
@@ -124,6 +125,14 @@ read_in_order(OnsideWorker *worker, void *arg)
 	Read	   *read = arg;
 
 	read->finished = onside_window_read(&reader->reading, add_to_batch, read);
+}
+
+/* All that has been read was handed over, or was not to be. */
+static void
+pass_what_was_read(OnsideReader *reader)
+{
+	onside_cursor_copy(&reader->passed, &reader->reading);
+	reader->rows_passed = reader->rows_read;
 }
 
 static void
@@ -200,7 +209,7 @@ read_into_open_batch(OnsideWorker *worker, Read *read)
 	{
 		/* Nothing: whatever there is ends here. */
 		free_open_batch(worker);
-		onside_cursor_copy(&reader->passed, &reader->reading);
+		pass_what_was_read(reader);
 		if (!reader->unread)
 			forget_early(worker);
 		return false;
@@ -217,7 +226,7 @@ take_open_batch(OnsideWorker *worker)
 
 	reader->average_bytes = batch->body.len / batch->nitems;
 	onside_batch_seal(batch);
-	onside_cursor_copy(&reader->passed, &reader->reading);
+	pass_what_was_read(reader);
 	reader->open_batch = NULL;
 	return batch;
 }
@@ -298,6 +307,7 @@ onside_reader_passed(OnsideWorker *worker, int64 last_seq)
 		memset(&reader->marks[reader->nmarks++], 0, sizeof(OnsideMark));
 	}
 	reader->marks[reader->nmarks - 1].seq = last_seq;
+	reader->marks[reader->nmarks - 1].rows_passed = reader->rows_passed;
 	onside_cursor_copy(&reader->marks[reader->nmarks - 1].cursor,
 					   &reader->passed);
 }
@@ -325,17 +335,21 @@ onside_reader_settled(OnsideWorker *worker, int64 seq, OnsideCursor *settled)
 	return n > 0;
 }
 
-void
+bool
 onside_reader_forget(OnsideWorker *worker, int64 seq)
 {
 	OnsideReader *reader = &worker->reader;
 	int			n = count_reached(worker, seq);
+	int64		rows_before = reader->rows_settled;
 
+	if (n > 0)
+		reader->rows_settled = reader->marks[n - 1].rows_passed;
 	for (int i = 0; i < n; i++)
 		onside_cursor_release(&reader->marks[i].cursor);
 	reader->nmarks -= n;
 	memmove(reader->marks, reader->marks + n,
 			reader->nmarks * sizeof(OnsideMark));
+	return reader->rows_settled != rows_before;
 }
 
 /* ----------
@@ -612,7 +626,10 @@ take_recorded_at(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 	Peek	   *peek = arg;
 
 	if (onside_reader_took(peek->worker, pos, peek->worker->reader.takes))
+	{
+		peek->worker->reader.rows_read++;
 		return true;
+	}
 	peek->oldest = onside_outbox_recorded_at(row);
 	return false;
 }
@@ -654,7 +671,7 @@ onside_reader_oldest_recorded(OnsideWorker *worker)
 		{
 			/* There are none. */
 			onside_cursor_copy(&reader->reading, &peek.cursor);
-			onside_cursor_copy(&reader->passed, &peek.cursor);
+			pass_what_was_read(reader);
 			reader->unread = false;
 		}
 	}

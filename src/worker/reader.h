@@ -57,10 +57,12 @@ extern void onside_reader_find(const OnsideItem *items, int n, bool *gone);
 /*
  * With all events of the log up to this seq settled, how far has the cursor
  * come?  False if not further than was forgotten: forget it when it is noted.
+ * Forgetting returns true if the log has a row between the cursor that was
+ * forgotten before and this one; false if only a newer snapshot was taken.
  */
 extern bool onside_reader_settled(OnsideWorker *worker, int64 seq,
 								  OnsideCursor *settled);
-extern void onside_reader_forget(OnsideWorker *worker, int64 seq);
+extern bool onside_reader_forget(OnsideWorker *worker, int64 seq);
 
 /* Somebody has deleted events: what was read and not sent is read again. */
 extern void onside_reader_start_over(OnsideWorker *worker);

@@ -60,6 +60,7 @@ typedef struct OnsideMark
 {
 	int64		seq;
 	OnsideCursor cursor;
+	int64		rows_passed;	/* the reader's, at that cursor */
 } OnsideMark;
 
 /* With more marks than this every second one is given up. */
@@ -70,6 +71,12 @@ typedef struct OnsideReader
 {
 	OnsideCursor reading;		/* read up to here */
 	OnsideCursor passed;		/* and up to here handed over */
+	int64		rows_read;		/* rows of the log before "reading", since the
+								 * start; rows that were read twice count
+								 * twice */
+	int64		rows_passed;	/* "rows_read" at "passed" */
+	int64		rows_settled;	/* "rows_read" at the cursor that was
+								 * forgotten last */
 	OnsideBatch *open_batch;	/* being filled, or NULL */
 	bool		unread;			/* there may be events to read */
 	uint64		read_recorded;	/* slot->recorded before the last read */
