@@ -134,6 +134,16 @@ load(void)
 }
 
 /*
+ * Has this slot statistics to keep?  In a slot that no worker has confirmed,
+ * nobody knows whether the database has the extension.
+ */
+static bool
+is_worth_saving(OnsideSlot *slot)
+{
+	return OidIsValid(onside_slot_database(slot)) && slot->service.found;
+}
+
+/*
  * Writes the header, a SavedStats for each database, and a checksum of both.
  */
 static bool
@@ -144,7 +154,7 @@ write_file(FILE *file)
 	bool		ok;
 
 	for (int i = 0; i < onside_max_databases; i++)
-		if (OidIsValid(onside_slot_database(onside_slot_get(i))))
+		if (is_worth_saving(onside_slot_get(i)))
 			header[2]++;
 
 	INIT_CRC32C(crc);
@@ -154,7 +164,7 @@ write_file(FILE *file)
 		OnsideSlot *slot = onside_slot_get(i);
 		SavedStats	saved;
 
-		if (!OidIsValid(onside_slot_database(slot)))
+		if (!is_worth_saving(slot))
 			continue;
 		memset(&saved, 0, sizeof(saved));
 		saved.database = onside_slot_database(slot);
@@ -174,16 +184,22 @@ save(int code, Datum arg)
 {
 	FILE	   *file;
 	bool		ok;
+	int			save_errno;
 
 	if (code != 0)
 		return;
 
 	file = AllocateFile(STATS_FILE_TMP, PG_BINARY_W);
 	ok = file != NULL && write_file(file);
-	if (file != NULL && FreeFile(file) != 0)
+	save_errno = errno;
+	if (file != NULL && FreeFile(file) != 0 && ok)
+	{
 		ok = false;
+		save_errno = errno;
+	}
 	if (!ok)
 	{
+		errno = save_errno;		/* of the first step that failed */
 		ereport(LOG,
 				(errcode_for_file_access(),
 				 errmsg("could not write file \"%s\": %m", STATS_FILE_TMP)));
