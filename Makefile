@@ -58,7 +58,7 @@ endif
 # The two commands, and what they consist of
 # ---------------------------------------------------------------------------
 
-.PHONY: help demo test test-all clean-chroots test-assertions test-valgrind bench \
+.PHONY: help rooms demo test test-all clean-chroots test-assertions test-valgrind bench \
 	check-quick check-metrics check-languages dashboard-picture check-unit check-sim check-sandbox check-isolation check-tap
 
 help:
@@ -66,6 +66,7 @@ help:
 	@echo 'make install          install it into PostgreSQL (DESTDIR=... to stage it)'
 	@echo 'make demo             see it work: a throwaway server, the sandbox API, purchases'
 	@echo 'make test             build and run every test, on throwaway servers'
+	@echo 'make rooms            the files of src/, and what each is for'
 	@echo 'make check-quick      what most mistakes fail in, in a minute'
 	@echo 'make test-all         the same with PostgreSQL 15, 17, 18 and 19, in chroots; as root'
 	@echo 'make clean-chroots    remove those chroots'
@@ -94,6 +95,11 @@ help:
 	@echo 'make test STEPS="unit tap" TAP=test/t/010_name.pl  just these'
 	@echo 'make test VERSIONS="15 18"  with these versions of PostgreSQL; see test-all'
 	@echo 'make test KEEP=1      keep the directory with the logs'
+
+# A header's purpose may take two lines.
+rooms:
+	@cd $(srcdir) && for file in src/*/*.c src/*.c; do sed -n "4,5{s|^ \*\t\t||;/^ \*$$/d;p}" "$$file" | \
+		paste -sd ' ' | sed "s|^|$$file: |"; done
 
 # What the command line or the environment says is for these scripts too; the
 # default of PG_CONFIG is not, they look for a PostgreSQL themselves.
