@@ -61,9 +61,7 @@ onside_reader_init(OnsideWorker *worker, const OnsideCursor *settled)
 void
 onside_reader_wake(OnsideWorker *worker)
 {
-	OnsideReader *reader = &worker->reader;
-
-	reader->unread = true;
+	worker->reader.unread = true;
 }
 
 bool
@@ -171,17 +169,13 @@ forget_early(OnsideWorker *worker)
 int64
 onside_reader_takes(OnsideWorker *worker)
 {
-	OnsideReader *reader = &worker->reader;
-
-	return reader->takes;
+	return worker->reader.takes;
 }
 
 int64
 onside_reader_forgotten(OnsideWorker *worker)
 {
-	OnsideReader *reader = &worker->reader;
-
-	return reader->forgotten;
+	return worker->reader.forgotten;
 }
 
 /* Reads into the open batch.  Returns true if it is full. */
@@ -361,9 +355,7 @@ onside_reader_forget(OnsideWorker *worker, int64 seq)
 static void
 read_newest(OnsideWorker *worker, void *arg)
 {
-	OnsideReader *reader = &worker->reader;
-
-	onside_window_read_newest(&reader->reading, add_to_batch, arg);
+	onside_window_read_newest(&worker->reader.reading, add_to_batch, arg);
 }
 
 /*
@@ -597,17 +589,13 @@ onside_reader_waiting(OnsideWorker *worker)
 const OnsideCursor *
 onside_reader_position(OnsideWorker *worker)
 {
-	OnsideReader *reader = &worker->reader;
-
-	return &reader->reading;
+	return &worker->reader.reading;
 }
 
 uint64
 onside_reader_recorded(OnsideWorker *worker)
 {
-	OnsideReader *reader = &worker->reader;
-
-	return reader->read_recorded;
+	return worker->reader.read_recorded;
 }
 
 /* A look at the next event that does not read it. */
@@ -682,17 +670,13 @@ onside_reader_oldest_recorded(OnsideWorker *worker)
 const char *
 onside_reader_problem(OnsideWorker *worker)
 {
-	OnsideReader *reader = &worker->reader;
-
-	return onside_brake_problem(&reader->brake);
+	return onside_brake_problem(&worker->reader.brake);
 }
 
 bool
 onside_reader_rests(OnsideWorker *worker)
 {
-	OnsideReader *reader = &worker->reader;
-
-	return onside_brake_timeout(worker, &reader->brake) > 0;
+	return onside_brake_timeout(worker, &worker->reader.brake) > 0;
 }
 
 long
