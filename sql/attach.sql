@@ -229,6 +229,8 @@ SELECT onside_attribution.attach('moving', 'any', 'install_id', '{"id": "id"}', 
 -- (and not where that is not to be expected)
 SELECT onside_attribution.attach('moving', 'dear', 'install_id', '{"id": "id", "uid": "uid"}', operation => 'UPDATE', condition => 'NEW.total > 5 AND OLD.total <= 5 AND NEW.tableoid <> 1');
 SELECT onside_attribution.attach('moving', 'both', 'install_id', '{"id": "id"}', 'paid_on', 'uid', 'INSERT OR UPDATE', 'NEW.status = ''paid''');
+SELECT onside_attribution.attach('moving', 'once', 'install_id', '{"id": "id"}', event_id => 'id');
+-- One of INSERT is reported again, as another event.
 SELECT onside_attribution.attach('moving', 'inserted', 'install_id', '{"id": "id"}');
 INSERT INTO moving VALUES (1, :user, 'new', '2026-05-05', 1, '0a0b0c0d-0001-4002-8003-000000000001');
 UPDATE moving SET status = 'paid', total = 6;

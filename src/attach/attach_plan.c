@@ -133,25 +133,35 @@ are_in_partition_key(Relation rel, Bitmapset *columns)
 }
 
 /*
- * Warns that an UPDATE that moves a row to another partition fires no UPDATE
- * trigger at row level.  We warn where an event is likely to be lost by that:
- * if every update is an event, or if the condition or the event uses a column
- * of the partition key.
+ * Warns of UPDATEs that move a row to another partition.  To row-level
+ * triggers they are a DELETE here and an INSERT there.  An event of INSERT is
+ * then reported again, which the API recognizes by a mapped event_id alone.
+ * An event of UPDATE is not reported; we warn where an event is likely to be
+ * lost by that: if every update is an event, or if the condition or the event
+ * uses a column of the partition key.
  */
 static void
 warn_of_moves(Relation rel, const OnsideMapping *mapping, int16 events,
 			  Node *when)
 {
-	if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE ||
-		events != TRIGGER_TYPE_UPDATE ||
-		(when != NULL &&
+	bool		again = events == TRIGGER_TYPE_INSERT &&
+		mapping->event_id == NULL && mapping->mapper == NULL;
+	bool		lost = events == TRIGGER_TYPE_UPDATE;
+
+	if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE || !(again || lost) ||
+		(lost && when != NULL &&
 		 !are_in_partition_key(rel, columns_of_event(rel, mapping, when))))
 		return;
 	ereport(WARNING,
 			(errcode(ERRCODE_WARNING),
+			 again ?
+			 errmsg("an UPDATE that moves a row of \"%s\" to another partition is reported as another event",
+					RelationGetRelationName(rel)) :
 			 errmsg("an UPDATE that moves a row of \"%s\" to another partition is not reported",
 					RelationGetRelationName(rel)),
 			 errdetail("To triggers it is a DELETE here and an INSERT there."),
+			 again ?
+			 errhint("Map event_id to the table's key, by which a repetition is recognized.") :
 			 errhint("Attach the event to INSERT OR UPDATE, with a condition on NEW alone, and with event_id, by which a repetition is recognized.")));
 }
 
