@@ -147,6 +147,7 @@ onside_dead_letter_insert(const pg_uuid_t *id, const OnsideEvent *event,
 	slot = onside_insert_slot(&insert);
 	values = slot->tts_values;
 	nulls = slot->tts_isnull;
+	memset(nulls, false, Natts_dead_letter * sizeof(bool));
 
 	/* The event, whatever fields it has. */
 	onside_outbox_set_event(slot, event);
@@ -159,14 +160,10 @@ onside_dead_letter_insert(const pg_uuid_t *id, const OnsideEvent *event,
 	nulls[Anum_dead_letter_http_status - 1] = http_status == 0;
 	values[Anum_dead_letter_error - 1] =
 		PointerGetDatum(onside_dead_letter_clip(error));
-	nulls[Anum_dead_letter_error - 1] = false;
 	values[Anum_dead_letter_attempts - 1] = Int32GetDatum(attempts);
-	nulls[Anum_dead_letter_attempts - 1] = false;
 	values[Anum_dead_letter_recorded_at - 1] = TimestampTzGetDatum(recorded_at);
-	nulls[Anum_dead_letter_recorded_at - 1] = false;
 	values[Anum_dead_letter_failed_at - 1] =
 		TimestampTzGetDatum(GetCurrentTimestamp());
-	nulls[Anum_dead_letter_failed_at - 1] = false;
 	values[Anum_dead_letter_retry_at - 1] = TimestampTzGetDatum(retry_at);
 	nulls[Anum_dead_letter_retry_at - 1] = retry_at == 0;
 	nulls[Anum_dead_letter_source - 1] = source == NULL;
@@ -175,38 +172,32 @@ onside_dead_letter_insert(const pg_uuid_t *id, const OnsideEvent *event,
 	values[Anum_dead_letter_chances - 1] = Int16GetDatum(0);
 	nulls[Anum_dead_letter_chances - 1] = retry_at == 0;
 	if (id == NULL)
-	{
 		onside_event_next_id(&fresh);
-		id = &fresh;
-	}
-	values[Anum_dead_letter_id - 1] = UUIDPGetDatum(id);
-	nulls[Anum_dead_letter_id - 1] = false;
+	values[Anum_dead_letter_id - 1] = UUIDPGetDatum(id == NULL ? &fresh : id);
 
 	onside_insert_row(&insert);
 	onside_insert_end(&insert);
 }
 
+/* Have two texts, or two payloads, the same bytes, or are both missing? */
 static bool
-is_same_text(const text *a, const text *b)
+are_equal_bytes(const void *a, const void *b)
 {
 	return a == NULL || b == NULL ? a == b :
 		VARSIZE_ANY_EXHDR(a) == VARSIZE_ANY_EXHDR(b) &&
 		memcmp(VARDATA_ANY(a), VARDATA_ANY(b), VARSIZE_ANY_EXHDR(a)) == 0;
 }
 
-/* Are these the same five fields, or lacking in both? */
+/* Have the two events the same four fields, besides event_id? */
 static bool
-is_same(const OnsideEvent *a, const OnsideEvent *b)
+are_equal_events(const OnsideEvent *a, const OnsideEvent *b)
 {
 	return a->has_event_datetime == b->has_event_datetime &&
 		a->event_datetime == b->event_datetime &&
 		a->has_installation_id == b->has_installation_id &&
 		memcmp(&a->installation_id, &b->installation_id, UUID_LEN) == 0 &&
-		is_same_text(a->event_name, b->event_name) &&
-		(a->payload == NULL || b->payload == NULL ?
-		 a->payload == b->payload :
-		 VARSIZE(a->payload) == VARSIZE(b->payload) &&
-		 memcmp(a->payload, b->payload, VARSIZE(a->payload)) == 0);
+		are_equal_bytes(a->event_name, b->event_name) &&
+		are_equal_bytes(a->payload, b->payload);
 }
 
 /*
@@ -218,13 +209,11 @@ onside_dead_letter_holds(const OnsideEvent *event)
 {
 	Relation	rel = table_open(onside_table_oid("dead_letter"),
 								 RowExclusiveLock);
-	TupleTableSlot *row = table_slot_create(rel, NULL);
 	Oid			index = onside_shape_find_index(rel, "dead_letter_event_id_idx");
 	OnsideEvent wanted = *event;
 	bool		found = false;
 	ScanKeyData key;
 	SysScanDesc scan;
-	HeapTuple	tuple;
 
 	if (wanted.event_name != NULL)
 		wanted.event_name = clipped_name(wanted.event_name);
@@ -234,15 +223,13 @@ onside_dead_letter_holds(const OnsideEvent *event)
 	/* SnapshotSelf: this very command may have put an equal event here. */
 	scan = systable_beginscan(rel, index, OidIsValid(index), SnapshotSelf, 1,
 							  &key);
-	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	while (!found && HeapTupleIsValid(systable_getnext(scan)))
 	{
 		OnsideEvent other;
 
-		ExecForceStoreHeapTuple(tuple, row, false);
-		onside_outbox_read_event(row, &other);
-		found = is_same(&wanted, &other);
+		onside_outbox_read_event(scan->slot, &other);
+		found = are_equal_events(&wanted, &other);
 	}
-	ExecDropSingleTupleTableSlot(row);
 	systable_endscan(scan);
 	table_close(rel, NoLock);
 	return found;
@@ -254,15 +241,13 @@ onside_dead_letter_count(int64 max, TimestampTz *newest)
 {
 	Relation	rel = table_open(onside_table_oid("dead_letter"),
 								 AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TableScanDesc scan = onside_table_beginscan(rel, GetActiveSnapshot(), 0,
-												NULL);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false,
+										  GetActiveSnapshot(), 0, NULL);
 	int64		n = 0;
 
 	if (newest != NULL)
 		*newest = DT_NOBEGIN;
-	for (; n < max && table_scan_getnextslot(scan, ForwardScanDirection, slot);
-		 n++)
+	for (; n < max && HeapTupleIsValid(systable_getnext(scan)); n++)
 	{
 		bool		isnull;
 		Datum		failed_at;
@@ -270,12 +255,12 @@ onside_dead_letter_count(int64 max, TimestampTz *newest)
 		CHECK_FOR_INTERRUPTS();
 		if (newest == NULL)
 			continue;
-		failed_at = slot_getattr(slot, Anum_dead_letter_failed_at, &isnull);
+		failed_at = slot_getattr(scan->slot, Anum_dead_letter_failed_at,
+								 &isnull);
 		if (!isnull)
 			*newest = Max(*newest, DatumGetTimestampTz(failed_at));
 	}
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
+	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return n;
 }
@@ -438,9 +423,7 @@ check_letter(TupleTableSlot *letter, const OnsideEvent *event)
 	error_context_stack = callback.previous;
 }
 
-/*
- * Moves the dead letters that were noted into the outbox.  How many were they?
- */
+/* Moves the noted dead letters into the outbox, and returns their number. */
 static int64
 put_back(Relation rel, OnsideSort *sort, const Wanted *wanted)
 {

@@ -28,11 +28,11 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/heaptoast.h"
-#include "access/tableam.h"
+#include "access/relscan.h"
 #include "access/xact.h"
 #include "commands/trigger.h"
-#include "executor/executor.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "replication/logicalworker.h"
@@ -42,7 +42,6 @@
 #include "utils/snapmgr.h"
 #include "utils/xid8.h"
 
-#include "compat.h"
 #include "log/aside.h"
 #include "log/commit.h"
 #include "log/delivery.h"
@@ -88,14 +87,15 @@ note_pending(Relation segment)
 {
 	OnsideDelivery delivery = {0};
 	const char *problem;
-	TupleTableSlot *row = table_slot_create(segment, NULL);
-	TableScanDesc scan;
+	SysScanDesc scan;
 
 	(void) onside_shape_require(segment, true);
 	onside_delivery_load(&delivery, NULL, &problem);
-	scan = onside_table_beginscan(segment, GetActiveSnapshot(), 0, NULL);
-	while (table_scan_getnextslot(scan, ForwardScanDirection, row))
+	scan = systable_beginscan(segment, InvalidOid, false, GetActiveSnapshot(),
+							  0, NULL);
+	while (HeapTupleIsValid(systable_getnext(scan)))
 	{
+		TupleTableSlot *row = scan->slot;
 		MemoryContext old;
 		OnsideEvent *event;
 
@@ -112,8 +112,7 @@ note_pending(Relation segment)
 		noted_events = lappend(noted_events, event);
 		MemoryContextSwitchTo(old);
 	}
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(row);
+	systable_endscan(scan);
 	onside_cursor_release(&delivery.settled);
 }
 
@@ -121,15 +120,15 @@ note_pending(Relation segment)
 static void
 note_aside(Relation aside)
 {
-	TupleTableSlot *row = table_slot_create(aside, NULL);
-	TableScanDesc scan;
+	HeapTuple	tuple;
+	SysScanDesc scan;
 
 	(void) onside_shape_require(aside, true);
-	scan = onside_table_beginscan(aside, GetActiveSnapshot(), 0, NULL);
-	while (table_scan_getnextslot(scan, ForwardScanDirection, row))
+	scan = systable_beginscan(aside, InvalidOid, false, GetActiveSnapshot(),
+							  0, NULL);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
-		HeapTuple	tuple = ExecFetchSlotHeapTuple(row, false, NULL);
 
 		CHECK_FOR_INTERRUPTS();
 		noted_aside = lappend(noted_aside,
@@ -139,8 +138,7 @@ note_aside(Relation aside)
 							  heap_copytuple(tuple));
 		MemoryContextSwitchTo(old);
 	}
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(row);
+	systable_endscan(scan);
 }
 
 static void
