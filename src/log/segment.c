@@ -56,11 +56,10 @@
 #include "catalog/storage.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "replication/slot.h"
+#include "replication/walsender.h"
 #include "replication/walsender_private.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
-#include "storage/lwlock.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "storage/sinval.h"
@@ -187,26 +186,16 @@ static bool
 standby_needs(FullTransactionId xid)
 {
 	FullTransactionId next = ReadNextFullTransactionId();
-	bool		result = false;
+	TransactionId xmin;
+	TransactionId catalog_xmin;
+	bool		result;
 
-	if (!FullTransactionIdIsNormal(xid))
-		return false;
-
-	/* Physical slots: those that belong to no database. */
-	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
-	for (int i = 0; i < max_replication_slots; i++)
-	{
-		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
-		TransactionId xmin = InvalidTransactionId;
-
-		SpinLockAcquire(&slot->mutex);
-		if (slot->in_use && slot->data.database == InvalidOid)
-			xmin = slot->effective_xmin;
-		SpinLockRelease(&slot->mutex);
-		if (holds_back(xmin, next, xid))
-			result = true;
-	}
-	LWLockRelease(ReplicationSlotControlLock);
+	/*
+	 * The oldest xmin of all slots.  Besides standbys', it can be that of a
+	 * logical slot for the short time in which the slot is made.
+	 */
+	ProcArrayGetReplicationSlotXmin(&xmin, &catalog_xmin);
+	result = holds_back(xmin, next, xid);
 
 	/* Standbys without a slot. */
 	for (int i = 0; !result && i < max_wal_senders; i++)
@@ -214,14 +203,12 @@ standby_needs(FullTransactionId xid)
 		WalSnd	   *walsnd = &WalSndCtl->walsnds[i];
 		pid_t		pid;
 		PGPROC	   *proc;
-		TransactionId xmin;
 
 		SpinLockAcquire(&walsnd->mutex);
 		pid = walsnd->pid;
 		SpinLockRelease(&walsnd->mutex);
 		proc = pid == 0 ? NULL : BackendPidGetProc(pid);
-		xmin = proc == NULL ? InvalidTransactionId : proc->xmin;
-		result = holds_back(xmin, next, xid);
+		result = proc != NULL && holds_back(proc->xmin, next, xid);
 	}
 	return result;
 }
@@ -382,34 +369,32 @@ empty_table(Relation rel)
 }
 
 /*
- * Empties a locked segment and its TOAST table.  Each step is logged, and
- * after each step the tables can be read: at worst they have rows without
- * index entries, or TOAST values that no row refers to.  After a crash in
- * between, the worker empties the segment again before writing moves there.
+ * Empties a locked segment and its TOAST table, in place if possible.  Each
+ * step is logged, and after each step the tables can be read: at worst they
+ * have rows without index entries, or TOAST values that no row refers to.
+ * After a crash in between, the worker empties the segment again before
+ * writing moves there.
  */
 static void
-empty_in_place(Relation rel, Relation toast)
+empty_in_place(Relation rel)
 {
-	empty_table(rel);
-	if (toast != NULL)
-		empty_table(toast);
-}
-
-/* Empties a locked segment: in place if possible, otherwise by TRUNCATE. */
-static void
-empty(Relation rel)
-{
-	Relation	toast = OidIsValid(rel->rd_rel->reltoastrelid) ?
-		table_open(rel->rd_rel->reltoastrelid, NoLock) : NULL;
+	Oid			toast_id = rel->rd_rel->reltoastrelid;
 
 	/* A DBA may have added an index that is no btree. */
-	if (are_btrees(RelationGetIndexList(rel)))
-		empty_in_place(rel, toast);
-	else
+	if (!are_btrees(RelationGetIndexList(rel)))
+	{
 		onside_truncate(list_make1(rel),
 						list_make1_oid(RelationGetRelid(rel)));
-	if (toast != NULL)
+		return;
+	}
+	empty_table(rel);
+	if (OidIsValid(toast_id))
+	{
+		Relation	toast = table_open(toast_id, NoLock);
+
+		empty_table(toast);
 		table_close(toast, NoLock);
+	}
 }
 
 /* Empties one segment if it is due, settled and free.  Returns true if so. */
@@ -444,7 +429,7 @@ empty_segment(int segment, OnsideDelivery *delivery, const char **blocked)
 	}
 	if (emptied)
 	{
-		empty(rel);
+		empty_in_place(rel);
 		delivery->begun_at[segment - 1] = delivery->left_at[segment - 1] = 0;
 	}
 	table_close(rel, NoLock);
