@@ -43,6 +43,7 @@ typedef struct Check
 	Snapshot	snapshot;
 	List	   *problems;
 	bool		unusable;		/* nobody can read or write it */
+	char	   *name;			/* for relation_name() */
 
 	/* which of these have been seen */
 	int			ncolumns;
@@ -97,26 +98,20 @@ walk(Check *check, Oid catalog, Oid index, AttrNumber column, Oid value,
 	table_close(rel, AccessShareLock);
 }
 
+static void
+visit_name(Check *check, Relation catalog, HeapTuple tuple)
+{
+	check->name = pstrdup(NameStr(((Form_pg_class) GETSTRUCT(tuple))->relname));
+}
+
 /* The name of a relation in our snapshot; NULL if it is not there. */
 static char *
 relation_name(Check *check, Oid relid)
 {
-	Relation	rel = table_open(RelationRelationId, AccessShareLock);
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	char	   *name = NULL;
-
-	ScanKeyInit(&key, Anum_pg_class_oid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(relid));
-	scan = systable_beginscan(rel, ClassOidIndexId, true, check->snapshot, 1,
-							  &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-		name = pstrdup(NameStr(((Form_pg_class) GETSTRUCT(tuple))->relname));
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return name;
+	check->name = NULL;
+	walk(check, RelationRelationId, ClassOidIndexId, Anum_pg_class_oid, relid,
+		 visit_name);
+	return check->name;
 }
 
 static void
@@ -263,26 +258,21 @@ is_rescue(Check *check, Form_pg_trigger form)
 		 is_trigger(check, form, &rescues[1]));
 }
 
-static bool
-is_own_trigger(Check *check, Form_pg_trigger form)
-{
-	return is_trigger(check, form, &check->shape->trigger) ||
-		is_rescue(check, form);
-}
-
 /* Foreign keys, and constraints that are deferrable, are internal triggers. */
 static void
 visit_trigger(Check *check, Relation catalog, HeapTuple tuple)
 {
 	Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
 	const char *name = NameStr(form->tgname);
+	bool		ours = is_trigger(check, form, &check->shape->trigger);
+	bool		rescues = is_rescue(check, form);
 
-	check->has_trigger |= is_trigger(check, form, &check->shape->trigger);
-	check->nrescues += is_rescue(check, form);
+	check->has_trigger |= ours;
+	check->nrescues += rescues;
 	if (form->tgisinternal)
 		table_problem(check, "has a foreign key or a deferrable constraint, or a foreign key refers to it",
 					  NULL);
-	else if (!is_own_trigger(check, form))
+	else if (!ours && !rescues)
 		table_problem(check, "has the trigger", name);
 	else if (form->tgenabled != TRIGGER_FIRES_ALWAYS)
 		part_problem(check, "trigger", name,

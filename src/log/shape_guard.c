@@ -224,17 +224,21 @@ onside_shape_guard_before(OnsideShapeGuard *guard, Node *stmt)
  * ----------
  */
 
-/* Do we hold a lock on this table that is strong enough for altering it? */
+/*
+ * Can the statement have altered this table: is it a RENAME, or do we hold a
+ * lock that is strong enough?
+ */
 static bool
-may_have_altered(Oid relid)
+may_have_altered(const OnsideShapeGuard *guard, int table)
 {
 	RelationData rel;
 
 	/* It looks at nothing else, and opening all tables costs too much. */
 	rel.rd_lockInfo.lockRelId.dbId = MyDatabaseId;
-	rel.rd_lockInfo.lockRelId.relId = relid;
-	return OidIsValid(relid) &&
-		CheckRelationLockedByMe(&rel, ShareUpdateExclusiveLock, true);
+	rel.rd_lockInfo.lockRelId.relId = guard->tables.relid[table];
+	return OidIsValid(guard->tables.relid[table]) &&
+		(guard->renames ||
+		 CheckRelationLockedByMe(&rel, ShareUpdateExclusiveLock, true));
 }
 
 /* Of the table's problems, the first that it had not before the command. */
@@ -271,16 +275,13 @@ new_problem(const OnsideShapeGuard *guard, int table)
 void
 onside_shape_guard_after(const OnsideShapeGuard *guard)
 {
-	bool		altered[ONSIDE_TABLES] = {false};
-	bool		any = false;
+	int			first = 0;
 
 	if (!guard->on)
 		return;
-	for (int i = 0; i < ONSIDE_TABLES; i++)
-		any |= altered[i] = OidIsValid(guard->tables.relid[i]) &&
-			(guard->renames ||
-			 may_have_altered(guard->tables.relid[i]));
-	if (!any)
+	while (first < ONSIDE_TABLES && !may_have_altered(guard, first))
+		first++;
+	if (first == ONSIDE_TABLES)
 		return;
 
 	/*
@@ -291,9 +292,10 @@ onside_shape_guard_after(const OnsideShapeGuard *guard)
 		in_own_script() ||
 		onside_version_problem() != NULL)
 		return;
-	for (int i = 0; i < ONSIDE_TABLES; i++)
+	for (int i = first; i < ONSIDE_TABLES; i++)
 	{
-		const char *problem = altered[i] ? new_problem(guard, i) : NULL;
+		const char *problem = may_have_altered(guard, i) ?
+			new_problem(guard, i) : NULL;
 
 		if (problem != NULL)
 			refuse(i, problem);
