@@ -148,6 +148,19 @@ write_record(int fd, const Record *record)
 	return pwrite(fd, record, sizeof(Record), 0) == sizeof(Record);
 }
 
+/* Writes into the process's file if there is one.  Safe in a signal handler. */
+static void
+overwrite_file(const char *path, const Record *record)
+{
+	int			fd = open(path, O_WRONLY | PG_BINARY, 0);
+
+	if (fd >= 0)
+	{
+		(void) write_record(fd, record);
+		close(fd);
+	}
+}
+
 /* ----------
  * The process itself
  * ----------
@@ -162,15 +175,10 @@ end_by_signal(int signo, siginfo_t *info, void *context)
 {
 	bool		told_to = signo == SIGQUIT ||
 		(info->si_code == SI_USER && info->si_pid == PostmasterPid);
-	int			fd = open(my_path, O_WRONLY | PG_BINARY, 0);
 
 	mine.running = mine.running && !told_to;
 	mine.signal = signo;
-	if (fd >= 0)
-	{
-		(void) write_record(fd, &mine);
-		close(fd);
-	}
+	overwrite_file(my_path, &mine);
 
 	/* As PostgreSQL's own handler of SIGQUIT does. */
 	if (signo == SIGQUIT)
@@ -275,7 +283,6 @@ onside_crash_guard_look(Oid process)
 	const int	last = MAX_CRASHES - 1;
 	Record		record;
 	char		path[MAXPGPATH];
-	int			fd;
 
 	if (!read_record(process, &record) || !record.running)
 		return false;
@@ -294,12 +301,7 @@ onside_crash_guard_look(Oid process)
 														CRASH_WAIT);
 
 	make_path(path, process);
-	fd = open(path, O_WRONLY | PG_BINARY, 0);
-	if (fd >= 0)
-	{
-		(void) write_record(fd, &record);
-		close(fd);
-	}
+	overwrite_file(path, &record);
 	return true;
 }
 

@@ -40,8 +40,8 @@ onside_sort_begin(const Oid *types, int ncolumns, int nkeys)
 	OnsideSort *sort = palloc(sizeof(OnsideSort));
 	AttrNumber	columns[MAX_COLUMNS];
 	Oid			operators[MAX_COLUMNS];
-	Oid			collations[MAX_COLUMNS];
-	bool		nulls_first[MAX_COLUMNS];
+	Oid			collations[MAX_COLUMNS] = {InvalidOid};
+	bool		nulls_first[MAX_COLUMNS] = {false};
 	List	   *targets = NIL;
 	TupleDesc	tupdesc;
 
@@ -54,8 +54,6 @@ onside_sort_begin(const Oid *types, int ncolumns, int nkeys)
 						  makeTargetEntry((Expr *) value, i + 1, NULL, false));
 		columns[i] = i + 1;
 		operators[i] = lookup_type_cache(types[i], TYPECACHE_LT_OPR)->lt_opr;
-		collations[i] = InvalidOid;
-		nulls_first[i] = false;
 	}
 	tupdesc = ExecTypeFromTL(targets);
 
