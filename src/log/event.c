@@ -17,7 +17,6 @@
 
 #include "catalog/namespace.h"
 #include "mb/pg_wchar.h"
-#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/fmgrprotos.h"
@@ -59,11 +58,28 @@ onside_event_invalid(OnsideEventError *error, const char *field, int sqlstate,
 	return false;
 }
 
+/* Fills in *error with the message "FIELD PROBLEM".  Returns false. */
 static bool
-missing(OnsideEventError *error, const char *field, const char *hint)
+field_problem(OnsideEventError *error, const char *field, int sqlstate,
+			  const char *problem, const char *hint)
 {
-	return onside_event_invalid(error, field, ERRCODE_NULL_VALUE_NOT_ALLOWED,
-								psprintf("%s must not be null", field), hint);
+	return onside_event_invalid(error, field, sqlstate,
+								psprintf("%s %s", field, problem), hint);
+}
+
+static bool
+missing_field(OnsideEventError *error, const char *field, const char *hint)
+{
+	return field_problem(error, field, ERRCODE_NULL_VALUE_NOT_ALLOWED,
+						 "must not be null", hint);
+}
+
+static bool
+bad_value(OnsideEventError *error, const char *field, const char *problem,
+		  const char *hint)
+{
+	return field_problem(error, field, ERRCODE_INVALID_PARAMETER_VALUE,
+						 problem, hint);
 }
 
 /* The bytes of an SQL_ASCII database may be in any encoding. */
@@ -96,11 +112,9 @@ onside_as_utf8(char *str, int len)
 bool
 onside_event_not_utf8(OnsideEventError *error, const char *field)
 {
-	char	   *hint = psprintf("The API takes UTF-8; the encoding of this database is %s.",
-								GetDatabaseEncodingName());
-
-	return onside_event_invalid(error, field, ERRCODE_INVALID_PARAMETER_VALUE,
-								psprintf("%s must be valid UTF-8", field), hint);
+	return bad_value(error, field, "must be valid UTF-8",
+					 psprintf("The API takes UTF-8; the encoding of this database is %s.",
+							  GetDatabaseEncodingName()));
 }
 
 /* Does a control character (C0, DEL or C1) occur in the UTF-8 string? */
@@ -167,7 +181,7 @@ onside_event_check_name(const text *event_name, OnsideEventError *error)
 	char	   *str;
 
 	if (event_name == NULL)
-		return missing(error, "event_name", hint);
+		return missing_field(error, "event_name", hint);
 
 	len = VARSIZE_ANY_EXHDR(event_name);
 	/* No encoding has more than four bytes a character. */
@@ -176,17 +190,13 @@ onside_event_check_name(const text *event_name, OnsideEventError *error)
 	if (len <= ONSIDE_API_NAME_MAX * MAX_CONVERSION_GROWTH && str == NULL)
 		return onside_event_not_utf8(error, "event_name");
 	if (str == NULL || utf8_length(str) > ONSIDE_API_NAME_MAX)
-		return onside_event_invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
-									psprintf("event_name must not be longer than %d characters",
-											 ONSIDE_API_NAME_MAX),
-									hint);
+		return bad_value(error, "event_name", "must not be longer than "
+						 CppAsString2(ONSIDE_API_NAME_MAX) " characters", hint);
 	if (is_blank(str))
-		return onside_event_invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
-									pstrdup("event_name must not be empty or blank"), hint);
+		return bad_value(error, "event_name", "must not be empty or blank", hint);
 	if (has_control_character(str))
-		return onside_event_invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
-									pstrdup("event_name must not contain control characters"),
-									hint);
+		return bad_value(error, "event_name",
+						 "must not contain control characters", hint);
 	return true;
 }
 
@@ -196,38 +206,24 @@ onside_event_check_name(const text *event_name, OnsideEventError *error)
  * counting reached the limit.
  */
 static Size
-numbers_length(JsonbContainer *container, Size limit)
+numbers_length(Jsonb *payload, Size limit)
 {
-	int			n = JsonContainerSize(container);
+	JsonbIterator *it = JsonbIteratorInit(&payload->root);
+	JsonbIteratorToken token;
+	JsonbValue	value;
 	Size		length = 0;
-	char	   *base;
 
-	check_stack_depth();
-
-	if (JsonContainerIsObject(container))
-		n *= 2;
-	base = (char *) &container->children[n];
-
-	for (int i = 0; i < n && length < limit; i++)
-	{
-		JEntry		entry = container->children[i];
-		char	   *data;
-
-		if (!JBE_ISNUMERIC(entry) && !JBE_ISCONTAINER(entry))
-			continue;
-
-		data = base + INTALIGN(getJsonbOffset(container, i));
-		if (JBE_ISCONTAINER(entry))
-			length += numbers_length((JsonbContainer *) data, limit - length);
-		else
+	while (length < limit &&
+		   (token = JsonbIteratorNext(&it, &value, false)) != WJB_DONE)
+		if ((token == WJB_VALUE || token == WJB_ELEM) &&
+			value.type == jbvNumeric)
 		{
 			char	   *str = DatumGetCString(DirectFunctionCall1(numeric_out,
-																  PointerGetDatum(data)));
+																  NumericGetDatum(value.val.numeric)));
 
 			length += strlen(str);
 			pfree(str);
 		}
-	}
 	return length;
 }
 
@@ -262,10 +258,10 @@ render(StringInfo out, const OnsideEvent *event)
 }
 
 static bool
-too_large(OnsideEventError *error, char *message)
+too_large(OnsideEventError *error, const char *problem)
 {
-	return onside_event_invalid(error, "payload", ERRCODE_PROGRAM_LIMIT_EXCEEDED, message,
-								ONSIDE_TOO_LARGE_HINT);
+	return field_problem(error, "payload", ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+						 problem, ONSIDE_TOO_LARGE_HINT);
 }
 
 /*
@@ -285,12 +281,11 @@ check_rendered(const OnsideEvent *event, OnsideEventError *error)
 
 	/* Certainly too large? */
 	if (binary < ONSIDE_API_MAX_BYTES * JSON_MAX_SHRINKAGE)
-		numbers = numbers_length(&event->payload->root, ONSIDE_API_MAX_BYTES);
+		numbers = numbers_length(event->payload, ONSIDE_API_MAX_BYTES);
 	if (binary >= ONSIDE_API_MAX_BYTES * JSON_MAX_SHRINKAGE ||
 		numbers >= ONSIDE_API_MAX_BYTES)
-		return too_large(error,
-						 pstrdup("payload is too large: the event has more than "
-								 CppAsString2(ONSIDE_API_MAX_BYTES) " bytes as JSON"));
+		return too_large(error, "is too large: the event has more than "
+						 CppAsString2(ONSIDE_API_MAX_BYTES) " bytes as JSON");
 
 	/* Certainly too small to be too large?  Nearly all events end here. */
 	if (GetDatabaseEncoding() == PG_UTF8 &&
@@ -310,7 +305,7 @@ check_rendered(const OnsideEvent *event, OnsideEventError *error)
 
 	if (size + ONSIDE_API_BODY_FRAME >= ONSIDE_API_MAX_BYTES)
 		return too_large(error,
-						 psprintf("payload is too large: the event has %zu bytes as JSON",
+						 psprintf("is too large: the event has %zu bytes as JSON",
 								  size));
 	return true;
 }
@@ -327,33 +322,30 @@ onside_event_check(const OnsideEvent *event, OnsideEventError *error)
 		return false;
 
 	if (!event->has_installation_id)
-		return missing(error, "installation_id",
-					   "Pass the identifier that the Onside SDK returned in the app.");
+		return missing_field(error, "installation_id",
+							 "Pass the identifier that the Onside SDK returned in the app.");
 
 	if (event->payload == NULL)
-		return missing(error, "payload",
-					   "Pass a JSON object; {} if there is nothing to say.");
+		return missing_field(error, "payload",
+							 "Pass a JSON object; {} if there is nothing to say.");
 	if (!JB_ROOT_IS_OBJECT(event->payload))
-		return onside_event_invalid(error, "payload", ERRCODE_INVALID_PARAMETER_VALUE,
-									pstrdup("payload must be a JSON object"),
-									"Pass a JSON object, e.g. {\"currency\": \"USD\", \"amount\": \"9.99\"}.");
+		return bad_value(error, "payload", "must be a JSON object",
+						 "Pass a JSON object, e.g. {\"currency\": \"USD\", \"amount\": \"9.99\"}.");
 
 	if (!event->has_event_datetime)
-		return missing(error, "event_datetime",
-					   "Pass the time at which the event occurred.");
+		return missing_field(error, "event_datetime",
+							 "Pass the time at which the event occurred.");
 	if (!onside_datetime_in_range(event->event_datetime))
-		return onside_event_invalid(error, "event_datetime",
-									ERRCODE_INVALID_PARAMETER_VALUE,
-									pstrdup("event_datetime must be finite and in years 1 to 9999"),
-									"Pass the time at which the event occurred.");
+		return bad_value(error, "event_datetime",
+						 "must be finite and in years 1 to 9999",
+						 "Pass the time at which the event occurred.");
 
 	if (!event->has_event_id)
-		return missing(error, "event_id",
-					   "Pass a version 4 UUID, or leave it out to have one made.");
+		return missing_field(error, "event_id",
+							 "Pass a version 4 UUID, or leave it out to have one made.");
 	if (!onside_uuid_is_v4(&event->event_id))
-		return onside_event_invalid(error, "event_id", ERRCODE_INVALID_PARAMETER_VALUE,
-									pstrdup("event_id must be a version 4 UUID"),
-									"Use gen_random_uuid(), or leave it out to have one made.");
+		return bad_value(error, "event_id", "must be a version 4 UUID",
+						 "Use gen_random_uuid(), or leave it out to have one made.");
 
 	return check_rendered(event, error);
 }
@@ -386,8 +378,7 @@ onside_event_throw_field(const char *field, int sqlstate, const char *problem,
 {
 	OnsideEventError error;
 
-	(void) onside_event_invalid(&error, field, sqlstate,
-								psprintf("%s %s", field, problem), hint);
+	(void) field_problem(&error, field, sqlstate, problem, hint);
 	onside_event_throw(&error);
 }
 

@@ -149,14 +149,14 @@ pg_server_to_any(const char *s, int len, int enc)
 	abort();
 }
 
-void
-check_stack_depth(void)
+JsonbIterator *
+JsonbIteratorInit(JsonbContainer *container)
 {
 	abort();
 }
 
-uint32
-getJsonbOffset(const JsonbContainer *jc, int index)
+JsonbIteratorToken
+JsonbIteratorNext(JsonbIterator **it, JsonbValue *val, bool skipNested)
 {
 	abort();
 }
