@@ -73,10 +73,10 @@ static const OnsideShapeColumn outbox_columns[] = {
 { \
 	.name = segment, .relkind = RELKIND_RELATION, .parent = "outbox", \
 	COLUMNS(outbox_columns), \
-	.index = {segment "_xid_id_idx", false, \
-	{Anum_outbox_xid, Anum_outbox_id}}, \
-	.trigger = EVENT_TRIGGER, \
-	.rescued = true, \
+	.needs_index = true, \
+	.indexes = {{segment "_xid_id_idx", false, \
+	{Anum_outbox_xid, Anum_outbox_id}}}, \
+	.triggers = {EVENT_TRIGGER, RESCUE_TRIGGERS}, \
 	.checks = OUTBOX_CHECKS \
 }
 
@@ -86,6 +86,10 @@ static const OnsideShapeColumn outbox_columns[] = {
 
 #define EVENT_TRIGGER {"onside_before_change", "before_change", BEFORE_ANY_ROW}
 #define STATE_TRIGGER {"onside_keep_state", "keep_state", BEFORE_ANY_ROW}
+#define RESCUE_TRIGGERS \
+	{"onside_before_truncate", "before_truncate", \
+	TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_TRUNCATE}, \
+	{"onside_after_truncate", "after_truncate", TRIGGER_TYPE_TRUNCATE}
 
 static const OnsideShapeColumn delivery_cursor_columns[] = {
 	DEFAULTED("singleton", BOOLOID),
@@ -184,34 +188,34 @@ const OnsideShape onside_shapes[] = {
 	{
 		.name = "delivery_cursor", .relkind = RELKIND_RELATION,
 		COLUMNS(delivery_cursor_columns),
-		.index = {"delivery_cursor_pkey", true, {1}},
-		.trigger = STATE_TRIGGER,
+		.needs_index = true,
+		.indexes = {{"delivery_cursor_pkey", true, {1}}},
+		.triggers = {STATE_TRIGGER},
 		.checks = {"delivery_cursor_singleton_check", "delivery_cursor_check",
 		"delivery_cursor_check1"}
 	},
 	{
 		.name = "control", .relkind = RELKIND_RELATION,
 		COLUMNS(control_columns),
-		.index = {"control_pkey", true, {1}},
-		.trigger = STATE_TRIGGER,
-		.rescued = true,
+		.needs_index = true,
+		.indexes = {{"control_pkey", true, {1}}},
+		.triggers = {STATE_TRIGGER, RESCUE_TRIGGERS},
 		.checks = {"control_singleton_check"}
 	},
 	{
 		.name = "aside", .relkind = RELKIND_RELATION,
 		COLUMNS(aside_columns),
-		.others = {
+		.indexes = {
 			{"aside_recorded_at_id_idx", false,
 			{Anum_outbox_recorded_at, Anum_aside_id}},
 			{"aside_pkey", true, {Anum_aside_id}}
 		},
-		.trigger = EVENT_TRIGGER,
-		.rescued = true
+		.triggers = {EVENT_TRIGGER, RESCUE_TRIGGERS}
 	},
 	{
 		.name = "dead_letter", .relkind = RELKIND_RELATION,
 		COLUMNS(dead_letter_columns),
-		.others = {
+		.indexes = {
 			{"dead_letter_event_id_idx", false, {Anum_outbox_event_id}},
 			{"dead_letter_chances_idx", false, {
 				Anum_dead_letter_http_status, Anum_outbox_event_name,
@@ -223,16 +227,19 @@ const OnsideShape onside_shapes[] = {
 	{
 		.name = "namespace", .relkind = RELKIND_RELATION,
 		COLUMNS(namespace_columns),
-		.others = {{"namespace_pkey", true, {1}}},
-		.trigger = {"onside_take_namespace", "take_namespace", BEFORE_ANY_ROW},
-		.rescued = true,
+		.indexes = {{"namespace_pkey", true, {1}}},
+		.triggers = {
+			{"onside_take_namespace", "take_namespace", BEFORE_ANY_ROW},
+			RESCUE_TRIGGERS
+		},
 		.checks = {"namespace_singleton_check"}
 	},
 	{
 		.name = "backfill_state", .relkind = RELKIND_RELATION,
 		COLUMNS(backfill_state_columns),
-		.index = {"backfill_state_pkey", true, {1, 2, 3, 4}},
-		.trigger = STATE_TRIGGER
+		.needs_index = true,
+		.indexes = {{"backfill_state_pkey", true, {1, 2, 3, 4}}},
+		.triggers = {STATE_TRIGGER}
 	},
 };
 
@@ -328,17 +335,6 @@ onside_shape_require(Relation rel, bool to_read)
  * ----------
  */
 
-const OnsideShapeIndex *
-onside_shape_get_index(const OnsideShape *shape, int n)
-{
-	const OnsideShapeIndex *index;
-
-	if (shape->index.name != NULL && n-- == 0)
-		return &shape->index;
-	index = n < ONSIDE_SHAPE_INDEXES ? &shape->others[n] : NULL;
-	return index != NULL && index->name != NULL ? index : NULL;
-}
-
 /*
  * Texts of an index that is no key are compared byte by byte, and so a new
  * version of the system's collations does not leave it in a wrong order.
@@ -414,32 +410,31 @@ onside_shape_index_is_usable(HeapTuple tuple, const OnsideShape *shape,
 	return true;
 }
 
-/* Is there a usable index of the table that has this OID? */
-static bool
-has_index(Relation rel, const OnsideShape *shape,
-		  const OnsideShapeIndex *index, Oid oid)
+/* The OID of an index of the table; InvalidOid if it is missing or unusable. */
+static Oid
+usable_index(Relation rel, const OnsideShape *shape,
+			 const OnsideShapeIndex *index)
 {
+	Oid			oid = onside_relation_oid(index->name);
 	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(oid));
-	bool		usable;
 
 	if (!HeapTupleIsValid(tuple))
-		return false;
-	usable = ((Form_pg_index) GETSTRUCT(tuple))->indrelid == RelationGetRelid(rel) &&
-		onside_shape_index_is_usable(tuple, shape, index);
+		return InvalidOid;
+	if (((Form_pg_index) GETSTRUCT(tuple))->indrelid != RelationGetRelid(rel) ||
+		!onside_shape_index_is_usable(tuple, shape, index))
+		oid = InvalidOid;
 	ReleaseSysCache(tuple);
-	return usable;
+	return oid;
 }
 
 Oid
 onside_shape_find_index(Relation rel, const char *name)
 {
 	const OnsideShape *shape = shape_of(rel);
-	const OnsideShapeIndex *index;
-	Oid			oid = onside_relation_oid(name);
 
-	for (int i = 0; (index = onside_shape_get_index(shape, i)) != NULL; i++)
-		if (strcmp(index->name, name) == 0)
-			return has_index(rel, shape, index, oid) ? oid : InvalidOid;
+	for (int i = 0; i < ONSIDE_SHAPE_INDEXES && shape->indexes[i].name != NULL; i++)
+		if (strcmp(shape->indexes[i].name, name) == 0)
+			return usable_index(rel, shape, &shape->indexes[i]);
 	elog(ERROR, "\"%s\" is not an index of table \"%s\"", name, shape->name);
 }
 
@@ -451,18 +446,19 @@ Oid
 onside_shape_index(Relation rel)
 {
 	const OnsideShape *shape = shape_of(rel);
-	Oid			oid = onside_relation_oid(shape->index.name);
+	const OnsideShapeIndex *index = &shape->indexes[0];
+	Oid			oid = usable_index(rel, shape, index);
 
-	if (!has_index(rel, shape, &shape->index, oid))
+	if (!OidIsValid(oid))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("table \"%s.%s\" lacks its index \"%s\", or it is not usable",
-						ONSIDE_SCHEMA, shape->name, shape->index.name),
+						ONSIDE_SCHEMA, shape->name, index->name),
 				 errhint("%s%s",
-						 OidIsValid(oid) ?
+						 OidIsValid(onside_relation_oid(index->name)) ?
 						 psprintf("DROP INDEX %s.%s; ", ONSIDE_SCHEMA,
-								  shape->index.name) : "",
-						 onside_shape_index_command(shape, &shape->index)),
+								  index->name) : "",
+						 onside_shape_index_command(shape, index)),
 				 errtable(rel)));
 	return oid;
 }

@@ -19,6 +19,7 @@
 #define ONSIDE_TABLES			10
 #define ONSIDE_SHAPE_KEYS		5
 #define ONSIDE_SHAPE_INDEXES	3
+#define ONSIDE_SHAPE_TRIGGERS	3
 #define ONSIDE_SHAPE_CHECKS		4
 
 typedef struct OnsideShapeColumn
@@ -29,7 +30,7 @@ typedef struct OnsideShapeColumn
 	bool		has_default;	/* must have one; any other may */
 } OnsideShapeColumn;
 
-/* An index that we need. */
+/* An index of ours. */
 typedef struct OnsideShapeIndex
 {
 	const char *name;
@@ -45,6 +46,7 @@ typedef struct OnsideShapeTrigger
 	int16		type;
 } OnsideShapeTrigger;
 
+/* What a table looks like.  Entries without a name end the arrays. */
 typedef struct OnsideShape
 {
 	const char *name;
@@ -52,12 +54,9 @@ typedef struct OnsideShape
 	const char *parent;			/* partitioned table, or NULL */
 	int			ncolumns;
 	const OnsideShapeColumn *columns;
-	OnsideShapeIndex index;		/* without which rows cannot be read; no name:
-								 * none */
-	OnsideShapeIndex others[ONSIDE_SHAPE_INDEXES];	/* without which that costs
-													 * more; likewise */
-	OnsideShapeTrigger trigger; /* no name: none */
-	bool		rescued;		/* it has the triggers of rescue.c, too */
+	bool		needs_index;	/* no row can be read without the first index */
+	OnsideShapeIndex indexes[ONSIDE_SHAPE_INDEXES];
+	OnsideShapeTrigger triggers[ONSIDE_SHAPE_TRIGGERS];
 	const char *checks[ONSIDE_SHAPE_CHECKS];
 } OnsideShape;
 
@@ -82,10 +81,6 @@ extern bool onside_shape_find(OnsideTables *tables);
 extern bool onside_shape_index_is_usable(HeapTuple tuple,
 										 const OnsideShape *shape,
 										 const OnsideShapeIndex *index);
-
-/* The table's n-th index, counted from 0; NULL after the last one. */
-extern const OnsideShapeIndex *onside_shape_get_index(const OnsideShape *shape,
-													  int n);
 
 /*
  * What is wrong with the n-th table, as a list of strings such as 'column

@@ -47,9 +47,8 @@ typedef struct Check
 
 	/* which of these have been seen */
 	int			ncolumns;
-	bool		has_index[ONSIDE_SHAPE_INDEXES + 1];
-	bool		has_trigger;
-	int			nrescues;		/* triggers of rescue.c */
+	bool		has_index[ONSIDE_SHAPE_INDEXES];
+	bool		has_trigger[ONSIDE_SHAPE_TRIGGERS];
 	bool		has_parent;
 	bool		has_check[ONSIDE_SHAPE_CHECKS];
 } Check;
@@ -202,22 +201,24 @@ static void
 visit_index(Check *check, Relation catalog, HeapTuple tuple)
 {
 	Form_pg_index form = (Form_pg_index) GETSTRUCT(tuple);
-	const OnsideShapeIndex *ours;
 	char	   *name = relation_name(check, form->indexrelid);
 	const char *wrong = NULL;
 
 	if (name == NULL)
 		return;
-	for (int i = 0; (ours = onside_shape_get_index(check->shape, i)) != NULL; i++)
-		if (strcmp(name, ours->name) == 0 &&
+	for (int i = 0; i < ONSIDE_SHAPE_INDEXES; i++)
+	{
+		const OnsideShapeIndex *ours = &check->shape->indexes[i];
+
+		if (ours->name != NULL && strcmp(name, ours->name) == 0 &&
 			form->indisprimary == ours->primary &&
 			form->indisunique == ours->primary)
 		{
-			check->has_index[i] = onside_shape_index_is_usable(tuple,
-															   check->shape,
-															   ours);
+			check->has_index[i] =
+				onside_shape_index_is_usable(tuple, check->shape, ours);
 			return;
 		}
+	}
 	if (form->indisexclusion)
 		wrong = "is an exclusion constraint's";
 	else if (form->indisunique)
@@ -243,36 +244,21 @@ is_trigger(Check *check, Form_pg_trigger form,
 		get_func_namespace(form->tgfoid) == check->tables->schema;
 }
 
-/* One of the two that bring back what a replicated TRUNCATE takes. */
-static bool
-is_rescue(Check *check, Form_pg_trigger form)
-{
-	static const OnsideShapeTrigger rescues[] = {
-		{"onside_before_truncate", "before_truncate",
-		TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_TRUNCATE},
-		{"onside_after_truncate", "after_truncate", TRIGGER_TYPE_TRUNCATE},
-	};
-
-	return check->shape->rescued &&
-		(is_trigger(check, form, &rescues[0]) ||
-		 is_trigger(check, form, &rescues[1]));
-}
-
 /* Foreign keys, and constraints that are deferrable, are internal triggers. */
 static void
 visit_trigger(Check *check, Relation catalog, HeapTuple tuple)
 {
 	Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
 	const char *name = NameStr(form->tgname);
-	bool		ours = is_trigger(check, form, &check->shape->trigger);
-	bool		rescues = is_rescue(check, form);
+	bool		ours = false;
 
-	check->has_trigger |= ours;
-	check->nrescues += rescues;
+	for (int i = 0; i < ONSIDE_SHAPE_TRIGGERS; i++)
+		if (is_trigger(check, form, &check->shape->triggers[i]))
+			ours = check->has_trigger[i] = true;
 	if (form->tgisinternal)
 		table_problem(check, "has a foreign key or a deferrable constraint, or a foreign key refers to it",
 					  NULL);
-	else if (!ours && !rescues)
+	else if (!ours)
 		table_problem(check, "has the trigger", name);
 	else if (form->tgenabled != TRIGGER_FIRES_ALWAYS)
 		part_problem(check, "trigger", name,
@@ -351,7 +337,6 @@ onside_shape_problems(const OnsideTables *tables, int n, Snapshot snapshot,
 					  bool *usable)
 {
 	const OnsideShape *shape = &onside_shapes[n];
-	const OnsideShapeIndex *index;
 	Oid			relid = tables->relid[n];
 	Check		check = {.tables = tables, .shape = shape, .snapshot = snapshot};
 
@@ -386,17 +371,17 @@ onside_shape_problems(const OnsideTables *tables, int n, Snapshot snapshot,
 	/* What has not come by. */
 	if (check.ncolumns < shape->ncolumns)
 		table_problem(&check, "lacks columns", NULL);
-	for (int i = 0; (index = onside_shape_get_index(shape, i)) != NULL; i++)
-		if (!check.has_index[i])
+	for (int i = 0; i < ONSIDE_SHAPE_INDEXES; i++)
+		if (shape->indexes[i].name != NULL && !check.has_index[i])
 			table_problem(&check,
 						  psprintf("lacks the index \"%s\", or a usable one, which is made by %s",
-								   index->name,
-								   onside_shape_index_command(shape, index)),
+								   shape->indexes[i].name,
+								   onside_shape_index_command(shape,
+															  &shape->indexes[i])),
 						  NULL);
-	if (shape->trigger.name != NULL && !check.has_trigger)
-		table_problem(&check, "lacks the trigger", shape->trigger.name);
-	if (shape->rescued && check.nrescues < 2)
-		table_problem(&check, "lacks a trigger of TRUNCATE", NULL);
+	for (int i = 0; i < ONSIDE_SHAPE_TRIGGERS; i++)
+		if (shape->triggers[i].name != NULL && !check.has_trigger[i])
+			table_problem(&check, "lacks the trigger", shape->triggers[i].name);
 	if (shape->parent != NULL && !check.has_parent)
 		table_problem(&check, "is no partition any more of", shape->parent);
 	for (int i = 0; i < ONSIDE_SHAPE_CHECKS; i++)
@@ -404,7 +389,7 @@ onside_shape_problems(const OnsideTables *tables, int n, Snapshot snapshot,
 			table_problem(&check, "lacks the check constraint",
 						  shape->checks[i]);
 	*usable = !check.unusable && check.ncolumns == shape->ncolumns &&
-		(shape->index.name == NULL || check.has_index[0]);
+		(!shape->needs_index || check.has_index[0]);
 	return check.problems;
 }
 

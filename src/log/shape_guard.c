@@ -114,14 +114,14 @@ check_drop_index(const OnsideTables *tables, DropStmt *stmt)
 		if (!OidIsValid(index) || get_rel_namespace(index) != tables->schema)
 			continue;
 		for (int i = 0; i < ONSIDE_TABLES; i++)
-		{
-			const OnsideShapeIndex *ours;
+			for (int j = 0; j < ONSIDE_SHAPE_INDEXES; j++)
+			{
+				const char *ours = onside_shapes[i].indexes[j].name;
 
-			for (int j = 0; (ours = onside_shape_get_index(&onside_shapes[i], j)) != NULL; j++)
-				if (strcmp(ours->name, get_rel_name(index)) == 0)
+				if (ours != NULL && strcmp(ours, get_rel_name(index)) == 0)
 					refuse(i, psprintf("the table lacks the index \"%s\"",
-									   ours->name));
-		}
+									   ours));
+			}
 	}
 }
 
