@@ -150,21 +150,17 @@ is_blank(const char *str)
 		"\u200b", "\u200c", "\u200d", "\u2028", "\u2029", "\u202f", "\u205f",
 		"\u2060", "\u3000", "\ufeff"
 	};
-	int			i = 0;
 
-	while (*str && i < (int) lengthof(blanks))
+	while (*str)
 	{
-		Size		len = strlen(blanks[i]);
+		int			i = 0;
 
-		if (strncmp(str, blanks[i], len) == 0)
-		{
-			str += len;
-			i = 0;
-		}
-		else
-			i++;
+		while (strncmp(str, blanks[i], strlen(blanks[i])) != 0)
+			if (++i == (int) lengthof(blanks))
+				return false;
+		str += strlen(blanks[i]);
 	}
-	return *str == '\0';
+	return true;
 }
 
 /*
@@ -398,38 +394,24 @@ onside_append_datetime(StringInfo out, TimestampTz t)
 	appendStringInfoChar(out, 'Z');
 }
 
-/*
- * The body is UTF-8 whatever the database's encoding is.  What has been
- * appended since "start" is converted in place.
- */
-static void
-convert_to_utf8(StringInfo out, int start)
-{
-	char	   *raw;
-	char	   *converted;
-
-	if (GetDatabaseEncoding() == PG_UTF8)
-		return;
-
-	raw = pnstrdup(out->data + start, out->len - start);
-	converted = pg_server_to_any(raw, strlen(raw), PG_UTF8);
-	if (converted != raw)
-	{
-		out->len = start;
-		out->data[start] = '\0';
-		appendStringInfoString(out, converted);
-		pfree(converted);
-	}
-	pfree(raw);
-}
-
+/* The body is UTF-8, whatever the database's encoding is. */
 void
 onside_event_render(StringInfo out, const OnsideEvent *event)
 {
 	int			start = out->len;
+	char	   *raw;
+	char	   *utf8;
 
 	render(out, event);
-	convert_to_utf8(out, start);
+	raw = out->data + start;
+	utf8 = pg_server_to_any(raw, out->len - start, PG_UTF8);
+	if (utf8 != raw)
+	{
+		/* Put the converted bytes in the place of the others. */
+		out->len = start;
+		appendStringInfoString(out, utf8);
+		pfree(utf8);
+	}
 }
 
 void

@@ -304,12 +304,10 @@ onside_service_found(OnsideSlot *slot)
 bool
 onside_service_is_closed(OnsideSlot *slot)
 {
-	bool		closed;
+	Oid			database;
+	OnsideService service = onside_service_look(slot, &database);
 
-	LWLockAcquire(onside_slots_lock(), LW_SHARED);
-	closed = is_closed(&slot->service);
-	LWLockRelease(onside_slots_lock());
-	return closed;
+	return is_closed(&service);
 }
 
 /*

@@ -40,11 +40,10 @@ typedef struct OnsideControl
 	LWLock	   *lock;			/* set once; see above */
 
 	/*
-	 * The launcher's pid (0 while there is none) and its number in
-	 * PostgreSQL's array of processes, as OnsideSlot.procno.  The launcher
-	 * alone writes them, at its beginning and its end.
+	 * The launcher's number in PostgreSQL's array of processes, as
+	 * OnsideSlot.procno.  The launcher alone writes it, at its beginning and
+	 * its end.
 	 */
-	pg_atomic_uint32 launcher_pid;
 	pg_atomic_uint32 launcher_procno;
 
 	/*
@@ -168,7 +167,6 @@ shmem_startup(void)
 		LWLockPadded *locks = GetNamedLWLockTranche(TRANCHE);
 
 		control->lock = &locks[0].lock;
-		pg_atomic_init_u32(&control->launcher_pid, 0);
 		pg_atomic_init_u32(&control->launcher_procno, ONSIDE_NO_PROC);
 		pg_atomic_init_u32(&control->forget, 0);
 		for (int i = 0; i < onside_max_databases; i++)
@@ -446,7 +444,6 @@ onside_slot_tells(OnsideSlot *slot, int64 settled)
 void
 onside_launcher_attach(void)
 {
-	pg_atomic_write_u32(&control->launcher_pid, MyProcPid);
 	pg_atomic_write_u32(&control->launcher_procno, ONSIDE_MY_PROCNO);
 }
 
@@ -454,7 +451,6 @@ void
 onside_launcher_detach(void)
 {
 	pg_atomic_write_u32(&control->launcher_procno, ONSIDE_NO_PROC);
-	pg_atomic_write_u32(&control->launcher_pid, 0);
 }
 
 void
@@ -476,6 +472,8 @@ onside_launcher_take_forget(void)
 pid_t
 onside_launcher_pid(void)
 {
-	return control == NULL ? 0 :
-		(pid_t) pg_atomic_read_u32(&control->launcher_pid);
+	uint32		no = control == NULL ? ONSIDE_NO_PROC :
+		pg_atomic_read_u32(&control->launcher_procno);
+
+	return no == ONSIDE_NO_PROC ? 0 : GetPGProcByNumber(no)->pid;
 }

@@ -32,7 +32,6 @@
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/relation.h"
 #include "access/relscan.h"
 #include "access/table.h"
 #include "access/tableam.h"
@@ -66,32 +65,8 @@ typedef struct Source
 	OnsidePosition pos;			/* of the row in slot */
 } Source;
 
-/*
- * The index of a segment, opened; NULL if it is missing, cannot be used, or is
- * locked: this waits for nobody.
- */
-static Relation
-try_open_index(Relation rel)
-{
-	Oid			oid = onside_relation_oid(psprintf("%s_xid_id_idx",
-												   RelationGetRelationName(rel)));
-	Relation	index;
-
-	if (!OidIsValid(oid) || !ConditionalLockRelationOid(oid, AccessShareLock))
-		return NULL;
-	index = try_relation_open(oid, NoLock);
-	if (index != NULL && index->rd_rel->relkind == RELKIND_INDEX &&
-		index->rd_index->indrelid == RelationGetRelid(rel) &&
-		index->rd_index->indisvalid)
-		return index;
-	if (index != NULL)
-		relation_close(index, NoLock);
-	UnlockRelationOid(oid, AccessShareLock);
-	return NULL;
-}
-
 static void
-open_source(Source *source, Relation rel)
+open_source(Source *source, Relation rel, bool backward)
 {
 	(void) onside_shape_require(rel, true);
 	source->rel = rel;
@@ -99,7 +74,7 @@ open_source(Source *source, Relation rel)
 	source->slot = table_slot_create(rel, NULL);
 	source->scan = onside_index_beginscan(rel, source->index,
 										  onside_reading_snapshot(), 2);
-	source->backward = false;
+	source->backward = backward;
 	source->has_row = false;
 }
 
@@ -218,10 +193,7 @@ open_sources(Source *sources, bool backward)
 									 AccessShareLock);
 
 		if (RelationGetNumberOfBlocks(rel) > 0)
-		{
-			open_source(&sources[n], rel);
-			sources[n++].backward = backward;
-		}
+			open_source(&sources[n++], rel, backward);
 		else
 			table_close(rel, AccessShareLock);
 	}
@@ -248,7 +220,7 @@ onside_window_read(OnsideCursor *cursor, OnsideReadCallback callback,
 {
 	Source		sources[ONSIDE_SEGMENTS];
 	int			n;
-	OnsideRanges		ranges;
+	OnsideRanges ranges;
 	bool		finished = true;
 
 	if (cursor->window == NULL)
@@ -276,7 +248,7 @@ onside_window_read_newest(const OnsideCursor *cursor,
 	OnsideSnapshot *now = onside_snapshot_take();
 	Source		sources[ONSIDE_SEGMENTS];
 	int			n = open_sources(sources, true);
-	OnsideRanges		ranges;
+	OnsideRanges ranges;
 
 	onside_ranges_pending(cursor, now, &ranges);
 	qsort(ranges.range, ranges.n, sizeof(OnsideRange), onside_compare_ranges);
@@ -297,7 +269,7 @@ count_in_segment(Relation rel, const OnsideRanges *ranges, int64 max,
 
 	if (RelationGetNumberOfBlocks(rel) == 0)
 		return;
-	open_source(&source, rel);
+	open_source(&source, rel, false);
 	for (int i = 0; pending->events < max && i < ranges->n; i++)
 		for (start_range(&source, &ranges->range[i]);
 			 pending->events < max && source.has_row; advance(&source))
@@ -322,7 +294,7 @@ onside_window_pending(const OnsideCursor *cursor, const OnsideSnapshot *seen,
 	OnsidePending pending = {0};
 	OnsideSnapshot *now = NULL;
 	FullTransactionId own = GetTopFullTransactionIdIfAny();
-	OnsideRanges		ranges;
+	OnsideRanges ranges;
 
 	if (seen == NULL)
 		seen = now = onside_snapshot_take();
@@ -351,7 +323,7 @@ onside_window_last_xid(Relation segment)
 {
 	FullTransactionId xid = InvalidFullTransactionId;
 	OnsideSnapshot *now;
-	OnsideRanges		ranges;
+	OnsideRanges ranges;
 	Source		source;
 
 	if (RelationGetNumberOfBlocks(segment) == 0)
@@ -360,8 +332,7 @@ onside_window_last_xid(Relation segment)
 	onside_ranges_all(now, &ranges);
 
 	/* The last range first, and in it the last row. */
-	open_source(&source, segment);
-	source.backward = true;
+	open_source(&source, segment, true);
 	for (int i = ranges.n - 1; !source.has_row && i >= 0; i--)
 		start_range(&source, &ranges.range[i]);
 	if (source.has_row)
@@ -378,7 +349,7 @@ onside_window_holds_pending(Relation segment, const OnsideCursor *cursor)
 {
 	OnsidePending pending = {0};
 	OnsideSnapshot *now = onside_snapshot_take();
-	OnsideRanges		ranges;
+	OnsideRanges ranges;
 
 	onside_ranges_pending(cursor, now, &ranges);
 
@@ -405,26 +376,27 @@ onside_window_last_id(FullTransactionId xid)
 
 	for (int segment = 1; segment <= ONSIDE_SEGMENTS; segment++)
 	{
-		Oid			relid = onside_relation_oid(psprintf("outbox_%d", segment));
+		char	   *name = psprintf("outbox_%d", segment);
+		Oid			relid = onside_relation_oid(name);
+		Oid			index;
 		Relation	rel;
-		Relation	index;
-		OnsideRange		range = {xid, xid, 0};
+		OnsideRange range = {xid, xid, 0};
 		Source		source;
 
 		if (!OidIsValid(relid) ||
 			!ConditionalLockRelationOid(relid, AccessShareLock))
 			continue;
 		rel = table_open(relid, NoLock);
-		index = try_open_index(rel);
-		if (index != NULL)
+		index = onside_shape_find_index(rel, psprintf("%s_xid_id_idx", name));
+		if (OidIsValid(index) &&
+			ConditionalLockRelationOid(index, AccessShareLock))
 		{
-			index_close(index, NoLock);
-			open_source(&source, rel);
-			source.backward = true;
+			open_source(&source, rel, true);
 			start_range(&source, &range);
 			if (source.has_row)
 				last = Max(last, source.pos.id);
 			close_source(&source);
+			UnlockRelationOid(index, AccessShareLock);
 		}
 		table_close(rel, AccessShareLock);
 	}
@@ -445,7 +417,7 @@ onside_window_fetch(const OnsidePosition *positions, int n,
 	for (int i = 0; i < n; i++)
 	{
 		const OnsidePosition *pos = &positions[i];
-		OnsideRange		range = {pos->xid, pos->xid, pos->id - 1};
+		OnsideRange range = {pos->xid, pos->xid, pos->id - 1};
 
 		CHECK_FOR_INTERRUPTS();
 		for (int s = 0; s < nsources; s++)
