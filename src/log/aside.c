@@ -248,7 +248,6 @@ onside_aside_read(TimestampTz after_recorded_at, const pg_uuid_t *after_id,
 	sort = onside_sort_begin(types, SORTED_NCOLUMNS, SORTED_NKEYS);
 	scan_behind(rel, after_recorded_at, after_id, sort_event, sort);
 	table_close(rel, AccessShareLock);
-	onside_sort_perform(sort);
 	while ((row = onside_sort_next(sort)) != NULL &&
 		   callback(DatumGetUUIDP(row->tts_values[SORTED_ID]),
 					DatumGetUUIDP(row->tts_values[SORTED_EVENT_ID]),

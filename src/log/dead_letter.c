@@ -50,6 +50,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -92,11 +93,8 @@ onside_dead_letter_clip(const char *error)
 static text *
 clipped_name(text *name)
 {
-	const char *str = VARDATA_ANY(name);
-	int			len = VARSIZE_ANY_EXHDR(name);
-	int			kept = pg_mbcharcliplen(str, len, ONSIDE_API_NAME_MAX);
-
-	return kept == len ? name : cstring_to_text_with_len(str, kept);
+	return DatumGetTextPP(DirectFunctionCall2(text_left, PointerGetDatum(name),
+											  Int32GetDatum(ONSIDE_API_NAME_MAX)));
 }
 
 /*
@@ -391,7 +389,7 @@ take_letter(Relation rel, ItemPointer tid, const Wanted *wanted,
 		(taken == ONSIDE_TAKEN_CHANGED && !is_wanted(wanted, slot)))
 		return false;
 
-	onside_take_delete(rel, slot);
+	simple_table_tuple_delete(rel, &slot->tts_tid, GetActiveSnapshot());
 	return true;
 }
 
@@ -495,7 +493,6 @@ onside_retry_dead_letters(PG_FUNCTION_ARGS)
 		note_letters(rel, NULL, sort);
 	for (int i = 0; i < wanted.nids; i++)
 		note_letters(rel, &wanted.ids[i], sort);
-	onside_sort_perform(sort);
 	count = put_back(rel, sort, &wanted);
 	onside_sort_end(sort);
 

@@ -16,6 +16,7 @@
 #include <uuid/uuid.h>
 
 #include "catalog/namespace.h"
+#include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
@@ -382,15 +383,10 @@ void
 onside_append_datetime(StringInfo out, TimestampTz t)
 {
 	char		buf[MAXDATELEN + 1];
-	struct pg_tm tm;
-	fsec_t		fsec;
 
-	if (timestamp2tm(t, NULL, &tm, &fsec, NULL, NULL) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-				 errmsg("timestamp out of range")));
-	EncodeDateTime(&tm, fsec, false, 0, NULL, USE_XSD_DATES, buf);
-	appendStringInfoString(out, buf);
+	/* As a timestamp without time zone, which gets no "+00:00". */
+	appendStringInfoString(out, JsonEncodeDateTime(buf, TimestampTzGetDatum(t),
+												   TIMESTAMPOID, NULL));
 	appendStringInfoChar(out, 'Z');
 }
 

@@ -37,15 +37,6 @@ is_closed(const OnsideService *service)
 	return service->holds > 0 || service->dismissed;
 }
 
-/* The database's slot, old or new, or NULL; for who has the lock exclusively. */
-static OnsideSlot *
-find_or_take(Oid database)
-{
-	OnsideSlot *slot = onside_slot_find(database);
-
-	return slot != NULL ? slot : onside_slot_take(database);
-}
-
 /* ----------
  * For everybody
  * ----------
@@ -73,7 +64,7 @@ onside_service_request(Oid database)
 	OnsideSlot *slot;
 
 	LWLockAcquire(onside_slots_lock(), LW_EXCLUSIVE);
-	slot = find_or_take(database);
+	slot = onside_slot_take(database);
 	if (slot != NULL)
 	{
 		OnsideService *service = &slot->service;
@@ -102,7 +93,7 @@ onside_service_hold(Oid database)
 		return NULL;
 
 	LWLockAcquire(onside_slots_lock(), LW_EXCLUSIVE);
-	slot = find_or_take(database);
+	slot = onside_slot_take(database);
 	if (slot != NULL)
 		slot->service.holds++;
 	LWLockRelease(onside_slots_lock());

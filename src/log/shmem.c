@@ -278,10 +278,13 @@ raise_withdrawers_end(OnsideSlot *slot, FullTransactionId end)
 OnsideSlot *
 onside_slot_take(Oid database)
 {
+	OnsideSlot *slot = onside_slot_find(database);
+
+	if (slot != NULL)
+		return slot;
 	for (int i = 0; i < onside_max_databases; i++)
 	{
-		OnsideSlot *slot = &control->slots[i];
-
+		slot = &control->slots[i];
 		if (OidIsValid(onside_slot_database(slot)))
 			continue;
 		onside_slot_reset(slot);

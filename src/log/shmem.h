@@ -298,8 +298,9 @@ extern Oid	onside_slot_database(OnsideSlot *slot);
 extern LWLock *onside_slots_lock(void);
 
 /*
- * Takes a free slot for a database, or gives one back.  For service.c, which has
- * the lock of all slots exclusively.
+ * The slot of a database; if it has none, a free slot becomes its own, and
+ * NULL means that none is free.  onside_slot_reset() gives a slot back.  For
+ * service.c, which has the lock of all slots exclusively.
  */
 extern OnsideSlot *onside_slot_take(Oid database);
 extern void onside_slot_reset(OnsideSlot *slot);
