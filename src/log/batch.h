@@ -8,8 +8,6 @@
 #ifndef ONSIDE_BATCH_H
 #define ONSIDE_BATCH_H
 
-#include "postgres.h"
-
 #include "log/event.h"
 #include "send/piece.h"
 #include "settings.h"

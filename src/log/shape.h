@@ -8,8 +8,6 @@
 #ifndef ONSIDE_SHAPE_H
 #define ONSIDE_SHAPE_H
 
-#include "postgres.h"
-
 #include "access/htup.h"
 #include "nodes/pg_list.h"
 #include "utils/relcache.h"

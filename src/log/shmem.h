@@ -8,8 +8,6 @@
 #ifndef ONSIDE_SHMEM_H
 #define ONSIDE_SHMEM_H
 
-#include "postgres.h"
-
 #include "access/transam.h"
 #include "datatype/timestamp.h"
 #include "port/atomics.h"

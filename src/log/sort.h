@@ -8,8 +8,6 @@
 #ifndef ONSIDE_SORT_H
 #define ONSIDE_SORT_H
 
-#include "postgres.h"
-
 #include "executor/tuptable.h"
 
 typedef struct OnsideSort OnsideSort;

@@ -8,8 +8,6 @@
 #ifndef ONSIDE_TAKE_H
 #define ONSIDE_TAKE_H
 
-#include "postgres.h"
-
 #include "executor/tuptable.h"
 #include "nodes/lockoptions.h"
 #include "utils/relcache.h"
