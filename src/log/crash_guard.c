@@ -307,7 +307,7 @@ onside_crash_guard_look(Oid process)
 
 /* Milliseconds until the record lets a process start. */
 static long
-wait_of(const Record *record)
+remaining_wait(const Record *record)
 {
 	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
 													   record->wait_until);
@@ -321,12 +321,12 @@ onside_crash_guard_wait(Oid process)
 {
 	Record		record;
 
-	return read_record(process, &record) ? wait_of(&record) : 0;
+	return read_record(process, &record) ? remaining_wait(&record) : 0;
 }
 
 /* What ended the process, and where the process was then. */
 static char *
-describe(const Record *record)
+describe_crash(const Record *record)
 {
 	char	   *place = record->xid == 0 ? "" :
 		psprintf(" (at or behind the event with xid %llu, id %lld)",
@@ -348,8 +348,8 @@ onside_crash_guard_log(Oid process, const char *whose)
 		return;
 	ereport(LOG,
 			(errmsg("onside_attribution: %s has crashed", whose),
-			 errdetail("It was %s.", describe(&record)),
-			 wait_of(&record) == 0 ? 0 :
+			 errdetail("It was %s.", describe_crash(&record)),
+			 remaining_wait(&record) == 0 ? 0 :
 			 errhint("It has crashed %d times in a short time and is started again in %d minutes, or after SELECT onside_attribution.resume().",
 					 MAX_CRASHES, CRASH_WAIT / 60000)));
 }
@@ -361,7 +361,7 @@ onside_crash_guard_log(Oid process, const char *whose)
 
 /* A moment, to the second. */
 static char *
-moment(TimestampTz t)
+print_moment(TimestampTz t)
 {
 	return pstrdup(timestamptz_to_str(t - t % USECS_PER_SEC));
 }
@@ -375,11 +375,11 @@ onside_crash_guard_reason(void)
 	{
 		Record		record;
 
-		if (read_record(processes[i], &record) && wait_of(&record) > 0)
+		if (read_record(processes[i], &record) && remaining_wait(&record) > 0)
 			return psprintf("%s has crashed %d times since %s and is not started, because each crash ends all sessions of the server; the last time it was %s; sending goes on by itself at %s, or at once after resume(); events are recorded and not counted",
 							OidIsValid(processes[i]) ? "the worker" : "the launcher",
-							MAX_CRASHES, moment(record.crashed_at[0]),
-							describe(&record), moment(record.wait_until));
+							MAX_CRASHES, print_moment(record.crashed_at[0]),
+							describe_crash(&record), print_moment(record.wait_until));
 	}
 	return NULL;
 }

@@ -423,7 +423,7 @@ check_letter(TupleTableSlot *letter, const OnsideEvent *event)
 
 /* Moves the noted dead letters into the outbox, and returns their number. */
 static int64
-put_back(Relation rel, OnsideSort *sort, const Wanted *wanted)
+put_back_letters(Relation rel, OnsideSort *sort, const Wanted *wanted)
 {
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	MemoryContext per_letter =
@@ -493,7 +493,7 @@ onside_retry_dead_letters(PG_FUNCTION_ARGS)
 		note_letters(rel, NULL, sort);
 	for (int i = 0; i < wanted.nids; i++)
 		note_letters(rel, &wanted.ids[i], sort);
-	count = put_back(rel, sort, &wanted);
+	count = put_back_letters(rel, sort, &wanted);
 	onside_sort_end(sort);
 
 	PopActiveSnapshot();

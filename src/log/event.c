@@ -235,7 +235,7 @@ append_uuid(StringInfo out, const pg_uuid_t *uuid)
 
 /* The event's JSON in the database's encoding. */
 static void
-render(StringInfo out, const OnsideEvent *event)
+render_event(StringInfo out, const OnsideEvent *event)
 {
 	char	   *name = text_to_cstring(event->event_name);
 
@@ -291,7 +291,7 @@ check_rendered(const OnsideEvent *event, OnsideEventError *error)
 		return true;
 
 	initStringInfo(&buf);
-	render(&buf, event);
+	render_event(&buf, event);
 	utf8 = onside_as_utf8(buf.data, buf.len);
 	if (utf8 == NULL)
 		return onside_event_not_utf8(error, "payload");
@@ -398,7 +398,7 @@ onside_event_render(StringInfo out, const OnsideEvent *event)
 	char	   *raw;
 	char	   *utf8;
 
-	render(out, event);
+	render_event(out, event);
 	raw = out->data + start;
 	utf8 = pg_server_to_any(raw, out->len - start, PG_UTF8);
 	if (utf8 != raw)

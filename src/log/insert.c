@@ -70,7 +70,7 @@ become_owner(const OnsideInsert *insert, Self *self)
 }
 
 static void
-become(const Self *self)
+restore_user(const Self *self)
 {
 	AtEOXact_GUC(false, self->nestlevel);
 	SetUserIdAndSecContext(self->user, self->context);
@@ -120,7 +120,7 @@ prepare_others(OnsideInsert *insert, int ncolumns)
 			insert->defaults[i] = ExecPrepareExpr((Expr *) expr,
 												  insert->estate);
 	}
-	become(&self);
+	restore_user(&self);
 }
 
 /* Gives those columns their values. */
@@ -141,7 +141,7 @@ compute_others(OnsideInsert *insert, TupleTableSlot *slot)
 	if (tupdesc->constr != NULL && tupdesc->constr->has_generated_stored)
 		ExecComputeStoredGenerated(insert->rri, insert->estate, slot,
 								   CMD_INSERT);
-	become(&self);
+	restore_user(&self);
 
 	/* What PostgreSQL's executor would check. */
 	for (int i = insert->first_other; i < tupdesc->natts; i++)
@@ -262,7 +262,7 @@ insert_index_entries(OnsideInsert *insert, TupleTableSlot *slot,
 		become_owner(insert, &self);
 		(void) onside_insert_index_entries(rri, slot, insert->estate,
 										   summaries);
-		become(&self);
+		restore_user(&self);
 		ResetPerTupleExprContext(insert->estate);
 		return;
 	}
@@ -283,7 +283,7 @@ insert_index_entries(OnsideInsert *insert, TupleTableSlot *slot,
 
 /* Writes the rows that were gathered, and their index entries. */
 static void
-flush(OnsideInsert *insert)
+flush_rows(OnsideInsert *insert)
 {
 	if (insert->nrows == 0)
 		return;
@@ -312,7 +312,7 @@ onside_insert_row(OnsideInsert *insert)
 		compute_others(insert, slot);
 	insert->nbytes += ExecFetchSlotHeapTuple(slot, true, NULL)->t_len;
 	if (insert->nrows == MAX_ROWS || insert->nbytes >= MAX_BYTES)
-		flush(insert);
+		flush_rows(insert);
 }
 
 void
@@ -327,7 +327,7 @@ onside_insert_moved(OnsideInsert *insert, TupleTableSlot *slot,
 void
 onside_insert_end(OnsideInsert *insert)
 {
-	flush(insert);
+	flush_rows(insert);
 	if (insert->bistate != NULL)
 	{
 		FreeBulkInsertState(insert->bistate);

@@ -90,7 +90,7 @@ onside_namespace_put_back(const pg_uuid_t *id)
  * Replaces the row, as the user who inserts one.  False if the table is empty.
  */
 static bool
-replace(Datum id)
+replace_namespace(Datum id)
 {
 	Oid			types[] = {UUIDOID};
 	bool		replaced;
@@ -131,6 +131,6 @@ onside_take_namespace(PG_FUNCTION_ARGS)
 
 	/* NOT NULL will say what is wrong with a NULL. */
 	id = slot_getattr(trigdata->tg_trigslot, Anum_namespace_id, &isnull);
-	return PointerGetDatum(!isnull && replace(id) ? NULL :
+	return PointerGetDatum(!isnull && replace_namespace(id) ? NULL :
 						   trigdata->tg_trigtuple);
 }

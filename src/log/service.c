@@ -239,7 +239,7 @@ onside_service_has_crashed(OnsideSlot *slot)
  * array of processes any more, where commands look for who is connected.
  */
 static void
-is_gone(int code, Datum arg)
+worker_is_gone(int code, Datum arg)
 {
 	OnsideSlot *slot = (OnsideSlot *) DatumGetPointer(arg);
 
@@ -271,7 +271,7 @@ onside_service_enter(int slot_no, Oid database)
 	else if (wanted)
 	{
 		/* Before it connects, and so run when it is disconnected again. */
-		on_shmem_exit(is_gone, PointerGetDatum(slot));
+		on_shmem_exit(worker_is_gone, PointerGetDatum(slot));
 		service->worker_pid = MyProcPid;
 		service->orderly = false;
 		service->wanted_again = false;
@@ -304,7 +304,7 @@ onside_service_is_closed(OnsideSlot *slot)
 /*
  * The worker leaves the slot before it is disconnected from the database, because
  * what it has to do then may still need the slot's locks.  Whoever waits for the
- * latter waits for is_gone().
+ * latter waits for worker_is_gone().
  */
 void
 onside_service_leave(OnsideSlot *slot, OnsideSlotState state, bool orderly)

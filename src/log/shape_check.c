@@ -80,8 +80,8 @@ part_problem(Check *check, const char *kind, const char *name,
 
 /* Calls visit for the rows of a catalog that have this OID in this column. */
 static void
-walk(Check *check, Oid catalog, Oid index, AttrNumber column, Oid value,
-	 Visitor visit)
+visit_rows(Check *check, Oid catalog, Oid index, AttrNumber column, Oid value,
+		   Visitor visit)
 {
 	Relation	rel = table_open(catalog, AccessShareLock);
 	ScanKeyData key;
@@ -108,8 +108,8 @@ static char *
 relation_name(Check *check, Oid relid)
 {
 	check->name = NULL;
-	walk(check, RelationRelationId, ClassOidIndexId, Anum_pg_class_oid, relid,
-		 visit_name);
+	visit_rows(check, RelationRelationId, ClassOidIndexId, Anum_pg_class_oid,
+			   relid, visit_name);
 	return check->name;
 }
 
@@ -341,8 +341,8 @@ onside_shape_problems(const OnsideTables *tables, int n, Snapshot snapshot,
 	Check		check = {.tables = tables, .shape = shape, .snapshot = snapshot};
 
 	/* visit_class() finds out whether it is there, by its name. */
-	walk(&check, RelationRelationId, ClassOidIndexId, Anum_pg_class_oid,
-		 relid, visit_class);
+	visit_rows(&check, RelationRelationId, ClassOidIndexId, Anum_pg_class_oid,
+			   relid, visit_class);
 	*usable = false;
 	if (!OidIsValid(check.relid))
 	{
@@ -351,22 +351,22 @@ onside_shape_problems(const OnsideTables *tables, int n, Snapshot snapshot,
 	}
 
 	/* Everything that belongs to the table. */
-	walk(&check, AttributeRelationId, AttributeRelidNumIndexId,
-		 Anum_pg_attribute_attrelid, relid, visit_column);
-	walk(&check, IndexRelationId, IndexIndrelidIndexId,
-		 Anum_pg_index_indrelid, relid, visit_index);
-	walk(&check, TriggerRelationId, TriggerRelidNameIndexId,
-		 Anum_pg_trigger_tgrelid, relid, visit_trigger);
-	walk(&check, ConstraintRelationId, ConstraintRelidTypidNameIndexId,
-		 Anum_pg_constraint_conrelid, relid, visit_constraint);
-	walk(&check, RewriteRelationId, RewriteRelRulenameIndexId,
-		 Anum_pg_rewrite_ev_class, relid, visit_rule);
-	walk(&check, PolicyRelationId, PolicyPolrelidPolnameIndexId,
-		 Anum_pg_policy_polrelid, relid, visit_policy);
-	walk(&check, InheritsRelationId, InheritsParentIndexId,
-		 Anum_pg_inherits_inhparent, relid, visit_child);
-	walk(&check, InheritsRelationId, InheritsRelidSeqnoIndexId,
-		 Anum_pg_inherits_inhrelid, relid, visit_parent);
+	visit_rows(&check, AttributeRelationId, AttributeRelidNumIndexId,
+			   Anum_pg_attribute_attrelid, relid, visit_column);
+	visit_rows(&check, IndexRelationId, IndexIndrelidIndexId,
+			   Anum_pg_index_indrelid, relid, visit_index);
+	visit_rows(&check, TriggerRelationId, TriggerRelidNameIndexId,
+			   Anum_pg_trigger_tgrelid, relid, visit_trigger);
+	visit_rows(&check, ConstraintRelationId, ConstraintRelidTypidNameIndexId,
+			   Anum_pg_constraint_conrelid, relid, visit_constraint);
+	visit_rows(&check, RewriteRelationId, RewriteRelRulenameIndexId,
+			   Anum_pg_rewrite_ev_class, relid, visit_rule);
+	visit_rows(&check, PolicyRelationId, PolicyPolrelidPolnameIndexId,
+			   Anum_pg_policy_polrelid, relid, visit_policy);
+	visit_rows(&check, InheritsRelationId, InheritsParentIndexId,
+			   Anum_pg_inherits_inhparent, relid, visit_child);
+	visit_rows(&check, InheritsRelationId, InheritsRelidSeqnoIndexId,
+			   Anum_pg_inherits_inhrelid, relid, visit_parent);
 
 	/* What has not come by. */
 	if (check.ncolumns < shape->ncolumns)

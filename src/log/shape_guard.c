@@ -51,10 +51,10 @@
 #include "log/tables.h"
 #include "version.h"
 
-pg_noreturn static void refuse(int table, const char *problem);
+pg_noreturn static void refuse_change(int table, const char *problem);
 
 static void
-refuse(int table, const char *problem)
+refuse_change(int table, const char *problem)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -95,7 +95,7 @@ check_create_index(const OnsideTables *tables, IndexStmt *stmt)
 		plain &= lfirst_node(IndexElem, lc)->name != NULL;
 	table = plain ? -1 : find_table(tables, stmt->relation);
 	if (table >= 0)
-		refuse(table, "the table has an index that is unique, on an expression or has a condition");
+		refuse_change(table, "the table has an index that is unique, on an expression or has a condition");
 }
 
 /* DROP INDEX CONCURRENTLY */
@@ -119,8 +119,8 @@ check_drop_index(const OnsideTables *tables, DropStmt *stmt)
 				const char *ours = onside_shapes[i].indexes[j].name;
 
 				if (ours != NULL && strcmp(ours, get_rel_name(index)) == 0)
-					refuse(i, psprintf("the table lacks the index \"%s\"",
-									   ours));
+					refuse_change(i, psprintf("the table lacks the index \"%s\"",
+											  ours));
 			}
 	}
 }
@@ -149,12 +149,12 @@ check_alter(const OnsideTables *tables, AlterTableStmt *stmt)
 
 		if (cmd->subtype == AT_DropColumn &&
 			is_own_column(table, cmd->name))
-			refuse(table, psprintf("column \"%s\" of table %s.%s is gone",
-								   cmd->name, ONSIDE_SCHEMA,
-								   onside_shapes[table].name));
+			refuse_change(table, psprintf("column \"%s\" of table %s.%s is gone",
+										  cmd->name, ONSIDE_SCHEMA,
+										  onside_shapes[table].name));
 		if (cmd->subtype == AT_DetachPartition &&
 			castNode(PartitionCmd, cmd->def)->concurrent)
-			refuse(table, "the table lacks a partition");
+			refuse_change(table, "the table lacks a partition");
 	}
 }
 
@@ -298,7 +298,7 @@ onside_shape_guard_after(const OnsideShapeGuard *guard)
 			new_problem(guard, i) : NULL;
 
 		if (problem != NULL)
-			refuse(i, problem);
+			refuse_change(i, problem);
 	}
 
 	/* The statement may have been a repair that the worker waits for. */

@@ -139,7 +139,7 @@ onside_slot_reset(OnsideSlot *slot)
 }
 
 static void
-shmem_request(void)
+request_shmem(void)
 {
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
@@ -153,7 +153,7 @@ shmem_request(void)
  * finds them; and again after a crash, when all of it starts over.
  */
 static void
-shmem_startup(void)
+make_slots(void)
 {
 	bool		found;
 
@@ -199,9 +199,9 @@ void
 onside_shmem_init(void)
 {
 	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = shmem_request;
+	shmem_request_hook = request_shmem;
 	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = shmem_startup;
+	shmem_startup_hook = make_slots;
 }
 
 bool
@@ -394,7 +394,7 @@ onside_slot_arm(OnsideSlot *slot, uint64 noticed, uint64 wanted)
  * prepared transactions.
  */
 static int64
-count_pending(OnsideSlot *slot)
+sum_pending(OnsideSlot *slot)
 {
 	int64		pending = (int64) pg_atomic_read_u64(&slot->recorded) +
 		slot->status.uncounted - slot->status.settled;
@@ -408,7 +408,7 @@ onside_slot_pending(OnsideSlot *slot)
 	int64		pending;
 
 	LWLockAcquire(slot->lock, LW_SHARED);
-	pending = count_pending(slot);
+	pending = sum_pending(slot);
 	LWLockRelease(slot->lock);
 	return onside_slot_database(slot) == MyDatabaseId ? pending : 0;
 }
@@ -426,7 +426,7 @@ onside_slot_read_status(OnsideSlot *slot, OnsideStatus *status, int64 *pending)
 	LWLockAcquire(slot->lock, LW_SHARED);
 	pid = slot->service.worker_pid;
 	*status = slot->status;
-	*pending = count_pending(slot);
+	*pending = sum_pending(slot);
 	LWLockRelease(slot->lock);
 	LWLockRelease(control->lock);
 	return pid;

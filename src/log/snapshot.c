@@ -54,7 +54,7 @@ make_snapshot(FullTransactionId xmin, FullTransactionId xmax, uint32 nxip)
 }
 
 static OnsideSnapshot *
-hold(OnsideSnapshot *snapshot)
+hold_snapshot(OnsideSnapshot *snapshot)
 {
 	if (snapshot != NULL)
 		snapshot->refcount++;
@@ -197,8 +197,8 @@ onside_cursor_copy(OnsideCursor *to, const OnsideCursor *from)
 {
 	OnsideCursor old = *to;
 
-	to->done = hold(from->done);
-	to->window = hold(from->window);
+	to->done = hold_snapshot(from->done);
+	to->window = hold_snapshot(from->window);
 	to->pos = from->pos;
 	onside_cursor_release(&old);
 }

@@ -88,7 +88,7 @@ close_source(Source *source)
 
 /* Goes to the scan's next row, or, backward, to the one before it. */
 static void
-advance(Source *source)
+advance_source(Source *source)
 {
 	TupleTableSlot *slot = source->slot;
 	bool		isnull;
@@ -131,7 +131,7 @@ start_range(Source *source, const OnsideRange *range)
 					FullTransactionIdGetDatum(range->last));
 	}
 	index_rescan(source->scan, keys, 2, NULL, 0);
-	advance(source);
+	advance_source(source);
 }
 
 /* The source whose row comes first (or last, going backward), or NULL. */
@@ -176,7 +176,7 @@ read_range(Source *sources, int n, const OnsideRange *range,
 			return false;
 		if (cursor != NULL)
 			cursor->pos = source->pos;
-		advance(source);
+		advance_source(source);
 	}
 	return true;
 }
@@ -272,7 +272,7 @@ count_in_segment(Relation rel, const OnsideRanges *ranges, int64 max,
 	open_source(&source, rel, false);
 	for (int i = 0; pending->events < max && i < ranges->n; i++)
 		for (start_range(&source, &ranges->range[i]);
-			 pending->events < max && source.has_row; advance(&source))
+			 pending->events < max && source.has_row; advance_source(&source))
 		{
 			TimestampTz recorded_at = onside_outbox_recorded_at(source.slot);
 
