@@ -77,14 +77,15 @@
 
 /*
  * A segment is emptied only if it is at least this large (bytes; or full, if
- * segment_size is less) or has had events for this long (seconds).
+ * segment_size is less), or if its first event came at least this long ago
+ * (seconds).
  */
 #define WORTH_EMPTYING		(16 * 1024 * 1024)
 #define OLD_ENOUGH			(24 * 3600)
 
 /*
- * A standby holds up emptying until the outbox is as large as so many
- * segments.
+ * A standby holds up emptying until the outbox is larger than this number of
+ * full segments.
  */
 #define MAX_HELD_SEGMENTS	4
 
@@ -95,6 +96,7 @@ segment_size(Oid relid)
 	Relation	rel = table_open(relid, AccessShareLock);
 	uint64		size = table_relation_size(rel, MAIN_FORKNUM);
 
+	/* Large payloads are in the TOAST table. */
 	if (OidIsValid(rel->rd_rel->reltoastrelid))
 	{
 		Relation	toast = table_open(rel->rd_rel->reltoastrelid,
@@ -107,6 +109,7 @@ segment_size(Oid relid)
 	return size;
 }
 
+/* The segment that follows this one; the first follows the last. */
 static int
 next_segment(int segment)
 {
@@ -120,7 +123,7 @@ full_size(void)
 	return (uint64) onside_segment_size * 1024;
 }
 
-/* Have this many seconds passed since that moment?  0 means long ago. */
+/* Have this many seconds passed since that time?  The time 0 is long ago. */
 static bool
 is_over(TimestampTz since, int seconds)
 {
@@ -151,11 +154,17 @@ onside_segment_move_on(OnsideDelivery *delivery, bool drained)
 
 	if (size == 0 || delivery->begun_at[current - 1] == 0)
 		delivery->begun_at[current - 1] = now;	/* its first events */
+
+	/*
+	 * Stay if the segment is not full, unless everything is settled and the
+	 * segment is large or old enough to be emptied.
+	 */
 	if (size < full_size() &&
 		!(drained && size > 0 &&
 		  is_worth_emptying(size, delivery->begun_at[current - 1])))
 		return false;
 
+	/* Look for an empty segment, and note when writing left and began. */
 	for (int segment = next_segment(current); segment != current;
 		 segment = next_segment(segment))
 		if (segment_size(onside_segment_oid(segment)) == 0)
@@ -169,7 +178,10 @@ onside_segment_move_on(OnsideDelivery *delivery, bool drained)
 	return false;
 }
 
-/* Is this xmin one from when that transaction was not over? */
+/*
+ * Does a snapshot with this xmin need the rows of transaction "xid", because
+ * the transaction had not ended when the snapshot was taken?
+ */
 static bool
 holds_back(TransactionId xmin, FullTransactionId next, FullTransactionId xid)
 {
@@ -179,8 +191,8 @@ holds_back(TransactionId xmin, FullTransactionId next, FullTransactionId xid)
 
 /*
  * Has a standby told us of a snapshot that is not younger than this
- * transaction?  We find its xmin in its replication slot, or without a slot in
- * its walsender.
+ * transaction?  Its xmin is in its replication slot, or, if it has no slot, in
+ * the PGPROC of its walsender.
  */
 static bool
 standby_needs(FullTransactionId xid)
@@ -204,10 +216,13 @@ standby_needs(FullTransactionId xid)
 		pid_t		pid;
 		PGPROC	   *proc;
 
+		/* A walsender that is not in use has the pid 0. */
 		SpinLockAcquire(&walsnd->mutex);
 		pid = walsnd->pid;
 		SpinLockRelease(&walsnd->mutex);
 		proc = pid == 0 ? NULL : BackendPidGetProc(pid);
+
+		/* The walsender may have ended meanwhile. */
 		result = proc != NULL && holds_back(proc->xmin, next, xid);
 	}
 	return result;
@@ -244,6 +259,7 @@ may_be_emptied(int segment, Relation rel, OnsideDelivery *delivery,
 	if (delivery->left_at[segment - 1] == 0)
 		delivery->left_at[segment - 1] = GetCurrentTimestamp();
 
+	/* The usual case: the segment holds events that are not settled. */
 	if (onside_window_holds_pending(rel, &delivery->settled))
 		return false;
 
@@ -254,10 +270,17 @@ may_be_emptied(int segment, Relation rel, OnsideDelivery *delivery,
 	last = onside_window_last_xid(rel);
 	if (!FullTransactionIdIsValid(last))
 		return true;
+
+	/*
+	 * Keep the rows for the time of retention, and do not lock a segment for a
+	 * few rows.
+	 */
 	if (!is_over(delivery->left_at[segment - 1], onside_retention) ||
 		!is_worth_emptying(segment_size(RelationGetRelid(rel)),
 						   delivery->begun_at[segment - 1]))
 		return false;
+
+	/* Emptying would cancel a query on a standby. */
 	if (standby_needs(last) && !is_crowded())
 	{
 		*blocked = "a delivered segment of the outbox is kept for a standby: a query there (hot_standby_feedback) has a snapshot from when the segment was written to";
@@ -278,9 +301,11 @@ lock_all(Relation rel)
 	List	   *relids;
 	ListCell   *lc;
 
-	/* Before its indexes are listed: nobody makes another one then. */
+	/* Lock the table first, so that nobody makes another index of it. */
 	if (!ConditionalLockRelationOid(RelationGetRelid(rel), AccessExclusiveLock))
 		return false;
+
+	/* List everything else that TRUNCATE would lock. */
 	relids = RelationGetIndexList(rel);
 	if (OidIsValid(toast_id))
 	{
@@ -290,6 +315,8 @@ lock_all(Relation rel)
 		relids = list_concat(relids, RelationGetIndexList(toast));
 		table_close(toast, AccessShareLock);
 	}
+
+	/* Stop at the first relation that is not free. */
 	foreach(lc, relids)
 		if (!ConditionalLockRelationOid(lfirst_oid(lc), AccessExclusiveLock))
 			return false;
@@ -315,9 +342,11 @@ are_btrees(List *indexes)
 }
 
 /*
- * Each session remembers where a btree's root is.  An invalidation that goes with
- * the commit would be lost if this transaction failed later, and the root stays gone.
- * So it is sent at once, too: nobody can look there before the lock is released.
+ * Has each session forget where a btree's root is, which sessions remember.
+ * PostgreSQL sends an invalidation when the transaction commits.  If the
+ * transaction failed, the invalidation would be lost, but the root would be
+ * gone all the same.  So we also send it at once.  Until our lock is released,
+ * nobody can look the root up again.
  */
 static void
 forget_root(Relation index)
@@ -343,6 +372,7 @@ empty_index(Oid oid)
 	Buffer		buffer = ReadBuffer(index, BTREE_METAPAGE);
 	Page		page = BufferGetPage(buffer);
 
+	/* Write a new meta page without a root, and log it. */
 	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
 	START_CRIT_SECTION();
 	_bt_initmetapage(page, P_NONE, 0, BTPageGetMeta(page)->btm_allequalimage);
@@ -351,6 +381,8 @@ empty_index(Oid oid)
 		log_newpage_buffer(buffer, true);
 	END_CRIT_SECTION();
 	UnlockReleaseBuffer(buffer);
+
+	/* Cut off all other pages, and tell the other sessions. */
 	RelationTruncate(index, BTREE_METAPAGE + 1);
 	forget_root(index);
 	index_close(index, NoLock);
@@ -388,6 +420,8 @@ empty_in_place(Relation rel)
 		return;
 	}
 	empty_table(rel);
+
+	/* The rows that referred to TOASTed values are gone. */
 	if (OidIsValid(toast_id))
 	{
 		Relation	toast = table_open(toast_id, NoLock);
@@ -405,6 +439,7 @@ empty_segment(int segment, OnsideDelivery *delivery, const char **blocked)
 	Relation	rel;
 	bool		emptied = false;
 
+	/* A segment without rows has no times. */
 	if (segment_size(relid) == 0)
 	{
 		delivery->begun_at[segment - 1] = delivery->left_at[segment - 1] = 0;
@@ -412,8 +447,8 @@ empty_segment(int segment, OnsideDelivery *delivery, const char **blocked)
 	}
 
 	/*
-	 * Most often the segment is not settled yet, and we can see that without
-	 * the exclusive lock.
+	 * Look without the exclusive lock first: most often the segment is not
+	 * settled yet.
 	 */
 	rel = table_open(relid, AccessShareLock);
 	if (may_be_emptied(segment, rel, delivery, blocked))
@@ -422,6 +457,10 @@ empty_segment(int segment, OnsideDelivery *delivery, const char **blocked)
 			*blocked = "a delivered segment of the outbox is in use by another session: a transaction that has read the outbox or written to it is still open";
 		else
 		{
+			/*
+			 * No open transaction can have rows in the segment now.  Look once
+			 * more, with a new snapshot.
+			 */
 			PushActiveSnapshot(GetLatestSnapshot());
 			emptied = !onside_window_holds_pending(rel, &delivery->settled);
 			PopActiveSnapshot();
@@ -436,6 +475,10 @@ empty_segment(int segment, OnsideDelivery *delivery, const char **blocked)
 	return emptied;
 }
 
+/*
+ * Tries all segments but the one that is written to.  Several can be due at
+ * once, for example after a long outage of the API.
+ */
 int
 onside_segment_empty(OnsideDelivery *delivery, const char **blocked)
 {
@@ -449,6 +492,7 @@ onside_segment_empty(OnsideDelivery *delivery, const char **blocked)
 	return n;
 }
 
+/* Judges a segment as onside_segment_empty() would, and changes nothing. */
 void
 onside_segment_report(int segment, const OnsideDelivery *delivery,
 					  OnsideSegmentReport *report)
