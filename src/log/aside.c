@@ -5,18 +5,23 @@
  *
  * An event that is not decided soon must not hold up the log.  So the worker
  * moves the event from the log into the table aside, in the transaction that
- * moves the cursor past it.  The event stays pending.  It leaves when it is
- * accepted, or goes to dead_letter.  Its row is not updated in between: the
+ * moves the cursor past the event.  The event stays pending.  It leaves when it
+ * is accepted, or goes to dead_letter.  Its row is not updated in between: the
  * worker counts its tries in memory.
  *
  * Rows also come by SQL, from a dump and by logical replication.  A trigger
- * checks that they are valid events (incoming.c), and tells the worker when
+ * (incoming.c) checks that they are valid events, and tells the worker when
  * rows come or go.
  *
- * The table is read and written by the access method, as in insert.c and
- * take.c.  It is read in the order of its index on (recorded_at, id).  Without
- * a usable index, the whole table is read, and sorted if need be: that costs
- * more and gives the same result.
+ * The worker calls this file, and so does what counts pending events or waits
+ * for them.  The table is read and written by the access method, as in insert.c
+ * and take.c.  It is read in the order of its index on (recorded_at, id).
+ * Without a usable index we read the whole table, and sort if the order
+ * matters: that costs more and gives the same result.
+ *
+ * Reading releases its AccessShareLock at once; writing keeps a
+ * RowExclusiveLock to the end of the transaction.  A table that is missing or
+ * was altered is an error.
  *
  *-------------------------------------------------------------------------
  */
@@ -47,7 +52,8 @@
 #define INDEX	"aside_recorded_at_id_idx"
 
 /*
- * What JSON adds to the values of an event: names, quotes, four of its values.
+ * What the JSON of an event has besides event_name and payload: the names of
+ * the fields, quotes, and the other three values; bytes.
  */
 #define RENDERED_FRAME	250
 
@@ -56,7 +62,7 @@
  * ----------
  */
 
-/* The table, fit to be read. */
+/* Opens the table.  An error if its columns are not as we made them. */
 static Relation
 open_aside(LOCKMODE mode)
 {
@@ -81,6 +87,7 @@ onside_aside_insert(const pg_uuid_t *id, const OnsideEvent *event,
 	values = slot->tts_values;
 	memset(slot->tts_isnull, false, Natts_aside * sizeof(bool));
 
+	/* All columns have a value, but perhaps http_status. */
 	onside_outbox_set_event(slot, event);
 	values[Anum_outbox_recorded_at - 1] = TimestampTzGetDatum(recorded_at);
 	values[Anum_aside_failed_at - 1] = TimestampTzGetDatum(failed_at);
@@ -105,6 +112,8 @@ onside_aside_fetch(const pg_uuid_t *id, OnsideEvent *event,
 	if (found)
 	{
 		onside_outbox_read_event(slot, event);
+
+		/* Text and payload must outlive the slot. */
 		onside_outbox_copy_event(event);
 		*recorded_at = onside_outbox_recorded_at(slot);
 	}
@@ -129,8 +138,8 @@ onside_aside_delete(const pg_uuid_t *id)
  */
 
 /*
- * Scans the rows that the keys ask for, by INDEX and so in its order, or
- * without INDEX in any order.  The keys have the numbers of the table's columns.
+ * Scans the rows that meet the keys, in the order of INDEX, or, if INDEX is not
+ * usable, in any order.  The keys have the numbers of the table's columns.
  */
 static SysScanDesc
 begin_scan(Relation rel, ScanKey keys, int nkeys)
@@ -141,7 +150,7 @@ begin_scan(Relation rel, ScanKey keys, int nkeys)
 							  onside_reading_snapshot(), nkeys, keys);
 }
 
-/* About how many bytes the event in a row takes in a request. */
+/* Estimates how many bytes the event in a row takes in a request. */
 static int
 estimate_bytes(TupleTableSlot *row)
 {
@@ -151,7 +160,7 @@ estimate_bytes(TupleTableSlot *row)
 	return (int) Min(size, INT_MAX / 2) + RENDERED_FRAME;
 }
 
-/* Returns false if the callback has stopped. */
+/* Calls back for the rows of a scan.  Returns false if the callback stopped. */
 static bool
 scan_events(Relation rel, ScanKey keys, int nkeys,
 			OnsideAsideCallback callback, void *arg)
@@ -175,8 +184,8 @@ scan_events(Relation rel, ScanKey keys, int nkeys,
 }
 
 /*
- * Scans the rest of those that were recorded at the same time, and then all
- * that were recorded later.
+ * Scans the events behind a place: the rest of those that were recorded at the
+ * same time, and then all that were recorded later.
  */
 static void
 scan_behind(Relation rel, TimestampTz after_recorded_at,
@@ -186,12 +195,15 @@ scan_behind(Relation rel, TimestampTz after_recorded_at,
 
 	if (after_id != NULL)
 	{
+		/* The same recorded_at, and a greater id. */
 		ScanKeyInit(&keys[0], Anum_outbox_recorded_at, BTEqualStrategyNumber,
 					F_TIMESTAMPTZ_EQ, TimestampTzGetDatum(after_recorded_at));
 		ScanKeyInit(&keys[1], Anum_aside_id, BTGreaterStrategyNumber,
 					F_UUID_GT, UUIDPGetDatum(after_id));
 		if (!scan_events(rel, keys, 2, callback, arg))
 			return;
+
+		/* A greater recorded_at. */
 		ScanKeyInit(&keys[0], Anum_outbox_recorded_at, BTGreaterStrategyNumber,
 					F_TIMESTAMPTZ_GT, TimestampTzGetDatum(after_recorded_at));
 	}
@@ -209,7 +221,7 @@ enum
 	SORTED_NCOLUMNS
 };
 
-/* OnsideAsideCallback of a scan in any order. */
+/* OnsideAsideCallback for a scan in any order: has each event sorted. */
 static bool
 sort_event(const pg_uuid_t *id, const pg_uuid_t *event_id,
 		   TimestampTz recorded_at, int bytes_estimate, void *arg)
@@ -225,6 +237,7 @@ sort_event(const pg_uuid_t *id, const pg_uuid_t *event_id,
 	return true;
 }
 
+/* Reads by the index, or sorts what it reads. */
 void
 onside_aside_read(TimestampTz after_recorded_at, const pg_uuid_t *after_id,
 				  OnsideAsideCallback callback, void *arg)
@@ -236,7 +249,7 @@ onside_aside_read(TimestampTz after_recorded_at, const pg_uuid_t *after_id,
 	OnsideSort *sort;
 	TupleTableSlot *row;
 
-	/* A scan obeys the setting ignore_system_indexes. */
+	/* systable_beginscan() uses no index under ignore_system_indexes. */
 	if (OidIsValid(onside_shape_find_index(rel, INDEX)) && !IgnoreSystemIndexes)
 	{
 		scan_behind(rel, after_recorded_at, after_id, callback, arg);
@@ -244,7 +257,7 @@ onside_aside_read(TimestampTz after_recorded_at, const pg_uuid_t *after_id,
 		return;
 	}
 
-	/* Without the index, sort first. */
+	/* Without the index, sort all events, and then hand them out. */
 	sort = onside_sort_begin(types, SORTED_NCOLUMNS, SORTED_NKEYS);
 	scan_behind(rel, after_recorded_at, after_id, sort_event, sort);
 	table_close(rel, AccessShareLock);
@@ -275,6 +288,8 @@ onside_aside_count(int64 max, TimestampTz *oldest)
 		TimestampTz recorded_at = onside_outbox_recorded_at(scan->slot);
 
 		CHECK_FOR_INTERRUPTS();
+
+		/* By the index the first row is the oldest. */
 		if (n++ == 0 || recorded_at < *oldest)
 			*oldest = recorded_at;
 	}
@@ -283,6 +298,7 @@ onside_aside_count(int64 max, TimestampTz *oldest)
 	return n;
 }
 
+/* Stops at the first such event. */
 bool
 onside_aside_holds(TimestampTz until)
 {
