@@ -10,17 +10,22 @@
  * each table looks like, and what else it may get:
  *
  * - columns that may be null and have no default; we write NULL into them;
+ *
  * - indexes on columns, not unique, for all rows; we maintain them;
+ *
  * - whatever does not change how rows are written and read: an owner, storage
  *	 parameters, a tablespace, a replica identity, statistics, comments.
  *
  * Anything else would run code, or change or refuse rows.  Our direct writing
  * would ignore it, or fail because of it.  shape_guard.c refuses the statement
- * that does it, and doctor() names what was done where this library was not
- * loaded; shape_check.c compares for both.  Such a table must not crash us:
- * whoever opens one of the tables calls onside_shape_require(), which compares
- * the columns' types and costs some nanoseconds, and insert.c computes what a
- * row needs.
+ * that makes such a change.  doctor() names the changes that were made while
+ * this library was not loaded.  shape_check.c compares for both.
+ *
+ * An altered table must not crash us.  So whoever opens one of the tables calls
+ * onside_shape_require(), which compares the columns' types and costs some
+ * nanoseconds.  insert.c computes what a row needs.
+ *
+ * Nothing here takes a lock on a table.  The caller has the table open.
  *
  * Whoever changes a table in the installation script changes it here, too;
  * test/t/225_altered_tables.pl fails otherwise.
@@ -243,6 +248,7 @@ const OnsideShape onside_shapes[] = {
 	},
 };
 
+/* Looks the tables up by their names, which nobody may change. */
 bool
 onside_shape_find(OnsideTables *tables)
 {
@@ -259,6 +265,7 @@ onside_shape_find(OnsideTables *tables)
  * ----------
  */
 
+/* The shape of a table, by its name alone; NULL if it is not ours. */
 static const OnsideShape *
 find_shape(Relation rel)
 {
@@ -268,6 +275,7 @@ find_shape(Relation rel)
 	return NULL;
 }
 
+/* The shape of a table of ours. */
 static const OnsideShape *
 shape_of(Relation rel)
 {
@@ -312,6 +320,7 @@ onside_shape_require(Relation rel, bool to_read)
 		Form_pg_attribute attr = i < tupdesc->natts ?
 			TupleDescAttr(tupdesc, i) : NULL;
 
+		/* Most often this column, and each other one, is as it was. */
 		if (attr != NULL && !attr->attisdropped &&
 			attr->atttypid == column->type &&
 			(!to_read || !column->not_null || attr->attnotnull))
@@ -336,8 +345,9 @@ onside_shape_require(Relation rel, bool to_read)
  */
 
 /*
- * Texts of an index that is no key are compared byte by byte, and so a new
- * version of the system's collations does not leave it in a wrong order.
+ * Does the index compare this column byte by byte?  That is so for a text in an
+ * index that is no primary key.  Then a new version of the system's collations
+ * does not leave the index in a wrong order.
  */
 static bool
 is_bytewise(const OnsideShape *shape, const OnsideShapeIndex *index, int i)
@@ -360,6 +370,8 @@ onside_shape_index_command(const OnsideShape *shape,
 	else
 		appendStringInfo(&buf, "CREATE INDEX %s ON %s.%s (", index->name,
 						 ONSIDE_SCHEMA, shape->name);
+
+	/* The columns, by their names. */
 	for (int i = 0; i < ONSIDE_SHAPE_KEYS && index->keys[i] != 0; i++)
 		appendStringInfo(&buf, "%s%s%s", i > 0 ? ", " : "",
 						 shape->columns[index->keys[i] - 1].name,
@@ -368,7 +380,7 @@ onside_shape_index_command(const OnsideShape *shape,
 	return buf.data;
 }
 
-/* One of the vectors at the end of a row of pg_index. */
+/* Reads one of the vectors at the end of a row of pg_index. */
 static Datum
 vector_of(HeapTuple tuple, AttrNumber attnum)
 {
@@ -378,8 +390,8 @@ vector_of(HeapTuple tuple, AttrNumber attnum)
 }
 
 /*
- * Usable is an index that can be read, on these columns in this order,
- * ascending, without expressions and conditions.
+ * An index is usable if it is finished, on the columns of the shape in this
+ * order, ascending, and without expressions and conditions.
  */
 bool
 onside_shape_index_is_usable(HeapTuple tuple, const OnsideShape *shape,
@@ -395,10 +407,12 @@ onside_shape_index_is_usable(HeapTuple tuple, const OnsideShape *shape,
 		!heap_attisnull(tuple, Anum_pg_index_indpred, NULL))
 		return false;
 
+	/* Compare column by column; option 0 is ascending, NULLs last. */
 	collations = (oidvector *) DatumGetPointer(vector_of(tuple, Anum_pg_index_indcollation));
 	options = (int2vector *) DatumGetPointer(vector_of(tuple, Anum_pg_index_indoption));
 	for (int i = 0; i < ONSIDE_SHAPE_KEYS; i++)
 	{
+		/* The index ends here.  Does the shape, too? */
 		if (i >= form->indnkeyatts)
 			return index->keys[i] == 0;
 		if (form->indkey.values[i] != index->keys[i] ||
@@ -420,6 +434,8 @@ usable_index(Relation rel, const OnsideShape *shape,
 
 	if (!HeapTupleIsValid(tuple))
 		return InvalidOid;
+
+	/* An index of this name can be on another table. */
 	if (((Form_pg_index) GETSTRUCT(tuple))->indrelid != RelationGetRelid(rel) ||
 		!onside_shape_index_is_usable(tuple, shape, index))
 		oid = InvalidOid;
@@ -427,6 +443,7 @@ usable_index(Relation rel, const OnsideShape *shape,
 	return oid;
 }
 
+/* Knows the indexes of the shape by their names. */
 Oid
 onside_shape_find_index(Relation rel, const char *name)
 {
@@ -439,8 +456,8 @@ onside_shape_find_index(Relation rel, const char *name)
 }
 
 /*
- * A segment without its index cannot be read, so this is an error, with the
- * commands that mend it.
+ * Nobody can read a segment without its index.  So a missing index is an error,
+ * and the hint has the commands that make the index again.
  */
 Oid
 onside_shape_index(Relation rel)
