@@ -13,9 +13,9 @@
  * utility_hook.c calls this file before and after each utility statement.  We
  * take no lock on our tables.
  *
- * Before the statement we know neither what it will alter, nor do we want to
- * read the catalogs before each CREATE TEMP TABLE, which would cost too much.
- * So we keep only the tables' OIDs and the number of the current command.
+ * Before the statement we do not know what it will alter, and it would cost too
+ * much to read the catalogs before each CREATE TEMP TABLE.  So we keep only the
+ * tables' OIDs and the number of the current command.
  *
  * After the statement, a session that has altered a table holds at least
  * ShareUpdateExclusiveLock on it; without that lock there is nothing to look
