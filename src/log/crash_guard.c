@@ -303,7 +303,7 @@ onside_crash_guard_look(Oid process)
 	if (!read_record(process, &record) || !record.running)
 		return false;
 
-	/* So that the crash counts once. */
+	/* Take the mark away, so that the crash counts once. */
 	record.running = 0;
 
 	/* Forget the oldest crash, and add this one. */

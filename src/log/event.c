@@ -334,7 +334,7 @@ check_rendered(const OnsideEvent *event, OnsideEventError *error)
 bool
 onside_event_check(const OnsideEvent *event, OnsideEventError *error)
 {
-	/* event_name */
+	/* Many events can share a name that was checked before. */
 	if (!event->name_is_checked &&
 		!onside_event_check_name(event->event_name, error))
 		return false;
@@ -344,7 +344,7 @@ onside_event_check(const OnsideEvent *event, OnsideEventError *error)
 		return missing_field(error, "installation_id",
 							 "Pass the identifier that the Onside SDK returned in the app.");
 
-	/* payload */
+	/* A JSON object, with whatever is in it. */
 	if (event->payload == NULL)
 		return missing_field(error, "payload",
 							 "Pass a JSON object; {} if there is nothing to say.");
@@ -352,7 +352,7 @@ onside_event_check(const OnsideEvent *event, OnsideEventError *error)
 		return bad_value(error, "payload", "must be a JSON object",
 						 "Pass a JSON object, e.g. {\"currency\": \"USD\", \"amount\": \"9.99\"}.");
 
-	/* event_datetime */
+	/* Any time whose year has one to four digits. */
 	if (!event->has_event_datetime)
 		return missing_field(error, "event_datetime",
 							 "Pass the time at which the event occurred.");
@@ -361,7 +361,7 @@ onside_event_check(const OnsideEvent *event, OnsideEventError *error)
 						 "must be finite and in years 1 to 9999",
 						 "Pass the time at which the event occurred.");
 
-	/* event_id */
+	/* The API knows an event by its event_id, of version 4. */
 	if (!event->has_event_id)
 		return missing_field(error, "event_id",
 							 "Pass a version 4 UUID, or leave it out to have one made.");
