@@ -10,8 +10,6 @@
 #ifndef ONSIDE_ASIDE_H
 #define ONSIDE_ASIDE_H
 
-#include "postgres.h"
-
 #include "log/event.h"
 
 /*

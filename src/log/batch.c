@@ -32,11 +32,10 @@ onside_batch_create(void)
 												  "onside_attribution batch",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	OnsideBatch *batch = palloc0(sizeof(OnsideBatch));
+	OnsideBatch *batch = palloc(sizeof(OnsideBatch));
 
+	memset(batch, 0, offsetof(OnsideBatch, items));
 	batch->context = context;
-	batch->capacity = 16;
-	batch->items = palloc(batch->capacity * sizeof(OnsideItem));
 	batch->opened_at = onside_clock();
 	initStringInfo(&batch->body);
 	appendStringInfoString(&batch->body, ONSIDE_API_BODY_OPEN);
@@ -86,13 +85,6 @@ onside_batch_add(OnsideBatch *batch, const OnsideEvent *event,
 	seen = find_seen(batch, &event->event_id);
 	if (*seen != 0)
 		return false;
-
-	if (batch->nitems == batch->capacity)
-	{
-		batch->capacity = Min(batch->capacity * 4, ONSIDE_API_MAX_EVENTS);
-		batch->items = repalloc(batch->items,
-								batch->capacity * sizeof(OnsideItem));
-	}
 
 	/* Render the event behind the others. */
 	if (batch->nitems > 0)

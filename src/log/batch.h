@@ -8,8 +8,6 @@
 #ifndef ONSIDE_BATCH_H
 #define ONSIDE_BATCH_H
 
-#include "postgres.h"
-
 #include "log/event.h"
 #include "send/piece.h"
 #include "settings.h"
@@ -18,11 +16,10 @@ typedef struct OnsideBatch
 {
 	MemoryContext context;		/* holds all of this */
 	StringInfoData body;		/* as it is sent, once sealed */
-	int			nitems;
-	int			capacity;
-	OnsideItem *items;
 	int64		opened_at;		/* by onside_clock() */
 	uint16		seen[ONSIDE_API_MAX_EVENTS * 2 + 1];	/* see find_seen() */
+	int			nitems;
+	OnsideItem	items[ONSIDE_API_MAX_EVENTS];
 } OnsideBatch;
 
 /* An empty batch in a memory context of its own below the current one. */

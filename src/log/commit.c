@@ -58,13 +58,6 @@ typedef struct XactState
 
 static XactState xact;
 
-/* The transaction is over; the memory of its levels has gone with it. */
-static void
-reset(void)
-{
-	memset(&xact, 0, sizeof(xact));
-}
-
 /*
  * The transaction has committed: adds its events to those that were recorded, wakes
  * the worker for what it has done, and the launcher if a worker is to be started.
@@ -125,14 +118,14 @@ xact_callback(XactEvent event, void *arg)
 				xact.wake_bits != 0 ||
 				xact.want_worker || xact.wake_launcher)
 				after_commit();
-			reset();
+			/* FALLTHROUGH */
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			/* The memory of the levels has gone with the transaction. */
+			memset(&xact, 0, sizeof(xact));
 			break;
 		case XACT_EVENT_PRE_PREPARE:
 			before_prepare();
-			break;
-		case XACT_EVENT_ABORT:
-		case XACT_EVENT_PREPARE:
-			reset();
 			break;
 		default:
 			break;

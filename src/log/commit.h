@@ -8,8 +8,6 @@
 #ifndef ONSIDE_COMMIT_H
 #define ONSIDE_COMMIT_H
 
-#include "postgres.h"
-
 /* Registers the transaction callbacks; once, from _PG_init. */
 extern void onside_commit_init(void);
 

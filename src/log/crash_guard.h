@@ -10,8 +10,6 @@
 #ifndef ONSIDE_CRASH_GUARD_H
 #define ONSIDE_CRASH_GUARD_H
 
-#include "postgres.h"
-
 #include "nodes/pg_list.h"
 
 #include "log/position.h"

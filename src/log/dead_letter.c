@@ -4,31 +4,39 @@
  *		Events that were refused for good.
  *
  * The worker moves an event here in the transaction that moves the cursor past
- * it.  track_row puts the event of an invalid row here if on_invalid_event
- * says so.  An event leaves by retry_dead_letters(), or, if it was sent, by a
- * second chance: see second_chance.c.
+ * the event.  track_row() puts the event of an invalid row here if
+ * on_invalid_event says so.  Logical replication puts an invalid event here
+ * (incoming.c). An event leaves by retry_dead_letters(), or, if it was sent, by
+ * a second chance (second_chance.c).
  *
- * retry_dead_letters reads and deletes the rows by the table access method,
- * with no SQL and as whoever calls it, so it matters neither who owns the
+ * retry_dead_letters() reads and deletes the rows by the table access method,
+ * with no SQL and as whoever calls it.  So it matters neither who owns the
  * table nor what is on it.  EXECUTE on the function is the privilege.  This is
- * safe because no user's code is executed: no trigger, rule, policy, default
- * or operator but PostgreSQL's own for uuid, timestamptz and tid.  What
- * PostgreSQL's executor would have checked falls to us:
+ * safe because no user's code is executed: no trigger, rule, policy, default or
+ * operator but PostgreSQL's own for uuid, timestamptz and tid.  We have to
+ * check what PostgreSQL's executor would have checked:
  *
  * - that the transaction may write, and is in no parallel worker;
+ *
  * - that a row which another session has changed meanwhile is judged anew, or
- *   under REPEATABLE READ and SERIALIZABLE ends the transaction (take_letter());
- *   take.c waits for that session;
- * - that the event keeps the rules; the outbox's trigger does that otherwise.
+ *	 under REPEATABLE READ and SERIALIZABLE ends the transaction
+ *	 (take_letter()); take.c waits for that session;
  *
- * Two of its checks are left out deliberately.  A foreign key that somebody
- * has made to reference dead_letter would be a trigger, which we do not fire.
- * A table that is published has to have a replica identity for a DELETE: this
- * one has its primary key, and without that decoding would pass over the
- * DELETE, which is better than keeping the dead letters.
+ * - that the event keeps the rules, which the outbox's trigger checks
+ *	 otherwise.
  *
- * The rows' payloads can be more than memory holds.  So the function notes
- * only where each row is, and reads them one by one in the order of failed_at.
+ * We leave out two of the executor's checks deliberately.  A foreign key that
+ * references dead_letter would be a trigger, which we do not fire.  A table
+ * that is published needs a replica identity for a DELETE. dead_letter has its
+ * primary key; if somebody has taken that away, decoding passes over the
+ * DELETE, which is better than a dead letter that cannot leave.
+ *
+ * The rows' payloads can be more than memory holds.  So the function notes only
+ * where each row is, sorts its notes by failed_at, and then reads the rows one
+ * by one.
+ *
+ * Locks: RowExclusiveLock on dead_letter to the end of the transaction; for
+ * reading alone AccessShareLock, which is released at once.
  *
  *-------------------------------------------------------------------------
  */
@@ -50,6 +58,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -67,7 +76,7 @@
 
 PG_FUNCTION_INFO_V1(onside_retry_dead_letters);
 
-/* How often a lock that is not free is tried; ms. */
+/* How long we sleep before we try a lock again that is not free; ms. */
 #define LOCK_POLL	10
 
 /* ----------
@@ -86,22 +95,19 @@ onside_dead_letter_clip(const char *error)
 }
 
 /*
- * Cuts a name to the longest that an event can have.  A trigger's event_name
- * can be longer, too long for our index.
+ * Cuts a name to the longest that an event can have.  The event_name of a
+ * trigger can be longer, even too long for our index.
  */
 static text *
 clipped_name(text *name)
 {
-	const char *str = VARDATA_ANY(name);
-	int			len = VARSIZE_ANY_EXHDR(name);
-	int			kept = pg_mbcharcliplen(str, len, ONSIDE_API_NAME_MAX);
-
-	return kept == len ? name : cstring_to_text_with_len(str, kept);
+	return DatumGetTextPP(DirectFunctionCall2(text_left, PointerGetDatum(name),
+											  Int32GetDatum(ONSIDE_API_NAME_MAX)));
 }
 
 /*
- * Tries again and again: to queue for the lock would make others wait behind
- * us.
+ * Tries again and again.  If we queued for the lock, other sessions would queue
+ * behind us.
  */
 bool
 onside_dead_letter_lock(int patience)
@@ -109,7 +115,7 @@ onside_dead_letter_lock(int patience)
 	static TimestampTz waited_in = 0;	/* the start of a transaction */
 	Oid			relid = onside_relation_oid("dead_letter");
 
-	/* Once in a transaction is enough, however many rows it has. */
+	/* A transaction waits once, however many rows it has. */
 	if (waited_in == GetCurrentTransactionStartTimestamp())
 		patience = 0;
 	for (int waited = 0;
@@ -121,6 +127,8 @@ onside_dead_letter_lock(int patience)
 			waited_in = GetCurrentTransactionStartTimestamp();
 			return false;
 		}
+
+		/* Sleep, but answer a cancel at once. */
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 LOCK_POLL, onside_wait_event("OnsideAttributionDeadLetter"));
@@ -143,10 +151,12 @@ onside_dead_letter_insert(const pg_uuid_t *id, const OnsideEvent *event,
 	bool	   *nulls;
 	pg_uuid_t	fresh;
 
+	/* Most columns have a value; those that can be NULL say so below. */
 	onside_insert_begin(&insert, onside_table_oid("dead_letter"));
 	slot = onside_insert_slot(&insert);
 	values = slot->tts_values;
 	nulls = slot->tts_isnull;
+	memset(nulls, false, Natts_dead_letter * sizeof(bool));
 
 	/* The event, whatever fields it has. */
 	onside_outbox_set_event(slot, event);
@@ -159,14 +169,10 @@ onside_dead_letter_insert(const pg_uuid_t *id, const OnsideEvent *event,
 	nulls[Anum_dead_letter_http_status - 1] = http_status == 0;
 	values[Anum_dead_letter_error - 1] =
 		PointerGetDatum(onside_dead_letter_clip(error));
-	nulls[Anum_dead_letter_error - 1] = false;
 	values[Anum_dead_letter_attempts - 1] = Int32GetDatum(attempts);
-	nulls[Anum_dead_letter_attempts - 1] = false;
 	values[Anum_dead_letter_recorded_at - 1] = TimestampTzGetDatum(recorded_at);
-	nulls[Anum_dead_letter_recorded_at - 1] = false;
 	values[Anum_dead_letter_failed_at - 1] =
 		TimestampTzGetDatum(GetCurrentTimestamp());
-	nulls[Anum_dead_letter_failed_at - 1] = false;
 	values[Anum_dead_letter_retry_at - 1] = TimestampTzGetDatum(retry_at);
 	nulls[Anum_dead_letter_retry_at - 1] = retry_at == 0;
 	nulls[Anum_dead_letter_source - 1] = source == NULL;
@@ -174,39 +180,35 @@ onside_dead_letter_insert(const pg_uuid_t *id, const OnsideEvent *event,
 		values[Anum_dead_letter_source - 1] = CStringGetTextDatum(source);
 	values[Anum_dead_letter_chances - 1] = Int16GetDatum(0);
 	nulls[Anum_dead_letter_chances - 1] = retry_at == 0;
+
+	/* The row has the id that it was given, or a new one. */
 	if (id == NULL)
-	{
 		onside_event_next_id(&fresh);
-		id = &fresh;
-	}
-	values[Anum_dead_letter_id - 1] = UUIDPGetDatum(id);
-	nulls[Anum_dead_letter_id - 1] = false;
+	values[Anum_dead_letter_id - 1] = UUIDPGetDatum(id == NULL ? &fresh : id);
 
 	onside_insert_row(&insert);
 	onside_insert_end(&insert);
 }
 
+/* Have two texts, or two payloads, the same bytes, or are both missing? */
 static bool
-is_same_text(const text *a, const text *b)
+are_equal_bytes(const void *a, const void *b)
 {
 	return a == NULL || b == NULL ? a == b :
 		VARSIZE_ANY_EXHDR(a) == VARSIZE_ANY_EXHDR(b) &&
 		memcmp(VARDATA_ANY(a), VARDATA_ANY(b), VARSIZE_ANY_EXHDR(a)) == 0;
 }
 
-/* Are these the same five fields, or lacking in both? */
+/* Have the two events the same four fields, besides event_id? */
 static bool
-is_same(const OnsideEvent *a, const OnsideEvent *b)
+are_equal_events(const OnsideEvent *a, const OnsideEvent *b)
 {
 	return a->has_event_datetime == b->has_event_datetime &&
 		a->event_datetime == b->event_datetime &&
 		a->has_installation_id == b->has_installation_id &&
 		memcmp(&a->installation_id, &b->installation_id, UUID_LEN) == 0 &&
-		is_same_text(a->event_name, b->event_name) &&
-		(a->payload == NULL || b->payload == NULL ?
-		 a->payload == b->payload :
-		 VARSIZE(a->payload) == VARSIZE(b->payload) &&
-		 memcmp(a->payload, b->payload, VARSIZE(a->payload)) == 0);
+		are_equal_bytes(a->event_name, b->event_name) &&
+		are_equal_bytes(a->payload, b->payload);
 }
 
 /*
@@ -218,64 +220,61 @@ onside_dead_letter_holds(const OnsideEvent *event)
 {
 	Relation	rel = table_open(onside_table_oid("dead_letter"),
 								 RowExclusiveLock);
-	TupleTableSlot *row = table_slot_create(rel, NULL);
 	Oid			index = onside_shape_find_index(rel, "dead_letter_event_id_idx");
 	OnsideEvent wanted = *event;
 	bool		found = false;
 	ScanKeyData key;
 	SysScanDesc scan;
-	HeapTuple	tuple;
 
+	/* The stored name may have been cut. */
 	if (wanted.event_name != NULL)
 		wanted.event_name = clipped_name(wanted.event_name);
 	ScanKeyInit(&key, Anum_outbox_event_id, BTEqualStrategyNumber, F_UUID_EQ,
 				UUIDPGetDatum(&event->event_id));
 
-	/* SnapshotSelf: this very command may have put an equal event here. */
+	/* SnapshotSelf also shows what this very command has put here. */
 	scan = systable_beginscan(rel, index, OidIsValid(index), SnapshotSelf, 1,
 							  &key);
-	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	while (!found && HeapTupleIsValid(systable_getnext(scan)))
 	{
 		OnsideEvent other;
 
-		ExecForceStoreHeapTuple(tuple, row, false);
-		onside_outbox_read_event(row, &other);
-		found = is_same(&wanted, &other);
+		onside_outbox_read_event(scan->slot, &other);
+		found = are_equal_events(&wanted, &other);
 	}
-	ExecDropSingleTupleTableSlot(row);
 	systable_endscan(scan);
 	table_close(rel, NoLock);
 	return found;
 }
 
-/* Reads the table itself: no index has all of them. */
+/* Reads the table itself, in any order. */
 int64
 onside_dead_letter_count(int64 max, TimestampTz *newest)
 {
 	Relation	rel = table_open(onside_table_oid("dead_letter"),
 								 AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TableScanDesc scan = onside_table_beginscan(rel, GetActiveSnapshot(), 0,
-												NULL);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false,
+										  GetActiveSnapshot(), 0, NULL);
 	int64		n = 0;
 
 	if (newest != NULL)
 		*newest = DT_NOBEGIN;
-	for (; n < max && table_scan_getnextslot(scan, ForwardScanDirection, slot);
-		 n++)
+	for (; n < max && HeapTupleIsValid(systable_getnext(scan)); n++)
 	{
 		bool		isnull;
 		Datum		failed_at;
 
 		CHECK_FOR_INTERRUPTS();
+
+		/* Without "newest" no column is read. */
 		if (newest == NULL)
 			continue;
-		failed_at = slot_getattr(slot, Anum_dead_letter_failed_at, &isnull);
+		failed_at = slot_getattr(scan->slot, Anum_dead_letter_failed_at,
+								 &isnull);
 		if (!isnull)
 			*newest = Max(*newest, DatumGetTimestampTz(failed_at));
 	}
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
+	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return n;
 }
@@ -314,6 +313,8 @@ read_wanted(Wanted *wanted, ArrayType *array)
 
 	deconstruct_array(array, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR,
 					  &elements, &nulls, &n);
+
+	/* Copy the ids that are not NULL, and sort them for is_wanted(). */
 	wanted->ids = palloc(Max(n, 1) * sizeof(pg_uuid_t));
 	for (int i = 0; i < n; i++)
 		if (!nulls[i])
@@ -323,7 +324,7 @@ read_wanted(Wanted *wanted, ArrayType *array)
 						   compare_uuids);
 }
 
-/* Was the event sent?  Otherwise it is a row that never became an event. */
+/* Was the event sent?  If not, the dead letter is of an invalid row. */
 static bool
 was_sent(TupleTableSlot *letter)
 {
@@ -334,6 +335,7 @@ was_sent(TupleTableSlot *letter)
 								   &isnull)) > 0;
 }
 
+/* Does the caller want this dead letter back, in its present version? */
 static bool
 is_wanted(const Wanted *wanted, TupleTableSlot *letter)
 {
@@ -343,6 +345,7 @@ is_wanted(const Wanted *wanted, TupleTableSlot *letter)
 	if (wanted->all_sent)
 		return was_sent(letter);
 
+	/* An invalid row may have no event_id. */
 	event_id = slot_getattr(letter, Anum_outbox_event_id, &isnull);
 	return !isnull && bsearch(DatumGetUUIDP(event_id), wanted->ids,
 							  wanted->nids, sizeof(pg_uuid_t),
@@ -350,8 +353,9 @@ is_wanted(const Wanted *wanted, TupleTableSlot *letter)
 }
 
 /*
- * Notes when and where the dead letters are that were sent, or that one event
- * has, as the active snapshot sees them.
+ * Notes the failed_at and the place of each dead letter with this event_id, or,
+ * if event_id is NULL, of each one that was sent.  Reads with the active
+ * snapshot.
  */
 static void
 note_letters(Relation rel, const pg_uuid_t *event_id, OnsideSort *sort)
@@ -364,6 +368,8 @@ note_letters(Relation rel, const pg_uuid_t *event_id, OnsideSort *sort)
 	if (event_id != NULL)
 		ScanKeyInit(&key, Anum_outbox_event_id, BTEqualStrategyNumber,
 					F_UUID_EQ, UUIDPGetDatum(event_id));
+
+	/* All of them need the whole table; some have an index. */
 	scan = systable_beginscan(rel, index,
 							  event_id != NULL && OidIsValid(index),
 							  GetActiveSnapshot(), event_id != NULL ? 1 : 0,
@@ -376,6 +382,8 @@ note_letters(Relation rel, const pg_uuid_t *event_id, OnsideSort *sort)
 		CHECK_FOR_INTERRUPTS();
 		if (event_id == NULL && !was_sent(scan->slot))
 			continue;
+
+		/* The columns of the sort: failed_at, and the row's place. */
 		values[0] = heap_getattr(tuple, Anum_dead_letter_failed_at,
 								 RelationGetDescr(rel), &nulls[0]);
 		values[1] = PointerGetDatum(&tuple->t_self);
@@ -385,9 +393,10 @@ note_letters(Relation rel, const pg_uuid_t *event_id, OnsideSort *sort)
 }
 
 /*
- * Deletes a dead letter and leaves its last version in the slot.  Waits for
- * whoever is changing it.  At READ COMMITTED, what that makes of it counts, as
- * with a DELETE: false if it is gone, or is not wanted any more.
+ * Deletes a dead letter and leaves its last version in the slot.  Waits for a
+ * session that is changing the row.  At READ COMMITTED the version that this
+ * session leaves decides, as with a DELETE.  Returns false if the row is gone,
+ * or is not wanted any more.
  */
 static bool
 take_letter(Relation rel, ItemPointer tid, const Wanted *wanted,
@@ -395,6 +404,7 @@ take_letter(Relation rel, ItemPointer tid, const Wanted *wanted,
 {
 	OnsideTaken taken = onside_take_lock(rel, tid, LockWaitBlock, slot);
 
+	/* A snapshot of the whole transaction does not allow a newer version. */
 	if (taken != ONSIDE_TAKEN && IsolationUsesXactSnapshot())
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
@@ -402,15 +412,17 @@ take_letter(Relation rel, ItemPointer tid, const Wanted *wanted,
 				 errmsg("could not serialize access due to concurrent update") :
 				 errmsg("could not serialize access due to concurrent delete"),
 				 errhint("The transaction might succeed if retried.")));
+
+	/* Judge a changed row anew. */
 	if (taken == ONSIDE_TAKE_GONE ||
 		(taken == ONSIDE_TAKEN_CHANGED && !is_wanted(wanted, slot)))
 		return false;
 
-	onside_take_delete(rel, slot);
+	simple_table_tuple_delete(rel, &slot->tts_tid, GetActiveSnapshot());
 	return true;
 }
 
-/* Which of many dead letters is it that cannot be put back? */
+/* Error context callback: names the dead letter that cannot be put back. */
 static void
 letter_error_context(void *arg)
 {
@@ -423,6 +435,7 @@ letter_error_context(void *arg)
 				   DatumGetCString(DirectFunctionCall1(uuid_out, id)));
 }
 
+/* Raises an error if the dead letter is not a valid event. */
 static void
 check_letter(TupleTableSlot *letter, const OnsideEvent *event)
 {
@@ -438,11 +451,9 @@ check_letter(TupleTableSlot *letter, const OnsideEvent *event)
 	error_context_stack = callback.previous;
 }
 
-/*
- * Moves the dead letters that were noted into the outbox.  How many were they?
- */
+/* Moves the noted dead letters into the outbox, and returns their number. */
 static int64
-put_back(Relation rel, OnsideSort *sort, const Wanted *wanted)
+put_back_letters(Relation rel, OnsideSort *sort, const Wanted *wanted)
 {
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	MemoryContext per_letter =
@@ -472,6 +483,10 @@ put_back(Relation rel, OnsideSort *sort, const Wanted *wanted)
 		MemoryContextSwitchTo(old);
 		if (taken)
 		{
+			/*
+			 * The outbox is opened for the first event, in the memory context
+			 * that lives on.
+			 */
 			if (append == NULL)
 				append = onside_append_begin();
 			onside_append(append, &event);
@@ -503,17 +518,17 @@ onside_retry_dead_letters(PG_FUNCTION_ARGS)
 	rel = table_open(onside_table_oid("dead_letter"), RowExclusiveLock);
 	(void) onside_shape_require(rel, true);
 
-	/* As the command of its own that it is. */
+	/* See what the statement that calls us has done so far. */
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetTransactionSnapshot());
 
+	/* Note where the wanted rows are, then move them one by one. */
 	sort = onside_sort_begin(columns, lengthof(columns), lengthof(columns));
 	if (wanted.all_sent)
 		note_letters(rel, NULL, sort);
 	for (int i = 0; i < wanted.nids; i++)
 		note_letters(rel, &wanted.ids[i], sort);
-	onside_sort_perform(sort);
-	count = put_back(rel, sort, &wanted);
+	count = put_back_letters(rel, sort, &wanted);
 	onside_sort_end(sort);
 
 	PopActiveSnapshot();

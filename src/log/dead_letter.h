@@ -8,8 +8,6 @@
 #ifndef ONSIDE_DEAD_LETTER_H
 #define ONSIDE_DEAD_LETTER_H
 
-#include "postgres.h"
-
 #include "log/event.h"
 #include "send/chances.h"
 

@@ -8,8 +8,6 @@
 #ifndef ONSIDE_DURABLE_H
 #define ONSIDE_DURABLE_H
 
-#include "postgres.h"
-
 #include "access/transam.h"
 
 /*

@@ -3,11 +3,14 @@
  * event.c
  *		An attribution event: its rules and its JSON.
  *
- * Every way of recording an event ends in onside_event_check(), and every byte
- * that is sent, previewed or measured comes from onside_event_render(), so
- * every recorded event can be sent.  Nothing here runs SQL, reads a table or
- * depends on a session's settings (DateStyle, TimeZone, extra_float_digits,
- * client encoding): the same event has the same bytes in every backend.
+ * Every way of recording an event ends in onside_event_check(). Every byte that
+ * is sent, previewed or measured comes from onside_event_render(). So every
+ * recorded event can be sent.
+ *
+ * Nothing here runs SQL, reads a table, takes a lock or depends on a session's
+ * settings (DateStyle, TimeZone, extra_float_digits, client encoding): the same
+ * event has the same bytes in every backend.  An invalid event is no error
+ * here; whoever asks decides what becomes of it.  A lack of memory is an error.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,8 +19,8 @@
 #include <uuid/uuid.h>
 
 #include "catalog/namespace.h"
+#include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
-#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/fmgrprotos.h"
@@ -28,8 +31,8 @@
 #include "log/tables.h"
 
 /*
- * Numbers apart, no byte of a jsonb value is rendered as more than six
- * (a control character becomes \u00XX), and the punctuation of an element is
+ * Rendering makes no byte of a jsonb value more than six bytes, numbers apart:
+ * a control character becomes \u00XX, and the punctuation of an element is
  * shorter than six times its four-byte JEntry.
  */
 #define JSON_MAX_EXPANSION		6
@@ -37,7 +40,7 @@
 /*
  * Rendering makes nothing smaller than a quarter of its size: an array of
  * zeros has three bytes of text ("0, ") for twelve, an array of empty arrays
- * four for eight.  Twice that is certain.
+ * four for eight.  We assume an eighth, to be certain.
  */
 #define JSON_MAX_SHRINKAGE		8
 
@@ -45,7 +48,7 @@
 #define FIRST_DATETIME	((INT64CONST(1721426) - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
 #define END_DATETIME	((INT64CONST(5373485) - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
 
-/* More than what surrounds payload and event_name in an event's JSON. */
+/* More bytes than an event's JSON has besides payload and event_name. */
 #define EVENT_FIXED_PART		512
 
 bool
@@ -59,14 +62,36 @@ onside_event_invalid(OnsideEventError *error, const char *field, int sqlstate,
 	return false;
 }
 
+/* Fills in *error with the message "FIELD PROBLEM".  Returns false. */
 static bool
-missing(OnsideEventError *error, const char *field, const char *hint)
+field_problem(OnsideEventError *error, const char *field, int sqlstate,
+			  const char *problem, const char *hint)
 {
-	return onside_event_invalid(error, field, ERRCODE_NULL_VALUE_NOT_ALLOWED,
-								psprintf("%s must not be null", field), hint);
+	return onside_event_invalid(error, field, sqlstate,
+								psprintf("%s %s", field, problem), hint);
 }
 
-/* The bytes of an SQL_ASCII database may be in any encoding. */
+/* Says that a field is missing. */
+static bool
+missing_field(OnsideEventError *error, const char *field, const char *hint)
+{
+	return field_problem(error, field, ERRCODE_NULL_VALUE_NOT_ALLOWED,
+						 "must not be null", hint);
+}
+
+/* Says that a field has a value that the API would refuse. */
+static bool
+bad_value(OnsideEventError *error, const char *field, const char *problem,
+		  const char *hint)
+{
+	return field_problem(error, field, ERRCODE_INVALID_PARAMETER_VALUE,
+						 problem, hint);
+}
+
+/*
+ * The bytes of an SQL_ASCII database may be in any encoding, so they are
+ * checked and not converted.
+ */
 char *
 onside_as_utf8(char *str, int len)
 {
@@ -80,6 +105,7 @@ onside_as_utf8(char *str, int len)
 	if (encoding == PG_SQL_ASCII)
 		return pg_verify_mbstr(PG_UTF8, str, len, true) ? str : NULL;
 
+	/* Convert without raising an error for what UTF-8 cannot express. */
 	proc = FindDefaultConversionProc(encoding, PG_UTF8);
 	if (!OidIsValid(proc))
 		return NULL;
@@ -96,11 +122,9 @@ onside_as_utf8(char *str, int len)
 bool
 onside_event_not_utf8(OnsideEventError *error, const char *field)
 {
-	char	   *hint = psprintf("The API takes UTF-8; the encoding of this database is %s.",
-								GetDatabaseEncodingName());
-
-	return onside_event_invalid(error, field, ERRCODE_INVALID_PARAMETER_VALUE,
-								psprintf("%s must be valid UTF-8", field), hint);
+	return bad_value(error, field, "must be valid UTF-8",
+					 psprintf("The API takes UTF-8; the encoding of this database is %s.",
+							  GetDatabaseEncodingName()));
 }
 
 /* Does a control character (C0, DEL or C1) occur in the UTF-8 string? */
@@ -108,6 +132,8 @@ static bool
 has_control_character(const char *str)
 {
 	for (const unsigned char *p = (const unsigned char *) str; *p; p++)
+
+		/* C1 characters have two bytes in UTF-8: 0xc2 and 0x80 to 0x9f. */
 		if (*p < 0x20 || *p == 0x7f ||
 			(*p == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0))
 			return true;
@@ -121,12 +147,14 @@ utf8_length(const char *str)
 	int			n = 0;
 
 	for (; *str; str++)
+
+		/* Count the first byte of each character. */
 		if ((*str & 0xc0) != 0x80)
 			n++;
 	return n;
 }
 
-/* Is the UTF-8 string nothing but blanks, of whatever width? */
+/* Has the UTF-8 string no character but blanks, of whatever width? */
 static bool
 is_blank(const char *str)
 {
@@ -136,26 +164,23 @@ is_blank(const char *str)
 		"\u200b", "\u200c", "\u200d", "\u2028", "\u2029", "\u202f", "\u205f",
 		"\u2060", "\u3000", "\ufeff"
 	};
-	int			i = 0;
 
-	while (*str && i < (int) lengthof(blanks))
+	while (*str)
 	{
-		Size		len = strlen(blanks[i]);
+		int			i = 0;
 
-		if (strncmp(str, blanks[i], len) == 0)
-		{
-			str += len;
-			i = 0;
-		}
-		else
-			i++;
+		/* Which of the blanks comes next?  None of them: not blank. */
+		while (strncmp(str, blanks[i], strlen(blanks[i])) != 0)
+			if (++i == (int) lengthof(blanks))
+				return false;
+		str += strlen(blanks[i]);
 	}
-	return *str == '\0';
+	return true;
 }
 
 /*
- * The length is in characters of UTF-8, whatever encoding the database has.  A
- * text that is too long in any encoding is not converted.
+ * The length counts characters of UTF-8, whatever encoding the database has.
+ * A text that is too long in any encoding is not even converted.
  */
 bool
 onside_event_check_name(const text *event_name, OnsideEventError *error)
@@ -167,7 +192,7 @@ onside_event_check_name(const text *event_name, OnsideEventError *error)
 	char	   *str;
 
 	if (event_name == NULL)
-		return missing(error, "event_name", hint);
+		return missing_field(error, "event_name", hint);
 
 	len = VARSIZE_ANY_EXHDR(event_name);
 	/* No encoding has more than four bytes a character. */
@@ -176,61 +201,46 @@ onside_event_check_name(const text *event_name, OnsideEventError *error)
 	if (len <= ONSIDE_API_NAME_MAX * MAX_CONVERSION_GROWTH && str == NULL)
 		return onside_event_not_utf8(error, "event_name");
 	if (str == NULL || utf8_length(str) > ONSIDE_API_NAME_MAX)
-		return onside_event_invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
-									psprintf("event_name must not be longer than %d characters",
-											 ONSIDE_API_NAME_MAX),
-									hint);
+		return bad_value(error, "event_name", "must not be longer than "
+						 CppAsString2(ONSIDE_API_NAME_MAX) " characters", hint);
+
+	/* Now its characters. */
 	if (is_blank(str))
-		return onside_event_invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
-									pstrdup("event_name must not be empty or blank"), hint);
+		return bad_value(error, "event_name", "must not be empty or blank", hint);
 	if (has_control_character(str))
-		return onside_event_invalid(error, "event_name", ERRCODE_INVALID_PARAMETER_VALUE,
-									pstrdup("event_name must not contain control characters"),
-									hint);
+		return bad_value(error, "event_name",
+						 "must not contain control characters", hint);
 	return true;
 }
 
 /*
- * Numbers are the one thing in a jsonb value whose text can be much longer
- * than its binary form (1e131071).  Returns the length of them all, or where
- * counting reached the limit.
+ * The length of all numbers in a payload, as text.  Only a number can be much
+ * longer as text than in its binary form (1e131071).  Counting stops at the
+ * limit.
  */
 static Size
-numbers_length(JsonbContainer *container, Size limit)
+numbers_length(Jsonb *payload, Size limit)
 {
-	int			n = JsonContainerSize(container);
+	JsonbIterator *it = JsonbIteratorInit(&payload->root);
+	JsonbIteratorToken token;
+	JsonbValue	value;
 	Size		length = 0;
-	char	   *base;
 
-	check_stack_depth();
-
-	if (JsonContainerIsObject(container))
-		n *= 2;
-	base = (char *) &container->children[n];
-
-	for (int i = 0; i < n && length < limit; i++)
-	{
-		JEntry		entry = container->children[i];
-		char	   *data;
-
-		if (!JBE_ISNUMERIC(entry) && !JBE_ISCONTAINER(entry))
-			continue;
-
-		data = base + INTALIGN(getJsonbOffset(container, i));
-		if (JBE_ISCONTAINER(entry))
-			length += numbers_length((JsonbContainer *) data, limit - length);
-		else
+	while (length < limit &&
+		   (token = JsonbIteratorNext(&it, &value, false)) != WJB_DONE)
+		if ((token == WJB_VALUE || token == WJB_ELEM) &&
+			value.type == jbvNumeric)
 		{
 			char	   *str = DatumGetCString(DirectFunctionCall1(numeric_out,
-																  PointerGetDatum(data)));
+																  NumericGetDatum(value.val.numeric)));
 
 			length += strlen(str);
 			pfree(str);
 		}
-	}
 	return length;
 }
 
+/* Appends the canonical form, in lower case. */
 static void
 append_uuid(StringInfo out, const pg_uuid_t *uuid)
 {
@@ -240,9 +250,9 @@ append_uuid(StringInfo out, const pg_uuid_t *uuid)
 	appendBinaryStringInfo(out, buf, UUID_STR_LEN - 1);
 }
 
-/* The event's JSON in the database's encoding. */
+/* Appends the event's JSON in the database's encoding. */
 static void
-render(StringInfo out, const OnsideEvent *event)
+render_event(StringInfo out, const OnsideEvent *event)
 {
 	char	   *name = text_to_cstring(event->event_name);
 
@@ -261,17 +271,18 @@ render(StringInfo out, const OnsideEvent *event)
 	appendStringInfoString(out, "\"}");
 }
 
+/* Says that no request can hold the event. */
 static bool
-too_large(OnsideEventError *error, char *message)
+too_large(OnsideEventError *error, const char *problem)
 {
-	return onside_event_invalid(error, "payload", ERRCODE_PROGRAM_LIMIT_EXCEEDED, message,
-								ONSIDE_TOO_LARGE_HINT);
+	return field_problem(error, "payload", ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+						 problem, ONSIDE_TOO_LARGE_HINT);
 }
 
 /*
  * Does the event alone, in UTF-8, fit into a request?  Only rendering the
- * event tells exactly.  Two bounds make that unnecessary for nearly every
- * event, and for an event that is far too large to be held in memory.
+ * event tells exactly.  Two bounds spare us the rendering for nearly every
+ * event, and for an event that is far too large.
  */
 static bool
 check_rendered(const OnsideEvent *event, OnsideEventError *error)
@@ -283,23 +294,23 @@ check_rendered(const OnsideEvent *event, OnsideEventError *error)
 	char	   *utf8;
 	Size		size;
 
-	/* Certainly too large? */
+	/* Is the event certainly too large? */
 	if (binary < ONSIDE_API_MAX_BYTES * JSON_MAX_SHRINKAGE)
-		numbers = numbers_length(&event->payload->root, ONSIDE_API_MAX_BYTES);
+		numbers = numbers_length(event->payload, ONSIDE_API_MAX_BYTES);
 	if (binary >= ONSIDE_API_MAX_BYTES * JSON_MAX_SHRINKAGE ||
 		numbers >= ONSIDE_API_MAX_BYTES)
-		return too_large(error,
-						 pstrdup("payload is too large: the event has more than "
-								 CppAsString2(ONSIDE_API_MAX_BYTES) " bytes as JSON"));
+		return too_large(error, "is too large: the event has more than "
+						 CppAsString2(ONSIDE_API_MAX_BYTES) " bytes as JSON");
 
-	/* Certainly too small to be too large?  Nearly all events end here. */
+	/* Is it certainly small enough?  Nearly all events end here. */
 	if (GetDatabaseEncoding() == PG_UTF8 &&
 		binary * JSON_MAX_EXPANSION + numbers + EVENT_FIXED_PART <
 		ONSIDE_API_MAX_BYTES)
 		return true;
 
+	/* Render the event to know. */
 	initStringInfo(&buf);
-	render(&buf, event);
+	render_event(&buf, event);
 	utf8 = onside_as_utf8(buf.data, buf.len);
 	if (utf8 == NULL)
 		return onside_event_not_utf8(error, "payload");
@@ -308,57 +319,61 @@ check_rendered(const OnsideEvent *event, OnsideEventError *error)
 		pfree(utf8);
 	pfree(buf.data);
 
+	/* A body must be smaller than the limit, and has a frame. */
 	if (size + ONSIDE_API_BODY_FRAME >= ONSIDE_API_MAX_BYTES)
 		return too_large(error,
-						 psprintf("payload is too large: the event has %zu bytes as JSON",
+						 psprintf("is too large: the event has %zu bytes as JSON",
 								  size));
 	return true;
 }
 
 /*
- * Field by field, in the order of the API's page; the first problem is
- * reported.
+ * Checks field by field, in the order of the API's page, and reports the first
+ * problem.
  */
 bool
 onside_event_check(const OnsideEvent *event, OnsideEventError *error)
 {
+	/* Many events can share a name that was checked before. */
 	if (!event->name_is_checked &&
 		!onside_event_check_name(event->event_name, error))
 		return false;
 
+	/* installation_id: any UUID will do. */
 	if (!event->has_installation_id)
-		return missing(error, "installation_id",
-					   "Pass the identifier that the Onside SDK returned in the app.");
+		return missing_field(error, "installation_id",
+							 "Pass the identifier that the Onside SDK returned in the app.");
 
+	/* A JSON object, with whatever is in it. */
 	if (event->payload == NULL)
-		return missing(error, "payload",
-					   "Pass a JSON object; {} if there is nothing to say.");
+		return missing_field(error, "payload",
+							 "Pass a JSON object; {} if there is nothing to say.");
 	if (!JB_ROOT_IS_OBJECT(event->payload))
-		return onside_event_invalid(error, "payload", ERRCODE_INVALID_PARAMETER_VALUE,
-									pstrdup("payload must be a JSON object"),
-									"Pass a JSON object, e.g. {\"currency\": \"USD\", \"amount\": \"9.99\"}.");
+		return bad_value(error, "payload", "must be a JSON object",
+						 "Pass a JSON object, e.g. {\"currency\": \"USD\", \"amount\": \"9.99\"}.");
 
+	/* Any time whose year has one to four digits. */
 	if (!event->has_event_datetime)
-		return missing(error, "event_datetime",
-					   "Pass the time at which the event occurred.");
+		return missing_field(error, "event_datetime",
+							 "Pass the time at which the event occurred.");
 	if (!onside_datetime_in_range(event->event_datetime))
-		return onside_event_invalid(error, "event_datetime",
-									ERRCODE_INVALID_PARAMETER_VALUE,
-									pstrdup("event_datetime must be finite and in years 1 to 9999"),
-									"Pass the time at which the event occurred.");
+		return bad_value(error, "event_datetime",
+						 "must be finite and in years 1 to 9999",
+						 "Pass the time at which the event occurred.");
 
+	/* The API knows an event by its event_id, of version 4. */
 	if (!event->has_event_id)
-		return missing(error, "event_id",
-					   "Pass a version 4 UUID, or leave it out to have one made.");
+		return missing_field(error, "event_id",
+							 "Pass a version 4 UUID, or leave it out to have one made.");
 	if (!onside_uuid_is_v4(&event->event_id))
-		return onside_event_invalid(error, "event_id", ERRCODE_INVALID_PARAMETER_VALUE,
-									pstrdup("event_id must be a version 4 UUID"),
-									"Use gen_random_uuid(), or leave it out to have one made.");
+		return bad_value(error, "event_id", "must be a version 4 UUID",
+						 "Use gen_random_uuid(), or leave it out to have one made.");
 
+	/* All fields are there, so the event can be rendered. */
 	return check_rendered(event, error);
 }
 
-/* An event's field, and so a column of the outbox? */
+/* Is this a field of an event, and so a column of the outbox? */
 static bool
 is_field(const char *name)
 {
@@ -367,6 +382,7 @@ is_field(const char *name)
 		strcmp(name, "event_id") == 0 || strcmp(name, "installation_id") == 0;
 }
 
+/* The error names the column of the outbox, for programs that look at it. */
 void
 onside_event_throw(const OnsideEventError *error)
 {
@@ -386,8 +402,7 @@ onside_event_throw_field(const char *field, int sqlstate, const char *problem,
 {
 	OnsideEventError error;
 
-	(void) onside_event_invalid(&error, field, sqlstate,
-								psprintf("%s %s", field, problem), hint);
+	(void) field_problem(&error, field, sqlstate, problem, hint);
 	onside_event_throw(&error);
 }
 
@@ -395,50 +410,31 @@ void
 onside_append_datetime(StringInfo out, TimestampTz t)
 {
 	char		buf[MAXDATELEN + 1];
-	struct pg_tm tm;
-	fsec_t		fsec;
 
-	if (timestamp2tm(t, NULL, &tm, &fsec, NULL, NULL) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-				 errmsg("timestamp out of range")));
-	EncodeDateTime(&tm, fsec, false, 0, NULL, USE_XSD_DATES, buf);
-	appendStringInfoString(out, buf);
+	/* As a timestamp without time zone, which gets no "+00:00". */
+	appendStringInfoString(out, JsonEncodeDateTime(buf, TimestampTzGetDatum(t),
+												   TIMESTAMPOID, NULL));
 	appendStringInfoChar(out, 'Z');
 }
 
-/*
- * The body is UTF-8 whatever the database's encoding is.  What has been
- * appended since "start" is converted in place.
- */
-static void
-convert_to_utf8(StringInfo out, int start)
-{
-	char	   *raw;
-	char	   *converted;
-
-	if (GetDatabaseEncoding() == PG_UTF8)
-		return;
-
-	raw = pnstrdup(out->data + start, out->len - start);
-	converted = pg_server_to_any(raw, strlen(raw), PG_UTF8);
-	if (converted != raw)
-	{
-		out->len = start;
-		out->data[start] = '\0';
-		appendStringInfoString(out, converted);
-		pfree(converted);
-	}
-	pfree(raw);
-}
-
+/* The body is UTF-8, whatever the database's encoding is. */
 void
 onside_event_render(StringInfo out, const OnsideEvent *event)
 {
 	int			start = out->len;
+	char	   *raw;
+	char	   *utf8;
 
-	render(out, event);
-	convert_to_utf8(out, start);
+	render_event(out, event);
+	raw = out->data + start;
+	utf8 = pg_server_to_any(raw, out->len - start, PG_UTF8);
+	if (utf8 != raw)
+	{
+		/* Put the converted bytes in the place of the others. */
+		out->len = start;
+		appendStringInfoString(out, utf8);
+		pfree(utf8);
+	}
 }
 
 void
@@ -449,8 +445,8 @@ onside_event_new_id(pg_uuid_t *id)
 }
 
 /*
- * libuuid makes several system calls for each UUID, which is half of what
- * recording one of many rows costs otherwise.  PostgreSQL's source of random
+ * libuuid makes several system calls for each UUID.  When many rows are
+ * recorded, that would be half of the cost.  PostgreSQL's source of random
  * numbers is as good, and gives many at once.
  */
 void
@@ -467,6 +463,8 @@ onside_event_next_id(pg_uuid_t *id)
 					 errmsg("could not generate random values")));
 		left = lengthof(drawn);
 	}
+
+	/* Set version 4, and the variant of RFC 9562. */
 	*id = drawn[--left];
 	id->data[6] = (id->data[6] & 0x0f) | 0x40;
 	id->data[8] = (id->data[8] & 0x3f) | 0x80;
@@ -490,7 +488,7 @@ onside_datetime_in_range(TimestampTz t)
 	return t >= FIRST_DATETIME && t < END_DATETIME;
 }
 
-/* Reads exactly n digits. */
+/* Reads exactly n digits, and moves *p past them. */
 static bool
 read_digits(const char **p, int n, int *value)
 {
@@ -520,6 +518,8 @@ read_zone(const char **p, int *tz)
 	}
 	if (**p != '+' && **p != '-')
 		return false;
+
+	/* A sign and the hours; minutes with or without a colon. */
 	sign = *(*p)++ == '+' ? -1 : 1;
 	if (!read_digits(p, 2, &hours))
 		return false;
@@ -531,6 +531,8 @@ read_zone(const char **p, int *tz)
 	}
 	else if (**p != '\0' && !read_digits(p, 2, &minutes))
 		return false;
+
+	/* As far as PostgreSQL goes. */
 	if (hours > 15 || minutes > 59)
 		return false;
 	*tz = sign * (hours * SECS_PER_HOUR + minutes * SECS_PER_MINUTE);
@@ -538,8 +540,8 @@ read_zone(const char **p, int *tz)
 }
 
 /*
- * Stricter than PostgreSQL's own input, which takes words, other orders, and a
- * time without offset, read by the session's TimeZone.
+ * This is stricter than PostgreSQL's own input.  That takes words and other
+ * orders, and reads a time without an offset by the session's TimeZone.
  */
 bool
 onside_parse_datetime(const char *str, TimestampTz *result)
@@ -549,7 +551,7 @@ onside_parse_datetime(const char *str, TimestampTz *result)
 	fsec_t		fsec = 0;
 	int			tz;
 
-	/* The date and hour:minute have to be there. */
+	/* The date, hours and minutes must be there. */
 	if (!read_digits(&p, 4, &tm.tm_year) || *p++ != '-' ||
 		!read_digits(&p, 2, &tm.tm_mon) || *p++ != '-' ||
 		!read_digits(&p, 2, &tm.tm_mday) ||
@@ -559,6 +561,8 @@ onside_parse_datetime(const char *str, TimestampTz *result)
 	if (!read_digits(&p, 2, &tm.tm_hour) || *p++ != ':' ||
 		!read_digits(&p, 2, &tm.tm_min))
 		return false;
+
+	/* Seconds may follow, and behind them a fraction of any length. */
 	if (*p == ':')
 	{
 		p++;
@@ -571,15 +575,17 @@ onside_parse_datetime(const char *str, TimestampTz *result)
 			p++;
 			if (*p < '0' || *p > '9')
 				return false;
+
+			/* Digits behind the microseconds count for nothing. */
 			for (; *p >= '0' && *p <= '9'; p++, unit /= 10)
 				fsec += (*p - '0') * unit;
 		}
 	}
-	/* So has the offset, at the end. */
+	/* The offset must be there, and nothing behind it. */
 	if (!read_zone(&p, &tz) || *p != '\0')
 		return false;
 
-	/* A second of 60 is a leap second, which becomes the next one. */
+	/* A second of 60 is a leap second, which becomes the next second. */
 	if (tm.tm_year < 1 || tm.tm_mon < 1 || tm.tm_mon > MONTHS_PER_YEAR ||
 		tm.tm_mday < 1 ||
 		tm.tm_mday > day_tab[isleap(tm.tm_year)][tm.tm_mon - 1] ||

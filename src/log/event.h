@@ -8,8 +8,6 @@
 #ifndef ONSIDE_EVENT_H
 #define ONSIDE_EVENT_H
 
-#include "postgres.h"
-
 #include "datatype/timestamp.h"
 #include "lib/stringinfo.h"
 #include "utils/jsonb.h"

@@ -53,8 +53,8 @@ recorded_at_of(TupleTableSlot *row)
  * already.
  */
 static void
-refuse(const OnsideEvent *event, const OnsideEventError *error,
-	   TimestampTz recorded_at)
+make_dead_letter(const OnsideEvent *event, const OnsideEventError *error,
+				 TimestampTz recorded_at)
 {
 	if (onside_dead_letter_holds(event))
 		return;
@@ -96,7 +96,7 @@ complete_row(TriggerData *trigdata, bool aside)
 	{
 		if (!IsLogicalWorker())
 			onside_event_throw(&error);
-		refuse(&event, &error, recorded_at_of(row));
+		make_dead_letter(&event, &error, recorded_at_of(row));
 		return NULL;
 	}
 

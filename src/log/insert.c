@@ -4,19 +4,24 @@
  *		Inserting rows into one of the extension's tables, without SQL.
  *
  * Recording an event must work for a role that has no privilege on the
- * extension's tables and must not cost a plan, so it goes to the table access
- * method directly, in the way COPY does: rows are collected and written page
- * by page, with one WAL record for a page, which makes many rows cheaper than
- * an INSERT makes them.
+ * extension's tables, and must not cost a plan.  So rows go to the table access
+ * method directly, in the way of COPY: they are collected and written page by
+ * page, with one WAL record for a page.  That makes many rows cheaper than an
+ * INSERT makes them.
+ *
+ * Everything that records an event calls this file, and everything that writes
+ * one of our tables.  onside_insert_begin() takes a RowExclusiveLock, which is
+ * kept to the end of the transaction.  Errors are raised: a table that was
+ * altered, a full disk, no memory.
  *
  * Users may have added columns and indexes to a table of ours (see shape.c).
- * Most of them need no executor: such a column is NULL, and an index on
- * columns is maintained.  While this library was not loaded, more may have
- * been added: a column with a default, a generated column, or an index that is
- * unique, on an expression or has a condition.  The session that records an
- * event has not asked for that code.  So the code runs as PostgreSQL runs it
- * when it builds an index: as the table's owner, in a security-restricted
- * operation, with a safe search_path.
+ * Most of them need no executor: such a column is NULL, and an index on columns
+ * is maintained.  While this library was not loaded, more may have been added:
+ * a column with a default, a generated column, or an index that is unique, on
+ * an expression or has a condition.  The session that records an event has not
+ * asked for that code.  So the code runs as PostgreSQL runs it when it builds
+ * an index: as the table's owner, in a security-restricted operation, with a
+ * safe search_path.
  *
  *-------------------------------------------------------------------------
  */
@@ -41,7 +46,7 @@
 #include "log/shape.h"
 #include "log/tables.h"
 
-/* As for COPY: with more rows or bytes, table_multi_insert() gains no more. */
+/* COPY's bounds: more rows or bytes at once make nothing cheaper. */
 #define MAX_ROWS	1000
 #define MAX_BYTES	65535
 
@@ -58,7 +63,7 @@ typedef struct Self
 	int			nestlevel;
 } Self;
 
-/* After an error, the transaction's abort makes us ourselves again. */
+/* Becomes the owner.  After an error, the abort restores the user. */
 static void
 become_owner(const OnsideInsert *insert, Self *self)
 {
@@ -69,8 +74,9 @@ become_owner(const OnsideInsert *insert, Self *self)
 	onside_set_for_now("search_path", "pg_catalog, pg_temp");
 }
 
+/* Undoes become_owner(). */
 static void
-become(const Self *self)
+restore_user(const Self *self)
 {
 	AtEOXact_GUC(false, self->nestlevel);
 	SetUserIdAndSecContext(self->user, self->context);
@@ -94,6 +100,7 @@ prepare_others(OnsideInsert *insert, int ncolumns)
 	TupleDesc	tupdesc = RelationGetDescr(insert->rel);
 	Self		self;
 
+	/* Look for an index or a column that has to be computed. */
 	for (int i = 0; i < insert->rri->ri_NumIndices; i++)
 		insert->computes |= !is_plain(insert->rri->ri_IndexRelationInfo[i]);
 	for (int i = ncolumns; i < tupdesc->natts; i++)
@@ -106,6 +113,7 @@ prepare_others(OnsideInsert *insert, int ncolumns)
 	if (!insert->computes)
 		return;
 
+	/* Prepare the defaults as the owner: that can run code already. */
 	insert->estate = CreateExecutorState();
 	insert->defaults = palloc0(tupdesc->natts * sizeof(ExprState *));
 	insert->first_other = ncolumns;
@@ -120,10 +128,10 @@ prepare_others(OnsideInsert *insert, int ncolumns)
 			insert->defaults[i] = ExecPrepareExpr((Expr *) expr,
 												  insert->estate);
 	}
-	become(&self);
+	restore_user(&self);
 }
 
-/* Gives those columns their values. */
+/* Gives others' columns their values in a row, and checks NOT NULL. */
 static void
 compute_others(OnsideInsert *insert, TupleTableSlot *slot)
 {
@@ -131,7 +139,7 @@ compute_others(OnsideInsert *insert, TupleTableSlot *slot)
 	ExprContext *econtext = GetPerTupleExprContext(insert->estate);
 	Self		self;
 
-	/* Their code runs as the table's owner. */
+	/* Run the code of defaults and generated columns as the table's owner. */
 	become_owner(insert, &self);
 	for (int i = insert->first_other; i < tupdesc->natts; i++)
 		if (insert->defaults[i] != NULL)
@@ -141,9 +149,9 @@ compute_others(OnsideInsert *insert, TupleTableSlot *slot)
 	if (tupdesc->constr != NULL && tupdesc->constr->has_generated_stored)
 		ExecComputeStoredGenerated(insert->rri, insert->estate, slot,
 								   CMD_INSERT);
-	become(&self);
+	restore_user(&self);
 
-	/* What PostgreSQL's executor would check. */
+	/* Check what PostgreSQL's executor would check. */
 	for (int i = insert->first_other; i < tupdesc->natts; i++)
 	{
 		Form_pg_attribute attr = TupleDescAttr(tupdesc, i);
@@ -179,12 +187,15 @@ onside_insert_begin(OnsideInsert *insert, Oid relid)
 	PreventCommandIfParallelMode("recording an event");
 
 	memset(insert, 0, sizeof(*insert));
+
+	/* The caller's memory context holds everything until the end. */
 	insert->context = CurrentMemoryContext;
 	insert->rel = table_open(relid, RowExclusiveLock);
 	ncolumns = onside_shape_require(insert->rel, false);
 
 	/*
-	 * As CatalogOpenIndexes(): no more of a ResultRelInfo than this is used.
+	 * Only these fields of a ResultRelInfo are used, as in
+	 * CatalogOpenIndexes().
 	 */
 	insert->rri = makeNode(ResultRelInfo);
 	insert->rri->ri_RelationDesc = insert->rel;
@@ -193,8 +204,8 @@ onside_insert_begin(OnsideInsert *insert, Oid relid)
 }
 
 /*
- * Slots are kept and used again after each flush.  A single event, the usual
- * case, takes one.
+ * Slots are kept, and used again after each flush.  A single event, which is
+ * the usual case, takes one slot and no array for more.
  */
 TupleTableSlot *
 onside_insert_slot(OnsideInsert *insert)
@@ -204,6 +215,7 @@ onside_insert_slot(OnsideInsert *insert)
 
 	if (insert->nrows == insert->nslots)
 	{
+		/* No spare slot is left: make another one. */
 		old = MemoryContextSwitchTo(insert->context);
 		if (insert->nslots == 0)
 			insert->slots = palloc(sizeof(TupleTableSlot *));
@@ -214,12 +226,14 @@ onside_insert_slot(OnsideInsert *insert)
 		MemoryContextSwitchTo(old);
 	}
 	slot = insert->slots[insert->nrows];
+
+	/* The caller sets what is not NULL. */
 	memset(slot->tts_isnull, true,
 		   slot->tts_tupleDescriptor->natts * sizeof(bool));
 	return slot;
 }
 
-/* Many rows at once. */
+/* Writes several rows at once. */
 static void
 insert_rows(OnsideInsert *insert)
 {
@@ -227,6 +241,7 @@ insert_rows(OnsideInsert *insert)
 
 	if (insert->bistate == NULL)
 	{
+		/* What several flushes share. */
 		old = MemoryContextSwitchTo(insert->context);
 		insert->bistate = GetBulkInsertState();
 		insert->flush_context =
@@ -244,8 +259,10 @@ insert_rows(OnsideInsert *insert)
 }
 
 /*
- * Plain indexes need no executor.  With any other index, and only then, the
- * executor's own function is called, as the table's owner.
+ * Makes the index entries of a row.  Plain indexes need no executor.  If
+ * anything has to be computed, or an index is unique, the executor's own
+ * function makes all entries, as the table's owner.  "summaries" asks for
+ * indexes such as BRIN alone.
  */
 static void
 insert_index_entries(OnsideInsert *insert, TupleTableSlot *slot,
@@ -262,11 +279,12 @@ insert_index_entries(OnsideInsert *insert, TupleTableSlot *slot,
 		become_owner(insert, &self);
 		(void) onside_insert_index_entries(rri, slot, insert->estate,
 										   summaries);
-		become(&self);
+		restore_user(&self);
 		ResetPerTupleExprContext(insert->estate);
 		return;
 	}
 
+	/* All indexes are plain, so no entry can be refused. */
 	for (int i = 0; i < rri->ri_NumIndices; i++)
 	{
 		IndexInfo  *info = rri->ri_IndexRelationInfo[i];
@@ -281,12 +299,14 @@ insert_index_entries(OnsideInsert *insert, TupleTableSlot *slot,
 	}
 }
 
-/* Writes the rows that were gathered, and their index entries. */
+/* Writes the rows that were collected, and their index entries. */
 static void
-flush(OnsideInsert *insert)
+flush_rows(OnsideInsert *insert)
 {
 	if (insert->nrows == 0)
 		return;
+
+	/* A single row needs no bulk insert. */
 	if (insert->nrows == 1)
 		table_tuple_insert(insert->rel, insert->slots[0],
 						   GetCurrentCommandId(true), 0, NULL);
@@ -310,9 +330,11 @@ onside_insert_row(OnsideInsert *insert)
 	ExecStoreVirtualTuple(slot);
 	if (insert->computes)
 		compute_others(insert, slot);
+
+	/* This also materializes the row, so the caller may free its values. */
 	insert->nbytes += ExecFetchSlotHeapTuple(slot, true, NULL)->t_len;
 	if (insert->nrows == MAX_ROWS || insert->nbytes >= MAX_BYTES)
-		flush(insert);
+		flush_rows(insert);
 }
 
 void
@@ -327,7 +349,9 @@ onside_insert_moved(OnsideInsert *insert, TupleTableSlot *slot,
 void
 onside_insert_end(OnsideInsert *insert)
 {
-	flush(insert);
+	flush_rows(insert);
+
+	/* Give back what was made for several rows at once. */
 	if (insert->bistate != NULL)
 	{
 		FreeBulkInsertState(insert->bistate);

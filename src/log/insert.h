@@ -8,8 +8,6 @@
 #ifndef ONSIDE_INSERT_H
 #define ONSIDE_INSERT_H
 
-#include "postgres.h"
-
 #include "access/heapam.h"
 #include "nodes/execnodes.h"
 

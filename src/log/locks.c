@@ -49,14 +49,21 @@ static const Use relations[] = {
 	{ONSIDE_USES_CONTROL, "control_pkey", RowExclusiveLock},
 };
 
+/* The OID of a relation, if it is used and not missing. */
+static Oid
+used_relation(int uses, int i)
+{
+	return (relations[i].use & uses) == 0 ? InvalidOid :
+		onside_relation_oid(relations[i].name);
+}
+
 /* Unlocks what is used of the first n. */
 static void
 unlock_first(int uses, int n)
 {
 	for (int i = 0; i < n; i++)
 	{
-		Oid			oid = (relations[i].use & uses) == 0 ? InvalidOid :
-			onside_relation_oid(relations[i].name);
+		Oid			oid = used_relation(uses, i);
 
 		if (OidIsValid(oid))
 			UnlockRelationOid(oid, relations[i].mode);
@@ -68,8 +75,7 @@ onside_lock_tables(int uses)
 {
 	for (int i = 0; i < (int) lengthof(relations); i++)
 	{
-		Oid			oid = (relations[i].use & uses) == 0 ? InvalidOid :
-			onside_relation_oid(relations[i].name);
+		Oid			oid = used_relation(uses, i);
 
 		/* What is missing is said by whoever opens it. */
 		if (OidIsValid(oid) &&

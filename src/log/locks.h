@@ -8,8 +8,6 @@
 #ifndef ONSIDE_LOCKS_H
 #define ONSIDE_LOCKS_H
 
-#include "postgres.h"
-
 /* What a piece of work uses of our tables, with their indexes; bits. */
 #define ONSIDE_USES_LOG			0x01	/* reads the segments */
 #define ONSIDE_READS_CURSOR		0x02	/* reads delivery_cursor */

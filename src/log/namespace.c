@@ -19,8 +19,9 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/relscan.h"
 #include "access/table.h"
-#include "access/tableam.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
@@ -29,7 +30,6 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-#include "compat.h"
 #include "log/event.h"
 #include "log/insert.h"
 #include "log/namespace.h"
@@ -54,21 +54,17 @@ onside_namespace_read(pg_uuid_t *id)
 	Relation	rel = table_open(onside_table_oid("namespace"),
 								 AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TableScanDesc scan;
+	SysScanDesc scan;
 	bool		found;
+	bool		isnull;
 
 	(void) onside_shape_require(rel, true);
-	scan = onside_table_beginscan(rel, snapshot, 0, NULL);
-	found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
+	scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, NULL);
+	found = HeapTupleIsValid(systable_getnext(scan));
 	if (found)
-	{
-		bool		isnull;
-
-		*id = *DatumGetUUIDP(slot_getattr(slot, Anum_namespace_id, &isnull));
-	}
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
+		*id = *DatumGetUUIDP(slot_getattr(scan->slot, Anum_namespace_id,
+										  &isnull));
+	systable_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	table_close(rel, AccessShareLock);
 	return found;
@@ -94,7 +90,7 @@ onside_namespace_put_back(const pg_uuid_t *id)
  * Replaces the row, as the user who inserts one.  False if the table is empty.
  */
 static bool
-replace(Datum id)
+replace_namespace(Datum id)
 {
 	Oid			types[] = {UUIDOID};
 	bool		replaced;
@@ -135,6 +131,6 @@ onside_take_namespace(PG_FUNCTION_ARGS)
 
 	/* NOT NULL will say what is wrong with a NULL. */
 	id = slot_getattr(trigdata->tg_trigslot, Anum_namespace_id, &isnull);
-	return PointerGetDatum(!isnull && replace(id) ? NULL :
+	return PointerGetDatum(!isnull && replace_namespace(id) ? NULL :
 						   trigdata->tg_trigtuple);
 }

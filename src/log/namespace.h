@@ -8,8 +8,6 @@
 #ifndef ONSIDE_NAMESPACE_H
 #define ONSIDE_NAMESPACE_H
 
-#include "postgres.h"
-
 #include "utils/uuid.h"
 
 #define ONSIDE_NAMESPACE_LOST "the table onside_attribution.namespace is empty"

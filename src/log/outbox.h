@@ -8,8 +8,6 @@
 #ifndef ONSIDE_OUTBOX_H
 #define ONSIDE_OUTBOX_H
 
-#include "postgres.h"
-
 #include "executor/tuptable.h"
 
 #include "log/event.h"

@@ -8,8 +8,6 @@
 #ifndef ONSIDE_POSITION_H
 #define ONSIDE_POSITION_H
 
-#include "postgres.h"
-
 #include "access/transam.h"
 
 /* The transaction that recorded it, and its number within that transaction. */

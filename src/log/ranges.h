@@ -8,8 +8,6 @@
 #ifndef ONSIDE_RANGES_H
 #define ONSIDE_RANGES_H
 
-#include "postgres.h"
-
 #include "log/snapshot.h"
 
 /*

@@ -28,11 +28,11 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/heaptoast.h"
-#include "access/tableam.h"
+#include "access/relscan.h"
 #include "access/xact.h"
 #include "commands/trigger.h"
-#include "executor/executor.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "replication/logicalworker.h"
@@ -42,7 +42,6 @@
 #include "utils/snapmgr.h"
 #include "utils/xid8.h"
 
-#include "compat.h"
 #include "log/aside.h"
 #include "log/commit.h"
 #include "log/delivery.h"
@@ -58,28 +57,27 @@ PG_FUNCTION_INFO_V1(onside_after_truncate);
 
 /*
  * The notes, in TopTransactionContext.  They are those of the transaction that
- * began at "noted_in"; in any other transaction they are stale.
+ * began at "taken_in"; in any other transaction they are stale.
  */
-static TimestampTz noted_in;
-static List *noted_events;		/* of OnsideEvent */
-static List *noted_aside;		/* of HeapTuple */
-static bool noted_pause;
-static text *noted_reason;
-static bool noted_namespace;
-static pg_uuid_t noted_id;
+static struct
+{
+	TimestampTz taken_in;
+	List	   *events;			/* of OnsideEvent */
+	List	   *aside;			/* of HeapTuple */
+	bool		pause;
+	text	   *pause_reason;
+	bool		has_namespace;
+	pg_uuid_t	namespace_id;
+}			notes;
 
 /* Drops the notes of an earlier transaction, whose memory is gone. */
 static void
 begin_notes(void)
 {
-	if (noted_in == GetCurrentTransactionStartTimestamp())
+	if (notes.taken_in == GetCurrentTransactionStartTimestamp())
 		return;
-	noted_in = GetCurrentTransactionStartTimestamp();
-	noted_events = NIL;
-	noted_aside = NIL;
-	noted_pause = false;
-	noted_reason = NULL;
-	noted_namespace = false;
+	memset(&notes, 0, sizeof(notes));
+	notes.taken_in = GetCurrentTransactionStartTimestamp();
 }
 
 /* Notes the pending events of a segment. */
@@ -88,14 +86,15 @@ note_pending(Relation segment)
 {
 	OnsideDelivery delivery = {0};
 	const char *problem;
-	TupleTableSlot *row = table_slot_create(segment, NULL);
-	TableScanDesc scan;
+	SysScanDesc scan;
 
 	(void) onside_shape_require(segment, true);
 	onside_delivery_load(&delivery, NULL, &problem);
-	scan = onside_table_beginscan(segment, GetActiveSnapshot(), 0, NULL);
-	while (table_scan_getnextslot(scan, ForwardScanDirection, row))
+	scan = systable_beginscan(segment, InvalidOid, false, GetActiveSnapshot(),
+							  0, NULL);
+	while (HeapTupleIsValid(systable_getnext(scan)))
 	{
+		TupleTableSlot *row = scan->slot;
 		MemoryContext old;
 		OnsideEvent *event;
 
@@ -109,11 +108,10 @@ note_pending(Relation segment)
 		event = palloc(sizeof(OnsideEvent));
 		onside_outbox_read_event(row, event);
 		onside_outbox_copy_event(event);
-		noted_events = lappend(noted_events, event);
+		notes.events = lappend(notes.events, event);
 		MemoryContextSwitchTo(old);
 	}
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(row);
+	systable_endscan(scan);
 	onside_cursor_release(&delivery.settled);
 }
 
@@ -121,26 +119,25 @@ note_pending(Relation segment)
 static void
 note_aside(Relation aside)
 {
-	TupleTableSlot *row = table_slot_create(aside, NULL);
-	TableScanDesc scan;
+	HeapTuple	tuple;
+	SysScanDesc scan;
 
 	(void) onside_shape_require(aside, true);
-	scan = onside_table_beginscan(aside, GetActiveSnapshot(), 0, NULL);
-	while (table_scan_getnextslot(scan, ForwardScanDirection, row))
+	scan = systable_beginscan(aside, InvalidOid, false, GetActiveSnapshot(),
+							  0, NULL);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
-		HeapTuple	tuple = ExecFetchSlotHeapTuple(row, false, NULL);
 
 		CHECK_FOR_INTERRUPTS();
-		noted_aside = lappend(noted_aside,
+		notes.aside = lappend(notes.aside,
 							  HeapTupleHasExternal(tuple) ?
 							  toast_flatten_tuple(tuple,
 												  RelationGetDescr(aside)) :
 							  heap_copytuple(tuple));
 		MemoryContextSwitchTo(old);
 	}
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(row);
+	systable_endscan(scan);
 }
 
 static void
@@ -150,8 +147,8 @@ note_control(void)
 	char	   *reason;
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 
-	noted_pause = onside_control_paused(&reason, &problem);
-	noted_reason = reason == NULL ? NULL : cstring_to_text(reason);
+	notes.pause = onside_control_paused(&reason, &problem);
+	notes.pause_reason = reason == NULL ? NULL : cstring_to_text(reason);
 	MemoryContextSwitchTo(old);
 }
 
@@ -194,7 +191,7 @@ onside_before_truncate(PG_FUNCTION_ARGS)
 		else if (onside_shape_is_aside(rel))
 			note_aside(rel);
 		else if (is_namespace(rel))
-			noted_namespace = onside_namespace_read(&noted_id);
+			notes.has_namespace = onside_namespace_read(&notes.namespace_id);
 		else
 			note_control();
 		PopActiveSnapshot();
@@ -208,14 +205,14 @@ put_back_events(void)
 	OnsideAppend *append = onside_append_begin();
 	ListCell   *lc;
 
-	foreach(lc, noted_events)
+	foreach(lc, notes.events)
 		onside_append(append, lfirst(lc));
 	onside_append_end(append);
 
 	/* Each of them was counted when it was first recorded. */
-	onside_commit_count_prepared(-list_length(noted_events));
+	onside_commit_count_prepared(-list_length(notes.events));
 	onside_commit_wake(ONSIDE_WAKE_COMMIT);
-	noted_events = NIL;
+	notes.events = NIL;
 }
 
 static void
@@ -225,7 +222,7 @@ put_back_aside(Relation aside)
 	ListCell   *lc;
 
 	onside_insert_begin(&insert, RelationGetRelid(aside));
-	foreach(lc, noted_aside)
+	foreach(lc, notes.aside)
 	{
 		TupleTableSlot *row = onside_insert_slot(&insert);
 
@@ -234,14 +231,14 @@ put_back_aside(Relation aside)
 		onside_insert_row(&insert);
 	}
 	onside_insert_end(&insert);
-	noted_aside = NIL;
+	notes.aside = NIL;
 }
 
 static void
 put_back_control(void)
 {
-	if (noted_pause)
-		onside_control_set(true, noted_reason);
+	if (notes.pause)
+		onside_control_set(true, notes.pause_reason);
 	onside_commit_wake(ONSIDE_WAKE_CONTROL);
 }
 
@@ -253,7 +250,7 @@ Datum
 onside_after_truncate(PG_FUNCTION_ARGS)
 {
 	bool		noted = is_replicated(fcinfo) &&
-		noted_in == GetCurrentTransactionStartTimestamp();
+		notes.taken_in == GetCurrentTransactionStartTimestamp();
 	Relation	rel = ((TriggerData *) fcinfo->context)->tg_relation;
 
 	if (onside_shape_is_segment(rel) || onside_shape_is_aside(rel))
@@ -263,17 +260,17 @@ onside_after_truncate(PG_FUNCTION_ARGS)
 
 	if (onside_shape_is_segment(rel))
 	{
-		if (noted_events != NIL)
+		if (notes.events != NIL)
 			put_back_events();
 	}
 	else if (onside_shape_is_aside(rel))
 	{
-		if (noted_aside != NIL)
+		if (notes.aside != NIL)
 			put_back_aside(rel);
 	}
 	else if (!is_namespace(rel))
 		put_back_control();
-	else if (noted_namespace)
-		onside_namespace_put_back(&noted_id);
+	else if (notes.has_namespace)
+		onside_namespace_put_back(&notes.namespace_id);
 	return PointerGetDatum(NULL);
 }

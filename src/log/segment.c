@@ -56,11 +56,10 @@
 #include "catalog/storage.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "replication/slot.h"
+#include "replication/walsender.h"
 #include "replication/walsender_private.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
-#include "storage/lwlock.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "storage/sinval.h"
@@ -78,14 +77,15 @@
 
 /*
  * A segment is emptied only if it is at least this large (bytes; or full, if
- * segment_size is less) or has had events for this long (seconds).
+ * segment_size is less), or if its first event came at least this long ago
+ * (seconds).
  */
 #define WORTH_EMPTYING		(16 * 1024 * 1024)
 #define OLD_ENOUGH			(24 * 3600)
 
 /*
- * A standby holds up emptying until the outbox is as large as so many
- * segments.
+ * A standby holds up emptying until the outbox is larger than this number of
+ * full segments.
  */
 #define MAX_HELD_SEGMENTS	4
 
@@ -96,6 +96,7 @@ segment_size(Oid relid)
 	Relation	rel = table_open(relid, AccessShareLock);
 	uint64		size = table_relation_size(rel, MAIN_FORKNUM);
 
+	/* Large payloads are in the TOAST table. */
 	if (OidIsValid(rel->rd_rel->reltoastrelid))
 	{
 		Relation	toast = table_open(rel->rd_rel->reltoastrelid,
@@ -108,6 +109,7 @@ segment_size(Oid relid)
 	return size;
 }
 
+/* The segment that follows this one; the first follows the last. */
 static int
 next_segment(int segment)
 {
@@ -121,7 +123,7 @@ full_size(void)
 	return (uint64) onside_segment_size * 1024;
 }
 
-/* Have this many seconds passed since that moment?  0 means long ago. */
+/* Have this many seconds passed since that time?  The time 0 is long ago. */
 static bool
 is_over(TimestampTz since, int seconds)
 {
@@ -152,11 +154,17 @@ onside_segment_move_on(OnsideDelivery *delivery, bool drained)
 
 	if (size == 0 || delivery->begun_at[current - 1] == 0)
 		delivery->begun_at[current - 1] = now;	/* its first events */
+
+	/*
+	 * Stay if the segment is not full, unless everything is settled and the
+	 * segment is large or old enough to be emptied.
+	 */
 	if (size < full_size() &&
 		!(drained && size > 0 &&
 		  is_worth_emptying(size, delivery->begun_at[current - 1])))
 		return false;
 
+	/* Look for an empty segment, and note when writing left and began. */
 	for (int segment = next_segment(current); segment != current;
 		 segment = next_segment(segment))
 		if (segment_size(onside_segment_oid(segment)) == 0)
@@ -170,7 +178,10 @@ onside_segment_move_on(OnsideDelivery *delivery, bool drained)
 	return false;
 }
 
-/* Is this xmin one from when that transaction was not over? */
+/*
+ * Does a snapshot with this xmin need the rows of transaction "xid", because
+ * the transaction had not ended when the snapshot was taken?
+ */
 static bool
 holds_back(TransactionId xmin, FullTransactionId next, FullTransactionId xid)
 {
@@ -180,33 +191,23 @@ holds_back(TransactionId xmin, FullTransactionId next, FullTransactionId xid)
 
 /*
  * Has a standby told us of a snapshot that is not younger than this
- * transaction?  We find its xmin in its replication slot, or without a slot in
- * its walsender.
+ * transaction?  Its xmin is in its replication slot, or, if it has no slot, in
+ * the PGPROC of its walsender.
  */
 static bool
 standby_needs(FullTransactionId xid)
 {
 	FullTransactionId next = ReadNextFullTransactionId();
-	bool		result = false;
+	TransactionId xmin;
+	TransactionId catalog_xmin;
+	bool		result;
 
-	if (!FullTransactionIdIsNormal(xid))
-		return false;
-
-	/* Physical slots: those that belong to no database. */
-	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
-	for (int i = 0; i < max_replication_slots; i++)
-	{
-		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
-		TransactionId xmin = InvalidTransactionId;
-
-		SpinLockAcquire(&slot->mutex);
-		if (slot->in_use && slot->data.database == InvalidOid)
-			xmin = slot->effective_xmin;
-		SpinLockRelease(&slot->mutex);
-		if (holds_back(xmin, next, xid))
-			result = true;
-	}
-	LWLockRelease(ReplicationSlotControlLock);
+	/*
+	 * The oldest xmin of all slots.  Besides standbys', it can be that of a
+	 * logical slot for the short time in which the slot is made.
+	 */
+	ProcArrayGetReplicationSlotXmin(&xmin, &catalog_xmin);
+	result = holds_back(xmin, next, xid);
 
 	/* Standbys without a slot. */
 	for (int i = 0; !result && i < max_wal_senders; i++)
@@ -214,14 +215,15 @@ standby_needs(FullTransactionId xid)
 		WalSnd	   *walsnd = &WalSndCtl->walsnds[i];
 		pid_t		pid;
 		PGPROC	   *proc;
-		TransactionId xmin;
 
+		/* A walsender that is not in use has the pid 0. */
 		SpinLockAcquire(&walsnd->mutex);
 		pid = walsnd->pid;
 		SpinLockRelease(&walsnd->mutex);
 		proc = pid == 0 ? NULL : BackendPidGetProc(pid);
-		xmin = proc == NULL ? InvalidTransactionId : proc->xmin;
-		result = holds_back(xmin, next, xid);
+
+		/* The walsender may have ended meanwhile. */
+		result = proc != NULL && holds_back(proc->xmin, next, xid);
 	}
 	return result;
 }
@@ -257,6 +259,7 @@ may_be_emptied(int segment, Relation rel, OnsideDelivery *delivery,
 	if (delivery->left_at[segment - 1] == 0)
 		delivery->left_at[segment - 1] = GetCurrentTimestamp();
 
+	/* The usual case: the segment holds events that are not settled. */
 	if (onside_window_holds_pending(rel, &delivery->settled))
 		return false;
 
@@ -267,10 +270,17 @@ may_be_emptied(int segment, Relation rel, OnsideDelivery *delivery,
 	last = onside_window_last_xid(rel);
 	if (!FullTransactionIdIsValid(last))
 		return true;
+
+	/*
+	 * Keep the rows for the time of retention, and do not lock a segment for a
+	 * few rows.
+	 */
 	if (!is_over(delivery->left_at[segment - 1], onside_retention) ||
 		!is_worth_emptying(segment_size(RelationGetRelid(rel)),
 						   delivery->begun_at[segment - 1]))
 		return false;
+
+	/* Emptying would cancel a query on a standby. */
 	if (standby_needs(last) && !is_crowded())
 	{
 		*blocked = "a delivered segment of the outbox is kept for a standby: a query there (hot_standby_feedback) has a snapshot from when the segment was written to";
@@ -291,9 +301,11 @@ lock_all(Relation rel)
 	List	   *relids;
 	ListCell   *lc;
 
-	/* Before its indexes are listed: nobody makes another one then. */
+	/* Lock the table first, so that nobody makes another index of it. */
 	if (!ConditionalLockRelationOid(RelationGetRelid(rel), AccessExclusiveLock))
 		return false;
+
+	/* List everything else that TRUNCATE would lock. */
 	relids = RelationGetIndexList(rel);
 	if (OidIsValid(toast_id))
 	{
@@ -303,6 +315,8 @@ lock_all(Relation rel)
 		relids = list_concat(relids, RelationGetIndexList(toast));
 		table_close(toast, AccessShareLock);
 	}
+
+	/* Stop at the first relation that is not free. */
 	foreach(lc, relids)
 		if (!ConditionalLockRelationOid(lfirst_oid(lc), AccessExclusiveLock))
 			return false;
@@ -328,9 +342,11 @@ are_btrees(List *indexes)
 }
 
 /*
- * Each session remembers where a btree's root is.  An invalidation that goes with
- * the commit would be lost if this transaction failed later, and the root stays gone.
- * So it is sent at once, too: nobody can look there before the lock is released.
+ * Has each session forget where a btree's root is, which sessions remember.
+ * PostgreSQL sends an invalidation when the transaction commits.  If the
+ * transaction failed, the invalidation would be lost, but the root would be
+ * gone all the same.  So we also send it at once.  Until our lock is released,
+ * nobody can look the root up again.
  */
 static void
 forget_root(Relation index)
@@ -356,6 +372,7 @@ empty_index(Oid oid)
 	Buffer		buffer = ReadBuffer(index, BTREE_METAPAGE);
 	Page		page = BufferGetPage(buffer);
 
+	/* Write a new meta page without a root, and log it. */
 	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
 	START_CRIT_SECTION();
 	_bt_initmetapage(page, P_NONE, 0, BTPageGetMeta(page)->btm_allequalimage);
@@ -364,6 +381,8 @@ empty_index(Oid oid)
 		log_newpage_buffer(buffer, true);
 	END_CRIT_SECTION();
 	UnlockReleaseBuffer(buffer);
+
+	/* Cut off all other pages, and tell the other sessions. */
 	RelationTruncate(index, BTREE_METAPAGE + 1);
 	forget_root(index);
 	index_close(index, NoLock);
@@ -382,34 +401,34 @@ empty_table(Relation rel)
 }
 
 /*
- * Empties a locked segment and its TOAST table.  Each step is logged, and
- * after each step the tables can be read: at worst they have rows without
- * index entries, or TOAST values that no row refers to.  After a crash in
- * between, the worker empties the segment again before writing moves there.
+ * Empties a locked segment and its TOAST table, in place if possible.  Each
+ * step is logged, and after each step the tables can be read: at worst they
+ * have rows without index entries, or TOAST values that no row refers to.
+ * After a crash in between, the worker empties the segment again before
+ * writing moves there.
  */
 static void
-empty_in_place(Relation rel, Relation toast)
+empty_in_place(Relation rel)
 {
-	empty_table(rel);
-	if (toast != NULL)
-		empty_table(toast);
-}
-
-/* Empties a locked segment: in place if possible, otherwise by TRUNCATE. */
-static void
-empty(Relation rel)
-{
-	Relation	toast = OidIsValid(rel->rd_rel->reltoastrelid) ?
-		table_open(rel->rd_rel->reltoastrelid, NoLock) : NULL;
+	Oid			toast_id = rel->rd_rel->reltoastrelid;
 
 	/* A DBA may have added an index that is no btree. */
-	if (are_btrees(RelationGetIndexList(rel)))
-		empty_in_place(rel, toast);
-	else
+	if (!are_btrees(RelationGetIndexList(rel)))
+	{
 		onside_truncate(list_make1(rel),
 						list_make1_oid(RelationGetRelid(rel)));
-	if (toast != NULL)
+		return;
+	}
+	empty_table(rel);
+
+	/* The rows that referred to TOASTed values are gone. */
+	if (OidIsValid(toast_id))
+	{
+		Relation	toast = table_open(toast_id, NoLock);
+
+		empty_table(toast);
 		table_close(toast, NoLock);
+	}
 }
 
 /* Empties one segment if it is due, settled and free.  Returns true if so. */
@@ -420,6 +439,7 @@ empty_segment(int segment, OnsideDelivery *delivery, const char **blocked)
 	Relation	rel;
 	bool		emptied = false;
 
+	/* A segment without rows has no times. */
 	if (segment_size(relid) == 0)
 	{
 		delivery->begun_at[segment - 1] = delivery->left_at[segment - 1] = 0;
@@ -427,8 +447,8 @@ empty_segment(int segment, OnsideDelivery *delivery, const char **blocked)
 	}
 
 	/*
-	 * Most often the segment is not settled yet, and we can see that without
-	 * the exclusive lock.
+	 * Look without the exclusive lock first: most often the segment is not
+	 * settled yet.
 	 */
 	rel = table_open(relid, AccessShareLock);
 	if (may_be_emptied(segment, rel, delivery, blocked))
@@ -437,6 +457,10 @@ empty_segment(int segment, OnsideDelivery *delivery, const char **blocked)
 			*blocked = "a delivered segment of the outbox is in use by another session: a transaction that has read the outbox or written to it is still open";
 		else
 		{
+			/*
+			 * No open transaction can have rows in the segment now.  Look once
+			 * more, with a new snapshot.
+			 */
 			PushActiveSnapshot(GetLatestSnapshot());
 			emptied = !onside_window_holds_pending(rel, &delivery->settled);
 			PopActiveSnapshot();
@@ -444,13 +468,17 @@ empty_segment(int segment, OnsideDelivery *delivery, const char **blocked)
 	}
 	if (emptied)
 	{
-		empty(rel);
+		empty_in_place(rel);
 		delivery->begun_at[segment - 1] = delivery->left_at[segment - 1] = 0;
 	}
 	table_close(rel, NoLock);
 	return emptied;
 }
 
+/*
+ * Tries all segments but the one that is written to.  Several can be due at
+ * once, for example after a long outage of the API.
+ */
 int
 onside_segment_empty(OnsideDelivery *delivery, const char **blocked)
 {
@@ -464,6 +492,7 @@ onside_segment_empty(OnsideDelivery *delivery, const char **blocked)
 	return n;
 }
 
+/* Judges a segment as onside_segment_empty() would, and changes nothing. */
 void
 onside_segment_report(int segment, const OnsideDelivery *delivery,
 					  OnsideSegmentReport *report)

@@ -8,8 +8,6 @@
 #ifndef ONSIDE_SEGMENT_H
 #define ONSIDE_SEGMENT_H
 
-#include "postgres.h"
-
 #include "log/delivery.h"
 #include "log/window.h"
 

@@ -37,15 +37,6 @@ is_closed(const OnsideService *service)
 	return service->holds > 0 || service->dismissed;
 }
 
-/* The database's slot, old or new, or NULL; for who has the lock exclusively. */
-static OnsideSlot *
-find_or_take(Oid database)
-{
-	OnsideSlot *slot = onside_slot_find(database);
-
-	return slot != NULL ? slot : onside_slot_take(database);
-}
-
 /* ----------
  * For everybody
  * ----------
@@ -73,7 +64,7 @@ onside_service_request(Oid database)
 	OnsideSlot *slot;
 
 	LWLockAcquire(onside_slots_lock(), LW_EXCLUSIVE);
-	slot = find_or_take(database);
+	slot = onside_slot_take(database);
 	if (slot != NULL)
 	{
 		OnsideService *service = &slot->service;
@@ -102,7 +93,7 @@ onside_service_hold(Oid database)
 		return NULL;
 
 	LWLockAcquire(onside_slots_lock(), LW_EXCLUSIVE);
-	slot = find_or_take(database);
+	slot = onside_slot_take(database);
 	if (slot != NULL)
 		slot->service.holds++;
 	LWLockRelease(onside_slots_lock());
@@ -248,7 +239,7 @@ onside_service_has_crashed(OnsideSlot *slot)
  * array of processes any more, where commands look for who is connected.
  */
 static void
-is_gone(int code, Datum arg)
+worker_is_gone(int code, Datum arg)
 {
 	OnsideSlot *slot = (OnsideSlot *) DatumGetPointer(arg);
 
@@ -280,7 +271,7 @@ onside_service_enter(int slot_no, Oid database)
 	else if (wanted)
 	{
 		/* Before it connects, and so run when it is disconnected again. */
-		on_shmem_exit(is_gone, PointerGetDatum(slot));
+		on_shmem_exit(worker_is_gone, PointerGetDatum(slot));
 		service->worker_pid = MyProcPid;
 		service->orderly = false;
 		service->wanted_again = false;
@@ -304,18 +295,16 @@ onside_service_found(OnsideSlot *slot)
 bool
 onside_service_is_closed(OnsideSlot *slot)
 {
-	bool		closed;
+	Oid			database;
+	OnsideService service = onside_service_look(slot, &database);
 
-	LWLockAcquire(onside_slots_lock(), LW_SHARED);
-	closed = is_closed(&slot->service);
-	LWLockRelease(onside_slots_lock());
-	return closed;
+	return is_closed(&service);
 }
 
 /*
  * The worker leaves the slot before it is disconnected from the database, because
  * what it has to do then may still need the slot's locks.  Whoever waits for the
- * latter waits for is_gone().
+ * latter waits for worker_is_gone().
  */
 void
 onside_service_leave(OnsideSlot *slot, OnsideSlotState state, bool orderly)

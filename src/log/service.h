@@ -10,8 +10,6 @@
 #ifndef ONSIDE_SERVICE_H
 #define ONSIDE_SERVICE_H
 
-#include "postgres.h"
-
 #include "log/shmem.h"
 
 /* For everybody. */

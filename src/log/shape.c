@@ -10,17 +10,22 @@
  * each table looks like, and what else it may get:
  *
  * - columns that may be null and have no default; we write NULL into them;
+ *
  * - indexes on columns, not unique, for all rows; we maintain them;
+ *
  * - whatever does not change how rows are written and read: an owner, storage
  *	 parameters, a tablespace, a replica identity, statistics, comments.
  *
  * Anything else would run code, or change or refuse rows.  Our direct writing
  * would ignore it, or fail because of it.  shape_guard.c refuses the statement
- * that does it, and doctor() names what was done where this library was not
- * loaded; shape_check.c compares for both.  Such a table must not crash us:
- * whoever opens one of the tables calls onside_shape_require(), which compares
- * the columns' types and costs some nanoseconds, and insert.c computes what a
- * row needs.
+ * that makes such a change.  doctor() names the changes that were made while
+ * this library was not loaded.  shape_check.c compares for both.
+ *
+ * An altered table must not crash us.  So whoever opens one of the tables calls
+ * onside_shape_require(), which compares the columns' types and costs some
+ * nanoseconds.  insert.c computes what a row needs.
+ *
+ * Nothing here takes a lock on a table.  The caller has the table open.
  *
  * Whoever changes a table in the installation script changes it here, too;
  * test/t/225_altered_tables.pl fails otherwise.
@@ -73,10 +78,10 @@ static const OnsideShapeColumn outbox_columns[] = {
 { \
 	.name = segment, .relkind = RELKIND_RELATION, .parent = "outbox", \
 	COLUMNS(outbox_columns), \
-	.index = {segment "_xid_id_idx", false, \
-	{Anum_outbox_xid, Anum_outbox_id}}, \
-	.trigger = EVENT_TRIGGER, \
-	.rescued = true, \
+	.needs_index = true, \
+	.indexes = {{segment "_xid_id_idx", false, \
+	{Anum_outbox_xid, Anum_outbox_id}}}, \
+	.triggers = {EVENT_TRIGGER, RESCUE_TRIGGERS}, \
 	.checks = OUTBOX_CHECKS \
 }
 
@@ -86,6 +91,10 @@ static const OnsideShapeColumn outbox_columns[] = {
 
 #define EVENT_TRIGGER {"onside_before_change", "before_change", BEFORE_ANY_ROW}
 #define STATE_TRIGGER {"onside_keep_state", "keep_state", BEFORE_ANY_ROW}
+#define RESCUE_TRIGGERS \
+	{"onside_before_truncate", "before_truncate", \
+	TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_TRUNCATE}, \
+	{"onside_after_truncate", "after_truncate", TRIGGER_TYPE_TRUNCATE}
 
 static const OnsideShapeColumn delivery_cursor_columns[] = {
 	DEFAULTED("singleton", BOOLOID),
@@ -184,34 +193,34 @@ const OnsideShape onside_shapes[] = {
 	{
 		.name = "delivery_cursor", .relkind = RELKIND_RELATION,
 		COLUMNS(delivery_cursor_columns),
-		.index = {"delivery_cursor_pkey", true, {1}},
-		.trigger = STATE_TRIGGER,
+		.needs_index = true,
+		.indexes = {{"delivery_cursor_pkey", true, {1}}},
+		.triggers = {STATE_TRIGGER},
 		.checks = {"delivery_cursor_singleton_check", "delivery_cursor_check",
 		"delivery_cursor_check1"}
 	},
 	{
 		.name = "control", .relkind = RELKIND_RELATION,
 		COLUMNS(control_columns),
-		.index = {"control_pkey", true, {1}},
-		.trigger = STATE_TRIGGER,
-		.rescued = true,
+		.needs_index = true,
+		.indexes = {{"control_pkey", true, {1}}},
+		.triggers = {STATE_TRIGGER, RESCUE_TRIGGERS},
 		.checks = {"control_singleton_check"}
 	},
 	{
 		.name = "aside", .relkind = RELKIND_RELATION,
 		COLUMNS(aside_columns),
-		.others = {
+		.indexes = {
 			{"aside_recorded_at_id_idx", false,
 			{Anum_outbox_recorded_at, Anum_aside_id}},
 			{"aside_pkey", true, {Anum_aside_id}}
 		},
-		.trigger = EVENT_TRIGGER,
-		.rescued = true
+		.triggers = {EVENT_TRIGGER, RESCUE_TRIGGERS}
 	},
 	{
 		.name = "dead_letter", .relkind = RELKIND_RELATION,
 		COLUMNS(dead_letter_columns),
-		.others = {
+		.indexes = {
 			{"dead_letter_event_id_idx", false, {Anum_outbox_event_id}},
 			{"dead_letter_chances_idx", false, {
 				Anum_dead_letter_http_status, Anum_outbox_event_name,
@@ -223,19 +232,23 @@ const OnsideShape onside_shapes[] = {
 	{
 		.name = "namespace", .relkind = RELKIND_RELATION,
 		COLUMNS(namespace_columns),
-		.others = {{"namespace_pkey", true, {1}}},
-		.trigger = {"onside_take_namespace", "take_namespace", BEFORE_ANY_ROW},
-		.rescued = true,
+		.indexes = {{"namespace_pkey", true, {1}}},
+		.triggers = {
+			{"onside_take_namespace", "take_namespace", BEFORE_ANY_ROW},
+			RESCUE_TRIGGERS
+		},
 		.checks = {"namespace_singleton_check"}
 	},
 	{
 		.name = "backfill_state", .relkind = RELKIND_RELATION,
 		COLUMNS(backfill_state_columns),
-		.index = {"backfill_state_pkey", true, {1, 2, 3, 4}},
-		.trigger = STATE_TRIGGER
+		.needs_index = true,
+		.indexes = {{"backfill_state_pkey", true, {1, 2, 3, 4}}},
+		.triggers = {STATE_TRIGGER}
 	},
 };
 
+/* Looks the tables up by their names, which nobody may change. */
 bool
 onside_shape_find(OnsideTables *tables)
 {
@@ -252,6 +265,7 @@ onside_shape_find(OnsideTables *tables)
  * ----------
  */
 
+/* The shape of a table, by its name alone; NULL if it is not ours. */
 static const OnsideShape *
 find_shape(Relation rel)
 {
@@ -261,6 +275,7 @@ find_shape(Relation rel)
 	return NULL;
 }
 
+/* The shape of a table of ours. */
 static const OnsideShape *
 shape_of(Relation rel)
 {
@@ -305,6 +320,7 @@ onside_shape_require(Relation rel, bool to_read)
 		Form_pg_attribute attr = i < tupdesc->natts ?
 			TupleDescAttr(tupdesc, i) : NULL;
 
+		/* Most often this column, and each other one, is as it was. */
 		if (attr != NULL && !attr->attisdropped &&
 			attr->atttypid == column->type &&
 			(!to_read || !column->not_null || attr->attnotnull))
@@ -328,20 +344,10 @@ onside_shape_require(Relation rel, bool to_read)
  * ----------
  */
 
-const OnsideShapeIndex *
-onside_shape_get_index(const OnsideShape *shape, int n)
-{
-	const OnsideShapeIndex *index;
-
-	if (shape->index.name != NULL && n-- == 0)
-		return &shape->index;
-	index = n < ONSIDE_SHAPE_INDEXES ? &shape->others[n] : NULL;
-	return index != NULL && index->name != NULL ? index : NULL;
-}
-
 /*
- * Texts of an index that is no key are compared byte by byte, and so a new
- * version of the system's collations does not leave it in a wrong order.
+ * Does the index compare this column byte by byte?  That is so for a text in an
+ * index that is no primary key.  Then a new version of the system's collations
+ * does not leave the index in a wrong order.
  */
 static bool
 is_bytewise(const OnsideShape *shape, const OnsideShapeIndex *index, int i)
@@ -364,6 +370,8 @@ onside_shape_index_command(const OnsideShape *shape,
 	else
 		appendStringInfo(&buf, "CREATE INDEX %s ON %s.%s (", index->name,
 						 ONSIDE_SCHEMA, shape->name);
+
+	/* The columns, by their names. */
 	for (int i = 0; i < ONSIDE_SHAPE_KEYS && index->keys[i] != 0; i++)
 		appendStringInfo(&buf, "%s%s%s", i > 0 ? ", " : "",
 						 shape->columns[index->keys[i] - 1].name,
@@ -372,7 +380,7 @@ onside_shape_index_command(const OnsideShape *shape,
 	return buf.data;
 }
 
-/* One of the vectors at the end of a row of pg_index. */
+/* Reads one of the vectors at the end of a row of pg_index. */
 static Datum
 vector_of(HeapTuple tuple, AttrNumber attnum)
 {
@@ -382,8 +390,8 @@ vector_of(HeapTuple tuple, AttrNumber attnum)
 }
 
 /*
- * Usable is an index that can be read, on these columns in this order,
- * ascending, without expressions and conditions.
+ * An index is usable if it is finished, on the columns of the shape in this
+ * order, ascending, and without expressions and conditions.
  */
 bool
 onside_shape_index_is_usable(HeapTuple tuple, const OnsideShape *shape,
@@ -399,10 +407,12 @@ onside_shape_index_is_usable(HeapTuple tuple, const OnsideShape *shape,
 		!heap_attisnull(tuple, Anum_pg_index_indpred, NULL))
 		return false;
 
+	/* Compare column by column; option 0 is ascending, NULLs last. */
 	collations = (oidvector *) DatumGetPointer(vector_of(tuple, Anum_pg_index_indcollation));
 	options = (int2vector *) DatumGetPointer(vector_of(tuple, Anum_pg_index_indoption));
 	for (int i = 0; i < ONSIDE_SHAPE_KEYS; i++)
 	{
+		/* The index ends here.  Does the shape, too? */
 		if (i >= form->indnkeyatts)
 			return index->keys[i] == 0;
 		if (form->indkey.values[i] != index->keys[i] ||
@@ -414,55 +424,58 @@ onside_shape_index_is_usable(HeapTuple tuple, const OnsideShape *shape,
 	return true;
 }
 
-/* Is there a usable index of the table that has this OID? */
-static bool
-has_index(Relation rel, const OnsideShape *shape,
-		  const OnsideShapeIndex *index, Oid oid)
+/* The OID of an index of the table; InvalidOid if it is missing or unusable. */
+static Oid
+usable_index(Relation rel, const OnsideShape *shape,
+			 const OnsideShapeIndex *index)
 {
+	Oid			oid = onside_relation_oid(index->name);
 	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(oid));
-	bool		usable;
 
 	if (!HeapTupleIsValid(tuple))
-		return false;
-	usable = ((Form_pg_index) GETSTRUCT(tuple))->indrelid == RelationGetRelid(rel) &&
-		onside_shape_index_is_usable(tuple, shape, index);
+		return InvalidOid;
+
+	/* An index of this name can be on another table. */
+	if (((Form_pg_index) GETSTRUCT(tuple))->indrelid != RelationGetRelid(rel) ||
+		!onside_shape_index_is_usable(tuple, shape, index))
+		oid = InvalidOid;
 	ReleaseSysCache(tuple);
-	return usable;
+	return oid;
 }
 
+/* Knows the indexes of the shape by their names. */
 Oid
 onside_shape_find_index(Relation rel, const char *name)
 {
 	const OnsideShape *shape = shape_of(rel);
-	const OnsideShapeIndex *index;
-	Oid			oid = onside_relation_oid(name);
 
-	for (int i = 0; (index = onside_shape_get_index(shape, i)) != NULL; i++)
-		if (strcmp(index->name, name) == 0)
-			return has_index(rel, shape, index, oid) ? oid : InvalidOid;
+	for (int i = 0; i < ONSIDE_SHAPE_INDEXES && shape->indexes[i].name != NULL; i++)
+		if (strcmp(shape->indexes[i].name, name) == 0)
+			return usable_index(rel, shape, &shape->indexes[i]);
 	elog(ERROR, "\"%s\" is not an index of table \"%s\"", name, shape->name);
 }
 
 /*
- * A segment without its index cannot be read, so this is an error, with the
- * commands that mend it.
+ * Nobody can read a segment without its index.  So a missing index is an error,
+ * and the hint has the commands that make the index again.
  */
 Oid
 onside_shape_index(Relation rel)
 {
 	const OnsideShape *shape = shape_of(rel);
-	Oid			oid = onside_relation_oid(shape->index.name);
+	const OnsideShapeIndex *index = &shape->indexes[0];
+	Oid			oid = usable_index(rel, shape, index);
 
-	if (!has_index(rel, shape, &shape->index, oid))
+	if (!OidIsValid(oid))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("table \"%s.%s\" lacks its index \"%s\", or it is not usable",
-						ONSIDE_SCHEMA, shape->name, shape->index.name),
+						ONSIDE_SCHEMA, shape->name, index->name),
 				 errhint("%s%s",
-						 OidIsValid(oid) ?
+						 OidIsValid(onside_relation_oid(index->name)) ?
 						 psprintf("DROP INDEX %s.%s; ", ONSIDE_SCHEMA,
-								  shape->index.name) : "",
-						 onside_shape_index_command(shape, &shape->index)),
+								  index->name) : "",
+						 onside_shape_index_command(shape, index)),
 				 errtable(rel)));
 	return oid;
 }

@@ -8,8 +8,6 @@
 #ifndef ONSIDE_SHAPE_H
 #define ONSIDE_SHAPE_H
 
-#include "postgres.h"
-
 #include "access/htup.h"
 #include "nodes/pg_list.h"
 #include "utils/relcache.h"
@@ -19,6 +17,7 @@
 #define ONSIDE_TABLES			10
 #define ONSIDE_SHAPE_KEYS		5
 #define ONSIDE_SHAPE_INDEXES	3
+#define ONSIDE_SHAPE_TRIGGERS	3
 #define ONSIDE_SHAPE_CHECKS		4
 
 typedef struct OnsideShapeColumn
@@ -29,7 +28,7 @@ typedef struct OnsideShapeColumn
 	bool		has_default;	/* must have one; any other may */
 } OnsideShapeColumn;
 
-/* An index that we need. */
+/* An index of ours. */
 typedef struct OnsideShapeIndex
 {
 	const char *name;
@@ -45,6 +44,7 @@ typedef struct OnsideShapeTrigger
 	int16		type;
 } OnsideShapeTrigger;
 
+/* What a table looks like.  Entries without a name end the arrays. */
 typedef struct OnsideShape
 {
 	const char *name;
@@ -52,12 +52,9 @@ typedef struct OnsideShape
 	const char *parent;			/* partitioned table, or NULL */
 	int			ncolumns;
 	const OnsideShapeColumn *columns;
-	OnsideShapeIndex index;		/* without which rows cannot be read; no name:
-								 * none */
-	OnsideShapeIndex others[ONSIDE_SHAPE_INDEXES];	/* without which that costs
-													 * more; likewise */
-	OnsideShapeTrigger trigger; /* no name: none */
-	bool		rescued;		/* it has the triggers of rescue.c, too */
+	bool		needs_index;	/* no row can be read without the first index */
+	OnsideShapeIndex indexes[ONSIDE_SHAPE_INDEXES];
+	OnsideShapeTrigger triggers[ONSIDE_SHAPE_TRIGGERS];
 	const char *checks[ONSIDE_SHAPE_CHECKS];
 } OnsideShape;
 
@@ -82,10 +79,6 @@ extern bool onside_shape_find(OnsideTables *tables);
 extern bool onside_shape_index_is_usable(HeapTuple tuple,
 										 const OnsideShape *shape,
 										 const OnsideShapeIndex *index);
-
-/* The table's n-th index, counted from 0; NULL after the last one. */
-extern const OnsideShapeIndex *onside_shape_get_index(const OnsideShape *shape,
-													  int n);
 
 /*
  * What is wrong with the n-th table, as a list of strings such as 'column

@@ -3,11 +3,16 @@
  * shape_check.c
  *		Comparing the extension's tables with what they have to look like.
  *
- * shape.c says what they have to look like, and why.
+ * shape.c says what the tables have to look like, and why.  shape_guard.c calls
+ * this file after a statement, doctor() and "status" when somebody asks.
  *
- * The catalogs are read with a snapshot of the caller's choice, directly and
- * not by way of the relation cache, because shape_guard.c asks how a table was
- * before a statement.  No lock on the tables is needed for that.
+ * The catalogs are read directly, with a snapshot of the caller's choice,
+ * because shape_guard.c asks how a table was before a statement; the relation
+ * cache knows only how it is now.  That needs no lock on our tables.  The
+ * catalogs are locked with AccessShareLock while they are read.
+ *
+ * A problem is a string.  shape_guard.c compares the strings of two moments, so
+ * the same problem must always have the same words.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,6 +40,7 @@
 #include "log/shape.h"
 #include "log/tables.h"
 
+/* The comparison of one table. */
 typedef struct Check
 {
 	const OnsideTables *tables;
@@ -42,20 +48,21 @@ typedef struct Check
 	Oid			relid;
 	Snapshot	snapshot;
 	List	   *problems;
-	bool		unusable;		/* nobody can read or write it */
+	bool		unusable;		/* rows cannot be read or written */
+	char	   *name;			/* for relation_name() */
 
-	/* which of these have been seen */
+	/* Which parts of the shape were found in the catalogs. */
 	int			ncolumns;
-	bool		has_index[ONSIDE_SHAPE_INDEXES + 1];
-	bool		has_trigger;
-	int			nrescues;		/* triggers of rescue.c */
+	bool		has_index[ONSIDE_SHAPE_INDEXES];
+	bool		has_trigger[ONSIDE_SHAPE_TRIGGERS];
 	bool		has_parent;
 	bool		has_check[ONSIDE_SHAPE_CHECKS];
 } Check;
 
+/* Compares one row of a catalog with the shape. */
 typedef void (*Visitor) (Check *check, Relation catalog, HeapTuple tuple);
 
-/* Notes 'table onside_attribution.x WHAT', with one name in it or none. */
+/* Notes 'table onside_attribution.x WHAT', or 'WHAT "name"'. */
 static void
 table_problem(Check *check, const char *what, const char *name)
 {
@@ -78,10 +85,10 @@ part_problem(Check *check, const char *kind, const char *name,
 									   check->shape->name, what));
 }
 
-/* Calls visit for the rows of a catalog that have this OID in this column. */
+/* Visits the rows of a catalog that have this OID in this column. */
 static void
-walk(Check *check, Oid catalog, Oid index, AttrNumber column, Oid value,
-	 Visitor visit)
+visit_rows(Check *check, Oid catalog, Oid index, AttrNumber column, Oid value,
+		   Visitor visit)
 {
 	Relation	rel = table_open(catalog, AccessShareLock);
 	ScanKeyData key;
@@ -97,28 +104,24 @@ walk(Check *check, Oid catalog, Oid index, AttrNumber column, Oid value,
 	table_close(rel, AccessShareLock);
 }
 
+/* Visits the row of pg_class that relation_name() looks for. */
+static void
+visit_name(Check *check, Relation catalog, HeapTuple tuple)
+{
+	check->name = pstrdup(NameStr(((Form_pg_class) GETSTRUCT(tuple))->relname));
+}
+
 /* The name of a relation in our snapshot; NULL if it is not there. */
 static char *
 relation_name(Check *check, Oid relid)
 {
-	Relation	rel = table_open(RelationRelationId, AccessShareLock);
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	char	   *name = NULL;
-
-	ScanKeyInit(&key, Anum_pg_class_oid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(relid));
-	scan = systable_beginscan(rel, ClassOidIndexId, true, check->snapshot, 1,
-							  &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-		name = pstrdup(NameStr(((Form_pg_class) GETSTRUCT(tuple))->relname));
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return name;
+	check->name = NULL;
+	visit_rows(check, RelationRelationId, ClassOidIndexId, Anum_pg_class_oid,
+			   relid, visit_name);
+	return check->name;
 }
 
+/* Visits the row of pg_class: is it our table, by its name and schema? */
 static void
 visit_class(Check *check, Relation catalog, HeapTuple tuple)
 {
@@ -130,6 +133,8 @@ visit_class(Check *check, Relation catalog, HeapTuple tuple)
 		form->relkind != shape->relkind)
 		return;
 	check->relid = form->oid;
+
+	/* The table is there.  Can it hold our rows? */
 	if (form->relpersistence != RELPERSISTENCE_PERMANENT)
 		table_problem(check, "is unlogged, so a crash would empty it", NULL);
 	if (form->relrowsecurity || form->relforcerowsecurity)
@@ -143,8 +148,11 @@ check_own_column(Check *check, Form_pg_attribute form)
 	const OnsideShapeColumn *column = &check->shape->columns[form->attnum - 1];
 	const char *wrong = NULL;
 
+	/* Reading and writing depend on the place, the type and NOT NULL. */
 	check->unusable |= form->attisdropped || form->atttypid != column->type ||
 		(column->not_null && !form->attnotnull);
+
+	/* Name the first difference, the worst one first. */
 	if (form->attisdropped)
 		wrong = "was dropped";
 	else if (strcmp(NameStr(form->attname), column->name) != 0)
@@ -164,8 +172,8 @@ check_own_column(Check *check, Form_pg_attribute form)
 }
 
 /*
- * A column of ours is compared with the shape.  Columns that others have added
- * may be there if they need no value from us.
+ * Compares a column of ours with the shape.  A column that others have added
+ * may be there if it needs no value from us.
  */
 static void
 visit_column(Check *check, Relation catalog, HeapTuple tuple)
@@ -173,6 +181,7 @@ visit_column(Check *check, Relation catalog, HeapTuple tuple)
 	Form_pg_attribute form = (Form_pg_attribute) GETSTRUCT(tuple);
 	const char *wrong = NULL;
 
+	/* System columns have numbers below 0, and ours come first. */
 	if (form->attnum <= 0)
 		return;
 	if (form->attnum <= check->shape->ncolumns)
@@ -184,7 +193,7 @@ visit_column(Check *check, Relation catalog, HeapTuple tuple)
 	if (form->attisdropped)
 		return;
 
-	/* The rules for others' columns. */
+	/* A column of others must be one that we can fill with NULL. */
 	if (form->attidentity != '\0')
 		wrong = "is an identity column";
 	else if (form->attgenerated != '\0')
@@ -200,29 +209,35 @@ visit_column(Check *check, Relation catalog, HeapTuple tuple)
 }
 
 /*
- * An index of ours is known by its name.  Others' indexes may be there if they
- * are plain: see insert.c.
+ * Recognizes an index of ours by its name.  An index of others may be there if
+ * it is plain: see insert.c.
  */
 static void
 visit_index(Check *check, Relation catalog, HeapTuple tuple)
 {
 	Form_pg_index form = (Form_pg_index) GETSTRUCT(tuple);
-	const OnsideShapeIndex *ours;
 	char	   *name = relation_name(check, form->indexrelid);
 	const char *wrong = NULL;
 
 	if (name == NULL)
 		return;
-	for (int i = 0; (ours = onside_shape_get_index(check->shape, i)) != NULL; i++)
-		if (strcmp(name, ours->name) == 0 &&
+
+	/* Is it one of ours?  If it is not usable, it counts as missing. */
+	for (int i = 0; i < ONSIDE_SHAPE_INDEXES; i++)
+	{
+		const OnsideShapeIndex *ours = &check->shape->indexes[i];
+
+		if (ours->name != NULL && strcmp(name, ours->name) == 0 &&
 			form->indisprimary == ours->primary &&
 			form->indisunique == ours->primary)
 		{
-			check->has_index[i] = onside_shape_index_is_usable(tuple,
-															   check->shape,
-															   ours);
+			check->has_index[i] =
+				onside_shape_index_is_usable(tuple, check->shape, ours);
 			return;
 		}
+	}
+
+	/* An index of others must refuse no row and compute nothing. */
 	if (form->indisexclusion)
 		wrong = "is an exclusion constraint's";
 	else if (form->indisunique)
@@ -235,6 +250,7 @@ visit_index(Check *check, Relation catalog, HeapTuple tuple)
 		part_problem(check, "index", name, wrong);
 }
 
+/* Is this trigger one of ours, with our own function? */
 static bool
 is_trigger(Check *check, Form_pg_trigger form,
 		   const OnsideShapeTrigger *ours)
@@ -248,41 +264,26 @@ is_trigger(Check *check, Form_pg_trigger form,
 		get_func_namespace(form->tgfoid) == check->tables->schema;
 }
 
-/* One of the two that bring back what a replicated TRUNCATE takes. */
-static bool
-is_rescue(Check *check, Form_pg_trigger form)
-{
-	static const OnsideShapeTrigger rescues[] = {
-		{"onside_before_truncate", "before_truncate",
-		TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_TRUNCATE},
-		{"onside_after_truncate", "after_truncate", TRIGGER_TYPE_TRUNCATE},
-	};
-
-	return check->shape->rescued &&
-		(is_trigger(check, form, &rescues[0]) ||
-		 is_trigger(check, form, &rescues[1]));
-}
-
-static bool
-is_own_trigger(Check *check, Form_pg_trigger form)
-{
-	return is_trigger(check, form, &check->shape->trigger) ||
-		is_rescue(check, form);
-}
-
-/* Foreign keys, and constraints that are deferrable, are internal triggers. */
+/*
+ * Foreign keys, and constraints that are deferrable, show up as internal
+ * triggers.  Other triggers may be there only if they are ours.
+ */
 static void
 visit_trigger(Check *check, Relation catalog, HeapTuple tuple)
 {
 	Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
 	const char *name = NameStr(form->tgname);
+	bool		ours = false;
 
-	check->has_trigger |= is_trigger(check, form, &check->shape->trigger);
-	check->nrescues += is_rescue(check, form);
+	for (int i = 0; i < ONSIDE_SHAPE_TRIGGERS; i++)
+		if (is_trigger(check, form, &check->shape->triggers[i]))
+			ours = check->has_trigger[i] = true;
+
+	/* A trigger of ours must fire in each session, for each row. */
 	if (form->tgisinternal)
 		table_problem(check, "has a foreign key or a deferrable constraint, or a foreign key refers to it",
 					  NULL);
-	else if (!is_own_trigger(check, form))
+	else if (!ours)
 		table_problem(check, "has the trigger", name);
 	else if (form->tgenabled != TRIGGER_FIRES_ALWAYS)
 		part_problem(check, "trigger", name,
@@ -292,7 +293,10 @@ visit_trigger(Check *check, Relation catalog, HeapTuple tuple)
 		part_problem(check, "trigger", name, "has a condition");
 }
 
-/* Others than check constraints are seen by their indexes and triggers. */
+/*
+ * Visits check constraints.  Other constraints have indexes or triggers, by
+ * which they are found.
+ */
 static void
 visit_constraint(Check *check, Relation catalog, HeapTuple tuple)
 {
@@ -310,6 +314,7 @@ visit_constraint(Check *check, Relation catalog, HeapTuple tuple)
 	table_problem(check, "has the check constraint", NameStr(form->conname));
 }
 
+/* A rule would change or replace what others write. */
 static void
 visit_rule(Check *check, Relation catalog, HeapTuple tuple)
 {
@@ -317,6 +322,7 @@ visit_rule(Check *check, Relation catalog, HeapTuple tuple)
 				  NameStr(((Form_pg_rewrite) GETSTRUCT(tuple))->rulename));
 }
 
+/* A policy would hide rows from SQL. */
 static void
 visit_policy(Check *check, Relation catalog, HeapTuple tuple)
 {
@@ -324,6 +330,7 @@ visit_policy(Check *check, Relation catalog, HeapTuple tuple)
 				  NameStr(((Form_pg_policy) GETSTRUCT(tuple))->polname));
 }
 
+/* A child must be one of our partitions. */
 static void
 visit_child(Check *check, Relation catalog, HeapTuple tuple)
 {
@@ -338,6 +345,7 @@ visit_child(Check *check, Relation catalog, HeapTuple tuple)
 				  relation_name(check, form->inhrelid));
 }
 
+/* A parent must be the partitioned table that the shape names. */
 static void
 visit_parent(Check *check, Relation catalog, HeapTuple tuple)
 {
@@ -352,22 +360,21 @@ visit_parent(Check *check, Relation catalog, HeapTuple tuple)
 }
 
 /*
- * Goes through all catalogs that say something about the table, and notes what
- * is not as the extension made it.  What should be there and was not met is
- * noted at the end.
+ * Goes through all catalogs that say something about the table.  The visitors
+ * note what must not be there, and what they have found.  What they have not
+ * found is noted at the end.
  */
 List *
 onside_shape_problems(const OnsideTables *tables, int n, Snapshot snapshot,
 					  bool *usable)
 {
 	const OnsideShape *shape = &onside_shapes[n];
-	const OnsideShapeIndex *index;
 	Oid			relid = tables->relid[n];
 	Check		check = {.tables = tables, .shape = shape, .snapshot = snapshot};
 
-	/* visit_class() finds out whether it is there, by its name. */
-	walk(&check, RelationRelationId, ClassOidIndexId, Anum_pg_class_oid,
-		 relid, visit_class);
+	/* Is the table there at all? */
+	visit_rows(&check, RelationRelationId, ClassOidIndexId, Anum_pg_class_oid,
+			   relid, visit_class);
 	*usable = false;
 	if (!OidIsValid(check.relid))
 	{
@@ -375,50 +382,52 @@ onside_shape_problems(const OnsideTables *tables, int n, Snapshot snapshot,
 		return check.problems;
 	}
 
-	/* Everything that belongs to the table. */
-	walk(&check, AttributeRelationId, AttributeRelidNumIndexId,
-		 Anum_pg_attribute_attrelid, relid, visit_column);
-	walk(&check, IndexRelationId, IndexIndrelidIndexId,
-		 Anum_pg_index_indrelid, relid, visit_index);
-	walk(&check, TriggerRelationId, TriggerRelidNameIndexId,
-		 Anum_pg_trigger_tgrelid, relid, visit_trigger);
-	walk(&check, ConstraintRelationId, ConstraintRelidTypidNameIndexId,
-		 Anum_pg_constraint_conrelid, relid, visit_constraint);
-	walk(&check, RewriteRelationId, RewriteRelRulenameIndexId,
-		 Anum_pg_rewrite_ev_class, relid, visit_rule);
-	walk(&check, PolicyRelationId, PolicyPolrelidPolnameIndexId,
-		 Anum_pg_policy_polrelid, relid, visit_policy);
-	walk(&check, InheritsRelationId, InheritsParentIndexId,
-		 Anum_pg_inherits_inhparent, relid, visit_child);
-	walk(&check, InheritsRelationId, InheritsRelidSeqnoIndexId,
-		 Anum_pg_inherits_inhrelid, relid, visit_parent);
+	/* Compare everything that belongs to the table. */
+	visit_rows(&check, AttributeRelationId, AttributeRelidNumIndexId,
+			   Anum_pg_attribute_attrelid, relid, visit_column);
+	visit_rows(&check, IndexRelationId, IndexIndrelidIndexId,
+			   Anum_pg_index_indrelid, relid, visit_index);
+	visit_rows(&check, TriggerRelationId, TriggerRelidNameIndexId,
+			   Anum_pg_trigger_tgrelid, relid, visit_trigger);
+	visit_rows(&check, ConstraintRelationId, ConstraintRelidTypidNameIndexId,
+			   Anum_pg_constraint_conrelid, relid, visit_constraint);
+	visit_rows(&check, RewriteRelationId, RewriteRelRulenameIndexId,
+			   Anum_pg_rewrite_ev_class, relid, visit_rule);
+	visit_rows(&check, PolicyRelationId, PolicyPolrelidPolnameIndexId,
+			   Anum_pg_policy_polrelid, relid, visit_policy);
+	visit_rows(&check, InheritsRelationId, InheritsParentIndexId,
+			   Anum_pg_inherits_inhparent, relid, visit_child);
+	visit_rows(&check, InheritsRelationId, InheritsRelidSeqnoIndexId,
+			   Anum_pg_inherits_inhrelid, relid, visit_parent);
 
-	/* What has not come by. */
+	/* Note what was not found. */
 	if (check.ncolumns < shape->ncolumns)
 		table_problem(&check, "lacks columns", NULL);
-	for (int i = 0; (index = onside_shape_get_index(shape, i)) != NULL; i++)
-		if (!check.has_index[i])
+	for (int i = 0; i < ONSIDE_SHAPE_INDEXES; i++)
+		if (shape->indexes[i].name != NULL && !check.has_index[i])
 			table_problem(&check,
 						  psprintf("lacks the index \"%s\", or a usable one, which is made by %s",
-								   index->name,
-								   onside_shape_index_command(shape, index)),
+								   shape->indexes[i].name,
+								   onside_shape_index_command(shape,
+															  &shape->indexes[i])),
 						  NULL);
-	if (shape->trigger.name != NULL && !check.has_trigger)
-		table_problem(&check, "lacks the trigger", shape->trigger.name);
-	if (shape->rescued && check.nrescues < 2)
-		table_problem(&check, "lacks a trigger of TRUNCATE", NULL);
+	for (int i = 0; i < ONSIDE_SHAPE_TRIGGERS; i++)
+		if (shape->triggers[i].name != NULL && !check.has_trigger[i])
+			table_problem(&check, "lacks the trigger", shape->triggers[i].name);
 	if (shape->parent != NULL && !check.has_parent)
 		table_problem(&check, "is no partition any more of", shape->parent);
 	for (int i = 0; i < ONSIDE_SHAPE_CHECKS; i++)
 		if (shape->checks[i] != NULL && !check.has_check[i])
 			table_problem(&check, "lacks the check constraint",
 						  shape->checks[i]);
+
+	/* Problems that do not touch reading and writing are left out here. */
 	*usable = !check.unusable && check.ncolumns == shape->ncolumns &&
-		(shape->index.name == NULL || check.has_index[0]);
+		(!shape->needs_index || check.has_index[0]);
 	return check.problems;
 }
 
-/* Reads the catalogs as they are now, for doctor(). */
+/* Reads the catalogs as they are now, and joins the problems of all tables. */
 char *
 onside_shape_report(bool *usable)
 {

@@ -3,29 +3,32 @@
  * shape_guard.c
  *		Statements that would make the extension's tables useless.
  *
- * shape.c says what the tables have to look like.  There are many statements
- * that can alter a table, by itself, by CASCADE or from inside a function, and
- * each version of PostgreSQL brings new ones.  So no statement is interpreted:
- * whatever it is, the tables are looked at when it has ended, and if a table
- * has a problem that it did not have before, the statement fails and all that
- * it has done is undone.
+ * shape.c says what the tables have to look like.  Many statements can alter a
+ * table, by themselves, by CASCADE or from inside a function, and each version
+ * of PostgreSQL brings new ones.  So we interpret no statement.  Whatever the
+ * statement is, we look at the tables when it has ended.  If a table has a
+ * problem that it did not have before, the statement fails, and all that it has
+ * done is undone.
  *
- * Before: what a statement alters is known only afterwards, and reading the
- * catalogs before each CREATE TEMP TABLE would cost too much.  So only the
- * tables' OIDs and the number of the current command are kept.
+ * utility_hook.c calls this file before and after each utility statement.  We
+ * take no lock on our tables.
  *
- * After: a session that has altered a table holds at least
+ * Before the statement we do not know what it will alter, and it would cost too
+ * much to read the catalogs before each CREATE TEMP TABLE.  So we keep only the
+ * tables' OIDs and the number of the current command.
+ *
+ * After the statement, a session that has altered a table holds at least
  * ShareUpdateExclusiveLock on it; without that lock there is nothing to look
  * at.  Only an index can be renamed without a lock on its table.  If a table
- * has problems now, the catalogs are read again as they were before the
- * statement: by a snapshot that is set back to the number of the command.  A
- * problem that the table had before is no reason to refuse the statement,
- * which may repair another problem.
+ * has problems now, we read the catalogs again as they were before the
+ * statement, with a snapshot that is set back to the number of the command.  A
+ * problem that the table had before is no reason to refuse the statement, which
+ * may repair another problem.
  *
- * A few statements are refused beforehand by what they say: those that commit
- * in between (CONCURRENTLY), and so could not be undone; DROP COLUMN of a
- * column of ours, for which PostgreSQL would recommend CASCADE, which drops
- * the extension; and ALTER SCHEMA RENAME.
+ * We refuse a few statements beforehand by what they say: those that commit in
+ * between (CONCURRENTLY), and so could not be undone; DROP COLUMN of a column
+ * of ours, for which PostgreSQL would recommend CASCADE, which drops the
+ * extension; ALTER EXTENSION DROP; and ALTER SCHEMA RENAME.
  *
  * The scripts of CREATE EXTENSION and ALTER EXTENSION UPDATE are not checked.
  *
@@ -51,10 +54,11 @@
 #include "log/tables.h"
 #include "version.h"
 
-pg_noreturn static void refuse(int table, const char *problem);
+pg_noreturn static void refuse_change(int table, const char *problem);
 
+/* Raises the error that all changes of a table of ours have in common. */
 static void
-refuse(int table, const char *problem)
+refuse_change(int table, const char *problem)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -69,7 +73,7 @@ refuse(int table, const char *problem)
  * ----------
  */
 
-/* The number of a table of ours, or -1. */
+/* The number of a table of ours by what a statement calls it, or -1. */
 static int
 find_table(const OnsideTables *tables, RangeVar *name)
 {
@@ -81,7 +85,7 @@ find_table(const OnsideTables *tables, RangeVar *name)
 	return -1;
 }
 
-/* CREATE INDEX CONCURRENTLY */
+/* Refuses CREATE INDEX CONCURRENTLY, unless the index would be plain. */
 static void
 check_create_index(const OnsideTables *tables, IndexStmt *stmt)
 {
@@ -91,14 +95,16 @@ check_create_index(const OnsideTables *tables, IndexStmt *stmt)
 
 	if (!stmt->concurrent)
 		return;
+
+	/* An element without a name is an expression. */
 	foreach(lc, stmt->indexParams)
 		plain &= lfirst_node(IndexElem, lc)->name != NULL;
 	table = plain ? -1 : find_table(tables, stmt->relation);
 	if (table >= 0)
-		refuse(table, "the table has an index that is unique, on an expression or has a condition");
+		refuse_change(table, "the table has an index that is unique, on an expression or has a condition");
 }
 
-/* DROP INDEX CONCURRENTLY */
+/* Refuses DROP INDEX CONCURRENTLY of an index of ours. */
 static void
 check_drop_index(const OnsideTables *tables, DropStmt *stmt)
 {
@@ -111,20 +117,22 @@ check_drop_index(const OnsideTables *tables, DropStmt *stmt)
 		Oid			index = RangeVarGetRelid(makeRangeVarFromNameList(lfirst(lc)),
 											 NoLock, true);
 
+		/* Our indexes are in our schema. */
 		if (!OidIsValid(index) || get_rel_namespace(index) != tables->schema)
 			continue;
 		for (int i = 0; i < ONSIDE_TABLES; i++)
-		{
-			const OnsideShapeIndex *ours;
+			for (int j = 0; j < ONSIDE_SHAPE_INDEXES; j++)
+			{
+				const char *ours = onside_shapes[i].indexes[j].name;
 
-			for (int j = 0; (ours = onside_shape_get_index(&onside_shapes[i], j)) != NULL; j++)
-				if (strcmp(ours->name, get_rel_name(index)) == 0)
-					refuse(i, psprintf("the table lacks the index \"%s\"",
-									   ours->name));
-		}
+				if (ours != NULL && strcmp(ours, get_rel_name(index)) == 0)
+					refuse_change(i, psprintf("the table lacks the index \"%s\"",
+											  ours));
+			}
 	}
 }
 
+/* Has the shape of a table a column of this name? */
 static bool
 is_own_column(int table, const char *name)
 {
@@ -134,7 +142,7 @@ is_own_column(int table, const char *name)
 	return false;
 }
 
-/* DROP COLUMN and DETACH PARTITION CONCURRENTLY */
+/* Refuses DROP COLUMN of ours, and DETACH PARTITION CONCURRENTLY. */
 static void
 check_alter(const OnsideTables *tables, AlterTableStmt *stmt)
 {
@@ -147,14 +155,15 @@ check_alter(const OnsideTables *tables, AlterTableStmt *stmt)
 	{
 		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
 
+		/* One statement can have many commands. */
 		if (cmd->subtype == AT_DropColumn &&
 			is_own_column(table, cmd->name))
-			refuse(table, psprintf("column \"%s\" of table %s.%s is gone",
-								   cmd->name, ONSIDE_SCHEMA,
-								   onside_shapes[table].name));
+			refuse_change(table, psprintf("column \"%s\" of table %s.%s is gone",
+										  cmd->name, ONSIDE_SCHEMA,
+										  onside_shapes[table].name));
 		if (cmd->subtype == AT_DetachPartition &&
 			castNode(PartitionCmd, cmd->def)->concurrent)
-			refuse(table, "the table lacks a partition");
+			refuse_change(table, "the table lacks a partition");
 	}
 }
 
@@ -173,6 +182,7 @@ check_contents(AlterExtensionContentsStmt *stmt)
 				 errhint("DROP EXTENSION drops all of it.")));
 }
 
+/* Refuses to rename our schema while the extension is in it. */
 static void
 check_rename(RenameStmt *stmt)
 {
@@ -185,7 +195,7 @@ check_rename(RenameStmt *stmt)
 				 errdetail("The extension onside_attribution finds its tables by the name of this schema.")));
 }
 
-/* Is this a script of our own? */
+/* Does a script of this extension run now? */
 static bool
 in_own_script(void)
 {
@@ -200,13 +210,17 @@ in_own_script(void)
 void
 onside_shape_guard_before(OnsideShapeGuard *guard, Node *stmt)
 {
+	/* Other statements cannot alter a table. */
 	guard->on = GetCommandLogLevel(stmt) == LOGSTMT_DDL &&
 		IsTransactionState() && onside_shape_find(&guard->tables);
 	if (!guard->on)
 		return;
+
+	/* Note what tells us afterwards how the tables were. */
 	guard->command = GetCurrentCommandId(false);
 	guard->renames = IsA(stmt, RenameStmt);
 
+	/* These cannot be undone, or have a better error beforehand. */
 	if (IsA(stmt, IndexStmt))
 		check_create_index(&guard->tables, (IndexStmt *) stmt);
 	else if (IsA(stmt, DropStmt))
@@ -224,20 +238,27 @@ onside_shape_guard_before(OnsideShapeGuard *guard, Node *stmt)
  * ----------
  */
 
-/* Do we hold a lock on this table that is strong enough for altering it? */
+/*
+ * Can the statement have altered this table: is it a RENAME, or do we hold a
+ * lock that is strong enough?
+ */
 static bool
-may_have_altered(Oid relid)
+may_have_altered(const OnsideShapeGuard *guard, int table)
 {
 	RelationData rel;
 
-	/* It looks at nothing else, and opening all tables costs too much. */
+	/*
+	 * CheckRelationLockedByMe() looks at nothing else of a relation, and to
+	 * open all tables would cost too much.
+	 */
 	rel.rd_lockInfo.lockRelId.dbId = MyDatabaseId;
-	rel.rd_lockInfo.lockRelId.relId = relid;
-	return OidIsValid(relid) &&
-		CheckRelationLockedByMe(&rel, ShareUpdateExclusiveLock, true);
+	rel.rd_lockInfo.lockRelId.relId = guard->tables.relid[table];
+	return OidIsValid(guard->tables.relid[table]) &&
+		(guard->renames ||
+		 CheckRelationLockedByMe(&rel, ShareUpdateExclusiveLock, true));
 }
 
-/* Of the table's problems, the first that it had not before the command. */
+/* The first problem that the table did not have before the statement. */
 static const char *
 new_problem(const OnsideShapeGuard *guard, int table)
 {
@@ -250,12 +271,15 @@ new_problem(const OnsideShapeGuard *guard, int table)
 
 	if (now == NIL)
 		return NULL;
+
+	/* Look again, at the catalogs as they were before the statement. */
 	PushCopiedSnapshot(GetLatestSnapshot());
 	GetActiveSnapshot()->curcid = guard->command;
 	then = onside_shape_problems(&guard->tables, table, GetActiveSnapshot(),
 								 &ignored);
 	PopActiveSnapshot();
 
+	/* Which of the present problems is not among the former ones? */
 	foreach(lc, now)
 	{
 		foreach(lc2, then)
@@ -271,32 +295,33 @@ new_problem(const OnsideShapeGuard *guard, int table)
 void
 onside_shape_guard_after(const OnsideShapeGuard *guard)
 {
-	bool		altered[ONSIDE_TABLES] = {false};
-	bool		any = false;
+	int			first = 0;
 
 	if (!guard->on)
 		return;
-	for (int i = 0; i < ONSIDE_TABLES; i++)
-		any |= altered[i] = OidIsValid(guard->tables.relid[i]) &&
-			(guard->renames ||
-			 may_have_altered(guard->tables.relid[i]));
-	if (!any)
+
+	/* Nearly every statement ends here: it has no lock on our tables. */
+	while (first < ONSIDE_TABLES && !may_have_altered(guard, first))
+		first++;
+	if (first == ONSIDE_TABLES)
 		return;
 
 	/*
-	 * Without the extension there is nothing to keep; newer ones may differ.
+	 * DROP EXTENSION may drop our tables, and so may our own scripts alter
+	 * them.  The tables of another version may look different.
 	 */
 	CommandCounterIncrement();
 	if (!OidIsValid(get_extension_oid("onside_attribution", true)) ||
 		in_own_script() ||
 		onside_version_problem() != NULL)
 		return;
-	for (int i = 0; i < ONSIDE_TABLES; i++)
+	for (int i = first; i < ONSIDE_TABLES; i++)
 	{
-		const char *problem = altered[i] ? new_problem(guard, i) : NULL;
+		const char *problem = may_have_altered(guard, i) ?
+			new_problem(guard, i) : NULL;
 
 		if (problem != NULL)
-			refuse(i, problem);
+			refuse_change(i, problem);
 	}
 
 	/* The statement may have been a repair that the worker waits for. */

@@ -8,8 +8,6 @@
 #ifndef ONSIDE_SHAPE_GUARD_H
 #define ONSIDE_SHAPE_GUARD_H
 
-#include "postgres.h"
-
 #include "nodes/nodes.h"
 
 #include "log/shape.h"

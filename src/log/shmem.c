@@ -3,17 +3,18 @@
  * shmem.c
  *		What the launcher, the workers and all backends share.
  *
- * A fixed array of slots, one for each database from which events are sent.
- * Everything here can be lost in a crash: what must survive is in the tables
+ * A fixed array of slots, one for each database from which events are sent.  A
+ * crash may lose everything here: what must survive is in the tables
  * delivery_cursor and control.
  *
- * Locks: one LWLock of all slots guards which database has which slot and how it
- * is served; service.c alone takes it.  One more for each slot guards the status
- * and the statistics that its worker publishes.  Who wants both takes that of all
- * slots first.  Everything else are single words that are read and written
- * atomically; beside each field shmem.h says by whom.  The path of a purchase
- * takes neither lock: it reads "database", "segment" and "wake_at" and touches
- * "recorded" and "wakeup".
+ * Locks: one LWLock for all slots guards which database has which slot, and how
+ * the database is served; service.c alone takes it, but for a look at the
+ * status here.  Each slot has one more, which guards the status and the
+ * statistics that its worker publishes.  Whoever wants both takes the lock of
+ * all slots first.  Everything else are single words that are read and written
+ * atomically; beside each field shmem.h says by whom.  A purchase takes neither
+ * lock: it reads "database", "segment" and "wake_at", and changes "recorded"
+ * and "wakeup".
  *
  * Nothing here can fail once the server has started.
  *
@@ -40,11 +41,10 @@ typedef struct OnsideControl
 	LWLock	   *lock;			/* set once; see above */
 
 	/*
-	 * The launcher's pid (0 while there is none) and its number in
-	 * PostgreSQL's array of processes, as OnsideSlot.procno.  The launcher
-	 * alone writes them, at its beginning and its end.
+	 * The launcher's number in PostgreSQL's array of processes, as
+	 * OnsideSlot.procno.  The launcher alone writes it, at its beginning and
+	 * its end.
 	 */
-	pg_atomic_uint32 launcher_pid;
 	pg_atomic_uint32 launcher_procno;
 
 	/*
@@ -56,7 +56,7 @@ typedef struct OnsideControl
 	OnsideSlot	slots[FLEXIBLE_ARRAY_MEMBER];
 } OnsideControl;
 
-/* Shared memory; NULL if the library was not preloaded. */
+/* Our shared memory; NULL if the library was not preloaded. */
 static OnsideControl *control;
 
 /* Hooks that were there before ours, which we call. */
@@ -90,6 +90,7 @@ shmem_size(void)
 					mul_size(onside_max_databases, sizeof(OnsideSlot)));
 }
 
+/* Sessions never stop counting, so what they have counted is subtracted. */
 void
 onside_slot_clear_stats(OnsideSlot *slot)
 {
@@ -101,6 +102,7 @@ onside_slot_clear_stats(OnsideSlot *slot)
 	slot->stats.reset_at = GetCurrentTimestamp();
 }
 
+/* Adds what the sessions have counted in atomic words. */
 void
 onside_slot_read_stats(OnsideSlot *slot, OnsideStats *stats)
 {
@@ -112,9 +114,9 @@ onside_slot_read_stats(OnsideSlot *slot, OnsideStats *stats)
 }
 
 /*
- * Makes a slot one that nobody has.  The database goes first, so that no session
- * finds it any more.  "epoch", "leaving" and "flush_waiters" stay: somebody may
- * have noted them, or is counted in them.
+ * Makes the slot free.  The database goes first, so that no session finds the
+ * slot any more.  "epoch", "leaving" and "flush_waiters" stay: somebody may have
+ * noted their value, or is counted in them.
  */
 void
 onside_slot_reset(OnsideSlot *slot)
@@ -125,6 +127,10 @@ onside_slot_reset(OnsideSlot *slot)
 	pg_atomic_write_u32(&slot->procno, ONSIDE_NO_PROC);
 	pg_atomic_write_u32(&slot->wakeup, 0);
 	pg_atomic_write_u32(&slot->start_now, 0);
+
+	/*
+	 * The start of a new database's counts: the first event wakes the worker.
+	 */
 	pg_atomic_write_u32(&slot->segment, 1);
 	pg_atomic_write_u64(&slot->recorded, 0);
 	pg_atomic_write_u64(&slot->wake_at, 1);
@@ -133,14 +139,16 @@ onside_slot_reset(OnsideSlot *slot)
 	pg_atomic_write_u64(&slot->withdrawers_end, 0);
 	slot->logged_state = ONSIDE_IDLE;
 
+	/* A person may be reading the status. */
 	LWLockAcquire(slot->lock, LW_EXCLUSIVE);
 	memset(&slot->status, 0, sizeof(slot->status));
 	onside_slot_clear_stats(slot);
 	LWLockRelease(slot->lock);
 }
 
+/* Hook: asks for the memory and the locks, as many as max_databases needs. */
 static void
-shmem_request(void)
+request_shmem(void)
 {
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
@@ -150,11 +158,12 @@ shmem_request(void)
 }
 
 /*
- * Makes all slots.  Also called in a backend that is started anew (EXEC_BACKEND), which
- * finds them; and again after a crash, when all of it starts over.
+ * Hook: makes all slots.  PostgreSQL calls it again after a crash, when
+ * everything starts over, and on EXEC_BACKEND platforms in each backend, which
+ * finds the slots made.
  */
 static void
-shmem_startup(void)
+make_slots(void)
 {
 	bool		found;
 
@@ -165,16 +174,17 @@ shmem_startup(void)
 	control = ShmemInitStruct("onside_attribution", shmem_size(), &found);
 	if (!found)
 	{
+		/* The first lock is that of all slots; each slot has one more. */
 		LWLockPadded *locks = GetNamedLWLockTranche(TRANCHE);
 
 		control->lock = &locks[0].lock;
-		pg_atomic_init_u32(&control->launcher_pid, 0);
 		pg_atomic_init_u32(&control->launcher_procno, ONSIDE_NO_PROC);
 		pg_atomic_init_u32(&control->forget, 0);
 		for (int i = 0; i < onside_max_databases; i++)
 		{
 			OnsideSlot *slot = &control->slots[i];
 
+			/* Every atomic word needs pg_atomic_init once. */
 			pg_atomic_init_u32(&slot->database, InvalidOid);
 			pg_atomic_init_u32(&slot->leaving, 0);
 			pg_atomic_init_u32(&slot->procno, ONSIDE_NO_PROC);
@@ -201,9 +211,9 @@ void
 onside_shmem_init(void)
 {
 	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = shmem_request;
+	shmem_request_hook = request_shmem;
 	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = shmem_startup;
+	shmem_startup_hook = make_slots;
 }
 
 bool
@@ -231,7 +241,7 @@ onside_slot_database(OnsideSlot *slot)
 	return pg_atomic_read_u32(&slot->database);
 }
 
-/* A session looks for the same slot again and again, so that one is tried first. */
+/* Tries first where it found a slot last: sessions look for the same slot. */
 OnsideSlot *
 onside_slot_find(Oid database)
 {
@@ -254,12 +264,13 @@ onside_slot_find(Oid database)
 	return NULL;
 }
 
-/* Raises the end of the numbers of transactions that may withdraw events. */
+/* Raises "withdrawers_end" to this end, if it is lower. */
 static void
 raise_withdrawers_end(OnsideSlot *slot, FullTransactionId end)
 {
 	uint64		known = pg_atomic_read_u64(&slot->withdrawers_end);
 
+	/* Never lower the end, whoever else raises it meanwhile. */
 	while (known < U64FromFullTransactionId(end) &&
 		   !pg_atomic_compare_exchange_u64(&slot->withdrawers_end, &known,
 										   U64FromFullTransactionId(end)))
@@ -267,25 +278,31 @@ raise_withdrawers_end(OnsideSlot *slot, FullTransactionId end)
 }
 
 /*
- * Nobody has noted what was prepared while the database had no slot, so every
- * transaction that has a number by now may withdraw events.  The order matters.  A
- * session that is about to prepare has its number already.  If it does not find
- * the slot, the number is below the end that is read after the slot can be found;
- * if it finds it, it raises the end itself, and raising never undoes raising.
+ * While the database had no slot, nobody noted which prepared transactions have
+ * withdrawn events.  So every transaction that has a number by now may withdraw
+ * events.  The order matters: first the slot can be found, then the next number
+ * is read.  A session that is about to prepare has its number already.  If it
+ * does not find the slot, its number is below the one that is read here.  If it
+ * finds the slot, it raises the end itself.
  *
- * A session that commits a prepared transaction between the two steps takes it for
- * one that withdraws nothing.  That is no harm: the database's worker is yet to
- * be started, and begins by looking at everything.
+ * A session may commit a prepared transaction between the two steps, and take
+ * it for a transaction that withdraws nothing.  That does no harm: the
+ * database's worker is yet to be started, and begins by looking at everything.
  */
 OnsideSlot *
 onside_slot_take(Oid database)
 {
+	OnsideSlot *slot = onside_slot_find(database);
+
+	if (slot != NULL)
+		return slot;
 	for (int i = 0; i < onside_max_databases; i++)
 	{
-		OnsideSlot *slot = &control->slots[i];
-
+		slot = &control->slots[i];
 		if (OidIsValid(onside_slot_database(slot)))
 			continue;
+
+		/* Nobody sees the slot before its fields are those of a new slot. */
 		onside_slot_reset(slot);
 		pg_write_barrier();
 		pg_atomic_write_u32(&slot->database, database);
@@ -297,8 +314,8 @@ onside_slot_take(Oid database)
 }
 
 /*
- * Prepared transactions may have survived the restart, and what they have
- * withdrawn was noted in the memory that is gone: any may withdraw events.
+ * Prepared transactions may have survived the restart.  What they have withdrawn
+ * was noted in the memory that is gone, so every one may withdraw events.
  */
 void
 onside_slot_restore(int i, Oid database, const OnsideStats *stats)
@@ -313,8 +330,8 @@ onside_slot_restore(int i, Oid database, const OnsideStats *stats)
 }
 
 /*
- * Nobody writes this process's number but this process, and whoever had the number
- * before has left its slot before it ended.  So no lock is needed.
+ * This process alone writes its number into a slot, and the process that had the
+ * number before has left its slot.  So no lock is needed.
  */
 bool
 onside_slot_is_mine(OnsideSlot *slot)
@@ -322,6 +339,7 @@ onside_slot_is_mine(OnsideSlot *slot)
 	return pg_atomic_read_u32(&slot->procno) == (uint32) ONSIDE_MY_PROCNO;
 }
 
+/* Wakes the process with this number, if there is one. */
 static void
 set_latch_of(pg_atomic_uint32 *procno)
 {
@@ -338,15 +356,16 @@ onside_slot_wake(OnsideSlot *slot, uint32 why)
 		pg_atomic_fetch_add_u32(&slot->epoch, 1);
 
 	/*
-	 * The worker takes the bits before it looks, and does not sleep while
-	 * there are any: the latch alone could have been reset by a wait for a
-	 * lock.  So whoever finds bits set already knows that it will look.
+	 * The worker takes the bits before it looks, and does not sleep while a
+	 * bit is set.  (The latch alone would not do: a wait for a lock resets
+	 * it.)  So if a bit was set already, the worker will look anyway.
 	 */
 	if (pg_atomic_fetch_or_u32(&slot->wakeup, why) == 0 ||
 		(why & ~ONSIDE_WAKE_COMMIT) != 0)
 		set_latch_of(&slot->procno);
 }
 
+/* The end is the number behind that of the transaction. */
 void
 onside_slot_withdraw_later(OnsideSlot *slot, FullTransactionId xid)
 {
@@ -362,10 +381,10 @@ onside_slot_may_withdraw(OnsideSlot *slot, FullTransactionId xid)
 }
 
 /*
- * Waking a process costs a purchase more than recording the event does, and is
- * for nothing while the worker could not send it: requests are under way, or
- * the API is away.  So the worker says beforehand when it wants to know, and
- * each side writes its word before it reads the other's.
+ * Waking a process costs a purchase more than recording the event.  It would be
+ * for nothing while the worker cannot send, because requests are under way or
+ * the API is away.  So the worker says beforehand when it wants to be woken.
+ * Each side writes its word before it reads the other's.
  */
 void
 onside_slot_count(OnsideSlot *slot, int64 n)
@@ -381,6 +400,7 @@ onside_slot_arm(OnsideSlot *slot, uint64 noticed, uint64 wanted)
 {
 	uint64		wake_at = wanted == 0 ? PG_UINT64_MAX : noticed + wanted;
 
+	/* Write first, then look: an event may have come meanwhile. */
 	pg_atomic_write_u64(&slot->wake_at, wake_at);
 	pg_memory_barrier();
 	return pg_atomic_read_u64(&slot->recorded) < wake_at &&
@@ -388,16 +408,17 @@ onside_slot_arm(OnsideSlot *slot, uint64 noticed, uint64 wanted)
 }
 
 /*
- * Events that are pending; for who has the slot's lock.  "uncounted" makes up for
- * what "recorded" does not know: the backlog that a starting worker found, and
- * prepared transactions.
+ * How many events are pending.  The caller has the slot's lock.  "uncounted"
+ * makes up for what "recorded" does not know: the backlog that a starting worker
+ * has found, and prepared transactions.
  */
 static int64
-count_pending(OnsideSlot *slot)
+sum_pending(OnsideSlot *slot)
 {
 	int64		pending = (int64) pg_atomic_read_u64(&slot->recorded) +
 		slot->status.uncounted - slot->status.settled;
 
+	/* The worker can have settled what a session is yet to count. */
 	return Max(pending, 0);
 }
 
@@ -407,14 +428,16 @@ onside_slot_pending(OnsideSlot *slot)
 	int64		pending;
 
 	LWLockAcquire(slot->lock, LW_SHARED);
-	pending = count_pending(slot);
+	pending = sum_pending(slot);
 	LWLockRelease(slot->lock);
+
+	/* Read afterwards: has the slot been given away meanwhile? */
 	return onside_slot_database(slot) == MyDatabaseId ? pending : 0;
 }
 
 /*
- * Both locks: a worker takes the slot under the one and leaves it under both, so
- * the pid and the state belong together.
+ * Takes both locks.  A worker takes the slot under the lock of all slots, and
+ * leaves it under both.  So the pid and the state belong together.
  */
 pid_t
 onside_slot_read_status(OnsideSlot *slot, OnsideStatus *status, int64 *pending)
@@ -425,12 +448,15 @@ onside_slot_read_status(OnsideSlot *slot, OnsideStatus *status, int64 *pending)
 	LWLockAcquire(slot->lock, LW_SHARED);
 	pid = slot->service.worker_pid;
 	*status = slot->status;
-	*pending = count_pending(slot);
+	*pending = sum_pending(slot);
 	LWLockRelease(slot->lock);
 	LWLockRelease(control->lock);
 	return pid;
 }
 
+/*
+ * Asks whether a worker publishes at all, and whether the slot is still ours.
+ */
 bool
 onside_slot_tells(OnsideSlot *slot, int64 settled)
 {
@@ -446,7 +472,6 @@ onside_slot_tells(OnsideSlot *slot, int64 settled)
 void
 onside_launcher_attach(void)
 {
-	pg_atomic_write_u32(&control->launcher_pid, MyProcPid);
 	pg_atomic_write_u32(&control->launcher_procno, ONSIDE_MY_PROCNO);
 }
 
@@ -454,9 +479,9 @@ void
 onside_launcher_detach(void)
 {
 	pg_atomic_write_u32(&control->launcher_procno, ONSIDE_NO_PROC);
-	pg_atomic_write_u32(&control->launcher_pid, 0);
 }
 
+/* Says why, if that matters, before it sets the latch. */
 void
 onside_launcher_wake(bool forget)
 {
@@ -476,6 +501,8 @@ onside_launcher_take_forget(void)
 pid_t
 onside_launcher_pid(void)
 {
-	return control == NULL ? 0 :
-		(pid_t) pg_atomic_read_u32(&control->launcher_pid);
+	uint32		no = control == NULL ? ONSIDE_NO_PROC :
+		pg_atomic_read_u32(&control->launcher_procno);
+
+	return no == ONSIDE_NO_PROC ? 0 : GetPGProcByNumber(no)->pid;
 }

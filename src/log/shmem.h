@@ -8,8 +8,6 @@
 #ifndef ONSIDE_SHMEM_H
 #define ONSIDE_SHMEM_H
 
-#include "postgres.h"
-
 #include "access/transam.h"
 #include "datatype/timestamp.h"
 #include "port/atomics.h"
@@ -46,21 +44,22 @@ typedef enum OnsideState
 /*
  * What the worker publishes for the view "status".
  *
- * All of it is guarded by the slot's lock.  The slot's worker writes it, in each
- * turn of its loop; nobody else does while a worker is in the slot, so the worker
- * itself may read it without the lock.  While none is in, the launcher writes
- * "reason", and who gives the slot to another database clears everything.  Who
- * takes a copy under the lock sees numbers of one moment, at most one turn of the
- * worker's loop ago.
+ * The slot's lock guards all of it.  The slot's worker writes it in each turn of
+ * its loop.  Nobody else writes while a worker is in the slot, so the worker
+ * itself may read without the lock.  While no worker is in the slot, the
+ * launcher writes "reason", and onside_slot_reset() clears everything.  A copy
+ * that was taken under the lock shows the numbers of one moment, at most one
+ * turn of the worker's loop ago.
  */
 typedef struct OnsideStatus
 {
 	OnsideState state;			/* ONSIDE_NOT_RUNNING also while a worker
 								 * starts */
 	char		reason[ONSIDE_REASON_MAX];
-	bool		objects_differ; /* see version.h; no number below is kept.
-								 * Stays when that worker leaves: its
-								 * successor does not log it again */
+	bool		objects_differ; /* see version.h; the numbers below are not
+								 * kept then.  Stays when the worker leaves,
+								 * so that its successor does not log it
+								 * again */
 	int64		uncounted;		/* see onside_slot_pending() */
 	int64		settled;		/* events since the slot was taken */
 	int			in_flight;		/* requests under way */
@@ -80,70 +79,72 @@ typedef enum OnsideSlotState
 {
 	ONSIDE_SLOT_FREE,			/* no worker is wanted */
 	ONSIDE_SLOT_WANTED,			/* a worker is to be started */
-	ONSIDE_SLOT_STARTING,		/* it has been registered, or looks around */
-	ONSIDE_SLOT_RUNNING,		/* it has found the extension */
-	ONSIDE_SLOT_ABSENT,			/* it found no extension and left */
+	ONSIDE_SLOT_STARTING,		/* a worker is registered, or looks around */
+	ONSIDE_SLOT_RUNNING,		/* the worker has found the extension */
+	ONSIDE_SLOT_ABSENT,			/* a worker found no extension and left */
 } OnsideSlotState;
 
 /*
  * How a database is served.  service.c alone reads and writes this, under the
- * lock of all slots; others get a copy, of a moment that may be over.
+ * lock of all slots.  Others get a copy, which may be outdated at once.
  *
  * The states, and who makes each step:
  *
- *		FREE -> WANTED			onside_service_request(): by the commit of CREATE
- *								EXTENSION, and by the launcher for a database that
- *								it does not know
+ *		FREE -> WANTED			onside_service_request(), called by the commit of
+ *								CREATE EXTENSION, and by the launcher for a
+ *								database that it does not know
  *		WANTED -> STARTING		the launcher, about to register a worker
  *		STARTING -> WANTED		the launcher, when the worker could not be
  *								registered or has ended without taking the slot
  *		STARTING -> RUNNING		the worker, when it has found the extension
- *		STARTING, RUNNING -> WANTED		the worker, when it leaves
- *		STARTING, RUNNING -> ABSENT		the worker, when it leaves because there is
- *								no extension (any more)
+ *		STARTING or RUNNING -> WANTED	the worker, when it leaves
+ *		STARTING or RUNNING -> ABSENT	the worker, when it leaves because there
+ *								is no extension (any more)
  *		ABSENT -> WANTED		onside_service_request()
- *		ABSENT, WANTED -> FREE	the launcher, and the database loses its slot
+ *		ABSENT or WANTED -> FREE	the launcher, and the database loses its slot
  *
- * A worker is in the slot (worker_pid is set) only in STARTING and RUNNING: it
- * takes the slot in STARTING or not at all, and the launcher takes no slot out of
- * STARTING while a worker is in.  So in WANTED, ABSENT and FREE nobody but the
- * launcher, and who requests or holds the slot, changes it.
+ * A worker is in the slot (worker_pid is set) only in STARTING and RUNNING.  It
+ * takes the slot in STARTING or not at all, and the launcher takes no slot out
+ * of STARTING while a worker is in the slot.  So in WANTED, ABSENT and FREE
+ * only the launcher, and whoever requests or holds the slot, changes it.
  *
  * A slot in FREE has no database, unless a command holds it; see "holds".
  *
  * Four flags go beside the states:
  *
- * "wanted_again" is for CREATE EXTENSION while a worker is about to find that
- * there is none.  A request sets it in any state but FREE and ABSENT.  The worker
- * clears it when it takes the slot, before it looks for the extension, and so
- * sees what was committed before.  If it is set when the worker leaves as ABSENT,
- * the extension was made after that look: the state becomes WANTED instead.
+ * "wanted_again" is for a CREATE EXTENSION that commits while a worker is about
+ * to find no extension.  A request sets it in any state but FREE and ABSENT.
+ * The worker clears it when it takes the slot, before it looks for the
+ * extension, and so sees what was committed before.  If the flag is set when
+ * the worker leaves as ABSENT, the extension was made after that look, and the
+ * state becomes WANTED instead.
  *
- * "orderly" is how the last worker ended.  The worker clears it when it takes the
- * slot and sets it in the step with which it leaves, if it left because somebody
- * asked it to or because a successor is to start over; one that is turned away from
- * a closed slot sets it, too.  The launcher starts the next worker at once then, and
- * otherwise waits as after a failure.
+ * "orderly" says how the last worker ended.  The worker clears it when it takes
+ * the slot.  It sets it in the step with which it leaves, if somebody has asked
+ * it to leave or if a successor shall start over.  A worker that is turned away
+ * from a closed slot sets it, too.  If the flag is set, the launcher starts the
+ * next worker at once; otherwise it waits as after a failure.
  *
- * "holds" counts the commands (DROP DATABASE and its like) that keep workers out.
- * While it is not 0, no worker takes the slot, one that is in leaves, and the
- * launcher neither starts one nor frees the slot.  A command holds the slot of a
- * database that has none by taking a free one; the state stays FREE, and the last
- * command that lets go gives it back.
+ * "holds" counts the commands (DROP DATABASE and its like) that keep workers
+ * out.  While it is not 0, no worker takes the slot, a worker that is in the
+ * slot leaves, and the launcher neither starts a worker nor frees the slot.  If
+ * the database has no slot, the command takes a free slot and holds that.  The
+ * state stays FREE, and the last command that lets go gives the slot back.
  *
- * "dismissed" is the launcher's: no worker can connect to the database (it was
- * dropped, became a template or allows no connections).  No worker takes the slot,
- * one that is in leaves, and then the launcher frees the slot.
+ * "dismissed" is set by the launcher if no worker can connect to the database:
+ * it was dropped, became a template or allows no connections.  No worker takes
+ * the slot, a worker that is in the slot leaves, and then the launcher frees
+ * the slot.
  *
- * A slot with holds or dismissed is closed; onside_service_is_closed().
+ * A slot that is held or dismissed is closed; see onside_service_is_closed().
  */
 typedef struct OnsideService
 {
 	OnsideSlotState state;
 	pid_t		worker_pid;		/* of the worker that is in the slot, or 0.
-								 * That process is alive as long as one holds
-								 * the lock: it leaves the slot under it
-								 * before it ends */
+								 * Whoever holds the lock knows that this
+								 * process is alive: it leaves the slot, under
+								 * the lock, before it ends */
 	bool		wanted_again;
 	bool		orderly;
 	bool		found;			/* a worker has found the extension since the
@@ -153,98 +154,99 @@ typedef struct OnsideService
 } OnsideService;
 
 /*
- * One database.  Each field is guarded by the lock of all slots, or by the slot's
- * own lock, or is a single word that is read and written atomically.  Who wants
- * both locks takes that of all slots first.
+ * What belongs to one database.  Each field is guarded by the lock of all slots,
+ * or by the slot's own lock, or is a single word that is read and written
+ * atomically.  Whoever wants both locks takes the lock of all slots first.
  *
- * A session finds its database's slot without a lock, and the slot may be given
- * to another database at any time after that: the extension was dropped, or the
- * database dismissed.  Sessions that record hold a lock on the extension's tables,
- * so the former cannot happen to them; the latter can.  What such a session does
- * to the atomic words then counts for the other database.  None of that loses an
- * event or sends one twice: these words say when to look and what to show, and
- * the tables say what there is.
+ * A session finds its database's slot without a lock.  At any time after that,
+ * the slot may be given to another database, because the extension was dropped
+ * or the database dismissed.  A session that records holds a lock on the
+ * extension's tables, so the extension cannot be dropped; but the database can
+ * be dismissed.  What the session then does to the atomic words counts for the
+ * other database.  That neither loses an event nor sends an event twice: these
+ * words say when to look and what to show, and the tables say what there is.
  */
 typedef struct OnsideSlot
 {
 	/*
-	 * InvalidOid if free.  Written under the lock of all slots, and last of
-	 * all when a slot is taken, so that who finds the slot by it sees the
-	 * fields below as they were made for this database.
+	 * InvalidOid if free.  Written under the lock of all slots.  When a slot
+	 * is taken, this is written last, so that whoever finds the slot by it
+	 * sees the fields below as they were made for this database.
 	 */
 	pg_atomic_uint32 database;
 
 	OnsideService service;		/* guarded by the lock of all slots */
 
 	/*
-	 * Workers that have left the slot and are still connected to the
-	 * database. Each counts itself in, under the lock of all slots, in the
-	 * step in which it leaves, and out when it is not connected any more.  It
-	 * is never reset: who left while another database had the slot only makes
-	 * a command wait a moment longer.
+	 * How many workers have left the slot and are still connected to the
+	 * database.  A worker counts itself in, under the lock of all slots, in
+	 * the step in which it leaves, and out when it is no longer connected.
+	 * The number is never reset: a worker that left while another database
+	 * had the slot only makes a command wait a moment longer.
 	 */
 	pg_atomic_uint32 leaving;
 
 	/*
-	 * resume() was called, and no worker has heard of it: the next one is
-	 * started without a wait.  Set by sessions after resume() has committed,
-	 * before they wake worker and launcher; cleared by the worker that it has
-	 * woken, or by the launcher that starts one.
+	 * resume() was called, and no worker has heard of it: the next worker is
+	 * started without a wait.  Sessions set this after resume() has committed,
+	 * before they wake worker and launcher.  The worker that was woken clears
+	 * it, or the launcher that starts a worker.
 	 */
 	pg_atomic_uint32 start_now;
 
 	/*
 	 * The worker's number in PostgreSQL's array of processes, or
-	 * ONSIDE_NO_PROC. Written by the worker when it takes and leaves the
-	 * slot.  Who reads it and sets the latch may hit a process that has that
-	 * number since: a latch that is set for nothing does no harm.
+	 * ONSIDE_NO_PROC.  The worker writes it when it takes and when it leaves
+	 * the slot.  Another process may have the number by the time somebody has
+	 * read it and sets the latch: a latch that is set for nothing does no harm.
 	 */
 	pg_atomic_uint32 procno;
 
 	/*
-	 * ONSIDE_WAKE_*.  Anybody sets bits; the worker takes all of them before
-	 * it looks at what they stand for, and does not sleep while there are
-	 * any.
+	 * ONSIDE_WAKE_*.  Anybody sets bits.  The worker takes all of them before
+	 * it looks at what they stand for, and does not sleep while a bit is set.
 	 */
 	pg_atomic_uint32 wakeup;
 
 	/*
-	 * Outbox segment to write to, 1 ..  Written by the worker when it moves
-	 * on. Who reads it may write to an older one at any time after that; what
-	 * the worker empties it has locked first.
+	 * The outbox's segment to write to, from 1 on.  The worker writes this
+	 * when writing moves on.  A session may read it and write to that segment
+	 * at any later time.  That is safe, because the worker locks a segment
+	 * before it empties it.
 	 */
 	pg_atomic_uint32 segment;
 
 	/*
-	 * Events committed since the slot was taken: sessions add theirs after
-	 * their commit, so for a moment it is behind what is visible.  And the
-	 * number at which the sleeping worker is to be woken, which only the
-	 * worker writes.  Each side writes its own word, then reads the other's,
-	 * with a barrier in between.
+	 * "recorded" counts the events committed since the slot was taken.
+	 * Sessions add theirs after their commit, so for a moment it is behind
+	 * what is visible.  "wake_at" is the count at which a session wakes the
+	 * sleeping worker; only the worker writes it.  Each side writes its own
+	 * word, then reads the other's, with a barrier in between.
 	 */
 	pg_atomic_uint64 recorded;
 	pg_atomic_uint64 wake_at;
 
 	/*
-	 * Sessions that wait in flush(), which count themselves in and out.
-	 * Never reset.  The worker that reads it writes and sends sooner than it
-	 * would.
+	 * How many sessions wait in flush().  They count themselves in and out.
+	 * Never reset.  While it is not 0, the worker writes and sends sooner.
 	 */
 	pg_atomic_uint32 flush_waiters;
 
-	/* Added to by sessions while they record; read for "stats" and doctor(). */
+	/* Sessions add to these while they record, for "stats" and doctor(). */
 	pg_atomic_uint64 skipped;	/* rows without an installation_id */
-	pg_atomic_uint64 repeated;	/* a mapper's events with another's event_id */
+	pg_atomic_uint64 repeated;	/* events of a mapper that have the event_id
+								 * of another event */
 
 	/*
-	 * Raised when events were withdrawn, or put aside by SQL, and never
-	 * reset, since a worker may have noted it: see onside_slot_wake().
+	 * Raised when events were withdrawn, or put aside by SQL; see
+	 * onside_slot_wake().  Never reset, since a worker may have noted it.
 	 */
 	pg_atomic_uint32 epoch;
 
 	/*
-	 * Only ever raised while a database has the slot; see
-	 * onside_slot_may_withdraw().
+	 * The numbers of prepared transactions that may withdraw events are below
+	 * this; see onside_slot_may_withdraw().  While a database has the slot,
+	 * this is only ever raised.
 	 */
 	pg_atomic_uint64 withdrawers_end;
 
@@ -258,9 +260,9 @@ typedef struct OnsideSlot
 	OnsideStats stats;
 
 	/*
-	 * What the server's log was told last.  The worker's own; its successor
-	 * reads it after it has taken the slot, and so after this one has left
-	 * it.
+	 * The state that the server's log was told last.  Only the worker in the
+	 * slot reads and writes this; a successor takes the slot after its
+	 * predecessor has left.
 	 */
 	OnsideState logged_state;
 
@@ -276,38 +278,39 @@ extern void onside_copy_text(char *to, const char *from, int size);
 
 extern const char *onside_state_name(OnsideState state);
 
-/* Installs the hooks that ask for shared memory; from _PG_init, if preloaded. */
+/* Installs the hooks for shared memory; called by _PG_init, if preloaded. */
 extern void onside_shmem_init(void);
 
 /* Is the shared state there (the library was preloaded)? */
 extern bool onside_shmem_available(void);
 
 /*
- * The slot of a database, or NULL.  Takes no lock: see OnsideSlot for what may
- * become of it meanwhile.
+ * The slot of a database, or NULL.  Takes no lock; OnsideSlot says what may
+ * become of the slot meanwhile.
  */
 extern OnsideSlot *onside_slot_find(Oid database);
 
 /* Slot i, 0 .. onside_max_databases - 1. */
 extern OnsideSlot *onside_slot_get(int i);
 
-/* Whose slot is it?  InvalidOid if it is free. */
+/* The database that has the slot; InvalidOid if the slot is free. */
 extern Oid	onside_slot_database(OnsideSlot *slot);
 
 /* The lock of all slots: for service.c. */
 extern LWLock *onside_slots_lock(void);
 
 /*
- * Takes a free slot for a database, or gives one back.  For service.c, which has
- * the lock of all slots exclusively.
+ * The slot of a database; if it has none, a free slot becomes its own, and
+ * NULL means that none is free.  onside_slot_reset() gives a slot back.  For
+ * service.c, which has the lock of all slots exclusively.
  */
 extern OnsideSlot *onside_slot_take(Oid database);
 extern void onside_slot_reset(OnsideSlot *slot);
 
 /*
- * For stats_file.c, in the postmaster, while no other process has the shared
- * memory: slot i is this database's, which had these statistics and wants a
- * worker.
+ * Gives slot i to a database that had these statistics, and has a worker
+ * started for it.  For stats_file.c, in the postmaster, while no other process
+ * has the shared memory.
  */
 extern void onside_slot_restore(int i, Oid database, const OnsideStats *stats);
 
@@ -315,63 +318,68 @@ extern void onside_slot_restore(int i, Oid database, const OnsideStats *stats);
 extern bool onside_slot_is_mine(OnsideSlot *slot);
 
 /*
- * Sets the reasons and wakes the database's worker.  Safe in callbacks.
- * ONSIDE_WAKE_WITHDRAWN: a transaction has committed that has deleted events which
- * may be pending, or has put some aside by SQL.  That raises "epoch": whoever reads
- * that and then takes a snapshot sees all that was withdrawn before.  It can be
- * raised for nothing.
+ * Sets the reasons (ONSIDE_WAKE_*), and wakes the database's worker.  Safe in
+ * callbacks.  ONSIDE_WAKE_WITHDRAWN says that a transaction has committed which
+ * has deleted events that may be pending, or has put events aside by SQL.  It
+ * raises "epoch", sometimes for nothing.  Whoever reads "epoch" and then takes a
+ * snapshot sees all that was withdrawn before.
  */
 extern void onside_slot_wake(OnsideSlot *slot, uint32 why);
 
 /*
- * A transaction that has withdrawn events was prepared, and may be committed in a
- * session that does not know what it has done.  onside_slot_may_withdraw(): has
- * this transaction, which was prepared, perhaps withdrawn events?  The slot keeps
- * no list of them but the end of their numbers, and so says yes of older ones, too.
+ * onside_slot_withdraw_later() notes that a transaction which has withdrawn
+ * events was prepared.  A session that commits it later does not know what the
+ * transaction has done, and asks onside_slot_may_withdraw().  The slot keeps no
+ * list of these transactions but the end of their numbers.  So the answer is yes
+ * for every older transaction, too.
  */
 extern void onside_slot_withdraw_later(OnsideSlot *slot,
 									   FullTransactionId xid);
 extern bool onside_slot_may_withdraw(OnsideSlot *slot, FullTransactionId xid);
 
-/* n events were committed: wakes the worker if it wants to know by now. */
+/* Counts n committed events, and wakes the worker if it waits for them. */
 extern void onside_slot_count(OnsideSlot *slot, int64 n);
 
 /*
- * The worker, before it sleeps: to be woken when "wanted" more events than
- * "noticed" have been committed (0: not by any number).  False if they have.
+ * The worker calls this before it sleeps, to be woken when "wanted" more events
+ * than "noticed" have been committed (0: by no number).  Returns false if there
+ * is a reason not to sleep already.
  */
 extern bool onside_slot_arm(OnsideSlot *slot, uint64 noticed, uint64 wanted);
 
 /*
- * Events of this session's database that are committed and not settled, as far as
- * they were counted; 0 if the slot is not that database's any more.
+ * How many events of this session's database are pending, as far as they were
+ * counted; 0 if the slot is another database's by now.
  */
 extern int64 onside_slot_pending(OnsideSlot *slot);
 
 /*
- * A copy of the status, with the pid of the worker that is in the slot (or 0) and
- * the number of pending events, all of one moment.
+ * Copies the status, and returns the pid of the worker that is in the slot (or
+ * 0) and the number of pending events, all of one moment.
  */
 extern pid_t onside_slot_read_status(OnsideSlot *slot, OnsideStatus *status,
 									 int64 *pending);
 
 /*
- * Has the worker told of so many delivered and dead-lettered events?  It does so a
- * moment after the commit that settles them.  True also if no worker tells, or the
- * slot is not this session's database's any more.
+ * Does the published status include this number of delivered and dead-lettered
+ * events?  The worker publishes a moment after the commit that settles them.
+ * True also if no worker publishes, or the slot is another database's by now.
  */
 extern bool onside_slot_tells(OnsideSlot *slot, int64 settled);
 
 /*
- * The slot's statistics: to zero, or as they are shown and saved.  The caller
- * holds the slot's lock, or nobody else has the slot.
+ * Sets the slot's statistics to zero, or reads them as they are shown and saved.
+ * The caller holds the slot's lock, or nobody else has the slot.
  */
 extern void onside_slot_clear_stats(OnsideSlot *slot);
 extern void onside_slot_read_stats(OnsideSlot *slot, OnsideStats *stats);
 
 /*
- * The launcher's latch.  forget tells it to look at every database again, the
- * ones included in which it found no extension.
+ * The launcher attaches at its beginning and detaches at its end, so that others
+ * can wake it.  "forget" tells it to look at every database again, also at those
+ * in which it has found no extension; the launcher takes that word by
+ * onside_launcher_take_forget().  onside_launcher_pid() is 0 while no launcher
+ * runs.
  */
 extern void onside_launcher_attach(void);
 extern void onside_launcher_detach(void);

@@ -54,7 +54,7 @@ make_snapshot(FullTransactionId xmin, FullTransactionId xmax, uint32 nxip)
 }
 
 static OnsideSnapshot *
-hold(OnsideSnapshot *snapshot)
+hold_snapshot(OnsideSnapshot *snapshot)
 {
 	if (snapshot != NULL)
 		snapshot->refcount++;
@@ -74,9 +74,7 @@ onside_compare_xids(const void *a, const void *b)
 	FullTransactionId x = *(const FullTransactionId *) a;
 	FullTransactionId y = *(const FullTransactionId *) b;
 
-	if (FullTransactionIdPrecedes(x, y))
-		return -1;
-	return FullTransactionIdPrecedes(y, x) ? 1 : 0;
+	return FullTransactionIdPrecedes(y, x) - FullTransactionIdPrecedes(x, y);
 }
 
 FullTransactionId
@@ -127,29 +125,18 @@ OnsideSnapshot *
 onside_snapshot_parse(const char *str)
 {
 	OnsideSnapshot *snapshot;
-	const char *p;
 	char	   *end;
-	uint64		xmin;
-	uint64		xmax;
+	uint64		xmin = strtou64(str, &end, 10);
+	uint64		xmax = strtou64(end + 1, &end, 10);
 	uint32		n = 0;
 
-	xmin = strtou64(str, &end, 10);
-	xmax = strtou64(end + 1, &end, 10);
-	p = end + 1;
-	if (*p != '\0')
-	{
-		n = 1;
-		for (const char *q = p; *q != '\0'; q++)
-			if (*q == ',')
-				n++;
-	}
+	for (const char *p = end + 1; *p != '\0'; p++)
+		if (p[-1] == ':' || p[-1] == ',')
+			n++;
 	snapshot = make_snapshot(FullTransactionIdFromU64(xmin),
 							 FullTransactionIdFromU64(xmax), n);
 	for (uint32 i = 0; i < n; i++)
-	{
-		snapshot->xip[i] = FullTransactionIdFromU64(strtou64(p, &end, 10));
-		p = end + 1;
-	}
+		snapshot->xip[i] = FullTransactionIdFromU64(strtou64(end + 1, &end, 10));
 	return snapshot;
 }
 
@@ -189,9 +176,7 @@ onside_compare_positions(const OnsidePosition *a, const OnsidePosition *b)
 {
 	int			cmp = onside_compare_xids(&a->xid, &b->xid);
 
-	if (cmp != 0)
-		return cmp;
-	return a->id < b->id ? -1 : (a->id > b->id ? 1 : 0);
+	return cmp != 0 ? cmp : (a->id > b->id) - (a->id < b->id);
 }
 
 bool
@@ -212,8 +197,8 @@ onside_cursor_copy(OnsideCursor *to, const OnsideCursor *from)
 {
 	OnsideCursor old = *to;
 
-	to->done = hold(from->done);
-	to->window = hold(from->window);
+	to->done = hold_snapshot(from->done);
+	to->window = hold_snapshot(from->window);
 	to->pos = from->pos;
 	onside_cursor_release(&old);
 }

@@ -8,8 +8,6 @@
 #ifndef ONSIDE_SNAPSHOT_H
 #define ONSIDE_SNAPSHOT_H
 
-#include "postgres.h"
-
 #include "access/transam.h"
 
 #include "log/position.h"

@@ -28,6 +28,7 @@ struct OnsideSort
 	Tuplesortstate *state;
 	TupleTableSlot *in;
 	TupleTableSlot *out;
+	bool		sorted;
 };
 
 /*
@@ -37,11 +38,11 @@ struct OnsideSort
 OnsideSort *
 onside_sort_begin(const Oid *types, int ncolumns, int nkeys)
 {
-	OnsideSort *sort = palloc(sizeof(OnsideSort));
+	OnsideSort *sort = palloc0(sizeof(OnsideSort));
 	AttrNumber	columns[MAX_COLUMNS];
 	Oid			operators[MAX_COLUMNS];
-	Oid			collations[MAX_COLUMNS];
-	bool		nulls_first[MAX_COLUMNS];
+	Oid			collations[MAX_COLUMNS] = {InvalidOid};
+	bool		nulls_first[MAX_COLUMNS] = {false};
 	List	   *targets = NIL;
 	TupleDesc	tupdesc;
 
@@ -54,8 +55,6 @@ onside_sort_begin(const Oid *types, int ncolumns, int nkeys)
 						  makeTargetEntry((Expr *) value, i + 1, NULL, false));
 		columns[i] = i + 1;
 		operators[i] = lookup_type_cache(types[i], TYPECACHE_LT_OPR)->lt_opr;
-		collations[i] = InvalidOid;
-		nulls_first[i] = false;
 	}
 	tupdesc = ExecTypeFromTL(targets);
 
@@ -80,15 +79,12 @@ onside_sort_put(OnsideSort *sort, const Datum *values, const bool *nulls)
 	tuplesort_puttupleslot(sort->state, slot);
 }
 
-void
-onside_sort_perform(OnsideSort *sort)
-{
-	tuplesort_performsort(sort->state);
-}
-
 TupleTableSlot *
 onside_sort_next(OnsideSort *sort)
 {
+	if (!sort->sorted)
+		tuplesort_performsort(sort->state);
+	sort->sorted = true;
 	if (!tuplesort_gettupleslot(sort->state, true, false, sort->out, NULL))
 		return NULL;
 	slot_getallattrs(sort->out);

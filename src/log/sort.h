@@ -8,8 +8,6 @@
 #ifndef ONSIDE_SORT_H
 #define ONSIDE_SORT_H
 
-#include "postgres.h"
-
 #include "executor/tuptable.h"
 
 typedef struct OnsideSort OnsideSort;
@@ -21,12 +19,9 @@ typedef struct OnsideSort OnsideSort;
 extern OnsideSort *onside_sort_begin(const Oid *types, int ncolumns,
 									 int nkeys);
 
-/* Takes a row, and copies it. */
+/* Takes a row, and copies it.  All rows are put before the first is taken. */
 extern void onside_sort_put(OnsideSort *sort, const Datum *values,
 							const bool *nulls);
-
-/* Sorts; called after the last row. */
-extern void onside_sort_perform(OnsideSort *sort);
 
 /* The next row, its columns extracted; NULL after the last one. */
 extern TupleTableSlot *onside_sort_next(OnsideSort *sort);

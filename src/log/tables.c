@@ -47,7 +47,7 @@ forget_known(Datum arg, int cacheid, uint32 hashvalue)
  * outdated and is not kept.
  */
 static Oid
-look_up(const char *name)
+look_up_relation(const char *name)
 {
 	static bool registered = false;
 	uint64		before;
@@ -77,7 +77,7 @@ onside_relation_oid(const char *name)
 	for (int i = 0; i < nknown; i++)
 		if (strcmp(NameStr(known[i].name), name) == 0)
 			return known[i].oid;
-	return look_up(name);
+	return look_up_relation(name);
 }
 
 Oid

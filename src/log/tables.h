@@ -8,8 +8,6 @@
 #ifndef ONSIDE_TABLES_H
 #define ONSIDE_TABLES_H
 
-#include "postgres.h"
-
 #include "utils/snapshot.h"
 
 #define ONSIDE_SCHEMA			"onside_attribution"

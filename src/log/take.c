@@ -75,12 +75,6 @@ onside_take_lock(Relation rel, ItemPointer tid, LockWaitPolicy wait,
 	}
 }
 
-void
-onside_take_delete(Relation rel, TupleTableSlot *slot)
-{
-	simple_table_tuple_delete(rel, &slot->tts_tid, GetActiveSnapshot());
-}
-
 bool
 onside_take_away(Relation rel, const char *index, AttrNumber column,
 				 const pg_uuid_t *value)
@@ -95,7 +89,7 @@ onside_take_away(Relation rel, const char *index, AttrNumber column,
 
 		taken = result == ONSIDE_TAKEN || result == ONSIDE_TAKEN_CHANGED;
 		if (taken)
-			onside_take_delete(rel, slot);
+			simple_table_tuple_delete(rel, &slot->tts_tid, GetActiveSnapshot());
 	}
 	ExecDropSingleTupleTableSlot(slot);
 	return taken;

@@ -8,8 +8,6 @@
 #ifndef ONSIDE_TAKE_H
 #define ONSIDE_TAKE_H
 
-#include "postgres.h"
-
 #include "executor/tuptable.h"
 #include "nodes/lockoptions.h"
 #include "utils/relcache.h"
@@ -36,13 +34,11 @@ typedef enum OnsideTaken
 /*
  * Locks a row that the active snapshot sees, so that we can delete it, and
  * leaves its last version in the slot.  Waits for a session that is changing
- * the row, unless "wait" is LockWaitSkip.
+ * the row, unless "wait" is LockWaitSkip.  The caller deletes the row with
+ * simple_table_tuple_delete().
  */
 extern OnsideTaken onside_take_lock(Relation rel, ItemPointer tid,
 									LockWaitPolicy wait, TupleTableSlot *slot);
-
-/* Deletes a row that onside_take_lock has left in the slot. */
-extern void onside_take_delete(Relation rel, TupleTableSlot *slot);
 
 /*
  * Deletes the row that has this UUID in this column.  Waits for nobody: false

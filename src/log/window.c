@@ -3,36 +3,39 @@
  * window.c
  *		Reads the committed events between two snapshots.
  *
- * The next events are visible in a newer snapshot and not in the last one:
+ * The next events to read are visible in a newer snapshot and not in the last
+ * one:
  *
  *		(xid >= xmax(last) OR xid = ANY (xip(last)))
  *		AND xid < xmax(new) AND pg_visible_in_snapshot(xid, new)
  *
  * Late commits, rollbacks, savepoints (a row carries its top-level xid) and
- * prepared transactions come out right by construction.  The rows of such a
- * window never change, so it can be read in pieces, each in a transaction of
- * its own, and read again after a crash.  ranges.c works out which xids these
- * are.
+ * prepared transactions need no code of their own: the condition is right for
+ * all of them.  The rows of such a window never change.  So a window can be
+ * read in pieces, each in a transaction of its own, and can be read again after
+ * a crash.  ranges.c works out which xids meet the condition.
  *
- * The segments' indexes are read directly.  A plan would depend on statistics,
- * which are never right for a table that is filled and truncated.  Here the
- * cost follows what is read.  Each range is scanned in the segments' indexes
- * and merged by (xid, id).
+ * We read the segments' indexes directly.  A plan would depend on statistics,
+ * which are never right for a table that is filled and emptied all the time.
+ * Here the cost depends only on what is read.  Each range of xids is scanned in
+ * each segment's index, and the scans are merged by (xid, id).
  *
- * Called by the worker (to send, and to count what is pending) and by what a
- * person calls (flush, status, DROP EXTENSION).  The caller has a transaction
- * and an active snapshot.  The locks are AccessShareLock on each segment and
- * its index.  They are released at once, so that a TRUNCATE of a segment is
- * not kept waiting. onside_window_last_id() alone waits for no lock.
+ * The worker calls this file to send, and to count what is pending.  So do
+ * functions and commands that a person calls: flush(), status, DROP EXTENSION.
+ * The caller has a transaction and an active snapshot.  The locks are
+ * AccessShareLock on each segment and its index.  They are released before the
+ * function returns, so that nobody who empties a segment waits for the end of
+ * the caller's transaction.  onside_window_last_id() alone does not wait for
+ * these locks.
  *
  * Before an event is handed out, the WAL of its commit is flushed (durable.c).
+ * A segment that lacks its index, or whose columns were altered, is an error.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/relation.h"
 #include "access/relscan.h"
 #include "access/table.h"
 #include "access/tableam.h"
@@ -54,44 +57,21 @@
 #include "log/tables.h"
 #include "log/window.h"
 
-/* A segment, opened, and the scan of the present range. */
+/* An open segment, with its scan of the present range. */
 typedef struct Source
 {
 	Relation	rel;
 	Relation	index;
 	IndexScanDesc scan;
 	TupleTableSlot *slot;
-	bool		backward;		/* the last row of a range comes first */
+	bool		backward;		/* reads the last row of a range first */
 	bool		has_row;
 	OnsidePosition pos;			/* of the row in slot */
 } Source;
 
-/*
- * The index of a segment, opened; NULL if it is missing, cannot be used, or is
- * locked: this waits for nobody.
- */
-static Relation
-try_open_index(Relation rel)
-{
-	Oid			oid = onside_relation_oid(psprintf("%s_xid_id_idx",
-												   RelationGetRelationName(rel)));
-	Relation	index;
-
-	if (!OidIsValid(oid) || !ConditionalLockRelationOid(oid, AccessShareLock))
-		return NULL;
-	index = try_relation_open(oid, NoLock);
-	if (index != NULL && index->rd_rel->relkind == RELKIND_INDEX &&
-		index->rd_index->indrelid == RelationGetRelid(rel) &&
-		index->rd_index->indisvalid)
-		return index;
-	if (index != NULL)
-		relation_close(index, NoLock);
-	UnlockRelationOid(oid, AccessShareLock);
-	return NULL;
-}
-
+/* Opens the index of a segment that is open, and prepares a scan. */
 static void
-open_source(Source *source, Relation rel)
+open_source(Source *source, Relation rel, bool backward)
 {
 	(void) onside_shape_require(rel, true);
 	source->rel = rel;
@@ -99,10 +79,11 @@ open_source(Source *source, Relation rel)
 	source->slot = table_slot_create(rel, NULL);
 	source->scan = onside_index_beginscan(rel, source->index,
 										  onside_reading_snapshot(), 2);
-	source->backward = false;
+	source->backward = backward;
 	source->has_row = false;
 }
 
+/* Closes all but the segment itself. */
 static void
 close_source(Source *source)
 {
@@ -113,7 +94,7 @@ close_source(Source *source)
 
 /* Goes to the scan's next row, or, backward, to the one before it. */
 static void
-advance(Source *source)
+advance_source(Source *source)
 {
 	TupleTableSlot *slot = source->slot;
 	bool		isnull;
@@ -123,6 +104,8 @@ advance(Source *source)
 										 ForwardScanDirection, slot);
 	if (!source->has_row)
 		return;
+
+	/* The columns of a segment that we rely on are NOT NULL. */
 	source->pos.xid =
 		DatumGetFullTransactionId(slot_getattr(slot, Anum_outbox_xid,
 											   &isnull));
@@ -131,8 +114,9 @@ advance(Source *source)
 }
 
 /*
- * Scans a range, and stands at its first (or last) row.  A single transaction
- * is read from an id on, several are read as a whole.
+ * Starts the scan of a range, and goes to its first row (or, backward, to its
+ * last row).  A range of one transaction begins behind after_id.  A range of
+ * several transactions is read as a whole.
  */
 static void
 start_range(Source *source, const OnsideRange *range)
@@ -141,6 +125,7 @@ start_range(Source *source, const OnsideRange *range)
 
 	if (FullTransactionIdEquals(range->first, range->last))
 	{
+		/* One transaction: (xid = first AND id > after_id). */
 		ScanKeyInit(&keys[0], Anum_outbox_index_xid, BTEqualStrategyNumber,
 					F_XID8EQ, FullTransactionIdGetDatum(range->first));
 		ScanKeyInit(&keys[1], Anum_outbox_index_id, BTGreaterStrategyNumber,
@@ -148,6 +133,7 @@ start_range(Source *source, const OnsideRange *range)
 	}
 	else
 	{
+		/* Several: (xid >= first AND xid <= last). */
 		ScanKeyInit(&keys[0], Anum_outbox_index_xid,
 					BTGreaterEqualStrategyNumber, F_XID8GE,
 					FullTransactionIdGetDatum(range->first));
@@ -156,7 +142,7 @@ start_range(Source *source, const OnsideRange *range)
 					FullTransactionIdGetDatum(range->last));
 	}
 	index_rescan(source->scan, keys, 2, NULL, 0);
-	advance(source);
+	advance_source(source);
 }
 
 /* The source whose row comes first (or last, going backward), or NULL. */
@@ -171,6 +157,8 @@ first_source(Source *sources, int n)
 
 		if (!sources[i].has_row)
 			continue;
+
+		/* Compare the place of its row with the best one so far. */
 		order = first == NULL ? -1 :
 			onside_compare_positions(&sources[i].pos, &first->pos);
 		if (first == NULL || (first->backward ? order > 0 : order < 0))
@@ -180,8 +168,8 @@ first_source(Source *sources, int n)
 }
 
 /*
- * Hands out a range's events, and moves the cursor (if not NULL) past each.
- * Returns false if the callback stopped.
+ * Merges the sources' rows of a range.  Hands out each event, and moves the
+ * cursor (if not NULL) past the event.  Returns false if the callback stopped.
  */
 static bool
 read_range(Source *sources, int n, const OnsideRange *range,
@@ -196,17 +184,19 @@ read_range(Source *sources, int n, const OnsideRange *range,
 	while ((source = first_source(sources, n)) != NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
+
+		/* Nothing is handed out that a crash could take back. */
 		onside_flush_commit(source->pos.xid);
 		if (!callback(source->slot, &source->pos, arg))
 			return false;
 		if (cursor != NULL)
 			cursor->pos = source->pos;
-		advance(source);
+		advance_source(source);
 	}
 	return true;
 }
 
-/* Opens the segments that have anything; how many? */
+/* Opens the segments that hold rows, and returns their number. */
 static int
 open_sources(Source *sources, bool backward)
 {
@@ -217,11 +207,9 @@ open_sources(Source *sources, bool backward)
 		Relation	rel = table_open(onside_segment_oid(segment),
 									 AccessShareLock);
 
+		/* A segment without pages needs no scan. */
 		if (RelationGetNumberOfBlocks(rel) > 0)
-		{
-			open_source(&sources[n], rel);
-			sources[n++].backward = backward;
-		}
+			open_source(&sources[n++], rel, backward);
 		else
 			table_close(rel, AccessShareLock);
 	}
@@ -248,27 +236,31 @@ onside_window_read(OnsideCursor *cursor, OnsideReadCallback callback,
 {
 	Source		sources[ONSIDE_SEGMENTS];
 	int			n;
-	OnsideRanges		ranges;
+	OnsideRanges ranges;
 	bool		finished = true;
 
+	/* Open a window that ends at the active snapshot. */
 	if (cursor->window == NULL)
 	{
 		cursor->window = onside_snapshot_take();
 		memset(&cursor->pos, 0, sizeof(cursor->pos));
 	}
 
+	/* Read the ranges in ascending order. */
 	n = open_sources(sources, false);
 	onside_ranges_to_read(cursor, &ranges);
 	for (int i = 0; n > 0 && finished && i < ranges.n; i++)
 		finished = read_range(sources, n, &ranges.range[i], cursor,
 							  callback, arg);
 	close_sources(sources, n);
+
+	/* All that the window shows is done now. */
 	if (finished)
 		onside_cursor_end_window(cursor);
 	return finished;
 }
 
-/* Goes through the ranges, and each range, from its end. */
+/* Reads the last range first, and each range from its end. */
 void
 onside_window_read_newest(const OnsideCursor *cursor,
 						  OnsideReadCallback callback, void *arg)
@@ -276,9 +268,11 @@ onside_window_read_newest(const OnsideCursor *cursor,
 	OnsideSnapshot *now = onside_snapshot_take();
 	Source		sources[ONSIDE_SEGMENTS];
 	int			n = open_sources(sources, true);
-	OnsideRanges		ranges;
+	OnsideRanges ranges;
 
 	onside_ranges_pending(cursor, now, &ranges);
+
+	/* onside_ranges_pending() gives them in no order. */
 	qsort(ranges.range, ranges.n, sizeof(OnsideRange), onside_compare_ranges);
 	for (int i = ranges.n - 1; n > 0 && i >= 0; i--)
 		if (!read_range(sources, n, &ranges.range[i], NULL, callback, arg))
@@ -288,7 +282,7 @@ onside_window_read_newest(const OnsideCursor *cursor,
 	onside_snapshot_release(now);
 }
 
-/* What of a segment the ranges hold; stops at "max" events. */
+/* Adds the events that a segment has in these ranges; stops at "max". */
 static void
 count_in_segment(Relation rel, const OnsideRanges *ranges, int64 max,
 				 OnsidePending *pending)
@@ -297,14 +291,16 @@ count_in_segment(Relation rel, const OnsideRanges *ranges, int64 max,
 
 	if (RelationGetNumberOfBlocks(rel) == 0)
 		return;
-	open_source(&source, rel);
+	open_source(&source, rel, false);
 	for (int i = 0; pending->events < max && i < ranges->n; i++)
 		for (start_range(&source, &ranges->range[i]);
-			 pending->events < max && source.has_row; advance(&source))
+			 pending->events < max && source.has_row; advance_source(&source))
 		{
 			TimestampTz recorded_at = onside_outbox_recorded_at(source.slot);
 
 			CHECK_FOR_INTERRUPTS();
+
+			/* The order is by xid, so the oldest event can come anywhere. */
 			if (pending->events++ == 0 || recorded_at < pending->oldest)
 				pending->oldest = recorded_at;
 		}
@@ -312,8 +308,8 @@ count_in_segment(Relation rel, const OnsideRanges *ranges, int64 max,
 }
 
 /*
- * What the caller's own transaction has recorded is in no snapshot, and has a
- * range of its own.
+ * Counts segment by segment.  No snapshot shows what the caller's own
+ * transaction has recorded, so that gets a range of its own.
  */
 OnsidePending
 onside_window_pending(const OnsideCursor *cursor, const OnsideSnapshot *seen,
@@ -322,13 +318,17 @@ onside_window_pending(const OnsideCursor *cursor, const OnsideSnapshot *seen,
 	OnsidePending pending = {0};
 	OnsideSnapshot *now = NULL;
 	FullTransactionId own = GetTopFullTransactionIdIfAny();
-	OnsideRanges		ranges;
+	OnsideRanges ranges;
 
 	if (seen == NULL)
 		seen = now = onside_snapshot_take();
 	onside_ranges_pending(cursor, seen, &ranges);
+
+	/* The active snapshot sees the own events, too. */
 	if (now != NULL && FullTransactionIdIsValid(own))
 		onside_ranges_add(&ranges, own, own, 0);
+
+	/* Lock one segment at a time, for as long as it is read. */
 	for (int segment = 1; segment <= ONSIDE_SEGMENTS; segment++)
 	{
 		Relation	rel = table_open(onside_segment_oid(segment),
@@ -343,15 +343,15 @@ onside_window_pending(const OnsideCursor *cursor, const OnsideSnapshot *seen,
 }
 
 /*
- * Looks at rows that we see, and not at the index's last entry, which can be
- * of a transaction that was rolled back.
+ * Looks for the last row that we see.  The last entry of the index does not do:
+ * its transaction may have been rolled back.
  */
 FullTransactionId
 onside_window_last_xid(Relation segment)
 {
 	FullTransactionId xid = InvalidFullTransactionId;
 	OnsideSnapshot *now;
-	OnsideRanges		ranges;
+	OnsideRanges ranges;
 	Source		source;
 
 	if (RelationGetNumberOfBlocks(segment) == 0)
@@ -359,9 +359,8 @@ onside_window_last_xid(Relation segment)
 	now = onside_snapshot_take();
 	onside_ranges_all(now, &ranges);
 
-	/* The last range first, and in it the last row. */
-	open_source(&source, segment);
-	source.backward = true;
+	/* Read the last range first, and its last row. */
+	open_source(&source, segment, true);
 	for (int i = ranges.n - 1; !source.has_row && i >= 0; i--)
 		start_range(&source, &ranges.range[i]);
 	if (source.has_row)
@@ -372,13 +371,13 @@ onside_window_last_xid(Relation segment)
 	return xid;
 }
 
-/* Stops at the first event that it finds. */
+/* Stops at the first pending event. */
 bool
 onside_window_holds_pending(Relation segment, const OnsideCursor *cursor)
 {
 	OnsidePending pending = {0};
 	OnsideSnapshot *now = onside_snapshot_take();
-	OnsideRanges		ranges;
+	OnsideRanges ranges;
 
 	onside_ranges_pending(cursor, now, &ranges);
 
@@ -395,8 +394,9 @@ onside_window_holds_pending(Relation segment, const OnsideCursor *cursor)
 }
 
 /*
- * For a hook that runs in somebody's COMMIT PREPARED, which must not wait or
- * fail for our sake: a segment that is locked or damaged is passed over.
+ * Serves a hook in somebody's COMMIT PREPARED, which must not wait for our
+ * sake.  So a segment is passed over if it or its index is locked, and also if
+ * the index is missing.
  */
 int64
 onside_window_last_id(FullTransactionId xid)
@@ -405,26 +405,29 @@ onside_window_last_id(FullTransactionId xid)
 
 	for (int segment = 1; segment <= ONSIDE_SEGMENTS; segment++)
 	{
-		Oid			relid = onside_relation_oid(psprintf("outbox_%d", segment));
+		char	   *name = psprintf("outbox_%d", segment);
+		Oid			relid = onside_relation_oid(name);
+		Oid			index;
 		Relation	rel;
-		Relation	index;
-		OnsideRange		range = {xid, xid, 0};
+		OnsideRange range = {xid, xid, 0};
 		Source		source;
 
+		/* Lock the segment and its index if both are free at once. */
 		if (!OidIsValid(relid) ||
 			!ConditionalLockRelationOid(relid, AccessShareLock))
 			continue;
 		rel = table_open(relid, NoLock);
-		index = try_open_index(rel);
-		if (index != NULL)
+		index = onside_shape_find_index(rel, psprintf("%s_xid_id_idx", name));
+		if (OidIsValid(index) &&
+			ConditionalLockRelationOid(index, AccessShareLock))
 		{
-			index_close(index, NoLock);
-			open_source(&source, rel);
-			source.backward = true;
+			/* The id of the last row that the transaction has here. */
+			open_source(&source, rel, true);
 			start_range(&source, &range);
 			if (source.has_row)
 				last = Max(last, source.pos.id);
 			close_source(&source);
+			UnlockRelationOid(index, AccessShareLock);
 		}
 		table_close(rel, AccessShareLock);
 	}
@@ -432,8 +435,8 @@ onside_window_last_id(FullTransactionId xid)
 }
 
 /*
- * Each place is looked up in all segments: a position does not say which it is
- * in.
+ * Looks each place up in one segment after another, since a position does not
+ * say in which segment the event is.
  */
 void
 onside_window_fetch(const OnsidePosition *positions, int n,
@@ -445,12 +448,14 @@ onside_window_fetch(const OnsidePosition *positions, int n,
 	for (int i = 0; i < n; i++)
 	{
 		const OnsidePosition *pos = &positions[i];
-		OnsideRange		range = {pos->xid, pos->xid, pos->id - 1};
+		OnsideRange range = {pos->xid, pos->xid, pos->id - 1};
 
 		CHECK_FOR_INTERRUPTS();
 		for (int s = 0; s < nsources; s++)
 		{
 			start_range(&sources[s], &range);
+
+			/* The first row behind id - 1 is the event, if it still exists. */
 			if (sources[s].has_row && sources[s].pos.id == pos->id)
 			{
 				(void) callback(sources[s].slot, pos, arg);

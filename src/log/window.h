@@ -8,8 +8,6 @@
 #ifndef ONSIDE_WINDOW_H
 #define ONSIDE_WINDOW_H
 
-#include "postgres.h"
-
 #include "datatype/timestamp.h"
 #include "executor/tuptable.h"
 #include "utils/relcache.h"

@@ -110,7 +110,6 @@ forget_in(const char *name, const pg_uuid_t *installation_id,
 	(void) onside_shape_require(rel, true);
 	PushActiveSnapshot(GetLatestSnapshot());
 	note_rows(rel, installation_id, since, sort);
-	onside_sort_perform(sort);
 	while ((noted = onside_sort_next(sort)) != NULL)
 	{
 		ItemPointerData tid = *(ItemPointer) DatumGetPointer(noted->tts_values[1]);
@@ -122,7 +121,7 @@ forget_in(const char *name, const pg_uuid_t *installation_id,
 		if (taken == ONSIDE_TAKE_GONE ||
 			(taken == ONSIDE_TAKEN_CHANGED && !is_of(row, installation_id)))
 			continue;
-		onside_take_delete(rel, row);
+		simple_table_tuple_delete(rel, &row->tts_tid, GetActiveSnapshot());
 		count++;
 	}
 	PopActiveSnapshot();

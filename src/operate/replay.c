@@ -294,9 +294,7 @@ replay(Relation *segments, TimestampTz since, TimestampTz until)
 
 		note_table(notes, "aside");
 		note_table(notes, "dead_letter");
-		onside_sort_perform(notes);
 		choose(notes, places);
-		onside_sort_perform(places);
 		count = record(segments, places);
 		onside_sort_end(places);
 	}

@@ -56,43 +56,29 @@ tm2timestamp(struct pg_tm *tm, fsec_t fsec, int *tzp, Timestamp *result)
 	return 0;
 }
 
-int
-timestamp2tm(Timestamp dt, int *tzp, struct pg_tm *tm, fsec_t *fsec,
-			 const char **tzn, pg_tz *attimezone)
+/* For the one type that event.c asks for, timestamp without time zone. */
+char *
+JsonEncodeDateTime(char *buf, Datum value, Oid typid, const int *tzp)
 {
+	Timestamp	dt = DatumGetTimestamp(value);
+	int64		usec = dt % USECS_PER_SEC;
 	struct tm	c;
 	time_t		t;
-	int64		usec = dt % USECS_PER_SEC;
+	char	   *p;
 
 	if (usec < 0)
 		usec += USECS_PER_SEC;
 	t = (dt - usec) / USECS_PER_SEC + EPOCH_SHIFT;
-	if (gmtime_r(&t, &c) == NULL)
-		return -1;
-	*fsec = usec;
-	tm->tm_year = c.tm_year + 1900;
-	tm->tm_mon = c.tm_mon + 1;
-	tm->tm_mday = c.tm_mday;
-	tm->tm_hour = c.tm_hour;
-	tm->tm_min = c.tm_min;
-	tm->tm_sec = c.tm_sec;
-	return 0;
-}
-
-/* In the one style that is asked for, XML Schema's. */
-void
-EncodeDateTime(struct pg_tm *tm, fsec_t fsec, bool print_tz, int tz,
-			   const char *tzn, int style, char *str)
-{
-	char	   *p = str + sprintf(str, "%04d-%02d-%02dT%02d:%02d:%02d",
-								  tm->tm_year, tm->tm_mon, tm->tm_mday,
-								  tm->tm_hour, tm->tm_min, tm->tm_sec);
-
-	if (fsec == 0)
-		return;
-	p += sprintf(p, ".%06d", fsec);
-	while (p[-1] == '0')
-		*--p = '\0';
+	CHECK(gmtime_r(&t, &c) != NULL);
+	p = buf + sprintf(buf, "%04d-%02d-%02dT%02d:%02d:%02d", c.tm_year + 1900,
+					  c.tm_mon + 1, c.tm_mday, c.tm_hour, c.tm_min, c.tm_sec);
+	if (usec != 0)
+	{
+		p += sprintf(p, ".%06d", (int) usec);
+		while (p[-1] == '0')
+			*--p = '\0';
+	}
+	return buf;
 }
 
 int
@@ -149,14 +135,14 @@ pg_server_to_any(const char *s, int len, int enc)
 	abort();
 }
 
-void
-check_stack_depth(void)
+JsonbIterator *
+JsonbIteratorInit(JsonbContainer *container)
 {
 	abort();
 }
 
-uint32
-getJsonbOffset(const JsonbContainer *jc, int index)
+JsonbIteratorToken
+JsonbIteratorNext(JsonbIterator **it, JsonbValue *val, bool skipNested)
 {
 	abort();
 }
