@@ -171,7 +171,7 @@ wait_until_settled(const Moment *until, OnsideSlot *slot,
 
 /* Waits until everything is settled that is committed now. */
 static bool
-flush(OnsideSlot *slot, TimestampTz deadline)
+flush_until(OnsideSlot *slot, TimestampTz deadline)
 {
 	Moment		until;
 	bool		settled;
@@ -213,7 +213,7 @@ onside_flush(PG_FUNCTION_ARGS)
 				 errmsg("flush() cannot be executed during recovery"),
 				 errhint("Events are sent by the primary.")));
 
-	PG_RETURN_BOOL(flush(onside_slot_find(MyDatabaseId), deadline));
+	PG_RETURN_BOOL(flush_until(onside_slot_find(MyDatabaseId), deadline));
 }
 
 void
@@ -227,7 +227,7 @@ onside_write_settled(void)
 		onside_slot_read_status(slot, &status, &pending) != 0 &&
 		!status.objects_differ && pending == 0 &&
 		OidIsValid(onside_relation_oid("delivery_cursor")))
-		(void) flush(slot,
-					 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												 WRITE_TIMEOUT));
+		(void) flush_until(slot,
+						   TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   WRITE_TIMEOUT));
 }

@@ -99,7 +99,7 @@ look_at_preload(OnsideDoctor *doctor)
 
 /* May our tables be read? */
 static void
-look_at_version(OnsideDoctor *doctor)
+look_at_object_version(OnsideDoctor *doctor)
 {
 	char	   *problem = onside_version_problem();
 
@@ -295,7 +295,7 @@ check_worker(OnsideDoctor *doctor)
  * onside_doctor_set_command() needs to know.
  */
 static void
-look_at_settings(OnsideDoctor *doctor)
+look_at_database_settings(OnsideDoctor *doctor)
 {
 	char	   *errors = NULL;
 	char	   *own;
@@ -351,7 +351,7 @@ check_enabled(OnsideDoctor *doctor)
 
 /* pause() and resume() write it. */
 static void
-look_at_control(OnsideDoctor *doctor)
+look_at_pause(OnsideDoctor *doctor)
 {
 	char	   *reason = NULL;
 	const char *problem;
@@ -453,7 +453,7 @@ onside_doctor(PG_FUNCTION_ARGS)
 	doctor.database = quote_identifier(get_database_name(MyDatabaseId));
 
 	onside_doctor_look(&doctor, "preload", look_at_preload);
-	onside_doctor_look(&doctor, "version", look_at_version);
+	onside_doctor_look(&doctor, "version", look_at_object_version);
 	onside_doctor_look(&doctor, "tables", look_at_tables);
 	check_recovery(&doctor);
 	doctor.may_run = onside_shmem_available() && !doctor.standby;
@@ -463,9 +463,9 @@ onside_doctor(PG_FUNCTION_ARGS)
 	check_worker_slots(&doctor);
 	check_worker(&doctor);
 
-	onside_doctor_look(&doctor, "settings", look_at_settings);
+	onside_doctor_look(&doctor, "settings", look_at_database_settings);
 	check_enabled(&doctor);
-	onside_doctor_look_at_tables(&doctor, "paused", look_at_control);
+	onside_doctor_look_at_tables(&doctor, "paused", look_at_pause);
 	onside_doctor_endpoint(&doctor);
 	onside_doctor_events(&doctor);
 	onside_doctor_look(&doctor, "subscriptions", onside_doctor_subscriptions);

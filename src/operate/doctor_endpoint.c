@@ -62,7 +62,7 @@ check_credentials(OnsideDoctor *doctor, const char *setting, const char *path)
 
 /* libcurl reads it; whether it holds certificates the check tls finds. */
 static void
-check_ca_file(OnsideDoctor *doctor)
+check_authorities(OnsideDoctor *doctor)
 {
 	struct stat st;
 	const char *problem = NULL;
@@ -114,7 +114,7 @@ check_proxy_credentials(OnsideDoctor *doctor)
 
 /* May anything be sent there? */
 static bool
-check_endpoint(OnsideDoctor *doctor)
+check_endpoint_address(OnsideDoctor *doctor)
 {
 	const char *problem = onside_address_endpoint_problem(onside_endpoint);
 
@@ -133,7 +133,7 @@ check_endpoint(OnsideDoctor *doctor)
 
 /* May anything be sent through it? */
 static bool
-check_proxy(OnsideDoctor *doctor)
+check_proxy_address(OnsideDoctor *doctor)
 {
 	const char *problem = onside_address_proxy_problem(onside_proxy);
 
@@ -232,9 +232,9 @@ onside_doctor_endpoint(OnsideDoctor *doctor)
 	bool		addresses_ok;
 
 	check_credentials(doctor, "credentials_file", onside_credentials_file);
-	check_ca_file(doctor);
-	addresses_ok = check_endpoint(doctor);
-	addresses_ok &= check_proxy(doctor);
+	check_authorities(doctor);
+	addresses_ok = check_endpoint_address(doctor);
+	addresses_ok &= check_proxy_address(doctor);
 	check_proxy_credentials(doctor);
 	check_connection(doctor, addresses_ok);
 }

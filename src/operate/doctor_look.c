@@ -79,7 +79,7 @@ typedef struct Look
 
 /* The look, in its subtransaction.  Its results outlive SPI. */
 static void
-look_around(void *arg)
+run_look(void *arg)
 {
 	Look	   *this = (Look *) arg;
 	MemoryContext context = CurrentMemoryContext;
@@ -98,7 +98,7 @@ void
 onside_doctor_look(OnsideDoctor *doctor, const char *check, OnsideLook look)
 {
 	Look		this = {doctor, look};
-	ErrorData  *error = onside_attempt(look_around, &this, false);
+	ErrorData  *error = onside_attempt(run_look, &this, false);
 
 	if (error == NULL)
 		return;

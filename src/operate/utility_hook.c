@@ -103,8 +103,8 @@ is_our_extension(Oid extension)
 
 /* What an attached table may have to follow. */
 static void
-follow(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id,
-	   void *arg)
+follow_change(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id,
+			  void *arg)
 {
 	if (class_id == RelationRelationId && sub_id > 0)
 	{
@@ -130,7 +130,7 @@ object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 
 	if (access == OAT_DROP && class_id == RelationRelationId && sub_id == 0)
 		onside_drop_guard_check(object_id);
-	follow(access, class_id, object_id, sub_id, arg);
+	follow_change(access, class_id, object_id, sub_id, arg);
 
 	if (class_id != ExtensionRelationId ||
 		(access != OAT_POST_CREATE && access != OAT_POST_ALTER &&
@@ -368,9 +368,9 @@ count_prepared(FullTransactionId xid)
 }
 
 static void
-run(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
-	ProcessUtilityContext context, ParamListInfo params,
-	QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc)
+run_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
+			ProcessUtilityContext context, ParamListInfo params,
+			QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc)
 {
 	if (prev_process_utility)
 		prev_process_utility(pstmt, queryString, readOnlyTree, context,
@@ -395,8 +395,8 @@ run_without_worker(Oid database, PlannedStmt *pstmt, const char *queryString,
 		hold.slot = onside_service_hold(database);
 		if (hold.slot != NULL)
 			clear_slot(hold.slot);
-		run(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest,
-			qc);
+		run_utility(pstmt, queryString, readOnlyTree, context, params,
+					queryEnv, dest, qc);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(let_go, PointerGetDatum(&hold));
 	let_go(0, PointerGetDatum(&hold));
@@ -478,8 +478,8 @@ process_utility(PlannedStmt *pstmt, const char *queryString,
 		run_without_worker(database, pstmt, queryString, readOnlyTree,
 						   context, params, queryEnv, dest, qc);
 	else
-		run(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest,
-			qc);
+		run_utility(pstmt, queryString, readOnlyTree, context, params,
+					queryEnv, dest, qc);
 
 	onside_shape_guard_after(&guard);
 	if (changes)

@@ -58,7 +58,7 @@ onside_chances_recovered(OnsideChances *chances, TimestampTz since,
 
 /* A clock that was set back must not have what is due wait. */
 static void
-begin_round(OnsideChances *chances, TimestampTz now)
+begin_group_round(OnsideChances *chances, TimestampTz now)
 {
 	chances->in_round = true;
 	chances->visited.event_name[0] = '\0';
@@ -73,7 +73,7 @@ begin_round(OnsideChances *chances, TimestampTz now)
 }
 
 static void
-end_round(OnsideChances *chances, TimestampTz now)
+end_group_round(OnsideChances *chances, TimestampTz now)
 {
 	chances->in_round = false;
 	chances->look_at = chances->next;
@@ -85,8 +85,8 @@ end_round(OnsideChances *chances, TimestampTz now)
 
 /* Has it a chance in this round? */
 static bool
-visit(OnsideChances *chances, const OnsideChanceGroup *group, TimestampTz now,
-	  const OnsideChanceStorage *storage)
+visit_group(OnsideChances *chances, const OnsideChanceGroup *group,
+			TimestampTz now, const OnsideChanceStorage *storage)
 {
 	TimestampTz due = group->due > chances->due_after ? group->due :
 		storage->next_due(group, chances->due_after);
@@ -116,7 +116,7 @@ onside_chances_look(OnsideChances *chances, TimestampTz now,
 	{
 		if (now < chances->look_at)
 			return false;
-		begin_round(chances, now);
+		begin_group_round(chances, now);
 	}
 	for (int i = 0; i < GROUPS_AT_ONCE; i++)
 	{
@@ -126,11 +126,11 @@ onside_chances_look(OnsideChances *chances, TimestampTz now,
 
 		if (!storage->next_group(after, group))
 		{
-			end_round(chances, now);
+			end_group_round(chances, now);
 			break;
 		}
 		chances->visited = *group;
-		if (visit(chances, group, now, storage))
+		if (visit_group(chances, group, now, storage))
 			return true;
 	}
 	chances->present.event_name[0] = '\0';

@@ -197,7 +197,7 @@ next_again(OnsideSender *sender, int64 now)
 
 /* The settings may have been others when the piece was made. */
 static void
-fit(OnsideSender *sender, OnsidePiece *piece)
+cut_to_fit(OnsideSender *sender, OnsidePiece *piece)
 {
 	int64		bytes = ONSIDE_SENDER_FRAME;
 	int			n;
@@ -216,7 +216,7 @@ static void
 order_again(OnsideSender *sender, OnsidePiece *piece, int64 now,
 			OnsideOrder *order)
 {
-	fit(sender, piece);
+	cut_to_fit(sender, piece);
 	order->kind = ONSIDE_SEND_AGAIN;
 	order->piece = piece;
 	if (piece->timed_out && (piece->failures_since < SHORT_FAILURES ||

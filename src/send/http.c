@@ -348,7 +348,7 @@ new_multi(Slot *slot)
 
 /* The request is over.  Keeps its connection if nothing speaks against it. */
 static void
-finish(Slot *slot, CURLcode code)
+finish_request(Slot *slot, CURLcode code)
 {
 	OnsideHttp *http = slot->http;
 	const OnsideAnswer *answer = &slot->request.answer;
@@ -377,7 +377,7 @@ finish(Slot *slot, CURLcode code)
 
 /* Lets libcurl do what can be done, and notes whether the request is over. */
 static void
-drive(Slot *slot, curl_socket_t fd, int mask)
+drive_request(Slot *slot, curl_socket_t fd, int mask)
 {
 	sigset_t	saved;
 	CURLMsg    *msg;
@@ -391,7 +391,7 @@ drive(Slot *slot, curl_socket_t fd, int mask)
 		CURLcode	code = msg->data.result;
 
 		curl_multi_remove_handle(slot->multi, slot->request.easy);
-		finish(slot, code);
+		finish_request(slot, code);
 	}
 	unblock_signals(&saved);
 }
@@ -401,8 +401,8 @@ drive(Slot *slot, curl_socket_t fd, int mask)
  * no memory.  body is NULL for a probe.
  */
 static void
-begin(Slot *slot, const OnsideHttpConfig *config, const char *body, size_t len,
-	  int timeout_ms)
+begin_request(Slot *slot, const OnsideHttpConfig *config, const char *body,
+			  size_t len, int timeout_ms)
 {
 	sigset_t	saved;
 	bool		begun = false;
@@ -423,11 +423,11 @@ begin(Slot *slot, const OnsideHttpConfig *config, const char *body, size_t len,
 	if (begun)
 	{
 		/* Write to a connection that is already open at once. */
-		drive(slot, CURL_SOCKET_TIMEOUT, 0);
+		drive_request(slot, CURL_SOCKET_TIMEOUT, 0);
 		return;
 	}
 	close_slot(slot);
-	finish(slot, CURLE_OUT_OF_MEMORY);
+	finish_request(slot, CURLE_OUT_OF_MEMORY);
 }
 
 void
@@ -437,7 +437,7 @@ onside_http_start(OnsideHttp *http, int64 request, const char *body,
 	Slot	   *slot = take_slot(http, fresh_connection);
 
 	slot->number = request;
-	begin(slot, &http->config, body, len, timeout_ms);
+	begin_request(slot, &http->config, body, len, timeout_ms);
 }
 
 int
@@ -554,7 +554,7 @@ onside_http_wait(OnsideHttp *http, long timeout, uint32 wait_event)
 		if (events[i].events & WL_SOCKET_WRITEABLE)
 			mask |= CURL_CSELECT_OUT;
 		if (mask != 0 && is_under_way(slot))
-			drive(slot, events[i].fd, mask);
+			drive_request(slot, events[i].fd, mask);
 	}
 
 	for (int i = 0; i < ONSIDE_HTTP_MAX_REQUESTS; i++)
@@ -565,7 +565,7 @@ onside_http_wait(OnsideHttp *http, long timeout, uint32 wait_event)
 			onside_ms_until(slot->due, 0) == 0)
 		{
 			slot->due = -1;
-			drive(slot, CURL_SOCKET_TIMEOUT, 0);
+			drive_request(slot, CURL_SOCKET_TIMEOUT, 0);
 		}
 	}
 	return latch_set;
@@ -632,7 +632,7 @@ onside_http_probe(const OnsideHttpConfig *config, int timeout,
 
 	PG_TRY();
 	{
-		begin(slot, config, NULL, 0, 0);
+		begin_request(slot, config, NULL, 0, 0);
 
 		/* libcurl is told no time: it would wait for the name server then. */
 		while (!slot->ended &&

@@ -52,7 +52,7 @@ holds_event_id(const OnsideItem *items, int n, const OnsideItem *item)
  * again.
  */
 static void
-regroup(OnsideSender *sender)
+group_lone_events(OnsideSender *sender)
 {
 	OnsideItem	items[OUTAGE_GROUP];
 	int			n = 0;
@@ -153,7 +153,7 @@ onside_outcome_accepted(OnsideSender *sender, OnsideInFlight *request,
 			sender->recovered_us = sender->trouble_us;
 		}
 		if (outage)
-			regroup(sender);
+			group_lone_events(sender);
 		sender->trouble = 0;
 		sender->failure = ONSIDE_RESPONSE_DELIVERED;
 		sender->probe_newest = sender->probe_failed = false;

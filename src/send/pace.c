@@ -91,7 +91,7 @@ note_time(OnsidePace *pace, int64 duration)
 
 /* A quarter more, or 0 once that is what the settings allow anyhow. */
 static int
-grown(int value, int max)
+grown_limit(int value, int max)
 {
 	int64		larger = (int64) value + Max(value / 4, 1);
 
@@ -110,10 +110,10 @@ grow_limit(OnsidePace *pace, int events, int bytes)
 	if ((!near_events && !near_bytes) || ++pace->near_limit < NEAR_LIMIT)
 		return;
 	pace->near_limit = 0;
-	pace->limit_events = grown(pace->limit_events,
-							   pace->settings.batch_max_events);
-	pace->limit_bytes = grown(pace->limit_bytes,
-							  pace->settings.batch_max_bytes);
+	pace->limit_events = grown_limit(pace->limit_events,
+									 pace->settings.batch_max_events);
+	pace->limit_bytes = grown_limit(pace->limit_bytes,
+									pace->settings.batch_max_bytes);
 }
 
 void

@@ -120,7 +120,7 @@ onside_piece_remove(OnsidePiece *piece, const bool *gone)
  */
 
 static void
-put(OnsideHeap *heap, int i, OnsidePiece *piece)
+put_piece(OnsideHeap *heap, int i, OnsidePiece *piece)
 {
 	heap->pieces[i] = piece;
 	piece->heap_index = i;
@@ -128,13 +128,13 @@ put(OnsideHeap *heap, int i, OnsidePiece *piece)
 
 /* Moves the piece at i, in a heap that reaches at least there, where it belongs. */
 static void
-sift(OnsideHeap *heap, int i)
+sift_piece(OnsideHeap *heap, int i)
 {
 	OnsidePiece *piece = heap->pieces[i];
 
 	while (i > 0 && heap->pieces[(i - 1) / 2]->due_us > piece->due_us)
 	{
-		put(heap, i, heap->pieces[(i - 1) / 2]);
+		put_piece(heap, i, heap->pieces[(i - 1) / 2]);
 		i = (i - 1) / 2;
 	}
 	for (;;)
@@ -146,10 +146,10 @@ sift(OnsideHeap *heap, int i)
 			child++;
 		if (child >= heap->n || heap->pieces[child]->due_us >= piece->due_us)
 			break;
-		put(heap, i, heap->pieces[child]);
+		put_piece(heap, i, heap->pieces[child]);
 		i = child;
 	}
-	put(heap, i, piece);
+	put_piece(heap, i, piece);
 }
 
 void
@@ -159,8 +159,8 @@ onside_heap_add(MemoryContext context, OnsideHeap *heap, OnsidePiece *piece)
 		heap->pieces = onside_array_enlarge(context, heap->pieces,
 											&heap->capacity,
 											sizeof(OnsidePiece *));
-	put(heap, heap->n++, piece);
-	sift(heap, heap->n - 1);
+	put_piece(heap, heap->n++, piece);
+	sift_piece(heap, heap->n - 1);
 }
 
 void
@@ -172,8 +172,8 @@ onside_heap_remove(OnsideHeap *heap, OnsidePiece *piece)
 	piece->heap_index = -1;
 	if (i == --heap->n)
 		return;
-	put(heap, i, heap->pieces[heap->n]);
-	sift(heap, i);
+	put_piece(heap, i, heap->pieces[heap->n]);
+	sift_piece(heap, i);
 }
 
 void
@@ -182,5 +182,5 @@ onside_heap_reorder(OnsideHeap *heap)
 	int			n = heap->n;
 
 	for (heap->n = 0; heap->n < n;)
-		sift(heap, heap->n++);
+		sift_piece(heap, heap->n++);
 }

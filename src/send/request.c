@@ -454,7 +454,7 @@ is_socks_refusal(CURL *easy)
  * still on the way; so where its whole head has come, it is believed.
  */
 static bool
-is_complete(OnsideRequest *request, CURLcode code, int status)
+is_answer_complete(OnsideRequest *request, CURLcode code, int status)
 {
 	curl_off_t	sent = 0;
 
@@ -575,7 +575,7 @@ onside_request_judge(OnsideRequest *request, CURLcode code)
 		answer->kind = ONSIDE_ANSWER_PROXY_REFUSED;
 		status = connect_status;
 	}
-	else if (!is_complete(request, code, status))
+	else if (!is_answer_complete(request, code, status))
 		answer->kind = kind_of_failure(request, code);
 	else if (status == 407 && request->plain_proxy)
 		answer->kind = ONSIDE_ANSWER_PROXY_REFUSED;

@@ -132,7 +132,7 @@ onside_review_end(OnsideSender *sender, int64 now)
  */
 
 static void
-count_aside(OnsideSender *sender, OnsidePiece *piece, void *arg)
+recount_piece(OnsideSender *sender, OnsidePiece *piece, void *arg)
 {
 	onside_holding_count(sender, piece, 1);
 }
@@ -153,7 +153,7 @@ void
 onside_review_is_aside(OnsideSender *sender)
 {
 	sender->held = sender->held_aside = 0;
-	onside_holding_visit(sender, true, count_aside, NULL);
+	onside_holding_visit(sender, true, recount_piece, NULL);
 	onside_holding_visit_lone(sender, drop_one_too_many, NULL);
 }
 

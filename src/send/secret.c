@@ -68,7 +68,7 @@ static Secret previous[ONSIDE_SECRET_KINDS];
  */
 
 static void
-forget(char **str)
+wipe_string(char **str)
 {
 	if (*str != NULL)
 	{
@@ -106,9 +106,9 @@ onside_secret_set(OnsideSecretKind kind, const char *credentials)
 	if (now->credentials != NULL && strcmp(now->credentials, credentials) == 0)
 		return;
 
-	forget(&before->credentials);
+	wipe_string(&before->credentials);
 	for (int i = 0; i < FORMS; i++)
-		forget(&before->forms[i]);
+		wipe_string(&before->forms[i]);
 	*before = *now;
 	memset(now, 0, sizeof(*now));
 
@@ -159,7 +159,7 @@ static int	read_units(const char *p, int depth, Unit *units);
  * "\\" is one backslash rather than two.
  */
 static int
-take(const char *p, int depth, const char *set, uint32 *c)
+take_character(const char *p, int depth, const char *set, uint32 *c)
 {
 	Unit		units[MAX_UNITS];
 	int			n = read_units(p, depth, units);
@@ -187,7 +187,7 @@ take_number(const char *p, int depth, int base, int min, int max, uint32 *value)
 	for (n = 0; n < max; n++)
 	{
 		uint32		c;
-		int			digit = take(p + len, depth, set, &c);
+		int			digit = take_character(p + len, depth, set, &c);
 
 		if (digit == 0)
 			break;
@@ -208,17 +208,17 @@ read_backslash(const char *p, int depth, Unit *unit)
 	int			more;
 
 	unit->wide = false;
-	if ((len = take(p, depth, "u", &c)) > 0 &&
+	if ((len = take_character(p, depth, "u", &c)) > 0 &&
 		(more = take_number(p + len, depth, 16, 4, 4, &unit->c)) > 0)
 	{
 		len += more;
 		unit->wide = true;
 		if (unit->c < 0xd800 || unit->c > 0xdbff)
 			return len;
-		if ((more = take(p + len, depth, "\\", &c)) == 0)
+		if ((more = take_character(p + len, depth, "\\", &c)) == 0)
 			return 0;
 		len += more;
-		if ((more = take(p + len, depth, "u", &c)) == 0)
+		if ((more = take_character(p + len, depth, "u", &c)) == 0)
 			return 0;
 		len += more;
 		if ((more = take_number(p + len, depth, 16, 4, 4, &low)) == 0)
@@ -226,12 +226,13 @@ read_backslash(const char *p, int depth, Unit *unit)
 		unit->c = 0x10000 + ((unit->c - 0xd800) << 10) + ((low - 0xdc00) & 0x3ff);
 		return len + more;
 	}
-	if ((len = take(p, depth, "x", &c)) > 0 &&
+	if ((len = take_character(p, depth, "x", &c)) > 0 &&
 		(more = take_number(p + len, depth, 16, 2, 2, &unit->c)) > 0)
 		return len + more;
 	if ((len = take_number(p, depth, 8, 3, 3, &unit->c)) > 0)
 		return len;
-	return take(p, depth, "\"\\/'`$!#%&()*+,-.:;<=>?@[]^_{|}~ ", &unit->c);
+	return take_character(p, depth, "\"\\/'`$!#%&()*+,-.:;<=>?@[]^_{|}~ ",
+						  &unit->c);
 }
 
 /* What follows an ampersand: HTML and XML. */
@@ -253,9 +254,9 @@ read_entity(const char *p, int depth, Unit *unit)
 	int			n = 0;
 
 	unit->wide = true;
-	if ((len = take(p, depth, "#", &c)) > 0)
+	if ((len = take_character(p, depth, "#", &c)) > 0)
 	{
-		if ((more = take(p + len, depth, "xX", &c)) > 0)
+		if ((more = take_character(p + len, depth, "xX", &c)) > 0)
 		{
 			len += more;
 			more = take_number(p + len, depth, 16, 1, 6, &unit->c);
@@ -269,7 +270,7 @@ read_entity(const char *p, int depth, Unit *unit)
 	else
 	{
 		while (n < (int) sizeof(name) - 1 &&
-			   (more = take(p + len, depth, LETTERS, &c)) > 0)
+			   (more = take_character(p + len, depth, LETTERS, &c)) > 0)
 		{
 			name[n++] = c;
 			len += more;
@@ -284,7 +285,7 @@ read_entity(const char *p, int depth, Unit *unit)
 			if (strcmp(name, names[i].name) == 0)
 				unit->c = names[i].c;
 	}
-	more = take(p + len, depth, ";", &c);
+	more = take_character(p + len, depth, ";", &c);
 	return more == 0 ? 0 : len + more;
 }
 
@@ -439,7 +440,8 @@ is_torn(const char *p)
  * end ends any secret of which more than HARMLESS_PREFIX bytes are there.
  */
 static const char *
-match(const char *p, const char *secret, bool token, bool cut, int matched)
+match_secret(const char *p, const char *secret, bool token, bool cut,
+			 int matched)
 {
 	Unit		units[MAX_UNITS];
 	int			n;
@@ -460,13 +462,15 @@ match(const char *p, const char *secret, bool token, bool cut, int matched)
 		const char *end = NULL;
 
 		if (len > 0)
-			end = match(next, secret + len, token, cut, matched + len);
+			end = match_secret(next, secret + len, token, cut, matched + len);
 		if (end == NULL && fewer > 0)
-			end = match(next, secret + fewer, token, cut, matched + fewer);
+			end = match_secret(next, secret + fewer, token, cut,
+							   matched + fewer);
 		if (end != NULL)
 			return end;
 	}
-	return cut && matched > HARMLESS_PREFIX && is_torn(p) ? p + strlen(p) : NULL;
+	return cut && matched > HARMLESS_PREFIX && is_torn(p) ?
+		p + strlen(p) : NULL;
 }
 
 /* Puts MASK in the place of one form, wherever it is. */
@@ -477,7 +481,7 @@ hide_form(char *text, const char *form, bool token, bool cut)
 		return;
 	for (char *p = text; *p != '\0'; p++)
 	{
-		const char *end = match(p, form, token, cut, 0);
+		const char *end = match_secret(p, form, token, cut, 0);
 		int			len;
 
 		if (end == NULL)
@@ -490,7 +494,7 @@ hide_form(char *text, const char *form, bool token, bool cut)
 }
 
 static void
-hide(char *text, const Secret *secret, bool cut)
+hide_forms(char *text, const Secret *secret, bool cut)
 {
 	for (int i = 0; i < FORMS; i++)
 		if (secret->forms[i] != NULL)
@@ -504,8 +508,8 @@ onside_secret_hide(char *text, bool cut)
 	steps = 0;
 	for (int kind = 0; kind < ONSIDE_SECRET_KINDS; kind++)
 	{
-		hide(text, &current[kind], cut);
-		hide(text, &previous[kind], cut);
+		hide_forms(text, &current[kind], cut);
+		hide_forms(text, &previous[kind], cut);
 	}
 	if (steps > MAX_STEPS && strlen(text) >= MASK_LEN)
 		strcpy(text, MASK);

@@ -153,7 +153,7 @@ onside_sender_forget_fates(OnsideSender *sender, int n)
 
 /* Is this round of probes over, with nothing accepted? */
 static void
-end_round(OnsideSender *sender, const OnsideInFlight *request, int64 now)
+end_probe_round(OnsideSender *sender, const OnsideInFlight *request, int64 now)
 {
 	if (request->probe && onside_pace_waits(&sender->pace) &&
 		!sender->probe_newest && !sender->probe_failed &&
@@ -201,7 +201,7 @@ onside_sender_answer(OnsideSender *sender, int64 id,
 		onside_outcome_throttled(sender, &request, answer, now);
 	else
 		onside_outcome_failed(sender, &request, class, answer, now);
-	end_round(sender, &request, now);
+	end_probe_round(sender, &request, now);
 }
 
 /* ----------
