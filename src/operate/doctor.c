@@ -104,13 +104,9 @@ look_at_object_version(OnsideDoctor *doctor)
 	char	   *problem = onside_version_problem();
 
 	doctor->tables_known = problem == NULL;
-	if (problem == NULL)
-		onside_doctor_row(doctor, "version", ONSIDE_GOOD,
-						  "library and objects are version " ONSIDE_SQL_VERSION,
-						  NULL);
-	else
-		onside_doctor_row(doctor, "version", ONSIDE_BAD, problem,
-						  "Install the package of the newer version if it is not, and restart the server; then ALTER EXTENSION onside_attribution UPDATE;");
+	onside_doctor_judge(doctor, "version", problem,
+						"library and objects are version " ONSIDE_SQL_VERSION,
+						"Install the package of the newer version if it is not, and restart the server; then ALTER EXTENSION onside_attribution UPDATE;");
 }
 
 /*
@@ -155,10 +151,11 @@ look_at_tables(OnsideDoctor *doctor)
 		if (!onside_doctor_holder(relid, true, &detail, &hint))
 			appendStringInfoString(&detail, "locked by another session");
 	}
-	onside_doctor_row(doctor, "tables", detail.len == 0 ? ONSIDE_GOOD : ONSIDE_BAD,
-					  detail.len == 0 ? "they are as the extension needs them, and none is locked" : detail.data,
-					  hint != NULL ? hint :
-					  "Look for it in pg_locks, and have that transaction end.");
+	onside_doctor_judge(doctor, "tables",
+						detail.len > 0 ? detail.data : NULL,
+						"they are as the extension needs them, and none is locked",
+						hint != NULL ? hint :
+						"Look for it in pg_locks, and have that transaction end.");
 }
 
 /* Events are sent by the primary. */
@@ -166,13 +163,10 @@ static void
 check_recovery(OnsideDoctor *doctor)
 {
 	doctor->standby = RecoveryInProgress();
-	if (doctor->standby)
-		onside_doctor_row(doctor, "primary", ONSIDE_BAD,
-						  "this server is a standby: the primary sends, and this one does when it is promoted",
-						  "Call doctor() on the primary. If this server is to take over: SELECT pg_promote();");
-	else
-		onside_doctor_row(doctor, "primary", ONSIDE_GOOD,
-						  "this server is not a standby", NULL);
+	onside_doctor_judge(doctor, "primary", doctor->standby ?
+						"this server is a standby: the primary sends, and this one does when it is promoted" : NULL,
+						"this server is not a standby",
+						"Call doctor() on the primary. If this server is to take over: SELECT pg_promote();");
 }
 
 /* The process that starts the workers. */
@@ -343,10 +337,10 @@ check_enabled(OnsideDoctor *doctor)
 	bool		enabled = doctor->worker_pid != NULL ?
 		strcmp(doctor->state, "disabled") != 0 : onside_enabled;
 
-	onside_doctor_row(doctor, "enabled", enabled ? ONSIDE_GOOD : ONSIDE_BAD,
-					  enabled ? "onside_attribution.enabled is on" :
-					  "onside_attribution.enabled is off: events are recorded, and not sent",
-					  onside_doctor_set_command(doctor, "enabled", "on"));
+	onside_doctor_judge(doctor, "enabled", enabled ? NULL :
+						"onside_attribution.enabled is off: events are recorded, and not sent",
+						"onside_attribution.enabled is on",
+						onside_doctor_set_command(doctor, "enabled", "on"));
 }
 
 /* pause() and resume() write it. */
@@ -363,15 +357,13 @@ look_at_pause(OnsideDoctor *doctor)
 		onside_doctor_row(doctor, "paused", ONSIDE_UNKNOWN,
 						  psprintf("the table control cannot be believed: %s. The worker makes it anew, as not paused",
 								   problem), NULL);
-	else if (!paused)
-		onside_doctor_row(doctor, "paused", ONSIDE_GOOD,
-						  "sending is not paused", NULL);
 	else
-		onside_doctor_row(doctor, "paused", ONSIDE_BAD,
-						  psprintf("sending is paused%s%s",
-								   reason != NULL ? ": " : "",
-								   reason != NULL ? reason : ""),
-						  "SELECT onside_attribution.resume();");
+		onside_doctor_judge(doctor, "paused", !paused ? NULL :
+							psprintf("sending is paused%s%s",
+									 reason != NULL ? ": " : "",
+									 reason != NULL ? reason : ""),
+							"sending is not paused",
+							"SELECT onside_attribution.resume();");
 }
 
 /* ----------

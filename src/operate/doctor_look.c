@@ -55,6 +55,15 @@ onside_doctor_row(OnsideDoctor *doctor, const char *check, OnsideVerdict ok,
 		doctor->first_bad = check;
 }
 
+void
+onside_doctor_judge(OnsideDoctor *doctor, const char *check,
+					const char *problem, const char *good, const char *hint)
+{
+	onside_doctor_row(doctor, check,
+					  problem == NULL ? ONSIDE_GOOD : ONSIDE_BAD,
+					  problem == NULL ? good : problem, hint);
+}
+
 /* The credentials are always the database's, so that its copies have none. */
 char *
 onside_doctor_set_command(OnsideDoctor *doctor, const char *name,

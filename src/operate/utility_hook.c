@@ -186,15 +186,6 @@ exclusive_database(Node *stmt)
 }
 
 static bool
-changes_databases(Node *stmt)
-{
-	return IsA(stmt, DropdbStmt) || IsA(stmt, CreatedbStmt) ||
-		IsA(stmt, AlterDatabaseStmt) ||
-		(IsA(stmt, RenameStmt) &&
-		 ((RenameStmt *) stmt)->renameType == OBJECT_DATABASE);
-}
-
-static bool
 may_create_databases(void)
 {
 	HeapTuple	tuple;
@@ -358,8 +349,10 @@ find_prepared(const char *gid)
  * has recorded none costs a look at the index.
  */
 static void
-count_prepared(FullTransactionId xid)
+count_prepared(void *arg)
 {
+	FullTransactionId xid = *(FullTransactionId *) arg;
+
 	if (!FullTransactionIdIsValid(xid))
 		return;
 	PushActiveSnapshot(GetLatestSnapshot());
@@ -402,12 +395,6 @@ run_without_worker(Oid database, PlannedStmt *pstmt, const char *queryString,
 	let_go(0, PointerGetDatum(&hold));
 }
 
-static void
-count_prepared_body(void *arg)
-{
-	count_prepared(*(FullTransactionId *) arg);
-}
-
 /*
  * What a prepared transaction may have done that this command has committed.  The
  * client must not be told that it was not: an error here is a warning, somebody's
@@ -427,7 +414,7 @@ after_commit_prepared(FullTransactionId prepared)
 	if (slot != NULL)
 	{
 		Oid			database;
-		ErrorData  *error = onside_attempt(count_prepared_body, &prepared, true);
+		ErrorData  *error = onside_attempt(count_prepared, &prepared, true);
 
 		if (error != NULL)
 			ereport(WARNING,
@@ -457,7 +444,6 @@ process_utility(PlannedStmt *pstmt, const char *queryString,
 	Oid			database = dbname == NULL ? InvalidOid :
 		get_database_oid(dbname, true);
 	OnsideShapeGuard guard = {0};
-	bool		changes = changes_databases(stmt);
 	bool		commits_prepared = onside_shmem_available() &&
 		IsA(stmt, TransactionStmt) &&
 		((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED;
@@ -482,7 +468,7 @@ process_utility(PlannedStmt *pstmt, const char *queryString,
 					queryEnv, dest, qc);
 
 	onside_shape_guard_after(&guard);
-	if (changes)
+	if (dbname != NULL || IsA(stmt, AlterDatabaseStmt))
 		onside_commit_wake_launcher(false);
 	if (commits_prepared)
 		after_commit_prepared(prepared);

@@ -23,12 +23,6 @@
  * ----------
  */
 
-bool
-onside_holding_is_lone(const OnsidePiece *piece)
-{
-	return piece->nitems == 1;
-}
-
 OnsideInFlight *
 onside_holding_find_request(OnsideSender *sender, int64 id)
 {

@@ -13,7 +13,7 @@
 #include "send/sender_state.h"
 
 /* Is it a single event? */
-extern bool onside_holding_is_lone(const OnsidePiece *piece);
+#define onside_holding_is_lone(piece) ((piece)->nitems == 1)
 
 /* The request with this number (0: a free place), or NULL. */
 extern OnsideInFlight *onside_holding_find_request(OnsideSender *sender,

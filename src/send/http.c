@@ -118,12 +118,6 @@ block_signals(sigset_t *saved)
 	pthread_sigmask(SIG_SETMASK, &all, saved);
 }
 
-static void
-unblock_signals(const sigset_t *saved)
-{
-	pthread_sigmask(SIG_SETMASK, saved, NULL);
-}
-
 /* ----------
  * What libcurl calls.  No ereport, no palloc.
  * ----------
@@ -288,7 +282,7 @@ init_libcurl(void)
 	block_signals(&saved);
 	if (!initialized)
 		initialized = curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
-	unblock_signals(&saved);
+	pthread_sigmask(SIG_SETMASK, &saved, NULL);
 	if (!initialized)
 		throw_out_of_memory();
 }
@@ -393,7 +387,7 @@ drive_request(Slot *slot, curl_socket_t fd, int mask)
 		curl_multi_remove_handle(slot->multi, slot->request.easy);
 		finish_request(slot, code);
 	}
-	unblock_signals(&saved);
+	pthread_sigmask(SIG_SETMASK, &saved, NULL);
 }
 
 /*
@@ -419,7 +413,7 @@ begin_request(Slot *slot, const OnsideHttpConfig *config, const char *body,
 		begun = curl_multi_add_handle(slot->multi,
 									  slot->request.easy) == CURLM_OK;
 	}
-	unblock_signals(&saved);
+	pthread_sigmask(SIG_SETMASK, &saved, NULL);
 	if (begun)
 	{
 		/* Write to a connection that is already open at once. */

@@ -14,13 +14,12 @@
  */
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
+
 #include "send/pace.h"
 
-#define US_PER_MS		INT64CONST(1000)
-#define US_PER_S		INT64CONST(1000000)
-
 /* The longest wait of a lone event. */
-#define LONE_WAIT_MAX	(60 * US_PER_S)
+#define LONE_WAIT_MAX	(60 * USECS_PER_SEC)
 
 /* The first wait if a person has to repair something; ms. */
 #define SLOW_INITIAL	5000
@@ -157,12 +156,12 @@ onside_pace_bytes(const OnsidePace *pace)
 static int64
 draw_wait(OnsidePace *pace, int step, bool slow)
 {
-	int64		max = pace->settings.retry_max_delay * US_PER_MS;
-	int64		initial = pace->settings.retry_initial_delay * US_PER_MS;
+	int64		max = pace->settings.retry_max_delay * ONSIDE_US_PER_MS;
+	int64		initial = pace->settings.retry_initial_delay * ONSIDE_US_PER_MS;
 	int64		ceiling;
 
 	if (slow)
-		initial = Max(initial, SLOW_INITIAL * US_PER_MS);
+		initial = Max(initial, SLOW_INITIAL * ONSIDE_US_PER_MS);
 	ceiling = Min(initial << Min(step, 20), max);
 
 	/* next to nothing would make a tight loop */
@@ -193,11 +192,11 @@ int64
 onside_pace_lone_wait(OnsidePace *pace, int failures)
 {
 	int64		wait = failures > 6 ? LONE_WAIT_MAX :
-		Min(US_PER_S << (Max(failures, 1) - 1), LONE_WAIT_MAX);
+		Min(USECS_PER_SEC << (Max(failures, 1) - 1), LONE_WAIT_MAX);
 
 	/* with nothing else to try, this is what notices that all is well again */
 	if (pace->failures > 0)
-		wait = Min(wait, pace->settings.retry_max_delay * US_PER_MS);
+		wait = Min(wait, pace->settings.retry_max_delay * ONSIDE_US_PER_MS);
 	return (int64) ((0.5 + 0.5 * pg_prng_double(&pace->random)) *
 					(double) wait);
 }
@@ -205,7 +204,7 @@ onside_pace_lone_wait(OnsidePace *pace, int failures)
 int
 onside_pace_short_timeout(const OnsidePace *pace)
 {
-	return (int) Min(Max(SHORT_TIMEOUT, 10 * pace->median / US_PER_MS),
+	return (int) Min(Max(SHORT_TIMEOUT, 10 * pace->median / ONSIDE_US_PER_MS),
 					 pace->settings.request_timeout);
 }
 
@@ -294,9 +293,9 @@ onside_pace_throttled(OnsidePace *pace, int64 retry_after_ms, int64 sent,
 	if (retry_after_ms > 0)
 	{
 		/* not all that were turned away come back in the same moment */
-		wait = retry_after_ms * US_PER_MS;
+		wait = retry_after_ms * ONSIDE_US_PER_MS;
 		wait += (int64) (pg_prng_double(&pace->random) *
-						 (double) Min(wait / 10, US_PER_S));
+						 (double) Min(wait / 10, USECS_PER_SEC));
 		pace->asked = true;
 	}
 	else if (news)

@@ -14,6 +14,8 @@
 
 #include "common/pg_prng.h"
 
+#define ONSIDE_US_PER_MS	INT64CONST(1000)
+
 /* What of the settings decides about sending; delays in milliseconds. */
 typedef struct OnsideSendSettings
 {

@@ -95,8 +95,8 @@ onside_sender_configure(OnsideSender *sender,
 }
 
 /* Nothing waits any longer. */
-static void
-start_afresh(OnsideSender *sender, int64 now)
+void
+onside_sender_resume(OnsideSender *sender, int64 now)
 {
 	onside_pace_reset(&sender->pace);
 	for (int i = 0; i < sender->lone.n; i++)
@@ -109,15 +109,9 @@ start_afresh(OnsideSender *sender, int64 now)
 }
 
 void
-onside_sender_resume(OnsideSender *sender, int64 now)
-{
-	start_afresh(sender, now);
-}
-
-void
 onside_sender_elsewhere(OnsideSender *sender, int64 now)
 {
-	start_afresh(sender, now);
+	onside_sender_resume(sender, now);
 	sender->generation++;
 	sender->failure = ONSIDE_RESPONSE_DELIVERED;
 	for (int i = 0; i < sender->lone.n; i++)

@@ -21,8 +21,6 @@
 #include "send/piece.h"
 #include "send/response.h"
 
-#define ONSIDE_US_PER_MS	INT64CONST(1000)
-
 /* Most requests in flight: those of max_in_flight, and one more. */
 #define ONSIDE_SENDER_MAX_REQUESTS	65
 
