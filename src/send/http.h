@@ -35,8 +35,8 @@ extern void onside_http_configure(OnsideHttp *http,
 /*
  * Starts a POST of body (len bytes, which must stay in place until the answer
  * is taken), for which there are timeout_ms.  fresh_connection: over a new
- * connection, with the name resolved anew.  An answer with this number comes in
- * any case, also if there is no memory.
+ * connection, with the name resolved anew.  An answer with this number comes
+ * in any case, also if there is no memory.
  */
 extern void onside_http_start(OnsideHttp *http, int64 request,
 							  const char *body, size_t len,

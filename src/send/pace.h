@@ -85,7 +85,8 @@ extern void onside_pace_accepted(OnsidePace *pace, int events, int bytes,
 								 bool newest, int64 duration);
 
 /*
- * A request failed that did not ask to wait.  slow: only a person can mend that.
+ * A request failed that did not ask to wait.  slow: only a person can mend
+ * that.
  */
 extern void onside_pace_failed(OnsidePace *pace, int events, bool fresh,
 							   bool newest, bool slow, int64 now);

@@ -3,6 +3,10 @@
  * piece.c
  *		Events that are sent together, and what has happened to them.
  *
+ * Pieces, the words of their failures, and a heap of those that wait for a
+ * time.  The sender's other files put them together; nothing here decides
+ * anything.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -50,6 +54,7 @@ onside_item_compare(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+/* Twice as large each time, and 64 at first. */
 void *
 onside_array_enlarge(MemoryContext context, void *array, int *capacity,
 					 Size element)
@@ -94,6 +99,8 @@ onside_piece_cut(MemoryContext context, OnsidePiece *piece, int at)
 	int			nitems = rest->nitems;
 
 	Assert(at > 0 && at < piece->nitems && piece->heap_index < 0);
+
+	/* Copy the past, but not the events. */
 	*rest = *piece;
 	rest->items = items;
 	rest->nitems = nitems;
@@ -119,6 +126,7 @@ onside_piece_remove(OnsidePiece *piece, const bool *gone)
  * ----------
  */
 
+/* Puts the piece at this place of the heap, which it remembers. */
 static void
 put_piece(OnsideHeap *heap, int i, OnsidePiece *piece)
 {
@@ -126,7 +134,10 @@ put_piece(OnsideHeap *heap, int i, OnsidePiece *piece)
 	piece->heap_index = i;
 }
 
-/* Moves the piece at i, in a heap that reaches at least there, where it belongs. */
+/*
+ * Moves the piece at i to where it belongs: up while its parent is due later,
+ * then down while a child is due earlier.
+ */
 static void
 sift_piece(OnsideHeap *heap, int i)
 {
@@ -141,6 +152,7 @@ sift_piece(OnsideHeap *heap, int i)
 	{
 		int			child = 2 * i + 1;
 
+		/* The child that is due first. */
 		if (child + 1 < heap->n &&
 			heap->pieces[child + 1]->due_us < heap->pieces[child]->due_us)
 			child++;
@@ -172,6 +184,7 @@ onside_heap_remove(OnsideHeap *heap, OnsidePiece *piece)
 	piece->heap_index = -1;
 	if (i == --heap->n)
 		return;
+	/* The last piece takes its place. */
 	put_piece(heap, i, heap->pieces[heap->n]);
 	sift_piece(heap, i);
 }
