@@ -25,10 +25,7 @@ typedef struct OnsideHttp OnsideHttp;
 /* Sets libcurl up in this process, too, so never in the postmaster. */
 extern OnsideHttp *onside_http_create(void);
 
-/*
- * The requests started from now on go there, and on connections made from now
- * on.
- */
+/* Requests started from now on go there, on connections made from now on. */
 extern void onside_http_configure(OnsideHttp *http,
 								  const OnsideHttpConfig *config);
 
