@@ -180,14 +180,6 @@ typedef MemoryContext OnsideWaitEventSetOwner;
 	CreateWaitEventSet(TopMemoryContext, n)
 #endif
 
-/* 18 made NOT NULL constraints that not all rows need to meet yet. */
-#if PG_VERSION_NUM >= 180000
-#define onside_never_null(tupdesc, i) \
-	(TupleDescCompactAttr(tupdesc, i)->attnullability == ATTNULLABLE_VALID)
-#else
-#define onside_never_null(tupdesc, i) (TupleDescAttr(tupdesc, i)->attnotnull)
-#endif
-
 /* 19 merged the parse state and the result of building a jsonb value. */
 #if PG_VERSION_NUM >= 190000
 typedef JsonbInState OnsideJsonbBuilder;

@@ -65,8 +65,8 @@ static const struct config_enum_entry invalid_event_options[] = {
  * value has been replaced by ONSIDE_REFUSED_VALUE, with which nothing is sent.
  */
 static bool
-refuse(const char *name, char *value, const char *problem, const char *hint,
-	   GucSource source)
+refuse_value(const char *name, char *value, const char *problem,
+			 const char *hint, GucSource source)
 {
 	/* A parallel worker gets its leader's values, which have been checked. */
 	if (InitializingParallelWorker)
@@ -112,8 +112,9 @@ check_endpoint(char **newval, void **extra, GucSource source)
 	const char *problem = onside_address_endpoint_problem(*newval);
 
 	return problem == NULL ||
-		refuse("onside_attribution.endpoint", *newval, problem,
-			   "Use https://, or http:// with a loopback address.", source);
+		refuse_value("onside_attribution.endpoint", *newval, problem,
+					 "Use https://, or http:// with a loopback address.",
+					 source);
 }
 
 static bool
@@ -122,9 +123,9 @@ check_proxy(char **newval, void **extra, GucSource source)
 	const char *problem = onside_address_proxy_problem(*newval);
 
 	return problem == NULL ||
-		refuse("onside_attribution.proxy", *newval, problem,
-			   "Write it like http://proxy.example:3128. A user and password belong into a file: set onside_attribution.proxy_credentials_file to its name.",
-			   source);
+		refuse_value("onside_attribution.proxy", *newval, problem,
+					 "Write it like http://proxy.example:3128. A user and password belong into a file: set onside_attribution.proxy_credentials_file to its name.",
+					 source);
 }
 
 /*
@@ -135,9 +136,9 @@ static bool
 check_file(const char *name, char *value, GucSource source)
 {
 	return value[strcspn(value, ":/")] != ':' ||
-		refuse(name, value, "This is not the name of a file.",
-			   "Write what is secret into a file that only the server's user may read, and set this to the file's full name.",
-			   source);
+		refuse_value(name, value, "This is not the name of a file.",
+					 "Write what is secret into a file that only the server's user may read, and set this to the file's full name.",
+					 source);
 }
 
 static bool

@@ -118,7 +118,8 @@ stop_waiting(int code, Datum arg)
 {
 	OnsideSlot *slot = (OnsideSlot *) DatumGetPointer(arg);
 
-	pg_atomic_fetch_sub_u32(&slot->flush_waiters, 1);
+	if (slot != NULL)
+		pg_atomic_fetch_sub_u32(&slot->flush_waiters, 1);
 }
 
 /*
@@ -171,7 +172,7 @@ wait_until_settled(const Moment *until, OnsideSlot *slot,
 
 /* Waits until everything is settled that is committed now. */
 static bool
-flush(OnsideSlot *slot, TimestampTz deadline)
+flush_until(OnsideSlot *slot, TimestampTz deadline)
 {
 	Moment		until;
 	bool		settled;
@@ -181,18 +182,14 @@ flush(OnsideSlot *slot, TimestampTz deadline)
 	until.time = GetCurrentTimestamp();
 	PopActiveSnapshot();
 
-	if (slot == NULL)
-		settled = wait_until_settled(&until, NULL, deadline);
-	else
-	{
+	if (slot != NULL)
 		pg_atomic_fetch_add_u32(&slot->flush_waiters, 1);
-		PG_ENSURE_ERROR_CLEANUP(stop_waiting, PointerGetDatum(slot));
-		{
-			settled = wait_until_settled(&until, slot, deadline);
-		}
-		PG_END_ENSURE_ERROR_CLEANUP(stop_waiting, PointerGetDatum(slot));
-		stop_waiting(0, PointerGetDatum(slot));
+	PG_ENSURE_ERROR_CLEANUP(stop_waiting, PointerGetDatum(slot));
+	{
+		settled = wait_until_settled(&until, slot, deadline);
 	}
+	PG_END_ENSURE_ERROR_CLEANUP(stop_waiting, PointerGetDatum(slot));
+	stop_waiting(0, PointerGetDatum(slot));
 	onside_snapshot_release(until.snapshot);
 	return settled;
 }
@@ -213,7 +210,26 @@ onside_flush(PG_FUNCTION_ARGS)
 				 errmsg("flush() cannot be executed during recovery"),
 				 errhint("Events are sent by the primary.")));
 
-	PG_RETURN_BOOL(flush(onside_slot_find(MyDatabaseId), deadline));
+	PG_RETURN_BOOL(flush_until(onside_slot_find(MyDatabaseId), deadline));
+}
+
+OnsidePending
+onside_count_pending(OnsideDelivery *delivery)
+{
+	OnsidePending pending;
+	TimestampTz oldest;
+	const char *problem;
+
+	onside_delivery_load(delivery, NULL, &problem);
+	pending = onside_window_pending(&delivery->settled, NULL,
+									ONSIDE_MAX_COUNTED + 1);
+	onside_cursor_release(&delivery->settled);
+
+	/* Events that are aside are below the cursor, and still pending. */
+	pending.events += onside_aside_count(ONSIDE_MAX_COUNTED + 1, &oldest);
+	if (oldest != 0 && (pending.oldest == 0 || oldest < pending.oldest))
+		pending.oldest = oldest;
+	return pending;
 }
 
 void
@@ -227,7 +243,7 @@ onside_write_settled(void)
 		onside_slot_read_status(slot, &status, &pending) != 0 &&
 		!status.objects_differ && pending == 0 &&
 		OidIsValid(onside_relation_oid("delivery_cursor")))
-		(void) flush(slot,
-					 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												 WRITE_TIMEOUT));
+		(void) flush_until(slot,
+						   TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   WRITE_TIMEOUT));
 }

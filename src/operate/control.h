@@ -8,10 +8,23 @@
 #ifndef ONSIDE_CONTROL_H
 #define ONSIDE_CONTROL_H
 
+#include "log/delivery.h"
+#include "log/window.h"
+
+/* Where events are counted by reading tables, no more than this are. */
+#define ONSIDE_MAX_COUNTED	10000
+
 /*
  * If everything is delivered but the cursor may not say so yet, has the worker
  * write it, and waits for that for a moment.
  */
 extern void onside_write_settled(void);
+
+/*
+ * The events that are pending according to the tables, counted up to one more
+ * than ONSIDE_MAX_COUNTED.  Loads what delivery_cursor says into *delivery,
+ * but for the cursor.  Needs an active snapshot; the caller sees to the locks.
+ */
+extern OnsidePending onside_count_pending(OnsideDelivery *delivery);
 
 #endif							/* ONSIDE_CONTROL_H */

@@ -99,18 +99,14 @@ look_at_preload(OnsideDoctor *doctor)
 
 /* May our tables be read? */
 static void
-look_at_version(OnsideDoctor *doctor)
+look_at_object_version(OnsideDoctor *doctor)
 {
 	char	   *problem = onside_version_problem();
 
 	doctor->tables_known = problem == NULL;
-	if (problem == NULL)
-		onside_doctor_row(doctor, "version", ONSIDE_GOOD,
-						  "library and objects are version " ONSIDE_SQL_VERSION,
-						  NULL);
-	else
-		onside_doctor_row(doctor, "version", ONSIDE_BAD, problem,
-						  "Install the package of the newer version if it is not, and restart the server; then ALTER EXTENSION onside_attribution UPDATE;");
+	onside_doctor_judge(doctor, "version", problem,
+						"library and objects are version " ONSIDE_SQL_VERSION,
+						"Install the package of the newer version if it is not, and restart the server; then ALTER EXTENSION onside_attribution UPDATE;");
 }
 
 /*
@@ -155,10 +151,11 @@ look_at_tables(OnsideDoctor *doctor)
 		if (!onside_doctor_holder(relid, true, &detail, &hint))
 			appendStringInfoString(&detail, "locked by another session");
 	}
-	onside_doctor_row(doctor, "tables", detail.len == 0 ? ONSIDE_GOOD : ONSIDE_BAD,
-					  detail.len == 0 ? "they are as the extension needs them, and none is locked" : detail.data,
-					  hint != NULL ? hint :
-					  "Look for it in pg_locks, and have that transaction end.");
+	onside_doctor_judge(doctor, "tables",
+						detail.len > 0 ? detail.data : NULL,
+						"they are as the extension needs them, and none is locked",
+						hint != NULL ? hint :
+						"Look for it in pg_locks, and have that transaction end.");
 }
 
 /* Events are sent by the primary. */
@@ -166,13 +163,10 @@ static void
 check_recovery(OnsideDoctor *doctor)
 {
 	doctor->standby = RecoveryInProgress();
-	if (doctor->standby)
-		onside_doctor_row(doctor, "primary", ONSIDE_BAD,
-						  "this server is a standby: the primary sends, and this one does when it is promoted",
-						  "Call doctor() on the primary. If this server is to take over: SELECT pg_promote();");
-	else
-		onside_doctor_row(doctor, "primary", ONSIDE_GOOD,
-						  "this server is not a standby", NULL);
+	onside_doctor_judge(doctor, "primary", doctor->standby ?
+						"this server is a standby: the primary sends, and this one does when it is promoted" : NULL,
+						"this server is not a standby",
+						"Call doctor() on the primary. If this server is to take over: SELECT pg_promote();");
 }
 
 /* The process that starts the workers. */
@@ -295,7 +289,7 @@ check_worker(OnsideDoctor *doctor)
  * onside_doctor_set_command() needs to know.
  */
 static void
-look_at_settings(OnsideDoctor *doctor)
+look_at_database_settings(OnsideDoctor *doctor)
 {
 	char	   *errors = NULL;
 	char	   *own;
@@ -343,15 +337,15 @@ check_enabled(OnsideDoctor *doctor)
 	bool		enabled = doctor->worker_pid != NULL ?
 		strcmp(doctor->state, "disabled") != 0 : onside_enabled;
 
-	onside_doctor_row(doctor, "enabled", enabled ? ONSIDE_GOOD : ONSIDE_BAD,
-					  enabled ? "onside_attribution.enabled is on" :
-					  "onside_attribution.enabled is off: events are recorded, and not sent",
-					  onside_doctor_set_command(doctor, "enabled", "on"));
+	onside_doctor_judge(doctor, "enabled", enabled ? NULL :
+						"onside_attribution.enabled is off: events are recorded, and not sent",
+						"onside_attribution.enabled is on",
+						onside_doctor_set_command(doctor, "enabled", "on"));
 }
 
 /* pause() and resume() write it. */
 static void
-look_at_control(OnsideDoctor *doctor)
+look_at_pause(OnsideDoctor *doctor)
 {
 	char	   *reason = NULL;
 	const char *problem;
@@ -363,15 +357,13 @@ look_at_control(OnsideDoctor *doctor)
 		onside_doctor_row(doctor, "paused", ONSIDE_UNKNOWN,
 						  psprintf("the table control cannot be believed: %s. The worker makes it anew, as not paused",
 								   problem), NULL);
-	else if (!paused)
-		onside_doctor_row(doctor, "paused", ONSIDE_GOOD,
-						  "sending is not paused", NULL);
 	else
-		onside_doctor_row(doctor, "paused", ONSIDE_BAD,
-						  psprintf("sending is paused%s%s",
-								   reason != NULL ? ": " : "",
-								   reason != NULL ? reason : ""),
-						  "SELECT onside_attribution.resume();");
+		onside_doctor_judge(doctor, "paused", !paused ? NULL :
+							psprintf("sending is paused%s%s",
+									 reason != NULL ? ": " : "",
+									 reason != NULL ? reason : ""),
+							"sending is not paused",
+							"SELECT onside_attribution.resume();");
 }
 
 /* ----------
@@ -453,7 +445,7 @@ onside_doctor(PG_FUNCTION_ARGS)
 	doctor.database = quote_identifier(get_database_name(MyDatabaseId));
 
 	onside_doctor_look(&doctor, "preload", look_at_preload);
-	onside_doctor_look(&doctor, "version", look_at_version);
+	onside_doctor_look(&doctor, "version", look_at_object_version);
 	onside_doctor_look(&doctor, "tables", look_at_tables);
 	check_recovery(&doctor);
 	doctor.may_run = onside_shmem_available() && !doctor.standby;
@@ -463,9 +455,9 @@ onside_doctor(PG_FUNCTION_ARGS)
 	check_worker_slots(&doctor);
 	check_worker(&doctor);
 
-	onside_doctor_look(&doctor, "settings", look_at_settings);
+	onside_doctor_look(&doctor, "settings", look_at_database_settings);
 	check_enabled(&doctor);
-	onside_doctor_look_at_tables(&doctor, "paused", look_at_control);
+	onside_doctor_look_at_tables(&doctor, "paused", look_at_pause);
 	onside_doctor_endpoint(&doctor);
 	onside_doctor_events(&doctor);
 	onside_doctor_look(&doctor, "subscriptions", onside_doctor_subscriptions);

@@ -54,6 +54,11 @@ extern void onside_doctor_row(OnsideDoctor *doctor, const char *check,
 							  OnsideVerdict ok, const char *detail,
 							  const char *hint);
 
+/* Adds a row that is good if there is no problem (NULL), and else bad. */
+extern void onside_doctor_judge(OnsideDoctor *doctor, const char *check,
+								const char *problem, const char *good,
+								const char *hint);
+
 /*
  * The commands that set this for the server, or for the database if that
  * overrides it: "ALTER SYSTEM SET onside_attribution.name = value; SELECT

@@ -13,11 +13,9 @@
 #include "postgres.h"
 
 #include <pwd.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "miscadmin.h"
-#include "storage/fd.h"
 
 #include "operate/doctor.h"
 #include "send/address.h"
@@ -42,14 +40,7 @@ check_credentials(OnsideDoctor *doctor, const char *setting, const char *path)
 	struct passwd *user = getpwuid(geteuid());
 	char	   *hint;
 
-	if (credentials != NULL)
-	{
-		onside_credentials_free(credentials);
-		onside_doctor_row(doctor, setting, ONSIDE_GOOD,
-						  psprintf("\"%s\" has one line user:password and is closed to others",
-								   path), NULL);
-		return;
-	}
+	onside_credentials_free(credentials);
 	if (path[0] == '\0' || strcmp(path, ONSIDE_REFUSED_VALUE) == 0)
 		hint = psprintf("Write one line user:password into a file that only the server's user may read, then %s and connect again.",
 						onside_doctor_set_command(doctor, setting, "'/path/of/the/file'"));
@@ -57,41 +48,9 @@ check_credentials(OnsideDoctor *doctor, const char *setting, const char *path)
 		hint = psprintf("Make it a file of one line user:password; as root: chown %s '%s' && chmod 600 '%s'; then SELECT pg_reload_conf();",
 						user != NULL ? user->pw_name : psprintf("%d", (int) geteuid()),
 						path, path);
-	onside_doctor_row(doctor, setting, ONSIDE_BAD, problem, hint);
-}
-
-/* libcurl reads it; whether it holds certificates the check tls finds. */
-static void
-check_ca_file(OnsideDoctor *doctor)
-{
-	struct stat st;
-	const char *problem = NULL;
-	int			fd;
-
-	if (onside_ca_file[0] == '\0')
-	{
-		onside_doctor_row(doctor, "ca_file", ONSIDE_GOOD,
-						  "not set: the system's certificate authorities are trusted",
-						  NULL);
-		return;
-	}
-	fd = OpenTransientFile(onside_ca_file, O_RDONLY | O_NONBLOCK | PG_BINARY);
-	if (fd < 0)
-		problem = psprintf("could not open ca_file \"%s\": %m",
-						   onside_ca_file);
-	else if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))
-		problem = psprintf("ca_file \"%s\" is not a regular file",
-						   onside_ca_file);
-	if (problem == NULL)
-		onside_doctor_row(doctor, "ca_file", ONSIDE_GOOD,
-						  psprintf("\"%s\" can be read", onside_ca_file),
-						  NULL);
-	else
-		onside_doctor_row(doctor, "ca_file", ONSIDE_BAD, problem,
-						  psprintf("Make it a file that the server's user can read. To trust the system's authorities instead: %s",
-								   onside_doctor_set_command(doctor, "ca_file", "''")));
-	if (fd >= 0)
-		CloseTransientFile(fd);
+	onside_doctor_judge(doctor, setting, problem,
+						psprintf("\"%s\" has one line user:password and is closed to others",
+								 path), hint);
 }
 
 /* The proxy may want to know who we are; without that, nothing is learnt. */
@@ -114,49 +73,37 @@ check_proxy_credentials(OnsideDoctor *doctor)
 
 /* May anything be sent there? */
 static bool
-check_endpoint(OnsideDoctor *doctor)
+check_endpoint_address(OnsideDoctor *doctor)
 {
 	const char *problem = onside_address_endpoint_problem(onside_endpoint);
 
-	if (problem == NULL)
-		onside_doctor_row(doctor, "endpoint", ONSIDE_GOOD,
-						  pnstrdup(onside_endpoint,
-								   strcspn(onside_endpoint, "?#")), NULL);
-	else
-		onside_doctor_row(doctor, "endpoint", ONSIDE_BAD,
-						  psprintf("onside_attribution.endpoint cannot be used: %s",
-								   problem),
-						  onside_doctor_set_command(doctor, "endpoint",
-													"'" ONSIDE_API_URL "'"));
+	onside_doctor_judge(doctor, "endpoint", problem == NULL ? NULL :
+						psprintf("onside_attribution.endpoint cannot be used: %s",
+								 problem),
+						pnstrdup(onside_endpoint,
+								 strcspn(onside_endpoint, "?#")),
+						onside_doctor_set_command(doctor, "endpoint",
+												  "'" ONSIDE_API_URL "'"));
 	return problem == NULL;
 }
 
 /* May anything be sent through it? */
 static bool
-check_proxy(OnsideDoctor *doctor)
+check_proxy_address(OnsideDoctor *doctor)
 {
 	const char *problem = onside_address_proxy_problem(onside_proxy);
 
 	/* Its address is for superusers alone. */
-	if (problem == NULL)
-		onside_doctor_row(doctor, "proxy", ONSIDE_GOOD,
-						  onside_proxy[0] == '\0' ?
-						  "not set: connections are made directly" :
-						  "set: connections go through it", NULL);
-	else
-		onside_doctor_row(doctor, "proxy", ONSIDE_BAD,
-						  psprintf("onside_attribution.proxy cannot be used: %s",
-								   problem),
-						  onside_doctor_set_command(doctor, "proxy",
-													"'http://proxy.example:3128'"));
+	onside_doctor_judge(doctor, "proxy", problem == NULL ? NULL :
+						psprintf("onside_attribution.proxy cannot be used: %s",
+								 problem),
+						onside_proxy[0] == '\0' ?
+						"not set: connections are made directly" :
+						"set: connections go through it",
+						onside_doctor_set_command(doctor, "proxy",
+												  "'http://proxy.example:3128'"));
 	return problem == NULL;
 }
-
-static const char *const probe_checks[] = {
-	"name_resolution", "connection", "tls",
-};
-
-#define NOT_TRIED	"not tried, since an earlier check has failed"
 
 /* One of the three rows about a connection. */
 static void
@@ -168,7 +115,8 @@ probe_row(OnsideDoctor *doctor, const char *check, const OnsideProbe *probe,
 	else if (probe->reached == step - 1)
 		onside_doctor_row(doctor, check, ONSIDE_BAD, probe->error, hint);
 	else
-		onside_doctor_row(doctor, check, ONSIDE_UNKNOWN, NOT_TRIED, NULL);
+		onside_doctor_row(doctor, check, ONSIDE_UNKNOWN,
+						  "not tried, since an earlier check has failed", NULL);
 }
 
 /* How far the connection came, a row for each step. */
@@ -178,15 +126,15 @@ probe_rows(OnsideDoctor *doctor, const OnsideProbe *probe)
 	bool		https = pg_strncasecmp(onside_endpoint, "https:", 6) == 0;
 	const char *via = probe->through_proxy ? " (the proxy)" : "";
 
-	probe_row(doctor, probe_checks[0], probe, ONSIDE_PROBE_RESOLVED,
+	probe_row(doctor, "name_resolution", probe, ONSIDE_PROBE_RESOLVED,
 			  psprintf("the host of the %s has an address",
 					   probe->through_proxy ? "proxy" : "endpoint"),
 			  "On the server's machine, as the server's user: getent hosts HOST. Correct /etc/resolv.conf, or the host in onside_attribution.endpoint or onside_attribution.proxy.");
-	probe_row(doctor, probe_checks[1], probe, ONSIDE_PROBE_CONNECTED,
+	probe_row(doctor, "connection", probe, ONSIDE_PROBE_CONNECTED,
 			  psprintf("connected to %s%s within %d ms", probe->address, via,
 					   probe->duration),
 			  "Let the server's machine connect to that host and port: check firewall and routes. If connections have to go through a proxy, set onside_attribution.proxy.");
-	probe_row(doctor, probe_checks[2], probe, ONSIDE_PROBE_TRUSTED,
+	probe_row(doctor, "tls", probe, ONSIDE_PROBE_TRUSTED,
 			  https ? "the certificate is valid for this host" :
 			  "not used: the endpoint is on this machine",
 			  probe->bad_ca_file ?
@@ -198,31 +146,22 @@ probe_rows(OnsideDoctor *doctor, const OnsideProbe *probe)
 static void
 check_connection(OnsideDoctor *doctor, bool addresses_ok)
 {
+	char	   *problem;
+	char	   *proxy_credentials =
+		onside_credentials_read("proxy_credentials_file",
+								onside_proxy_credentials_file, &problem);
 	OnsideProbe probe = {0};
 	OnsideHttpConfig config = {
 		.url = onside_endpoint,
 		.ca_file = onside_ca_file,
 		.proxy = onside_proxy,
+		.proxy_credentials = proxy_credentials,
 	};
 
-	if (!addresses_ok)
-	{
-		for (int i = 0; i < (int) lengthof(probe_checks); i++)
-			onside_doctor_row(doctor, probe_checks[i], ONSIDE_UNKNOWN,
-							  NOT_TRIED, NULL);
-		return;
-	}
-	if (onside_proxy[0] != '\0' && onside_proxy_credentials_file[0] != '\0')
-	{
-		char	   *problem;
-
-		config.proxy_credentials =
-			onside_credentials_read("proxy_credentials_file",
-									onside_proxy_credentials_file, &problem);
-	}
-	onside_http_probe(&config, Min(onside_connect_timeout, PROBE_TIMEOUT),
-					  &probe);
-	onside_credentials_free(unconstify(char *, config.proxy_credentials));
+	if (addresses_ok)
+		onside_http_probe(&config, Min(onside_connect_timeout, PROBE_TIMEOUT),
+						  &probe);
+	onside_credentials_free(proxy_credentials);
 	probe_rows(doctor, &probe);
 }
 
@@ -232,9 +171,8 @@ onside_doctor_endpoint(OnsideDoctor *doctor)
 	bool		addresses_ok;
 
 	check_credentials(doctor, "credentials_file", onside_credentials_file);
-	check_ca_file(doctor);
-	addresses_ok = check_endpoint(doctor);
-	addresses_ok &= check_proxy(doctor);
+	addresses_ok = check_endpoint_address(doctor);
+	addresses_ok &= check_proxy_address(doctor);
 	check_proxy_credentials(doctor);
 	check_connection(doctor, addresses_ok);
 }

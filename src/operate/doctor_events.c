@@ -19,13 +19,13 @@
 #include "utils/timestamp.h"
 
 #include "attach/attached.h"
-#include "log/aside.h"
 #include "log/dead_letter.h"
 #include "log/delivery.h"
 #include "log/namespace.h"
 #include "log/segment.h"
 #include "log/shmem.h"
 #include "log/tables.h"
+#include "operate/control.h"
 #include "operate/doctor.h"
 #include "record/mapping.h"
 #include "settings.h"
@@ -214,32 +214,9 @@ look_at_outbox(OnsideDoctor *doctor)
 }
 
 /* ----------
- * Aside, and dead letters
+ * Dead letters
  * ----------
  */
-
-/* No more than this are counted. */
-#define MAX_COUNTED	10000
-
-/* How many there are, and since when. */
-static void
-look_at_aside(OnsideDoctor *doctor)
-{
-	TimestampTz oldest;
-	int64		n;
-
-	(void) onside_doctor_table("aside");
-	n = onside_aside_count(MAX_COUNTED + 1, &oldest);
-	if (n == 0)
-		onside_doctor_row(doctor, "aside", ONSIDE_GOOD, "nothing is aside",
-						  NULL);
-	else
-		onside_doctor_row(doctor, "aside", ONSIDE_GOOD,
-						  psprintf("%s" INT64_FORMAT " events have failed while others were accepted, the first of them recorded at %s; they are tried again by themselves",
-								   n > MAX_COUNTED ? "more than " : "",
-								   Min(n, MAX_COUNTED),
-								   timestamptz_to_str(oldest)), NULL);
-}
 
 /* How many there are, and how new the newest is. */
 static void
@@ -249,19 +226,16 @@ look_at_dead_letters(OnsideDoctor *doctor)
 	int64		n;
 
 	(void) onside_doctor_table("dead_letter");
-	n = onside_dead_letter_count(MAX_COUNTED + 1, &newest);
-	if (n == 0)
-		onside_doctor_row(doctor, "dead_letters", ONSIDE_GOOD,
-						  "there are none", NULL);
-	else
-		onside_doctor_row(doctor, "dead_letters", ONSIDE_BAD,
-						  n > MAX_COUNTED ?
-						  psprintf("more than %d events were refused for good",
-								   MAX_COUNTED) :
-						  psprintf(INT64_FORMAT " event%s refused for good, the last at %s",
-								   n, n == 1 ? " was" : "s were",
-								   timestamptz_to_str(newest)),
-						  "Those with a retry_at are tried again by themselves. SELECT event_id, retry_at, error FROM onside_attribution.dead_letter ORDER BY failed_at DESC; says why. Repair that, then SELECT onside_attribution.retry_dead_letters(); or DELETE FROM onside_attribution.dead_letter;");
+	n = onside_dead_letter_count(ONSIDE_MAX_COUNTED + 1, &newest);
+	onside_doctor_judge(doctor, "dead_letters", n == 0 ? NULL :
+						n > ONSIDE_MAX_COUNTED ?
+						psprintf("more than %d events were refused for good",
+								 ONSIDE_MAX_COUNTED) :
+						psprintf(INT64_FORMAT " event%s refused for good, the last at %s",
+								 n, n == 1 ? " was" : "s were",
+								 timestamptz_to_str(newest)),
+						"there are none",
+						"Those with a retry_at are tried again by themselves. SELECT event_id, retry_at, error FROM onside_attribution.dead_letter ORDER BY failed_at DESC; says why. Repair that, then SELECT onside_attribution.retry_dead_letters(); or DELETE FROM onside_attribution.dead_letter;");
 }
 
 /* ----------
@@ -311,7 +285,8 @@ add_broken(Broken *broken, char *detail, char *hint)
 /* Is a mapped column there? */
 static void
 look_at_column(Broken *broken, Oid relid, const char *trigger,
-			   const char *table, const char *event_name, const char *column)
+			   const char *table, const OnsideMapping *mapping,
+			   const char *column)
 {
 	if (column != NULL && get_attnum(relid, column) == InvalidAttrNumber)
 		add_broken(broken,
@@ -319,7 +294,7 @@ look_at_column(Broken *broken, Oid relid, const char *trigger,
 							trigger, table, quote_identifier(column)),
 				   psprintf("SELECT onside_attribution.detach(%s, %s); and attach() again with the columns that there are",
 							quote_literal_cstr(table),
-							quote_literal_cstr(event_name)));
+							quote_literal_cstr(mapping->event_name)));
 }
 
 /* Is its mapper there, and does it fit? */
@@ -346,18 +321,14 @@ look_at_mapper(Broken *broken, Oid relid, const char *trigger,
 static void
 look_at_trigger(Broken *broken, int row)
 {
-	HeapTuple	tuple = SPI_tuptable->vals[row];
-	TupleDesc	tupdesc = SPI_tuptable->tupdesc;
 	bool		isnull;
-	Oid			relid = DatumGetObjectId(SPI_getbinval(tuple, tupdesc, 1,
-													   &isnull));
+	Oid			relid = atooid(onside_doctor_value(row, 1));
 	const char *name = quote_identifier(onside_doctor_value(row, 2));
-	bool		disabled = DatumGetBool(SPI_getbinval(tuple, tupdesc, 3,
-													  &isnull));
-	bool		further = DatumGetBool(SPI_getbinval(tuple, tupdesc, 4,
-													 &isnull));
-	int			nargs = DatumGetInt16(SPI_getbinval(tuple, tupdesc, 5, &isnull));
-	Datum		args = SPI_getbinval(tuple, tupdesc, 6, &isnull);
+	bool		disabled = onside_doctor_value(row, 3)[0] == 't';
+	bool		further = onside_doctor_value(row, 4)[0] == 't';
+	int			nargs = atoi(onside_doctor_value(row, 5));
+	Datum		args = SPI_getbinval(SPI_tuptable->vals[row],
+									 SPI_tuptable->tupdesc, 6, &isnull);
 	char	   *table = onside_doctor_value(row, 7);
 	OnsideMapping *mapping;
 
@@ -388,14 +359,13 @@ look_at_trigger(Broken *broken, int row)
 	/* Its mapper, or its columns: what it does not map is NULL. */
 	if (mapping->mapper != NULL)
 		look_at_mapper(broken, relid, name, table, mapping);
-	look_at_column(broken, relid, name, table, mapping->event_name,
+	look_at_column(broken, relid, name, table, mapping,
 				   mapping->installation_id);
-	look_at_column(broken, relid, name, table, mapping->event_name,
+	look_at_column(broken, relid, name, table, mapping,
 				   mapping->event_datetime);
-	look_at_column(broken, relid, name, table, mapping->event_name,
-				   mapping->event_id);
+	look_at_column(broken, relid, name, table, mapping, mapping->event_id);
 	for (int i = 0; i < mapping->npayload; i++)
-		look_at_column(broken, relid, name, table, mapping->event_name,
+		look_at_column(broken, relid, name, table, mapping,
 					   mapping->payload[i].column);
 }
 
@@ -444,20 +414,15 @@ look_at_attached(OnsideDoctor *doctor)
 		appendStringInfo(&broken.remarks, "; mappers gave the event_id of another event to " UINT64_FORMAT " events, which the API ignores",
 						 repeated);
 
-	if (broken.n > 0)
-		onside_doctor_row(doctor, "attached", ONSIDE_BAD, broken.detail.data,
-						  broken.hint);
-	else if (n == 0)
-		onside_doctor_row(doctor, "attached", ONSIDE_GOOD,
-						  "no table is attached; events come from the functions and the outbox alone",
-						  NULL);
-	else
-		onside_doctor_row(doctor, "attached", ONSIDE_GOOD,
-						  psprintf("%d event%s attached; the triggers are enabled, and columns and mappers are there%s%s",
-								   broken.events, broken.events == 1 ? " is" : "s are",
-								   skipped == 0 ? "" :
-								   psprintf("; " UINT64_FORMAT " rows had no installation_id, or no event, and were skipped",
-											skipped), broken.remarks.data), NULL);
+	onside_doctor_judge(doctor, "attached",
+						broken.n > 0 ? broken.detail.data : NULL, n == 0 ?
+						"no table is attached; events come from the functions and the outbox alone" :
+						psprintf("%d event%s attached; the triggers are enabled, and columns and mappers are there%s%s",
+								 broken.events, broken.events == 1 ? " is" : "s are",
+								 skipped == 0 ? "" :
+								 psprintf("; " UINT64_FORMAT " rows had no installation_id, or no event, and were skipped",
+										  skipped), broken.remarks.data),
+						broken.hint);
 }
 
 void
@@ -466,7 +431,6 @@ onside_doctor_events(OnsideDoctor *doctor)
 	check_last_answer(doctor);
 	check_backlog(doctor);
 	onside_doctor_look_at_tables(doctor, "outbox", look_at_outbox);
-	onside_doctor_look_at_tables(doctor, "aside", look_at_aside);
 	onside_doctor_look_at_tables(doctor, "dead_letters", look_at_dead_letters);
 	onside_doctor_look(doctor, "attached", look_at_attached);
 }

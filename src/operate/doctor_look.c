@@ -55,6 +55,15 @@ onside_doctor_row(OnsideDoctor *doctor, const char *check, OnsideVerdict ok,
 		doctor->first_bad = check;
 }
 
+void
+onside_doctor_judge(OnsideDoctor *doctor, const char *check,
+					const char *problem, const char *good, const char *hint)
+{
+	onside_doctor_row(doctor, check,
+					  problem == NULL ? ONSIDE_GOOD : ONSIDE_BAD,
+					  problem == NULL ? good : problem, hint);
+}
+
 /* The credentials are always the database's, so that its copies have none. */
 char *
 onside_doctor_set_command(OnsideDoctor *doctor, const char *name,
@@ -79,7 +88,7 @@ typedef struct Look
 
 /* The look, in its subtransaction.  Its results outlive SPI. */
 static void
-look_around(void *arg)
+run_look(void *arg)
 {
 	Look	   *this = (Look *) arg;
 	MemoryContext context = CurrentMemoryContext;
@@ -98,7 +107,7 @@ void
 onside_doctor_look(OnsideDoctor *doctor, const char *check, OnsideLook look)
 {
 	Look		this = {doctor, look};
-	ErrorData  *error = onside_attempt(look_around, &this, false);
+	ErrorData  *error = onside_attempt(run_look, &this, false);
 
 	if (error == NULL)
 		return;

@@ -90,7 +90,7 @@ own_search_path(HeapTuple function)
  * Calls the validator with the names that the function has when it is called.
  */
 static void
-validate(void *arg)
+run_validator(void *arg)
 {
 	Validation *this = (Validation *) arg;
 	HeapTuple	tuple = SearchSysCache1(PROCOID,
@@ -131,7 +131,7 @@ static char *
 validation_error(Oid function, const OnsideMapping *mapping)
 {
 	Validation	this = {function, mapping};
-	ErrorData  *error = onside_attempt(validate, &this, false);
+	ErrorData  *error = onside_attempt(run_validator, &this, false);
 
 	if (error == NULL || error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
 		error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)

@@ -14,7 +14,7 @@
  * The error is the one of a table with pending trigger events (55006): the
  * extension is in use.  TRUNCATE discards the events.
  *
- * At most MAX_COUNTED rows are counted, so the check costs the same at any
+ * At most ONSIDE_MAX_COUNTED rows are counted, so the check costs the same at any
  * backlog.
  *
  *-------------------------------------------------------------------------
@@ -28,17 +28,12 @@
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
-#include "log/aside.h"
 #include "log/dead_letter.h"
-#include "log/delivery.h"
 #include "log/shmem.h"
 #include "log/tables.h"
-#include "log/window.h"
+#include "operate/control.h"
 #include "operate/drop_guard.h"
 #include "version.h"
-
-/* No more rows than this are counted. */
-#define MAX_COUNTED 10000
 
 /* Is this one of the extension's tables and views? */
 static bool
@@ -56,7 +51,7 @@ is_member(Oid relid)
 
 /* Is everything there that we read?  Otherwise the dropping has begun. */
 static bool
-is_complete(void)
+are_tables_there(void)
 {
 	for (int segment = 1; segment <= ONSIDE_SEGMENTS; segment++)
 		if (!OidIsValid(onside_relation_oid(psprintf("outbox_%d", segment))) ||
@@ -68,27 +63,10 @@ is_complete(void)
 		OidIsValid(onside_relation_oid("dead_letter"));
 }
 
-/* Events that are still to be sent, up to one more than MAX_COUNTED. */
-static int64
-count_pending(void)
-{
-	OnsideDelivery delivery = {0};
-	const char *problem;
-	TimestampTz oldest;
-	int64		n;
-
-	onside_delivery_load(&delivery, NULL, &problem);
-	n = onside_window_pending(&delivery.settled, NULL,
-							  MAX_COUNTED + 1).events +
-		onside_aside_count(MAX_COUNTED + 1, &oldest);
-	onside_cursor_release(&delivery.settled);
-	return n;
-}
-
 static char *
 print_count(int64 n)
 {
-	return n > MAX_COUNTED ? psprintf("more than %d", MAX_COUNTED) :
+	return n > ONSIDE_MAX_COUNTED ? psprintf("more than %d", ONSIDE_MAX_COUNTED) :
 		psprintf(INT64_FORMAT, n);
 }
 
@@ -100,20 +78,21 @@ print_count(int64 n)
 void
 onside_drop_guard_check(Oid relid)
 {
+	OnsideDelivery delivery = {0};
 	int64		pending;
 	int64		dead_letters = 0;
 
 	/*
 	 * An update script knows what it does; others' tables may look different.
 	 */
-	if (creating_extension || !is_member(relid) || !is_complete() ||
+	if (creating_extension || !is_member(relid) || !are_tables_there() ||
 		onside_version_problem() != NULL)
 		return;
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	pending = count_pending();
+	pending = onside_count_pending(&delivery).events;
 	if (pending > 0 || relid == onside_relation_oid("dead_letter"))
-		dead_letters = onside_dead_letter_count(MAX_COUNTED + 1, NULL);
+		dead_letters = onside_dead_letter_count(ONSIDE_MAX_COUNTED + 1, NULL);
 	PopActiveSnapshot();
 
 	if (pending > 0)

@@ -133,7 +133,7 @@ forget_in(const char *name, const pg_uuid_t *installation_id,
 
 /* All tables, once.  How many rows were there? */
 static int64
-forget_all(const pg_uuid_t *installation_id, bool *moved)
+forget_everywhere(const pg_uuid_t *installation_id, bool *moved)
 {
 	int64		count;
 
@@ -169,7 +169,7 @@ onside_forget(PG_FUNCTION_ARGS)
 	CommandCounterIncrement();
 	do
 	{
-		count += forget_all(PG_GETARG_UUID_P(0), &moved);
+		count += forget_everywhere(PG_GETARG_UUID_P(0), &moved);
 		CommandCounterIncrement();
 	} while (moved);
 

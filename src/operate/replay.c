@@ -193,7 +193,7 @@ note_table(OnsideSort *notes, const char *name)
 
 /* The first note of each event counts. */
 static void
-choose(OnsideSort *notes, OnsideSort *places)
+choose_rows(OnsideSort *notes, OnsideSort *places)
 {
 	pg_uuid_t	last = {0};
 	bool		any = false;
@@ -223,7 +223,7 @@ choose(OnsideSort *notes, OnsideSort *places)
 
 /* Reads the rows at these places, and records their events.  How many? */
 static int64
-record(Relation *segments, OnsideSort *places)
+record_chosen(Relation *segments, OnsideSort *places)
 {
 	OnsideAppend *append = NULL;
 	MemoryContext per_row = AllocSetContextCreate(CurrentMemoryContext,
@@ -273,7 +273,7 @@ record(Relation *segments, OnsideSort *places)
 
 /* With the active snapshot, and all that is needed locked. */
 static int64
-replay(Relation *segments, TimestampTz since, TimestampTz until)
+replay_period(Relation *segments, TimestampTz since, TimestampTz until)
 {
 	OnsideSort *notes = onside_sort_begin(note_types, NOTE_NCOLUMNS,
 										  NOTE_NKEYS);
@@ -294,8 +294,8 @@ replay(Relation *segments, TimestampTz since, TimestampTz until)
 
 		note_table(notes, "aside");
 		note_table(notes, "dead_letter");
-		choose(notes, places);
-		count = record(segments, places);
+		choose_rows(notes, places);
+		count = record_chosen(segments, places);
 		onside_sort_end(places);
 	}
 	onside_sort_end(notes);
@@ -324,7 +324,7 @@ onside_replay(PG_FUNCTION_ARGS)
 
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetLatestSnapshot());
-	count = replay(segments, since, until);
+	count = replay_period(segments, since, until);
 	PopActiveSnapshot();
 
 	for (int i = 0; i < ONSIDE_SEGMENTS; i++)

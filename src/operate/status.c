@@ -24,14 +24,12 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
-#include "log/aside.h"
 #include "log/crash_guard.h"
-#include "log/delivery.h"
 #include "log/locks.h"
 #include "log/shape.h"
 #include "log/shmem.h"
 #include "log/tables.h"
-#include "log/window.h"
+#include "operate/control.h"
 #include "settings.h"
 #include "version.h"
 
@@ -56,44 +54,74 @@ enum
 	STATUS_COLUMNS
 };
 
-/* Without a worker, no more events than this are counted. */
-#define MAX_COUNTED 10000
-
 #define STATUS_USES \
 	(ONSIDE_USES_LOG | ONSIDE_READS_CURSOR | ONSIDE_READS_ASIDE)
 
-static void
-set_text(Datum *values, bool *nulls, int i, const char *str)
+/* The row that is returned.  A column is NULL until it is set. */
+typedef struct StatusRow
 {
-	nulls[i] = str == NULL || str[0] == '\0';
-	if (!nulls[i])
-		values[i] = CStringGetTextDatum(str);
+	Datum		values[STATUS_COLUMNS];
+	bool		nulls[STATUS_COLUMNS];
+} StatusRow;
+
+static void
+set_status_value(StatusRow *row, int column, Datum value)
+{
+	row->nulls[column] = false;
+	row->values[column] = value;
 }
 
+/* No text, or an empty one, is NULL. */
 static void
-set_int64(Datum *values, bool *nulls, int i, int64 n)
+set_status_text(StatusRow *row, int column, const char *str)
 {
-	nulls[i] = false;
-	values[i] = Int64GetDatum(n);
+	if (str != NULL && str[0] != '\0')
+		set_status_value(row, column, CStringGetTextDatum(str));
 }
 
+/* 0 is no time, and NULL. */
 static void
-set_time(Datum *values, bool *nulls, int i, TimestampTz t)
+set_status_time(StatusRow *row, int column, TimestampTz time)
 {
-	nulls[i] = t == 0;
-	values[i] = TimestampTzGetDatum(t);
+	if (time != 0)
+		set_status_value(row, column, TimestampTzGetDatum(time));
 }
 
+/* How things stand, in words. */
 static void
-set_age(Datum *values, bool *nulls, TimestampTz recorded_at)
+set_status_state(StatusRow *row, pid_t pid, OnsideState state,
+				 const char *reason)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	if (pid != 0)
+		set_status_value(row, STATUS_WORKER_PID, Int32GetDatum(pid));
+	set_status_text(row, STATUS_STATE, onside_state_name(state));
+	set_status_text(row, STATUS_STATE_REASON, reason);
+}
 
-	nulls[STATUS_OLDEST_PENDING_AGE] = recorded_at == 0;
-	if (recorded_at != 0)
-		values[STATUS_OLDEST_PENDING_AGE] =
-			DirectFunctionCall2(timestamp_mi, TimestampTzGetDatum(Max(now, recorded_at)),
-								TimestampTzGetDatum(recorded_at));
+/* The numbers that a worker publishes, and that delivery_cursor keeps. */
+static void
+set_status_counts(StatusRow *row, int64 delivered, int64 dead_lettered,
+				  int64 requests, int64 retries)
+{
+	set_status_value(row, STATUS_DELIVERED, Int64GetDatum(delivered));
+	set_status_value(row, STATUS_DEAD_LETTERED, Int64GetDatum(dead_lettered));
+	set_status_value(row, STATUS_REQUESTS, Int64GetDatum(requests));
+	set_status_value(row, STATUS_RETRIES, Int64GetDatum(retries));
+}
+
+/* What is to be sent.  The clock may have been set back since "oldest". */
+static void
+set_status_pending(StatusRow *row, int64 pending, TimestampTz oldest,
+				   int in_flight)
+{
+	Datum		now = TimestampTzGetDatum(Max(GetCurrentTimestamp(), oldest));
+
+	set_status_value(row, STATUS_PENDING, Int64GetDatum(pending));
+	set_status_value(row, STATUS_IN_FLIGHT, Int32GetDatum(in_flight));
+	if (oldest != 0)
+		set_status_value(row, STATUS_OLDEST_PENDING_AGE,
+						 DirectFunctionCall2(timestamp_mi, now,
+											 TimestampTzGetDatum(oldest)));
 }
 
 /* A reason that this database's row in pg_database gives, or NULL. */
@@ -148,112 +176,72 @@ why_not_running(pid_t pid, const OnsideStatus *status)
 	return "a worker is about to be started";
 }
 
-/* How things stand, and no number. */
-static void
-status_alone(pid_t pid, OnsideState state, const char *reason, Datum *values,
-			 bool *nulls)
-{
-	memset(nulls, true, STATUS_COLUMNS * sizeof(bool));
-	nulls[STATUS_WORKER_PID] = pid == 0;
-	values[STATUS_WORKER_PID] = Int32GetDatum(pid);
-	nulls[STATUS_STATE] = false;
-	values[STATUS_STATE] = CStringGetTextDatum(onside_state_name(state));
-	set_text(values, nulls, STATUS_STATE_REASON, reason);
-}
-
-/* What is pending according to the tables, up to one more than MAX_COUNTED. */
-static OnsidePending
-count_pending(const OnsideCursor *settled)
-{
-	OnsidePending pending = onside_window_pending(settled, NULL,
-												  MAX_COUNTED + 1);
-	TimestampTz oldest;
-
-	pending.events += onside_aside_count(MAX_COUNTED + 1, &oldest);
-	if (oldest != 0 && (pending.oldest == 0 || oldest < pending.oldest))
-		pending.oldest = oldest;
-	return pending;
-}
-
 /* From the tables, where no worker tells. */
 static void
-status_from_tables(pid_t pid, OnsideState state, const char *reason,
-				   Datum *values, bool *nulls)
+status_from_tables(StatusRow *row, pid_t pid, OnsideState state,
+				   const char *reason)
 {
 	OnsideDelivery delivery = {0};
 	OnsidePending pending;
+	bool		usable = true;
 	char	   *problem = onside_version_problem();
-	const char *row_problem;
+	char	   *report;
 	const char *busy;
 
 	/* The tables of another version, or altered ones, may have any shape. */
-	if (problem == NULL)
-	{
-		bool		usable;
-		char	   *report = onside_shape_report(&usable);
-
-		if (report != NULL && !usable)
-			problem = report;
-	}
+	if (problem == NULL && (report = onside_shape_report(&usable)) != NULL &&
+		!usable)
+		problem = report;
 	if (problem != NULL)
 	{
-		status_alone(pid, state, problem, values, nulls);
+		set_status_state(row, pid, state, problem);
 		return;
 	}
 
+	/* Wait for nobody's lock: a look must not hang. */
 	busy = onside_lock_tables(STATUS_USES);
 	if (busy != NULL)
 	{
-		status_alone(pid, state,
-					 psprintf("%s (%s.%s is locked by another session, so nothing more is known)",
-							  reason, ONSIDE_SCHEMA, busy), values, nulls);
+		set_status_state(row, pid, state,
+						 psprintf("%s (%s.%s is locked by another session, so nothing more is known)",
+								  reason, ONSIDE_SCHEMA, busy));
 		return;
 	}
-	onside_delivery_load(&delivery, NULL, &row_problem);
-	pending = count_pending(&delivery.settled);
-	if (pending.events > MAX_COUNTED)
-		reason = psprintf("%s (more than %d events are pending)", reason,
-						  MAX_COUNTED);
-	onside_cursor_release(&delivery.settled);
+	pending = onside_count_pending(&delivery);
 	onside_unlock_tables(STATUS_USES);
 
-	status_alone(pid, state, reason, values, nulls);
-	set_age(values, nulls, pending.oldest);
-	set_int64(values, nulls, STATUS_PENDING,
-			  Min(pending.events, MAX_COUNTED));
-	set_int64(values, nulls, STATUS_DELIVERED, delivery.delivered);
-	set_int64(values, nulls, STATUS_DEAD_LETTERED, delivery.dead_lettered);
-	set_int64(values, nulls, STATUS_REQUESTS, delivery.requests);
-	set_int64(values, nulls, STATUS_RETRIES, delivery.retries);
-	nulls[STATUS_IN_FLIGHT] = false;
-	values[STATUS_IN_FLIGHT] = Int32GetDatum(0);
+	if (pending.events > ONSIDE_MAX_COUNTED)
+		reason = psprintf("%s (more than %d events are pending)", reason,
+						  ONSIDE_MAX_COUNTED);
+	set_status_state(row, pid, state, reason);
+	set_status_pending(row, Min(pending.events, ONSIDE_MAX_COUNTED),
+					   pending.oldest, 0);
+	set_status_counts(row, delivery.delivered, delivery.dead_lettered,
+					  delivery.requests, delivery.retries);
 }
 
 /* What the worker that is in the slot has published. */
 static void
-status_of_worker(pid_t pid, const OnsideStatus *status, int64 pending,
-				 Datum *values, bool *nulls)
+status_of_worker(StatusRow *row, pid_t pid, const OnsideStatus *status,
+				 int64 pending)
 {
+	/* A worker that finds objects of another version counts nothing. */
 	if (status->objects_differ)
 	{
-		status_from_tables(pid, status->state, status->reason, values, nulls);
+		status_from_tables(row, pid, status->state, status->reason);
 		return;
 	}
 
-	values[STATUS_WORKER_PID] = Int32GetDatum(pid);
-	values[STATUS_STATE] = CStringGetTextDatum(onside_state_name(status->state));
-	set_text(values, nulls, STATUS_STATE_REASON, status->reason);
-	set_int64(values, nulls, STATUS_PENDING, pending);
-	set_age(values, nulls, pending > 0 ? status->oldest_recorded_at : 0);
-	values[STATUS_IN_FLIGHT] = Int32GetDatum(status->in_flight);
-	set_int64(values, nulls, STATUS_DELIVERED, status->delivered);
-	set_int64(values, nulls, STATUS_DEAD_LETTERED, status->dead_lettered);
-	set_int64(values, nulls, STATUS_REQUESTS, status->requests);
-	set_int64(values, nulls, STATUS_RETRIES, status->retries);
-	set_time(values, nulls, STATUS_LAST_SUCCESS_AT, status->last_success_at);
-	set_text(values, nulls, STATUS_LAST_ERROR, status->last_error);
-	set_time(values, nulls, STATUS_LAST_ERROR_AT, status->last_error_at);
-	set_time(values, nulls, STATUS_NEXT_ATTEMPT_AT, status->next_attempt_at);
+	set_status_state(row, pid, status->state, status->reason);
+	set_status_pending(row, pending,
+					   pending > 0 ? status->oldest_recorded_at : 0,
+					   status->in_flight);
+	set_status_counts(row, status->delivered, status->dead_lettered,
+					  status->requests, status->retries);
+	set_status_time(row, STATUS_LAST_SUCCESS_AT, status->last_success_at);
+	set_status_text(row, STATUS_LAST_ERROR, status->last_error);
+	set_status_time(row, STATUS_LAST_ERROR_AT, status->last_error_at);
+	set_status_time(row, STATUS_NEXT_ATTEMPT_AT, status->next_attempt_at);
 }
 
 /* worker_status() */
@@ -267,25 +255,25 @@ onside_worker_status(PG_FUNCTION_ARGS)
 		onside_slot_read_status(slot, &status, &pending);
 	char	   *crashes;
 	TupleDesc	tupdesc;
-	Datum		values[STATUS_COLUMNS] = {0};
-	bool		nulls[STATUS_COLUMNS] = {0};
+	StatusRow	row = {0};
 
+	memset(row.nulls, true, sizeof(row.nulls));
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 
 	if (pid != 0 && status.state != ONSIDE_NOT_RUNNING)
-		status_of_worker(pid, &status, pending, values, nulls);
+		status_of_worker(&row, pid, &status, pending);
 	else if (pid == 0 && onside_launcher_pid() != 0 &&
 			 (crashes = onside_crash_guard_reason()) != NULL)
 	{
 		/* What is in the tables may be what crashes who reads it. */
-		status_alone(0, ONSIDE_MISCONFIGURED, crashes, values, nulls);
+		set_status_state(&row, 0, ONSIDE_MISCONFIGURED, crashes);
 	}
 	else
-		status_from_tables(0, ONSIDE_NOT_RUNNING,
-						   why_not_running(pid, slot == NULL ? NULL : &status),
-						   values, nulls);
+		status_from_tables(&row, 0, ONSIDE_NOT_RUNNING,
+						   why_not_running(pid, slot == NULL ? NULL : &status));
 
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc),
-													  values, nulls)));
+													  row.values,
+													  row.nulls)));
 }

@@ -121,17 +121,13 @@ onside_doctor_subscriptions(OnsideDoctor *doctor)
 		char	   *problem = onside_doctor_value(i, COLUMN_PROBLEM);
 		bool		enabled = onside_doctor_value(i, COLUMN_ENABLED)[0] == 't';
 
-		if (problem == NULL)
-			onside_doctor_row(doctor, "subscriptions", ONSIDE_GOOD,
-							  psprintf("subscription \"%s\": process %s, last message at %s",
-									   name,
-									   onside_doctor_value(i, COLUMN_WORKER_PID),
-									   onside_doctor_value(i, COLUMN_LAST_MESSAGE_AT)),
-							  NULL);
-		else
-			onside_doctor_row(doctor, "subscriptions", ONSIDE_BAD,
-							  psprintf("subscription \"%s\": %s", name, problem),
-							  enabled ? PROBLEM_HINT :
-							  psprintf(ENABLE_HINT, quote_identifier(name)));
+		onside_doctor_judge(doctor, "subscriptions", problem == NULL ? NULL :
+							psprintf("subscription \"%s\": %s", name, problem),
+							psprintf("subscription \"%s\": process %s, last message at %s",
+									 name,
+									 onside_doctor_value(i, COLUMN_WORKER_PID),
+									 onside_doctor_value(i, COLUMN_LAST_MESSAGE_AT)),
+							enabled ? PROBLEM_HINT :
+							psprintf(ENABLE_HINT, quote_identifier(name)));
 	}
 }

@@ -103,8 +103,8 @@ is_our_extension(Oid extension)
 
 /* What an attached table may have to follow. */
 static void
-follow(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id,
-	   void *arg)
+follow_change(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id,
+			  void *arg)
 {
 	if (class_id == RelationRelationId && sub_id > 0)
 	{
@@ -130,7 +130,7 @@ object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 
 	if (access == OAT_DROP && class_id == RelationRelationId && sub_id == 0)
 		onside_drop_guard_check(object_id);
-	follow(access, class_id, object_id, sub_id, arg);
+	follow_change(access, class_id, object_id, sub_id, arg);
 
 	if (class_id != ExtensionRelationId ||
 		(access != OAT_POST_CREATE && access != OAT_POST_ALTER &&
@@ -183,15 +183,6 @@ exclusive_database(Node *stmt)
 		return "template1";
 	}
 	return NULL;
-}
-
-static bool
-changes_databases(Node *stmt)
-{
-	return IsA(stmt, DropdbStmt) || IsA(stmt, CreatedbStmt) ||
-		IsA(stmt, AlterDatabaseStmt) ||
-		(IsA(stmt, RenameStmt) &&
-		 ((RenameStmt *) stmt)->renameType == OBJECT_DATABASE);
 }
 
 static bool
@@ -358,8 +349,10 @@ find_prepared(const char *gid)
  * has recorded none costs a look at the index.
  */
 static void
-count_prepared(FullTransactionId xid)
+count_prepared(void *arg)
 {
+	FullTransactionId xid = *(FullTransactionId *) arg;
+
 	if (!FullTransactionIdIsValid(xid))
 		return;
 	PushActiveSnapshot(GetLatestSnapshot());
@@ -368,9 +361,9 @@ count_prepared(FullTransactionId xid)
 }
 
 static void
-run(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
-	ProcessUtilityContext context, ParamListInfo params,
-	QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc)
+run_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
+			ProcessUtilityContext context, ParamListInfo params,
+			QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc)
 {
 	if (prev_process_utility)
 		prev_process_utility(pstmt, queryString, readOnlyTree, context,
@@ -395,17 +388,11 @@ run_without_worker(Oid database, PlannedStmt *pstmt, const char *queryString,
 		hold.slot = onside_service_hold(database);
 		if (hold.slot != NULL)
 			clear_slot(hold.slot);
-		run(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest,
-			qc);
+		run_utility(pstmt, queryString, readOnlyTree, context, params,
+					queryEnv, dest, qc);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(let_go, PointerGetDatum(&hold));
 	let_go(0, PointerGetDatum(&hold));
-}
-
-static void
-count_prepared_body(void *arg)
-{
-	count_prepared(*(FullTransactionId *) arg);
 }
 
 /*
@@ -427,7 +414,7 @@ after_commit_prepared(FullTransactionId prepared)
 	if (slot != NULL)
 	{
 		Oid			database;
-		ErrorData  *error = onside_attempt(count_prepared_body, &prepared, true);
+		ErrorData  *error = onside_attempt(count_prepared, &prepared, true);
 
 		if (error != NULL)
 			ereport(WARNING,
@@ -457,7 +444,6 @@ process_utility(PlannedStmt *pstmt, const char *queryString,
 	Oid			database = dbname == NULL ? InvalidOid :
 		get_database_oid(dbname, true);
 	OnsideShapeGuard guard = {0};
-	bool		changes = changes_databases(stmt);
 	bool		commits_prepared = onside_shmem_available() &&
 		IsA(stmt, TransactionStmt) &&
 		((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED;
@@ -478,11 +464,11 @@ process_utility(PlannedStmt *pstmt, const char *queryString,
 		run_without_worker(database, pstmt, queryString, readOnlyTree,
 						   context, params, queryEnv, dest, qc);
 	else
-		run(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest,
-			qc);
+		run_utility(pstmt, queryString, readOnlyTree, context, params,
+					queryEnv, dest, qc);
 
 	onside_shape_guard_after(&guard);
-	if (changes)
+	if (dbname != NULL || IsA(stmt, AlterDatabaseStmt))
 		onside_commit_wake_launcher(false);
 	if (commits_prepared)
 		after_commit_prepared(prepared);

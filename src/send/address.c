@@ -3,13 +3,14 @@
  * address.c
  *		Where requests may go.
  *
- * Without TLS, events and credentials would be there for everybody on the way
- * to read, so http:// is for loopback addresses alone: by what the URL says,
- * when it is set, and by the address that is connected to, in http.c.
+ * Without TLS, everybody on the way could read events and credentials, so
+ * http:// is for loopback addresses alone.  settings.c asks here about an
+ * address when it is set, the worker and doctor() before they use it.
+ * request.c asks about each address that a socket is opened to.
  *
- * libcurl takes addresses apart here, since what counts is what libcurl will
- * make of them.  No setting holds a password: what has the form of one is
- * refused, and what is wrong is said without repeating the value.
+ * libcurl takes the addresses apart, since what counts is what libcurl will
+ * make of them.  No setting holds a password: what has the form of a password
+ * is refused, and what is wrong is said without repeating the value.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,7 +23,7 @@
 
 #include "send/address.h"
 
-/* IPv4 has all of 127.0.0.0/8 for it. */
+/* Of IPv4, all of 127.0.0.0/8 is loopback. */
 bool
 onside_address_is_loopback(const struct sockaddr *address)
 {
@@ -30,6 +31,7 @@ onside_address_is_loopback(const struct sockaddr *address)
 	{
 		struct sockaddr_in v4;
 
+		/* The caller's struct need not be aligned for it. */
 		memcpy(&v4, address, sizeof(v4));
 		return (ntohl(v4.sin_addr.s_addr) >> 24) == 127;
 	}
@@ -44,8 +46,8 @@ onside_address_is_loopback(const struct sockaddr *address)
 }
 
 /*
- * Does a host's name or address, as libcurl has parsed it, mean this machine?  A name
- * but for "localhost" could lead anywhere.
+ * Does a host's name or address, as libcurl has parsed it, mean this machine?
+ * Any name but "localhost" could lead elsewhere.
  */
 static bool
 is_loopback(const char *host)
@@ -72,7 +74,9 @@ is_loopback(const char *host)
 	return false;
 }
 
-/* libcurl does so only since 7.8x: they could end up in a header. */
+/*
+ * Older versions of libcurl let them pass, and they could end up in a header.
+ */
 static bool
 has_control_characters(const char *str)
 {
@@ -83,8 +87,8 @@ has_control_characters(const char *str)
 }
 
 /*
- * Parsed by libcurl, which also sends: what it understands otherwise than we do cannot
- * lead elsewhere.
+ * libcurl parses the URL, and libcurl sends: so the URL cannot mean one host
+ * here and another one there.
  */
 const char *
 onside_address_endpoint_problem(const char *url)
@@ -98,6 +102,7 @@ onside_address_endpoint_problem(const char *url)
 	if (parsed == NULL)
 		return "Out of memory.";
 
+	/* Is it a URL, and which parts has it? */
 	if (strcmp(url, ONSIDE_REFUSED_VALUE) == 0)
 		problem = ONSIDE_REFUSED_PROBLEM;
 	else if (has_control_characters(url) ||
@@ -109,7 +114,7 @@ onside_address_endpoint_problem(const char *url)
 			 curl_url_get(parsed, CURLUPART_PASSWORD, &part, 0) == CURLUE_OK)
 		problem = "The URL must not contain a user or password; they belong into credentials_file.";
 	else if (strcmp(scheme, "https") == 0)
-		problem = NULL;
+		problem = NULL;			/* to any host */
 	else if (strcmp(scheme, "http") != 0)
 		problem = "The scheme must be https.";
 	else if (!is_loopback(host))
@@ -122,7 +127,7 @@ onside_address_endpoint_problem(const char *url)
 	return problem;
 }
 
-/* As libcurl parses a proxy: without a scheme it is http. */
+/* Parses an address as libcurl parses a proxy: without a scheme it is http. */
 static CURLU *
 parse_proxy(const char *proxy)
 {
@@ -142,10 +147,10 @@ parse_proxy(const char *proxy)
 }
 
 /*
- * libcurl's own messages about a proxy that it does not understand repeat it,
- * so it must not get that far.  Nothing but scheme, host and port has a
- * meaning in it; anything else is refused, for it may be a password in an
- * unusual form.  That is why an '@' is looked for in all of it.
+ * libcurl's messages repeat a proxy that it does not understand, so such a
+ * value must not get as far as that.  A proxy has a scheme, a host and a
+ * port.  Anything else is refused, since it may be a password in an unusual
+ * form.  For the same reason an '@' is refused wherever it is.
  */
 const char *
 onside_address_proxy_problem(const char *proxy)
@@ -170,6 +175,7 @@ onside_address_proxy_problem(const char *proxy)
 	if (parsed == NULL)
 		return "This is not the address of a proxy.";
 
+	/* Is it one of the schemes that libcurl knows for proxies? */
 	if (curl_url_get(parsed, CURLUPART_SCHEME, &scheme, 0) == CURLUE_OK)
 		for (int i = 0; i < (int) lengthof(schemes); i++)
 			known |= strcmp(scheme, schemes[i]) == 0;

@@ -36,8 +36,9 @@ typedef struct OnsideAnswer
 	int			connections;	/* made for it */
 	int			repeats;		/* requests that libcurl made in addition */
 	char		words[ONSIDE_ANSWER_WORDS_MAX + 1]; /* the body's, or what the
-													 * transport says: fit for a
-													 * text column, no secrets */
+													 * transport says: fit for
+													 * a text column, no
+													 * secrets */
 } OnsideAnswer;
 
 #endif							/* ONSIDE_ANSWER_H */

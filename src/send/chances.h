@@ -3,12 +3,12 @@
  * chances.h
  *		When dead letters have another chance, and whose turn it is.
  *
- * Alike are dead letters of one HTTP status and one event_name that have a
- * retry_at.  Such a group has its chance when one of its dead letters becomes due.
- * Rounds are made: each visits the groups one after the other, by asking the
- * storage for the next one, so however many there are, each has its turn and
- * nothing has to be remembered of it.  What is due and was not tried has another
- * chance in a later round, an hour after.
+ * Dead letters with a retry_at that have the same HTTP status and event_name
+ * are a group.  A group has a chance when one of its dead letters becomes
+ * due.  A round visits the groups one after the other, by asking the storage
+ * for the next one.  So each group has its turn, however many there are, and
+ * nothing has to be remembered of any.  Dead letters that were due and not
+ * tried have another chance in a later round, an hour after.
  *
  * Pure, as sender.h says; times are microseconds of a clock on the wall.
  *
@@ -30,34 +30,36 @@ typedef struct OnsideChanceGroup
 	TimestampTz due;			/* least retry_at in it */
 } OnsideChanceGroup;
 
-/* So many dead letters of an outage have their chance at once. */
+/*
+ * So many dead letters of an outage have their chance as soon as it is over.
+ */
 #define ONSIDE_CHANCES_AT_ONCE	1000
 
 typedef struct OnsideChances
 {
-	/* the present round; of the groups it has visited those up to "visited" */
+	/* the present round, which has visited the groups up to "visited" */
 	bool		in_round;
 	OnsideChanceGroup visited;
 	TimestampTz began;
 	TimestampTz due_after;		/* what was due by then had its chance */
-	bool		leftovers;		/* it is also one for what was not tried */
+	bool		leftovers;		/* this round is for what was not tried, too */
 	bool		any_left;
 	TimestampTz next;			/* least retry_at that is yet to come */
 
-	/* the next one */
+	/* the next round */
 	TimestampTz look_at;
 	TimestampTz leftovers_at;	/* 0 for never */
 
-	OnsideChanceGroup present;	/* whose chance it is; no name: that of an
-								 * outage's */
-	int			at_once;		/* of an outage that is over */
+	OnsideChanceGroup present;	/* whose chance it is; without a name, that of
+								 * the dead letters of an outage */
+	int			at_once;		/* dead letters of an outage that is over */
 	pg_uuid_t	ids[ONSIDE_CHANCES_AT_ONCE];
 } OnsideChances;
 
 /* What is asked of the table. */
 typedef struct OnsideChanceStorage
 {
-	/* the group after this one, the first one after NULL; false for none */
+	/* finds the group after this one (NULL: the first); false for none */
 	bool		(*next_group) (const OnsideChanceGroup *after,
 							   OnsideChanceGroup *group);
 
@@ -65,31 +67,33 @@ typedef struct OnsideChanceStorage
 	TimestampTz (*next_due) (const OnsideChanceGroup *group,
 							 TimestampTz later_than);
 
-	/* those that have failed since then; returns how many, of at most "max" */
+	/* which dead letters have failed since then; how many, "max" at most */
 	int			(*failed_since) (TimestampTz since, pg_uuid_t *ids, int max);
 } OnsideChanceStorage;
 
-/* The retry_at of one that failed then, after so many chances; 0 for never. */
+/* The retry_at of a dead letter that failed then; 0 for never. */
 extern TimestampTz onside_chances_retry_at(TimestampTz failed_at, int chances);
 
 /*
- * How many chances it has had after one more has failed.  One before its time does
- * not count, so that an API that comes and goes does not use them up; and the last
- * one counts only if something was accepted since the failure before, or an outage
- * of weeks would.
+ * How many chances a dead letter has had after one more has failed.  A chance
+ * before its time (due is false) does not count, so that an API that comes and
+ * goes does not use them up.  The last chance counts only if something was
+ * accepted since the failure before it (compared), so that an outage of weeks
+ * does not use them up, either.
  */
 extern int	onside_chances_count(int chances, bool due, bool compared);
 
-/* A dead letter may have come, or changed, that is due then. */
+/* A dead letter that is due then may have come, or may have changed. */
 extern void onside_chances_expect(OnsideChances *chances, TimestampTz retry_at);
 
-/* Something is accepted again, and nothing was since then. */
+/* Something is accepted for the first time since then: an outage is over. */
 extern void onside_chances_recovered(OnsideChances *chances, TimestampTz since,
 									 const OnsideChanceStorage *storage);
 
 /*
- * Goes on with the round, or begins one if it is time.  True, with "present", if
- * somebody has a chance now.  It stops after a number of groups: call it again.
+ * Goes on with the round, or begins one if it is time.  True if a group has
+ * its chance now: "present".  Stops after a number of groups: call it again
+ * when onside_chances_look_at() says so.
  */
 extern bool onside_chances_look(OnsideChances *chances, TimestampTz now,
 								const OnsideChanceStorage *storage);

@@ -3,14 +3,16 @@
  * choice.c
  *		What is sent next.
  *
- * Events that were never sent and pieces that have failed take turns, and share what
- * may be in flight, so that neither holds up the other; dead letters that have a
- * second chance come in between.  After many failures in a row there is a common wait,
- * and after it a round of probes: one with never-sent events, and one with an event
- * that has failed (pace.c says how long).  The first acceptance ends that.
+ * Events that were never sent and pieces that have failed take turns, and
+ * share the requests in flight, so that neither holds up the other.  Dead
+ * letters that have a second chance come in between.  After many failures in
+ * a row there is a common wait (pace.c says how long), and after the wait a
+ * round of two probes: one has a never-sent event, the other an event that
+ * has failed.  The first acceptance ends this.
  *
- * Choosing notes whose turn it is and may cut a piece; it takes none out of its
- * place.  onside_sender_sent() does, when the order has been carried out.
+ * sender.c calls this file to fill an order.  Choosing notes whose turn it is,
+ * and may cut a piece.  It takes no piece out of its place:
+ * onside_sender_sent() does so when the order has been carried out.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,17 +21,19 @@
 #include "send/choice.h"
 #include "send/holding.h"
 
-/* After so many failures in a row, events are also taken from the log's end. */
+/*
+ * After so many failures in a row, events are also taken from the log's end.
+ */
 #define OLDEST_FAILURES		8
 
-/* A part of a request that timed out has less time until then. */
+/* A part of a request that timed out has less time until both are past. */
 #define SHORT_FAILURES		2
 #define SHORT_TIME			(15 * USECS_PER_SEC)
 
-/* While others wait, so many go before the next of a chance. */
+/* While other events wait, so many requests go before the next dead letter. */
 #define CHANCE_EVERY		9
 
-/* How long an answer takes, as long as nothing is known. */
+/* How long an answer is assumed to take until the first one has come. */
 #define UNKNOWN_MEDIAN		(500 * ONSIDE_US_PER_MS)
 
 /* ----------
@@ -37,6 +41,7 @@
  * ----------
  */
 
+/* How many requests of this kind are in flight? */
 static int
 count_in_flight(const OnsideSender *sender, OnsideOrderKind kind)
 {
@@ -48,9 +53,10 @@ count_in_flight(const OnsideSender *sender, OnsideOrderKind kind)
 }
 
 /*
- * May one more go of what has failed, or of what has not?  The former take at
- * most half of the requests in flight.  If only one may be in flight, they have
- * one of their own, or a hanging one would hold up all others.
+ * May one more request go, of what has failed, or of what has not?  What has
+ * failed takes at most half of the requests in flight.  If only one may be in
+ * flight, what has failed has one more of its own: else a failed event that
+ * hangs would hold up all others.
  */
 bool
 onside_choice_has_room(const OnsideSender *sender, bool again)
@@ -66,8 +72,9 @@ onside_choice_has_room(const OnsideSender *sender, bool again)
 }
 
 /*
- * Has each request with never-sent events been out for longer than is usual?
- * The moment from which on that is so.
+ * The moment from which on each request with never-sent events has been out
+ * for longer than twice the median answer.  Until then a batch waits to be
+ * full.
  */
 int64
 onside_choice_partial_from(const OnsideSender *sender)
@@ -78,6 +85,7 @@ onside_choice_partial_from(const OnsideSender *sender)
 	{
 		const OnsideInFlight *request = &sender->requests[i];
 
+		/* What failed before holds up no new batch. */
 		if (request->id == 0 || request->kind == ONSIDE_SEND_AGAIN ||
 			request->kind == ONSIDE_SEND_CHANCE)
 			continue;
@@ -89,8 +97,9 @@ onside_choice_partial_from(const OnsideSender *sender)
 }
 
 /*
- * Which never-sent events may go: there has to be memory in case that they
- * fail.  Of those at the log's end some always may, to end this.
+ * Which never-sent events may go?  There has to be memory for them in case
+ * they fail.  Events from the log's end have a tenth more of it, because only
+ * an acceptance empties the memory, and these may be the only good ones.
  */
 int
 onside_choice_fresh(const OnsideSender *sender, int offers)
@@ -114,8 +123,8 @@ onside_choice_probe_is_out(const OnsideSender *sender)
 }
 
 /*
- * After failures chances wait for an acceptance, which may never come if there is
- * nothing else to send.  Then one goes as a probe.
+ * After failures, dead letters wait for an acceptance.  It would never come if
+ * there is nothing else to send, so one dead letter goes as a probe then.
  */
 bool
 onside_choice_may_take_chance(const OnsideSender *sender, int offers)
@@ -161,6 +170,7 @@ largest_piece(OnsideSender *sender)
 	return best;
 }
 
+/* The lone event that is due first, if it is due now; or NULL. */
 static OnsidePiece *
 first_due(const OnsideSender *sender, int64 now)
 {
@@ -170,10 +180,10 @@ first_due(const OnsideSender *sender, int64 now)
 }
 
 /*
- * Of what has failed, in turn: the youngest piece, so that what is good in a
- * request soon gets away from what is not; the largest; and the lone event that
- * has waited longest.  First of all those from the log's end, which may be the
- * only good ones.
+ * The next piece of what has failed.  Pieces from the log's end come first,
+ * since they may be the only good ones.  Otherwise three take turns: the
+ * youngest piece, so that the good events of a request soon get away from the
+ * bad one; the largest piece; and the lone event that has waited longest.
  */
 static OnsidePiece *
 next_again(OnsideSender *sender, int64 now)
@@ -195,9 +205,12 @@ next_again(OnsideSender *sender, int64 now)
 	return NULL;
 }
 
-/* The settings may have been others when the piece was made. */
+/*
+ * Cuts off what of a piece is beyond the batch's bounds.  The settings may
+ * have been others when the piece was made.
+ */
 static void
-fit(OnsideSender *sender, OnsidePiece *piece)
+cut_to_fit(OnsideSender *sender, OnsidePiece *piece)
 {
 	int64		bytes = ONSIDE_SENDER_FRAME;
 	int			n;
@@ -212,16 +225,21 @@ fit(OnsideSender *sender, OnsidePiece *piece)
 	onside_holding_cut_rest(sender, piece, n);
 }
 
+/* Orders a piece that has failed, or a part of it. */
 static void
 order_again(OnsideSender *sender, OnsidePiece *piece, int64 now,
 			OnsideOrder *order)
 {
-	fit(sender, piece);
+	cut_to_fit(sender, piece);
 	order->kind = ONSIDE_SEND_AGAIN;
 	order->piece = piece;
+
+	/* What timed out once is cut short at first, so that it holds up less. */
 	if (piece->timed_out && (piece->failures_since < SHORT_FAILURES ||
 							 now - piece->first_failed_us < SHORT_TIME))
 		order->timeout = onside_pace_short_timeout(&sender->pace);
+
+	/* Two refusals count only if they came on two connections. */
 	if (piece->refusals > 0)
 		order->fresh_connection = true;
 }
@@ -231,6 +249,10 @@ order_again(OnsideSender *sender, OnsidePiece *piece, int64 now,
  * ----------
  */
 
+/*
+ * Orders never-sent events: the log's next ones, or those at its end if there
+ * are no others, or, by turns, if the next ones fail again and again.
+ */
 static void
 order_fresh(OnsideSender *sender, int64 now, int offers, OnsideOrder *order)
 {
@@ -246,7 +268,7 @@ order_fresh(OnsideSender *sender, int64 now, int offers, OnsideOrder *order)
 	order->full = !newest && from > now;
 }
 
-/* While failures are few: everything goes on. */
+/* While failures are few, everything goes on: what goes next, in turn. */
 bool
 onside_choice_at_once(OnsideSender *sender, int64 now, int offers,
 					  OnsideOrder *order)
@@ -258,12 +280,16 @@ onside_choice_at_once(OnsideSender *sender, int64 now, int offers,
 	/* The log's end alone is looked at only if its next events fail. */
 	if (sender->oldest_failures < OLDEST_FAILURES)
 		fresh &= ONSIDE_OFFER_OLDEST;
+
+	/* However much else waits, a dead letter has one request in ten. */
 	if (onside_choice_may_take_chance(sender, offers) &&
 		sender->since_chance >= CHANCE_EVERY)
 	{
 		order->kind = ONSIDE_SEND_CHANCE;
 		return true;
 	}
+
+	/* What has failed, unless it had the last turn and others wait. */
 	if (onside_choice_has_room(sender, true) &&
 		!(fresh != 0 && sender->again_was_last))
 		piece = next_again(sender, now);
@@ -278,7 +304,10 @@ onside_choice_at_once(OnsideSender *sender, int64 now, int offers,
 	return true;
 }
 
-/* What has failed, to probe with: a lone event, each time another. */
+/*
+ * What has failed, to probe with: a lone event, each time another.  One that
+ * fails is due later, and so no longer on top of the heap.
+ */
 static OnsidePiece *
 probe_piece(OnsideSender *sender)
 {
@@ -290,7 +319,11 @@ probe_piece(OnsideSender *sender)
 	return piece;
 }
 
-/* After many failures: never-sent ones alone, or probes after a common wait. */
+/*
+ * After many failures: never-sent events go, one in each request, until many
+ * of these have failed, too.  Then only probes go, two after each common
+ * wait.
+ */
 bool
 onside_choice_in_wait(OnsideSender *sender, int64 now, int offers,
 					  OnsideOrder *order)
@@ -299,6 +332,7 @@ onside_choice_in_wait(OnsideSender *sender, int64 now, int offers,
 	int			fresh = onside_choice_has_room(sender, false) ?
 		onside_choice_fresh(sender, offers) : 0;
 
+	/* A probe with never-sent events has only one. */
 	order->max_events = 1;
 	order->max_bytes = onside_pace_bytes(&sender->pace);
 	if (fresh != 0 && !onside_pace_only_probes(&sender->pace))
@@ -317,6 +351,8 @@ onside_choice_in_wait(OnsideSender *sender, int64 now, int offers,
 			return false;
 		sender->probe_newest = sender->probe_failed = true;
 	}
+
+	/* The newest never-sent event is the first probe. */
 	order->probe = true;
 	if (sender->probe_newest && fresh != 0)
 	{
@@ -324,6 +360,8 @@ onside_choice_in_wait(OnsideSender *sender, int64 now, int offers,
 			ONSIDE_SEND_NEWEST : ONSIDE_SEND_OLDEST;
 		return true;
 	}
+
+	/* That one is out, or not there; the other has failed before. */
 	sender->probe_newest = false;
 	if (sender->probe_failed && onside_choice_has_room(sender, true) &&
 		(piece = probe_piece(sender)) != NULL)

@@ -13,8 +13,8 @@
 #include "send/sender_state.h"
 
 /*
- * Orders what is to go while failures are few, and after many.  The order is empty
- * but for its timeout; false if nothing is to go now.
+ * Order what goes next while failures are few, and after many.  The caller has
+ * set nothing but the order's timeout.  False if nothing is to go now.
  */
 extern bool onside_choice_at_once(OnsideSender *sender, int64 now, int offers,
 								  OnsideOrder *order);

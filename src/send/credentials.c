@@ -3,12 +3,15 @@
  * credentials.c
  *		The credentials files: the API's and the proxy's.
  *
- * One line "user:password" in a regular file, of which PostgreSQL's own rule
- * for ssl_key_file holds: it belongs to the server's user and nobody else has
- * access to it, or it belongs to root and a group may read it.  Links are
- * followed, since secret stores (Kubernetes) make them.  The file is opened
- * first and judged by its descriptor, so that it cannot be exchanged in
- * between.
+ * A credentials file is a regular file with one line "user:password".
+ * PostgreSQL's rule for ssl_key_file applies: the file belongs to the
+ * server's user and nobody else has access to it, or it belongs to root and a
+ * group may read it.  Links are followed, since secret stores (Kubernetes)
+ * make them.  The file is opened first and judged by its descriptor, so that
+ * nobody can exchange it in between.
+ *
+ * The worker reads the files when it is configured, and doctor() to see
+ * whether they can be used.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,8 +30,9 @@
 #define BYTE_ORDER_MARK "\xef\xbb\xbf"
 
 /*
- * Judges the file by its owner and mode; returns NULL if it may be used, or
- * what is wrong, with its name and setting to be put in front.
+ * Judges the file by its owner and mode.  Returns NULL if the file may be
+ * used, and otherwise what is wrong, to be read after the setting and the
+ * file's name.
  */
 static const char *
 problem_of_file(int fd)
@@ -50,9 +54,10 @@ problem_of_file(int fd)
 }
 
 /*
- * Reads all of it into buf, which has room for ONSIDE_CREDENTIALS_MAX bytes and
- * two more, and judges it.  What frames the line is cut off: a byte order mark,
- * its end, and one blank line that an editor or a here-document has left.
+ * Reads the file into buf, which has room for ONSIDE_CREDENTIALS_MAX bytes and
+ * two more, and judges what is in it.  What frames the line is cut off: a byte
+ * order mark, the line's end, and one blank line that an editor or a
+ * here-document has left.
  */
 static const char *
 problem_of_content(int fd, char *buf)
@@ -60,6 +65,7 @@ problem_of_content(int fd, char *buf)
 	ssize_t		len = 0;
 	ssize_t		n;
 
+	/* One byte more than is allowed tells a file that is too long. */
 	while ((n = read(fd, buf + len, ONSIDE_CREDENTIALS_MAX + 1 - len)) > 0)
 		len += n;
 	if (n < 0)
@@ -69,6 +75,7 @@ problem_of_content(int fd, char *buf)
 	if (strlen(buf) != (size_t) len)
 		return "contains a zero byte";
 
+	/* The frame. */
 	for (int i = 0; i < 2 && len > 0 && buf[len - 1] == '\n'; i++)
 	{
 		buf[--len] = '\0';
@@ -79,6 +86,7 @@ problem_of_content(int fd, char *buf)
 		memmove(buf, buf + strlen(BYTE_ORDER_MARK),
 				len + 1 - strlen(BYTE_ORDER_MARK));
 
+	/* What is left has to be the one line. */
 	for (char *p = buf; *p != '\0'; p++)
 		if ((unsigned char) *p < 0x20 || *p == 0x7f)
 			return "holds more than one line or control characters";
@@ -87,9 +95,7 @@ problem_of_content(int fd, char *buf)
 	return NULL;
 }
 
-/*
- * The file is opened anew each time, and what was read is wiped where it is not used.
- */
+/* What was read of a file that cannot be used is wiped. */
 char *
 onside_credentials_read(const char *setting, const char *path, char **problem)
 {
@@ -97,6 +103,7 @@ onside_credentials_read(const char *setting, const char *path, char **problem)
 	char	   *buf;
 	int			fd;
 
+	/* No file is named, or the name was refused. */
 	if (path == NULL || path[0] == '\0')
 	{
 		*problem = psprintf("onside_attribution.%s is not set", setting);
@@ -109,7 +116,7 @@ onside_credentials_read(const char *setting, const char *path, char **problem)
 		return NULL;
 	}
 
-	/* It could be a FIFO, or a terminal. */
+	/* Opening a FIFO would wait for a writer; a terminal would become ours. */
 	fd = OpenTransientFile(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | PG_BINARY);
 	if (fd < 0)
 	{

@@ -21,7 +21,9 @@
 extern char *onside_credentials_read(const char *setting, const char *path,
 									 char **problem);
 
-/* Overwrites and frees what onside_credentials_read() returned; NULL is none. */
+/*
+ * Overwrites and frees what onside_credentials_read() returned; NULL is none.
+ */
 extern void onside_credentials_free(char *credentials);
 
 #endif							/* ONSIDE_CREDENTIALS_H */

@@ -3,14 +3,16 @@
  * holding.c
  *		The events that the sender holds, and what has become of others.
  *
- * A piece that the sender knows of is in exactly one place: with its request while
- * it is in flight, among the untried if it was never sent in this form, or, if it is
- * a lone event that was, in the heap of those that wait until they are due.  This
- * file moves pieces between the latter two, cuts them, and counts what they hold;
- * sender.c moves them into requests and out of them.
+ * A piece that the sender knows of is in exactly one place: with its request
+ * while it is in flight; among the untried ones if it was never sent in this
+ * form; or, if it is a lone event that was sent, in the heap of those that
+ * wait until they are due.  This file moves pieces between the latter two,
+ * cuts them, and counts what they hold.  sender.c moves them into requests
+ * and out of them.
  *
- * It also keeps the fates of events of which more is to be written down than that
- * they were delivered, until the caller has done so.
+ * A fate is what has become of an event, where the caller has more to write
+ * down than that an event of the log was delivered.  Fates are kept here until
+ * the caller has written them.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,12 +25,6 @@
  * ----------
  */
 
-bool
-onside_holding_is_lone(const OnsidePiece *piece)
-{
-	return piece->nitems == 1;
-}
-
 OnsideInFlight *
 onside_holding_find_request(OnsideSender *sender, int64 id)
 {
@@ -38,7 +34,10 @@ onside_holding_find_request(OnsideSender *sender, int64 id)
 	return NULL;
 }
 
-/* Counts n events more, or fewer, of those that have failed. */
+/*
+ * Adds a piece's events to those that have failed, or (sign -1) takes them
+ * off.
+ */
 void
 onside_holding_count(OnsideSender *sender, const OnsidePiece *piece, int sign)
 {
@@ -50,7 +49,9 @@ onside_holding_count(OnsideSender *sender, const OnsidePiece *piece, int sign)
 			sender->held_aside += sign;
 }
 
-/* A piece that is in no collection any more is done with. */
+/*
+ * The piece is in no collection any more, and its events are no longer held.
+ */
 void
 onside_holding_drop(OnsideSender *sender, OnsidePiece *piece)
 {
@@ -74,6 +75,7 @@ onside_holding_put_back(OnsideSender *sender, OnsidePiece *piece)
 	onside_heap_add(sender->context, &sender->lone, piece);
 }
 
+/* Only pieces in the heap know a place there. */
 void
 onside_holding_take_out(OnsideSender *sender, OnsidePiece *piece)
 {
@@ -100,7 +102,7 @@ onside_holding_halve(OnsideSender *sender, OnsidePiece *piece)
 	onside_holding_put_untried(sender, piece);
 }
 
-/* Removes events that are no longer there from a piece that waits. */
+/* A piece that loses all of its events is freed. */
 bool
 onside_holding_withdraw(OnsideSender *sender, OnsidePiece *piece,
 						const bool *gone)
@@ -125,7 +127,7 @@ onside_holding_withdraw(OnsideSender *sender, OnsidePiece *piece,
  * ----------
  */
 
-/* The words of the last failure are shared with the piece. */
+/* The fate shares the words of the last failure with the piece. */
 void
 onside_holding_add_fate(OnsideSender *sender, OnsideFateKind kind,
 						const OnsideItem *item,
@@ -137,6 +139,8 @@ onside_holding_add_fate(OnsideSender *sender, OnsideFateKind kind,
 		sender->fates = onside_array_enlarge(sender->context, sender->fates,
 											 &sender->fates_capacity,
 											 sizeof(OnsideFate));
+
+	/* An accepted event has no failure to tell of. */
 	fate = &sender->fates[sender->nfates++];
 	fate->kind = kind;
 	fate->item = *item;
@@ -165,8 +169,8 @@ onside_holding_give_up(OnsideSender *sender, OnsidePiece *piece)
  */
 
 /*
- * Calls "visit", which may take the piece out, for each lone one: of a copy, since
- * the heap moves others about then.
+ * Visits a copy of the heap's array: "visit" may take its piece out, and then
+ * the heap moves others about.
  */
 void
 onside_holding_visit_lone(OnsideSender *sender, OnsidePieceVisit visit,
@@ -184,7 +188,9 @@ onside_holding_visit_lone(OnsideSender *sender, OnsidePieceVisit visit,
 	pfree(pieces);
 }
 
-/* Calls "visit" for each piece; those that are in flight, too, if so wanted. */
+/*
+ * Calls "visit" for each piece that waits, and for those in flight if wanted.
+ */
 void
 onside_holding_visit(OnsideSender *sender, bool in_flight,
 					 OnsidePieceVisit visit, void *arg)

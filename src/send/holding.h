@@ -13,13 +13,16 @@
 #include "send/sender_state.h"
 
 /* Is it a single event? */
-extern bool onside_holding_is_lone(const OnsidePiece *piece);
+#define onside_holding_is_lone(piece) ((piece)->nitems == 1)
 
 /* The request with this number (0: a free place), or NULL. */
 extern OnsideInFlight *onside_holding_find_request(OnsideSender *sender,
 												   int64 id);
 
-/* Counts n events more, or fewer, of those that have failed. */
+/*
+ * If the piece has failed, adds its events to those that are held, or, with
+ * sign -1, takes them off.
+ */
 extern void onside_holding_count(OnsideSender *sender,
 								 const OnsidePiece *piece, int sign);
 
@@ -44,8 +47,8 @@ extern void onside_holding_cut_rest(OnsideSender *sender, OnsidePiece *piece,
 extern void onside_holding_halve(OnsideSender *sender, OnsidePiece *piece);
 
 /*
- * Removes events that are no longer there from a piece that waits.  Returns false,
- * and the piece is gone, if none is left.
+ * Removes those events of which gone[i] from a piece that waits.  Returns
+ * false, and the piece is gone, if none is left.
  */
 extern bool onside_holding_withdraw(OnsideSender *sender, OnsidePiece *piece,
 									const bool *gone);
@@ -59,8 +62,8 @@ extern void onside_holding_add_fate(OnsideSender *sender, OnsideFateKind kind,
 extern void onside_holding_give_up(OnsideSender *sender, OnsidePiece *piece);
 
 /*
- * Calls "visit", which may take the piece out, for each lone event that waits; or
- * for each piece, those in flight, too, if so wanted.
+ * Calls "visit", which may take its piece out, for each lone event that waits;
+ * or for each piece that waits and, with in_flight, for those in flight.
  */
 typedef void (*OnsidePieceVisit) (OnsideSender *sender, OnsidePiece *piece,
 								  void *arg);

@@ -3,34 +3,37 @@
  * http.c
  *		Several HTTP requests at once, from PostgreSQL's own wait loop.
  *
- * This, request.c and address.c are the only files that know libcurl, and they
- * know nothing of events or SQL.  libcurl's multi interface is driven by socket
- * readiness: it tells us through callbacks which sockets it waits for and until
- * when, and we wait for those together with the process's latch in one
- * WaitEventSet.  So the worker serves interrupts and ProcSignalBarriers however
- * slow the peer is.
+ * This file, request.c and address.c are the only ones that know libcurl, and
+ * they know nothing of events or SQL.  The worker calls it to send, doctor()
+ * to try a connection.
  *
- * Each request has a slot, and each slot has a multi handle of its own, which
- * holds at most one connection and what was resolved for it.  A request takes
- * a slot whose connection can be used again.  To have nothing more to do with a
- * connection, the slot's multi handle is thrown away, which works alike in all
+ * libcurl's multi interface is driven by socket readiness.  It tells us
+ * through callbacks which sockets it waits for and until when.  We wait for
+ * these sockets and for the process's latch in one WaitEventSet, so that the
+ * worker serves interrupts and ProcSignalBarriers however slow the peer is.
+ *
+ * Each request has a slot.  Each slot has a multi handle of its own, which
+ * holds at most one connection and the addresses that were resolved for it.
+ * A request takes a slot whose connection can be used again.  A connection is
+ * given up by throwing the slot's multi handle away, which works in all
  * versions of libcurl.  That is done
  *
  * - before a request that wants a fresh connection;
- * - after a failure, and after any answer that the API does not document (api.h):
+ * - after a failure, and after any answer that the API does not document
+ * (api.h):
  *	 a load balancer may have tied this connection, and no other, to a broken
  *	 server;
  * - when it is MAX_CONNECTION_AGE old, so that a name that leads elsewhere by
  *	 now is followed;
  * - when there is another configuration.
  *
- * All of that is in one struct, OnsideHttp, which the worker has one of, and a
- * backend that calls doctor() another for as long as that takes.  libcurl's callbacks
- * get at it through the slot that they were registered with.
+ * All state is in one struct, OnsideHttp.  The worker has one; a backend that
+ * calls doctor() has another while it tries the connection.  libcurl's
+ * callbacks find the struct through the slot that they were registered with.
  *
- * libcurl's threaded resolver starts threads that inherit the signal mask; a
- * signal handler of PostgreSQL's must never run on one.  All signals are
- * blocked around every call that can start a thread.
+ * libcurl's threaded resolver starts threads that inherit the signal mask.  No
+ * signal handler of PostgreSQL's may run in such a thread, so all signals are
+ * blocked around every call that can start one.
  *
  *-------------------------------------------------------------------------
  */
@@ -51,7 +54,7 @@
 #include "send/request.h"
 #include "send/secret.h"
 
-/* In ms.  A request that begins just before it still has its whole time. */
+/* In ms.  A request that begins just before this still has its whole time. */
 #define MAX_CONNECTION_AGE	(5 * 60 * 1000)
 
 /* A request's place, with the connection that outlives it. */
@@ -61,7 +64,7 @@ typedef struct Slot
 	OnsideRequest request;
 	CURLM	   *multi;			/* has the connection, if any; or NULL */
 	int64		connected_at;	/* before it was made; 0 if there is none */
-	int64		due;			/* when libcurl wants to be called; -1: never */
+	int64		due;			/* when libcurl wants to be called; or -1 */
 	bool		outdated;		/* the handle is of an earlier configuration */
 	bool		busy;
 	bool		ended;			/* the answer is there */
@@ -89,7 +92,7 @@ struct OnsideHttp
 	OnsideHttpConfig config;
 	Slot		slots[ONSIDE_HTTP_MAX_REQUESTS];
 	int			n_busy;
-	int			n_ended;		/* those of them whose answer is not taken yet */
+	int			n_ended;		/* of these, whose answer is not taken yet */
 
 	Socket		sockets[MAX_SOCKETS];
 	int			n_sockets;
@@ -102,6 +105,7 @@ struct OnsideHttp
  * ----------
  */
 
+/* Blocks all signals but those of a crash; the caller sets the mask back. */
 static void
 block_signals(sigset_t *saved)
 {
@@ -118,18 +122,12 @@ block_signals(sigset_t *saved)
 	pthread_sigmask(SIG_SETMASK, &all, saved);
 }
 
-static void
-unblock_signals(const sigset_t *saved)
-{
-	pthread_sigmask(SIG_SETMASK, saved, NULL);
-}
-
 /* ----------
  * What libcurl calls.  No ereport, no palloc.
  * ----------
  */
 
-/* libcurl wants to know about a socket, or nothing more about it. */
+/* libcurl wants us to wait for a socket, or to forget it. */
 static int
 on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *socket_arg)
 {
@@ -137,6 +135,7 @@ on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *socket_arg)
 	OnsideHttp *http = slot->http;
 	int			i;
 
+	/* Is it known? */
 	for (i = 0; i < http->n_sockets; i++)
 		if (http->sockets[i].fd == fd)
 			break;
@@ -151,6 +150,7 @@ on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *socket_arg)
 		return 0;
 	}
 
+	/* A new one; without a place for it the request fails. */
 	if (i == http->n_sockets)
 	{
 		if (http->n_sockets == MAX_SOCKETS)
@@ -158,6 +158,8 @@ on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *socket_arg)
 		http->sockets[http->n_sockets++].fd = fd;
 		http->wait_set_stale = true;
 	}
+
+	/* prepare_wait_set() sees what has changed. */
 	http->sockets[i].slot = slot;
 	http->sockets[i].events =
 		(what & CURL_POLL_IN ? WL_SOCKET_READABLE : 0) |
@@ -165,6 +167,7 @@ on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *socket_arg)
 	return 0;
 }
 
+/* libcurl wants to be called after so many ms; -1 for never. */
 static int
 on_timer(CURLM *multi, long timeout, void *arg)
 {
@@ -189,6 +192,10 @@ drop_connection(Slot *slot)
 	slot->multi = NULL;
 	slot->connected_at = 0;
 	slot->due = -1;
+
+	/*
+	 * Forget its sockets, whether or not libcurl has said that they are gone.
+	 */
 	for (int i = http->n_sockets - 1; i >= 0; i--)
 	{
 		if (http->sockets[i].slot == slot)
@@ -199,6 +206,7 @@ drop_connection(Slot *slot)
 	}
 }
 
+/* Closes the slot's connection, and frees the handle of its requests. */
 static void
 close_slot(Slot *slot)
 {
@@ -209,9 +217,10 @@ close_slot(Slot *slot)
 }
 
 /*
- * Finds a slot for a request: for a fresh connection rather one that has none
- * at the moment, else rather one that has.  Slots that were never used come
- * last, so that there are not more connections than requests at once.
+ * Takes a slot for a request.  A request for a fresh connection prefers a slot
+ * that has none at the moment, any other request a slot that has one.  Slots
+ * that were never used come last, so that there are not more connections than
+ * requests at once.
  */
 static Slot *
 take_slot(OnsideHttp *http, bool fresh)
@@ -226,9 +235,13 @@ take_slot(OnsideHttp *http, bool fresh)
 
 		if (slot->busy)
 			continue;
+
+		/* An idle connection ends here when it is too old. */
 		if (slot->connected_at != 0 &&
 			onside_ms_until(slot->connected_at, MAX_CONNECTION_AGE) == 0)
 			drop_connection(slot);
+
+		/* 2 is what the request wants, 1 any other that was used before. */
 		rank = slot->request.easy == NULL ? 0 :
 			(slot->connected_at != 0) != fresh ? 2 : 1;
 		if (rank > best_rank)
@@ -237,6 +250,7 @@ take_slot(OnsideHttp *http, bool fresh)
 			best_rank = rank;
 		}
 	}
+	/* The caller starts no more than there are slots. */
 	if (best == NULL)
 		elog(ERROR, "too many requests at once");
 	if (fresh)
@@ -250,6 +264,7 @@ take_slot(OnsideHttp *http, bool fresh)
 	return best;
 }
 
+/* The request's answer was taken: the slot is free. */
 static void
 release_slot(Slot *slot)
 {
@@ -288,7 +303,7 @@ init_libcurl(void)
 	block_signals(&saved);
 	if (!initialized)
 		initialized = curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
-	unblock_signals(&saved);
+	pthread_sigmask(SIG_SETMASK, &saved, NULL);
 	if (!initialized)
 		throw_out_of_memory();
 }
@@ -306,6 +321,7 @@ onside_http_create(void)
 	return http;
 }
 
+/* Slots that are busy are closed when their answers are taken. */
 void
 onside_http_renew(OnsideHttp *http)
 {
@@ -327,6 +343,10 @@ onside_http_configure(OnsideHttp *http, const OnsideHttpConfig *config)
 		onside_secret_set(ONSIDE_SECRET_PROXY, config->proxy_credentials);
 }
 
+/*
+ * A slot's multi handle, which calls us back for the slot; NULL for no
+ * memory.
+ */
 static CURLM *
 new_multi(Slot *slot)
 {
@@ -338,6 +358,8 @@ new_multi(Slot *slot)
 	/* Resolver threads are the multi handle's since 8.20. */
 	curl_multi_setopt(multi, CURLMOPT_QUICK_EXIT, 1L);
 #endif
+
+	/* The callbacks get the slot; it keeps one connection. */
 	curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, on_socket);
 	curl_multi_setopt(multi, CURLMOPT_SOCKETDATA, slot);
 	curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, on_timer);
@@ -346,17 +368,20 @@ new_multi(Slot *slot)
 	return multi;
 }
 
-/* The request is over.  Keeps its connection if nothing speaks against it. */
+/* The request is over: notes its answer, and keeps or drops its connection. */
 static void
-finish(Slot *slot, CURLcode code)
+finish_request(Slot *slot, CURLcode code)
 {
 	OnsideHttp *http = slot->http;
 	const OnsideAnswer *answer = &slot->request.answer;
 
+	/* onside_http_next_answer() finds it from now on. */
 	onside_request_judge(&slot->request, code);
 	slot->ended_at = GetCurrentTimestamp();
 	slot->ended = true;
 	http->n_ended++;
+
+	/* Documented answers alone speak for the server behind the connection. */
 	if (code == CURLE_OK && answer->kind == ONSIDE_ANSWER_COMPLETE &&
 		(answer->status == ONSIDE_API_ACCEPTED ||
 		 answer->status == ONSIDE_API_REFUSED ||
@@ -377,7 +402,7 @@ finish(Slot *slot, CURLcode code)
 
 /* Lets libcurl do what can be done, and notes whether the request is over. */
 static void
-drive(Slot *slot, curl_socket_t fd, int mask)
+drive_request(Slot *slot, curl_socket_t fd, int mask)
 {
 	sigset_t	saved;
 	CURLMsg    *msg;
@@ -385,28 +410,31 @@ drive(Slot *slot, curl_socket_t fd, int mask)
 
 	block_signals(&saved);
 	curl_multi_socket_action(slot->multi, fd, mask, &n);
+
+	/* The multi handle has one request, so there is one message at most. */
 	msg = curl_multi_info_read(slot->multi, &n);
 	if (msg != NULL && msg->msg == CURLMSG_DONE)
 	{
 		CURLcode	code = msg->data.result;
 
 		curl_multi_remove_handle(slot->multi, slot->request.easy);
-		finish(slot, code);
+		finish_request(slot, code);
 	}
-	unblock_signals(&saved);
+	pthread_sigmask(SIG_SETMASK, &saved, NULL);
 }
 
 /*
- * Begins the request that the slot was taken for; it ends at once if there is
- * no memory.  body is NULL for a probe.
+ * Begins the request that the slot was taken for.  The request ends at once if
+ * there is no memory.  body is NULL for a probe.
  */
 static void
-begin(Slot *slot, const OnsideHttpConfig *config, const char *body, size_t len,
-	  int timeout_ms)
+begin_request(Slot *slot, const OnsideHttpConfig *config, const char *body,
+			  size_t len, int timeout_ms)
 {
 	sigset_t	saved;
 	bool		begun = false;
 
+	/* The slot may have both handles from the request before. */
 	block_signals(&saved);
 	if (slot->multi == NULL)
 		slot->multi = new_multi(slot);
@@ -419,15 +447,17 @@ begin(Slot *slot, const OnsideHttpConfig *config, const char *body, size_t len,
 		begun = curl_multi_add_handle(slot->multi,
 									  slot->request.easy) == CURLM_OK;
 	}
-	unblock_signals(&saved);
+	pthread_sigmask(SIG_SETMASK, &saved, NULL);
 	if (begun)
 	{
 		/* Write to a connection that is already open at once. */
-		drive(slot, CURL_SOCKET_TIMEOUT, 0);
+		drive_request(slot, CURL_SOCKET_TIMEOUT, 0);
 		return;
 	}
+
+	/* The caller gets an answer in any case. */
 	close_slot(slot);
-	finish(slot, CURLE_OUT_OF_MEMORY);
+	finish_request(slot, CURLE_OUT_OF_MEMORY);
 }
 
 void
@@ -437,15 +467,17 @@ onside_http_start(OnsideHttp *http, int64 request, const char *body,
 	Slot	   *slot = take_slot(http, fresh_connection);
 
 	slot->number = request;
-	begin(slot, &http->config, body, len, timeout_ms);
+	begin_request(slot, &http->config, body, len, timeout_ms);
 }
 
+/* A slot is busy until its answer is taken. */
 int
 onside_http_in_flight(OnsideHttp *http)
 {
 	return http->n_busy;
 }
 
+/* Takes them in the order of the slots; any order will do. */
 bool
 onside_http_next_answer(OnsideHttp *http, int64 *request, OnsideAnswer *answer,
 						TimestampTz *ended)
@@ -470,8 +502,9 @@ onside_http_next_answer(OnsideHttp *http, int64 *request, OnsideAnswer *answer,
  */
 
 /*
- * Makes the wait event set agree with the sockets that libcurl wants.  One that it has
- * forgotten takes a new set; other changes are made in the old one.
+ * Makes the wait event set agree with the sockets that libcurl waits for.  A
+ * socket that has come or gone takes a new set; other changes are made in the
+ * set that is there.
  */
 static void
 prepare_wait_set(OnsideHttp *http)
@@ -481,12 +514,14 @@ prepare_wait_set(OnsideHttp *http)
 		/* Events cannot be taken out of a set. */
 		if (http->wait_set != NULL)
 			FreeWaitEventSet(http->wait_set);
-		http->wait_set = NULL;
+		http->wait_set = NULL;	/* in case that the next line fails */
 		http->wait_set = onside_create_wait_event_set(http->n_sockets + 2);
 		AddWaitEventToSet(http->wait_set, WL_LATCH_SET, PGINVALID_SOCKET,
 						  MyLatch, NULL);
 		AddWaitEventToSet(http->wait_set, WL_EXIT_ON_PM_DEATH,
 						  PGINVALID_SOCKET, NULL, NULL);
+
+		/* Each event has its socket's slot as user data. */
 		for (int i = 0; i < http->n_sockets; i++)
 		{
 			http->sockets[i].pos = AddWaitEventToSet(http->wait_set,
@@ -499,6 +534,7 @@ prepare_wait_set(OnsideHttp *http)
 		return;
 	}
 
+	/* The same sockets: is it the same that is awaited of each? */
 	for (int i = 0; i < http->n_sockets; i++)
 	{
 		if (http->sockets[i].set_events != http->sockets[i].events)
@@ -510,6 +546,7 @@ prepare_wait_set(OnsideHttp *http)
 	}
 }
 
+/* Is the request not answered yet? */
 static bool
 is_under_way(const Slot *slot)
 {
@@ -517,8 +554,9 @@ is_under_way(const Slot *slot)
 }
 
 /*
- * libcurl wants to be called for each socket that is ready, and when its own times
- * have come.  At most 16 sockets a call; the others are ready at the next.
+ * Calls libcurl for each socket that is ready, and for each slot whose time
+ * has come.  Serves at most 16 events a call; the others are still there in
+ * the next.
  */
 bool
 onside_http_wait(OnsideHttp *http, long timeout, uint32 wait_event)
@@ -527,9 +565,11 @@ onside_http_wait(OnsideHttp *http, long timeout, uint32 wait_event)
 	int			n;
 	bool		latch_set = false;
 
-	/* A request can end in the call that begins it. */
+	/* A request can end in the call that begins it: do not sleep then. */
 	if (http->n_ended > 0)
 		timeout = 0;
+
+	/* Sleep no longer than until libcurl's next time. */
 	for (int i = 0; i < ONSIDE_HTTP_MAX_REQUESTS; i++)
 		if (is_under_way(&http->slots[i]) && http->slots[i].due >= 0)
 			timeout = onside_sooner(timeout,
@@ -539,6 +579,7 @@ onside_http_wait(OnsideHttp *http, long timeout, uint32 wait_event)
 	n = WaitEventSetWait(http->wait_set, timeout, events, lengthof(events),
 						 wait_event);
 
+	/* What has happened: the latch, and sockets. */
 	for (int i = 0; i < n; i++)
 	{
 		Slot	   *slot = events[i].user_data;
@@ -554,9 +595,10 @@ onside_http_wait(OnsideHttp *http, long timeout, uint32 wait_event)
 		if (events[i].events & WL_SOCKET_WRITEABLE)
 			mask |= CURL_CSELECT_OUT;
 		if (mask != 0 && is_under_way(slot))
-			drive(slot, events[i].fd, mask);
+			drive_request(slot, events[i].fd, mask);
 	}
 
+	/* Whose time has come; the call may set the next one. */
 	for (int i = 0; i < ONSIDE_HTTP_MAX_REQUESTS; i++)
 	{
 		Slot	   *slot = &http->slots[i];
@@ -565,7 +607,7 @@ onside_http_wait(OnsideHttp *http, long timeout, uint32 wait_event)
 			onside_ms_until(slot->due, 0) == 0)
 		{
 			slot->due = -1;
-			drive(slot, CURL_SOCKET_TIMEOUT, 0);
+			drive_request(slot, CURL_SOCKET_TIMEOUT, 0);
 		}
 	}
 	return latch_set;
@@ -574,18 +616,20 @@ onside_http_wait(OnsideHttp *http, long timeout, uint32 wait_event)
 /* ----------
  * Can the endpoint be reached from here?
  *
- * For doctor(), in the backend of whoever calls it: the worker may be what does
- * not run, and is not to be disturbed if it does.  libcurl makes a connection
- * and no request (CURLOPT_CONNECT_ONLY), with the options that decide to whom
- * and whom to trust, so that it fails where the worker would fail.
+ * For doctor(), in the backend of whoever calls it: the worker may be what
+ * does not run, and if it does, it is not disturbed.  libcurl makes a
+ * connection and no request (CURLOPT_CONNECT_ONLY).  The options that decide
+ * to whom the connection is made, and whom to trust, are the worker's, so
+ * that it fails where the worker would fail.
  * ----------
  */
 
 /*
- * Gives the connection up, in whatever state it is.  A libcurl older than 7.87
- * would wait here for the thread that resolves the name, as long as the name
- * server lets it; while that is under way, what belongs to the connection, and
- * the struct that it points into, is left to the thread instead.
+ * Gives the connection up, in whatever state it is.  A libcurl older than
+ * 7.87 would wait here for the thread that resolves the name, for as long as
+ * the name server takes.  So while a name is being resolved, the handles are
+ * not freed, nor the struct that they point into: this leaks once, and nobody
+ * waits.
  */
 static void
 end_probe(Slot *slot, bool running)
@@ -594,6 +638,7 @@ end_probe(Slot *slot, bool running)
 	curl_off_t	resolved = 0;
 	bool		left = false;
 
+	/* 0 until the name is resolved. */
 	if (running)
 		curl_easy_getinfo(slot->request.easy, CURLINFO_NAMELOOKUP_TIME_T,
 						  &resolved);
@@ -604,6 +649,8 @@ end_probe(Slot *slot, bool running)
 	}
 	else if (running)
 		curl_multi_remove_handle(slot->multi, slot->request.easy);
+
+	/* The set is freed in any case, the struct unless it was left. */
 	close_slot(slot);
 	release_slot(slot);
 	if (http->wait_set != NULL)
@@ -614,7 +661,8 @@ end_probe(Slot *slot, bool running)
 }
 
 /*
- * A struct of its own for one connection.  An interrupt ends it like a failure.
+ * One connection, in a struct of its own; an interrupt ends it like a
+ * failure.
  */
 void
 onside_http_probe(const OnsideHttpConfig *config, int timeout,
@@ -632,7 +680,7 @@ onside_http_probe(const OnsideHttpConfig *config, int timeout,
 
 	PG_TRY();
 	{
-		begin(slot, config, NULL, 0, 0);
+		begin_request(slot, config, NULL, 0, 0);
 
 		/* libcurl is told no time: it would wait for the name server then. */
 		while (!slot->ended &&
@@ -641,6 +689,8 @@ onside_http_probe(const OnsideHttpConfig *config, int timeout,
 			(void) onside_http_wait(http, left, wait_event);
 			CHECK_FOR_INTERRUPTS();
 		}
+
+		/* Our time is over: what has libcurl done until now? */
 		running = !slot->ended;
 		if (running)
 			onside_request_judge(&slot->request, CURLE_OPERATION_TIMEDOUT);

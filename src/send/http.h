@@ -25,18 +25,15 @@ typedef struct OnsideHttp OnsideHttp;
 /* Sets libcurl up in this process, too, so never in the postmaster. */
 extern OnsideHttp *onside_http_create(void);
 
-/*
- * The requests started from now on go there, and on connections made from now
- * on.
- */
+/* Requests started from now on go there, on connections made from now on. */
 extern void onside_http_configure(OnsideHttp *http,
 								  const OnsideHttpConfig *config);
 
 /*
  * Starts a POST of body (len bytes, which must stay in place until the answer
  * is taken), for which there are timeout_ms.  fresh_connection: over a new
- * connection, with the name resolved anew.  An answer with this number comes in
- * any case, also if there is no memory.
+ * connection, with the name resolved anew.  An answer with this number comes
+ * in any case, also if there is no memory.
  */
 extern void onside_http_start(OnsideHttp *http, int64 request,
 							  const char *body, size_t len,

@@ -12,17 +12,17 @@
 
 #include "send/sender_state.h"
 
-/* Everything in the request is delivered. */
+/* The request was accepted: everything in it is delivered. */
 extern void onside_outcome_accepted(OnsideSender *sender,
 									OnsideInFlight *request,
 									const OnsideAnswer *answer, int64 now);
 
-/* Everybody is to wait; it says nothing about what was sent. */
+/* The answer asks to wait; it says nothing about what was sent. */
 extern void onside_outcome_throttled(OnsideSender *sender,
 									 OnsideInFlight *request,
 									 const OnsideAnswer *answer, int64 now);
 
-/* It failed: halves are tried, or a lone event waits or is given up. */
+/* The request failed: its piece is halved, waits, or is given up. */
 extern void onside_outcome_failed(OnsideSender *sender,
 								  OnsideInFlight *request,
 								  OnsideResponseClass class,

@@ -14,6 +14,8 @@
 
 #include "common/pg_prng.h"
 
+#define ONSIDE_US_PER_MS	INT64CONST(1000)
+
 /* What of the settings decides about sending; delays in milliseconds. */
 typedef struct OnsideSendSettings
 {
@@ -83,7 +85,8 @@ extern void onside_pace_accepted(OnsidePace *pace, int events, int bytes,
 								 bool newest, int64 duration);
 
 /*
- * A request failed that did not ask to wait.  slow: only a person can mend that.
+ * A request failed that did not ask to wait.  slow: only a person can mend
+ * that.
  */
 extern void onside_pace_failed(OnsidePace *pace, int events, bool fresh,
 							   bool newest, bool slow, int64 now);

@@ -3,6 +3,10 @@
  * piece.c
  *		Events that are sent together, and what has happened to them.
  *
+ * Pieces, the words of their failures, and a heap of those that wait for a
+ * time.  The sender's other files put them together; nothing here decides
+ * anything.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -50,6 +54,7 @@ onside_item_compare(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+/* Twice as large each time, and 64 at first. */
 void *
 onside_array_enlarge(MemoryContext context, void *array, int *capacity,
 					 Size element)
@@ -94,6 +99,8 @@ onside_piece_cut(MemoryContext context, OnsidePiece *piece, int at)
 	int			nitems = rest->nitems;
 
 	Assert(at > 0 && at < piece->nitems && piece->heap_index < 0);
+
+	/* Copy the past, but not the events. */
 	*rest = *piece;
 	rest->items = items;
 	rest->nitems = nitems;
@@ -119,37 +126,42 @@ onside_piece_remove(OnsidePiece *piece, const bool *gone)
  * ----------
  */
 
+/* Puts the piece at this place of the heap, which it remembers. */
 static void
-put(OnsideHeap *heap, int i, OnsidePiece *piece)
+put_piece(OnsideHeap *heap, int i, OnsidePiece *piece)
 {
 	heap->pieces[i] = piece;
 	piece->heap_index = i;
 }
 
-/* Moves the piece at i, in a heap that reaches at least there, where it belongs. */
+/*
+ * Moves the piece at i to where it belongs: up while its parent is due later,
+ * then down while a child is due earlier.
+ */
 static void
-sift(OnsideHeap *heap, int i)
+sift_piece(OnsideHeap *heap, int i)
 {
 	OnsidePiece *piece = heap->pieces[i];
 
 	while (i > 0 && heap->pieces[(i - 1) / 2]->due_us > piece->due_us)
 	{
-		put(heap, i, heap->pieces[(i - 1) / 2]);
+		put_piece(heap, i, heap->pieces[(i - 1) / 2]);
 		i = (i - 1) / 2;
 	}
 	for (;;)
 	{
 		int			child = 2 * i + 1;
 
+		/* The child that is due first. */
 		if (child + 1 < heap->n &&
 			heap->pieces[child + 1]->due_us < heap->pieces[child]->due_us)
 			child++;
 		if (child >= heap->n || heap->pieces[child]->due_us >= piece->due_us)
 			break;
-		put(heap, i, heap->pieces[child]);
+		put_piece(heap, i, heap->pieces[child]);
 		i = child;
 	}
-	put(heap, i, piece);
+	put_piece(heap, i, piece);
 }
 
 void
@@ -159,8 +171,8 @@ onside_heap_add(MemoryContext context, OnsideHeap *heap, OnsidePiece *piece)
 		heap->pieces = onside_array_enlarge(context, heap->pieces,
 											&heap->capacity,
 											sizeof(OnsidePiece *));
-	put(heap, heap->n++, piece);
-	sift(heap, heap->n - 1);
+	put_piece(heap, heap->n++, piece);
+	sift_piece(heap, heap->n - 1);
 }
 
 void
@@ -172,8 +184,9 @@ onside_heap_remove(OnsideHeap *heap, OnsidePiece *piece)
 	piece->heap_index = -1;
 	if (i == --heap->n)
 		return;
-	put(heap, i, heap->pieces[heap->n]);
-	sift(heap, i);
+	/* The last piece takes its place. */
+	put_piece(heap, i, heap->pieces[heap->n]);
+	sift_piece(heap, i);
 }
 
 void
@@ -182,5 +195,5 @@ onside_heap_reorder(OnsideHeap *heap)
 	int			n = heap->n;
 
 	for (heap->n = 0; heap->n < n;)
-		sift(heap, heap->n++);
+		sift_piece(heap, heap->n++);
 }

@@ -45,7 +45,8 @@ extern void onside_words_release(OnsideWords *words);
 
 /*
  * A piece: events that share a request, and a past.  One of a single event is
- * called lone.  Moments are ticks (see OnsideSender) or, with _us, microseconds.
+ * called lone.  Moments are ticks (see OnsideSender) or, with _us,
+ * microseconds.
  */
 typedef struct OnsidePiece
 {
@@ -72,8 +73,8 @@ typedef struct OnsidePiece
 	int64		refused_us;
 
 	bool		timed_out;		/* gets less time for a while */
-	int			failures_since; /* since the first timeout, those of what it was
-								 * cut from included */
+	int			failures_since; /* since the first timeout, also of what the
+								 * piece was cut from */
 	OnsideWords *words;			/* of the last failure */
 } OnsidePiece;
 

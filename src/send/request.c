@@ -3,18 +3,21 @@
  * request.c
  *		One HTTP request: its options, and what its answer says.
  *
- * HTTP/1.1 alone: over HTTP/2 libcurl loses an answer that comes before the
- * body was read, and up to 8.14 spins on a closed window.
+ * http.c alone calls this file: to make a request's handle, and when the
+ * request has ended.
  *
- * Nothing is raised through a libcurl callback: callbacks copy bytes into
- * buffers that exist already, or note a fact, and return.
+ * Requests use HTTP/1.1.  Over HTTP/2 libcurl loses an answer that comes
+ * before the body was read, and up to 8.14 it spins on a closed window.
  *
- * What the peer sends is cut off: an answer's body is read up to
- * MAX_ANSWER_BODY and its headers up to MAX_ANSWER_HEADERS, then the request
- * ends; what is kept of either is made printable, without credentials.
+ * No callback of libcurl's raises an error.  A callback copies bytes into a
+ * buffer that exists already, or notes a fact, and returns.
  *
- * Without TLS nothing leaves this machine: not only must the URL name a
- * loopback address, but no socket is opened to any other, whatever a name
+ * A peer cannot make us read without end: a request ends when its answer's
+ * body exceeds MAX_ANSWER_BODY, or its headers MAX_ANSWER_HEADERS.  What is
+ * kept of an answer is made printable, and credentials are taken out of it.
+ *
+ * Without TLS nothing leaves this machine.  The URL must name a loopback
+ * address, and no socket is opened to any other address, whatever a name
  * resolves to and whatever the proxy is.
  *
  *-------------------------------------------------------------------------
@@ -35,9 +38,9 @@
 #include "send/secret.h"
 
 /*
- * The API's answers have a few hundred bytes.  Bodies somewhat above what we
- * keep are read to their end, so that the connection can be used again; a peer
- * that sends more is not talking to us.
+ * The API's answers have a few hundred bytes.  A body that is longer than
+ * what we keep is still read to its end, so that the connection can be used
+ * again.  A peer that sends more than this is not the API.
  */
 #define MAX_ANSWER_BODY		(64 * 1024)
 #define MAX_ANSWER_HEADERS	(64 * 1024)
@@ -56,7 +59,9 @@
  * ----------
  */
 
-/* In place of socket(2), for requests without TLS alone. */
+/*
+ * Opens a socket for a request without TLS, if it goes to a loopback address.
+ */
 static curl_socket_t
 on_open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 {
@@ -74,9 +79,9 @@ on_open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 }
 
 /*
- * Each time before the request is sent: libcurl repeats it by itself when a
- * connection that it has used again turns out to be dead.  Before 7.80 it does
- * not tell.
+ * Counts how often the request is sent.  libcurl repeats a request by itself
+ * when a connection that it has used again turns out to be dead.  Versions
+ * before 7.80 do not tell.
  */
 #if LIBCURL_VERSION_NUM >= 0x075000
 static int
@@ -87,6 +92,7 @@ on_attempt(void *arg, char *ip, char *local_ip, int port, int local_port)
 }
 #endif
 
+/* Keeps the beginning of an answer's body, and ends one that is too long. */
 static size_t
 on_body(char *data, size_t size, size_t n, void *arg)
 {
@@ -103,8 +109,8 @@ on_body(char *data, size_t size, size_t n, void *arg)
 }
 
 /*
- * Copies a header's value if the line is "name: value"; one that is too long to
- * be of use is taken as empty.
+ * If the line is "name: value", copies the value and returns true.  A value
+ * that is too long to be of use is taken as empty.
  */
 static bool
 header_value(const char *line, size_t len, const char *name, char *value)
@@ -114,6 +120,8 @@ header_value(const char *line, size_t len, const char *name, char *value)
 	if (len <= name_len || line[name_len] != ':' ||
 		pg_strncasecmp(line, name, name_len) != 0)
 		return false;
+
+	/* Cut off the blanks in front of it, and the end of the line. */
 	line += name_len + 1;
 	len -= name_len + 1;
 	while (len > 0 && strchr(" \t", *line) != NULL)
@@ -127,14 +135,14 @@ header_value(const char *line, size_t len, const char *name, char *value)
 	return true;
 }
 
-/* A header's date; -1 if it is none.  Each form of one begins with a day. */
+/* Reads a header's date, which begins with a day; -1 if it is no date. */
 static time_t
 read_date(const char *value)
 {
 	return isalpha((unsigned char) value[0]) ? curl_getdate(value, NULL) : -1;
 }
 
-/* A number of seconds, in ms and rounded up; -1 if it is none. */
+/* Reads a number of seconds, as ms, rounded up; -1 if it is no number. */
 static int64
 read_seconds(const char *value)
 {
@@ -150,8 +158,8 @@ read_seconds(const char *value)
 }
 
 /*
- * Is there nothing but three digits between the version and a blank?  libcurl reads
- * three and does not look further.
+ * Has the status three digits and no more?  libcurl reads three digits and
+ * does not look at what follows.
  */
 static bool
 is_status_line(const char *line, size_t len)
@@ -164,7 +172,10 @@ is_status_line(const char *line, size_t len)
 		isdigit((unsigned char) blank[3]) && strchr(" \r\n", blank[4]) != NULL;
 }
 
-/* A line of an answer's head, or of what comes behind a body in chunks. */
+/*
+ * Takes a line of an answer's head, or a trailer behind a body in chunks,
+ * which does not count.  Ends an answer whose head is too long.
+ */
 static size_t
 on_header(char *line, size_t size, size_t n, void *arg)
 {
@@ -178,17 +189,20 @@ on_header(char *line, size_t size, size_t n, void *arg)
 
 	if (len > 5 && strncmp(line, "HTTP/", 5) == 0)
 	{
-		/* What an interim (1xx) answer said does not count. */
+		/*
+		 * A new head begins: what an interim (1xx) answer said is forgotten.
+		 */
 		request->headers_over = false;
 		request->odd_status = !is_status_line(line, len);
 		request->wait_ms = request->wait_until = request->date = -1;
 	}
 	else if (len > 0 && (line[0] == '\r' || line[0] == '\n'))
-		request->headers_over = true;
+		request->headers_over = true;	/* an empty line */
 	else if (request->headers_over)
 		return len;
 	else if (header_value(line, len, "retry-after", value))
 	{
+		/* Of several of these headers, the longest wait counts. */
 		int64		wait_ms = read_seconds(value);
 		time_t		wait_until = read_date(value);
 
@@ -206,8 +220,10 @@ on_header(char *line, size_t size, size_t n, void *arg)
  */
 
 /*
- * CURLOPT_PROXYUSERNAME and CURLOPT_PROXYPASSWORD are decoded before libcurl
- * 8.8 and taken as they are from then on; this option is decoded by all.
+ * Sets user and password for the proxy.  All versions of libcurl decode
+ * CURLOPT_PROXYUSERPWD as in a URL.  CURLOPT_PROXYUSERNAME and
+ * CURLOPT_PROXYPASSWORD are decoded before 8.8, and taken as they are from
+ * then on.
  */
 static bool
 set_proxy_credentials(CURL *easy, const char *credentials)
@@ -219,12 +235,15 @@ set_proxy_credentials(CURL *easy, const char *credentials)
 
 	if (user != NULL && password != NULL)
 	{
+		/* Each byte can take three when it is encoded. */
 		char		both[ONSIDE_CREDENTIALS_MAX * 3 + 1];
 
 		snprintf(both, sizeof(both), "%s:%s", user, password);
 		ok = curl_easy_setopt(easy, CURLOPT_PROXYUSERPWD, both) == CURLE_OK &&
 			curl_easy_setopt(easy, CURLOPT_PROXYAUTH,
 							 (long) CURLAUTH_BASIC) == CURLE_OK;
+
+		/* libcurl has a copy; ours are not left in memory. */
 		explicit_bzero(both, sizeof(both));
 		explicit_bzero(user, strlen(user));
 		explicit_bzero(password, strlen(password));
@@ -235,9 +254,10 @@ set_proxy_credentials(CURL *easy, const char *credentials)
 }
 
 /*
- * Everything that decides to whom a connection is made, and whom it trusts.
- * Returns false if there was no memory for an option without which it would go
- * elsewhere, by another proxy, or to whom we do not trust.
+ * Sets everything that decides to whom a connection is made, and whom it
+ * trusts.  Returns false if there was no memory for an option without which
+ * the connection would go elsewhere, by another proxy, or to somebody whom we
+ * do not trust.
  */
 static bool
 set_transport(OnsideRequest *request, const OnsideHttpConfig *config)
@@ -245,7 +265,9 @@ set_transport(OnsideRequest *request, const OnsideHttpConfig *config)
 	CURL	   *easy = request->easy;
 	bool		https = pg_strncasecmp(config->url, "https:", 6) == 0;
 
-	/* An empty proxy is not the default: it ignores the environment. */
+	/*
+	 * An empty proxy is set, too: libcurl would ask the environment for one.
+	 */
 	if (curl_easy_setopt(easy, CURLOPT_URL, config->url) != CURLE_OK ||
 		curl_easy_setopt(easy, CURLOPT_PROXY, config->proxy) != CURLE_OK ||
 		curl_easy_setopt(easy, CURLOPT_NOPROXY, "") != CURLE_OK ||
@@ -254,6 +276,8 @@ set_transport(OnsideRequest *request, const OnsideHttpConfig *config)
 		(config->proxy_credentials != NULL &&
 		 !set_proxy_credentials(easy, config->proxy_credentials)))
 		return false;
+
+	/* Such a proxy reads the request, and can answer in the API's place. */
 	request->plain_proxy = !https && config->proxy[0] != '\0' &&
 		pg_strncasecmp(config->proxy, "socks", 5) != 0;
 
@@ -265,6 +289,7 @@ set_transport(OnsideRequest *request, const OnsideHttpConfig *config)
 	curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE,
 					 https ? 16384L : 65536L);
 
+	/* Nothing but HTTP, to the host that was asked for and no other. */
 #if LIBCURL_VERSION_NUM >= 0x075500
 	curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
 #else
@@ -277,16 +302,23 @@ set_transport(OnsideRequest *request, const OnsideHttpConfig *config)
 		curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, on_open_socket);
 		curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, request);
 	}
+
+	/*
+	 * No passwords from a file of the server's user; CONNECT's answer is not
+	 * taken for the endpoint's; a name is resolved anew for each connection.
+	 */
 	curl_easy_setopt(easy, CURLOPT_NETRC, (long) CURL_NETRC_IGNORED);
 	curl_easy_setopt(easy, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
 	curl_easy_setopt(easy, CURLOPT_DNS_CACHE_TIMEOUT, 0L);
 
+	/* The certificate must be valid, and be that host's. */
 	curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, 1L);
 	curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, 2L);
 	curl_easy_setopt(easy, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
+	/* ca_file is trusted instead of the system's authorities. */
 	if (config->ca_file[0] != '\0')
 		curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);
-	/* By a session, too, a load balancer can tie us to a broken server. */
+	/* A resumed TLS session can lead back to a server that is broken. */
 	curl_easy_setopt(easy, CURLOPT_SSL_SESSIONID_CACHE, 0L);
 #if LIBCURL_VERSION_NUM >= 0x075700
 	/* A replaced ca_file counts from the next connection on. */
@@ -295,6 +327,7 @@ set_transport(OnsideRequest *request, const OnsideHttpConfig *config)
 	curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L);
 #endif
 
+	/* No signals: the process is PostgreSQL's. */
 	curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
 	curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
 	curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_1_1);
@@ -303,9 +336,10 @@ set_transport(OnsideRequest *request, const OnsideHttpConfig *config)
 }
 
 /*
- * Headers of every request.  No "Expect: 100-continue": it costs a round trip,
- * or a second where the server does not know it.  Nothing changes them, but libcurl
- * takes no const.
+ * Headers of every request.  "Expect:" without a value keeps libcurl from
+ * sending "Expect: 100-continue", which costs a round trip, or a second where
+ * the server does not know it.  Nothing changes the list, but libcurl takes
+ * no const.
  */
 static struct curl_slist headers[] = {
 	{"Content-Type: application/json", &headers[1]},
@@ -313,7 +347,10 @@ static struct curl_slist headers[] = {
 	{"Expect:", NULL},
 };
 
-/* And what a request needs besides. */
+/*
+ * Sets what a request needs besides a connection; false if there is no
+ * memory.
+ */
 static bool
 set_request(OnsideRequest *request, const OnsideHttpConfig *config)
 {
@@ -328,11 +365,13 @@ set_request(OnsideRequest *request, const OnsideHttpConfig *config)
 	curl_easy_setopt(easy, CURLOPT_USERAGENT, "onside_attribution");
 	curl_easy_setopt(easy, CURLOPT_HTTPAUTH, (long) CURLAUTH_BASIC);
 
+	/* Besides the time for all of it, which differs; see STALL_SECONDS. */
 	curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS,
 					 (long) config->connect_timeout);
 	curl_easy_setopt(easy, CURLOPT_LOW_SPEED_LIMIT, 1L);
 	curl_easy_setopt(easy, CURLOPT_LOW_SPEED_TIME, (long) STALL_SECONDS);
 
+	/* libcurl hands over what comes, and says each time it sends. */
 	curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
 	curl_easy_setopt(easy, CURLOPT_WRITEDATA, request);
 	curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header);
@@ -344,6 +383,7 @@ set_request(OnsideRequest *request, const OnsideHttpConfig *config)
 	return true;
 }
 
+/* The handle serves many requests, until the configuration changes. */
 bool
 onside_request_open(OnsideRequest *request, const OnsideHttpConfig *config,
 					bool probe)
@@ -355,6 +395,7 @@ onside_request_open(OnsideRequest *request, const OnsideHttpConfig *config,
 		 set_request(request, config)))
 		return true;
 
+	/* Half a handle is of no use. */
 	curl_easy_cleanup(request->easy);
 	request->easy = NULL;
 	return false;
@@ -392,7 +433,8 @@ onside_request_set_body(OnsideRequest *request, const char *body, size_t len,
 
 /*
  * Makes what came from outside fit for a log line and a text column: control
- * characters become spaces, and what is not UTF-8 question marks.
+ * characters become spaces, and what is not UTF-8 becomes question marks.  In
+ * a database of another encoding all that is not ASCII does.
  */
 static void
 make_printable(char *str)
@@ -412,6 +454,7 @@ make_printable(char *str)
 		{
 			int			len = pg_utf_mblen(p);
 
+			/* U+0080 to U+009F are control characters, too */
 			if (utf8 && strnlen((char *) p, len) == (size_t) len &&
 				pg_utf8_islegal(p, len) && !(p[0] == 0xc2 && p[1] < 0xa0))
 				p += len;
@@ -419,11 +462,13 @@ make_printable(char *str)
 				*p++ = '?';
 		}
 	}
+
+	/* A last line end has become a space. */
 	while (p > (unsigned char *) str && p[-1] == ' ')
 		*--p = '\0';
 }
 
-/* Did a SOCKS proxy refuse, rather than not find the way? */
+/* Did the SOCKS proxy refuse us, or did it only not reach the endpoint? */
 static bool
 is_socks_refusal(CURL *easy)
 {
@@ -448,13 +493,16 @@ is_socks_refusal(CURL *easy)
 }
 
 /*
- * Has an answer come to its end?  Besides the obvious: a body that we cut off
- * was long enough, the status is what counts.  And a server that refuses before
- * it has read all may close the connection, which can break while its words are
- * still on the way; so where its whole head has come, it is believed.
+ * Is what came an answer that can be believed?
+ *
+ * - One that came to its end, in libcurl's eyes and by its head.
+ * - One whose body we cut off: what was read is enough, the status counts.
+ * - A refusal of which the whole head has come, if the server closed the
+ *	 connection before it had read all that we sent.  The connection can break
+ *	 then while the refusal's body is still on the way.
  */
 static bool
-is_complete(OnsideRequest *request, CURLcode code, int status)
+is_answer_complete(OnsideRequest *request, CURLcode code, int status)
 {
 	curl_off_t	sent = 0;
 
@@ -463,7 +511,7 @@ is_complete(OnsideRequest *request, CURLcode code, int status)
 	switch (code)
 	{
 		case CURLE_OK:
-			/* also if the connection is closed within the head */
+			/* false if the connection was closed within the head */
 			return request->headers_over;
 		case CURLE_WRITE_ERROR:
 			return request->body_size > MAX_ANSWER_BODY;
@@ -479,8 +527,8 @@ is_complete(OnsideRequest *request, CURLcode code, int status)
 }
 
 /*
- * What libcurl's error says about the peer.  Everything that is not named here means
- * that there was no connection, or that it broke.
+ * What libcurl's error says about the peer.  An error that is not named here
+ * means that there was no connection, or that it broke.
  */
 static OnsideAnswerKind
 kind_of_failure(OnsideRequest *request, CURLcode code)
@@ -516,6 +564,7 @@ retry_after_ms(const OnsideRequest *request)
 
 	if (request->wait_until != -1)
 	{
+		/* By the peer's clock, if it tells: ours may be wrong. */
 		time_t		now = request->date != -1 ? request->date : time(NULL);
 
 		wait_ms = Max(wait_ms, (int64) (request->wait_until - now) * 1000);
@@ -523,7 +572,9 @@ retry_after_ms(const OnsideRequest *request)
 	return wait_ms < 0 ? -1 : Min(wait_ms, ONSIDE_RETRY_AFTER_MAX_MS);
 }
 
-/* Puts into words why there is no answer of the endpoint's. */
+/*
+ * Puts into words why there is no answer of the endpoint's.  body: what came.
+ */
 static void
 set_words(OnsideRequest *request, CURLcode code, const char *body)
 {
@@ -531,6 +582,10 @@ set_words(OnsideRequest *request, CURLcode code, const char *body)
 	const char *said = request->errbuf[0] != '\0' ? request->errbuf :
 		curl_easy_strerror(code);
 
+	/*
+	 * A proxy has a status (HTTP) or none (SOCKS).  Where we ended the request
+	 * ourselves, libcurl has no words for the reason.
+	 */
 	if (answer->kind == ONSIDE_ANSWER_PROXY_REFUSED && answer->status != 0)
 		snprintf(answer->words, sizeof(answer->words),
 				 "the proxy answered %d%s%s", answer->status,
@@ -549,8 +604,9 @@ set_words(OnsideRequest *request, CURLcode code, const char *body)
 }
 
 /*
- * Says how the request ended.  A proxy's answer is told from the endpoint's: it
- * is to CONNECT, or, where the proxy reads the request itself, 407.
+ * Says how the request ended.  An answer is the proxy's, and not the
+ * endpoint's, if it is the one to CONNECT, or a 407 of a proxy that reads the
+ * request itself.
  */
 void
 onside_request_judge(OnsideRequest *request, CURLcode code)
@@ -562,6 +618,7 @@ onside_request_judge(OnsideRequest *request, CURLcode code)
 	long		connections = 0;
 	curl_off_t	duration = 0;
 
+	/* There is no handle if there was no memory for one. */
 	request->code = code;
 	if (easy != NULL)
 	{
@@ -570,18 +627,21 @@ onside_request_judge(OnsideRequest *request, CURLcode code)
 		curl_easy_getinfo(easy, CURLINFO_NUM_CONNECTS, &connections);
 		curl_easy_getinfo(easy, CURLINFO_TOTAL_TIME_T, &duration);
 	}
+
+	/* Whose answer is it, if it is one? */
 	if (code != CURLE_OK && connect_status != 0 && connect_status / 100 != 2)
 	{
 		answer->kind = ONSIDE_ANSWER_PROXY_REFUSED;
 		status = connect_status;
 	}
-	else if (!is_complete(request, code, status))
+	else if (!is_answer_complete(request, code, status))
 		answer->kind = kind_of_failure(request, code);
 	else if (status == 407 && request->plain_proxy)
 		answer->kind = ONSIDE_ANSWER_PROXY_REFUSED;
 	else
 		answer->kind = ONSIDE_ANSWER_COMPLETE;
 
+	/* Only the endpoint can ask to wait. */
 	answer->status = (int) status;
 	answer->retry_after_ms = answer->kind == ONSIDE_ANSWER_COMPLETE ?
 		retry_after_ms(request) : -1;
@@ -589,6 +649,11 @@ onside_request_judge(OnsideRequest *request, CURLcode code)
 	answer->connections = (int) connections;
 	answer->repeats = Max(request->attempts - 1, 0);
 
+	/*
+	 * Take credentials out before anything is put in front of the words or
+	 * the words are made printable: both could tear a secret apart.  Where
+	 * the endpoint said nothing, libcurl's words or ours take the place.
+	 */
 	onside_secret_hide(answer->words,
 					   request->body_size > ONSIDE_ANSWER_WORDS_MAX);
 	if (answer->kind != ONSIDE_ANSWER_COMPLETE)
@@ -608,8 +673,9 @@ onside_request_judge(OnsideRequest *request, CURLcode code)
  */
 
 /*
- * Which step a failure belongs to.  A timeout can belong to any: what libcurl
- * has noted until then says to which.
+ * The last step that was reached before the failure.  Some errors belong to
+ * one step.  Others, such as a timeout, can belong to any: for these, the
+ * times that libcurl has noted tell how far it came.
  */
 static OnsideProbeStep
 step_before_failure(const OnsideRequest *request)
@@ -628,6 +694,7 @@ step_before_failure(const OnsideRequest *request)
 		case CURLE_SSL_CACERT_BADFILE:
 			return ONSIDE_PROBE_CONNECTED;
 		case CURLE_COULDNT_CONNECT:
+			/* who refuses has been reached */
 			if (request->answer.kind != ONSIDE_ANSWER_PROXY_REFUSED)
 				return ONSIDE_PROBE_RESOLVED;
 			/* FALLTHROUGH */
@@ -643,7 +710,7 @@ step_before_failure(const OnsideRequest *request)
 	}
 }
 
-/* Says how far it came, to whom, and what went wrong. */
+/* Says how far the connection came, to whom, and what went wrong. */
 void
 onside_request_report(const OnsideRequest *request, OnsideProbe *probe)
 {
@@ -656,6 +723,7 @@ onside_request_report(const OnsideRequest *request, OnsideProbe *probe)
 	if (request->code != CURLE_OK)
 		strlcpy(probe->error, request->answer.words, sizeof(probe->error));
 
+	/* An IPv6 address is shown in brackets, as in a URL. */
 	curl_easy_getinfo(request->easy, CURLINFO_PRIMARY_IP, &ip);
 	curl_easy_getinfo(request->easy, CURLINFO_PRIMARY_PORT, &port);
 	if (ip != NULL && ip[0] != '\0')

@@ -32,7 +32,7 @@ typedef struct OnsideRequest
 	bool		headers_over;	/* those of the last status line */
 	bool		odd_status;		/* that line has more than three digits */
 	int64		wait_ms;		/* the longest Retry-After in seconds; or -1 */
-	time_t		wait_until;		/* the latest Retry-After that is a date; or -1 */
+	time_t		wait_until;		/* the latest Retry-After as a date; or -1 */
 	time_t		date;			/* the answer's Date; or -1 */
 	CURLcode	code;			/* libcurl's verdict, once it is judged */
 	OnsideAnswer answer;

@@ -3,7 +3,8 @@
  * response.c
  *		What an answer means.
  *
- * Pure: no backend function, no clock, no allocation.
+ * response.h says what each class is.  Pure: no backend function, no clock, no
+ * allocation.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,6 +27,7 @@ onside_response_classify(const OnsideAnswer *answer)
 	if (answer->kind != ONSIDE_ANSWER_COMPLETE)
 		return ONSIDE_RESPONSE_RETRY;
 
+	/* The endpoint's own word.  api.h has what the API documents. */
 	switch (answer->status)
 	{
 		case ONSIDE_API_ACCEPTED:
@@ -43,6 +45,7 @@ onside_response_classify(const OnsideAnswer *answer)
 		case ONSIDE_API_THROTTLED:
 			return ONSIDE_RESPONSE_THROTTLED;
 		case 503:
+			/* down for a known time asks to wait; else it is a failure */
 			return answer->retry_after_ms >= 0 ? ONSIDE_RESPONSE_THROTTLED :
 				ONSIDE_RESPONSE_RETRY;
 	}

@@ -3,13 +3,15 @@
  * review.c
  *		What time decides: verdicts, and what leaves the log.
  *
- * What waits is reviewed now and then.  A lone event whose last failure counts by now
- * may be given up.  What has failed for a while, while something else was accepted,
- * holds the cursor back for no good reason: its events leave the log for the table
- * aside, which the caller writes, and go on being tried from there.
+ * The caller asks for a review when onside_sender_wake_at() says so.  A lone
+ * event whose last failure has come to count may be given up.  An event that
+ * has failed for a while, though other events were accepted, would hold the
+ * cursor back for no good reason.  It leaves the log for the table aside,
+ * which the caller writes, and is tried again from there.
  *
- * Aside can hold more events than memory.  The caller adds as many as there is room
- * for, and what is too many is dropped again: the table has it.
+ * The table can hold more events than memory.  The caller adds as many as
+ * there is room for.  What is too many is dropped from memory: the table has
+ * it.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,7 +21,9 @@
 #include "send/review.h"
 #include "send/verdict.h"
 
-/* When the process ends, so does one in flight for this long. */
+/*
+ * When the process ends, a request in flight for so long leaves the log, too.
+ */
 #define LONG_IN_FLIGHT		(1 * USECS_PER_SEC)
 
 void
@@ -29,16 +33,19 @@ onside_review_at(OnsideSender *sender, int64 at)
 		sender->judge_at_us = at;
 }
 
+/* A review while it goes on. */
 typedef struct Review
 {
 	int64		now;
-	OnsideLeaving *items;
+	OnsideLeaving *items;		/* that leave the log */
 	int			n;
 	int			max;
-	int64		next_us;
+	int64		next_us;		/* when the next review is due */
 } Review;
 
-/* Should it leave the log?  Its events are noted, or when to look again. */
+/*
+ * Notes the piece's events if they leave the log now, or when to look again.
+ */
 static void
 review_piece(OnsideSender *sender, OnsidePiece *piece, void *arg)
 {
@@ -47,6 +54,7 @@ review_piece(OnsideSender *sender, OnsidePiece *piece, void *arg)
 		piece->first_failed_us + ONSIDE_ASIDE_AFTER;
 	bool		waits = false;
 
+	/* Nothing that was sent after its first failure is accepted yet. */
 	if (piece->first_failed == 0 ||
 		sender->accepted_sent <= piece->first_failed)
 		return;
@@ -60,7 +68,7 @@ review_piece(OnsideSender *sender, OnsidePiece *piece, void *arg)
 			review->items[review->n++].words = piece->words;
 		}
 		else
-			waits = true;
+			waits = true;		/* not time yet, or no room in the array */
 	}
 	if (waits)
 		review->next_us = Min(review->next_us,
@@ -68,8 +76,8 @@ review_piece(OnsideSender *sender, OnsidePiece *piece, void *arg)
 }
 
 /*
- * When the process ends: notes the events of a request that has been in flight for
- * long and has not failed.
+ * When the process ends: notes the events of a request that has been in
+ * flight for long and has not failed.
  */
 static void
 review_request(OnsideSender *sender, const OnsideInFlight *request,
@@ -80,6 +88,8 @@ review_request(OnsideSender *sender, const OnsideInFlight *request,
 	if (piece->first_failed != 0 || request->sent >= sender->accepted_sent ||
 		review->now - request->sent_us < LONG_IN_FLIGHT)
 		return;
+
+	/* It has no words, since it has not failed. */
 	for (int i = 0; i < piece->nitems && review->n < review->max; i++)
 	{
 		if (piece->items[i].home != ONSIDE_IN_LOG)
@@ -89,6 +99,7 @@ review_request(OnsideSender *sender, const OnsideInFlight *request,
 	}
 }
 
+/* Gives a lone event up if what was accepted since its failure condemns it. */
 static void
 judge_piece(OnsideSender *sender, OnsidePiece *piece, void *arg)
 {
@@ -110,6 +121,7 @@ onside_review_pieces(OnsideSender *sender, int64 now, OnsideLeaving *items,
 
 	if (sender->judge_at_us == 0 || now < sender->judge_at_us)
 		return 0;
+	/* What is given up need not leave the log for aside. */
 	onside_holding_visit_lone(sender, judge_piece, &review);
 	onside_holding_visit(sender, true, review_piece, &review);
 	for (int i = 0; sender->ends && i < ONSIDE_SENDER_MAX_REQUESTS; i++)
@@ -131,13 +143,14 @@ onside_review_end(OnsideSender *sender, int64 now)
  * ----------
  */
 
+/* Counts what the piece holds, where its events are now. */
 static void
-count_aside(OnsideSender *sender, OnsidePiece *piece, void *arg)
+recount_piece(OnsideSender *sender, OnsidePiece *piece, void *arg)
 {
 	onside_holding_count(sender, piece, 1);
 }
 
-/* It is in the table, from where it comes again. */
+/* Drops a lone event while there are too many: the table brings it again. */
 static void
 drop_one_too_many(OnsideSender *sender, OnsidePiece *piece, void *arg)
 {
@@ -153,7 +166,7 @@ void
 onside_review_is_aside(OnsideSender *sender)
 {
 	sender->held = sender->held_aside = 0;
-	onside_holding_visit(sender, true, count_aside, NULL);
+	onside_holding_visit(sender, true, recount_piece, NULL);
 	onside_holding_visit_lone(sender, drop_one_too_many, NULL);
 }
 
@@ -164,6 +177,8 @@ onside_review_add_aside(OnsideSender *sender, const OnsideItem *item,
 	OnsidePiece *piece = onside_piece_create(sender->context, item, 1);
 
 	piece->items[0].home = ONSIDE_IN_ASIDE;
+
+	/* Its past is not known but for one failure; it may go at once. */
 	piece->first_failed = ++sender->tick;
 	piece->first_failed_us = now;
 	piece->due_us = now;
@@ -171,6 +186,7 @@ onside_review_add_aside(OnsideSender *sender, const OnsideItem *item,
 	onside_holding_put_back(sender, piece);
 }
 
+/* Half of the bound, so that what leaves the log next has room as well. */
 int
 onside_review_aside_room(const OnsideSender *sender)
 {

@@ -3,22 +3,23 @@
  * secret.c
  *		Credentials that a peer says back to us.
  *
- * An error page can show the request that it is about, with its Authorization
+ * An error page can quote the request that it is about, with its Authorization
  * or Proxy-Authorization header; and what an answer says is shown in "status",
- * in dead_letter, by doctor() and in the log.  So what stands for the
- * credentials is taken out of it first: user:password, the header's token, and
- * the password alone, as it is or in base64, unless the password is so short
- * that it would be found in any text.
+ * in dead_letter, by doctor() and in the log.  So request.c has credentials
+ * taken out of an answer first: user:password, the header's token, and the
+ * password alone, as it is and in base64.  A password that is so short that it
+ * would be found in any text is not looked for alone.
  *
- * A peer quotes them in the language of its answer: escaped for JSON, a URL or
- * HTML, some characters or all, one language within another, or with letters
- * spoilt that it has read in another encoding than ours.  Those are too many
- * to list.  So a text is compared character by character, and each character
- * of it is tried as what it is and as what it can stand for.  An encoding that
- * moves bits across characters cannot be undone in that way; of those, base64
- * is known.
+ * A peer quotes credentials in the language of its answer: escaped for JSON,
+ * a URL or HTML, some characters or all, one language within another, or with
+ * letters spoilt that it has read in another encoding than ours.  These forms
+ * are too many to list.  So a text is compared with the secret character by
+ * character, and each character of the text is tried as what it is and as
+ * everything that it can stand for.  That does not undo encodings that move
+ * bits across characters; of these, base64 alone is looked for.
  *
- * No SQL, no network, no allocation that can be left behind.
+ * No SQL and no network.  http.c tells which credentials are in use, and the
+ * process keeps these and the ones before them.
  *
  *-------------------------------------------------------------------------
  */
@@ -39,7 +40,7 @@
 #define MASK				"***"
 #define MASK_LEN			3
 
-/* As it may appear, the longest first of those that begin alike. */
+/* What is looked for; of two that begin alike, the longer one comes first. */
 enum
 {
 	FORM_CREDENTIALS,
@@ -56,8 +57,8 @@ typedef struct Secret
 } Secret;
 
 /*
- * What must not be shown, and what was that before.  The process's, since anything that
- * it shows may have them in it, wherever that comes from.
+ * What must not be shown, and what was in use before.  These are the
+ * process's, since any text that it shows may have them in it.
  */
 static Secret current[ONSIDE_SECRET_KINDS];
 static Secret previous[ONSIDE_SECRET_KINDS];
@@ -67,8 +68,9 @@ static Secret previous[ONSIDE_SECRET_KINDS];
  * ----------
  */
 
+/* Overwrites and frees a string, and makes the pointer NULL. */
 static void
-forget(char **str)
+wipe_string(char **str)
 {
 	if (*str != NULL)
 	{
@@ -78,7 +80,7 @@ forget(char **str)
 	}
 }
 
-/* In base64, without the padding, which not everybody writes. */
+/* The secret in base64, without padding, which not everybody writes. */
 static char *
 token_of(const char *secret)
 {
@@ -94,7 +96,10 @@ token_of(const char *secret)
 	return token;
 }
 
-/* Makes the forms that are looked for.  An empty password is no secret. */
+/*
+ * Makes the forms that are looked for.  With an empty password there are
+ * none.
+ */
 void
 onside_secret_set(OnsideSecretKind kind, const char *credentials)
 {
@@ -106,12 +111,14 @@ onside_secret_set(OnsideSecretKind kind, const char *credentials)
 	if (now->credentials != NULL && strcmp(now->credentials, credentials) == 0)
 		return;
 
-	forget(&before->credentials);
+	/* What was in use until now takes the place of what was before. */
+	wipe_string(&before->credentials);
 	for (int i = 0; i < FORMS; i++)
-		forget(&before->forms[i]);
+		wipe_string(&before->forms[i]);
 	*before = *now;
 	memset(now, 0, sizeof(*now));
 
+	/* user:password; then the password alone, unless it could be a word. */
 	now->credentials = MemoryContextStrdup(TopMemoryContext, credentials);
 	if (password[0] == '\0')
 		return;
@@ -129,37 +136,38 @@ onside_secret_set(OnsideSecretKind kind, const char *credentials)
  * ----------
  */
 
-/* So many languages can be wrapped around one another. */
+/* So many escapes can be wrapped around one another. */
 #define DEPTH		3
 
-/* Something at a place of the text, and what it stands for. */
+/* One meaning of what is at a place of the text. */
 typedef struct Unit
 {
-	uint32		c;				/* a byte, or a character that is not ASCII */
-	bool		wide;			/* it is such a character: a code point */
+	uint32		c;				/* a byte, or a code point */
+	bool		wide;			/* it is a code point that is not ASCII */
 	int			len;			/* bytes in the text */
 } Unit;
 
 #define MAX_UNITS	8
 #define ANY_SIGN	0x110000	/* some character, but no letter or digit */
 
-/* Ends a comparison that a text makes endless. */
+/* A text that takes more steps than this is made to be endless. */
 #define MAX_STEPS	1000000
 
 #define LETTERS \
 	"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
-/* Those of the present comparison, which calls itself. */
+/* Steps of the present comparison; its functions call each other again. */
 static int	steps;
 
 static int	read_units(const char *p, int depth, Unit *units);
 
 /*
- * Takes one of these characters, however encoded; returns its length, or 0.
- * "\\" is one backslash rather than two.
+ * Takes one of these characters, however it is encoded; returns its length in
+ * the text, or 0.  The longest meaning comes first, so "\\" is one backslash
+ * rather than two.
  */
 static int
-take(const char *p, int depth, const char *set, uint32 *c)
+take_character(const char *p, int depth, const char *set, uint32 *c)
 {
 	Unit		units[MAX_UNITS];
 	int			n = read_units(p, depth, units);
@@ -174,7 +182,7 @@ take(const char *p, int depth, const char *set, uint32 *c)
 	return 0;
 }
 
-/* Takes min to max digits; returns their length, or 0. */
+/* Takes min to max digits, however encoded; returns their length, or 0. */
 static int
 take_number(const char *p, int depth, int base, int min, int max, uint32 *value)
 {
@@ -187,10 +195,12 @@ take_number(const char *p, int depth, int base, int min, int max, uint32 *value)
 	for (n = 0; n < max; n++)
 	{
 		uint32		c;
-		int			digit = take(p + len, depth, set, &c);
+		int			digit = take_character(p + len, depth, set, &c);
 
 		if (digit == 0)
 			break;
+
+		/* | 0x20 makes a letter small */
 		len += digit;
 		*value = *value * base +
 			(c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10);
@@ -198,7 +208,10 @@ take_number(const char *p, int depth, int base, int min, int max, uint32 *value)
 	return n < min ? 0 : len;
 }
 
-/* What follows a backslash: JSON, and what C, Python and PHP make of it. */
+/*
+ * Reads what follows a backslash, as JSON, C, Python and PHP write it.
+ * Returns its length, or 0 if it is no escape.
+ */
 static int
 read_backslash(const char *p, int depth, Unit *unit)
 {
@@ -207,18 +220,21 @@ read_backslash(const char *p, int depth, Unit *unit)
 	int			len;
 	int			more;
 
+	/* \u and four digits: UTF-16 */
 	unit->wide = false;
-	if ((len = take(p, depth, "u", &c)) > 0 &&
+	if ((len = take_character(p, depth, "u", &c)) > 0 &&
 		(more = take_number(p + len, depth, 16, 4, 4, &unit->c)) > 0)
 	{
 		len += more;
 		unit->wide = true;
 		if (unit->c < 0xd800 || unit->c > 0xdbff)
 			return len;
-		if ((more = take(p + len, depth, "\\", &c)) == 0)
+
+		/* The first half of a pair: the other half must follow. */
+		if ((more = take_character(p + len, depth, "\\", &c)) == 0)
 			return 0;
 		len += more;
-		if ((more = take(p + len, depth, "u", &c)) == 0)
+		if ((more = take_character(p + len, depth, "u", &c)) == 0)
 			return 0;
 		len += more;
 		if ((more = take_number(p + len, depth, 16, 4, 4, &low)) == 0)
@@ -226,15 +242,21 @@ read_backslash(const char *p, int depth, Unit *unit)
 		unit->c = 0x10000 + ((unit->c - 0xd800) << 10) + ((low - 0xdc00) & 0x3ff);
 		return len + more;
 	}
-	if ((len = take(p, depth, "x", &c)) > 0 &&
+
+	/* A byte as \x41 or \101, or a sign that is protected. */
+	if ((len = take_character(p, depth, "x", &c)) > 0 &&
 		(more = take_number(p + len, depth, 16, 2, 2, &unit->c)) > 0)
 		return len + more;
 	if ((len = take_number(p, depth, 8, 3, 3, &unit->c)) > 0)
 		return len;
-	return take(p, depth, "\"\\/'`$!#%&()*+,-.:;<=>?@[]^_{|}~ ", &unit->c);
+	return take_character(p, depth, "\"\\/'`$!#%&()*+,-.:;<=>?@[]^_{|}~ ",
+						  &unit->c);
 }
 
-/* What follows an ampersand: HTML and XML. */
+/*
+ * Reads what follows an ampersand in HTML and XML.  Returns its length, or 0
+ * if it is no entity.
+ */
 static int
 read_entity(const char *p, int depth, Unit *unit)
 {
@@ -252,10 +274,11 @@ read_entity(const char *p, int depth, Unit *unit)
 	int			more;
 	int			n = 0;
 
+	/* &#x41; or &#65; is a code point, anything else a name. */
 	unit->wide = true;
-	if ((len = take(p, depth, "#", &c)) > 0)
+	if ((len = take_character(p, depth, "#", &c)) > 0)
 	{
-		if ((more = take(p + len, depth, "xX", &c)) > 0)
+		if ((more = take_character(p + len, depth, "xX", &c)) > 0)
 		{
 			len += more;
 			more = take_number(p + len, depth, 16, 1, 6, &unit->c);
@@ -268,8 +291,9 @@ read_entity(const char *p, int depth, Unit *unit)
 	}
 	else
 	{
+		/* Few names are longer than nine letters. */
 		while (n < (int) sizeof(name) - 1 &&
-			   (more = take(p + len, depth, LETTERS, &c)) > 0)
+			   (more = take_character(p + len, depth, LETTERS, &c)) > 0)
 		{
 			name[n++] = c;
 			len += more;
@@ -278,17 +302,19 @@ read_entity(const char *p, int depth, Unit *unit)
 		if (n < 2)
 			return 0;
 
-		/* The names of all others are too many; one will do for any. */
+		/* The other names are too many: each stands for any sign. */
 		unit->c = ANY_SIGN;
 		for (int i = 0; i < (int) lengthof(names); i++)
 			if (strcmp(name, names[i].name) == 0)
 				unit->c = names[i].c;
 	}
-	more = take(p + len, depth, ";", &c);
+
+	/* An entity ends in a semicolon. */
+	more = take_character(p + len, depth, ";", &c);
 	return more == 0 ? 0 : len + more;
 }
 
-/* Adds one, the longest first; returns how many there are then. */
+/* Adds a meaning, the longest first; returns how many there are then. */
 static int
 add_unit(Unit *units, int n, Unit unit)
 {
@@ -296,6 +322,8 @@ add_unit(Unit *units, int n, Unit unit)
 
 	if (unit.c < 0x80)
 		unit.wide = false;
+
+	/* Is it known, or is there no more room? */
 	for (i = 0; i < n; i++)
 		if (units[i].c == unit.c && units[i].wide == unit.wide &&
 			units[i].len == unit.len)
@@ -308,7 +336,10 @@ add_unit(Unit *units, int n, Unit unit)
 	return n + 1;
 }
 
-/* The length of the UTF-8 character, and which it is; 0 if it is none. */
+/*
+ * The length of a UTF-8 character that is not ASCII, and its code point; or
+ * 0.
+ */
 static int
 character_at(const char *str, uint32 *c)
 {
@@ -323,10 +354,10 @@ character_at(const char *str, uint32 *c)
 }
 
 /*
- * All that the text can mean at this place: the byte that is there, the
- * character, and what an escape stands for that begins here.  The signs of
- * which an escape is made may be escaped themselves, depth - 1 times.  Returns
- * how many there are.
+ * Finds all meanings of the text at this place: the byte, the character, and
+ * what an escape that begins here stands for.  The signs of which the escape
+ * is made may be escaped themselves, depth - 1 times.  Returns how many
+ * meanings there are.
  */
 static int
 read_units(const char *p, int depth, Unit *units)
@@ -336,6 +367,7 @@ read_units(const char *p, int depth, Unit *units)
 	int			nfirst;
 	int			n = add_unit(units, 0, unit);
 
+	/* What is there without any escape. */
 	steps++;
 	if ((unit.len = character_at(p, &unit.c)) > 0)
 	{
@@ -345,6 +377,7 @@ read_units(const char *p, int depth, Unit *units)
 	if (depth == 0 || *p == '\0' || strchr("%\\&", *p) == NULL)
 		return n;
 
+	/* An escape's first sign, which may be escaped; then what follows it. */
 	nfirst = read_units(p, depth - 1, first);
 	for (int i = 0; i < nfirst; i++)
 	{
@@ -368,7 +401,10 @@ read_units(const char *p, int depth, Unit *units)
 		n = add_unit(units, n, first[i]);
 	}
 
-	/* Two bytes of a Latin-1 character in UTF-8, each escaped by itself */
+	/*
+	 * Two bytes are a Latin-1 character in UTF-8, each escaped by itself.  The
+	 * first of them is 0xc2 or 0xc3, the second one is a continuation.
+	 */
 	nfirst = n;
 	memcpy(first, units, n * sizeof(Unit));
 	for (int i = 0; i < nfirst; i++)
@@ -396,9 +432,10 @@ read_units(const char *p, int depth, Unit *units)
  */
 
 /*
- * How many bytes of the secret the unit can stand for; 0 if it is another
- * character.  *fewer is another answer, or 0: a peer that takes the secret for
- * text of another encoding puts one sign for a character or for each byte.
+ * How many bytes of the secret can this meaning stand for?  0 if it is
+ * another character.  *fewer is a second answer, or 0: a peer that takes the
+ * secret for text of another encoding puts one sign for each character, or
+ * for each byte.
  */
 static int
 stands_for(const Unit *unit, const char *secret, bool token, int *fewer)
@@ -414,18 +451,22 @@ stands_for(const Unit *unit, const char *secret, bool token, int *fewer)
 		return 1;				/* also as a character of Latin-1 */
 	if (len > 0 && unit->c == character)
 		return len;				/* also as a byte of Latin-1 */
+
+	/* A sign in place of a character that the peer could not read. */
 	if ((s >= 0x80 && (unit->c == '?' || unit->c == 0xfffd)) ||
 		(!letter && unit->c == ANY_SIGN))
 	{
 		*fewer = len > 1 ? 1 : 0;
 		return Max(len, 1);
 	}
+
+	/* A blank in a URL's query, and the base64 that is made for URLs. */
 	return (unit->c == '+' && s == ' ') ||
 		(token && unit->c == '-' && s == '+') ||
 		(token && unit->c == '_' && s == '/');
 }
 
-/* Is the rest of the text the beginning of an escape or a character? */
+/* Is the rest of the text an escape or a character that was cut off? */
 static bool
 is_torn(const char *p)
 {
@@ -435,11 +476,13 @@ is_torn(const char *p)
 }
 
 /*
- * Is the secret here?  Returns the end of it, or NULL.  If the text is cut, its
- * end ends any secret of which more than HARMLESS_PREFIX bytes are there.
+ * Is the secret here?  Returns its end in the text, or NULL.  "matched" bytes
+ * of it have been found.  If the text is cut, a secret of which more than
+ * HARMLESS_PREFIX bytes are there can end with the text.
  */
 static const char *
-match(const char *p, const char *secret, bool token, bool cut, int matched)
+match_secret(const char *p, const char *secret, bool token, bool cut,
+			 int matched)
 {
 	Unit		units[MAX_UNITS];
 	int			n;
@@ -451,6 +494,7 @@ match(const char *p, const char *secret, bool token, bool cut, int matched)
 	if (*p == '\0' || steps > MAX_STEPS)
 		return NULL;
 
+	/* Try each meaning; the rest of the secret has to follow. */
 	n = read_units(p, DEPTH, units);
 	for (int i = 0; i < n; i++)
 	{
@@ -460,24 +504,29 @@ match(const char *p, const char *secret, bool token, bool cut, int matched)
 		const char *end = NULL;
 
 		if (len > 0)
-			end = match(next, secret + len, token, cut, matched + len);
+			end = match_secret(next, secret + len, token, cut, matched + len);
 		if (end == NULL && fewer > 0)
-			end = match(next, secret + fewer, token, cut, matched + fewer);
+			end = match_secret(next, secret + fewer, token, cut,
+							   matched + fewer);
 		if (end != NULL)
 			return end;
 	}
-	return cut && matched > HARMLESS_PREFIX && is_torn(p) ? p + strlen(p) : NULL;
+
+	/* No meaning fits, unless what is here was cut off in the middle. */
+	return cut && matched > HARMLESS_PREFIX && is_torn(p) ?
+		p + strlen(p) : NULL;
 }
 
 /* Puts MASK in the place of one form, wherever it is. */
 static void
 hide_form(char *text, const char *form, bool token, bool cut)
 {
+	/* It would make the text longer. */
 	if (strlen(form) < MASK_LEN)
 		return;
 	for (char *p = text; *p != '\0'; p++)
 	{
-		const char *end = match(p, form, token, cut, 0);
+		const char *end = match_secret(p, form, token, cut, 0);
 		int			len;
 
 		if (end == NULL)
@@ -489,8 +538,9 @@ hide_form(char *text, const char *form, bool token, bool cut)
 	}
 }
 
+/* Puts MASK in the place of each form of these credentials. */
 static void
-hide(char *text, const Secret *secret, bool cut)
+hide_forms(char *text, const Secret *secret, bool cut)
 {
 	for (int i = 0; i < FORMS; i++)
 		if (secret->forms[i] != NULL)
@@ -501,11 +551,12 @@ hide(char *text, const Secret *secret, bool cut)
 void
 onside_secret_hide(char *text, bool cut)
 {
+	/* All share one count of steps: it is what the whole text takes. */
 	steps = 0;
 	for (int kind = 0; kind < ONSIDE_SECRET_KINDS; kind++)
 	{
-		hide(text, &current[kind], cut);
-		hide(text, &previous[kind], cut);
+		hide_forms(text, &current[kind], cut);
+		hide_forms(text, &previous[kind], cut);
 	}
 	if (steps > MAX_STEPS && strlen(text) >= MASK_LEN)
 		strcpy(text, MASK);

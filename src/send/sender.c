@@ -3,15 +3,17 @@
  * sender.c
  *		The machine that decides what is sent next, and what an answer means.
  *
- * sender.h says how it is used.  This file has what callers see; what it decides is in
- * choice.c (what is sent next), outcome.c (what an answer means), verdict.c (is it the
- * event that does not pass?) and review.c (what time decides), and what it holds in
- * holding.c.
+ * sender.h says how the machine is used.  This file has what callers see: it
+ * takes requests into flight and out again, and tells how things stand.  The
+ * decisions are in choice.c (what is sent next), outcome.c (what an answer
+ * means), verdict.c (is the event itself the reason?) and review.c (what time
+ * decides); holding.c keeps the events.
  *
- * Before and after are told by ticks, which count everything that happens: the clock
- * of the caller may stand still between an answer and the next request.
+ * Ticks tell before from after.  Each request and each answer gets the next
+ * tick, since the caller's clock may stand still between the two.
  *
- * Nothing here can fail but for want of memory.
+ * The worker alone calls this, outside of transactions.  The sender takes no
+ * locks, and nothing fails except for want of memory.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,7 +27,7 @@
 #include "send/sender.h"
 #include "send/verdict.h"
 
-/* A chance begins with so many tries. */
+/* A second chance begins with so many tries; acceptances add to them. */
 #define CHANCE_TRIES		10
 
 /* ----------
@@ -51,6 +53,7 @@ onside_sender_free(OnsideSender *sender)
 {
 	dlist_mutable_iter iter;
 
+	/* A piece is in flight, untried, or among the lone ones. */
 	for (int i = 0; i < ONSIDE_SENDER_MAX_REQUESTS; i++)
 		if (sender->requests[i].id != 0)
 			onside_piece_free(sender->requests[i].piece);
@@ -62,12 +65,14 @@ onside_sender_free(OnsideSender *sender)
 		onside_piece_free(sender->lone.pieces[i]);
 	if (sender->lone.pieces != NULL)
 		pfree(sender->lone.pieces);
+	/* The fates share the words of failures with the pieces. */
 	onside_sender_forget_fates(sender, sender->nfates);
 	if (sender->fates != NULL)
 		pfree(sender->fates);
 	pfree(sender);
 }
 
+/* Trouble that a predecessor was in goes on, and so does a Retry-After. */
 void
 onside_sender_restore(OnsideSender *sender, int64 now, int64 not_before,
 					  int64 trouble_us, int refused_in_row)
@@ -77,6 +82,10 @@ onside_sender_restore(OnsideSender *sender, int64 now, int64 not_before,
 	sender->refused_in_row = refused_in_row;
 	if (not_before == 0 && trouble_us >= now)
 		return;
+
+	/*
+	 * "failure" stays unknown where the predecessor has not said the reason.
+	 */
 	sender->trouble = ++sender->tick;
 	sender->trouble_us = trouble_us;
 	if (not_before != 0)
@@ -89,14 +98,15 @@ void
 onside_sender_configure(OnsideSender *sender,
 						const OnsideSendSettings *settings)
 {
+	/* Smaller bounds count at once; larger ones are grown into. */
 	sender->pace.settings = *settings;
 	sender->pace.allowed = Min(sender->pace.allowed, settings->max_in_flight);
 	sender->pace.size = Min(sender->pace.size, settings->batch_max_events);
 }
 
-/* Nothing waits any longer. */
-static void
-start_afresh(OnsideSender *sender, int64 now)
+/* Ends all waits; the next request goes on a fresh connection. */
+void
+onside_sender_resume(OnsideSender *sender, int64 now)
 {
 	onside_pace_reset(&sender->pace);
 	for (int i = 0; i < sender->lone.n; i++)
@@ -108,16 +118,13 @@ start_afresh(OnsideSender *sender, int64 now)
 	sender->fresh_connection = sender->renew = true;
 }
 
-void
-onside_sender_resume(OnsideSender *sender, int64 now)
-{
-	start_afresh(sender, now);
-}
-
+/* Nothing that the former endpoint has said counts against an event. */
 void
 onside_sender_elsewhere(OnsideSender *sender, int64 now)
 {
-	start_afresh(sender, now);
+	onside_sender_resume(sender, now);
+
+	/* Answers to requests of an earlier generation say nothing of this one. */
 	sender->generation++;
 	sender->failure = ONSIDE_RESPONSE_DELIVERED;
 	for (int i = 0; i < sender->lone.n; i++)
@@ -151,9 +158,12 @@ onside_sender_forget_fates(OnsideSender *sender, int n)
  * ----------
  */
 
-/* Is this round of probes over, with nothing accepted? */
+/*
+ * Begins the next wait if this round of probes is over, and none was
+ * accepted.
+ */
 static void
-end_round(OnsideSender *sender, const OnsideInFlight *request, int64 now)
+end_probe_round(OnsideSender *sender, const OnsideInFlight *request, int64 now)
 {
 	if (request->probe && onside_pace_waits(&sender->pace) &&
 		!sender->probe_newest && !sender->probe_failed &&
@@ -162,8 +172,8 @@ end_round(OnsideSender *sender, const OnsideInFlight *request, int64 now)
 }
 
 /*
- * Takes the request out of flight, notes whether the endpoint is in trouble, and has
- * outcome.c do the rest.
+ * Takes the request out of flight, notes whether the endpoint is in trouble,
+ * and has outcome.c do the rest.
  */
 void
 onside_sender_answer(OnsideSender *sender, int64 id,
@@ -173,6 +183,9 @@ onside_sender_answer(OnsideSender *sender, int64 id,
 	OnsideInFlight request;
 	OnsideResponseClass class = onside_response_classify(answer);
 
+	/*
+	 * Free the place first: end_probe_round() looks for probes that are out.
+	 */
 	Assert(slot != NULL);
 	request = *slot;
 	slot->id = 0;
@@ -186,6 +199,11 @@ onside_sender_answer(OnsideSender *sender, int64 id,
 		onside_outcome_accepted(sender, &request, answer, now);
 		return;
 	}
+
+	/*
+	 * A failure is the endpoint's trouble until something is accepted.  Dead
+	 * letters have failed before, so their failures say nothing about it.
+	 */
 	if (request.generation == sender->generation &&
 		request.kind != ONSIDE_SEND_CHANCE)
 	{
@@ -197,11 +215,13 @@ onside_sender_answer(OnsideSender *sender, int64 id,
 		sender->failure = class;
 		sender->failure_kind = answer->kind;
 	}
+
+	/* The piece is halved, waits, or is given up. */
 	if (class == ONSIDE_RESPONSE_THROTTLED)
 		onside_outcome_throttled(sender, &request, answer, now);
 	else
 		onside_outcome_failed(sender, &request, class, answer, now);
-	end_round(sender, &request, now);
+	end_probe_round(sender, &request, now);
 }
 
 /* ----------
@@ -209,6 +229,7 @@ onside_sender_answer(OnsideSender *sender, int64 id,
  * ----------
  */
 
+/* Nothing is ordered before the end of a wait that the API has asked for. */
 bool
 onside_sender_next(OnsideSender *sender, int64 now, int offers,
 				   OnsideOrder *order)
@@ -220,14 +241,17 @@ onside_sender_next(OnsideSender *sender, int64 now, int offers,
 		  onside_choice_in_wait(sender, now, offers, order) :
 		  onside_choice_at_once(sender, now, offers, order)))
 		return false;
+
+	/* After a failure the next request, whichever it is, connects anew. */
 	order->fresh_connection |= sender->fresh_connection || sender->renew;
 	order->renew = sender->renew;
 	return true;
 }
 
 /*
- * Events of the log get their seq here, so they are known from now on.  Whose turn it
- * was is noted for the next choice.
+ * Puts what was ordered into flight.  Events of the log get their seq here, so
+ * the sender knows them from now on.  Notes whose turn it was, for the next
+ * choice.
  */
 int64
 onside_sender_sent(OnsideSender *sender, const OnsideOrder *order,
@@ -236,6 +260,7 @@ onside_sender_sent(OnsideSender *sender, const OnsideOrder *order,
 	OnsideInFlight *request = onside_holding_find_request(sender, 0);
 	OnsidePiece *piece = order->piece;
 
+	/* Take the piece out of its place, or make one of what was read. */
 	Assert(request != NULL);
 	if (order->kind == ONSIDE_SEND_AGAIN)
 		onside_holding_take_out(sender, piece);
@@ -249,6 +274,7 @@ onside_sender_sent(OnsideSender *sender, const OnsideOrder *order,
 	}
 	piece->tries++;
 
+	/* The tick says which failures an acceptance of this request is after. */
 	request->id = ++sender->last_request;
 	request->kind = order->kind;
 	request->piece = piece;
@@ -260,6 +286,7 @@ onside_sender_sent(OnsideSender *sender, const OnsideOrder *order,
 	request->probe = order->probe;
 	sender->in_flight++;
 
+	/* What this request does is not to be done by the next one, too. */
 	if (order->fresh_connection)
 		sender->fresh_connection = false;
 	sender->renew = false;
@@ -267,6 +294,8 @@ onside_sender_sent(OnsideSender *sender, const OnsideOrder *order,
 		sender->probe_failed = false;
 	else if (order->probe)
 		sender->probe_newest = false;
+
+	/* Whose turn it was. */
 	sender->again_was_last = order->kind == ONSIDE_SEND_AGAIN;
 	sender->newest_was_last = order->kind == ONSIDE_SEND_NEWEST;
 	if (order->kind == ONSIDE_SEND_CHANCE)
@@ -279,6 +308,7 @@ onside_sender_sent(OnsideSender *sender, const OnsideOrder *order,
 	return request->id;
 }
 
+/* No dead letter is due, or the log has nothing to probe with. */
 void
 onside_sender_nothing(OnsideSender *sender, const OnsideOrder *order)
 {
@@ -288,6 +318,7 @@ onside_sender_nothing(OnsideSender *sender, const OnsideOrder *order)
 		sender->probe_newest = false;
 }
 
+/* A probe whose event is gone is still to be sent, with another event. */
 bool
 onside_sender_gone(OnsideSender *sender, OnsideOrder *order, const bool *gone)
 {
@@ -304,12 +335,14 @@ onside_sender_gone(OnsideSender *sender, OnsideOrder *order, const bool *gone)
  * ----------
  */
 
+/* What check_piece() is called with. */
 typedef struct Check
 {
 	OnsideIsThere is_there;
 	void	   *arg;
 } Check;
 
+/* Withdraws the events of a piece that are gone. */
 static void
 check_piece(OnsideSender *sender, OnsidePiece *piece, void *arg)
 {
@@ -324,6 +357,7 @@ check_piece(OnsideSender *sender, OnsidePiece *piece, void *arg)
 	pfree(gone);
 }
 
+/* What is in flight is left alone: its answer is awaited. */
 void
 onside_sender_check(OnsideSender *sender, OnsideIsThere is_there, void *arg)
 {
@@ -332,6 +366,7 @@ onside_sender_check(OnsideSender *sender, OnsideIsThere is_there, void *arg)
 	onside_holding_visit(sender, false, check_piece, &check);
 }
 
+/* What visit_items() is called with. */
 typedef struct Visit
 {
 	OnsideVisit visit;
@@ -355,6 +390,9 @@ onside_sender_visit(OnsideSender *sender, OnsideVisit visit, void *arg)
 	onside_holding_visit(sender, true, visit_items, &all);
 }
 
+/*
+ * Items are in the order of their seq, so the first of the log is the lowest.
+ */
 static void
 find_lowest(OnsideSender *sender, OnsidePiece *piece, void *arg)
 {
@@ -383,8 +421,9 @@ onside_sender_settled(OnsideSender *sender)
  */
 
 /*
- * The first of: a review, the end of a wait, a lone event that is due, and a batch
- * that need not be full any longer.  None of them if it could not be used then.
+ * The first of: a review, the end of a wait, a lone event that is due, and a
+ * batch that need not be full any longer.  Each counts only if something could
+ * be sent then.
  */
 int64
 onside_sender_wake_at(const OnsideSender *sender, int64 now, int offers)
@@ -393,10 +432,12 @@ onside_sender_wake_at(const OnsideSender *sender, int64 now, int offers)
 	int64		at = sender->judge_at_us != 0 ? sender->judge_at_us :
 		PG_INT64_MAX;
 
+	/* The API's wait comes first, then the common one. */
 	if (now < pace->not_before)
 		at = Min(at, pace->not_before);
 	else if (onside_pace_waits(pace))
 	{
+		/* After its end the answer to a probe is what wakes the caller. */
 		if (now < pace->wait_until &&
 			(sender->held > 0 || onside_choice_fresh(sender, offers) != 0))
 			at = Min(at, pace->wait_until);
@@ -405,6 +446,7 @@ onside_sender_wake_at(const OnsideSender *sender, int64 now, int offers)
 	{
 		int64		from = onside_choice_partial_from(sender);
 
+		/* The top of the heap is the lone event that is due first. */
 		if (sender->lone.n > 0 && onside_choice_has_room(sender, true))
 			at = Min(at, sender->lone.pieces[0]->due_us);
 		if (onside_choice_fresh(sender, offers) != 0 &&
@@ -415,6 +457,7 @@ onside_sender_wake_at(const OnsideSender *sender, int64 now, int offers)
 	return at == PG_INT64_MAX ? -1 : at;
 }
 
+/* Tells the caller whether reading the log is of any use at present. */
 int
 onside_sender_would_take(const OnsideSender *sender, int64 now, bool *full)
 {
@@ -430,8 +473,8 @@ onside_sender_would_take(const OnsideSender *sender, int64 now, bool *full)
 }
 
 /*
- * What is wrong with the endpoint, from the last failure since it accepted anything.
- * A few refused events are not yet the endpoint's trouble.
+ * What is wrong with the endpoint, judged by the last failure since it has
+ * accepted anything.  A few refused events are not yet the endpoint's trouble.
  */
 OnsideTrouble
 onside_sender_trouble(const OnsideSender *sender, int64 now)
@@ -443,6 +486,7 @@ onside_sender_trouble(const OnsideSender *sender, int64 now)
 	switch (sender->failure)
 	{
 		case ONSIDE_RESPONSE_DELIVERED:
+			/* not known: no failure yet at this endpoint */
 			break;
 		case ONSIDE_RESPONSE_REFUSED:
 		case ONSIDE_RESPONSE_TOO_LARGE:
@@ -455,6 +499,7 @@ onside_sender_trouble(const OnsideSender *sender, int64 now)
 		case ONSIDE_RESPONSE_UNAUTHORIZED:
 			return ONSIDE_TROUBLE_UNAUTHORIZED;
 		case ONSIDE_RESPONSE_MISCONFIGURED:
+			/* who it is that a person has to set right */
 			return sender->failure_kind == ONSIDE_ANSWER_PROXY_REFUSED ?
 				ONSIDE_TROUBLE_PROXY :
 				sender->failure_kind == ONSIDE_ANSWER_NOT_TRUSTED ?
@@ -465,6 +510,9 @@ onside_sender_trouble(const OnsideSender *sender, int64 now)
 	return ONSIDE_TROUBLE_NONE;
 }
 
+/*
+ * The wait that holds up the most comes first, as in onside_sender_wake_at().
+ */
 int64
 onside_sender_next_attempt(const OnsideSender *sender, int64 now)
 {

@@ -46,19 +46,24 @@ extern void onside_sender_restore(OnsideSender *sender, int64 now,
 extern void onside_sender_configure(OnsideSender *sender,
 									const OnsideSendSettings *settings);
 
-/* Ends any wait, and starts afresh: a person has asked for it. */
+/* Ends all waits and starts afresh: a person has asked for that. */
 extern void onside_sender_resume(OnsideSender *sender, int64 now);
 
-/* Endpoint or credentials are others: what was answered says nothing any more. */
+/*
+ * Endpoint or credentials have changed: earlier answers say nothing any more.
+ */
 extern void onside_sender_elsewhere(OnsideSender *sender, int64 now);
 
-/* What to send now; false for nothing.  Is to be carried out before any other call. */
+/*
+ * What to send now; false for nothing.  Carry the order out before any other
+ * call.
+ */
 extern bool onside_sender_next(OnsideSender *sender, int64 now, int offers,
 							   OnsideOrder *order);
 
 /*
- * The order was sent: n items of the log, one dead letter, or (NULL) the piece.
- * Returns the number under which the answer is reported.
+ * The order was sent: n items of the log, one dead letter, or (NULL) the
+ * piece.  Returns the number under which the answer is reported.
  */
 extern int64 onside_sender_sent(OnsideSender *sender, const OnsideOrder *order,
 								const OnsideItem *items, int n, int bytes,
@@ -75,6 +80,7 @@ extern void onside_sender_nothing(OnsideSender *sender,
 extern bool onside_sender_gone(OnsideSender *sender, OnsideOrder *order,
 							   const bool *gone);
 
+/* How this request has ended. */
 extern void onside_sender_answer(OnsideSender *sender, int64 request,
 								 const OnsideAnswer *answer, int64 now);
 
@@ -104,12 +110,13 @@ extern int64 onside_sender_wake_at(const OnsideSender *sender, int64 now,
 								   int offers);
 
 /*
- * How many never-sent events would be taken now, and whether less than that are
- * not; 0 for none.
+ * How many never-sent events would be taken now (0 for none), and whether
+ * fewer than these would not be (*full).
  */
 extern int	onside_sender_would_take(const OnsideSender *sender, int64 now,
 									 bool *full);
 
+/* What is wrong with the endpoint. */
 extern OnsideTrouble onside_sender_trouble(const OnsideSender *sender,
 										   int64 now);
 

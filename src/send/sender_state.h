@@ -3,8 +3,8 @@
  * sender_state.h
  *		What the sender knows, in one struct.
  *
- * sender.h says how the sender is used.  The rooms that it consists of work on this
- * struct: sender.c, choice.c, outcome.c, verdict.c, review.c and holding.c.
+ * sender.h says how the sender is used.  These files work on the struct:
+ * sender.c, choice.c, outcome.c, verdict.c, review.c and holding.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,8 +20,6 @@
 #include "send/pace.h"
 #include "send/piece.h"
 #include "send/response.h"
-
-#define ONSIDE_US_PER_MS	INT64CONST(1000)
 
 /* Most requests in flight: those of max_in_flight, and one more. */
 #define ONSIDE_SENDER_MAX_REQUESTS	65
@@ -69,7 +67,7 @@ typedef enum OnsideFateKind
 	ONSIDE_FATE_ACCEPTED,		/* one that was not in the log */
 	ONSIDE_FATE_REFUSED,		/* goes to dead_letter */
 	ONSIDE_FATE_POSTPONED,		/* a dead letter whose chance has failed */
-	ONSIDE_FATE_PUT_OFF			/* one that was asked to wait: it was no chance */
+	ONSIDE_FATE_PUT_OFF			/* a dead letter that was asked to wait */
 } OnsideFateKind;
 
 typedef struct OnsideFate
@@ -139,13 +137,14 @@ typedef struct OnsideSender
 	/* comparing */
 	int64		accepted;		/* tick of the last acceptance; 0 for none */
 	int64		accepted_us;
-	int64		accepted_sent;	/* when the latest sent accepted one was sent */
-	int64		trouble;		/* tick of the first failure since; 0 for none */
+	int64		accepted_sent;	/* latest tick at which an accepted request
+								 * was sent */
+	int64		trouble;		/* tick of the first failure since; or 0 */
 	int64		trouble_us;
 	OnsideResponseClass failure;	/* the last one's; DELIVERED: not known */
 	OnsideAnswerKind failure_kind;
-	int			refused_in_row; /* events given up with nothing accepted between */
-	int64		judge_at_us;	/* when the waiting ones are judged; 0 for never */
+	int			refused_in_row; /* events given up since anything was accepted */
+	int64		judge_at_us;	/* when the next review is due; 0 for never */
 	bool		ends;			/* see onside_review_end() */
 
 	/* second chances */

@@ -3,13 +3,14 @@
  * verdict.c
  *		Is it the event that does not pass?
  *
- * An answer is about the endpoint or about what was sent, and only comparison tells:
- * a failure is about what was sent if a request that was sent after it is accepted.
- * So a lone event is given up after several failures that others have survived, over
- * some time, and only if as many failures would be unlikely by chance, given the share
- * of all requests that fail.
+ * A failure is about the endpoint or about what was sent, and only comparison
+ * tells which: it is about what was sent if a request that was sent after the
+ * failure is accepted.  So a lone event is given up after several failures,
+ * over some time, after each of which other events were accepted; and only if
+ * so many failures are unlikely by chance, given the share of requests that
+ * fail.
  *
- * A refusal by a status that means it (400, 413) needs less; see
+ * A refusal by a status that says so (400, 413) needs less; see
  * onside_verdict_is_refused().
  *
  *-------------------------------------------------------------------------
@@ -21,12 +22,15 @@
 /* A lone event is given up after so many failures, over so long, ... */
 #define VERDICT_FAILURES	4
 #define VERDICT_TIME		(30 * USECS_PER_SEC)
-/* ... and only if chance would make all of them with this probability at most. */
+/*
+ * ... and only if chance would make all of them with this probability at
+ * most.
+ */
 #define VERDICT_CHANCE		0.001
 /* So many are enough, whatever the share of requests that fail. */
 #define VERDICT_MAX			20
 
-/* The last failure counts if something was accepted that was sent after it. */
+/* A failure counts once, however much is accepted after it. */
 void
 onside_verdict_count_failure(OnsideSender *sender, OnsidePiece *piece)
 {
@@ -37,7 +41,7 @@ onside_verdict_count_failure(OnsideSender *sender, OnsidePiece *piece)
 		piece->against_since_us = piece->first_failed_us;
 }
 
-/* Is it the event that does not pass? */
+/* VERDICT_* above say how often, and over how long. */
 bool
 onside_verdict_is_condemned(const OnsideSender *sender,
 							const OnsidePiece *piece, int64 now)
@@ -50,15 +54,17 @@ onside_verdict_is_condemned(const OnsideSender *sender,
 	if (piece->against < VERDICT_FAILURES ||
 		now - piece->against_since_us < VERDICT_TIME)
 		return false;
+
+	/* The probability that any event would fail so often. */
 	for (int i = 0; i < piece->against; i++)
 		chance *= share;
 	return chance <= VERDICT_CHANCE;
 }
 
 /*
- * A lone event was refused by 400 or 413.  Twice is enough,
- * on two connections, if something was accepted in between; if nothing was, a
- * few events are given up, and then it is the endpoint that refuses everything.
+ * A lone event was refused by 400 or 413.  Two refusals on two connections are
+ * enough if something was accepted in between.  If nothing was, only a few
+ * events are given up: after these the endpoint seems to refuse everything.
  */
 bool
 onside_verdict_is_refused(OnsideSender *sender, OnsidePiece *piece,
@@ -71,9 +77,13 @@ onside_verdict_is_refused(OnsideSender *sender, OnsidePiece *piece,
 		piece->refused_us = now;
 		return false;
 	}
+
+	/* This refusal came too soon, or by the same way as the first. */
 	if (!request->fresh_connection ||
 		now - piece->refused_us < ONSIDE_REFUSED_TWICE)
 		return false;
+
+	/* It is the second one.  Was anything accepted since the first? */
 	piece->refusals = 2;
 	if (sender->accepted > piece->refused)
 		return true;
