@@ -19,6 +19,7 @@
 
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "log/aside.h"
 #include "log/crash_guard.h"
 #include "log/dead_letter.h"
@@ -29,8 +30,7 @@
 #include "worker/counting.h"
 #include "worker/fate.h"
 #include "worker/item.h"
-#include "worker/reader.h"
-#include "worker/sending.h"
+#include "worker/second_chance.h"
 
 /* Copies the event of a row, and lets no other row follow. */
 static bool
@@ -83,6 +83,14 @@ bury(OnsideWorker *worker, const OnsideFate *fate)
 		(void) onside_aside_delete(onside_item_id(&fate->item));
 }
 
+/* When any event was accepted last; 0 if this worker does not know. */
+static TimestampTz
+last_accepted_at(const OnsideSender *sender)
+{
+	return sender->accepted == 0 ? 0 :
+		onside_clock_timestamp(sender->accepted_us);
+}
+
 /*
  * Carries out one fate.  Rows that somebody has deleted meanwhile are passed over:
  * then nothing is left to be done.
@@ -90,28 +98,26 @@ bury(OnsideWorker *worker, const OnsideFate *fate)
 static void
 carry_out(OnsideWorker *worker, const OnsideFate *fate)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
 	switch (fate->kind)
 	{
 		case ONSIDE_FATE_ACCEPTED:
 			if (fate->item.home == ONSIDE_IN_ASIDE)
 				(void) onside_aside_delete(onside_item_id(&fate->item));
 			else
-				(void) onside_dead_letter_delete(onside_item_id(&fate->item));
+				onside_second_chance_delete(onside_item_id(&fate->item));
 			break;
 		case ONSIDE_FATE_REFUSED:
 			bury(worker, fate);
 			break;
 		case ONSIDE_FATE_POSTPONED:
-			(void) onside_dead_letter_postpone(onside_item_id(&fate->item),
-											   fate->words->status,
-											   fate->words->text, now,
-											   onside_sending_accepted_at(worker));
+			onside_second_chance_postpone(onside_item_id(&fate->item),
+										  fate->words->status,
+										  fate->words->text,
+										  last_accepted_at(worker->sender));
 			break;
 		case ONSIDE_FATE_PUT_OFF:
-			(void) onside_dead_letter_postpone(onside_item_id(&fate->item), 0,
-											   NULL, now, 0);
+			onside_second_chance_postpone(onside_item_id(&fate->item), 0, NULL,
+										  0);
 			break;
 	}
 }

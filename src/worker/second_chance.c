@@ -43,6 +43,7 @@
 #include "log/shape.h"
 #include "log/tables.h"
 #include "log/take.h"
+#include "worker/second_chance.h"
 
 #define KEY		"dead_letter_pkey"
 #define INDEX	"dead_letter_chances_idx"
@@ -245,9 +246,8 @@ read_group(Look *look, Place *place, OnsideChanceGroup *group)
 }
 
 /* Jumps from group to group until one has a row that is due at any time. */
-bool
-onside_dead_letter_next_group(const OnsideChanceGroup *after,
-							  OnsideChanceGroup *group)
+static bool
+next_group(const OnsideChanceGroup *after, OnsideChanceGroup *group)
 {
 	Look		look;
 	Place		place;
@@ -270,9 +270,8 @@ onside_dead_letter_next_group(const OnsideChanceGroup *after,
 	return found;
 }
 
-TimestampTz
-onside_dead_letter_next_due(const OnsideChanceGroup *group,
-							TimestampTz later_than)
+static TimestampTz
+next_due(const OnsideChanceGroup *group, TimestampTz later_than)
 {
 	Look		look;
 	ScanKeyData keys[3];
@@ -295,8 +294,8 @@ onside_dead_letter_next_due(const OnsideChanceGroup *group,
  * they failed, unless somebody has changed it.
  */
 static int
-failed_since(const OnsideChanceGroup *group, int chances, TimestampTz since,
-			 pg_uuid_t *ids, int max)
+failed_in_group(const OnsideChanceGroup *group, int chances, TimestampTz since,
+				pg_uuid_t *ids, int max)
 {
 	Look		look;
 	ScanKeyData keys[4];
@@ -326,19 +325,25 @@ failed_since(const OnsideChanceGroup *group, int chances, TimestampTz since,
 	return n;
 }
 
-int
-onside_dead_letter_failed_since(TimestampTz since, pg_uuid_t *ids, int max)
+static int
+failed_since(TimestampTz since, pg_uuid_t *ids, int max)
 {
 	OnsideChanceGroup *group = palloc(sizeof(OnsideChanceGroup));
 	int			n = 0;
 
-	for (bool found = onside_dead_letter_next_group(NULL, group);
-		 found && n < max; found = onside_dead_letter_next_group(group, group))
+	for (bool found = next_group(NULL, group); found && n < max;
+		 found = next_group(group, group))
 		for (int chances = 0; onside_chances_retry_at(since, chances) != 0;
 			 chances++)
-			n += failed_since(group, chances, since, ids + n, max - n);
+			n += failed_in_group(group, chances, since, ids + n, max - n);
 	return n;
 }
+
+const OnsideChanceStorage onside_second_chance_storage = {
+	.next_group = next_group,
+	.next_due = next_due,
+	.failed_since = failed_since
+};
 
 /* ----------
  * One of a group
@@ -451,9 +456,9 @@ choose_random(Choice *choice, ScanKey due_keys)
  * place in between.
  */
 bool
-onside_dead_letter_pick(const OnsideChanceGroup *group, TimestampTz due_by,
-						OnsidePick pick, const pg_uuid_t *not_these,
-						int n_not_these, pg_uuid_t *id)
+onside_second_chance_pick(const OnsideChanceGroup *group, OnsidePick pick,
+						  const pg_uuid_t *not_these, int n_not_these,
+						  pg_uuid_t *id)
 {
 	Choice		choice = {
 		.not_these = not_these, .n_not_these = n_not_these
@@ -466,7 +471,7 @@ onside_dead_letter_pick(const OnsideChanceGroup *group, TimestampTz due_by,
 	group_keys(keys, group);
 	ScanKeyInit(&keys[2], Anum_chances_index_retry_at,
 				BTLessEqualStrategyNumber, F_TIMESTAMPTZ_LE,
-				TimestampTzGetDatum(due_by));
+				TimestampTzGetDatum(GetCurrentTimestamp()));
 	if (pick == ONSIDE_PICK_RANDOM)
 		found = choose_random(&choice, keys);
 	else
@@ -482,8 +487,8 @@ onside_dead_letter_pick(const OnsideChanceGroup *group, TimestampTz due_by,
  * Checks the event as if it were recorded now: somebody may have edited the row.
  */
 bool
-onside_dead_letter_fetch(const pg_uuid_t *id, OnsideEvent *event,
-						 TimestampTz *recorded_at)
+onside_second_chance_fetch(const pg_uuid_t *id, OnsideEvent *event,
+						   TimestampTz *recorded_at)
 {
 	Relation	rel = table_open(onside_table_oid("dead_letter"),
 								 AccessShareLock);
@@ -516,24 +521,23 @@ onside_dead_letter_fetch(const pg_uuid_t *id, OnsideEvent *event,
  * ----------
  */
 
-bool
-onside_dead_letter_delete(const pg_uuid_t *id)
+void
+onside_second_chance_delete(const pg_uuid_t *id)
 {
 	Relation	rel = table_open(onside_table_oid("dead_letter"),
 								 RowExclusiveLock);
-	bool		deleted;
 
 	(void) onside_shape_require(rel, true);
-	deleted = onside_take_away(rel, KEY, Anum_dead_letter_id, id);
+	(void) onside_take_away(rel, KEY, Anum_dead_letter_id, id);
 	table_close(rel, NoLock);
-	return deleted;
 }
 
-/* The row as it is after one more failure; see onside_dead_letter_postpone(). */
+/* The row as it is after one more failure; see onside_second_chance_postpone(). */
 static HeapTuple
 postponed(Relation rel, TupleTableSlot *row, int http_status,
-		  const char *error, TimestampTz now, TimestampTz accepted_at)
+		  const char *error, TimestampTz accepted_at)
 {
+	TimestampTz now = GetCurrentTimestamp();
 	int			columns[6] = {
 		Anum_dead_letter_attempts, Anum_dead_letter_retry_at,
 		Anum_dead_letter_chances, Anum_dead_letter_failed_at,
@@ -573,14 +577,12 @@ postponed(Relation rel, TupleTableSlot *row, int http_status,
  * Updates the row in place of the worker's own snapshot; a row that somebody else has
  * changed meanwhile is left to him.
  */
-bool
-onside_dead_letter_postpone(const pg_uuid_t *id, int http_status,
-							const char *error, TimestampTz failed_at,
-							TimestampTz accepted_at)
+void
+onside_second_chance_postpone(const pg_uuid_t *id, int http_status,
+							  const char *error, TimestampTz accepted_at)
 {
 	OnsideInsert insert;
 	TupleTableSlot *row;
-	bool		done = false;
 
 	onside_insert_begin(&insert, onside_table_oid("dead_letter"));
 	(void) onside_shape_require(insert.rel, true);
@@ -593,15 +595,13 @@ onside_dead_letter_postpone(const pg_uuid_t *id, int http_status,
 		OnsideUpdateIndexes indexes;
 
 		ExecForceStoreHeapTuple(postponed(insert.rel, row, http_status, error,
-										  failed_at, accepted_at), row, false);
-		done = onside_table_tuple_update(insert.rel, &tid, row,
-										 GetCurrentCommandId(true),
-										 GetActiveSnapshot(), false, &failure,
-										 &lock_mode, &indexes) == TM_Ok;
-		if (done)
+										  accepted_at), row, false);
+		if (onside_table_tuple_update(insert.rel, &tid, row,
+									  GetCurrentCommandId(true),
+									  GetActiveSnapshot(), false, &failure,
+									  &lock_mode, &indexes) == TM_Ok)
 			onside_insert_moved(&insert, row, indexes);
 	}
 	ExecDropSingleTupleTableSlot(row);
 	onside_insert_end(&insert);
-	return done;
 }

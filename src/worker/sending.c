@@ -474,15 +474,6 @@ onside_sending_take_suspect(OnsideWorker *worker)
 	return result;
 }
 
-TimestampTz
-onside_sending_accepted_at(OnsideWorker *worker)
-{
-	OnsideSender *sender = worker->sender;
-
-	return sender->accepted == 0 ? 0 :
-		onside_clock_timestamp(sender->accepted_us);
-}
-
 /* ----------
  * How things stand
  * ----------

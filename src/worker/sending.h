@@ -38,9 +38,6 @@ extern bool onside_sending_take_unauthorized(OnsideWorker *worker);
  */
 extern bool onside_sending_check(OnsideWorker *worker);
 
-/* When anything was accepted last; 0 if this worker does not know. */
-extern TimestampTz onside_sending_accepted_at(OnsideWorker *worker);
-
 /*
  * What is in flight now may have been deleted.  Whether it waits again is known
  * when its request has ended: is that so of one of them?  Resets it.
