@@ -40,7 +40,6 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
-#include "storage/latch.h"
 #include "storage/lwlock.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
@@ -142,14 +141,6 @@ remember(List **list, Oid database)
 
 	*list = list_append_unique_oid(*list, database);
 	MemoryContextSwitchTo(old);
-}
-
-static void
-forget_databases(Launcher *launcher)
-{
-	list_free(launcher->absent);
-	launcher->absent = NIL;
-	launcher->told = false;
 }
 
 /*
@@ -296,8 +287,8 @@ printable_name(Oid database)
 	return name;
 }
 
-/* Starts a worker.  Returns false if that is not possible now. */
-static bool
+/* Starts a worker, or says why that is not possible now. */
+static void
 start_worker(Launcher *launcher, int i, Oid database)
 {
 	OnsideSlot *slot = onside_slot_get(i);
@@ -306,7 +297,7 @@ start_worker(Launcher *launcher, int i, Oid database)
 	bool		ok;
 
 	if (!onside_service_step(slot, ONSIDE_SLOT_WANTED, ONSIDE_SLOT_STARTING))
-		return true;
+		return;
 
 	if (minding->handle != NULL)
 		pfree(minding->handle);
@@ -319,7 +310,7 @@ start_worker(Launcher *launcher, int i, Oid database)
 	{
 		minding->started_at = GetCurrentTimestamp();
 		minding->told = false;
-		return true;
+		return;
 	}
 	(void) onside_service_step(slot, ONSIDE_SLOT_STARTING, ONSIDE_SLOT_WANTED);
 	if (!minding->told)
@@ -330,7 +321,6 @@ start_worker(Launcher *launcher, int i, Oid database)
 				 errhint("Increase max_worker_processes.")));
 	minding->told = true;
 	set_reason(slot, "there is no free background worker: increase max_worker_processes");
-	return false;
 }
 
 /* How many are looking for the extension right now? */
@@ -425,7 +415,7 @@ mind_wanted(Launcher *launcher, int i)
 	}
 	if (count_starting(launcher) >= MAX_STARTING)
 		return LOOK_TIME;		/* they wake us, but for one that is stuck */
-	(void) start_worker(launcher, i, database);
+	start_worker(launcher, i, database);
 	return RETRY_INTERVAL;
 }
 
@@ -496,27 +486,16 @@ launcher_exit(int code, Datum arg)
 	onside_launcher_detach();
 }
 
-/* Sleeps until the latch is set, or so many milliseconds. */
-static void
-sleep_for(long timeout)
-{
-	(void) WaitLatch(MyLatch,
-					 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 timeout, onside_wait_event("OnsideAttributionLauncher"));
-	ResetLatch(MyLatch);
-	CHECK_FOR_INTERRUPTS();
-}
-
 /* Counts, connected to nothing, what has crashed before us, and waits. */
 static void
-begin(void)
+begin(uint32 wait_event)
 {
 	long		wait;
 
 	if (onside_crash_guard_look(InvalidOid))
 		onside_crash_guard_log(InvalidOid, "the launcher");
 	while ((wait = onside_crash_guard_wait(InvalidOid)) > 0)
-		sleep_for(wait);
+		onside_process_sleep(wait, wait_event);
 	onside_crash_guard_begin(InvalidOid);
 }
 
@@ -531,7 +510,11 @@ look_around(Launcher *launcher)
 	long		again;
 
 	if (onside_launcher_take_forget())
-		forget_databases(launcher);
+	{
+		list_free(launcher->absent);
+		launcher->absent = NIL;
+		launcher->told = false;
+	}
 
 	databases = list_databases();
 	onside_crash_guard_sweep(databases);
@@ -552,6 +535,7 @@ void
 onside_launcher_main(Datum arg)
 {
 	Launcher	launcher = {0};
+	uint32		wait_event = onside_wait_event("OnsideAttributionLauncher");
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -560,7 +544,7 @@ onside_launcher_main(Datum arg)
 
 	before_shmem_exit(launcher_exit, (Datum) 0);
 	onside_launcher_attach();
-	begin();
+	begin(wait_event);
 	onside_process_connect(InvalidOid);
 	pgstat_report_appname("onside_attribution launcher");
 	launcher.mindings = palloc0(onside_max_databases * sizeof(Minding));
@@ -573,7 +557,7 @@ onside_launcher_main(Datum arg)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 
-		sleep_for(look_around(&launcher));
+		onside_process_sleep(look_around(&launcher), wait_event);
 	}
 }
 
@@ -583,19 +567,10 @@ onside_launcher_main(Datum arg)
 void
 onside_launcher_register(void)
 {
-	BackgroundWorker worker = {0};
+	BackgroundWorker worker;
 
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
-		BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	onside_process_describe(&worker, "onside_attribution launcher",
+							"onside_launcher_main");
 	worker.bgw_restart_time = 1;
-	strlcpy(worker.bgw_library_name, "onside_attribution",
-			sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "onside_launcher_main",
-			sizeof(worker.bgw_function_name));
-	strlcpy(worker.bgw_name, "onside_attribution launcher",
-			sizeof(worker.bgw_name));
-	strlcpy(worker.bgw_type, "onside_attribution launcher",
-			sizeof(worker.bgw_type));
 	RegisterBackgroundWorker(&worker);
 }

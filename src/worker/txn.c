@@ -32,7 +32,6 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
-#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/lwlock.h"
 #include "utils/memutils.h"
@@ -43,6 +42,7 @@
 #include "log/locks.h"
 #include "log/service.h"
 #include "log/tables.h"
+#include "worker/process.h"
 #include "worker/txn.h"
 
 /* How long work rests after a lock that was not free, and after an error; ms. */
@@ -278,12 +278,8 @@ onside_txn_insist(OnsideWorker *worker, OnsideBrake *brake, int uses,
 		LWLockRelease(worker->slot->lock);
 		pgstat_report_activity(STATE_IDLE, brake->problem);
 
-		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 onside_brake_timeout(worker, brake),
-						 onside_wait_event("OnsideAttributionIdle"));
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
+		onside_process_sleep(onside_brake_timeout(worker, brake),
+							 worker->wait_event_idle);
 		if (onside_service_is_closed(worker->slot))
 			onside_txn_leave_orderly(worker);
 	}
