@@ -90,13 +90,6 @@ read_database_settings(void)
 	return MemoryContextStrdup(TopMemoryContext, buf.data);
 }
 
-/* A copy for as long as the process lives; NULL stays NULL. */
-static char *
-keep(const char *str)
-{
-	return str == NULL ? NULL : MemoryContextStrdup(TopMemoryContext, str);
-}
-
 static bool
 differs(const char *a, const char *b)
 {
@@ -130,11 +123,24 @@ read_http_config(char **problem)
 		config.credentials = onside_credentials_read("credentials_file",
 													 onside_credentials_file,
 													 problem);
-	config.url = onside_endpoint;
-	config.ca_file = onside_ca_file;
-	config.proxy = onside_proxy;
+	config.url = pstrdup(onside_endpoint);
+	config.ca_file = pstrdup(onside_ca_file);
+	config.proxy = pstrdup(onside_proxy);
 	config.connect_timeout = onside_connect_timeout;
 	return config;
+}
+
+/* Frees what read_http_config() has returned; credentials are wiped. */
+static void
+free_http_config(OnsideHttpConfig *config)
+{
+	onside_credentials_free(unconstify(char *, config->credentials));
+	onside_credentials_free(unconstify(char *, config->proxy_credentials));
+	if (config->url == NULL)
+		return;					/* there was none before the first */
+	pfree(unconstify(char *, config->url));
+	pfree(unconstify(char *, config->ca_file));
+	pfree(unconstify(char *, config->proxy));
 }
 
 /* Does it say anything else than what http.c was told? */
@@ -148,61 +154,36 @@ http_differs(const OnsideHttpConfig *a, const OnsideHttpConfig *b)
 		a->connect_timeout != b->connect_timeout;
 }
 
-/*
- * Keeps copies in place of those of before, and tells http.c.  Credentials are
- * wiped when they are freed.
- */
-static void
-take_http_config(OnsideWorker *worker, const OnsideHttpConfig *now)
-{
-	OnsideHttpConfig *config = &worker->configuration.http;
-	OnsideHttpConfig old = *config;
-
-	config->url = keep(now->url);
-	config->credentials = keep(now->credentials);
-	config->ca_file = keep(now->ca_file);
-	config->proxy = keep(now->proxy);
-	config->proxy_credentials = keep(now->proxy_credentials);
-	config->connect_timeout = now->connect_timeout;
-	if (config->credentials != NULL)
-		onside_http_configure(worker->http, config);
-	onside_credentials_free(unconstify(char *, old.credentials));
-	onside_credentials_free(unconstify(char *, old.proxy_credentials));
-	if (old.url != NULL)
-	{
-		pfree(unconstify(char *, old.url));
-		pfree(unconstify(char *, old.ca_file));
-		pfree(unconstify(char *, old.proxy));
-	}
-}
-
 /* Whatever of it has changed deserves a try now, over new connections. */
 void
 onside_configuration_read(OnsideWorker *worker)
 {
 	OnsideConfiguration *configuration = &worker->configuration;
-	OnsideHttpConfig *config = &configuration->http;
+	OnsideHttpConfig old = configuration->http;
 	char	   *problem;
 	OnsideHttpConfig now = read_http_config(&problem);
-	bool		first = config->url == NULL;
-	bool		elsewhere = differs(now.url, config->url) ||
-		differs(now.credentials, config->credentials);
-	bool		changed = http_differs(&now, config) ||
+	bool		first = old.url == NULL;
+	bool		elsewhere = differs(now.url, old.url) ||
+		differs(now.credentials, old.credentials);
+	bool		changed = http_differs(&now, &old) ||
 		configuration->was_enabled != onside_enabled;
 
+	/* Neither is in the memory of a transaction. */
+	Assert(CurrentMemoryContext == TopMemoryContext);
 	if (configuration->problem != NULL)
 		pfree(configuration->problem);
 	configuration->problem = problem;
 	if (changed)
-		take_http_config(worker, &now);
-	onside_credentials_free(unconstify(char *, now.credentials));
-	onside_credentials_free(unconstify(char *, now.proxy_credentials));
-	configuration->has_credentials = config->credentials != NULL;
+		configuration->http = now;
+	if (changed && now.credentials != NULL)
+		onside_http_configure(worker->http, &now);
+	configuration->has_credentials = now.credentials != NULL;
 	configuration->was_enabled = onside_enabled;
 
 	/* What a predecessor has left is not forgotten at the start. */
 	if (!first)
 		onside_sending_configure(worker, changed, elsewhere);
+	free_http_config(changed ? &old : &now);
 }
 
 /* Ends this process soon, for a successor that starts over. */
