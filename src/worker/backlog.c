@@ -53,10 +53,8 @@ publish_uncounted(OnsideWorker *worker, int64 uncounted)
 void
 onside_backlog_start_counting(OnsideWorker *worker)
 {
-	OnsideBacklog *backlog = &worker->backlog;
-
-	backlog->counting = true;
-	backlog->prepared = false;
+	worker->backlog.counting = true;
+	worker->backlog.prepared = false;
 }
 
 /* Those of aside are counted in the table. */
@@ -207,9 +205,7 @@ onside_backlog_timeout(OnsideWorker *worker)
 TimestampTz
 onside_backlog_aside_oldest(OnsideWorker *worker)
 {
-	OnsideBacklog *backlog = &worker->backlog;
-
-	return backlog->aside_oldest;
+	return worker->backlog.aside_oldest;
 }
 
 /* Nothing is pending: whatever the counters say, they start from here. */

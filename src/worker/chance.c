@@ -46,9 +46,7 @@ onside_chance_expect(OnsideWorker *worker, TimestampTz retry_at)
 static bool
 has_recovered(OnsideWorker *worker)
 {
-	OnsideSender *sender = worker->sender;
-
-	return sender->recovered && sender->nfates == 0;
+	return worker->sender->recovered && worker->sender->nfates == 0;
 }
 
 /* Body of a transaction. */
@@ -73,12 +71,11 @@ void
 onside_chance_look(OnsideWorker *worker)
 {
 	OnsideChance *chance = &worker->chance;
-	OnsideSender *sender = worker->sender;
 
 	if (has_recovered(worker) &&
 		onside_txn_run(worker, &chance->brake, ONSIDE_USES_DEAD_LETTER,
 					   take_recovery, NULL))
-		sender->recovered = false;
+		worker->sender->recovered = false;
 	if (onside_chance_timeout(worker) == 0)
 		(void) onside_txn_run(worker, &chance->brake, ONSIDE_USES_DEAD_LETTER,
 							  look, NULL);
@@ -134,8 +131,7 @@ add_letter(OnsideBatch *batch, const pg_uuid_t *id)
 static void
 pick_one(OnsideWorker *worker, void *arg)
 {
-	OnsideChance *chance = &worker->chance;
-	OnsideChances *chances = &chance->chances;
+	OnsideChances *chances = &worker->chance.chances;
 	Pick	   *pick = arg;
 	pg_uuid_t	id;
 
@@ -146,7 +142,7 @@ pick_one(OnsideWorker *worker, void *arg)
 		return;
 	}
 	if (onside_second_chance_pick(&chances->present,
-								  (OnsidePick) (chance->npicks++ % 3),
+								  (OnsidePick) (worker->chance.npicks++ % 3),
 								  pick->busy, pick->nbusy, &id) &&
 		!add_letter(pick->batch, &id))
 		onside_second_chance_postpone(&id, 0, "it cannot be read as an event",
@@ -159,7 +155,6 @@ pick_one(OnsideWorker *worker, void *arg)
 OnsideBatch *
 onside_chance_pick(OnsideWorker *worker)
 {
-	OnsideChance *chance = &worker->chance;
 	Pick		pick = {0};
 
 	/* With so much unwritten it is not known what has been tried. */
@@ -167,7 +162,7 @@ onside_chance_pick(OnsideWorker *worker)
 	if (pick.nbusy == (int) lengthof(pick.busy))
 		return NULL;
 	pick.batch = onside_batch_create();
-	if (onside_txn_run(worker, &chance->brake, ONSIDE_USES_DEAD_LETTER,
+	if (onside_txn_run(worker, &worker->chance.brake, ONSIDE_USES_DEAD_LETTER,
 					   pick_one, &pick) &&
 		pick.batch->nitems > 0)
 	{
@@ -181,9 +176,8 @@ onside_chance_pick(OnsideWorker *worker)
 long
 onside_chance_timeout(OnsideWorker *worker)
 {
-	OnsideChance *chance = &worker->chance;
 	OnsideSender *sender = worker->sender;
-	TimestampTz at = onside_chances_look_at(&chance->chances);
+	TimestampTz at = onside_chances_look_at(&worker->chance.chances);
 	long		timeout = 0;
 
 	if (sender->chance_tries > 0 || sender->chances_in_flight > 0)
@@ -192,5 +186,5 @@ onside_chance_timeout(OnsideWorker *worker)
 		return -1;
 	if (!has_recovered(worker) && at != 0)
 		timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), at);
-	return Max(timeout, onside_brake_timeout(worker, &chance->brake));
+	return Max(timeout, onside_brake_timeout(worker, &worker->chance.brake));
 }

@@ -66,14 +66,13 @@ onside_fate_fetch(const OnsideItem *item, OnsideCopy *copy)
 static void
 bury(OnsideWorker *worker, const OnsideFate *fate)
 {
-	OnsideProgress *progress = &worker->progress;
 	OnsideCopy	copy;
 	TimestampTz now = GetCurrentTimestamp();
 
 	if (onside_fate_fetch(&fate->item, &copy) &&
 		!onside_dead_letter_holds(&copy.event))
 	{
-		progress->burying_now++;
+		worker->progress.burying_now++;
 		onside_dead_letter_insert(NULL, &copy.event, fate->words->status,
 								  fate->words->text, fate->tries,
 								  copy.recorded_at,
@@ -144,13 +143,12 @@ void
 onside_fate_forget(OnsideWorker *worker)
 {
 	OnsideProgress *progress = &worker->progress;
-	OnsideSender *sender = worker->sender;
 	int			refused = 0;
 	const char *words = NULL;
 
 	for (int i = 0; i < progress->written; i++)
 	{
-		const OnsideFate *fate = &sender->fates[i];
+		const OnsideFate *fate = &worker->sender->fates[i];
 
 		if (fate->kind != ONSIDE_FATE_REFUSED)
 			continue;
@@ -169,7 +167,7 @@ onside_fate_forget(OnsideWorker *worker)
 							   refused, refused, worker->database_name),
 				 errdetail("The API said: %s", words)));
 	}
-	onside_sender_forget_fates(sender, progress->written);
+	onside_sender_forget_fates(worker->sender, progress->written);
 	progress->buried += progress->burying_now;
 	progress->burying_now = 0;
 }
@@ -177,10 +175,9 @@ onside_fate_forget(OnsideWorker *worker)
 int
 onside_fate_count_unburied(OnsideWorker *worker)
 {
-	OnsideSender *sender = worker->sender;
 	int			n = 0;
 
-	for (int i = 0; i < sender->nfates; i++)
-		n += sender->fates[i].kind == ONSIDE_FATE_REFUSED;
+	for (int i = 0; i < worker->sender->nfates; i++)
+		n += worker->sender->fates[i].kind == ONSIDE_FATE_REFUSED;
 	return n;
 }

@@ -125,11 +125,9 @@ take_batch(OnsideWorker *worker, int64 request)
 static void
 count_answer(OnsideWorker *worker, const OnsideAnswer *answer)
 {
-	OnsideSendingStatus *status = &worker->sending.status;
-
 	onside_count(worker, ONSIDE_COUNT_CONNECTIONS, answer->connections);
 	onside_count(worker, ONSIDE_COUNT_REQUESTS, answer->repeats);
-	status->requests += answer->repeats;
+	worker->sending.status.requests += answer->repeats;
 	switch (answer->kind)
 	{
 		case ONSIDE_ANSWER_COMPLETE:
@@ -192,9 +190,7 @@ static void
 take_answer(OnsideWorker *worker, int64 request, const OnsideAnswer *answer,
 			TimestampTz ended)
 {
-	OnsideSender *sender = worker->sender;
-	OnsideSending *sending = &worker->sending;
-	OnsideSendingStatus *status = &sending->status;
+	OnsideSendingStatus *status = &worker->sending.status;
 	OnsideBatch *batch = take_batch(worker, request);
 	OnsideResponseClass class = onside_response_classify(answer);
 
@@ -207,13 +203,13 @@ take_answer(OnsideWorker *worker, int64 request, const OnsideAnswer *answer,
 			count_latency(worker, batch, ended);
 			break;
 		case ONSIDE_RESPONSE_UNAUTHORIZED:
-			sending->unauthorized = true;
+			worker->sending.unauthorized = true;
 			/* FALLTHROUGH */
 		default:
 			note_error(worker, answer, ended);
 	}
 	onside_batch_free(batch);
-	onside_sender_answer(sender, request, answer, onside_clock());
+	onside_sender_answer(worker->sender, request, answer, onside_clock());
 	if (class != ONSIDE_RESPONSE_DELIVERED &&
 		class != ONSIDE_RESPONSE_REFUSED &&
 		class != ONSIDE_RESPONSE_TOO_LARGE)
@@ -234,10 +230,9 @@ onside_sending_collect(OnsideWorker *worker)
 bool
 onside_sending_take_unauthorized(OnsideWorker *worker)
 {
-	OnsideSending *sending = &worker->sending;
-	bool		result = sending->unauthorized;
+	bool		result = worker->sending.unauthorized;
 
-	sending->unauthorized = false;
+	worker->sending.unauthorized = false;
 	return result;
 }
 
@@ -250,10 +245,8 @@ onside_sending_take_unauthorized(OnsideWorker *worker)
 static void
 send(OnsideWorker *worker, const OnsideOrder *order, OnsideBatch *batch)
 {
-	OnsideSender *sender = worker->sender;
-	OnsideSending *sending = &worker->sending;
-	OnsideSendingStatus *status = &sending->status;
-	OnsideRequestBody *body = sending->in_flight;
+	OnsideSendingStatus *status = &worker->sending.status;
+	OnsideRequestBody *body = worker->sending.in_flight;
 	OnsidePosition pos;
 
 	while (body->request != 0)
@@ -268,7 +261,7 @@ send(OnsideWorker *worker, const OnsideOrder *order, OnsideBatch *batch)
 		onside_http_renew(worker->http);
 	body->batch = batch;
 	body->suspect = false;
-	body->request = onside_sender_sent(sender, order, batch->items,
+	body->request = onside_sender_sent(worker->sender, order, batch->items,
 									   batch->nitems, batch->body.len,
 									   onside_clock());
 	onside_http_start(worker->http, body->request, batch->body.data,
@@ -290,7 +283,6 @@ send(OnsideWorker *worker, const OnsideOrder *order, OnsideBatch *batch)
 static bool
 send_again(OnsideWorker *worker, OnsideOrder *order)
 {
-	OnsideSender *sender = worker->sender;
 	const OnsidePiece *piece = order->piece;
 	int			n = piece->nitems;
 	bool	   *gone = palloc0(n * sizeof(bool));
@@ -303,7 +295,7 @@ send_again(OnsideWorker *worker, OnsideOrder *order)
 	{
 		for (int i = 0; i < n; i++)
 			any_gone |= gone[i];
-		if (!any_gone || onside_sender_gone(sender, order, gone))
+		if (!any_gone || onside_sender_gone(worker->sender, order, gone))
 			send(worker, order, batch);
 	}
 	pfree(gone);
@@ -436,20 +428,18 @@ is_there(const OnsideItem *item, void *arg)
 bool
 onside_sending_check(OnsideWorker *worker)
 {
-	OnsideSender *sender = worker->sender;
-	OnsideSending *sending = &worker->sending;
 	Check		check = {0};
 	bool		done;
 
-	onside_sender_visit(sender, note_item, &check);
+	onside_sender_visit(worker->sender, note_item, &check);
 	if (check.n == 0)
 		return true;
 	qsort(check.items, check.n, sizeof(OnsideItem), compare_places);
 	check.gone = palloc0(check.n * sizeof(bool));
-	done = onside_txn_run(worker, &sending->checking, ONSIDE_USES_LOG |
+	done = onside_txn_run(worker, &worker->sending.checking, ONSIDE_USES_LOG |
 						  ONSIDE_READS_ASIDE, check_all, &check);
 	if (done)
-		onside_sender_check(sender, is_there, &check);
+		onside_sender_check(worker->sender, is_there, &check);
 	pfree(check.items);
 	pfree(check.gone);
 	return done;
@@ -458,19 +448,16 @@ onside_sending_check(OnsideWorker *worker)
 void
 onside_sending_suspect(OnsideWorker *worker)
 {
-	OnsideSending *sending = &worker->sending;
-
 	for (int i = 0; i < ONSIDE_HTTP_MAX_REQUESTS; i++)
-		sending->in_flight[i].suspect = true;
+		worker->sending.in_flight[i].suspect = true;
 }
 
 bool
 onside_sending_take_suspect(OnsideWorker *worker)
 {
-	OnsideSending *sending = &worker->sending;
-	bool		result = sending->suspect_ended;
+	bool		result = worker->sending.suspect_ended;
 
-	sending->suspect_ended = false;
+	worker->sending.suspect_ended = false;
 	return result;
 }
 
@@ -482,19 +469,16 @@ onside_sending_take_suspect(OnsideWorker *worker)
 bool
 onside_sending_drained(OnsideWorker *worker)
 {
-	OnsideSender *sender = worker->sender;
-
-	return !onside_reader_has_some(worker) && sender->in_flight == 0 &&
-		sender->held == 0;
+	return !onside_reader_has_some(worker) && worker->sender->in_flight == 0 &&
+		worker->sender->held == 0;
 }
 
 uint64
 onside_sending_wants(OnsideWorker *worker)
 {
-	OnsideSender *sender = worker->sender;
 	bool		full;
-	int			events = onside_sender_would_take(sender, onside_clock(),
-												  &full);
+	int			events = onside_sender_would_take(worker->sender,
+												  onside_clock(), &full);
 
 	if (events == 0)
 		return 0;
@@ -515,10 +499,9 @@ note_oldest(OnsideItem *item, void *arg)
 TimestampTz
 onside_sending_oldest(OnsideWorker *worker)
 {
-	OnsideSender *sender = worker->sender;
 	TimestampTz oldest = 0;
 
-	onside_sender_visit(sender, note_oldest, &oldest);
+	onside_sender_visit(worker->sender, note_oldest, &oldest);
 	return oldest;
 }
 

@@ -74,18 +74,14 @@ leave(OnsideWorker *worker, bool another)
 void
 onside_txn_leave_orderly(OnsideWorker *worker)
 {
-	OnsideTxn  *txn = &worker->txn;
-
-	txn->left_orderly = true;
+	worker->txn.left_orderly = true;
 	proc_exit(0);
 }
 
 bool
 onside_txn_left_orderly(OnsideWorker *worker)
 {
-	OnsideTxn  *txn = &worker->txn;
-
-	return txn->left_orderly;
+	return worker->txn.left_orderly;
 }
 
 /*
@@ -136,11 +132,9 @@ onside_brake_init(OnsideBrake *brake, const char *work, OnsideStep step)
 long
 onside_brake_timeout(OnsideWorker *worker, const OnsideBrake *brake)
 {
-	OnsideTxn  *txn = &worker->txn;
-
 	if (brake->problem == NULL)
 		return -1;
-	return brake->tried_at < txn->hurried_at ? 0 :
+	return brake->tried_at < worker->txn.hurried_at ? 0 :
 		onside_ms_until(brake->tried_at, brake->delay);
 }
 
@@ -156,9 +150,7 @@ onside_brake_problem(const OnsideBrake *brake)
 void
 onside_txn_hurry(OnsideWorker *worker)
 {
-	OnsideTxn  *txn = &worker->txn;
-
-	txn->hurried_at = onside_clock();
+	worker->txn.hurried_at = onside_clock();
 }
 
 void

@@ -302,12 +302,10 @@ onside_undecided_init(OnsideWorker *worker)
 void
 onside_undecided_exchange(OnsideWorker *worker)
 {
-	OnsideSender *sender = worker->sender;
-
 	(void) set_aside(worker);
-	if (sender->dropped > 0)
+	if (worker->sender->dropped > 0)
 	{
-		sender->dropped = 0;
+		worker->sender->dropped = 0;
 		worker->undecided.more = true;
 	}
 	load_aside(worker);
@@ -316,13 +314,12 @@ onside_undecided_exchange(OnsideWorker *worker)
 long
 onside_undecided_timeout(OnsideWorker *worker)
 {
-	const OnsideUndecided *undecided = &worker->undecided;
 	const OnsideSender *sender = worker->sender;
 
-	if (!undecided->more || onside_review_aside_room(sender) == 0 ||
+	if (!worker->undecided.more || onside_review_aside_room(sender) == 0 ||
 		sender->nfates > 0)
 		return -1;
-	return Max(0, onside_brake_timeout(worker, &undecided->loading));
+	return Max(0, onside_brake_timeout(worker, &worker->undecided.loading));
 }
 
 void
