@@ -190,24 +190,20 @@ static void
 take_answer(OnsideWorker *worker, int64 request, const OnsideAnswer *answer,
 			TimestampTz ended)
 {
-	OnsideSendingStatus *status = &worker->sending.status;
 	OnsideBatch *batch = take_batch(worker, request);
 	OnsideResponseClass class = onside_response_classify(answer);
 
 	count_answer(worker, answer);
-	switch (class)
+	if (class == ONSIDE_RESPONSE_DELIVERED)
 	{
-		case ONSIDE_RESPONSE_DELIVERED:
-			status->last_success_at = ended;
-			onside_count(worker, ONSIDE_COUNT_DELIVERED, batch->nitems);
-			count_latency(worker, batch, ended);
-			break;
-		case ONSIDE_RESPONSE_UNAUTHORIZED:
-			worker->sending.unauthorized = true;
-			/* FALLTHROUGH */
-		default:
-			note_error(worker, answer, ended);
+		worker->sending.status.last_success_at = ended;
+		onside_count(worker, ONSIDE_COUNT_DELIVERED, batch->nitems);
+		count_latency(worker, batch, ended);
 	}
+	else
+		note_error(worker, answer, ended);
+	if (class == ONSIDE_RESPONSE_UNAUTHORIZED)
+		worker->sending.unauthorized = true;
 	onside_batch_free(batch);
 	onside_sender_answer(worker->sender, request, answer, onside_clock());
 	if (class != ONSIDE_RESPONSE_DELIVERED &&

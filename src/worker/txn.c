@@ -78,12 +78,6 @@ onside_txn_leave_orderly(OnsideWorker *worker)
 	proc_exit(0);
 }
 
-bool
-onside_txn_left_orderly(OnsideWorker *worker)
-{
-	return worker->txn.left_orderly;
-}
-
 /*
  * Locks the extension and those tables, in the current transaction.  Returns
  * what is locked by somebody else, or NULL.

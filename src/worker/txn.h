@@ -33,12 +33,8 @@ extern bool onside_txn_run(OnsideWorker *worker, OnsideBrake *brake, int uses,
 extern void onside_txn_insist(OnsideWorker *worker, OnsideBrake *brake,
 							  int uses, OnsideTxnBody body, void *arg);
 
-/*
- * Ends this process, which nothing ails: a successor is to go on, or nobody.  Has
- * it been ended so?
- */
+/* Ends this process, which nothing ails: a successor is to go on, or nobody. */
 pg_noreturn extern void onside_txn_leave_orderly(OnsideWorker *worker);
-extern bool onside_txn_left_orderly(OnsideWorker *worker);
 
 /* A kind of work, in the words of "could not ..."; at first it does not rest. */
 extern void onside_brake_init(OnsideBrake *brake, const char *work,

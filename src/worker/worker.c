@@ -299,7 +299,7 @@ before_exit(int code, Datum arg)
 	OnsideWorker *worker = (OnsideWorker *) DatumGetPointer(arg);
 
 	onside_service_leave(worker->slot, ONSIDE_SLOT_WANTED,
-						 onside_txn_left_orderly(worker));
+						 worker->txn.left_orderly);
 }
 
 /*
