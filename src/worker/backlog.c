@@ -24,7 +24,6 @@
 #include "worker/backlog.h"
 #include "worker/progress.h"
 #include "worker/reader.h"
-#include "worker/sending.h"
 #include "worker/txn.h"
 
 /* Events counted in one go. */
