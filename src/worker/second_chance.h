@@ -32,9 +32,9 @@ typedef enum OnsidePick
 } OnsidePick;
 
 /*
- * Picks a dead letter of the group that is due.  It is not one of not_these, has
- * all fields, and no other session is changing it.  False if there is none among
- * the first thousand that were looked at.
+ * Picks a dead letter of the group that is due.  It is not one of not_these,
+ * has all fields, and no other session is changing it.  False if there is none
+ * among the first thousand that were looked at.
  */
 extern bool onside_second_chance_pick(const OnsideChanceGroup *group,
 									  OnsidePick pick,
@@ -42,8 +42,8 @@ extern bool onside_second_chance_pick(const OnsideChanceGroup *group,
 									  int n_not_these, pg_uuid_t *id);
 
 /*
- * Copies the event into the current memory context.  False if it is gone, has no
- * more chances, or cannot be sent: postpone it then.
+ * Copies the event into the current memory context.  False if it is gone, has
+ * no more chances, or cannot be sent: postpone it then.
  */
 extern bool onside_second_chance_fetch(const pg_uuid_t *id, OnsideEvent *event,
 									   TimestampTz *recorded_at);
@@ -56,10 +56,10 @@ extern void onside_second_chance_delete(const pg_uuid_t *id);
 
 /*
  * A chance has failed: writes when the dead letter gets the next one (see
- * onside_chances_count()).  error NULL: the answer said nothing about the event,
- * and the chance does not count.  accepted_at: when any event was accepted last;
- * 0 if that is not known.  Like onside_second_chance_delete(), it passes over a
- * row that is gone or that another session is changing.
+ * onside_chances_count()).  error NULL: the answer said nothing about the
+ * event, and the chance does not count.  accepted_at: when any event was
+ * accepted last; 0 if that is not known.  Like onside_second_chance_delete(),
+ * it passes over a row that is gone or that another session is changing.
  */
 extern void onside_second_chance_postpone(const pg_uuid_t *id, int http_status,
 										  const char *error,
