@@ -151,6 +151,14 @@ row_retry_at(Look *look)
 	return row_time(look->row, Anum_dead_letter_retry_at);
 }
 
+/* The id of the row that was found. */
+static pg_uuid_t *
+row_id(Look *look)
+{
+	slot_getsomeattrs(look->row, Anum_dead_letter_id);
+	return DatumGetUUIDP(look->row->tts_values[Anum_dead_letter_id - 1]);
+}
+
 /* The key for rows with this http_status, or for those without any. */
 static void
 status_key(ScanKey key, bool has_status, int http_status)
@@ -331,6 +339,8 @@ failed_in_group(const OnsideChanceGroup *group, int chances, TimestampTz since,
 {
 	Look		look;
 	ScanKeyData keys[4];
+	TimestampTz from = onside_chances_retry_at(since, chances);
+	TimestampTz to = onside_chances_retry_at(GetCurrentTimestamp(), chances);
 	int			n = 0;
 	int			looked_at = 0;
 
@@ -341,21 +351,17 @@ failed_in_group(const OnsideChanceGroup *group, int chances, TimestampTz since,
 	group_keys(keys, group);
 	ScanKeyInit(&keys[2], Anum_chances_index_retry_at,
 				BTGreaterEqualStrategyNumber, F_TIMESTAMPTZ_GE,
-				TimestampTzGetDatum(onside_chances_retry_at(since, chances)));
+				TimestampTzGetDatum(from));
 	ScanKeyInit(&keys[3], Anum_chances_index_retry_at,
 				BTLessEqualStrategyNumber, F_TIMESTAMPTZ_LE,
-				TimestampTzGetDatum(onside_chances_retry_at(GetCurrentTimestamp(),
-															chances)));
+				TimestampTzGetDatum(to));
 
 	/* The range also has dead letters with another number of chances. */
 	for (bool any = first_row(&look, keys, 4, ForwardScanDirection);
 		 any && n < max && looked_at++ < MAX_LOOKED_AT; any = next_row(&look))
-	{
-		slot_getallattrs(look.row);
 		if (row_time(look.row, Anum_dead_letter_failed_at) >= since &&
 			row_chances(look.row) == chances)
-			ids[n++] = *DatumGetUUIDP(look.row->tts_values[Anum_dead_letter_id - 1]);
-	}
+			ids[n++] = *row_id(&look);
 	close_look(&look);
 	return n;
 }
@@ -421,7 +427,7 @@ may_pick_row(Choice *choice)
 	const pg_uuid_t *id;
 
 	slot_getallattrs(row);
-	id = DatumGetUUIDP(row->tts_values[Anum_dead_letter_id - 1]);
+	id = row_id(&choice->look);
 	for (int i = 0; i < choice->n_not_these; i++)
 		if (memcmp(id, &choice->not_these[i], UUID_LEN) == 0)
 			return false;
@@ -536,7 +542,7 @@ onside_second_chance_pick(const OnsideChanceGroup *group, OnsidePick pick,
 								  pick == ONSIDE_PICK_OLDEST ?
 								  ForwardScanDirection : BackwardScanDirection);
 	if (found)
-		*id = *DatumGetUUIDP(choice.look.row->tts_values[Anum_dead_letter_id - 1]);
+		*id = *row_id(&choice.look);
 	close_look(&choice.look);
 	return found;
 }
@@ -618,9 +624,13 @@ row_after_failure(Relation rel, TupleTableSlot *row, int http_status,
 	 * only if something was accepted since the failure before.
 	 */
 	if (error != NULL && !row->tts_isnull[Anum_dead_letter_retry_at - 1])
-		chances = onside_chances_count(chances,
-									   row_time(row, Anum_dead_letter_retry_at) <= now,
-									   row_time(row, Anum_dead_letter_failed_at) < accepted_at);
+	{
+		bool		due = row_time(row, Anum_dead_letter_retry_at) <= now;
+		bool		compared = accepted_at >
+			row_time(row, Anum_dead_letter_failed_at);
+
+		chances = onside_chances_count(chances, due, compared);
+	}
 	retry_at = onside_chances_retry_at(now, chances);
 
 	/* attempts and chances stop at the greatest numbers of their types. */
