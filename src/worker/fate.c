@@ -1,17 +1,19 @@
 /*-------------------------------------------------------------------------
  *
  * fate.c
- *		What has become of events, carried out in the tables.
+ *		Writes into the tables what has become of events.
  *
- * The sender keeps a fate (see sender.h) for each event of which more is to be
- * written down than that it was delivered: the refused go to dead_letter, rows of
- * aside and dead_letter that were accepted go, and a dead letter whose chance has
- * failed gets its next one.  progress.c has this done in the transaction that moves
- * the cursor past them, so that after a crash either both have happened or neither.
+ * An event of the log that was delivered needs no writing: the cursor moves
+ * past it.  For each other event the sender keeps a fate (see
+ * sender_state.h).  A refused event goes to dead_letter, an accepted row of
+ * aside or dead_letter is deleted, and a dead letter whose chance has failed
+ * gets its next one.
  *
- * All of it runs in a transaction that has locked the tables, and fails with an
- * error if they cannot be written; then the sender still has the fates, and they
- * are carried out again.
+ * progress.c calls onside_fate_carry_out() in the transaction that moves the
+ * cursor past these events, so that after a crash both have happened, or
+ * neither.  That transaction has locked the tables.  If they cannot be written
+ * it ends with an error, the sender still has the fates, and they are carried
+ * out again.  After the commit, onside_fate_forget() forgets them.
  *
  *-------------------------------------------------------------------------
  */
@@ -62,9 +64,12 @@ onside_fate_fetch(const OnsideItem *item, OnsideCopy *copy)
 	return copy->found;
 }
 
-/* Moves a refused event into dead_letter. */
+/*
+ * Moves a refused event into dead_letter.  After a crash it may be there
+ * already, and somebody may have deleted the event: then nothing is inserted.
+ */
 static void
-bury(OnsideWorker *worker, const OnsideFate *fate)
+bury_event(OnsideWorker *worker, const OnsideFate *fate)
 {
 	OnsideCopy	copy;
 	TimestampTz now = GetCurrentTimestamp();
@@ -91,8 +96,8 @@ last_accepted_at(const OnsideSender *sender)
 }
 
 /*
- * Carries out one fate.  Rows that somebody has deleted meanwhile are passed over:
- * then nothing is left to be done.
+ * Carries out one fate.  If somebody has deleted the row meanwhile, nothing is
+ * left to be done.
  */
 static void
 carry_out(OnsideWorker *worker, const OnsideFate *fate)
@@ -100,21 +105,24 @@ carry_out(OnsideWorker *worker, const OnsideFate *fate)
 	switch (fate->kind)
 	{
 		case ONSIDE_FATE_ACCEPTED:
+			/* Its row goes. */
 			if (fate->item.home == ONSIDE_IN_ASIDE)
 				(void) onside_aside_delete(onside_item_id(&fate->item));
 			else
 				onside_second_chance_delete(onside_item_id(&fate->item));
 			break;
 		case ONSIDE_FATE_REFUSED:
-			bury(worker, fate);
+			bury_event(worker, fate);
 			break;
 		case ONSIDE_FATE_POSTPONED:
+			/* A chance has failed: the next one comes. */
 			onside_second_chance_postpone(onside_item_id(&fate->item),
 										  fate->words->status,
 										  fate->words->text,
 										  last_accepted_at(worker->sender));
 			break;
 		case ONSIDE_FATE_PUT_OFF:
+			/* The API asked to wait: that was no chance. */
 			onside_second_chance_postpone(onside_item_id(&fate->item), 0, NULL,
 										  0);
 			break;
@@ -135,9 +143,9 @@ onside_fate_carry_out(OnsideWorker *worker)
 }
 
 /*
- * Dead letters that were made or postponed have a chance later on, so chance.c is
- * told.  The log gets one line for all that were refused, with the API's words for
- * the first of them.
+ * Counts the refused events, and forgets all fates that were carried out.  The
+ * server's log gets one line for all refused events, with the API's words about
+ * the first one.
  */
 void
 onside_fate_forget(OnsideWorker *worker)
@@ -146,6 +154,7 @@ onside_fate_forget(OnsideWorker *worker)
 	int			refused = 0;
 	const char *words = NULL;
 
+	/* How many were refused, and what did the API say? */
 	for (int i = 0; i < progress->written; i++)
 	{
 		const OnsideFate *fate = &worker->sender->fates[i];
@@ -155,6 +164,8 @@ onside_fate_forget(OnsideWorker *worker)
 		if (refused++ == 0)
 			words = fate->words->text;
 	}
+
+	/* These dead letters have a chance in a while. */
 	if (progress->written > 0)
 		onside_chance_expect(worker,
 							 onside_chances_retry_at(GetCurrentTimestamp(), 0));
