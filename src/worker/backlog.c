@@ -3,14 +3,21 @@
  * backlog.c
  *		How many events are pending.
  *
- * Backends add to slot->recorded once they have committed, and what is settled
- * is known here, so the difference costs nothing at any backlog.  Two things
- * escape it: what a predecessor left, and a commit between its becoming visible
- * and its being added.  The former is read and counted once, piece by piece
- * between other work.  As for the latter, the count stands only if nobody has
- * added anything for a moment after the last look; otherwise what is new is
- * counted, too, and so on for a while.  Under a load that never pauses the count
- * can stay off by a few, until everything is settled: then it is zero.
+ * Backends add to slot->recorded once they have committed, and the worker knows
+ * how many events it has settled.  The difference is what is pending, and costs
+ * nothing at any backlog.  It misses two things:
+ *
+ * - The events that a predecessor has left.  They are read and counted once, in
+ *	 pieces between other work.
+ * - A commit that is visible and is not yet added.  So the count stands only
+ *	 if nobody has added anything for a moment after the last look; otherwise
+ *	 the new events are counted, too, and so on for a while.  Under a load that
+ *	 never pauses the count can stay off by a few, until everything is settled:
+ *	 then it is zero.
+ *
+ * The result is slot->status.uncounted, under the slot's own lock: a view adds
+ * it to the difference.  The worker's loop calls onside_backlog_count_some()
+ * in each turn.  A count that cannot be read is tried again; see txn.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,13 +31,12 @@
 #include "worker/backlog.h"
 #include "worker/progress.h"
 #include "worker/reader.h"
-#include "worker/sending.h"
 #include "worker/txn.h"
 
-/* Events counted in one go. */
+/* How many events are counted in one transaction, at most. */
 #define COUNT_CHUNK		20000
 
-/* A commit is added within this time (ms), and is waited for so often. */
+/* A commit is added within CONFIRM_DELAY (ms); we wait for it so often. */
 #define CONFIRM_DELAY	20
 #define MAX_CONFIRMS	100
 
@@ -41,6 +47,7 @@ onside_backlog_init(OnsideWorker *worker)
 					  ONSIDE_STEP_COUNTING);
 }
 
+/* Publishes the number, and the one that it belongs together with. */
 static void
 publish_uncounted(OnsideWorker *worker, int64 uncounted)
 {
@@ -53,13 +60,11 @@ publish_uncounted(OnsideWorker *worker, int64 uncounted)
 void
 onside_backlog_start_counting(OnsideWorker *worker)
 {
-	OnsideBacklog *backlog = &worker->backlog;
-
-	backlog->counting = true;
-	backlog->prepared = false;
+	worker->backlog.counting = true;
+	worker->backlog.prepared = false;
 }
 
-/* Those of aside are counted in the table. */
+/* Counts an event that the sender knows; those of aside are counted there. */
 static void
 count_item(OnsideItem *item, void *arg)
 {
@@ -69,7 +74,7 @@ count_item(OnsideItem *item, void *arg)
 
 /* Body of a transaction. */
 static void
-count_aside(OnsideWorker *worker, void *arg)
+count_aside_rows(OnsideWorker *worker, void *arg)
 {
 	OnsideBacklog *backlog = &worker->backlog;
 
@@ -77,20 +82,26 @@ count_aside(OnsideWorker *worker, void *arg)
 }
 
 /*
- * Counts what is aside and what has been read, at one moment at which all that is
- * decided is written; the log from there on is counted next.
+ * Begins a count: with the events that are aside, and those of the log that
+ * have been read and are not settled.  The log from there on is counted next.
+ * Returns false if that is not possible now: all that is decided has to be
+ * written first, because a row of aside is there until then.
  */
 static bool
-prepare(OnsideWorker *worker)
+begin_count(OnsideWorker *worker)
 {
 	OnsideBacklog *backlog = &worker->backlog;
 
 	if (!onside_progress_is_written(worker) ||
 		!onside_txn_run(worker, &backlog->brake, ONSIDE_READS_ASIDE,
-						count_aside, NULL))
+						count_aside_rows, NULL))
 		return false;
+
+	/* What waits in the reader, and what the sender knows. */
 	backlog->total += onside_reader_waiting(worker);
 	onside_sender_visit(worker->sender, count_item, &backlog->total);
+
+	/* How things stand at this moment. */
 	onside_cursor_copy(&backlog->cursor, onside_reader_position(worker));
 	backlog->recorded = pg_atomic_read_u64(&worker->slot->recorded);
 	backlog->settled = onside_progress_settled_count(worker);
@@ -100,14 +111,15 @@ prepare(OnsideWorker *worker)
 	return true;
 }
 
-/* One piece of it. */
+/* A piece of the log that is counted in one transaction. */
 typedef struct Piece
 {
 	OnsideWorker *worker;
 	int			events;
-	bool		finished;
+	bool		finished;		/* the window ends here */
 } Piece;
 
+/* Counts an event of the log, unless the piece is full. */
 static bool
 count_event(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 {
@@ -116,13 +128,14 @@ count_event(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 
 	if (piece->events == COUNT_CHUNK)
 		return false;
-	/* What was taken since was not counted with what had been read. */
+
+	/* What was taken out of turn before the count was counted at its start. */
 	if (!onside_reader_took(worker, pos, worker->backlog.takes))
 		piece->events++;
 	return true;
 }
 
-/* Body of a transaction.  The caller puts the cursor back if it fails. */
+/* Body of a transaction.  If it fails, the caller puts the cursor back. */
 static void
 count_piece(OnsideWorker *worker, void *arg)
 {
@@ -133,9 +146,11 @@ count_piece(OnsideWorker *worker, void *arg)
 }
 
 /*
- * Counts a piece of the backlog that a predecessor left.  Three phases: what is in
- * memory and aside (prepare()), then the log piece by piece, and then waiting
- * whether a commit that we have seen is yet to be added to slot->recorded.
+ * Goes on with the count, in three phases.  First come the events in memory
+ * and aside (begin_count()), then the log, a piece in each call.  At the end
+ * of the log we wait a moment: if slot->recorded grows meanwhile, a commit
+ * that we have counted may just have been added, and the new events are
+ * counted as well.
  */
 void
 onside_backlog_count_some(OnsideWorker *worker)
@@ -147,15 +162,21 @@ onside_backlog_count_some(OnsideWorker *worker)
 
 	if (!backlog->counting)
 		return;
+
+	/* The first phase: what is in memory and aside. */
 	if (!backlog->prepared)
 	{
-		backlog->prepared = prepare(worker);
+		backlog->prepared = begin_count(worker);
 		return;
 	}
+
+	/* The last phase: the log has been counted to its end. */
 	if (backlog->counted_at != 0)
 	{
 		if (onside_ms_until(backlog->counted_at, CONFIRM_DELAY) > 0)
 			return;
+
+		/* Nobody has added anything, or we have waited often enough. */
 		if (pg_atomic_read_u64(&worker->slot->recorded) ==
 			(uint64) backlog->recorded ||
 			++backlog->confirms >= MAX_CONFIRMS)
@@ -164,15 +185,22 @@ onside_backlog_count_some(OnsideWorker *worker)
 			onside_cursor_release(&backlog->cursor);
 			return;
 		}
+
+		/* Go on with the log. */
 		backlog->counted_at = 0;
 	}
 
-	/* What was taken out of turn is not known any more and would count twice. */
+	/*
+	 * The reader has forgotten what it had taken out of turn, so these events
+	 * would count twice: begin again.
+	 */
 	if (onside_reader_forgotten(worker) > backlog->takes)
 	{
 		backlog->prepared = false;
 		return;
 	}
+
+	/* Count a piece.  A new window sees what was recorded before it. */
 	if (fresh)
 		backlog->recorded = pg_atomic_read_u64(&worker->slot->recorded);
 	onside_cursor_copy(&before, &backlog->cursor);
@@ -207,12 +235,10 @@ onside_backlog_timeout(OnsideWorker *worker)
 TimestampTz
 onside_backlog_aside_oldest(OnsideWorker *worker)
 {
-	OnsideBacklog *backlog = &worker->backlog;
-
-	return backlog->aside_oldest;
+	return worker->backlog.aside_oldest;
 }
 
-/* Nothing is pending: whatever the counters say, they start from here. */
+/* Ends a count that is under way. */
 void
 onside_backlog_is_empty(OnsideWorker *worker, uint64 recorded)
 {

@@ -15,15 +15,15 @@
 /* Once, before all else. */
 extern void onside_backlog_init(OnsideWorker *worker);
 
-/* Starts counting what is not settled; onside_backlog_count_some does it. */
+/* Has what is pending counted anew, by onside_backlog_count_some(). */
 extern void onside_backlog_start_counting(OnsideWorker *worker);
 
-/* Counts some of it, if there is any left, in a transaction of its own. */
+/* Goes on with a count that is under way, in a transaction of its own. */
 extern void onside_backlog_count_some(OnsideWorker *worker);
 
 /*
- * When the oldest event was recorded that was aside at the last count; 0 if none
- * was.
+ * When the oldest of the events was recorded that were aside at the last count;
+ * 0 if none was.
  */
 extern TimestampTz onside_backlog_aside_oldest(OnsideWorker *worker);
 
@@ -31,8 +31,8 @@ extern TimestampTz onside_backlog_aside_oldest(OnsideWorker *worker);
 extern long onside_backlog_timeout(OnsideWorker *worker);
 
 /*
- * Nothing was pending when slot->recorded was "recorded": whatever the
- * counters say, they start from there.
+ * Nothing was pending when slot->recorded was "recorded": the difference starts
+ * from there, whatever it was before.
  */
 extern void onside_backlog_is_empty(OnsideWorker *worker, uint64 recorded);
 

@@ -17,18 +17,11 @@
 #include "utils/timestamp.h"
 
 #include "clock.h"
-#include "log/dead_letter.h"
 #include "send/chances.h"
 #include "worker/chance.h"
 #include "worker/item.h"
-#include "worker/reader.h"
+#include "worker/second_chance.h"
 #include "worker/txn.h"
-
-static const OnsideChanceStorage storage = {
-	.next_group = onside_dead_letter_next_group,
-	.next_due = onside_dead_letter_next_due,
-	.failed_since = onside_dead_letter_failed_since
-};
 
 void
 onside_chance_init(OnsideWorker *worker)
@@ -41,9 +34,7 @@ onside_chance_init(OnsideWorker *worker)
 void
 onside_chance_expect(OnsideWorker *worker, TimestampTz retry_at)
 {
-	OnsideChance *chance = &worker->chance;
-
-	onside_chances_expect(&chance->chances, retry_at);
+	onside_chances_expect(&worker->chance.chances, retry_at);
 }
 
 /* ----------
@@ -55,44 +46,36 @@ onside_chance_expect(OnsideWorker *worker, TimestampTz retry_at)
 static bool
 has_recovered(OnsideWorker *worker)
 {
-	OnsideSender *sender = worker->sender;
-
-	return sender->recovered && sender->nfates == 0;
+	return worker->sender->recovered && worker->sender->nfates == 0;
 }
 
 /* Body of a transaction. */
 static void
 take_recovery(OnsideWorker *worker, void *arg)
 {
-	OnsideChance *chance = &worker->chance;
-	OnsideSender *sender = worker->sender;
-
-	onside_chances_recovered(&chance->chances,
-							 onside_clock_timestamp(sender->recovered_us),
-							 &storage);
+	onside_chances_recovered(&worker->chance.chances,
+							 onside_clock_timestamp(worker->sender->recovered_us),
+							 &onside_second_chance_storage);
 }
 
 /* Body of a transaction. */
 static void
 look(OnsideWorker *worker, void *arg)
 {
-	OnsideChance *chance = &worker->chance;
-	OnsideSender *sender = worker->sender;
-
-	if (onside_chances_look(&chance->chances, GetCurrentTimestamp(), &storage))
-		onside_sender_begin_chance(sender);
+	if (onside_chances_look(&worker->chance.chances, GetCurrentTimestamp(),
+							&onside_second_chance_storage))
+		onside_sender_begin_chance(worker->sender);
 }
 
 void
 onside_chance_look(OnsideWorker *worker)
 {
 	OnsideChance *chance = &worker->chance;
-	OnsideSender *sender = worker->sender;
 
 	if (has_recovered(worker) &&
 		onside_txn_run(worker, &chance->brake, ONSIDE_USES_DEAD_LETTER,
 					   take_recovery, NULL))
-		sender->recovered = false;
+		worker->sender->recovered = false;
 	if (onside_chance_timeout(worker) == 0)
 		(void) onside_txn_run(worker, &chance->brake, ONSIDE_USES_DEAD_LETTER,
 							  look, NULL);
@@ -136,14 +119,11 @@ static bool
 add_letter(OnsideBatch *batch, const pg_uuid_t *id)
 {
 	OnsideEvent event;
-	OnsideItem	item = {0};
-	TimestampTz recorded_at;
+	OnsideItem	item = {.home = ONSIDE_IN_DEAD_LETTER};
 
-	if (!onside_dead_letter_fetch(id, &event, &recorded_at))
+	if (!onside_second_chance_fetch(id, &event, &item.recorded_at))
 		return false;
-	item.home = ONSIDE_IN_DEAD_LETTER;
 	onside_item_set_id(&item, id);
-	item.recorded_at = recorded_at;
 	return onside_batch_add(batch, &event, &item, 1, INT_MAX);
 }
 
@@ -151,8 +131,7 @@ add_letter(OnsideBatch *batch, const pg_uuid_t *id)
 static void
 pick_one(OnsideWorker *worker, void *arg)
 {
-	OnsideChance *chance = &worker->chance;
-	OnsideChances *chances = &chance->chances;
+	OnsideChances *chances = &worker->chance.chances;
 	Pick	   *pick = arg;
 	pg_uuid_t	id;
 
@@ -162,12 +141,12 @@ pick_one(OnsideWorker *worker, void *arg)
 			(void) add_letter(pick->batch, &chances->ids[--chances->at_once]);
 		return;
 	}
-	if (onside_dead_letter_pick(&chances->present, GetCurrentTimestamp(),
-								(OnsidePick) (chance->npicks++ % 3), pick->busy,
-								pick->nbusy, &id) &&
+	if (onside_second_chance_pick(&chances->present,
+								  (OnsidePick) (worker->chance.npicks++ % 3),
+								  pick->busy, pick->nbusy, &id) &&
 		!add_letter(pick->batch, &id))
-		(void) onside_dead_letter_postpone(&id, 0, "it cannot be read as an event",
-										   GetCurrentTimestamp(), 0);
+		onside_second_chance_postpone(&id, 0, "it cannot be read as an event",
+									  0);
 }
 
 /*
@@ -176,7 +155,6 @@ pick_one(OnsideWorker *worker, void *arg)
 OnsideBatch *
 onside_chance_pick(OnsideWorker *worker)
 {
-	OnsideChance *chance = &worker->chance;
 	Pick		pick = {0};
 
 	/* With so much unwritten it is not known what has been tried. */
@@ -184,7 +162,7 @@ onside_chance_pick(OnsideWorker *worker)
 	if (pick.nbusy == (int) lengthof(pick.busy))
 		return NULL;
 	pick.batch = onside_batch_create();
-	if (onside_txn_run(worker, &chance->brake, ONSIDE_USES_DEAD_LETTER,
+	if (onside_txn_run(worker, &worker->chance.brake, ONSIDE_USES_DEAD_LETTER,
 					   pick_one, &pick) &&
 		pick.batch->nitems > 0)
 	{
@@ -198,9 +176,8 @@ onside_chance_pick(OnsideWorker *worker)
 long
 onside_chance_timeout(OnsideWorker *worker)
 {
-	OnsideChance *chance = &worker->chance;
 	OnsideSender *sender = worker->sender;
-	TimestampTz at = onside_chances_look_at(&chance->chances);
+	TimestampTz at = onside_chances_look_at(&worker->chance.chances);
 	long		timeout = 0;
 
 	if (sender->chance_tries > 0 || sender->chances_in_flight > 0)
@@ -209,5 +186,5 @@ onside_chance_timeout(OnsideWorker *worker)
 		return -1;
 	if (!has_recovered(worker) && at != 0)
 		timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), at);
-	return Max(timeout, onside_brake_timeout(worker, &chance->brake));
+	return Max(timeout, onside_brake_timeout(worker, &worker->chance.brake));
 }

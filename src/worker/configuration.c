@@ -3,16 +3,19 @@
  * configuration.c
  *		What the worker was told to do: settings, credentials, pause, DROP.
  *
- * What a person can change while the worker runs comes in four ways.  Settings come
- * with SIGHUP; what ALTER DATABASE has set only comes with a connection, so when
- * that differs the process ends for a successor.  The credentials files are read
- * at every chance, since nobody tells us of a change.  The table "control" says
- * whether sending is paused, and the extension may be altered or dropped; commits
- * of such commands wake the worker.
+ * A person can change what the worker does in four ways.
  *
- * What needs a transaction is only noted as due, and done by
- * onside_configuration_act(), again and again if it cannot be; see txn.c.  Until
- * "control" has been read nothing is sent.
+ * - The configuration files: SIGHUP tells us, and we read them.
+ * - ALTER DATABASE and ALTER ROLE: their settings come with the connection.  If
+ *	 they have changed, the process ends, and its successor has the new ones.
+ * - The credentials files: nobody tells us of a change, so we read them every
+ *	 15 seconds, at a reload, and when the API does not accept them.
+ * - Commands in the database: pause() and resume() change the table "control",
+ *	 and the extension can be altered or dropped.  Their commits wake us.
+ *
+ * What needs a transaction is noted as due, and onside_configuration_act(),
+ * which the worker's loop calls in each turn, does it; again and again, if it
+ * fails (see txn.c).  Nothing is sent before "control" has been read.
  *
  *-------------------------------------------------------------------------
  */
@@ -45,7 +48,7 @@
 #include "worker/txn.h"
 #include "worker/undecided.h"
 
-/* How long requests under way may hold up a restart for new settings; ms. */
+/* How long requests in flight may hold up a restart for new settings; ms. */
 #define RESTART_GRACE			1000
 
 /* ----------
@@ -54,8 +57,8 @@
  */
 
 /*
- * What ALTER DATABASE and ALTER ROLE have set for this process, as a text that is
- * only compared.
+ * The settings that ALTER DATABASE and ALTER ROLE have made for this process,
+ * as a text.  We only compare it with an earlier one.
  */
 static char *
 read_database_settings(void)
@@ -66,15 +69,18 @@ read_database_settings(void)
 										  NULL);
 	HeapTuple	tuple;
 
+	/* There are few rows, and the worker reads them seldom. */
 	initStringInfo(&buf);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		Form_pg_db_role_setting form = (Form_pg_db_role_setting) GETSTRUCT(tuple);
+		Form_pg_db_role_setting form =
+			(Form_pg_db_role_setting) GETSTRUCT(tuple);
 		bool		isnull;
 		Datum		config = heap_getattr(tuple,
 										  Anum_pg_db_role_setting_setconfig,
 										  RelationGetDescr(rel), &isnull);
 
+		/* Those of this database and role, of either, and of all. */
 		if (isnull ||
 			(form->setdatabase != MyDatabaseId &&
 			 form->setdatabase != InvalidOid) ||
@@ -90,30 +96,26 @@ read_database_settings(void)
 	return MemoryContextStrdup(TopMemoryContext, buf.data);
 }
 
-/* A copy for as long as the process lives; NULL stays NULL. */
-static char *
-keep(const char *str)
-{
-	return str == NULL ? NULL : MemoryContextStrdup(TopMemoryContext, str);
-}
-
 static bool
-differs(const char *a, const char *b)
+text_differs(const char *a, const char *b)
 {
 	return a == NULL || b == NULL ? a != b : strcmp(a, b) != 0;
 }
 
 /*
- * How requests are to be made, by the settings and the credentials files.  What
- * is wrong with them is in *problem; then nothing can be sent.
+ * How requests are to be made: copies of the settings, and what the
+ * credentials files say.  If something is wrong, *problem says what, there are
+ * no credentials, and nothing can be sent.
  */
 static OnsideHttpConfig
 read_http_config(char **problem)
 {
 	OnsideHttpConfig config = {0};
-	const char *endpoint_problem = onside_address_endpoint_problem(onside_endpoint);
+	const char *endpoint_problem =
+		onside_address_endpoint_problem(onside_endpoint);
 	const char *proxy_problem = onside_address_proxy_problem(onside_proxy);
 
+	/* The proxy's credentials are read only if there is nothing wrong. */
 	*problem = NULL;
 	if (endpoint_problem != NULL)
 		*problem = psprintf("onside_attribution.endpoint cannot be used: %s",
@@ -126,86 +128,83 @@ read_http_config(char **problem)
 		config.proxy_credentials =
 			onside_credentials_read("proxy_credentials_file",
 									onside_proxy_credentials_file, problem);
+
+	/* The API's credentials come last: they say that all is well. */
 	if (*problem == NULL)
 		config.credentials = onside_credentials_read("credentials_file",
 													 onside_credentials_file,
 													 problem);
-	config.url = onside_endpoint;
-	config.ca_file = onside_ca_file;
-	config.proxy = onside_proxy;
+	config.url = pstrdup(onside_endpoint);
+	config.ca_file = pstrdup(onside_ca_file);
+	config.proxy = pstrdup(onside_proxy);
 	config.connect_timeout = onside_connect_timeout;
 	return config;
 }
 
-/* Does it say anything else than what http.c was told? */
+/* Frees what read_http_config() has returned; credentials are wiped. */
+static void
+free_http_config(OnsideHttpConfig *config)
+{
+	onside_credentials_free(unconstify(char *, config->credentials));
+	onside_credentials_free(unconstify(char *, config->proxy_credentials));
+	if (config->url == NULL)
+		return;					/* there was none before the first */
+	pfree(unconstify(char *, config->url));
+	pfree(unconstify(char *, config->ca_file));
+	pfree(unconstify(char *, config->proxy));
+}
+
+/* Do they differ in anything? */
 static bool
 http_differs(const OnsideHttpConfig *a, const OnsideHttpConfig *b)
 {
-	return differs(a->url, b->url) ||
-		differs(a->credentials, b->credentials) ||
-		differs(a->ca_file, b->ca_file) || differs(a->proxy, b->proxy) ||
-		differs(a->proxy_credentials, b->proxy_credentials) ||
+	return text_differs(a->url, b->url) ||
+		text_differs(a->credentials, b->credentials) ||
+		text_differs(a->ca_file, b->ca_file) ||
+		text_differs(a->proxy, b->proxy) ||
+		text_differs(a->proxy_credentials, b->proxy_credentials) ||
 		a->connect_timeout != b->connect_timeout;
 }
 
 /*
- * Keeps copies in place of those of before, and tells http.c.  Credentials are
- * wiped when they are freed.
+ * Takes over settings and credentials.  Any change ends a wait, and the next
+ * request goes over a new connection.  After another endpoint or other
+ * credentials, the sender also forgets what it has learned of the endpoint.
  */
-static void
-take_http_config(OnsideWorker *worker, const OnsideHttpConfig *now)
-{
-	OnsideHttpConfig *config = &worker->configuration.http;
-	OnsideHttpConfig old = *config;
-
-	config->url = keep(now->url);
-	config->credentials = keep(now->credentials);
-	config->ca_file = keep(now->ca_file);
-	config->proxy = keep(now->proxy);
-	config->proxy_credentials = keep(now->proxy_credentials);
-	config->connect_timeout = now->connect_timeout;
-	if (config->credentials != NULL)
-		onside_http_configure(worker->http, config);
-	onside_credentials_free(unconstify(char *, old.credentials));
-	onside_credentials_free(unconstify(char *, old.proxy_credentials));
-	if (old.url != NULL)
-	{
-		pfree(unconstify(char *, old.url));
-		pfree(unconstify(char *, old.ca_file));
-		pfree(unconstify(char *, old.proxy));
-	}
-}
-
-/* Whatever of it has changed deserves a try now, over new connections. */
 void
 onside_configuration_read(OnsideWorker *worker)
 {
 	OnsideConfiguration *configuration = &worker->configuration;
-	OnsideHttpConfig *config = &configuration->http;
+	OnsideHttpConfig old = configuration->http;
 	char	   *problem;
 	OnsideHttpConfig now = read_http_config(&problem);
-	bool		first = config->url == NULL;
-	bool		elsewhere = differs(now.url, config->url) ||
-		differs(now.credentials, config->credentials);
-	bool		changed = http_differs(&now, config) ||
+	bool		first = old.url == NULL;
+	bool		elsewhere = text_differs(now.url, old.url) ||
+		text_differs(now.credentials, old.credentials);
+	bool		changed = http_differs(&now, &old) ||
 		configuration->was_enabled != onside_enabled;
 
+	/* What was read lives until it is replaced. */
+	Assert(CurrentMemoryContext == TopMemoryContext);
 	if (configuration->problem != NULL)
 		pfree(configuration->problem);
 	configuration->problem = problem;
+
+	/* http.c keeps our strings, so they must not change if it is not told. */
 	if (changed)
-		take_http_config(worker, &now);
-	onside_credentials_free(unconstify(char *, now.credentials));
-	onside_credentials_free(unconstify(char *, now.proxy_credentials));
-	configuration->has_credentials = config->credentials != NULL;
+		configuration->http = now;
+	if (changed && now.credentials != NULL)
+		onside_http_configure(worker->http, &now);
+	configuration->has_credentials = now.credentials != NULL;
 	configuration->was_enabled = onside_enabled;
 
-	/* What a predecessor has left is not forgotten at the start. */
+	/* At the start, the wait that a predecessor has left goes on. */
 	if (!first)
 		onside_sending_configure(worker, changed, elsewhere);
+	free_http_config(changed ? &old : &now);
 }
 
-/* Ends this process soon, for a successor that starts over. */
+/* Notes that this process is to end soon, for a successor with new settings. */
 static void
 want_restart(OnsideConfiguration *configuration)
 {
@@ -213,6 +212,7 @@ want_restart(OnsideConfiguration *configuration)
 	configuration->restart_wanted_at = onside_clock();
 }
 
+/* Work that rests is tried at once: a reload may have removed the obstacle. */
 void
 onside_configuration_reload(OnsideWorker *worker)
 {
@@ -227,14 +227,14 @@ onside_configuration_reload(OnsideWorker *worker)
 
 /* Body of a transaction. */
 static void
-look_at_settings(OnsideWorker *worker, void *arg)
+fetch_settings(OnsideWorker *worker, void *arg)
 {
 	*(char **) arg = read_database_settings();
 }
 
 /*
- * A setting made by ALTER DATABASE arrives with the connection, and one that was
- * reset leaves with it: start over.
+ * Has ALTER DATABASE or ALTER ROLE changed our settings?  The changes come
+ * with a new connection only, so a successor has to start.
  */
 static void
 compare_settings(OnsideWorker *worker)
@@ -242,7 +242,7 @@ compare_settings(OnsideWorker *worker)
 	OnsideConfiguration *configuration = &worker->configuration;
 	char	   *now;
 
-	if (!onside_txn_run(worker, &configuration->looking, 0, look_at_settings,
+	if (!onside_txn_run(worker, &configuration->looking, 0, fetch_settings,
 						&now))
 		return;
 	configuration->settings_due = false;
@@ -264,9 +264,12 @@ typedef struct Control
 	const char *problem;
 } Control;
 
-/* Body of a transaction: reads the table, and repairs it if need be. */
+/*
+ * Body of a transaction: reads the table.  If its row is missing or damaged,
+ * writes it again: not paused.
+ */
 static void
-look_at_control(OnsideWorker *worker, void *arg)
+fetch_control(OnsideWorker *worker, void *arg)
 {
 	Control    *control = arg;
 
@@ -279,22 +282,25 @@ look_at_control(OnsideWorker *worker, void *arg)
 		onside_control_set(false, NULL);
 }
 
-/* Takes over what the table says. */
+/* Takes over what the table says, and logs that it was written again. */
 static void
-read_control(OnsideWorker *worker)
+take_over_control(OnsideWorker *worker)
 {
 	OnsideConfiguration *configuration = &worker->configuration;
 	Control		control = {0};
 
 	if (!onside_txn_run(worker, &configuration->controlling,
-						ONSIDE_USES_CONTROL, look_at_control, &control))
+						ONSIDE_USES_CONTROL, fetch_control, &control))
 		return;
+
+	/* From now on we may send, if sending is not paused. */
 	configuration->control_due = false;
 	configuration->control_known = true;
 	configuration->paused = control.paused;
 	if (configuration->pause_reason != NULL)
 		pfree(configuration->pause_reason);
 	configuration->pause_reason = control.reason;
+
 	if (control.problem != NULL)
 		ereport(WARNING,
 				(errmsg("onside_attribution: table \"%s.control\" of database \"%s\" is written anew: %s",
@@ -313,26 +319,29 @@ onside_configuration_check_control(OnsideWorker *worker)
  * ----------
  */
 
-/* Body of a transaction. */
+/* Body of a transaction: do library and SQL objects differ? */
 static void
-look_at_version(OnsideWorker *worker, void *arg)
+compare_versions(OnsideWorker *worker, void *arg)
 {
 	*(bool *) arg = onside_version_problem() != NULL;
 }
 
-/* Is the extension still there, and still the one that we know? */
+/*
+ * Is the extension still there, and still of the version that we know?  If it
+ * is gone, the transaction ends the process; see txn.c.
+ */
 static void
 check_extension(OnsideWorker *worker)
 {
 	OnsideConfiguration *configuration = &worker->configuration;
 	bool		differs;
 
-	if (!onside_txn_run(worker, &configuration->looking, 0, look_at_version,
+	if (!onside_txn_run(worker, &configuration->looking, 0, compare_versions,
 						&differs))
 		return;
 	configuration->check_due = false;
 
-	/* Its tables may have another shape, also for what is to be saved. */
+	/* Saves nothing: the tables may have another shape. */
 	if (differs)
 		onside_txn_leave_orderly(worker);
 }
@@ -349,9 +358,9 @@ onside_configuration_check_extension(OnsideWorker *worker)
  */
 
 /*
- * Ends this process if a successor is wanted, or if the slot is closed.  For a
- * successor, requests under way are given a moment to end; who has closed the slot
- * waits for us.
+ * Ends this process if a successor is wanted, or if the slot is closed.
+ * Before a successor starts, requests in flight get a moment to end.  A closed
+ * slot means that somebody waits for us: then we leave at once.
  */
 static void
 leave_if_wanted(OnsideWorker *worker)
@@ -378,11 +387,11 @@ onside_configuration_act(OnsideWorker *worker)
 	if (configuration->settings_due)
 		compare_settings(worker);
 	if (configuration->control_due)
-		read_control(worker);
+		take_over_control(worker);
 	leave_if_wanted(worker);
 }
 
-/* At once, and by the time of the next attempt. */
+/* Reads the credentials at once, and again before each next attempt. */
 void
 onside_configuration_mind_credentials(OnsideWorker *worker)
 {
@@ -406,8 +415,8 @@ onside_configuration_may_send(OnsideWorker *worker)
 }
 
 /*
- * What rests after an error has its time from the brake; what is due and does not rest
- * has been done in this turn.
+ * What is due and has failed waits for its brake.  What is due and has not
+ * failed was done in this turn of the loop.
  */
 long
 onside_configuration_timeout(OnsideWorker *worker)
@@ -418,6 +427,8 @@ onside_configuration_timeout(OnsideWorker *worker)
 	if (configuration->restart_wanted)
 		timeout = onside_ms_until(configuration->restart_wanted_at,
 								  RESTART_GRACE);
+
+	/* These two share a brake. */
 	if (configuration->check_due || configuration->settings_due)
 		timeout = onside_sooner(timeout,
 								onside_brake_timeout(worker,
@@ -431,7 +442,7 @@ onside_configuration_timeout(OnsideWorker *worker)
 
 /* Body of a transaction. */
 static void
-look_at_database(OnsideWorker *worker, void *arg)
+fetch_database(OnsideWorker *worker, void *arg)
 {
 	strlcpy(worker->database_name, get_database_name(MyDatabaseId),
 			sizeof(worker->database_name));
@@ -448,7 +459,7 @@ onside_configuration_init(OnsideWorker *worker)
 					  ONSIDE_STEP_LOOKING);
 	onside_brake_init(&configuration->controlling,
 					  "read whether sending is paused", ONSIDE_STEP_LOOKING);
-	onside_txn_insist(worker, &configuration->looking, 0, look_at_database,
+	onside_txn_insist(worker, &configuration->looking, 0, fetch_database,
 					  NULL);
 	configuration->control_due = true;
 }

@@ -1,17 +1,19 @@
 /*-------------------------------------------------------------------------
  *
  * fate.c
- *		What has become of events, carried out in the tables.
+ *		Writes into the tables what has become of events.
  *
- * The sender keeps a fate (see sender.h) for each event of which more is to be
- * written down than that it was delivered: the refused go to dead_letter, rows of
- * aside and dead_letter that were accepted go, and a dead letter whose chance has
- * failed gets its next one.  progress.c has this done in the transaction that moves
- * the cursor past them, so that after a crash either both have happened or neither.
+ * An event of the log that was delivered needs no writing: the cursor moves
+ * past it.  For each other event the sender keeps a fate (see
+ * sender_state.h).  A refused event goes to dead_letter, an accepted row of
+ * aside or dead_letter is deleted, and a dead letter whose chance has failed
+ * gets its next one.
  *
- * All of it runs in a transaction that has locked the tables, and fails with an
- * error if they cannot be written; then the sender still has the fates, and they
- * are carried out again.
+ * progress.c calls onside_fate_carry_out() in the transaction that moves the
+ * cursor past these events, so that after a crash both have happened, or
+ * neither.  That transaction has locked the tables.  If they cannot be written
+ * it ends with an error, the sender still has the fates, and they are carried
+ * out again.  After the commit, onside_fate_forget() forgets them.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,6 +21,7 @@
 
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "log/aside.h"
 #include "log/crash_guard.h"
 #include "log/dead_letter.h"
@@ -29,8 +32,7 @@
 #include "worker/counting.h"
 #include "worker/fate.h"
 #include "worker/item.h"
-#include "worker/reader.h"
-#include "worker/sending.h"
+#include "worker/second_chance.h"
 
 /* Copies the event of a row, and lets no other row follow. */
 static bool
@@ -62,18 +64,20 @@ onside_fate_fetch(const OnsideItem *item, OnsideCopy *copy)
 	return copy->found;
 }
 
-/* Moves a refused event into dead_letter. */
+/*
+ * Moves a refused event into dead_letter.  After a crash it may be there
+ * already, and somebody may have deleted the event: then nothing is inserted.
+ */
 static void
-bury(OnsideWorker *worker, const OnsideFate *fate)
+bury_event(OnsideWorker *worker, const OnsideFate *fate)
 {
-	OnsideProgress *progress = &worker->progress;
 	OnsideCopy	copy;
 	TimestampTz now = GetCurrentTimestamp();
 
 	if (onside_fate_fetch(&fate->item, &copy) &&
 		!onside_dead_letter_holds(&copy.event))
 	{
-		progress->burying_now++;
+		worker->progress.burying_now++;
 		onside_dead_letter_insert(NULL, &copy.event, fate->words->status,
 								  fate->words->text, fate->tries,
 								  copy.recorded_at,
@@ -83,35 +87,44 @@ bury(OnsideWorker *worker, const OnsideFate *fate)
 		(void) onside_aside_delete(onside_item_id(&fate->item));
 }
 
+/* When any event was accepted last; 0 if this worker does not know. */
+static TimestampTz
+last_accepted_at(const OnsideSender *sender)
+{
+	return sender->accepted == 0 ? 0 :
+		onside_clock_timestamp(sender->accepted_us);
+}
+
 /*
- * Carries out one fate.  Rows that somebody has deleted meanwhile are passed over:
- * then nothing is left to be done.
+ * Carries out one fate.  If somebody has deleted the row meanwhile, nothing is
+ * left to be done.
  */
 static void
 carry_out(OnsideWorker *worker, const OnsideFate *fate)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
 	switch (fate->kind)
 	{
 		case ONSIDE_FATE_ACCEPTED:
+			/* Its row goes. */
 			if (fate->item.home == ONSIDE_IN_ASIDE)
 				(void) onside_aside_delete(onside_item_id(&fate->item));
 			else
-				(void) onside_dead_letter_delete(onside_item_id(&fate->item));
+				onside_second_chance_delete(onside_item_id(&fate->item));
 			break;
 		case ONSIDE_FATE_REFUSED:
-			bury(worker, fate);
+			bury_event(worker, fate);
 			break;
 		case ONSIDE_FATE_POSTPONED:
-			(void) onside_dead_letter_postpone(onside_item_id(&fate->item),
-											   fate->words->status,
-											   fate->words->text, now,
-											   onside_sending_accepted_at(worker));
+			/* A chance has failed: the next one comes. */
+			onside_second_chance_postpone(onside_item_id(&fate->item),
+										  fate->words->status,
+										  fate->words->text,
+										  last_accepted_at(worker->sender));
 			break;
 		case ONSIDE_FATE_PUT_OFF:
-			(void) onside_dead_letter_postpone(onside_item_id(&fate->item), 0,
-											   NULL, now, 0);
+			/* The API asked to wait: that was no chance. */
+			onside_second_chance_postpone(onside_item_id(&fate->item), 0, NULL,
+										  0);
 			break;
 	}
 }
@@ -130,27 +143,29 @@ onside_fate_carry_out(OnsideWorker *worker)
 }
 
 /*
- * Dead letters that were made or postponed have a chance later on, so chance.c is
- * told.  The log gets one line for all that were refused, with the API's words for
- * the first of them.
+ * Counts the refused events, and forgets all fates that were carried out.  The
+ * server's log gets one line for all refused events, with the API's words about
+ * the first one.
  */
 void
 onside_fate_forget(OnsideWorker *worker)
 {
 	OnsideProgress *progress = &worker->progress;
-	OnsideSender *sender = worker->sender;
 	int			refused = 0;
 	const char *words = NULL;
 
+	/* How many were refused, and what did the API say? */
 	for (int i = 0; i < progress->written; i++)
 	{
-		const OnsideFate *fate = &sender->fates[i];
+		const OnsideFate *fate = &worker->sender->fates[i];
 
 		if (fate->kind != ONSIDE_FATE_REFUSED)
 			continue;
 		if (refused++ == 0)
 			words = fate->words->text;
 	}
+
+	/* These dead letters have a chance in a while. */
 	if (progress->written > 0)
 		onside_chance_expect(worker,
 							 onside_chances_retry_at(GetCurrentTimestamp(), 0));
@@ -163,7 +178,7 @@ onside_fate_forget(OnsideWorker *worker)
 							   refused, refused, worker->database_name),
 				 errdetail("The API said: %s", words)));
 	}
-	onside_sender_forget_fates(sender, progress->written);
+	onside_sender_forget_fates(worker->sender, progress->written);
 	progress->buried += progress->burying_now;
 	progress->burying_now = 0;
 }
@@ -171,10 +186,9 @@ onside_fate_forget(OnsideWorker *worker)
 int
 onside_fate_count_unburied(OnsideWorker *worker)
 {
-	OnsideSender *sender = worker->sender;
 	int			n = 0;
 
-	for (int i = 0; i < sender->nfates; i++)
-		n += sender->fates[i].kind == ONSIDE_FATE_REFUSED;
+	for (int i = 0; i < worker->sender->nfates; i++)
+		n += worker->sender->fates[i].kind == ONSIDE_FATE_REFUSED;
 	return n;
 }

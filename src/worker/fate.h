@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * fate.h
- *		What has become of events, carried out in the tables.
+ *		Writes into the tables what has become of events.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,10 +13,10 @@
 #include "log/event.h"
 #include "worker/state.h"
 
-/* An event that is about to leave the log, or aside. */
+/* A copy of an event that is about to leave the log, or aside. */
 typedef struct OnsideCopy
 {
-	bool		found;			/* or somebody has deleted it meanwhile */
+	bool		found;			/* false: somebody has deleted the event */
 	OnsideEvent event;
 	TimestampTz recorded_at;
 } OnsideCopy;
@@ -25,18 +25,18 @@ typedef struct OnsideCopy
 extern bool onside_fate_fetch(const OnsideItem *item, OnsideCopy *copy);
 
 /*
- * Carries out fates of the sender, as many as go into one transaction, which the
- * caller has begun.  Are they all?
+ * Carries out fates of the sender, as many as go into one transaction, which
+ * the caller has begun.  Returns whether these were all.
  */
 extern bool onside_fate_carry_out(OnsideWorker *worker);
 
 /*
- * That transaction has been committed: counts and logs what has become of the
- * events, and forgets their fates.
+ * That transaction has been committed: counts and logs what was carried out,
+ * and forgets those fates.
  */
 extern void onside_fate_forget(OnsideWorker *worker);
 
-/* Refused events that are not in dead_letter yet: they are as pending as before. */
+/* How many refused events are not in dead_letter yet, and so still pending. */
 extern int	onside_fate_count_unburied(OnsideWorker *worker);
 
 #endif							/* ONSIDE_FATE_H */

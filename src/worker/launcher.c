@@ -3,26 +3,30 @@
  * launcher.c
  *		The background worker that runs a worker for each database.
  *
- * Which databases have the extension is written in each database's own
- * pg_extension, which only a connection to it can read.  So the launcher takes
- * a slot for every database that it does not know and starts a worker there;
- * one that finds no extension says so and leaves, and the launcher remembers.
- * CREATE EXTENSION takes a slot by itself, at commit.  The states of a slot, and
- * who makes which step, are in shmem.h, and service.c makes them; WANTED becomes
- * STARTING here alone, and slots are given back here alone.  The state is in shared
- * memory, so that a restarted launcher finds workers that its predecessor started.
+ * Only a connection to a database can tell whether the database has the
+ * extension: its own pg_extension says so.  So the launcher takes a slot for
+ * each database that it does not know, and starts a worker there.  A worker
+ * that finds no extension reports that and leaves, and the launcher remembers
+ * the database.  CREATE EXTENSION takes a slot by itself, at commit.
+ *
+ * shmem.h has the states of a slot and says who changes them; service.c changes
+ * them, under the lock of all slots.  The launcher alone makes STARTING of
+ * WANTED, and frees slots.  The states are in shared memory, so a restarted
+ * launcher finds the workers that its predecessor has started.
  *
  * A database that becomes a template or refuses connections is dismissed: its
- * worker leaves and its slot is freed, as if it had been dropped.
+ * worker leaves and its slot is freed, as if the database had been dropped.
  *
- * Slots and background workers can be fewer than databases.  Who has the
- * extension keeps its slot.  A worker that fails before it knows whether its
- * database has it gives way to the databases that have not been looked at.
+ * There can be fewer slots, or fewer background workers, than databases.  A
+ * database that has the extension keeps its slot.  If a worker fails before it
+ * knows whether its database has the extension, its slot goes to a database
+ * that no worker has looked at.
  *
- * The launcher sleeps until it is woken: by a commit that makes or drops the
- * extension, by a command on a database, by a worker that ends.  It looks by
- * itself once a minute, and more often while something that it wants to start
- * cannot be started.
+ * The launcher sleeps until a commit that makes or drops the extension, a
+ * command on a database, or the end of a worker wakes it.  It looks at
+ * everything once a minute anyway, and more often while a worker that it wants
+ * cannot start.  An error ends the process, and the postmaster starts the next
+ * launcher a second later.
  *
  *-------------------------------------------------------------------------
  */
@@ -40,7 +44,6 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
-#include "storage/latch.h"
 #include "storage/lwlock.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
@@ -58,21 +61,25 @@
 #include "worker/process.h"
 #include "worker/worker.h"
 
-#define POLL_INTERVAL		60000	/* ms */
-#define RETRY_INTERVAL		10000	/* ms; while a worker cannot be started */
+/* How often the launcher looks at a slot that nothing happens to; ms. */
+#define POLL_INTERVAL		60000
+
+/* The same while a worker that is wanted cannot start, or is starting; ms. */
+#define RETRY_INTERVAL		10000
 
 /*
- * A worker that fails soon after its start waits before the next one, or until somebody
- * calls resume(); ms.
+ * A worker that has run for less than HEALTHY_RUN (ms) has failed.  Then the
+ * next one waits: RESTART_MIN_DELAY (ms) at first, twice as long after each
+ * further failure, RESTART_MAX_DELAY at most.  resume() ends that wait.
  */
 #define HEALTHY_RUN			10000
 #define RESTART_MIN_DELAY	500
 #define RESTART_MAX_DELAY	10000
 
 /*
- * Most databases in which is looked for the extension at once: each takes one
- * of max_worker_processes.  One that takes longer than LOOK_TIME (ms) waits for
- * somebody's lock, and is not to keep the others from starting.
+ * In how many databases we look for the extension at once: each look takes one
+ * of max_worker_processes.  A worker that has not come up after LOOK_TIME (ms)
+ * waits for somebody's lock; it does not count, so that the others can start.
  */
 #define MAX_STARTING		2
 #define LOOK_TIME			1000
@@ -80,21 +87,22 @@
 /* What the launcher knows of a slot besides what is in shared memory. */
 typedef struct Minding
 {
-	BackgroundWorkerHandle *handle;
-	TimestampTz started_at;
-	TimestampTz not_before;		/* of the next start */
+	BackgroundWorkerHandle *handle; /* of the last worker; or NULL */
+	TimestampTz started_at;		/* of a worker that may run; or 0 */
+	TimestampTz not_before;		/* when the next worker may start */
 	unsigned	failures;		/* short runs in a row */
-	bool		told;			/* the log has that it cannot be started */
+	bool		told;			/* the log says that no worker can start */
 } Minding;
 
-/* What a launcher is; made by onside_launcher_main() and handed down. */
+/* All that the launcher knows; onside_launcher_main() makes it. */
 typedef struct Launcher
 {
 	Minding    *mindings;		/* one for each slot */
 	List	   *absent;			/* OIDs of databases without the extension */
-	List	   *postponed;		/* OIDs of those where looking has failed */
-	bool		out_of_slots;	/* and a database wants one */
-	bool		told;			/* the log has that we are, for good */
+	List	   *postponed;		/* OIDs of databases where a worker has failed
+								 * before it could look */
+	bool		out_of_slots;	/* some database has got none */
+	bool		told;			/* the log says that all slots are used up */
 } Launcher;
 
 /* ----------
@@ -102,7 +110,11 @@ typedef struct Launcher
  * ----------
  */
 
-/* OIDs of the databases in which a worker could run. */
+/*
+ * OIDs of the databases in which a worker could run: those that accept
+ * connections and are no templates.  The list is in the caller's memory
+ * context.
+ */
 static List *
 list_databases(void)
 {
@@ -135,8 +147,9 @@ list_databases(void)
 	return result;
 }
 
+/* Adds a database to a list that lives as long as the process. */
 static void
-remember(List **list, Oid database)
+remember_database(List **list, Oid database)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
@@ -144,20 +157,13 @@ remember(List **list, Oid database)
 	MemoryContextSwitchTo(old);
 }
 
-static void
-forget_databases(Launcher *launcher)
-{
-	list_free(launcher->absent);
-	launcher->absent = NIL;
-	launcher->told = false;
-}
-
 /*
- * Requests a slot for each of these databases that we know nothing of, but for those
- * in "except", until none is free.
+ * Requests a slot for each of these databases that has none and is not known
+ * to lack the extension, except for those in "except".  Stops when no slot is
+ * free.
  */
 static void
-adopt(Launcher *launcher, List *databases, List *except)
+adopt_unknown(Launcher *launcher, List *databases, List *except)
 {
 	ListCell   *lc;
 
@@ -166,6 +172,7 @@ adopt(Launcher *launcher, List *databases, List *except)
 		Oid			database = lfirst_oid(lc);
 		OnsideSlot *slot;
 
+		/* Pass over what we know. */
 		if (list_member_oid(except, database) ||
 			list_member_oid(launcher->absent, database) ||
 			onside_slot_find(database) != NULL)
@@ -176,6 +183,8 @@ adopt(Launcher *launcher, List *databases, List *except)
 			launcher->out_of_slots = true;
 			return;
 		}
+
+		/* Where a worker has failed, the next one waits. */
 		if (list_member_oid(launcher->postponed, database))
 		{
 			launcher->postponed = list_delete_oid(launcher->postponed,
@@ -202,17 +211,19 @@ slots_are_used_up(void)
 }
 
 /*
- * Requests slots for all databases that we know nothing of; first for those where
- * looking has not failed.  The log is told, once, when all slots are taken for good.
+ * Requests slots for all databases that we do not know; first for those where
+ * no worker has failed.  When databases with the extension have taken all
+ * slots, the log says so, once.
  */
 static void
 adopt_databases(Launcher *launcher, List *databases)
 {
 	launcher->out_of_slots = false;
-	adopt(launcher, databases, launcher->postponed);
+	adopt_unknown(launcher, databases, launcher->postponed);
 	if (!launcher->out_of_slots)
-		adopt(launcher, databases, NIL);
+		adopt_unknown(launcher, databases, NIL);
 
+	/* Say it, once. */
 	if (!launcher->out_of_slots)
 		launcher->told = false;
 	else if (!launcher->told && slots_are_used_up())
@@ -233,8 +244,8 @@ adopt_databases(Launcher *launcher, List *databases)
  */
 
 /*
- * Says in "status" why no worker runs.  Only for a slot in WANTED: no worker is in
- * it, and none comes before we start one, so what it publishes is not overwritten.
+ * Says in "status" why no worker runs.  The slot is in WANTED: it has no worker
+ * that publishes a status, and it gets none before we start one.
  */
 static void
 set_reason(OnsideSlot *slot, const char *reason)
@@ -245,7 +256,7 @@ set_reason(OnsideSlot *slot, const char *reason)
 	LWLockRelease(slot->lock);
 }
 
-/* Frees a slot, unless its state is not this any more. */
+/* Frees a slot, if it still is this database's and in this state. */
 static bool
 free_slot(Launcher *launcher, int i, Oid database, OnsideSlotState state)
 {
@@ -257,15 +268,20 @@ free_slot(Launcher *launcher, int i, Oid database, OnsideSlotState state)
 	return true;
 }
 
-/* Its worker has ended, or never came up: when may the next one start? */
+/*
+ * The slot's worker has ended, or never came up: sets when the next one may
+ * start.  A worker that has left orderly, or has run for long, may follow at
+ * once.
+ */
 static void
 schedule_restart(OnsideSlot *slot, bool orderly, Minding *minding)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	int			delay = 0;
 
+	/* The first one may start at once; and each end counts once. */
 	if (minding->started_at == 0)
-		return;					/* the first one: at once */
+		return;
 
 	if (orderly ||
 		TimestampDifferenceExceeds(minding->started_at, now, HEALTHY_RUN))
@@ -280,7 +296,7 @@ schedule_restart(OnsideSlot *slot, bool orderly, Minding *minding)
 	minding->not_before = TimestampTzPlusMilliseconds(now, delay);
 }
 
-/* Its quoted name, or its OID. */
+/* A database's quoted name; its OID if it is gone. */
 static char *
 printable_name(Oid database)
 {
@@ -296,8 +312,11 @@ printable_name(Oid database)
 	return name;
 }
 
-/* Starts a worker.  Returns false if that is not possible now. */
-static bool
+/*
+ * Starts a worker for a slot in WANTED, or says in the log, once, and in
+ * "status" that there is no background worker for it.
+ */
+static void
 start_worker(Launcher *launcher, int i, Oid database)
 {
 	OnsideSlot *slot = onside_slot_get(i);
@@ -305,9 +324,11 @@ start_worker(Launcher *launcher, int i, Oid database)
 	MemoryContext old;
 	bool		ok;
 
+	/* Before it is registered: the worker may come up at once. */
 	if (!onside_service_step(slot, ONSIDE_SLOT_WANTED, ONSIDE_SLOT_STARTING))
-		return true;
+		return;
 
+	/* Its handle lives until the slot's next worker is registered. */
 	if (minding->handle != NULL)
 		pfree(minding->handle);
 	minding->handle = NULL;
@@ -319,8 +340,10 @@ start_worker(Launcher *launcher, int i, Oid database)
 	{
 		minding->started_at = GetCurrentTimestamp();
 		minding->told = false;
-		return true;
+		return;
 	}
+
+	/* There is none.  We come back after RETRY_INTERVAL. */
 	(void) onside_service_step(slot, ONSIDE_SLOT_STARTING, ONSIDE_SLOT_WANTED);
 	if (!minding->told)
 		ereport(LOG,
@@ -330,10 +353,9 @@ start_worker(Launcher *launcher, int i, Oid database)
 				 errhint("Increase max_worker_processes.")));
 	minding->told = true;
 	set_reason(slot, "there is no free background worker: increase max_worker_processes");
-	return false;
 }
 
-/* How many are looking for the extension right now? */
+/* How many workers have been started and have not come up yet, but may soon? */
 static int
 count_starting(Launcher *launcher)
 {
@@ -355,9 +377,10 @@ count_starting(Launcher *launcher)
 }
 
 /*
- * Did a worker that was registered end before it took its slot?  One that a
- * launcher before us has registered may still come: if it comes before the one
- * that we start instead, it takes the slot, and ours ends; if later, it ends.
+ * Has the worker ended before it took its slot?  True also if the launcher
+ * before us has registered it, because then we have no handle.  That worker
+ * may still come: if it is earlier than the one that we start instead, it
+ * takes the slot, and ours ends; otherwise it ends.
  */
 static bool
 start_failed(Launcher *launcher, int i)
@@ -369,7 +392,10 @@ start_failed(Launcher *launcher, int i)
 							   &pid) == BGWH_STOPPED;
 }
 
-/* Milliseconds for which a worker that has crashed too often stays away. */
+/*
+ * For how many milliseconds no worker starts in this database because workers
+ * have crashed there; see crash_guard.c.  Logs a crash that is new.
+ */
 static long
 wait_after_crashes(OnsideSlot *slot, Oid database)
 {
@@ -381,8 +407,9 @@ wait_after_crashes(OnsideSlot *slot, Oid database)
 }
 
 /*
- * A worker is wanted: starts it if it may be.  Returns as mind_slot().  No worker
- * is in the slot, and none comes unless we start it.
+ * Looks after a slot in WANTED: starts a worker, if one may start now.  The
+ * slot has no worker, and gets none unless we start it.  Returns the same as
+ * mind_slot().
  */
 static long
 mind_wanted(Launcher *launcher, int i)
@@ -393,17 +420,22 @@ mind_wanted(Launcher *launcher, int i)
 	OnsideService service = onside_service_look(slot, &database);
 	long		wait;
 
+	/* A command keeps workers out; its end wakes us. */
 	if (service.holds > 0)
-		return POLL_INTERVAL;	/* whoever lets go wakes us */
+		return POLL_INTERVAL;
 
+	/*
+	 * No worker can run there any more: the slot is free for another database.
+	 */
 	if (service.dismissed)
 	{
-		/* Should it come back, it is looked at again. */
+		/* Should the database come back, a worker looks at it again. */
 		if (free_slot(launcher, i, database, ONSIDE_SLOT_WANTED))
 			launcher->absent = list_delete_oid(launcher->absent, database);
 		return POLL_INTERVAL;
 	}
 
+	/* Wait after a worker that has failed, unless resume() was called. */
 	schedule_restart(slot, service.orderly, minding);
 	if (pg_atomic_exchange_u32(&slot->start_now, 0) != 0)
 	{
@@ -417,19 +449,25 @@ mind_wanted(Launcher *launcher, int i)
 	if (wait > 0)
 		return wait;
 
+	/* A worker that fails before it has looked gives way to other databases. */
 	if (minding->failures > 0 && !service.found && launcher->out_of_slots &&
 		free_slot(launcher, i, database, ONSIDE_SLOT_WANTED))
 	{
-		remember(&launcher->postponed, database);
+		remember_database(&launcher->postponed, database);
 		return 0;
 	}
+
+	/* When a worker has looked, it wakes us; one that is stuck does not. */
 	if (count_starting(launcher) >= MAX_STARTING)
-		return LOOK_TIME;		/* they wake us, but for one that is stuck */
-	(void) start_worker(launcher, i, database);
+		return LOOK_TIME;
+	start_worker(launcher, i, database);
 	return RETRY_INTERVAL;
 }
 
-/* Looks after one slot.  Returns milliseconds until it wants that again. */
+/*
+ * Looks after one slot: does what its state asks of the launcher.  Returns the
+ * milliseconds until the slot has to be looked at again, if nobody wakes us.
+ */
 static long
 mind_slot(Launcher *launcher, int i, List *databases)
 {
@@ -440,10 +478,14 @@ mind_slot(Launcher *launcher, int i, List *databases)
 	if (!OidIsValid(database))
 		return POLL_INTERVAL;
 
+	/* Can a worker run in the database? */
 	onside_service_dismiss(slot, database,
 						   !list_member_oid(databases, database));
 
-	/* If it is another database's by now, we have been woken for that. */
+	/*
+	 * By now the slot may be another database's: our latch is set for that, and
+	 * what we do now suits that one, too.
+	 */
 	service = onside_service_look(slot, &database);
 	switch (service.state)
 	{
@@ -452,11 +494,13 @@ mind_slot(Launcher *launcher, int i, List *databases)
 			return POLL_INTERVAL;
 
 		case ONSIDE_SLOT_ABSENT:
+			/* Its worker has found no extension. */
 			if (free_slot(launcher, i, database, ONSIDE_SLOT_ABSENT))
-				remember(&launcher->absent, database);
+				remember_database(&launcher->absent, database);
 			return POLL_INTERVAL;
 
 		case ONSIDE_SLOT_STARTING:
+			/* If the worker will not come, another one is wanted. */
 			if (!start_failed(launcher, i) ||
 				!onside_service_step(slot, ONSIDE_SLOT_STARTING,
 									 ONSIDE_SLOT_WANTED))
@@ -469,7 +513,7 @@ mind_slot(Launcher *launcher, int i, List *databases)
 	return POLL_INTERVAL;
 }
 
-/* Looks after all of them; returns when the first one wants that again. */
+/* Looks after all slots.  Returns milliseconds, as mind_slot(); the least. */
 static long
 mind_all_slots(Launcher *launcher, List *databases)
 {
@@ -489,6 +533,7 @@ mind_all_slots(Launcher *launcher, List *databases)
  * ----------
  */
 
+/* Exit callback: nobody has to wake us any more. */
 static void
 launcher_exit(int code, Datum arg)
 {
@@ -496,48 +541,47 @@ launcher_exit(int code, Datum arg)
 	onside_launcher_detach();
 }
 
-/* Sleeps until the latch is set, or so many milliseconds. */
+/*
+ * If launchers before us have crashed, logs that and waits, before we connect
+ * to anything; see crash_guard.c.
+ */
 static void
-sleep_for(long timeout)
-{
-	(void) WaitLatch(MyLatch,
-					 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 timeout, onside_wait_event("OnsideAttributionLauncher"));
-	ResetLatch(MyLatch);
-	CHECK_FOR_INTERRUPTS();
-}
-
-/* Counts, connected to nothing, what has crashed before us, and waits. */
-static void
-begin(void)
+wait_after_own_crashes(uint32 wait_event)
 {
 	long		wait;
 
 	if (onside_crash_guard_look(InvalidOid))
 		onside_crash_guard_log(InvalidOid, "the launcher");
 	while ((wait = onside_crash_guard_wait(InvalidOid)) > 0)
-		sleep_for(wait);
+		onside_process_sleep(wait, wait_event);
 	onside_crash_guard_begin(InvalidOid);
 }
 
 /*
- * Looks at all databases and slots.  Returns milliseconds until it is to do so again.
+ * Looks after all databases and slots.  Returns the milliseconds until this
+ * has to be done again.
  */
 static long
-look_around(Launcher *launcher)
+look_after_all(Launcher *launcher)
 {
 	List	   *databases;
 	long		timeout;
 	long		again;
 
+	/* A database may have got the extension: look at all of them again. */
 	if (onside_launcher_take_forget())
-		forget_databases(launcher);
+	{
+		list_free(launcher->absent);
+		launcher->absent = NIL;
+		launcher->told = false;
+	}
 
+	/* Slots first: some may become free, for databases that have none. */
 	databases = list_databases();
 	onside_crash_guard_sweep(databases);
 	timeout = mind_all_slots(launcher, databases);
 
-	/* A slot that came free just now can be taken at once. */
+	/* The slots that are taken now get their workers. */
 	adopt_databases(launcher, databases);
 	again = mind_all_slots(launcher, databases);
 	list_free(databases);
@@ -545,22 +589,24 @@ look_around(Launcher *launcher)
 }
 
 /*
- * The process.  It ends by a signal, or when something fails that cannot be done without;
- * the postmaster starts another one a second later.
+ * The process: signals, the crash guard, a connection to no database, and then
+ * a loop that looks after everything and sleeps.
  */
 void
 onside_launcher_main(Datum arg)
 {
 	Launcher	launcher = {0};
+	uint32		wait_event = onside_wait_event("OnsideAttributionLauncher");
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
-	pqsignal(SIGINT, PG_SIG_IGN);
+	pqsignal(SIGINT, PG_SIG_IGN);	/* there is no query of ours to cancel */
 	BackgroundWorkerUnblockSignals();
 
+	/* From now on others find us and can wake us. */
 	before_shmem_exit(launcher_exit, (Datum) 0);
 	onside_launcher_attach();
-	begin();
+	wait_after_own_crashes(wait_event);
 	onside_process_connect(InvalidOid);
 	pgstat_report_appname("onside_attribution launcher");
 	launcher.mindings = palloc0(onside_max_databases * sizeof(Minding));
@@ -573,29 +619,21 @@ onside_launcher_main(Datum arg)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 
-		sleep_for(look_around(&launcher));
+		onside_process_sleep(look_after_all(&launcher), wait_event);
 	}
 }
 
 /*
- * From _PG_init, if preloaded.  It starts when the server is no standby any more.
+ * Called by _PG_init() if the library is preloaded.  The launcher starts once
+ * the server is no standby any more.
  */
 void
 onside_launcher_register(void)
 {
-	BackgroundWorker worker = {0};
+	BackgroundWorker worker;
 
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
-		BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	onside_process_describe(&worker, "onside_attribution launcher",
+							"onside_launcher_main");
 	worker.bgw_restart_time = 1;
-	strlcpy(worker.bgw_library_name, "onside_attribution",
-			sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "onside_launcher_main",
-			sizeof(worker.bgw_function_name));
-	strlcpy(worker.bgw_name, "onside_attribution launcher",
-			sizeof(worker.bgw_name));
-	strlcpy(worker.bgw_type, "onside_attribution launcher",
-			sizeof(worker.bgw_type));
 	RegisterBackgroundWorker(&worker);
 }

@@ -30,11 +30,11 @@
 #include "clock.h"
 #include "log/aside.h"
 #include "log/crash_guard.h"
-#include "log/dead_letter.h"
 #include "log/outbox.h"
 #include "settings.h"
 #include "worker/item.h"
 #include "worker/reader.h"
+#include "worker/second_chance.h"
 #include "worker/txn.h"
 
 /* So many events are taken out of turn at most. */
@@ -483,8 +483,8 @@ read_again(OnsideWorker *worker, void *arg)
 		else if (item->home == ONSIDE_IN_ASIDE ?
 				 onside_aside_fetch(onside_item_id(item), &event,
 									&recorded_at) :
-				 onside_dead_letter_fetch(onside_item_id(item), &event,
-										  &recorded_at))
+				 onside_second_chance_fetch(onside_item_id(item), &event,
+											&recorded_at))
 			add_again(again, i, &event);
 	}
 	onside_window_fetch(positions, n, add_from_log, again);

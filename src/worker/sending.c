@@ -1,11 +1,18 @@
 /*-------------------------------------------------------------------------
  *
  * sending.c
- *		What the sender orders, carried out.
+ *		Carries out what the sender orders.
  *
- * The sender decides and knows nothing else; here its orders meet the log, the
- * network and the clock, and answers are told to it and counted.  The bodies of
- * what is in flight are kept here until they are answered, and no longer.
+ * The sender (send/sender.h) decides what goes when, and knows neither log nor
+ * network nor clock.  This file is between them: it asks the sender for orders,
+ * has reader.c or chance.c read the events, hands the body to http.c, and tells
+ * the sender how each request has ended.  It keeps the body of a request until
+ * the request has ended, and counts for the views "status" and "stats".
+ *
+ * The worker's loop calls onside_sending_collect() for the answers that have
+ * come, and onside_sending_pump() to send what may go.  Nothing here fails:
+ * what the network does is an answer, and if events cannot be read, reading
+ * rests for a while (see txn.c) and nothing is sent.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,11 +36,12 @@
 #include "worker/txn.h"
 
 /*
- * With so many fates that cannot be written no more is sent: memory is bounded.
+ * While so many fates wait to be written, nothing is sent: so memory is bounded
+ * if the tables cannot be written.
  */
 #define MAX_UNWRITTEN	4000
 
-/* And with so many, no more dead letters. */
+/* While so many fates wait to be written, no dead letter is sent. */
 #define MAX_UNWRITTEN_CHANCES	ONSIDE_HTTP_MAX_REQUESTS
 
 /* ----------
@@ -41,7 +49,10 @@
  * ----------
  */
 
-/* onside_sending_configure() compares all bytes, those of padding included. */
+/*
+ * The sender's settings as they are now.  onside_sending_configure() compares
+ * all bytes, those of padding included.
+ */
 static OnsideSendSettings
 current_settings(void)
 {
@@ -58,7 +69,8 @@ current_settings(void)
 }
 
 /*
- * Moments are stored as times of the wall's clock, and turned into this process's.
+ * Makes the sender.  The row of delivery_cursor has times of day; the sender
+ * has moments of this process's clock.
  */
 void
 onside_sending_init(OnsideWorker *worker, const OnsideDelivery *delivery)
@@ -76,6 +88,8 @@ onside_sending_init(OnsideWorker *worker, const OnsideDelivery *delivery)
 	sender = onside_sender_create(&settings,
 								  pg_prng_uint64(&pg_global_prng_state));
 	worker->sender = sender;
+
+	/* A wait that the API has asked for, and a trouble, outlive a process. */
 	if (delivery->not_before != 0)
 		not_before = now + (delivery->not_before - GetCurrentTimestamp());
 	if (delivery->trouble_since != 0)
@@ -84,6 +98,7 @@ onside_sending_init(OnsideWorker *worker, const OnsideDelivery *delivery)
 						  Min(trouble, now), delivery->refused_in_row);
 }
 
+/* Settings that have changed end a wait, as resume() does. */
 void
 onside_sending_configure(OnsideWorker *worker, bool resume, bool elsewhere)
 {
@@ -103,6 +118,7 @@ onside_sending_configure(OnsideWorker *worker, bool resume, bool elsewhere)
  * ----------
  */
 
+/* The batch of a request that has ended; its place is free again. */
 static OnsideBatch *
 take_batch(OnsideWorker *worker, int64 request)
 {
@@ -120,16 +136,17 @@ take_batch(OnsideWorker *worker, int64 request)
 }
 
 /*
- * For the views "stats" and "status".  libcurl may have sent a request more than once.
+ * Counts a request that has ended, for the views "stats" and "status", by how
+ * it has ended.  A request without a status has failed as a connection.
  */
 static void
 count_answer(OnsideWorker *worker, const OnsideAnswer *answer)
 {
-	OnsideSendingStatus *status = &worker->sending.status;
-
 	onside_count(worker, ONSIDE_COUNT_CONNECTIONS, answer->connections);
+
+	/* libcurl may have sent the request more than once. */
 	onside_count(worker, ONSIDE_COUNT_REQUESTS, answer->repeats);
-	status->requests += answer->repeats;
+	worker->sending.status.requests += answer->repeats;
 	switch (answer->kind)
 	{
 		case ONSIDE_ANSWER_COMPLETE:
@@ -157,8 +174,9 @@ count_answer(OnsideWorker *worker, const OnsideAnswer *answer)
 }
 
 /*
- * The moment of the commit is known to nobody, unless the server keeps commit
- * timestamps: recorded_at is before it by what the transaction did afterwards.
+ * Counts how long the events took from recorded_at to the acknowledgement.  The
+ * time of a commit is known only if the server keeps commit timestamps, so what
+ * a transaction did after it had recorded the event is counted, too.
  */
 static void
 count_latency(OnsideWorker *worker, const OnsideBatch *batch,
@@ -170,6 +188,7 @@ count_latency(OnsideWorker *worker, const OnsideBatch *batch,
 								 acknowledged_at - batch->items[i].recorded_at);
 }
 
+/* Notes for "status" what went wrong: the API's status and words, or ours. */
 static void
 note_error(OnsideWorker *worker, const OnsideAnswer *answer, TimestampTz ended)
 {
@@ -187,33 +206,34 @@ note_error(OnsideWorker *worker, const OnsideAnswer *answer, TimestampTz ended)
 	onside_copy_text(status->last_error, error, sizeof(status->last_error));
 }
 
-/* Counts it, tells the sender, and frees the body. */
+/* Counts an answer, tells the sender, and frees the body of the request. */
 static void
 take_answer(OnsideWorker *worker, int64 request, const OnsideAnswer *answer,
 			TimestampTz ended)
 {
-	OnsideSender *sender = worker->sender;
-	OnsideSending *sending = &worker->sending;
-	OnsideSendingStatus *status = &sending->status;
 	OnsideBatch *batch = take_batch(worker, request);
 	OnsideResponseClass class = onside_response_classify(answer);
 
+	/* Count it, and note it for "status". */
 	count_answer(worker, answer);
-	switch (class)
+	if (class == ONSIDE_RESPONSE_DELIVERED)
 	{
-		case ONSIDE_RESPONSE_DELIVERED:
-			status->last_success_at = ended;
-			onside_count(worker, ONSIDE_COUNT_DELIVERED, batch->nitems);
-			count_latency(worker, batch, ended);
-			break;
-		case ONSIDE_RESPONSE_UNAUTHORIZED:
-			sending->unauthorized = true;
-			/* FALLTHROUGH */
-		default:
-			note_error(worker, answer, ended);
+		worker->sending.status.last_success_at = ended;
+		onside_count(worker, ONSIDE_COUNT_DELIVERED, batch->nitems);
+		count_latency(worker, batch, ended);
 	}
+	else
+		note_error(worker, answer, ended);
+
+	/* configuration.c reads the credentials again. */
+	if (class == ONSIDE_RESPONSE_UNAUTHORIZED)
+		worker->sending.unauthorized = true;
+
+	/* The sender knows the events by their places. */
 	onside_batch_free(batch);
-	onside_sender_answer(sender, request, answer, onside_clock());
+	onside_sender_answer(worker->sender, request, answer, onside_clock());
+
+	/* A failure that is no refusal may be about the endpoint. */
 	if (class != ONSIDE_RESPONSE_DELIVERED &&
 		class != ONSIDE_RESPONSE_REFUSED &&
 		class != ONSIDE_RESPONSE_TOO_LARGE)
@@ -234,10 +254,9 @@ onside_sending_collect(OnsideWorker *worker)
 bool
 onside_sending_take_unauthorized(OnsideWorker *worker)
 {
-	OnsideSending *sending = &worker->sending;
-	bool		result = sending->unauthorized;
+	bool		result = worker->sending.unauthorized;
 
-	sending->unauthorized = false;
+	worker->sending.unauthorized = false;
 	return result;
 }
 
@@ -246,35 +265,41 @@ onside_sending_take_unauthorized(OnsideWorker *worker)
  * ----------
  */
 
-/* Sends a batch, which from now on belongs to the request. */
+/*
+ * Sends a batch, which from now on belongs to the request.  in_flight has a
+ * free place, since the sender orders no more than max_in_flight requests and
+ * one.
+ */
 static void
-send(OnsideWorker *worker, const OnsideOrder *order, OnsideBatch *batch)
+send_batch(OnsideWorker *worker, const OnsideOrder *order, OnsideBatch *batch)
 {
-	OnsideSender *sender = worker->sender;
-	OnsideSending *sending = &worker->sending;
-	OnsideSendingStatus *status = &sending->status;
-	OnsideRequestBody *body = sending->in_flight;
+	OnsideSendingStatus *status = &worker->sending.status;
+	OnsideRequestBody *body = worker->sending.in_flight;
 	OnsidePosition pos;
 
 	while (body->request != 0)
 		body++;
+
+	/* After a crash, crash_guard.c knows the first event of the request. */
 	if (batch->items[0].home == ONSIDE_IN_LOG)
 		pos = onside_item_position(&batch->items[0]);
 	onside_crash_guard_step(ONSIDE_STEP_SENDING,
 							batch->items[0].home == ONSIDE_IN_LOG ?
 							&pos : NULL);
 
+	/* The sender gives the request its number, and http.c sends it. */
 	if (order->renew)
 		onside_http_renew(worker->http);
 	body->batch = batch;
 	body->suspect = false;
-	body->request = onside_sender_sent(sender, order, batch->items,
+	body->request = onside_sender_sent(worker->sender, order, batch->items,
 									   batch->nitems, batch->body.len,
 									   onside_clock());
 	onside_http_start(worker->http, body->request, batch->body.data,
 					  batch->body.len,
 					  order->fresh_connection, order->timeout);
 
+	/* For "status" and "stats". */
 	status->requests++;
 	onside_count(worker, ONSIDE_COUNT_REQUESTS, 1);
 	onside_count(worker, ONSIDE_COUNT_EVENTS_SENT, batch->nitems);
@@ -286,11 +311,14 @@ send(OnsideWorker *worker, const OnsideOrder *order, OnsideBatch *batch)
 	}
 }
 
-/* Sends a piece again.  False if its events cannot be read now. */
+/*
+ * Reads the events of a piece again and sends them.  Events that somebody has
+ * deleted are never sent: the sender is told, and if none is left, nothing
+ * goes.  Returns false if the events cannot be read now.
+ */
 static bool
 send_again(OnsideWorker *worker, OnsideOrder *order)
 {
-	OnsideSender *sender = worker->sender;
 	const OnsidePiece *piece = order->piece;
 	int			n = piece->nitems;
 	bool	   *gone = palloc0(n * sizeof(bool));
@@ -299,19 +327,21 @@ send_again(OnsideWorker *worker, OnsideOrder *order)
 	OnsideBatch *batch = onside_reader_again(worker, piece->items, n, gone,
 											 &failed);
 
+	/* Without a batch nothing is left: onside_sender_gone() says so. */
 	if (!failed)
 	{
 		for (int i = 0; i < n; i++)
 			any_gone |= gone[i];
-		if (!any_gone || onside_sender_gone(sender, order, gone))
-			send(worker, order, batch);
+		if (!any_gone || onside_sender_gone(worker->sender, order, gone))
+			send_batch(worker, order, batch);
 	}
 	pfree(gone);
 	return !failed;
 }
 
+/* What there may be to send, for the sender to choose from. */
 static int
-offers(OnsideWorker *worker)
+list_offers(OnsideWorker *worker)
 {
 	OnsideSender *sender = worker->sender;
 	int			result = 0;
@@ -319,21 +349,22 @@ offers(OnsideWorker *worker)
 	if (onside_reader_has_some(worker))
 		result |= ONSIDE_OFFER_OLDEST | ONSIDE_OFFER_NEWEST;
 
-	/* What is not written yet might be picked again. */
+	/* A dead letter whose fate is not written yet might be picked again. */
 	if (sender->chance_tries > 0 && sender->nfates < MAX_UNWRITTEN_CHANCES)
 		result |= ONSIDE_OFFER_CHANCE;
 	return result;
 }
 
 /*
- * Asks the sender for orders until it has none, and carries each out.  What there is
- * nothing of is not offered again in this turn.
+ * Asks the sender for orders until it has none, and carries out each.  If
+ * there is nothing of a kind, that kind is not offered again in this turn of
+ * the loop.
  */
 void
 onside_sending_pump(OnsideWorker *worker)
 {
 	OnsideSender *sender = worker->sender;
-	int			offered = offers(worker);
+	int			offered = list_offers(worker);
 	OnsideOrder order;
 
 	while (!onside_reader_rests(worker) && sender->nfates < MAX_UNWRITTEN &&
@@ -341,6 +372,7 @@ onside_sending_pump(OnsideWorker *worker)
 	{
 		OnsideBatch *batch = NULL;
 
+		/* Read the events that are ordered. */
 		switch (order.kind)
 		{
 			case ONSIDE_SEND_OLDEST:
@@ -354,21 +386,26 @@ onside_sending_pump(OnsideWorker *worker)
 				break;
 			case ONSIDE_SEND_AGAIN:
 				if (!send_again(worker, &order))
-					return;
+					return;		/* reading rests now */
 				continue;
 			case ONSIDE_SEND_CHANCE:
 				batch = onside_chance_pick(worker);
 				break;
 		}
+
+		/* Send them, or say that there are none. */
 		if (batch != NULL)
-			send(worker, &order, batch);
+			send_batch(worker, &order, batch);
 		else
 		{
 			onside_sender_nothing(sender, &order);
-			offered &= ~(order.kind == ONSIDE_SEND_OLDEST ? ONSIDE_OFFER_OLDEST :
-						 order.kind == ONSIDE_SEND_NEWEST ? ONSIDE_OFFER_NEWEST :
-						 ONSIDE_OFFER_CHANCE);
+			offered &= ~(order.kind == ONSIDE_SEND_OLDEST ?
+						 ONSIDE_OFFER_OLDEST :
+						 order.kind == ONSIDE_SEND_NEWEST ?
+						 ONSIDE_OFFER_NEWEST : ONSIDE_OFFER_CHANCE);
 		}
+
+		/* The reader notes how far the log has been handed to the sender. */
 		if (order.kind == ONSIDE_SEND_OLDEST)
 			onside_reader_passed(worker, sender->last_seq);
 	}
@@ -376,11 +413,11 @@ onside_sending_pump(OnsideWorker *worker)
 }
 
 /* ----------
- * What was deleted
+ * Events that were deleted
  * ----------
  */
 
-/* Places of all that waits, and which of them are still there. */
+/* The events that the sender knows, and which of them are gone. */
 typedef struct Check
 {
 	int			n;
@@ -389,6 +426,7 @@ typedef struct Check
 	bool	   *gone;
 } Check;
 
+/* Copies one of the events that the sender knows. */
 static void
 note_item(OnsideItem *item, void *arg)
 {
@@ -401,7 +439,7 @@ note_item(OnsideItem *item, void *arg)
 	check->items[check->n++] = *item;
 }
 
-/* For qsort and bsearch: by place.  What was read from aside has no seq. */
+/* For qsort and bsearch: by place, which each event has, unlike a seq. */
 static int
 compare_places(const void *a, const void *b)
 {
@@ -422,6 +460,7 @@ check_all(OnsideWorker *worker, void *arg)
 	onside_reader_find(check->items, check->n, check->gone);
 }
 
+/* For the sender: is this event, which waits, still in its table? */
 static bool
 is_there(const OnsideItem *item, void *arg)
 {
@@ -432,55 +471,47 @@ is_there(const OnsideItem *item, void *arg)
 	return found == NULL || !check->gone[found - check->items];
 }
 
-/* Looks up all places that the sender knows, in order, in one transaction. */
+/*
+ * Looks up all events that the sender knows, in the order of their places and
+ * in one transaction; then has the sender forget those that are gone.
+ */
 bool
 onside_sending_check(OnsideWorker *worker)
 {
-	OnsideSender *sender = worker->sender;
-	OnsideSending *sending = &worker->sending;
 	Check		check = {0};
 	bool		done;
 
-	onside_sender_visit(sender, note_item, &check);
+	onside_sender_visit(worker->sender, note_item, &check);
 	if (check.n == 0)
 		return true;
+
+	/* The order of places is the order in which the log is read. */
 	qsort(check.items, check.n, sizeof(OnsideItem), compare_places);
 	check.gone = palloc0(check.n * sizeof(bool));
-	done = onside_txn_run(worker, &sending->checking, ONSIDE_USES_LOG |
+	done = onside_txn_run(worker, &worker->sending.checking, ONSIDE_USES_LOG |
 						  ONSIDE_READS_ASIDE, check_all, &check);
 	if (done)
-		onside_sender_check(sender, is_there, &check);
+		onside_sender_check(worker->sender, is_there, &check);
 	pfree(check.items);
 	pfree(check.gone);
 	return done;
 }
 
+/* A place that is not in use is marked, too; send_batch() clears the mark. */
 void
 onside_sending_suspect(OnsideWorker *worker)
 {
-	OnsideSending *sending = &worker->sending;
-
 	for (int i = 0; i < ONSIDE_HTTP_MAX_REQUESTS; i++)
-		sending->in_flight[i].suspect = true;
+		worker->sending.in_flight[i].suspect = true;
 }
 
 bool
 onside_sending_take_suspect(OnsideWorker *worker)
 {
-	OnsideSending *sending = &worker->sending;
-	bool		result = sending->suspect_ended;
+	bool		result = worker->sending.suspect_ended;
 
-	sending->suspect_ended = false;
+	worker->sending.suspect_ended = false;
 	return result;
-}
-
-TimestampTz
-onside_sending_accepted_at(OnsideWorker *worker)
-{
-	OnsideSender *sender = worker->sender;
-
-	return sender->accepted == 0 ? 0 :
-		onside_clock_timestamp(sender->accepted_us);
 }
 
 /* ----------
@@ -491,26 +522,26 @@ onside_sending_accepted_at(OnsideWorker *worker)
 bool
 onside_sending_drained(OnsideWorker *worker)
 {
-	OnsideSender *sender = worker->sender;
-
-	return !onside_reader_has_some(worker) && sender->in_flight == 0 &&
-		sender->held == 0;
+	return !onside_reader_has_some(worker) && worker->sender->in_flight == 0 &&
+		worker->sender->held == 0;
 }
 
 uint64
 onside_sending_wants(OnsideWorker *worker)
 {
-	OnsideSender *sender = worker->sender;
 	bool		full;
-	int			events = onside_sender_would_take(sender, onside_clock(),
-												  &full);
+	int			events = onside_sender_would_take(worker->sender,
+												  onside_clock(), &full);
 
 	if (events == 0)
 		return 0;
+
+	/* A batch that need not be full goes with the next event. */
 	return full ? onside_reader_missing(worker, events,
 										onside_batch_max_bytes) : 1;
 }
 
+/* Keeps the least recorded_at; a dead letter is not pending. */
 static void
 note_oldest(OnsideItem *item, void *arg)
 {
@@ -524,36 +555,42 @@ note_oldest(OnsideItem *item, void *arg)
 TimestampTz
 onside_sending_oldest(OnsideWorker *worker)
 {
-	OnsideSender *sender = worker->sender;
 	TimestampTz oldest = 0;
 
-	onside_sender_visit(sender, note_oldest, &oldest);
+	onside_sender_visit(worker->sender, note_oldest, &oldest);
 	return oldest;
 }
 
 /*
- * The sender's moment, or the reader's.  While too much is unwritten nothing is sent,
- * and progress.c has the time of the next try.
+ * The time that the sender or the reader waits for, whichever comes first.
+ * While too many fates are unwritten nothing is sent, and progress.c knows
+ * when it tries to write them.
  */
 long
 onside_sending_timeout(OnsideWorker *worker)
 {
 	OnsideSender *sender = worker->sender;
 	int64		now = onside_clock();
-	int64		at = onside_sender_wake_at(sender, now,
-										   offers(worker) | ONSIDE_OFFER_OLDEST);
+	int64		at = onside_sender_wake_at(sender, now, list_offers(worker) |
+										   ONSIDE_OFFER_OLDEST);
 	long		timeout = -1;
 
+	/* Nothing is sent while reading rests, or too much is unwritten. */
 	if (onside_reader_rests(worker))
 		return onside_reader_timeout(worker);
 	if (sender->nfates >= MAX_UNWRITTEN)
 		return -1;
 
-	/* A chance goes on when what came of it is written. */
+	/*
+	 * The next dead letter of a chance may go at once.  The sender does not say
+	 * so: what has become of the last one had to be written first.
+	 */
 	if (sender->in_flight == 0 && sender->nfates == 0 &&
 		now >= sender->pace.not_before &&
-		onside_choice_may_take_chance(sender, offers(worker)))
+		onside_choice_may_take_chance(sender, list_offers(worker)))
 		return 0;
+
+	/* Else the sender's next moment, in ms, or the reader's. */
 	if (at >= 0)
 		timeout = (long) Min(Max((at - now + 999) / 1000, 0), INT_MAX);
 	return onside_sooner(timeout, onside_reader_timeout(worker));
@@ -569,8 +606,9 @@ onside_sending_not_before(OnsideWorker *worker)
 }
 
 /*
- * Does nothing fail but what has failed before, while others were accepted?  That
- * says nothing of the endpoint, however long nothing else is sent.
+ * Does the sender hold nothing but events of aside?  They have failed while
+ * other events were accepted, so they say nothing about the endpoint, however
+ * long nothing else is sent.
  */
 static bool
 only_aside_fails(OnsideWorker *worker)
@@ -582,7 +620,8 @@ only_aside_fails(OnsideWorker *worker)
 }
 
 /*
- * Asks the sender afresh: what is in trouble, in words, or that all is well.
+ * How sending stands now.  The sender says whether there is a trouble, which
+ * trouble.c puts into words; without one, the reason says what is aside.
  */
 const OnsideSendingStatus *
 onside_sending_status(OnsideWorker *worker)
@@ -592,10 +631,12 @@ onside_sending_status(OnsideWorker *worker)
 	int64		now = onside_clock();
 	OnsideTrouble trouble = onside_sender_trouble(sender, now);
 
-	/* With nothing that could be tried, all is well but for a wait. */
+	/* With nothing to send and no wait, nothing is in trouble. */
 	if (now >= sender->pace.not_before &&
 		(onside_sending_drained(worker) || only_aside_fails(worker)))
 		trouble = ONSIDE_TROUBLE_NONE;
+
+	/* Fill in what changes. */
 	status->in_flight = sender->in_flight;
 	status->next_attempt_at = 0;
 	status->reason[0] = '\0';
@@ -605,6 +646,8 @@ onside_sending_status(OnsideWorker *worker)
 	{
 		status->state = onside_sending_drained(worker) ? ONSIDE_IDLE :
 			ONSIDE_SENDING;
+
+		/* Memory has only a part of what is aside, if there is much. */
 		if (sender->held_aside > 0)
 			snprintf(status->reason, sizeof(status->reason),
 					 "events aside: %s" INT64_FORMAT "; they have failed while others were accepted, so it looks like the events; each is tried again by itself; the column error of the table aside says why",

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * sending.h
- *		What the sender orders, carried out.
+ *		Carries out what the sender orders.
  *
  *-------------------------------------------------------------------------
  */
@@ -12,18 +12,19 @@
 
 #include "worker/state.h"
 
-/* Starts with what a predecessor has left. */
+/* Once: makes the sender, which starts with what a predecessor has left. */
 extern void onside_sending_init(OnsideWorker *worker,
 								const OnsideDelivery *delivery);
 
 /*
- * Settings may have changed.  resume: a person says that all is well again, or
- * it goes another way now; elsewhere: endpoint or credentials are others.
+ * Settings may have changed.  resume: ends any wait, since a person has called
+ * resume(), or requests are made in another way now.  elsewhere: endpoint or
+ * credentials are others.
  */
 extern void onside_sending_configure(OnsideWorker *worker, bool resume,
 									 bool elsewhere);
 
-/* Takes what has been answered. */
+/* Takes the answers that have come. */
 extern void onside_sending_collect(OnsideWorker *worker);
 
 /* Sends what may be sent now. */
@@ -33,31 +34,29 @@ extern void onside_sending_pump(OnsideWorker *worker);
 extern bool onside_sending_take_unauthorized(OnsideWorker *worker);
 
 /*
- * Somebody has deleted events: those that wait and are gone are never sent.
- * False if that cannot be found out now.
+ * Somebody may have deleted events: looks up those that wait, and never sends
+ * those that are gone.  False if they cannot be looked up now.
  */
 extern bool onside_sending_check(OnsideWorker *worker);
 
-/* When anything was accepted last; 0 if this worker does not know. */
-extern TimestampTz onside_sending_accepted_at(OnsideWorker *worker);
-
 /*
- * What is in flight now may have been deleted.  Whether it waits again is known
- * when its request has ended: is that so of one of them?  Resets it.
+ * Events were deleted, perhaps also events that are in flight now.  These
+ * requests are marked.  Has a request with a mark ended since the last call?
+ * Then its events may wait again, and have to be looked up.
  */
 extern void onside_sending_suspect(OnsideWorker *worker);
 extern bool onside_sending_take_suspect(OnsideWorker *worker);
 
-/* Is everything that we know of settled, in the log and aside? */
+/* Is nothing left to read or to send, of what the worker knows? */
 extern bool onside_sending_drained(OnsideWorker *worker);
 
 /*
- * How many more events would let another batch go, before any other thing
- * happens; 0 if none would.
+ * After how many more events another batch may go; 0 if something else has to
+ * happen first.
  */
 extern uint64 onside_sending_wants(OnsideWorker *worker);
 
-/* When the oldest event was recorded that is known; 0 for none. */
+/* When the oldest event that the sender knows was recorded; 0 for none. */
 extern TimestampTz onside_sending_oldest(OnsideWorker *worker);
 
 /* Milliseconds until there may be something to send; -1 for never. */
@@ -66,6 +65,7 @@ extern long onside_sending_timeout(OnsideWorker *worker);
 /* The end of a wait that the API has asked for; 0 for none. */
 extern TimestampTz onside_sending_not_before(OnsideWorker *worker);
 
+/* How sending stands now; the struct is overwritten by the next call. */
 extern const OnsideSendingStatus *onside_sending_status(OnsideWorker *worker);
 
 #endif							/* ONSIDE_SENDING_H */

@@ -3,11 +3,11 @@
  * state.h
  *		What a worker is: all that it knows, in one struct.
  *
- * There is one OnsideWorker in the process.  worker.c makes it and hands it down;
- * each of its parts belongs to the room that it is named after, which alone
- * writes it, and what others may want to know of it that room's header offers.
- * Nothing of it is shared memory but what "slot" points to; all of it is lost when
- * the process ends, and made again from the tables and from the slot.
+ * There is one OnsideWorker in the process.  worker.c makes it and hands it
+ * down.  Each part belongs to the room that it is named after, which alone
+ * writes it; the other rooms may read it.  Only what "slot" points to is shared
+ * memory.  All the rest is lost when the process ends, and the next worker makes
+ * it again from the tables and from the slot.
  *
  * Moments in int64 are those of onside_clock(), in microseconds.
  *

@@ -3,24 +3,28 @@
  * txn.c
  *		The worker's transactions, and what it does when one fails.
  *
- * DROP EXTENSION can come at any time.  It locks the extension before anything
- * else, so each of our transactions, all of them short, does that first, too,
- * and then looks whether the tables are still there, and still the same.  Then
- * they stay until its end.
+ * All rooms of the worker run their transactions here (onside_txn_run()), one
+ * at a time, and all transactions are short.
  *
- * The worker never waits for a lock.  It takes those of the tables and indexes
- * that it is about to use if all of them are free at once; otherwise it gives
- * back what it has got, and tries again a little later.  So nobody ever waits
- * for us longer than for a few milliseconds of work, an administrator can lock
- * our tables in any order and for as long as he likes, and what needs none of
- * the locked tables goes on: with dead_letter locked, events are delivered.
+ * DROP EXTENSION can come at any time, and locks the extension before anything
+ * else.  So each of our transactions locks the extension first, too, and then
+ * looks whether the tables are still there, and still the same.  From then on
+ * the tables stay until the transaction ends.
  *
- * Nor does an error end the process.  A full disk, a table that somebody has
- * altered, a damaged page: the transaction is rolled back, and the work rests
- * before it is tried again, twice as long each time.  What the API has accepted
- * meanwhile is remembered in memory, so it is not sent again just because it
- * could not be written down.  The log gets a line a minute, "status" says
- * what is wrong for as long as it lasts.
+ * The worker never waits for a lock.  It takes the locks on the tables and
+ * indexes that it is about to use if all of them are free at once.  Otherwise
+ * it gives back what it has got, and tries again a little later.  So nobody
+ * ever waits for us longer than for a few milliseconds of work, and an
+ * administrator can lock our tables in any order and for as long as he likes.
+ * Work that needs none of the locked tables goes on: with dead_letter locked,
+ * events are still delivered.
+ *
+ * An error does not end the process either.  After a full disk, a table that
+ * somebody has altered, or a damaged page, the transaction is rolled back, and
+ * the work rests before it is tried again, twice as long each time.  Meanwhile
+ * the sender remembers what the API has accepted, so an event is not sent
+ * again just because that could not be written.  The server's log gets a line
+ * a minute, and "status" says what is wrong as long as it lasts.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,7 +36,6 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
-#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/lwlock.h"
 #include "utils/memutils.h"
@@ -43,18 +46,24 @@
 #include "log/locks.h"
 #include "log/service.h"
 #include "log/tables.h"
+#include "worker/process.h"
 #include "worker/txn.h"
 
-/* How long work rests after a lock that was not free, and after an error; ms. */
+/*
+ * How long work rests after a lock that was not free, and after an error; ms.
+ */
 #define LOCKED_MIN_DELAY	20
 #define LOCKED_MAX_DELAY	500
 #define FAILED_MIN_DELAY	500
 #define FAILED_MAX_DELAY	60000
 
-/* A problem is news for so long after the work could have been tried again. */
+/*
+ * "status" shows the problem of work that rests.  If the work has not been
+ * tried for so long after it could have been, nobody needs it any more; ms.
+ */
 #define STALE_AFTER			3000
 
-/* The log gets a line about the same problem so often; ms. */
+/* How often the log gets a line about errors of one kind of work; ms. */
 #define LOG_INTERVAL		60000
 
 /* ----------
@@ -62,9 +71,12 @@
  * ----------
  */
 
-/* The extension that we serve is not there (any more). */
+/*
+ * Ends the process: the extension that we serve is not there (any more).  If
+ * there is another one in its place, a successor is to serve that.
+ */
 static void
-leave(OnsideWorker *worker, bool another)
+leave_slot(OnsideWorker *worker, bool another)
 {
 	onside_service_leave(worker->slot, another ? ONSIDE_SLOT_WANTED :
 						 ONSIDE_SLOT_ABSENT, true);
@@ -74,45 +86,38 @@ leave(OnsideWorker *worker, bool another)
 void
 onside_txn_leave_orderly(OnsideWorker *worker)
 {
-	OnsideTxn  *txn = &worker->txn;
-
-	txn->left_orderly = true;
+	worker->txn.left_orderly = true;
 	proc_exit(0);
 }
 
-bool
-onside_txn_left_orderly(OnsideWorker *worker)
-{
-	OnsideTxn  *txn = &worker->txn;
-
-	return txn->left_orderly;
-}
-
 /*
- * Locks the extension and those tables, in the current transaction.  Returns
- * what is locked by somebody else, or NULL.
+ * Locks the extension and the tables that are used, in the current transaction.
+ * Returns NULL, or in words what another session has locked.
  */
 static const char *
-lock(OnsideWorker *worker, int uses)
+lock_what_is_used(OnsideWorker *worker, int uses)
 {
 	OnsideTxn  *txn = &worker->txn;
 	const char *busy;
 	Oid			table;
 
+	/* The extension comes first, as it does in DROP EXTENSION. */
 	if (!OidIsValid(txn->extension))
 		txn->extension = get_extension_oid("onside_attribution", true);
 	if (!OidIsValid(txn->extension))
-		leave(worker, false);
+		leave_slot(worker, false);
 	if (!ConditionalLockDatabaseObject(ExtensionRelationId, txn->extension, 0,
 									   AccessShareLock))
 		return "extension onside_attribution is locked by another session";
 
+	/* Another OID means that it has been dropped, and perhaps created again. */
 	table = onside_relation_oid("delivery_cursor");
 	if (!OidIsValid(txn->cursor_table))
 		txn->cursor_table = table;
 	if (table != txn->cursor_table || !OidIsValid(table))
-		leave(worker, OidIsValid(table));
+		leave_slot(worker, OidIsValid(table));
 
+	/* All of the tables, or none. */
 	busy = onside_lock_tables(uses);
 	if (busy != NULL)
 		return psprintf("%s.%s is locked by another session", ONSIDE_SCHEMA,
@@ -136,11 +141,9 @@ onside_brake_init(OnsideBrake *brake, const char *work, OnsideStep step)
 long
 onside_brake_timeout(OnsideWorker *worker, const OnsideBrake *brake)
 {
-	OnsideTxn  *txn = &worker->txn;
-
 	if (brake->problem == NULL)
 		return -1;
-	return brake->tried_at < txn->hurried_at ? 0 :
+	return brake->tried_at < worker->txn.hurried_at ? 0 :
 		onside_ms_until(brake->tried_at, brake->delay);
 }
 
@@ -156,9 +159,7 @@ onside_brake_problem(const OnsideBrake *brake)
 void
 onside_txn_hurry(OnsideWorker *worker)
 {
-	OnsideTxn  *txn = &worker->txn;
-
-	txn->hurried_at = onside_clock();
+	worker->txn.hurried_at = onside_clock();
 }
 
 void
@@ -171,7 +172,7 @@ onside_brake_release(OnsideBrake *brake)
 	brake->delay = 0;
 }
 
-/* The work rests for a while, twice as long as the last time. */
+/* Has the work rest, twice as long as the last time, and notes why. */
 static void
 pull_brake(OnsideBrake *brake, const char *problem, int min_delay,
 		   int max_delay)
@@ -187,8 +188,9 @@ pull_brake(OnsideBrake *brake, const char *problem, int min_delay,
 }
 
 /*
- * Rolls back after an error.  What PostgreSQL's own processes do in their
- * outermost error handler, of which this is the part that a transaction needs.
+ * Rolls back after an error, logs it, and has the work rest.  PostgreSQL's own
+ * processes do the same in their outermost error handlers, and more: this is
+ * the part that a transaction needs.
  */
 static void
 roll_back(OnsideBrake *brake, MemoryContext context)
@@ -198,6 +200,8 @@ roll_back(OnsideBrake *brake, MemoryContext context)
 	HOLD_INTERRUPTS();
 	MemoryContextSwitchTo(context);
 	error = CopyErrorData();
+
+	/* The callbacks are those of the code that has failed. */
 	if (brake->logged_at == 0 ||
 		onside_ms_until(brake->logged_at, LOG_INTERVAL) == 0)
 	{
@@ -205,6 +209,8 @@ roll_back(OnsideBrake *brake, MemoryContext context)
 		EmitErrorReport();
 		brake->logged_at = onside_clock();
 	}
+
+	/* Now nothing of the transaction is left. */
 	AbortCurrentTransaction();
 	FlushErrorState();
 	MemoryContextSwitchTo(context);
@@ -218,7 +224,10 @@ roll_back(OnsideBrake *brake, MemoryContext context)
  * ----------
  */
 
-/* An error in it is caught here, and nowhere above. */
+/*
+ * An error in the body is caught here, and nowhere above.  After an error or a
+ * lock that is not free, the brake says how long the work rests.
+ */
 bool
 onside_txn_run(OnsideWorker *worker, OnsideBrake *brake, int uses,
 			   OnsideTxnBody body, void *arg)
@@ -229,17 +238,24 @@ onside_txn_run(OnsideWorker *worker, OnsideBrake *brake, int uses,
 
 	if (onside_brake_timeout(worker, brake) > 0)
 		return false;
+
+	/* If this crashes the process, crash_guard.c knows what we did. */
 	onside_crash_guard_step(brake->step, NULL);
 
 	PG_TRY();
 	{
 		const char *busy;
 
+		/* Begin, and take all locks. */
 		SetCurrentStatementStartTimestamp();
 		StartTransactionCommand();
-		busy = lock(worker, uses);
+		busy = lock_what_is_used(worker, uses);
 		if (busy == NULL)
 		{
+			/*
+			 * The snapshot comes after the locks: it sees what they waited
+			 * for.
+			 */
 			PushActiveSnapshot(GetTransactionSnapshot());
 			body(worker, arg);
 			PopActiveSnapshot();
@@ -248,6 +264,7 @@ onside_txn_run(OnsideWorker *worker, OnsideBrake *brake, int uses,
 		}
 		else
 		{
+			/* The text is in the transaction's memory. */
 			pull_brake(brake, busy, LOCKED_MIN_DELAY, LOCKED_MAX_DELAY);
 			AbortCurrentTransaction();
 		}
@@ -265,25 +282,25 @@ onside_txn_run(OnsideWorker *worker, OnsideBrake *brake, int uses,
 	return done;
 }
 
-/* Sleeps between the tries, and leaves if the slot is closed meanwhile. */
+/*
+ * Sleeps between the tries.  If the slot is closed meanwhile, somebody waits
+ * for us, and the process ends.
+ */
 void
 onside_txn_insist(OnsideWorker *worker, OnsideBrake *brake, int uses,
 				  OnsideTxnBody body, void *arg)
 {
 	while (!onside_txn_run(worker, brake, uses, body, arg))
 	{
+		/* publish.c is not at work yet. */
 		LWLockAcquire(worker->slot->lock, LW_EXCLUSIVE);
 		onside_copy_text(worker->slot->status.reason, brake->problem,
 						 sizeof(worker->slot->status.reason));
 		LWLockRelease(worker->slot->lock);
 		pgstat_report_activity(STATE_IDLE, brake->problem);
 
-		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 onside_brake_timeout(worker, brake),
-						 onside_wait_event("OnsideAttributionIdle"));
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
+		onside_process_sleep(onside_brake_timeout(worker, brake),
+							 worker->wait_event_idle);
 		if (onside_service_is_closed(worker->slot))
 			onside_txn_leave_orderly(worker);
 	}

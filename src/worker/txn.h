@@ -18,41 +18,46 @@
 typedef void (*OnsideTxnBody) (OnsideWorker *worker, void *arg);
 
 /*
- * Runs body(worker, arg) in a transaction with an active snapshot and what it uses
- * (see locks.h) locked, and commits.  False if it could not: it rests, or a lock was
- * not free at once, or there was an error, after which everything is rolled back,
- * and body has to be such that it can be run again.  Ends the process, leaving the
- * slot as absent, if the extension is not (or no longer) in this database.
+ * Runs body(worker, arg) in a transaction, with an active snapshot and with
+ * locks on what it uses (see locks.h), and commits.  Returns false if the work
+ * rests, if a lock is not free at once, or after an error.  Then everything is
+ * rolled back, and the caller runs the body again some time.  Ends the
+ * process, and leaves the slot as absent, if the extension is not (or no
+ * longer) in this database.
  *
  * The current memory context of body is the transaction's.
  */
 extern bool onside_txn_run(OnsideWorker *worker, OnsideBrake *brake, int uses,
 						   OnsideTxnBody body, void *arg);
 
-/* The same, but goes on trying, and says meanwhile in "status" what is wrong. */
+/*
+ * The same, but tries until it is done; "status" says what is wrong meanwhile.
+ */
 extern void onside_txn_insist(OnsideWorker *worker, OnsideBrake *brake,
 							  int uses, OnsideTxnBody body, void *arg);
 
 /*
- * Ends this process, which nothing ails: a successor is to go on, or nobody.  Has
- * it been ended so?
+ * Ends this process, in which nothing has failed.  If the database still wants
+ * a worker, a successor starts at once.
  */
 pg_noreturn extern void onside_txn_leave_orderly(OnsideWorker *worker);
-extern bool onside_txn_left_orderly(OnsideWorker *worker);
 
-/* A kind of work, in the words of "could not ..."; at first it does not rest. */
+/* Names a kind of work, in the words after "could not"; it does not rest. */
 extern void onside_brake_init(OnsideBrake *brake, const char *work,
 							  OnsideStep step);
 
-/* The work is done, by this or in another way: it has no problem (any more). */
+/* The work has been done, here or elsewhere, and has no problem any more. */
 extern void onside_brake_release(OnsideBrake *brake);
 
-/* Somebody may have removed what is in the way: all that rests is tried now. */
+/*
+ * A person may have removed an obstacle: all work that rests may be tried now.
+ */
 extern void onside_txn_hurry(OnsideWorker *worker);
 
 /*
- * What is wrong, for status; NULL if nothing is.  Work that was not tried again for a
- * while after it could have been has gone away, and its problem with it.
+ * What is wrong with the work, for "status", or NULL.  Work that has not been
+ * tried again for a while, although it could have been, has no problem any
+ * more.
  */
 extern const char *onside_brake_problem(const OnsideBrake *brake);
 

@@ -1,22 +1,25 @@
 /*-------------------------------------------------------------------------
  *
  * undecided.c
- *		Events that are not decided soon leave the log for the table aside, and
- *		come back from there.
+ *		Moves events that are not decided soon from the log to the table aside,
+ *		and reads the table aside.
  *
- * An event that fails while others are accepted would hold the cursor back, and
- * with it the log.  So what has failed for a while moves to aside, in the
- * transaction that moves the cursor past it.  The sender decides which events those
- * are (onside_review_pieces()), and goes on trying them, by their ids aside.  At
- * the end of the process whatever holds the cursor back moves there, so that a
- * successor repeats little.
+ * An event that fails while others are accepted would hold back the cursor,
+ * and with it the log.  So an event that has failed for a while moves to
+ * aside, in the transaction that moves the cursor past it.  The sender decides
+ * which events move (onside_review_pieces()), and goes on trying them: from
+ * then on it knows them by their ids in aside.  At the end of the process all
+ * events that hold the cursor back move there, so that a successor repeats
+ * little.
  *
- * Aside can hold more events than memory.  The sender is given as many as it has
- * room for, in the order in which they were recorded, and more when those are
- * settled; and all of it is looked through again when rows may have come by SQL.
+ * The table can hold more events than memory.  The sender gets as many as it
+ * has room for, in the order in which they were recorded, and more when some
+ * of them are settled.  When rows may have come by SQL, the whole table is
+ * read again.
  *
- * Called by the worker's loop, after progress.c has written what was settled.  What
- * cannot be written stays in the log, or aside, and is tried again; see txn.c.
+ * The worker's loop calls onside_undecided_exchange() after progress.c has
+ * written what was settled.  An event that cannot be written stays where it is,
+ * and the work is tried again; see txn.c, which also has the locks.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,10 +40,10 @@
 #include "worker/txn.h"
 #include "worker/undecided.h"
 
-/* Most transactions that set events aside at the end of the process. */
+/* How many transactions set events aside at the end of the process, at most. */
 #define ASIDE_AT_EXIT			20
 
-/* Setting aside is tried again so soon if it could not be done; us. */
+/* How soon setting aside is tried again after it has failed; us. */
 #define ASIDE_AGAIN				INT64CONST(1000000)
 
 /* ----------
@@ -48,7 +51,11 @@
  * ----------
  */
 
-/* Body of a transaction: they go aside, and the row moves past them. */
+/*
+ * Body of a transaction: inserts the events into aside, and moves the cursor
+ * past them.  In the transaction the sender already knows them by their new
+ * ids, so they are read by what they were.
+ */
 static void
 write_aside(OnsideWorker *worker, void *arg)
 {
@@ -60,17 +67,18 @@ write_aside(OnsideWorker *worker, void *arg)
 		const OnsideWords *words = undecided->items[i].words;
 		OnsideCopy	copy;
 
-		/* What is gone is found to be so when it is tried again. */
+		/* A deleted event is noticed when it is tried again. */
 		if (onside_fate_fetch(&undecided->was[i], &copy))
 			onside_aside_insert(&undecided->ids[i], &copy.event,
 								words == NULL ? 0 : words->status,
-								words == NULL ? "it was under way when the worker ended" :
+								words == NULL ?
+								"it was under way when the worker ended" :
 								words->text, copy.recorded_at, now);
 	}
 	onside_progress_store(worker);
 }
 
-/* The sender is to know the events by their ids aside from now on. */
+/* Gives the events new ids, by which the sender knows them aside. */
 static void
 rename_items(OnsideUndecided *undecided)
 {
@@ -85,7 +93,7 @@ rename_items(OnsideUndecided *undecided)
 	}
 }
 
-/* As they were: they have not left. */
+/* Undoes rename_items(): the events have not left the log. */
 static void
 restore_items(OnsideUndecided *undecided)
 {
@@ -94,10 +102,12 @@ restore_items(OnsideUndecided *undecided)
 }
 
 /*
- * Has what is not decided soon leave the log.  Returns true if something has.
+ * Moves events that are not decided from the log to aside, as many as go into
+ * one transaction.  Returns true if it has moved any.
  *
- * The cursor that is written is the one that is right when they have left, so both
- * are made to look so before the transaction, and put back if it fails.
+ * The transaction writes the cursor that is right once the events have left.
+ * So the sender's items and our cursor are changed before the transaction, and
+ * changed back if it fails.
  */
 static bool
 set_aside(OnsideWorker *worker)
@@ -108,13 +118,14 @@ set_aside(OnsideWorker *worker)
 	OnsideCursor old = {0};
 	bool		done;
 
+	/* Which events? */
 	undecided->n = onside_review_pieces(sender, onside_clock(),
 										undecided->items,
 										ONSIDE_WRITE_AT_ONCE);
 	if (undecided->n == 0)
 		return false;
 
-	/* Fates refer to events by the places that these have now. */
+	/* Fates know events by their present places: write the fates first. */
 	if (sender->nfates > 0)
 		onside_progress_persist(worker);
 	if (sender->nfates > 0 ||
@@ -124,6 +135,7 @@ set_aside(OnsideWorker *worker)
 		return false;
 	}
 
+	/* As it will be; then write it. */
 	rename_items(undecided);
 	onside_cursor_copy(&old, settled);
 	(void) onside_reader_settled(worker, onside_sender_settled(sender),
@@ -133,6 +145,7 @@ set_aside(OnsideWorker *worker)
 						  NULL);
 	if (done)
 	{
+		/* Tell everybody. */
 		onside_reader_forget(worker, onside_sender_settled(sender));
 		onside_review_is_aside(sender);
 		onside_progress_request_maintenance(worker);
@@ -141,8 +154,8 @@ set_aside(OnsideWorker *worker)
 	else
 	{
 		/*
-		 * What the body has noted of the row was rolled back: whoever asks whether
-		 * it is written waits until it is.
+		 * The body may have noted a row that was rolled back, so the row has to
+		 * be written again before anybody may rely on it.
 		 */
 		worker->progress.persist_due = true;
 		restore_items(undecided);
@@ -158,16 +171,17 @@ set_aside(OnsideWorker *worker)
  * ----------
  */
 
-/* Those of aside that the sender does not know. */
+/* One reading of aside: the events that the sender does not know yet. */
 typedef struct Load
 {
 	OnsideUndecided *undecided;
-	HTAB	   *known;
-	int			n;
-	int			room;
+	HTAB	   *known;			/* ids of events that the sender knows */
+	int			n;				/* events found */
+	int			room;			/* for so many */
 	OnsideItem *items;
 } Load;
 
+/* Notes the id of an event of aside that the sender knows. */
 static void
 note_known(OnsideItem *item, void *arg)
 {
@@ -176,7 +190,10 @@ note_known(OnsideItem *item, void *arg)
 						   NULL);
 }
 
-/* Notes one row of aside, and that we have come so far; false if there is no room. */
+/*
+ * Takes one row of aside, unless the sender knows it, and notes that we have
+ * come so far.  False, and the reading ends, if there is no room for it.
+ */
 static bool
 load_one(const pg_uuid_t *id, const pg_uuid_t *event_id,
 		 TimestampTz recorded_at, int bytes, void *arg)
@@ -201,7 +218,7 @@ load_one(const pg_uuid_t *id, const pg_uuid_t *event_id,
 	return true;
 }
 
-/* Body of a transaction. */
+/* Body of a transaction: reads on from where the last reading has come to. */
 static void
 read_aside(OnsideWorker *worker, void *arg)
 {
@@ -215,9 +232,10 @@ read_aside(OnsideWorker *worker, void *arg)
 }
 
 /*
- * Takes events of aside into memory, as many as there is room for.  The sender is
- * given them after the transaction, and fates that are not written yet come first:
- * an event that was accepted is still in the table until then.
+ * Reads events of aside, as many as the sender has room for, and gives them to
+ * the sender after the transaction.  Does nothing while fates are not written:
+ * an event that was accepted is in the table until its fate is written, and
+ * would be sent again.
  */
 static void
 load_aside(OnsideWorker *worker)
@@ -233,11 +251,15 @@ load_aside(OnsideWorker *worker)
 	if (!undecided->more || load.room == 0 || sender->nfates > 0 ||
 		onside_brake_timeout(worker, &undecided->loading) > 0)
 		return;
+
+	/* What the sender knows. */
 	info.keysize = info.entrysize = sizeof(pg_uuid_t);
 	info.hcxt = CurrentMemoryContext;
 	load.known = hash_create("onside_attribution events aside", 256, &info,
 							 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	onside_sender_visit(sender, note_known, load.known);
+
+	/* What it does not know. */
 	load.items = palloc(load.room * sizeof(OnsideItem));
 	if (onside_txn_run(worker, &undecided->loading, ONSIDE_READS_ASIDE,
 					   read_aside, &load))
@@ -245,7 +267,11 @@ load_aside(OnsideWorker *worker)
 		for (int i = 0; i < load.n; i++)
 			onside_review_add_aside(sender, &load.items[i], onside_clock());
 
-		/* At the end it goes on from the beginning, for what came before. */
+		/*
+		 * The table has been read to its end.  If this reading began in the
+		 * middle, the next one begins at the beginning: rows may have come
+		 * there.
+		 */
 		if (load.n < load.room)
 		{
 			undecided->more = began_at != 0;
@@ -254,6 +280,7 @@ load_aside(OnsideWorker *worker)
 	}
 	else
 	{
+		/* As if nothing had been read. */
 		undecided->recorded_at = began_at;
 		undecided->id = began_id;
 	}
@@ -283,7 +310,7 @@ onside_undecided_is_drained(OnsideWorker *worker)
 }
 
 /* ----------
- * When
+ * What the worker's loop calls
  * ----------
  */
 
@@ -302,12 +329,12 @@ onside_undecided_init(OnsideWorker *worker)
 void
 onside_undecided_exchange(OnsideWorker *worker)
 {
-	OnsideSender *sender = worker->sender;
-
 	(void) set_aside(worker);
-	if (sender->dropped > 0)
+
+	/* The sender has given up the memory of some: read them again later. */
+	if (worker->sender->dropped > 0)
 	{
-		sender->dropped = 0;
+		worker->sender->dropped = 0;
 		worker->undecided.more = true;
 	}
 	load_aside(worker);
@@ -316,21 +343,27 @@ onside_undecided_exchange(OnsideWorker *worker)
 long
 onside_undecided_timeout(OnsideWorker *worker)
 {
-	const OnsideUndecided *undecided = &worker->undecided;
 	const OnsideSender *sender = worker->sender;
 
-	if (!undecided->more || onside_review_aside_room(sender) == 0 ||
+	if (!worker->undecided.more || onside_review_aside_room(sender) == 0 ||
 		sender->nfates > 0)
 		return -1;
-	return Max(0, onside_brake_timeout(worker, &undecided->loading));
+	return Max(0, onside_brake_timeout(worker, &worker->undecided.loading));
 }
 
+/*
+ * Moves whatever holds the cursor back to aside, and then writes fates and
+ * cursor.  Stops at the first transaction that fails.
+ */
 void
 onside_undecided_save_at_exit(OnsideWorker *worker)
 {
 	uint32		held = InterruptHoldoffCount;
 
-	/* The process is about to be interrupted; an error would reset the count. */
+	/*
+	 * An interrupt that is pending would end the process before all is saved.
+	 * An error that txn.c catches resets the count, so it is put back by hand.
+	 */
 	HOLD_INTERRUPTS();
 	for (int i = 0; i < ASIDE_AT_EXIT; i++)
 	{

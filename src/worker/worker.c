@@ -36,7 +36,6 @@
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
-#include "storage/latch.h"
 #include "tcop/tcopprot.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -300,7 +299,7 @@ before_exit(int code, Datum arg)
 	OnsideWorker *worker = (OnsideWorker *) DatumGetPointer(arg);
 
 	onside_service_leave(worker->slot, ONSIDE_SLOT_WANTED,
-						 onside_txn_left_orderly(worker));
+						 worker->txn.left_orderly);
 }
 
 /*
@@ -355,8 +354,6 @@ wait_for_matching_version(OnsideWorker *worker)
 	{
 		bool		differs;
 
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
 		bits |= pg_atomic_exchange_u32(&slot->wakeup, 0);
 		if (onside_service_is_closed(slot))
 			break;
@@ -367,9 +364,7 @@ wait_for_matching_version(OnsideWorker *worker)
 			break;
 
 		waited = true;
-		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 POLL_INTERVAL, worker->wait_event_idle);
+		onside_process_sleep(POLL_INTERVAL, worker->wait_event_idle);
 	}
 
 	/* A resume() that came meanwhile is heard by whoever works next. */
@@ -443,18 +438,11 @@ bool
 onside_worker_register(Oid database, int slot_no,
 					   BackgroundWorkerHandle **handle)
 {
-	BackgroundWorker worker = {0};
+	BackgroundWorker worker;
 
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
-		BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	onside_process_describe(&worker, "onside_attribution worker",
+							"onside_worker_main");
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	strlcpy(worker.bgw_library_name, "onside_attribution",
-			sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "onside_worker_main",
-			sizeof(worker.bgw_function_name));
-	strlcpy(worker.bgw_type, "onside_attribution worker",
-			sizeof(worker.bgw_type));
 	snprintf(worker.bgw_name, sizeof(worker.bgw_name),
 			 "onside_attribution worker for database %u", database);
 	worker.bgw_main_arg = Int32GetDatum(slot_no);
