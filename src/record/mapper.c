@@ -443,8 +443,8 @@ call_for_all(OnsideMapper *mapper, TriggerData *trigdata, DestReceiver *dest)
 typedef struct Call
 {
 	OnsideMapper *mapper;
-	TupleTableSlot *row;		/* or NULL */
-	TriggerData *trigdata;		/* or NULL */
+	TupleTableSlot *row;		/* or NULL: all rows of */
+	TriggerData *trigdata;
 	DestReceiver *dest;
 } Call;
 
@@ -463,10 +463,10 @@ with_search_path(void *arg)
 	}
 	check_function(mapper);
 	SPI_connect();
-	if (this->trigdata != NULL)
-		call_for_all(mapper, this->trigdata, this->dest);
-	else
+	if (this->row != NULL)
 		call_for_row(mapper, this->row, this->dest);
+	else
+		call_for_all(mapper, this->trigdata, this->dest);
 	SPI_finish();
 	if (nestlevel > 0)
 		AtEOXact_GUC(true, nestlevel);
@@ -490,9 +490,9 @@ passes_through(int sqlstate)
  * Calls the mapper in a subtransaction, which an error undoes with all that
  * the mapper did.  The results go to a tuplestore that was made before.
  */
-static ErrorData *
-call(OnsideMapper *mapper, TupleTableSlot *row, TriggerData *trigdata,
-	 Tuplestorestate *results)
+ErrorData *
+onside_mapper_call(OnsideMapper *mapper, TupleTableSlot *row,
+				   TriggerData *trigdata, Tuplestorestate *results)
 {
 	DestReceiver *dest = CreateDestReceiver(DestTuplestore);
 	Call		this = {mapper, row, trigdata, dest};
@@ -506,20 +506,6 @@ call(OnsideMapper *mapper, TupleTableSlot *row, TriggerData *trigdata,
 	if (error != NULL && passes_through(error->sqlerrcode))
 		ReThrowError(error);
 	return error;
-}
-
-ErrorData *
-onside_mapper_call(OnsideMapper *mapper, TupleTableSlot *row,
-				   Tuplestorestate *results)
-{
-	return call(mapper, row, NULL, results);
-}
-
-ErrorData *
-onside_mapper_call_for_all(OnsideMapper *mapper, TriggerData *trigdata,
-						   Tuplestorestate *results)
-{
-	return call(mapper, NULL, trigdata, results);
 }
 
 /*

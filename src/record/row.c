@@ -31,6 +31,7 @@
 #include "log/event.h"
 #include "record/row.h"
 #include "record/row_mapped.h"
+#include "record/row_outcome.h"
 #include "settings.h"
 
 /*
@@ -221,17 +222,19 @@ require_own_id(OnsideRowReader *reader, Relation rel, TupleTableSlot *row)
  * A row without an installation_id is skipped and counted as skipped.  A row
  * from outside of backfill's since and until is not counted as skipped.
  */
-OnsideRowOutcome
+void
 onside_row_record(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 				  OnsideAppend **append)
 {
 	MemoryContext old;
 	OnsideEvent event = {0};
 	OnsideEventError error;
-	OnsideRowOutcome outcome = ONSIDE_ROW_SKIPPED;
 
 	if (reader->mapper != NULL)
-		return onside_row_mapped_record(reader, rel, row, append);
+	{
+		onside_row_mapped_record(reader, rel, row, append);
+		return;
+	}
 
 	old = MemoryContextSwitchTo(reader->per_row);
 	if (!is_row_due(reader, row))
@@ -246,13 +249,11 @@ onside_row_record(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 		require_own_id(reader, rel, row);
 		reader->row = row;
 		valid = read_row(reader, rel, row, &event, &error);
-		outcome = onside_row_settle(reader, rel, &event, valid ? NULL : &error,
-									append,
-									old);
+		onside_row_settle(reader, rel, &event, valid ? NULL : &error, append,
+						  old);
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(reader->per_row);
-	return outcome;
 }
 
 /*
@@ -282,7 +283,7 @@ onside_row_record_all(OnsideRowReader *reader, TriggerData *trigdata,
 	while (tuplestore_gettupleslot(rows, true, false, row))
 	{
 		CHECK_FOR_INTERRUPTS();
-		(void) onside_row_record(reader, trigdata->tg_relation, row, append);
+		onside_row_record(reader, trigdata->tg_relation, row, append);
 	}
 	ExecDropSingleTupleTableSlot(row);
 }

@@ -15,18 +15,24 @@
 #include "utils/rel.h"
 
 #include "log/outbox.h"
-#include "record/row_outcome.h"
 #include "record/row_reader.h"
+
+/* What would become of a row. */
+typedef enum OnsideRowOutcome
+{
+	ONSIDE_ROW_RECORDED,
+	ONSIDE_ROW_SKIPPED,			/* no installation_id, or the mapper makes no
+								 * event */
+	ONSIDE_ROW_DEAD_LETTER,		/* not a valid event */
+} OnsideRowOutcome;
 
 /*
  * Records one row of this table: the event that its columns make, or all
  * events that the mapper makes of it.  An event without an event_id gets a new
  * event_id.  For *append see onside_row_settle().
  */
-extern OnsideRowOutcome onside_row_record(OnsideRowReader *reader,
-										  Relation rel,
-										  TupleTableSlot *row,
-										  OnsideAppend **append);
+extern void onside_row_record(OnsideRowReader *reader, Relation rel,
+							  TupleTableSlot *row, OnsideAppend **append);
 
 /* Records all rows of a statement's transition table. */
 extern void onside_row_record_all(OnsideRowReader *reader,

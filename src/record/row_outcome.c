@@ -197,31 +197,30 @@ onside_row_let_through(OnsideRowReader *reader, Relation rel,
  * transaction has already recorded counts as recorded, and is not appended
  * again.
  */
-OnsideRowOutcome
+void
 onside_row_settle(OnsideRowReader *reader, Relation rel,
 				  const OnsideEvent *event,
 				  const OnsideEventError *error, OnsideAppend **append,
 				  MemoryContext append_context)
 {
-	if (error == NULL)
+	if (error != NULL)
 	{
-		if (reader->deferred != NULL &&
-			!onside_deferred_is_new(reader->deferred, event))
-			return ONSIDE_ROW_RECORDED;
-		if (*append == NULL)
-		{
-			MemoryContext old = MemoryContextSwitchTo(append_context);
-
-			*append = onside_append_begin();
-			MemoryContextSwitchTo(old);
-		}
-		onside_append(*append, event);
-		if (reader->backfill != NULL)
-			reader->backfill->recorded++;
-		return ONSIDE_ROW_RECORDED;
+		if (onside_on_invalid_event != ONSIDE_INVALID_DEAD_LETTER)
+			report(ERROR, reader, rel, error, "");
+		onside_row_let_through(reader, rel, event, error);
+		return;
 	}
-	if (onside_on_invalid_event != ONSIDE_INVALID_DEAD_LETTER)
-		report(ERROR, reader, rel, error, "");
-	onside_row_let_through(reader, rel, event, error);
-	return ONSIDE_ROW_DEAD_LETTER;
+	if (reader->deferred != NULL &&
+		!onside_deferred_is_new(reader->deferred, event))
+		return;
+	if (*append == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(append_context);
+
+		*append = onside_append_begin();
+		MemoryContextSwitchTo(old);
+	}
+	onside_append(*append, event);
+	if (reader->backfill != NULL)
+		reader->backfill->recorded++;
 }

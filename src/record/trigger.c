@@ -129,8 +129,7 @@ record(TriggerData *trigdata, TriggerCall *call)
 
 		reader->deferred = call->deferred;
 		if (row != NULL)
-			(void) onside_row_record(reader, trigdata->tg_relation, row,
-									 &append);
+			onside_row_record(reader, trigdata->tg_relation, row, &append);
 	}
 
 	if (append != NULL)
