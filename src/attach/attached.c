@@ -85,11 +85,13 @@ onside_attached_triggers(Relation rel, const char *event_name)
 	{
 		Trigger    *trigger = &desc->triggers[i];
 		OnsideMapping *mapping;
+		OnsideEventError error;
 
 		if (trigger->tgfoid != function || trigger->tgisinternal ||
 			trigger->tgisclone)
 			continue;
-		mapping = onside_mapping_try_parse(trigger->tgnargs, trigger->tgargs);
+		mapping = onside_mapping_parse(trigger->tgnargs, trigger->tgargs,
+									   &error);
 		if (mapping != NULL && strcmp(mapping->event_name, event_name) == 0)
 			triggers = lappend(triggers, trigger);
 	}

@@ -11,7 +11,8 @@
 #include "postgres.h"
 
 #include "nodes/pg_list.h"
-#include "utils/rel.h"
+
+#include "log/event.h"
 
 /* One entry of the payload. */
 typedef struct OnsidePayloadKey
@@ -42,16 +43,14 @@ typedef struct OnsideMapping
 } OnsideMapping;
 
 /*
- * Parses the arguments of a track_row trigger of this table.  Raises 22023 for
- * an argument that is not understood and 22004 for a missing argument.
+ * Parses the arguments of a track_row trigger.  Returns NULL, and fills in
+ * *error, for an argument that is not understood (22023) and for a missing
+ * argument (22004).
  */
 extern OnsideMapping *onside_mapping_parse(int nargs, char **args,
-										   Relation rel);
+										   OnsideEventError *error);
 
-/* The same, but returns NULL in place of an error. */
-extern OnsideMapping *onside_mapping_try_parse(int nargs, char **args);
-
-/* The same for tgnargs and tgargs of the catalog pg_trigger. */
+/* The same without an error, for tgnargs and tgargs of the catalog pg_trigger. */
 extern OnsideMapping *onside_mapping_of_trigger(int nargs, Datum tgargs);
 
 /*

@@ -118,11 +118,16 @@ OnsideRowReader *
 onside_row_reader(Trigger *trigger, Relation rel, MemoryContext context)
 {
 	MemoryContext old = MemoryContextSwitchTo(context);
-	OnsideMapping *mapping = onside_mapping_parse(trigger->tgnargs,
-												  trigger->tgargs, rel);
-	OnsideRowReader *reader = palloc0(sizeof(OnsideRowReader));
 	OnsideEventError error;
+	OnsideMapping *mapping = onside_mapping_parse(trigger->tgnargs,
+												  trigger->tgargs, &error);
+	OnsideRowReader *reader = palloc0(sizeof(OnsideRowReader));
 
+	if (mapping == NULL)
+		ereport(ERROR,
+				(errcode(error.sqlstate),
+				 errmsg("track_row: %s", error.message),
+				 errhint("%s", error.hint), errtable(rel)));
 	reader->event_name = cstring_to_text(mapping->event_name);
 	reader->name_is_valid = onside_event_check_name(reader->event_name,
 													&error);
