@@ -10,10 +10,8 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
-#include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
@@ -24,7 +22,6 @@
 #include "nodes/value.h"
 #include "parser/parse_func.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -212,38 +209,6 @@ payload_mapping(const OnsideMapping *mapping)
 	return JsonbPGetDatum(JsonbValueToJsonb(builder.result));
 }
 
-/*
- * The mapping of the trigger with this OID; NULL if there is no such trigger,
- * or its arguments are not understood: somebody may have made it by hand.
- */
-static OnsideMapping *
-mapping_of(Oid trigger)
-{
-	Relation	rel = table_open(TriggerRelationId, AccessShareLock);
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	OnsideMapping *mapping = NULL;
-
-	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(trigger));
-	scan = systable_beginscan(rel, TriggerOidIndexId, true, NULL, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-	{
-		bool		isnull;
-
-		mapping = onside_mapping_of_trigger(((Form_pg_trigger) GETSTRUCT(tuple))->tgnargs,
-											heap_getattr(tuple,
-														 Anum_pg_trigger_tgargs,
-														 RelationGetDescr(rel),
-														 &isnull));
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return mapping;
-}
-
 static void
 set_text(Datum *values, bool *nulls, int i, const char *text)
 {
@@ -252,7 +217,10 @@ set_text(Datum *values, bool *nulls, int i, const char *text)
 		values[i] = CStringGetTextDatum(text);
 }
 
-/* trigger_mapping(trigger oid) */
+/*
+ * trigger_mapping(trigger oid).  NULL if there is no such trigger, or its
+ * arguments are not understood: somebody may have made it by hand.
+ */
 Datum
 onside_trigger_mapping(PG_FUNCTION_ARGS)
 {
@@ -263,7 +231,7 @@ onside_trigger_mapping(PG_FUNCTION_ARGS)
 
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	mapping = mapping_of(PG_GETARG_OID(0));
+	(void) onside_mapping_find(PG_GETARG_OID(0), NULL, &mapping);
 	if (mapping == NULL)
 		PG_RETURN_NULL();
 	set_text(values, nulls, 0, mapping->event_name);

@@ -250,51 +250,31 @@ onside_follow_drop_column(Oid relid, AttrNumber attnum)
  * ----------
  */
 
-/* The function that a trigger's mapper is, or InvalidOid. */
-static Oid
-mapper_of(Relation triggers, HeapTuple trigger)
-{
-	Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(trigger);
-	bool		isnull;
-	OnsideMapping *mapping =
-		onside_mapping_of_trigger(form->tgnargs,
-								  heap_getattr(trigger, Anum_pg_trigger_tgargs,
-											   RelationGetDescr(triggers),
-											   &isnull));
-
-	if (mapping == NULL || mapping->mapper == NULL)
-		return InvalidOid;
-	return onside_mapper_find(mapping->mapper,
-							  get_rel_type_id(onside_mapper_takes(mapping->mapper,
-																  form->tgrelid)));
-}
-
 /* Nobody else sees the trigger yet.  Its clones in partitions go with it. */
 void
 onside_follow_trigger(Oid trigger)
 {
 	Oid			function = onside_find_track_row();
-	ObjectAddress mapper = {0};
-	ObjectAddress dependent;
-	Relation	rel;
-	ScanKeyData key;
-	SysScanDesc scan;
+	OnsideMapping *mapping;
 	HeapTuple	tuple;
+	Form_pg_trigger form;
+	ObjectAddress mapper;
+	ObjectAddress dependent;
 
 	if (!OidIsValid(function) || onside_citus_is_here())
 		return;
-	rel = table_open(TriggerRelationId, AccessShareLock);
-	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(trigger));
-	scan = systable_beginscan(rel, TriggerOidIndexId, true, SnapshotSelf, 1,
-							  &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple) &&
-		((Form_pg_trigger) GETSTRUCT(tuple))->tgfoid == function &&
-		!OidIsValid(((Form_pg_trigger) GETSTRUCT(tuple))->tgparentid))
-		ObjectAddressSet(mapper, ProcedureRelationId, mapper_of(rel, tuple));
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
+	tuple = onside_mapping_find(trigger, SnapshotSelf, &mapping);
+	if (mapping == NULL || mapping->mapper == NULL)
+		return;
+	form = (Form_pg_trigger) GETSTRUCT(tuple);
+	if (form->tgfoid != function || OidIsValid(form->tgparentid))
+		return;
+
+	/* A mapper that is made later gets no dependency. */
+	ObjectAddressSet(mapper, ProcedureRelationId,
+					 onside_mapper_find(mapping->mapper,
+										get_rel_type_id(onside_mapper_takes(mapping->mapper,
+																			form->tgrelid))));
 	if (!OidIsValid(mapper.objectId))
 		return;
 	ObjectAddressSet(dependent, TriggerRelationId, trigger);

@@ -35,10 +35,8 @@
 
 #include <ctype.h>
 
-#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
-#include "access/table.h"
 #include "access/tupconvert.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
@@ -54,7 +52,6 @@
 #include "utils/builtins.h"
 #include "utils/catcache.h"
 #include "utils/expandedrecord.h"
-#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -216,29 +213,17 @@ check_function(const OnsideMapper *mapper)
 static Oid
 table_of_trigger(Trigger *trigger, Oid relid)
 {
-	Relation	rel;
-	Oid			parent = trigger->tgoid;
+	Oid			parent = trigger->tgisclone ? trigger->tgoid : InvalidOid;
 
-	if (!trigger->tgisclone)
-		return relid;
-	rel = table_open(TriggerRelationId, AccessShareLock);
 	while (OidIsValid(parent))
 	{
-		ScanKeyData key;
-		SysScanDesc scan;
-		HeapTuple	tuple;
+		HeapTuple	tuple = onside_mapping_find(parent, NULL, NULL);
 
-		ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
-					ObjectIdGetDatum(parent));
-		scan = systable_beginscan(rel, TriggerOidIndexId, true, NULL, 1, &key);
-		tuple = systable_getnext(scan);
-		if (!HeapTupleIsValid(tuple))
+		if (tuple == NULL)
 			elog(ERROR, "trigger %u does not exist", parent);
 		parent = ((Form_pg_trigger) GETSTRUCT(tuple))->tgparentid;
 		relid = ((Form_pg_trigger) GETSTRUCT(tuple))->tgrelid;
-		systable_endscan(scan);
 	}
-	table_close(rel, AccessShareLock);
 	return relid;
 }
 

@@ -11,7 +11,13 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/pg_trigger.h"
 #include "fmgr.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
 
 #include "record/mapping.h"
 
@@ -143,6 +149,37 @@ onside_mapping_of_trigger(int nargs, Datum tgargs)
 	for (int i = 0; i < nargs; i++, p += strlen(p) + 1)
 		args[i] = p;
 	return onside_mapping_parse(nargs, args, &error);
+}
+
+HeapTuple
+onside_mapping_find(Oid trigger, Snapshot snapshot, OnsideMapping **mapping)
+{
+	Relation	rel = table_open(TriggerRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	/* heap_copytuple() returns NULL for NULL. */
+	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(trigger));
+	scan = systable_beginscan(rel, TriggerOidIndexId, true, snapshot, 1, &key);
+	tuple = heap_copytuple(systable_getnext(scan));
+	systable_endscan(scan);
+
+	if (mapping != NULL)
+		*mapping = NULL;
+	if (mapping != NULL && tuple != NULL)
+	{
+		bool		isnull;
+
+		*mapping = onside_mapping_of_trigger(((Form_pg_trigger) GETSTRUCT(tuple))->tgnargs,
+											 heap_getattr(tuple,
+														  Anum_pg_trigger_tgargs,
+														  RelationGetDescr(rel),
+														  &isnull));
+	}
+	table_close(rel, AccessShareLock);
+	return tuple;
 }
 
 const char *

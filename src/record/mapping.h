@@ -10,7 +10,9 @@
 
 #include "postgres.h"
 
+#include "access/htup.h"
 #include "nodes/pg_list.h"
+#include "utils/snapshot.h"
 
 #include "log/event.h"
 
@@ -60,6 +62,15 @@ extern const char *onside_mapping_search_path(const OnsideMapping *mapping);
 
 /* Does this argument map a column? */
 extern bool onside_mapping_is_column(const char *arg);
+
+/*
+ * A copy of the trigger's row in pg_trigger, as the snapshot shows it, and the
+ * mapping in its arguments.  NULL if there is no such row; *mapping, which may
+ * be left out, is NULL if the arguments are not understood, too.  A snapshot
+ * of NULL is the catalog's.
+ */
+extern HeapTuple onside_mapping_find(Oid trigger, Snapshot snapshot,
+									 OnsideMapping **mapping);
 
 /* The arguments again, as a list of C strings. */
 extern List *onside_mapping_args(const OnsideMapping *mapping);
