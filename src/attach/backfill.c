@@ -188,7 +188,8 @@ check_source(const OnsideBackfillKey *key)
 	OnsideSource source;
 
 	onside_source_open(&source, key->source, key->event_name);
-	if (!source.reader->has_event_datetime && source.reader->mapper == NULL)
+	if (source.reader->event_datetime.name == NULL &&
+		source.reader->mapper == NULL)
 	{
 		if (bounded)
 			ereport(ERROR,

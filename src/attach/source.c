@@ -193,7 +193,7 @@ onside_source_open(OnsideSource *source, Oid relid, const char *event_name)
 	source->reader->many = true;
 	if (source->reader->broken != NULL)
 		onside_event_throw(source->reader->broken);
-	if (source->reader->mapper == NULL && !source->reader->has_event_id)
+	if (source->reader->mapper == NULL && source->reader->event_id.name == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("backfill: no column of \"%s\" is mapped to the event_id of \"%s\"",

@@ -127,6 +127,7 @@ read_row(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 		 OnsideEvent *event, OnsideEventError *error)
 {
 	OnsideEventError this_error;
+	char	   *key;
 	bool		valid = true;
 	bool		ok;
 
@@ -141,7 +142,7 @@ read_row(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 							   &event->has_installation_id, &this_error);
 	note(ok, error, &this_error, &valid);
 
-	if (reader->has_event_datetime)
+	if (reader->event_datetime.name != NULL)
 	{
 		ok = onside_column_to_datetime(&reader->event_datetime, row,
 									   &event->event_datetime,
@@ -156,18 +157,11 @@ read_row(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 	}
 
 	/* A dead letter gets an event_id, too, unless the row's own is invalid. */
-	ok = true;
-	if (reader->has_event_id)
-	{
-		char	   *key;
-
-		ok = onside_column_to_event_id(&reader->event_id, row,
-									   &event->event_id, &event->has_event_id,
-									   &key, &this_error);
-		if (ok && key != NULL)
-			ok = onside_row_id_of_key(reader, rel, key, event, &this_error);
-		note(ok, error, &this_error, &valid);
-	}
+	ok = onside_column_to_event_id(&reader->event_id, row, &event->event_id,
+								   &event->has_event_id, &key, &this_error);
+	if (ok && key != NULL)
+		ok = onside_row_id_of_key(reader, rel, key, event, &this_error);
+	note(ok, error, &this_error, &valid);
 	if (ok && !event->has_event_id)
 		onside_row_fresh_id(reader, event);
 
@@ -189,7 +183,7 @@ is_row_due(OnsideRowReader *reader, TupleTableSlot *row)
 	TimestampTz t;
 	bool		has;
 
-	return reader->backfill == NULL || !reader->has_event_datetime ||
+	return reader->backfill == NULL || reader->event_datetime.name == NULL ||
 		!onside_column_to_datetime(&reader->event_datetime, row, &t, &has,
 								   &error) ||
 		onside_row_is_due(reader, has, t);

@@ -144,10 +144,6 @@ onside_row_cache_get(Trigger *trigger, Relation rel, MemoryContext context)
 	if (entry == NULL)
 		entry = make_reader(trigger, rel);
 
-	/*
-	 * The relation cache tells nothing of its root's name, and its schema's.
-	 */
-	onside_row_forget_id(entry->reader);
 	entry->users++;
 	callback->func = end_use;
 	callback->arg = entry;
