@@ -34,6 +34,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "nodes/readfuncs.h"
 #include "pgstat.h"
 #include "storage/condition_variable.h"
 #include "tcop/tcopprot.h"
@@ -49,6 +50,7 @@
 #include "attach/attachable.h"
 #include "attach/backfill_state.h"
 #include "attach/source.h"
+#include "attach/when.h"
 #include "compat.h"
 #include "log/shmem.h"
 #include "record/citus.h"
@@ -201,7 +203,8 @@ check_source(const OnsideBackfillKey *key)
 				(errmsg("the events of \"%s\" are dated now, since no event_datetime is mapped",
 						RelationGetRelationName(source.rel))));
 	}
-	if (source.has_old)
+	if (source.trigger->tgqual != NULL &&
+		onside_when_has_old(stringToNode(source.trigger->tgqual)))
 		ereport(NOTICE,
 				(errmsg("the condition of \"%s\" refers to OLD, which is taken to be all NULL",
 						key->event_name)));

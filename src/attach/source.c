@@ -60,10 +60,6 @@
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
-#include "nodes/readfuncs.h"
-#include "optimizer/optimizer.h"
-#include "rewrite/prs2lock.h"
-#include "rewrite/rewriteManip.h"
 #include "storage/bufmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -76,7 +72,6 @@
 #include "attach/attachable.h"
 #include "attach/attached.h"
 #include "attach/source.h"
-#include "attach/when.h"
 #include "compat.h"
 #include "log/snapshot.h"
 
@@ -147,27 +142,6 @@ find_trigger(Relation rel, const char *event_name)
 	return trigger;
 }
 
-/* Prepares the WHEN clause; its NEW is the outer row, OLD the inner. */
-static void
-prepare_condition(OnsideSource *source)
-{
-	TupleDesc	tupdesc = RelationGetDescr(source->rel);
-	Node	   *when;
-
-	source->converted = MakeSingleTupleTableSlot(tupdesc, &TTSOpsVirtual);
-	source->old = MakeSingleTupleTableSlot(tupdesc, &TTSOpsVirtual);
-	ExecStoreAllNullTuple(source->old);
-	source->estate = CreateExecutorState();
-	if (source->trigger->tgqual == NULL)
-		return;
-
-	when = stringToNode(source->trigger->tgqual);
-	source->has_old = onside_when_has_old(when);
-	ChangeVarNodes(when, PRS2_OLD_VARNO, INNER_VAR, 0);
-	ChangeVarNodes(when, PRS2_NEW_VARNO, OUTER_VAR, 0);
-	source->condition = ExecPrepareExpr((Expr *) when, source->estate);
-}
-
 /*
  * Everything is resolved again for each chunk: between two chunks the table is
  * not locked, and may change.
@@ -200,15 +174,16 @@ onside_source_open(OnsideSource *source, Oid relid, const char *event_name)
 						RelationGetRelationName(source->rel), event_name),
 				 errdetail("The trigger makes up an event_id for each row, so a row that it has reported would become another event."),
 				 errhint("Detach the event, and attach it with event_id => the name of a column that tells the rows apart, such as the primary key. Leave out what the trigger has reported before that with the argument \"until\".")));
-	prepare_condition(source);
+	source->condition = onside_condition_make(source->trigger->tgqual,
+											  RelationGetDescr(source->rel));
+	source->converted = MakeSingleTupleTableSlot(RelationGetDescr(source->rel),
+												 &TTSOpsVirtual);
 }
 
 void
 onside_source_close(OnsideSource *source)
 {
 	ExecDropSingleTupleTableSlot(source->converted);
-	ExecDropSingleTupleTableSlot(source->old);
-	FreeExecutorState(source->estate);
 	relation_close(source->rel, NoLock);
 }
 
@@ -373,20 +348,6 @@ is_of_pass(OnsideSource *source, const OnsideBackfillState *state, bool known,
  * ----------
  */
 
-/* Does the row meet the trigger's condition? */
-static bool
-meets_condition(OnsideSource *source, TupleTableSlot *row)
-{
-	ExprContext *context = GetPerTupleExprContext(source->estate);
-
-	if (source->condition == NULL)
-		return true;
-	ResetExprContext(context);
-	context->ecxt_innertuple = source->old;
-	context->ecxt_outertuple = row;
-	return ExecQual(source->condition, context);
-}
-
 /*
  * Converts a partition's row into one of the attached table.  Without a map,
  * the columns have the same places.  The row is copied then, since the value
@@ -452,7 +413,7 @@ read_partition(OnsideSource *source, OnsideBackfillState *state, Relation part,
 				continue;
 			state->read++;
 			row = convert(source, part, map, slot);
-			if (meets_condition(source, row))
+			if (onside_condition_is_met(source->condition, row, NULL))
 				tuplestore_puttupleslot(rows, row);
 			else
 				state->rows.not_due++;
