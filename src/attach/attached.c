@@ -76,7 +76,7 @@ onside_attached_triggers(Relation rel, const char *event_name)
 {
 	List	   *triggers = NIL;
 	Oid			function = track_row_oid();
-	TriggerDesc *desc = rel->trigdesc;	/* after what may rebuild it */
+	TriggerDesc *desc = CopyTriggerDesc(rel->trigdesc);
 
 	for (int i = 0; desc != NULL && i < desc->numtriggers; i++)
 	{
@@ -154,7 +154,7 @@ onside_detach(PG_FUNCTION_ARGS)
 	{
 		Trigger    *trigger = lfirst(lc);
 
-		names = lappend(names, pstrdup(trigger->tgname));
+		names = lappend(names, trigger->tgname);
 		if (trigger->tgdeferrable)
 			refuse_pending(rel, event_name);
 	}

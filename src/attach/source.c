@@ -90,8 +90,8 @@
 /*
  * Finds the trigger that reports the event, or raises an error.  Where INSERT
  * and UPDATE have a trigger each, the one of INSERT is taken: its condition is
- * about the row as it is.  The result is a copy: our lock does not keep other
- * sessions from making triggers, which changes the relcache.
+ * about the row as it is.  The trigger gets the name of the transition table
+ * that a chunk's rows are put into.
  */
 static Trigger *
 find_trigger(Relation rel, const char *event_name)
@@ -99,7 +99,6 @@ find_trigger(Relation rel, const char *event_name)
 	List	   *triggers = onside_attached_triggers(rel, event_name);
 	Trigger    *found = NULL;
 	bool		ambiguous = false;
-	Trigger    *trigger;
 	ListCell   *lc;
 
 	foreach(lc, triggers)
@@ -127,19 +126,8 @@ find_trigger(Relation rel, const char *event_name)
 						RelationGetRelationName(rel), event_name),
 				 errhint("Drop one of them; see the view onside_attribution.attached.")));
 
-	/* Copy it, with the transition table that the chunk is. */
-	trigger = palloc(sizeof(Trigger));
-	*trigger = *found;
-	trigger->tgname = pstrdup(trigger->tgname);
-	if (trigger->tgqual != NULL)
-		trigger->tgqual = pstrdup(trigger->tgqual);
-	trigger->tgargs = memcpy(palloc(trigger->tgnargs * sizeof(char *)),
-							 trigger->tgargs,
-							 trigger->tgnargs * sizeof(char *));
-	for (int i = 0; i < trigger->tgnargs; i++)
-		trigger->tgargs[i] = pstrdup(trigger->tgargs[i]);
-	trigger->tgnewtable = "new_rows";
-	return trigger;
+	found->tgnewtable = "new_rows";
+	return found;
 }
 
 /*
