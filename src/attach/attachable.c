@@ -68,19 +68,6 @@ what_else(Oid relid, const char **hint)
 		case RELKIND_FOREIGN_TABLE:
 			*hint = "Rows that are written at its server would not be seen. Attach the table there, with the extension in that database.";
 			return "is not a table but a foreign table";
-		case RELKIND_SEQUENCE:
-			*hint = "Attach the table whose column it numbers.";
-			return "is not a table but a sequence";
-		case RELKIND_INDEX:
-		case RELKIND_PARTITIONED_INDEX:
-			*hint = "Attach the table to which it belongs.";
-			return "is not a table but an index";
-		case RELKIND_TOASTVALUE:
-			*hint = "Attach the table to which it belongs.";
-			return "is not a table but a TOAST table";
-		case RELKIND_COMPOSITE_TYPE:
-			*hint = "Attach a table that has such rows.";
-			return "is not a table but a composite type";
 		default:
 			*hint = "Attach the table in which the rows are stored.";
 			return "is not a table";
