@@ -40,6 +40,7 @@
 #include "tcop/tcopprot.h"
 #include "utils/backend_status.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -115,7 +116,7 @@ record_rows(OnsideSource *source, Tuplestorestate *rows,
 		nestlevel = onside_column_fix_settings();
 	onside_row_record_all(source->reader, &trigdata, append);
 	if (source->reader->needs_settings)
-		onside_column_restore_settings(nestlevel);
+		AtEOXact_GUC(true, nestlevel);
 }
 
 /*

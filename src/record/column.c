@@ -176,12 +176,6 @@ onside_column_resolve(OnsideColumn *column, const char *field,
 	return true;
 }
 
-bool
-onside_column_needs_settings(const OnsideColumn *column)
-{
-	return column->needs_settings;
-}
-
 /*
  * Every setting on which the text form of one of PostgreSQL's types depends.
  * The end of the transaction restores them after an error.
@@ -205,12 +199,6 @@ onside_column_fix_settings(void)
 	for (int i = 0; i < (int) lengthof(fixed); i++)
 		onside_set_for_now(fixed[i][0], fixed[i][1]);
 	return nestlevel;
-}
-
-void
-onside_column_restore_settings(int nestlevel)
-{
-	AtEOXact_GUC(true, nestlevel);
 }
 
 static void

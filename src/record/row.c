@@ -31,7 +31,6 @@
 #include "log/event.h"
 #include "record/row.h"
 #include "record/row_mapped.h"
-#include "record/row_outcome.h"
 #include "settings.h"
 
 /*

@@ -15,16 +15,7 @@
 #include "utils/rel.h"
 
 #include "log/outbox.h"
-#include "record/row_reader.h"
-
-/* What would become of a row. */
-typedef enum OnsideRowOutcome
-{
-	ONSIDE_ROW_RECORDED,
-	ONSIDE_ROW_SKIPPED,			/* no installation_id, or the mapper makes no
-								 * event */
-	ONSIDE_ROW_DEAD_LETTER,		/* not a valid event */
-} OnsideRowOutcome;
+#include "record/row_outcome.h"
 
 /*
  * Records one row of this table: the event that its columns make, or all

@@ -32,7 +32,6 @@
 #include "log/shmem.h"
 #include "record/repeats.h"
 #include "record/row_mapped.h"
-#include "record/row_outcome.h"
 #include "settings.h"
 
 /*

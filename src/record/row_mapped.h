@@ -12,7 +12,7 @@
 
 #include "commands/trigger.h"
 
-#include "record/row.h"
+#include "record/row_outcome.h"
 
 /* Records the events that the mapper makes of one row. */
 extern void onside_row_mapped_record(OnsideRowReader *reader, Relation rel,

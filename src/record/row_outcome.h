@@ -13,6 +13,15 @@
 #include "log/outbox.h"
 #include "record/row_reader.h"
 
+/* What would become of a row. */
+typedef enum OnsideRowOutcome
+{
+	ONSIDE_ROW_RECORDED,
+	ONSIDE_ROW_SKIPPED,			/* no installation_id, or the mapper makes no
+								 * event */
+	ONSIDE_ROW_DEAD_LETTER,		/* not a valid event */
+} OnsideRowOutcome;
+
 /*
  * Appends the event if error is NULL, or does what on_invalid_event says.
  * *append is opened, in append_context, with the first event: a statement

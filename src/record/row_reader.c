@@ -98,7 +98,7 @@ resolve_columns(OnsideRowReader *reader, const OnsideMapping *mapping,
 				mapping->payload[i].column);
 
 		/* An output function can depend on settings, and on other objects. */
-		if (onside_column_needs_settings(&reader->payload[i]))
+		if (reader->payload[i].needs_settings)
 			reader->needs_settings = true;
 		if (reader->payload[i].kind == ONSIDE_COLUMN_OTHER)
 			reader->keepable = false;

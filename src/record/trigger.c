@@ -135,7 +135,7 @@ record(TriggerData *trigdata, TriggerCall *call)
 	if (append != NULL)
 		onside_append_end(append);
 	if (reader->needs_settings)
-		onside_column_restore_settings(nestlevel);
+		AtEOXact_GUC(true, nestlevel);
 }
 
 /*
