@@ -33,6 +33,7 @@
 #include "log/tables.h"
 #include "record/citus.h"
 #include "record/mapping.h"
+#include "record/purchase.h"
 
 PG_FUNCTION_INFO_V1(onside_detach);
 PG_FUNCTION_INFO_V1(onside_trigger_mapping);
@@ -192,18 +193,12 @@ static Datum
 payload_mapping(const OnsideMapping *mapping)
 {
 	OnsideJsonbBuilder builder = {0};
-	JsonbValue	v;
 
 	onside_jsonb_push(&builder, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < mapping->npayload; i++)
 	{
-		v.type = jbvString;
-		v.val.string.val = unconstify(char *, mapping->payload[i].key);
-		v.val.string.len = strlen(mapping->payload[i].key);
-		onside_jsonb_push(&builder, WJB_KEY, &v);
-		v.val.string.val = unconstify(char *, mapping->payload[i].column);
-		v.val.string.len = strlen(mapping->payload[i].column);
-		onside_jsonb_push(&builder, WJB_VALUE, &v);
+		onside_push_string(&builder, WJB_KEY, mapping->payload[i].key);
+		onside_push_string(&builder, WJB_VALUE, mapping->payload[i].column);
 	}
 	onside_jsonb_push(&builder, WJB_END_OBJECT, NULL);
 	return JsonbPGetDatum(JsonbValueToJsonb(builder.result));

@@ -349,19 +349,6 @@ record_all(const OnsideBackfillKey *key, MemoryContext per_chunk)
 	}
 }
 
-static void
-read_arguments(FunctionCallInfo fcinfo, OnsideBackfillKey *key)
-{
-	if (PG_ARGISNULL(1))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("backfill: event_name must not be null"),
-				 errhint("See the view onside_attribution.attached.")));
-	key->event_name = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	key->since = PG_ARGISNULL(2) ? DT_NOBEGIN : PG_GETARG_TIMESTAMPTZ(2);
-	key->until = PG_ARGISNULL(3) ? DT_NOEND : PG_GETARG_TIMESTAMPTZ(3);
-}
-
 /* backfill(source, event_name, since, until) */
 Datum
 onside_backfill(PG_FUNCTION_ARGS)
@@ -371,10 +358,11 @@ onside_backfill(PG_FUNCTION_ARGS)
 		castNode(CallContext, fcinfo->context)->atomic;
 	OnsideBackfillKey key = {0};
 
-	if (PG_ARGISNULL(0))
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("backfill: source must not be null"),
+				 errmsg("backfill: %s must not be null",
+						PG_ARGISNULL(0) ? "source" : "event_name"),
 				 errhint("See the view onside_attribution.attached.")));
 
 	/* A caller who may not read the table learns nothing about it. */
@@ -383,7 +371,9 @@ onside_backfill(PG_FUNCTION_ARGS)
 	onside_attachable_require(key.source, ACL_SELECT);
 
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	read_arguments(fcinfo, &key);
+	key.event_name = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	key.since = PG_ARGISNULL(2) ? DT_NOBEGIN : PG_GETARG_TIMESTAMPTZ(2);
+	key.until = PG_ARGISNULL(3) ? DT_NOEND : PG_GETARG_TIMESTAMPTZ(3);
 	PreventCommandIfReadOnly("backfill()");
 	if (atomic)
 		ereport(ERROR,
