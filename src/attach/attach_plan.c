@@ -43,7 +43,7 @@
  * too long is cut, and ends in a hash of the event's name.
  */
 static char *
-trigger_name(const char *prefix, const char *event_name)
+make_trigger_name(const char *prefix, const char *event_name)
 {
 	char	   *name = psprintf("%s%s", prefix, event_name);
 
@@ -93,7 +93,7 @@ add_trigger(List *triggers, const OnsideWanted *wanted, const char *prefix,
 {
 	OnsideNewTrigger *trigger = palloc(sizeof(OnsideNewTrigger));
 
-	trigger->name = trigger_name(prefix, wanted->mapping->event_name);
+	trigger->name = make_trigger_name(prefix, wanted->mapping->event_name);
 	trigger->events = events;
 	trigger->condition = condition;
 	return lappend(triggers, trigger);

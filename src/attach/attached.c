@@ -205,7 +205,7 @@ payload_mapping(const OnsideMapping *mapping)
 }
 
 static void
-set_text(Datum *values, bool *nulls, int i, const char *text)
+set_column_text(Datum *values, bool *nulls, int i, const char *text)
 {
 	nulls[i] = text == NULL;
 	if (!nulls[i])
@@ -229,14 +229,14 @@ onside_trigger_mapping(PG_FUNCTION_ARGS)
 	(void) onside_mapping_find(PG_GETARG_OID(0), NULL, &mapping);
 	if (mapping == NULL)
 		PG_RETURN_NULL();
-	set_text(values, nulls, 0, mapping->event_name);
-	set_text(values, nulls, 1, mapping->installation_id);
+	set_column_text(values, nulls, 0, mapping->event_name);
+	set_column_text(values, nulls, 1, mapping->installation_id);
 	nulls[2] = mapping->mapper != NULL;
 	if (!nulls[2])
 		values[2] = payload_mapping(mapping);
-	set_text(values, nulls, 3, mapping->event_datetime);
-	set_text(values, nulls, 4, mapping->event_id);
-	set_text(values, nulls, 5, mapping->mapper);
+	set_column_text(values, nulls, 3, mapping->event_datetime);
+	set_column_text(values, nulls, 4, mapping->event_id);
+	set_column_text(values, nulls, 5, mapping->mapper);
 
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc),
 													  values, nulls)));

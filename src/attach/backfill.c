@@ -276,7 +276,7 @@ describe_progress(const OnsideBackfillState *state, int64 read_before,
 
 /* A backfill that had finished begins again; one that was stopped goes on. */
 static void
-begin(const OnsideBackfillKey *key)
+begin_backfill(const OnsideBackfillKey *key)
 {
 	OnsideBackfillState *state = onside_backfill_lock(key);
 	ItemPointerData tid = state->tid;
@@ -392,7 +392,7 @@ onside_backfill(PG_FUNCTION_ARGS)
 	onside_backfill_forget_dropped();
 	SPI_commit();
 	check_source(&key);
-	begin(&key);
+	begin_backfill(&key);
 	SPI_commit();
 	record_all(&key, AllocSetContextCreate(CurrentMemoryContext,
 										   "onside_attribution backfill",

@@ -93,7 +93,7 @@ copy_array(TupleTableSlot *slot, AttrNumber attnum)
  * be NULL here.
  */
 static void
-read_row(TupleTableSlot *slot, OnsideBackfillState *state)
+read_state_row(TupleTableSlot *slot, OnsideBackfillState *state)
 {
 	Datum	   *values = slot->tts_values;
 	Datum	   *done;
@@ -158,7 +158,7 @@ onside_backfill_lock(const OnsideBackfillKey *key)
 		slot_getallattrs(slot);
 		found = is_row_of(slot, key);
 		if (found)
-			read_row(slot, state);
+			read_state_row(slot, state);
 	}
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);

@@ -119,7 +119,7 @@ for_each_trigger(Oid relid, TriggerChange change, void *arg)
 }
 
 static const char *
-trigger_name(HeapTuple trigger)
+name_of_trigger(HeapTuple trigger)
 {
 	return NameStr(((Form_pg_trigger) GETSTRUCT(trigger))->tgname);
 }
@@ -186,7 +186,7 @@ rename_column(Relation triggers, HeapTuple trigger, void *arg)
 		ereport(WARNING,
 				(errcode(ERRCODE_WARNING),
 				 errmsg("column \"%s\" is mapped by trigger \"%s\"",
-						renaming->from, trigger_name(trigger)),
+						renaming->from, name_of_trigger(trigger)),
 				 errdetail("Rows that are written without it are no valid events."),
 				 errhint("Detach the event with onside_attribution.detach(), and attach it again without the column.")));
 		return NULL;
@@ -307,7 +307,7 @@ make_row_level(Relation triggers, HeapTuple trigger, void *arg)
 		return NULL;
 	ereport(NOTICE,
 			(errmsg("trigger \"%s\" is now FOR EACH ROW, since rows come in through \"%s\", too",
-					trigger_name(trigger), (const char *) arg)));
+					name_of_trigger(trigger), (const char *) arg)));
 
 	values[Anum_pg_trigger_tgtype - 1] =
 		Int16GetDatum(((Form_pg_trigger) GETSTRUCT(trigger))->tgtype |
@@ -329,7 +329,7 @@ warn_of_child(Relation triggers, HeapTuple trigger, void *arg)
 		ereport(WARNING,
 				(errcode(ERRCODE_WARNING),
 				 errmsg("trigger \"%s\" is FOR EACH STATEMENT, and \"%s\" gets an inheritance child",
-						trigger_name(trigger), (const char *) arg),
+						name_of_trigger(trigger), (const char *) arg),
 				 errhint("Detach the event with onside_attribution.detach(), and attach it again.")));
 	return NULL;
 }
@@ -345,7 +345,7 @@ warn_of_parent(Relation triggers, HeapTuple trigger, void *arg)
 		ereport(WARNING,
 				(errcode(ERRCODE_WARNING),
 				 errmsg("trigger \"%s\" is FOR EACH STATEMENT, and does not see rows that come in through \"%s\"",
-						trigger_name(trigger), (const char *) arg),
+						name_of_trigger(trigger), (const char *) arg),
 				 errhint("Detach the event with onside_attribution.detach(), and attach it again.")));
 	return NULL;
 }

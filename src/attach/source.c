@@ -342,8 +342,8 @@ is_of_pass(OnsideSource *source, const OnsideBackfillState *state, bool known,
  * of a column that was added later is known to the partition alone.
  */
 static TupleTableSlot *
-convert(OnsideSource *source, Relation part, TupleConversionMap *map,
-		TupleTableSlot *slot)
+convert_row(OnsideSource *source, Relation part, TupleConversionMap *map,
+			TupleTableSlot *slot)
 {
 	if (RelationGetRelid(part) == RelationGetRelid(source->rel))
 		return slot;
@@ -400,7 +400,7 @@ read_partition(OnsideSource *source, OnsideBackfillState *state, Relation part,
 			if (!is_of_pass(source, state, known, slot))
 				continue;
 			state->read++;
-			row = convert(source, part, map, slot);
+			row = convert_row(source, part, map, slot);
 			if (onside_condition_is_met(source->condition, row, NULL))
 				tuplestore_puttupleslot(rows, row);
 			else

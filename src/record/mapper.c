@@ -351,7 +351,7 @@ onside_mapper_read_event(TupleTableSlot *slot, OnsideEvent *event)
  * The row as a value of the type that the mapper takes; nothing is detoasted.
  */
 static Datum
-row_value(OnsideMapper *mapper, TupleTableSlot *row)
+make_row_value(OnsideMapper *mapper, TupleTableSlot *row)
 {
 	HeapTuple	tuple = ExecFetchSlotHeapTuple(row, false, NULL);
 	ExpandedRecordHeader *record =
@@ -387,7 +387,7 @@ call_for_row(OnsideMapper *mapper, TupleTableSlot *row, DestReceiver *dest)
 		mapper->plan = plan;
 	}
 	options.params = makeParamList(1);
-	options.params->params[0].value = row_value(mapper, row);
+	options.params->params[0].value = make_row_value(mapper, row);
 	options.params->params[0].isnull = false;
 	options.params->params[0].pflags = PARAM_FLAG_CONST;
 	options.params->params[0].ptype = mapper->row_type;

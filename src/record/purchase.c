@@ -48,8 +48,8 @@ onside_push_string(OnsideJsonbBuilder *builder, JsonbIteratorToken token,
 }
 
 static bool
-wrong(OnsideEventError *error, const char *field, int sqlstate,
-	  const char *problem, const char *hint)
+refuse_purchase(OnsideEventError *error, const char *field, int sqlstate,
+				const char *problem, const char *hint)
 {
 	return onside_event_invalid(error, field, sqlstate,
 								psprintf("%s %s", field, problem), hint);
@@ -75,29 +75,29 @@ check_purchase(FunctionCallInfo fcinfo, OnsideEventError *error)
 	Jsonb	   *extra;
 
 	if (PG_ARGISNULL(1))
-		return wrong(error, "amount", ERRCODE_NULL_VALUE_NOT_ALLOWED,
-					 "must not be null", pass_amount);
+		return refuse_purchase(error, "amount", ERRCODE_NULL_VALUE_NOT_ALLOWED,
+							   "must not be null", pass_amount);
 	if (PG_ARGISNULL(2))
-		return wrong(error, "currency", ERRCODE_NULL_VALUE_NOT_ALLOWED,
-					 "must not be null", pass_currency);
+		return refuse_purchase(error, "currency", ERRCODE_NULL_VALUE_NOT_ALLOWED,
+							   "must not be null", pass_currency);
 	amount = PG_GETARG_NUMERIC(1);
 	if (numeric_is_nan(amount) || numeric_is_inf(amount))
-		return wrong(error, "amount", ERRCODE_INVALID_PARAMETER_VALUE,
-					 "must be a finite number", pass_amount);
+		return refuse_purchase(error, "amount", ERRCODE_INVALID_PARAMETER_VALUE,
+							   "must be a finite number", pass_amount);
 	if (VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(2)) == 0)
-		return wrong(error, "currency", ERRCODE_INVALID_PARAMETER_VALUE,
-					 "must not be empty", pass_currency);
+		return refuse_purchase(error, "currency", ERRCODE_INVALID_PARAMETER_VALUE,
+							   "must not be empty", pass_currency);
 	if (PG_ARGISNULL(5))
 		return true;
 	extra = PG_GETARG_JSONB_P(5);
 	if (!JB_ROOT_IS_OBJECT(extra))
-		return wrong(error, "extra", ERRCODE_INVALID_PARAMETER_VALUE,
-					 "must be a JSON object",
-					 "Its keys are added to the payload.");
+		return refuse_purchase(error, "extra", ERRCODE_INVALID_PARAMETER_VALUE,
+							   "must be a JSON object",
+							   "Its keys are added to the payload.");
 	if (has_key(extra, "amount") || has_key(extra, "currency"))
-		return wrong(error, "extra", ERRCODE_INVALID_PARAMETER_VALUE,
-					 "must not have the keys \"amount\" and \"currency\"",
-					 "Pass them as the function's own arguments.");
+		return refuse_purchase(error, "extra", ERRCODE_INVALID_PARAMETER_VALUE,
+							   "must not have the keys \"amount\" and \"currency\"",
+							   "Pass them as the function's own arguments.");
 	return true;
 }
 

@@ -102,7 +102,7 @@ find_reader(Oid trigger)
 
 /* Makes a reader, and keeps it in place of the oldest if that is possible. */
 static KeptReader *
-make_reader(Trigger *trigger, Relation rel)
+add_reader(Trigger *trigger, Relation rel)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "onside_attribution row reader",
@@ -142,7 +142,7 @@ onside_row_cache_get(Trigger *trigger, Relation rel, MemoryContext context)
 		CacheRegisterRelcacheCallback(forget_table, (Datum) 0);
 	registered = true;
 	if (entry == NULL)
-		entry = make_reader(trigger, rel);
+		entry = add_reader(trigger, rel);
 
 	entry->users++;
 	callback->func = end_use;

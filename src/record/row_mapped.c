@@ -45,8 +45,8 @@
  * NULL.
  */
 static void
-understand(const ErrorData *mapper_error, const char *key,
-		   OnsideEventError *error)
+explain_mapper_error(const ErrorData *mapper_error, const char *key,
+					 OnsideEventError *error)
 {
 	char	   *message = mapper_error->message;
 
@@ -96,7 +96,7 @@ refuse_row(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 
 	event.event_name = reader->event_name;
 	event.name_is_checked = reader->name_is_valid;
-	understand(mapper_error, key, &error);
+	explain_mapper_error(mapper_error, key, &error);
 	onside_row_let_through(reader, rel, &event, &error);
 }
 
@@ -338,7 +338,7 @@ onside_row_mapped_try(OnsideRowReader *reader, TupleTableSlot *row,
 
 	if (mapper_error != NULL)
 	{
-		understand(mapper_error, NULL, error);
+		explain_mapper_error(mapper_error, NULL, error);
 		outcome = ONSIDE_ROW_DEAD_LETTER;
 	}
 	while (mapper_error == NULL && outcome != ONSIDE_ROW_DEAD_LETTER &&

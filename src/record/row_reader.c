@@ -35,8 +35,8 @@
 
 /* Resolves one column; notes the first column that cannot be used. */
 static void
-resolve(OnsideRowReader *reader, OnsideColumn *column, const char *field,
-		Relation rel, const char *name)
+resolve_column(OnsideRowReader *reader, OnsideColumn *column, const char *field,
+			   Relation rel, const char *name)
 {
 	OnsideEventError error;
 
@@ -75,14 +75,14 @@ static void
 resolve_columns(OnsideRowReader *reader, const OnsideMapping *mapping,
 				Relation rel)
 {
-	resolve(reader, &reader->installation_id, "installation_id", rel,
-			mapping->installation_id);
+	resolve_column(reader, &reader->installation_id, "installation_id", rel,
+				   mapping->installation_id);
 	if (mapping->event_datetime != NULL)
-		resolve(reader, &reader->event_datetime, "event_datetime", rel,
-				mapping->event_datetime);
+		resolve_column(reader, &reader->event_datetime, "event_datetime", rel,
+					   mapping->event_datetime);
 	if (mapping->event_id != NULL)
-		resolve(reader, &reader->event_id, "event_id", rel,
-				mapping->event_id);
+		resolve_column(reader, &reader->event_id, "event_id", rel,
+					   mapping->event_id);
 	if (mapping->id_namespace != NULL)
 		reader->id_namespace = pstrdup(mapping->id_namespace);
 	if (mapping->id_source != NULL)
@@ -94,8 +94,8 @@ resolve_columns(OnsideRowReader *reader, const OnsideMapping *mapping,
 	for (int i = 0; i < mapping->npayload; i++)
 	{
 		reader->keys[i] = mapping->payload[i].key;
-		resolve(reader, &reader->payload[i], mapping->payload[i].field, rel,
-				mapping->payload[i].column);
+		resolve_column(reader, &reader->payload[i], mapping->payload[i].field, rel,
+					   mapping->payload[i].column);
 
 		/* An output function can depend on settings, and on other objects. */
 		if (reader->payload[i].needs_settings)

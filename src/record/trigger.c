@@ -84,7 +84,7 @@ trigger_error(void *arg)
  * more.
  */
 static TupleTableSlot *
-find_row(TriggerData *trigdata, TriggerCall *call)
+find_trigger_row(TriggerData *trigdata, TriggerCall *call)
 {
 	if (call->deferred != NULL)
 		return onside_deferred_row(call->deferred, trigdata);
@@ -97,7 +97,7 @@ find_row(TriggerData *trigdata, TriggerCall *call)
  * Session settings are fixed only if a mapped column's text depends on them.
  */
 static void
-record(TriggerData *trigdata, TriggerCall *call)
+record_call(TriggerData *trigdata, TriggerCall *call)
 {
 	OnsideRowReader *reader = call->reader;
 	OnsideAppend *append = NULL;
@@ -110,7 +110,7 @@ record(TriggerData *trigdata, TriggerCall *call)
 		onside_row_record_all(reader, trigdata, &append);
 	else
 	{
-		TupleTableSlot *row = find_row(trigdata, call);
+		TupleTableSlot *row = find_trigger_row(trigdata, call);
 
 		reader->deferred = call->deferred;
 		if (row != NULL)
@@ -170,7 +170,7 @@ onside_track_row(PG_FUNCTION_ARGS)
 									 fcinfo->flinfo->fn_mcxt);
 		fcinfo->flinfo->fn_extra = call;
 	}
-	record(trigdata, call);
+	record_call(trigdata, call);
 	call->reader->many = true;	/* if there is another row */
 
 	error_context_stack = callback.previous;
