@@ -211,7 +211,7 @@ SELECT count(*) FROM pg_trigger WHERE tgrelid IN ('parted'::regclass, 'part_1'::
 TRUNCATE onside_attribution.outbox;
 
 -- An UPDATE that moves a row to another partition is none to triggers: attach
--- warns where it would be an event, whatever level of partitions it concerns.
+-- warns, since the row can be an event whatever the condition depends on.
 CREATE TABLE moving (id int, install_id uuid, status text, paid_on date, total numeric, uid uuid) PARTITION BY LIST (status);
 CREATE TABLE moving_new PARTITION OF moving FOR VALUES IN ('new');
 CREATE TABLE moving_paid (uid uuid, gone int, paid_on date, total numeric, status text, install_id uuid, id int) PARTITION BY RANGE ((paid_on + 1));
@@ -225,9 +225,9 @@ SELECT onside_attribution.attach('moving', 'dated', 'install_id', '{}', 'paid_on
 SELECT onside_attribution.attach('moving', 'with date', 'install_id', '{"on": "paid_on"}', operation => 'UPDATE', condition => 'NEW.total > 5');
 SELECT onside_attribution.attach('moving', 'changed', 'install_id', '{"id": "id"}', operation => 'UPDATE', condition => 'OLD.* IS DISTINCT FROM NEW.*');
 SELECT onside_attribution.attach('moving', 'any', 'install_id', '{"id": "id"}', operation => 'UPDATE');
-\set VERBOSITY default
--- (and not where that is not to be expected)
 SELECT onside_attribution.attach('moving', 'dear', 'install_id', '{"id": "id", "uid": "uid"}', operation => 'UPDATE', condition => 'NEW.total > 5 AND OLD.total <= 5 AND NEW.tableoid <> 1');
+\set VERBOSITY default
+-- (and not where an INSERT fires the trigger, too)
 SELECT onside_attribution.attach('moving', 'both', 'install_id', '{"id": "id"}', 'paid_on', 'uid', 'INSERT OR UPDATE', 'NEW.status = ''paid''');
 SELECT onside_attribution.attach('moving', 'once', 'install_id', '{"id": "id"}', event_id => 'id');
 -- One of INSERT is reported again, as another event.

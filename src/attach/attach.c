@@ -261,7 +261,7 @@ make_trigger(Oid relid, const char *name, const char *command)
  * same order.  The table stays locked.
  */
 static List *
-plan(const OnsideWanted *wanted, List **commands)
+plan_triggers(const OnsideWanted *wanted, List **commands)
 {
 	Relation	rel = relation_open(wanted->relid, ShareRowExclusiveLock);
 	List	   *triggers;
@@ -332,7 +332,7 @@ make_triggers(const OnsideWanted *wanted, OnsideCitusTable citus,
 
 /* Makes the triggers and returns the first one's name. */
 static char *
-attach(const OnsideWanted *wanted, int lock_timeout)
+attach_event(const OnsideWanted *wanted, int lock_timeout)
 {
 	OnsideCitusTable citus = onside_citus_table(wanted->relid);
 	OnsideLook *look = NULL;
@@ -349,7 +349,7 @@ attach(const OnsideWanted *wanted, int lock_timeout)
 						   wanted->becomes != NULL ? wanted->becomes :
 						   wanted->condition, wanted->events);
 
-	triggers = plan(wanted, &commands);
+	triggers = plan_triggers(wanted, &commands);
 	make_triggers(wanted, citus, triggers, commands, lock_timeout);
 	if (look != NULL)
 		onside_look_warn(look);
@@ -384,7 +384,7 @@ onside_attach(PG_FUNCTION_ARGS)
 		onside_set_for_now("lock_timeout", LOCK_TIMEOUT);
 
 	onside_attach_args_read(fcinfo, &wanted);
-	name = attach(&wanted, lock_timeout);
+	name = attach_event(&wanted, lock_timeout);
 	AtEOXact_GUC(true, nestlevel);
 	error_context_stack = callback.previous;
 

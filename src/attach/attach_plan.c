@@ -21,16 +21,11 @@
  */
 #include "postgres.h"
 
-#include "access/relation.h"
-#include "access/sysattr.h"
-#include "catalog/partition.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "common/hashfn.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
-#include "optimizer/optimizer.h"
-#include "parser/parsetree.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
@@ -48,7 +43,7 @@
  * too long is cut, and ends in a hash of the event's name.
  */
 static char *
-trigger_name(const char *prefix, const char *event_name)
+make_trigger_name(const char *prefix, const char *event_name)
 {
 	char	   *name = psprintf("%s%s", prefix, event_name);
 
@@ -74,83 +69,20 @@ all_rows_come_in_here(Relation rel)
 }
 
 /*
- * The columns that the event depends on, with attribute numbers offset as
- * pull_varattnos() does it.  The columns that a mapper reads are not known.
- */
-static Bitmapset *
-columns_of_event(Relation rel, const OnsideMapping *mapping, Node *when)
-{
-	List	   *names = list_make2(unconstify(char *, mapping->installation_id),
-								   unconstify(char *, mapping->event_datetime));
-	Bitmapset  *columns = NULL;
-	ListCell   *lc;
-
-	names = lappend(names, unconstify(char *, mapping->event_id));
-	for (int i = 0; i < mapping->npayload; i++)
-		names = lappend(names, unconstify(char *, mapping->payload[i].column));
-	foreach(lc, names)
-		if (lfirst(lc) != NULL)
-			columns = bms_add_member(columns,
-									 get_attnum(RelationGetRelid(rel),
-												lfirst(lc)) -
-									 FirstLowInvalidHeapAttributeNumber);
-	pull_varattnos(when, PRS2_OLD_VARNO, &columns);
-	pull_varattnos(when, PRS2_NEW_VARNO, &columns);
-	return columns;
-}
-
-/*
- * Is one of the columns, or the whole row, in the partition key of the table
- * or of a partition at any level?  The caller has locked all partitions.
- */
-static bool
-are_in_partition_key(Relation rel, Bitmapset *columns)
-{
-	bool		result = bms_is_member(-FirstLowInvalidHeapAttributeNumber,
-									   columns);
-	ListCell   *lc;
-
-	foreach(lc, find_all_inheritors(RelationGetRelid(rel), NoLock, NULL))
-	{
-		Relation	part = relation_open(lfirst_oid(lc), NoLock);
-		Bitmapset  *its = NULL;
-		int			i = -FirstLowInvalidHeapAttributeNumber;
-		bool		in_expression;
-
-		while ((i = bms_next_member(columns, i)) >= 0)
-			its = bms_add_member(its,
-								 get_attnum(RelationGetRelid(part),
-											get_attname(RelationGetRelid(rel),
-														i + FirstLowInvalidHeapAttributeNumber,
-														false)) -
-								 FirstLowInvalidHeapAttributeNumber);
-		if (part->rd_rel->relkind == RELKIND_PARTITIONED_TABLE &&
-			has_partition_attrs(part, its, &in_expression))
-			result = true;
-		relation_close(part, NoLock);
-	}
-	return result;
-}
-
-/*
  * Warns of UPDATEs that move a row to another partition.  To row-level
- * triggers they are a DELETE here and an INSERT there.  An event of INSERT is
- * then reported again, which the API recognizes by a mapped event_id alone.
- * An event of UPDATE is not reported; we warn where an event is likely to be
- * lost by that: if every update is an event, or if the condition or the event
- * uses a column of the partition key.
+ * triggers they are a DELETE here and an INSERT there.  An event of UPDATE is
+ * not reported then, though the move may be what its condition waits for.  An
+ * event of INSERT is reported again, which the API recognizes by a mapped
+ * event_id alone.
  */
 static void
-warn_of_moves(Relation rel, const OnsideMapping *mapping, int16 events,
-			  Node *when)
+warn_of_moves(Relation rel, const OnsideMapping *mapping, int16 events)
 {
 	bool		again = events == TRIGGER_TYPE_INSERT &&
 		mapping->event_id == NULL && mapping->mapper == NULL;
-	bool		lost = events == TRIGGER_TYPE_UPDATE;
 
-	if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE || !(again || lost) ||
-		(lost && when != NULL &&
-		 !are_in_partition_key(rel, columns_of_event(rel, mapping, when))))
+	if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE ||
+		!(again || events == TRIGGER_TYPE_UPDATE))
 		return;
 	ereport(WARNING,
 			(errcode(ERRCODE_WARNING),
@@ -171,7 +103,7 @@ add_trigger(List *triggers, const OnsideWanted *wanted, const char *prefix,
 {
 	OnsideNewTrigger *trigger = palloc(sizeof(OnsideNewTrigger));
 
-	trigger->name = trigger_name(prefix, wanted->mapping->event_name);
+	trigger->name = make_trigger_name(prefix, wanted->mapping->event_name);
 	trigger->events = events;
 	trigger->condition = condition;
 	return lappend(triggers, trigger);
@@ -223,7 +155,7 @@ onside_attach_plan(Relation rel, const OnsideWanted *wanted)
 	if (wanted->condition != NULL)
 		when = onside_when_transform(rel, "condition", wanted->condition,
 									 (wanted->events & TRIGGER_TYPE_UPDATE) != 0);
-	warn_of_moves(rel, wanted->mapping, wanted->events, when);
+	warn_of_moves(rel, wanted->mapping, wanted->events);
 	if (wanted->events != both || when == NULL || !onside_when_has_old(when))
 		return add_trigger(NIL, wanted, TRIGGER_PREFIX, wanted->events,
 						   wanted->condition);

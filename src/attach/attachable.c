@@ -41,7 +41,7 @@
  * do about it.  NULL if it can be attached.
  */
 static const char *
-what_else(Oid relid, const char **hint)
+find_refusal(Oid relid, const char **hint)
 {
 	if (relid < FirstNormalObjectId)
 	{
@@ -68,19 +68,6 @@ what_else(Oid relid, const char **hint)
 		case RELKIND_FOREIGN_TABLE:
 			*hint = "Rows that are written at its server would not be seen. Attach the table there, with the extension in that database.";
 			return "is not a table but a foreign table";
-		case RELKIND_SEQUENCE:
-			*hint = "Attach the table whose column it numbers.";
-			return "is not a table but a sequence";
-		case RELKIND_INDEX:
-		case RELKIND_PARTITIONED_INDEX:
-			*hint = "Attach the table to which it belongs.";
-			return "is not a table but an index";
-		case RELKIND_TOASTVALUE:
-			*hint = "Attach the table to which it belongs.";
-			return "is not a table but a TOAST table";
-		case RELKIND_COMPOSITE_TYPE:
-			*hint = "Attach a table that has such rows.";
-			return "is not a table but a composite type";
 		default:
 			*hint = "Attach the table in which the rows are stored.";
 			return "is not a table";
@@ -103,7 +90,7 @@ onside_attachable_check(Oid relid)
 	/* Checking the privileges says that it does not exist. */
 	if (name == NULL)
 		return;
-	problem = what_else(relid, &hint);
+	problem = find_refusal(relid, &hint);
 	if (problem != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
@@ -157,8 +144,8 @@ innermost_type(Oid type)
 }
 
 static void
-refuse(Relation rel, const char *column, Oid type, const char *what,
-	   const char *hint)
+refuse_type(Relation rel, const char *column, Oid type, const char *what,
+			const char *hint)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_DATATYPE_MISMATCH),
@@ -234,15 +221,15 @@ onside_attachable_column(Relation rel, const char *field, const char *column)
 	Oid			inner = innermost_type(type);
 
 	if (inner == CASHOID)
-		refuse(rel, column, type,
-			   "which has no currency and reads differently under each lc_monetary",
-			   psprintf("Map a column of type numeric, or attach a mapper in place of columns: a function that returns onside_attribution.purchase(..., %s::numeric, 'USD', ...), with the currency that the column has.",
-						quote_identifier(column)));
+		refuse_type(rel, column, type,
+					"which has no currency and reads differently under each lc_monetary",
+					psprintf("Map a column of type numeric, or attach a mapper in place of columns: a function that returns onside_attribution.purchase(..., %s::numeric, 'USD', ...), with the currency that the column has.",
+							 quote_identifier(column)));
 	if (get_typtype(inner) == TYPTYPE_COMPOSITE)
-		refuse(rel, column, type,
-			   "a composite type, for which JSON has no agreed form",
-			   psprintf("Attach a mapper in place of columns: a function that takes what the event needs out of it, for example (row.%s).amount.",
-						quote_identifier(column)));
+		refuse_type(rel, column, type,
+					"a composite type, for which JSON has no agreed form",
+					psprintf("Attach a mapper in place of columns: a function that takes what the event needs out of it, for example (row.%s).amount.",
+							 quote_identifier(column)));
 	if (is_amount(field))
 		warn_of_amount(rel, field, column, type);
 }

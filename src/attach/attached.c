@@ -10,10 +10,8 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
-#include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
@@ -24,7 +22,6 @@
 #include "nodes/value.h"
 #include "parser/parse_func.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -36,6 +33,7 @@
 #include "log/tables.h"
 #include "record/citus.h"
 #include "record/mapping.h"
+#include "record/purchase.h"
 
 PG_FUNCTION_INFO_V1(onside_detach);
 PG_FUNCTION_INFO_V1(onside_trigger_mapping);
@@ -79,17 +77,19 @@ onside_attached_triggers(Relation rel, const char *event_name)
 {
 	List	   *triggers = NIL;
 	Oid			function = track_row_oid();
-	TriggerDesc *desc = rel->trigdesc;	/* after what may rebuild it */
+	TriggerDesc *desc = CopyTriggerDesc(rel->trigdesc);
 
 	for (int i = 0; desc != NULL && i < desc->numtriggers; i++)
 	{
 		Trigger    *trigger = &desc->triggers[i];
 		OnsideMapping *mapping;
+		OnsideEventError error;
 
 		if (trigger->tgfoid != function || trigger->tgisinternal ||
 			trigger->tgisclone)
 			continue;
-		mapping = onside_mapping_try_parse(trigger->tgnargs, trigger->tgargs);
+		mapping = onside_mapping_parse(trigger->tgnargs, trigger->tgargs,
+									   &error);
 		if (mapping != NULL && strcmp(mapping->event_name, event_name) == 0)
 			triggers = lappend(triggers, trigger);
 	}
@@ -155,7 +155,7 @@ onside_detach(PG_FUNCTION_ARGS)
 	{
 		Trigger    *trigger = lfirst(lc);
 
-		names = lappend(names, pstrdup(trigger->tgname));
+		names = lappend(names, trigger->tgname);
 		if (trigger->tgdeferrable)
 			refuse_pending(rel, event_name);
 	}
@@ -193,64 +193,29 @@ static Datum
 payload_mapping(const OnsideMapping *mapping)
 {
 	OnsideJsonbBuilder builder = {0};
-	JsonbValue	v;
 
 	onside_jsonb_push(&builder, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < mapping->npayload; i++)
 	{
-		v.type = jbvString;
-		v.val.string.val = unconstify(char *, mapping->payload[i].key);
-		v.val.string.len = strlen(mapping->payload[i].key);
-		onside_jsonb_push(&builder, WJB_KEY, &v);
-		v.val.string.val = unconstify(char *, mapping->payload[i].column);
-		v.val.string.len = strlen(mapping->payload[i].column);
-		onside_jsonb_push(&builder, WJB_VALUE, &v);
+		onside_push_string(&builder, WJB_KEY, mapping->payload[i].key);
+		onside_push_string(&builder, WJB_VALUE, mapping->payload[i].column);
 	}
 	onside_jsonb_push(&builder, WJB_END_OBJECT, NULL);
 	return JsonbPGetDatum(JsonbValueToJsonb(builder.result));
 }
 
-/*
- * The mapping of the trigger with this OID; NULL if there is no such trigger,
- * or its arguments are not understood: somebody may have made it by hand.
- */
-static OnsideMapping *
-mapping_of(Oid trigger)
-{
-	Relation	rel = table_open(TriggerRelationId, AccessShareLock);
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	OnsideMapping *mapping = NULL;
-
-	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(trigger));
-	scan = systable_beginscan(rel, TriggerOidIndexId, true, NULL, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-	{
-		bool		isnull;
-
-		mapping = onside_mapping_of_trigger(((Form_pg_trigger) GETSTRUCT(tuple))->tgnargs,
-											heap_getattr(tuple,
-														 Anum_pg_trigger_tgargs,
-														 RelationGetDescr(rel),
-														 &isnull));
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return mapping;
-}
-
 static void
-set_text(Datum *values, bool *nulls, int i, const char *text)
+set_column_text(Datum *values, bool *nulls, int i, const char *text)
 {
 	nulls[i] = text == NULL;
 	if (!nulls[i])
 		values[i] = CStringGetTextDatum(text);
 }
 
-/* trigger_mapping(trigger oid) */
+/*
+ * trigger_mapping(trigger oid).  NULL if there is no such trigger, or its
+ * arguments are not understood: somebody may have made it by hand.
+ */
 Datum
 onside_trigger_mapping(PG_FUNCTION_ARGS)
 {
@@ -261,17 +226,17 @@ onside_trigger_mapping(PG_FUNCTION_ARGS)
 
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	mapping = mapping_of(PG_GETARG_OID(0));
+	(void) onside_mapping_find(PG_GETARG_OID(0), NULL, &mapping);
 	if (mapping == NULL)
 		PG_RETURN_NULL();
-	set_text(values, nulls, 0, mapping->event_name);
-	set_text(values, nulls, 1, mapping->installation_id);
+	set_column_text(values, nulls, 0, mapping->event_name);
+	set_column_text(values, nulls, 1, mapping->installation_id);
 	nulls[2] = mapping->mapper != NULL;
 	if (!nulls[2])
 		values[2] = payload_mapping(mapping);
-	set_text(values, nulls, 3, mapping->event_datetime);
-	set_text(values, nulls, 4, mapping->event_id);
-	set_text(values, nulls, 5, mapping->mapper);
+	set_column_text(values, nulls, 3, mapping->event_datetime);
+	set_column_text(values, nulls, 4, mapping->event_id);
+	set_column_text(values, nulls, 5, mapping->mapper);
 
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc),
 													  values, nulls)));

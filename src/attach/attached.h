@@ -20,8 +20,8 @@
 extern Oid	onside_find_track_row(void);
 
 /*
- * The table's own triggers that report this event, as pointers into its
- * relcache entry.
+ * The table's own triggers that report this event: copies, since triggers that
+ * another session makes change the relcache.
  */
 extern List *onside_attached_triggers(Relation rel, const char *event_name);
 

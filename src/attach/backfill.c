@@ -34,11 +34,13 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "nodes/readfuncs.h"
 #include "pgstat.h"
 #include "storage/condition_variable.h"
 #include "tcop/tcopprot.h"
 #include "utils/backend_status.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -49,6 +51,7 @@
 #include "attach/attachable.h"
 #include "attach/backfill_state.h"
 #include "attach/source.h"
+#include "attach/when.h"
 #include "compat.h"
 #include "log/shmem.h"
 #include "record/citus.h"
@@ -113,7 +116,7 @@ record_rows(OnsideSource *source, Tuplestorestate *rows,
 		nestlevel = onside_column_fix_settings();
 	onside_row_record_all(source->reader, &trigdata, append);
 	if (source->reader->needs_settings)
-		onside_column_restore_settings(nestlevel);
+		AtEOXact_GUC(true, nestlevel);
 }
 
 /*
@@ -188,7 +191,8 @@ check_source(const OnsideBackfillKey *key)
 	OnsideSource source;
 
 	onside_source_open(&source, key->source, key->event_name);
-	if (!source.reader->has_event_datetime && source.reader->mapper == NULL)
+	if (source.reader->event_datetime.name == NULL &&
+		source.reader->mapper == NULL)
 	{
 		if (bounded)
 			ereport(ERROR,
@@ -200,7 +204,8 @@ check_source(const OnsideBackfillKey *key)
 				(errmsg("the events of \"%s\" are dated now, since no event_datetime is mapped",
 						RelationGetRelationName(source.rel))));
 	}
-	if (source.has_old)
+	if (source.trigger->tgqual != NULL &&
+		onside_when_has_old(stringToNode(source.trigger->tgqual)))
 		ereport(NOTICE,
 				(errmsg("the condition of \"%s\" refers to OLD, which is taken to be all NULL",
 						key->event_name)));
@@ -271,7 +276,7 @@ describe_progress(const OnsideBackfillState *state, int64 read_before,
 
 /* A backfill that had finished begins again; one that was stopped goes on. */
 static void
-begin(const OnsideBackfillKey *key)
+begin_backfill(const OnsideBackfillKey *key)
 {
 	OnsideBackfillState *state = onside_backfill_lock(key);
 	ItemPointerData tid = state->tid;
@@ -344,19 +349,6 @@ record_all(const OnsideBackfillKey *key, MemoryContext per_chunk)
 	}
 }
 
-static void
-read_arguments(FunctionCallInfo fcinfo, OnsideBackfillKey *key)
-{
-	if (PG_ARGISNULL(1))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("backfill: event_name must not be null"),
-				 errhint("See the view onside_attribution.attached.")));
-	key->event_name = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	key->since = PG_ARGISNULL(2) ? DT_NOBEGIN : PG_GETARG_TIMESTAMPTZ(2);
-	key->until = PG_ARGISNULL(3) ? DT_NOEND : PG_GETARG_TIMESTAMPTZ(3);
-}
-
 /* backfill(source, event_name, since, until) */
 Datum
 onside_backfill(PG_FUNCTION_ARGS)
@@ -366,10 +358,11 @@ onside_backfill(PG_FUNCTION_ARGS)
 		castNode(CallContext, fcinfo->context)->atomic;
 	OnsideBackfillKey key = {0};
 
-	if (PG_ARGISNULL(0))
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("backfill: source must not be null"),
+				 errmsg("backfill: %s must not be null",
+						PG_ARGISNULL(0) ? "source" : "event_name"),
 				 errhint("See the view onside_attribution.attached.")));
 
 	/* A caller who may not read the table learns nothing about it. */
@@ -378,7 +371,9 @@ onside_backfill(PG_FUNCTION_ARGS)
 	onside_attachable_require(key.source, ACL_SELECT);
 
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	read_arguments(fcinfo, &key);
+	key.event_name = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	key.since = PG_ARGISNULL(2) ? DT_NOBEGIN : PG_GETARG_TIMESTAMPTZ(2);
+	key.until = PG_ARGISNULL(3) ? DT_NOEND : PG_GETARG_TIMESTAMPTZ(3);
 	PreventCommandIfReadOnly("backfill()");
 	if (atomic)
 		ereport(ERROR,
@@ -397,7 +392,7 @@ onside_backfill(PG_FUNCTION_ARGS)
 	onside_backfill_forget_dropped();
 	SPI_commit();
 	check_source(&key);
-	begin(&key);
+	begin_backfill(&key);
 	SPI_commit();
 	record_all(&key, AllocSetContextCreate(CurrentMemoryContext,
 										   "onside_attribution backfill",

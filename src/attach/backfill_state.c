@@ -12,7 +12,7 @@
  * that writes.
  *
  * One session at a time reads and writes the row of a backfill.  Sessions take
- * turns by an object lock whose number is a hash of the row's key; two keys
+ * turns by an object lock whose number is a hash of table and event; backfills
  * with the same hash merely wait for each other.  No SQL command takes such a
  * lock, unlike an advisory lock, so only a session in backfill() itself can
  * hold it.
@@ -67,19 +67,6 @@ enum
 	Anum_state_finished_at
 };
 
-static uint32
-hash_key(const OnsideBackfillKey *key)
-{
-	uint32		hash = hash_bytes((const unsigned char *) key->event_name,
-								  strlen(key->event_name));
-
-	hash = hash_combine(hash, hash_bytes_uint32(key->source));
-	hash = hash_combine(hash, hash_bytes((const unsigned char *) &key->since,
-										 sizeof(key->since)));
-	return hash_combine(hash, hash_bytes((const unsigned char *) &key->until,
-										 sizeof(key->until)));
-}
-
 /* Is this the row of that backfill?  The columns of the key are NOT NULL. */
 static bool
 is_row_of(TupleTableSlot *slot, const OnsideBackfillKey *key)
@@ -106,7 +93,7 @@ copy_array(TupleTableSlot *slot, AttrNumber attnum)
  * be NULL here.
  */
 static void
-read_row(TupleTableSlot *slot, OnsideBackfillState *state)
+read_state_row(TupleTableSlot *slot, OnsideBackfillState *state)
 {
 	Datum	   *values = slot->tts_values;
 	Datum	   *done;
@@ -155,7 +142,11 @@ onside_backfill_lock(const OnsideBackfillKey *key)
 	ItemPointerSetInvalid(&state->tid);
 	state->rows.since = key->since;
 	state->rows.until = key->until;
-	LockDatabaseObject(relid, hash_key(key), 0, ExclusiveLock);
+	LockDatabaseObject(relid,
+					   hash_combine(key->source,
+									string_hash(key->event_name,
+												strlen(key->event_name) + 1)),
+					   0, ExclusiveLock);
 
 	rel = table_open(relid, RowExclusiveLock);
 	(void) onside_shape_require(rel, true);
@@ -167,7 +158,7 @@ onside_backfill_lock(const OnsideBackfillKey *key)
 		slot_getallattrs(slot);
 		found = is_row_of(slot, key);
 		if (found)
-			read_row(slot, state);
+			read_state_row(slot, state);
 	}
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);

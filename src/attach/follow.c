@@ -119,7 +119,7 @@ for_each_trigger(Oid relid, TriggerChange change, void *arg)
 }
 
 static const char *
-trigger_name(HeapTuple trigger)
+name_of_trigger(HeapTuple trigger)
 {
 	return NameStr(((Form_pg_trigger) GETSTRUCT(trigger))->tgname);
 }
@@ -186,7 +186,7 @@ rename_column(Relation triggers, HeapTuple trigger, void *arg)
 		ereport(WARNING,
 				(errcode(ERRCODE_WARNING),
 				 errmsg("column \"%s\" is mapped by trigger \"%s\"",
-						renaming->from, trigger_name(trigger)),
+						renaming->from, name_of_trigger(trigger)),
 				 errdetail("Rows that are written without it are no valid events."),
 				 errhint("Detach the event with onside_attribution.detach(), and attach it again without the column.")));
 		return NULL;
@@ -250,51 +250,31 @@ onside_follow_drop_column(Oid relid, AttrNumber attnum)
  * ----------
  */
 
-/* The function that a trigger's mapper is, or InvalidOid. */
-static Oid
-mapper_of(Relation triggers, HeapTuple trigger)
-{
-	Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(trigger);
-	bool		isnull;
-	OnsideMapping *mapping =
-		onside_mapping_of_trigger(form->tgnargs,
-								  heap_getattr(trigger, Anum_pg_trigger_tgargs,
-											   RelationGetDescr(triggers),
-											   &isnull));
-
-	if (mapping == NULL || mapping->mapper == NULL)
-		return InvalidOid;
-	return onside_mapper_find(mapping->mapper,
-							  get_rel_type_id(onside_mapper_takes(mapping->mapper,
-																  form->tgrelid)));
-}
-
 /* Nobody else sees the trigger yet.  Its clones in partitions go with it. */
 void
 onside_follow_trigger(Oid trigger)
 {
 	Oid			function = onside_find_track_row();
-	ObjectAddress mapper = {0};
-	ObjectAddress dependent;
-	Relation	rel;
-	ScanKeyData key;
-	SysScanDesc scan;
+	OnsideMapping *mapping;
 	HeapTuple	tuple;
+	Form_pg_trigger form;
+	ObjectAddress mapper;
+	ObjectAddress dependent;
 
 	if (!OidIsValid(function) || onside_citus_is_here())
 		return;
-	rel = table_open(TriggerRelationId, AccessShareLock);
-	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(trigger));
-	scan = systable_beginscan(rel, TriggerOidIndexId, true, SnapshotSelf, 1,
-							  &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple) &&
-		((Form_pg_trigger) GETSTRUCT(tuple))->tgfoid == function &&
-		!OidIsValid(((Form_pg_trigger) GETSTRUCT(tuple))->tgparentid))
-		ObjectAddressSet(mapper, ProcedureRelationId, mapper_of(rel, tuple));
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
+	tuple = onside_mapping_find(trigger, SnapshotSelf, &mapping);
+	if (mapping == NULL || mapping->mapper == NULL)
+		return;
+	form = (Form_pg_trigger) GETSTRUCT(tuple);
+	if (form->tgfoid != function || OidIsValid(form->tgparentid))
+		return;
+
+	/* A mapper that is made later gets no dependency. */
+	ObjectAddressSet(mapper, ProcedureRelationId,
+					 onside_mapper_find(mapping->mapper,
+										get_rel_type_id(onside_mapper_takes(mapping->mapper,
+																			form->tgrelid))));
 	if (!OidIsValid(mapper.objectId))
 		return;
 	ObjectAddressSet(dependent, TriggerRelationId, trigger);
@@ -327,7 +307,7 @@ make_row_level(Relation triggers, HeapTuple trigger, void *arg)
 		return NULL;
 	ereport(NOTICE,
 			(errmsg("trigger \"%s\" is now FOR EACH ROW, since rows come in through \"%s\", too",
-					trigger_name(trigger), (const char *) arg)));
+					name_of_trigger(trigger), (const char *) arg)));
 
 	values[Anum_pg_trigger_tgtype - 1] =
 		Int16GetDatum(((Form_pg_trigger) GETSTRUCT(trigger))->tgtype |
@@ -349,7 +329,7 @@ warn_of_child(Relation triggers, HeapTuple trigger, void *arg)
 		ereport(WARNING,
 				(errcode(ERRCODE_WARNING),
 				 errmsg("trigger \"%s\" is FOR EACH STATEMENT, and \"%s\" gets an inheritance child",
-						trigger_name(trigger), (const char *) arg),
+						name_of_trigger(trigger), (const char *) arg),
 				 errhint("Detach the event with onside_attribution.detach(), and attach it again.")));
 	return NULL;
 }
@@ -365,7 +345,7 @@ warn_of_parent(Relation triggers, HeapTuple trigger, void *arg)
 		ereport(WARNING,
 				(errcode(ERRCODE_WARNING),
 				 errmsg("trigger \"%s\" is FOR EACH STATEMENT, and does not see rows that come in through \"%s\"",
-						trigger_name(trigger), (const char *) arg),
+						name_of_trigger(trigger), (const char *) arg),
 				 errhint("Detach the event with onside_attribution.detach(), and attach it again.")));
 	return NULL;
 }

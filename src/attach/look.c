@@ -106,7 +106,7 @@ static TimeoutId timer = MAX_TIMEOUTS;
 
 /* Called in a signal handler; ends the query as a cancel does. */
 static void
-end_look(void)
+cancel_look(void)
 {
 	timed_out = true;
 	InterruptPending = true;
@@ -118,7 +118,7 @@ static void
 start_timer(void)
 {
 	if (timer == MAX_TIMEOUTS)
-		timer = RegisterTimeout(USER_TIMEOUT, end_look);
+		timer = RegisterTimeout(USER_TIMEOUT, cancel_look);
 	timed_out = false;
 	enable_timeout_after(timer, MAX_MS);
 }
@@ -446,15 +446,15 @@ onside_look(Oid relid, const OnsideMapping *mapping, const char *condition,
 
 /* "980 of 1,000 rows": there are never more than a thousand. */
 static char *
-share(int rows, int of)
+share_of_rows(int rows, int of)
 {
 	return psprintf("%s of %s rows", rows == 1000 ? "1,000" : psprintf("%d", rows),
 					of == 1000 ? "1,000" : psprintf("%d", of));
 }
 
 static void
-warn(const OnsideLook *look, char *message, const char *consequence,
-	 const char *hint)
+warn_of_rows(const OnsideLook *look, char *message, const char *consequence,
+			 const char *hint)
 {
 	ereport(WARNING,
 			(errcode(ERRCODE_WARNING),
@@ -472,25 +472,25 @@ void
 onside_look_warn(const OnsideLook *look)
 {
 	if (look->without_id > 0)
-		warn(look, psprintf("installation_id is NULL in %s",
-							share(look->without_id, look->rows)),
-			 "They would have been skipped.",
-			 look->has_mapper ?
-			 "A purchase made outside the app has none. Otherwise look at what the mapper joins." :
-			 "A purchase made outside the app has none. If the installation_id is in another table, attach a mapper that joins it: attach(..., mapper => 'function').");
+		warn_of_rows(look, psprintf("installation_id is NULL in %s",
+									share_of_rows(look->without_id, look->rows)),
+					 "They would have been skipped.",
+					 look->has_mapper ?
+					 "A purchase made outside the app has none. Otherwise look at what the mapper joins." :
+					 "A purchase made outside the app has none. If the installation_id is in another table, attach a mapper that joins it: attach(..., mapper => 'function').");
 	if (look->without_event > 0)
-		warn(look, psprintf("the mapper returns no event for %s",
-							share(look->without_event, look->rows)),
-			 "They would have been skipped.",
-			 "If these rows are no events, all is well. Otherwise look at what the mapper joins, and at its WHERE.");
+		warn_of_rows(look, psprintf("the mapper returns no event for %s",
+									share_of_rows(look->without_event, look->rows)),
+					 "They would have been skipped.",
+					 "If these rows are no events, all is well. Otherwise look at what the mapper joins, and at its WHERE.");
 	if (look->invalid > 0)
-		warn(look, psprintf("%s would not have been valid events: %s",
-							share(look->invalid, look->rows), look->problem),
-			 "They would have been let through, and their events put into dead_letter, unless onside_attribution.on_invalid_event is error.",
-			 look->hint);
+		warn_of_rows(look, psprintf("%s would not have been valid events: %s",
+									share_of_rows(look->invalid, look->rows), look->problem),
+					 "They would have been let through, and their events put into dead_letter, unless onside_attribution.on_invalid_event is error.",
+					 look->hint);
 	if (look->repeated > 0)
-		warn(look, psprintf("the mapper gives the event_id of another event to " INT64_FORMAT " of " INT64_FORMAT " events",
-							look->repeated, look->events),
-			 "The API would have taken them for repetitions, and ignored them.",
-			 ONSIDE_REPEATS_HINT);
+		warn_of_rows(look, psprintf("the mapper gives the event_id of another event to " INT64_FORMAT " of " INT64_FORMAT " events",
+									look->repeated, look->events),
+					 "The API would have taken them for repetitions, and ignored them.",
+					 ONSIDE_REPEATS_HINT);
 }

@@ -123,7 +123,7 @@ onside_mapper_problem(Oid function, Oid row_type, int *sqlstate)
  * A mapper for this table, to be copied, with names that have to be replaced.
  */
 static char *
-example(Oid relid)
+example_mapper(Oid relid)
 {
 	char	   *table =
 		quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
@@ -152,7 +152,7 @@ check_signature(Oid function, const char *name, Oid relid, Oid row_type)
 				(errcode(sqlstate),
 				 errmsg("attach: mapper %s %s", name, problem),
 				 errdetail("A mapper is a function that takes a row of the table and returns onside_attribution.event, or SETOF it."),
-				 errhint("%s", example(relid))));
+				 errhint("%s", example_mapper(relid))));
 	if (onside_function_aclcheck(function, ACL_EXECUTE) != ACLCHECK_OK)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

@@ -60,10 +60,6 @@
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
-#include "nodes/readfuncs.h"
-#include "optimizer/optimizer.h"
-#include "rewrite/prs2lock.h"
-#include "rewrite/rewriteManip.h"
 #include "storage/bufmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -76,7 +72,6 @@
 #include "attach/attachable.h"
 #include "attach/attached.h"
 #include "attach/source.h"
-#include "attach/when.h"
 #include "compat.h"
 #include "log/snapshot.h"
 
@@ -95,8 +90,8 @@
 /*
  * Finds the trigger that reports the event, or raises an error.  Where INSERT
  * and UPDATE have a trigger each, the one of INSERT is taken: its condition is
- * about the row as it is.  The result is a copy: our lock does not keep other
- * sessions from making triggers, which changes the relcache.
+ * about the row as it is.  The trigger gets the name of the transition table
+ * that a chunk's rows are put into.
  */
 static Trigger *
 find_trigger(Relation rel, const char *event_name)
@@ -104,7 +99,6 @@ find_trigger(Relation rel, const char *event_name)
 	List	   *triggers = onside_attached_triggers(rel, event_name);
 	Trigger    *found = NULL;
 	bool		ambiguous = false;
-	Trigger    *trigger;
 	ListCell   *lc;
 
 	foreach(lc, triggers)
@@ -132,40 +126,8 @@ find_trigger(Relation rel, const char *event_name)
 						RelationGetRelationName(rel), event_name),
 				 errhint("Drop one of them; see the view onside_attribution.attached.")));
 
-	/* Copy it, with the transition table that the chunk is. */
-	trigger = palloc(sizeof(Trigger));
-	*trigger = *found;
-	trigger->tgname = pstrdup(trigger->tgname);
-	if (trigger->tgqual != NULL)
-		trigger->tgqual = pstrdup(trigger->tgqual);
-	trigger->tgargs = memcpy(palloc(trigger->tgnargs * sizeof(char *)),
-							 trigger->tgargs,
-							 trigger->tgnargs * sizeof(char *));
-	for (int i = 0; i < trigger->tgnargs; i++)
-		trigger->tgargs[i] = pstrdup(trigger->tgargs[i]);
-	trigger->tgnewtable = "new_rows";
-	return trigger;
-}
-
-/* Prepares the WHEN clause; its NEW is the outer row, OLD the inner. */
-static void
-prepare_condition(OnsideSource *source)
-{
-	TupleDesc	tupdesc = RelationGetDescr(source->rel);
-	Node	   *when;
-
-	source->converted = MakeSingleTupleTableSlot(tupdesc, &TTSOpsVirtual);
-	source->old = MakeSingleTupleTableSlot(tupdesc, &TTSOpsVirtual);
-	ExecStoreAllNullTuple(source->old);
-	source->estate = CreateExecutorState();
-	if (source->trigger->tgqual == NULL)
-		return;
-
-	when = stringToNode(source->trigger->tgqual);
-	source->has_old = onside_when_has_old(when);
-	ChangeVarNodes(when, PRS2_OLD_VARNO, INNER_VAR, 0);
-	ChangeVarNodes(when, PRS2_NEW_VARNO, OUTER_VAR, 0);
-	source->condition = ExecPrepareExpr((Expr *) when, source->estate);
+	found->tgnewtable = "new_rows";
+	return found;
 }
 
 /*
@@ -193,22 +155,23 @@ onside_source_open(OnsideSource *source, Oid relid, const char *event_name)
 	source->reader->many = true;
 	if (source->reader->broken != NULL)
 		onside_event_throw(source->reader->broken);
-	if (source->reader->mapper == NULL && !source->reader->has_event_id)
+	if (source->reader->mapper == NULL && source->reader->event_id.name == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("backfill: no column of \"%s\" is mapped to the event_id of \"%s\"",
 						RelationGetRelationName(source->rel), event_name),
 				 errdetail("The trigger makes up an event_id for each row, so a row that it has reported would become another event."),
 				 errhint("Detach the event, and attach it with event_id => the name of a column that tells the rows apart, such as the primary key. Leave out what the trigger has reported before that with the argument \"until\".")));
-	prepare_condition(source);
+	source->condition = onside_condition_make(source->trigger->tgqual,
+											  RelationGetDescr(source->rel));
+	source->converted = MakeSingleTupleTableSlot(RelationGetDescr(source->rel),
+												 &TTSOpsVirtual);
 }
 
 void
 onside_source_close(OnsideSource *source)
 {
 	ExecDropSingleTupleTableSlot(source->converted);
-	ExecDropSingleTupleTableSlot(source->old);
-	FreeExecutorState(source->estate);
 	relation_close(source->rel, NoLock);
 }
 
@@ -373,28 +336,14 @@ is_of_pass(OnsideSource *source, const OnsideBackfillState *state, bool known,
  * ----------
  */
 
-/* Does the row meet the trigger's condition? */
-static bool
-meets_condition(OnsideSource *source, TupleTableSlot *row)
-{
-	ExprContext *context = GetPerTupleExprContext(source->estate);
-
-	if (source->condition == NULL)
-		return true;
-	ResetExprContext(context);
-	context->ecxt_innertuple = source->old;
-	context->ecxt_outertuple = row;
-	return ExecQual(source->condition, context);
-}
-
 /*
  * Converts a partition's row into one of the attached table.  Without a map,
  * the columns have the same places.  The row is copied then, since the value
  * of a column that was added later is known to the partition alone.
  */
 static TupleTableSlot *
-convert(OnsideSource *source, Relation part, TupleConversionMap *map,
-		TupleTableSlot *slot)
+convert_row(OnsideSource *source, Relation part, TupleConversionMap *map,
+			TupleTableSlot *slot)
 {
 	if (RelationGetRelid(part) == RelationGetRelid(source->rel))
 		return slot;
@@ -451,8 +400,8 @@ read_partition(OnsideSource *source, OnsideBackfillState *state, Relation part,
 			if (!is_of_pass(source, state, known, slot))
 				continue;
 			state->read++;
-			row = convert(source, part, map, slot);
-			if (meets_condition(source, row))
+			row = convert_row(source, part, map, slot);
+			if (onside_condition_is_met(source->condition, row, NULL))
 				tuplestore_puttupleslot(rows, row);
 			else
 				state->rows.not_due++;

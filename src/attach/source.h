@@ -12,11 +12,11 @@
 
 #include "access/transam.h"
 #include "commands/trigger.h"
-#include "nodes/execnodes.h"
 #include "utils/rel.h"
 #include "utils/tuplestore.h"
 
 #include "attach/backfill_state.h"
+#include "record/condition.h"
 #include "record/row_reader.h"
 
 /* Resolved for one transaction. */
@@ -26,10 +26,7 @@ typedef struct OnsideSource
 	FullTransactionId next_xid; /* after all that our snapshot shows */
 	Trigger    *trigger;		/* a copy */
 	OnsideRowReader *reader;
-	EState	   *estate;
-	ExprState  *condition;		/* or NULL */
-	bool		has_old;		/* it refers to OLD */
-	TupleTableSlot *old;		/* all NULL */
+	OnsideCondition *condition;
 	TupleTableSlot *converted;	/* a row of a partition */
 	const char *part_name;		/* where rows are read, for messages */
 	ItemPointer place;			/* of the row there; NULL if none is read now */

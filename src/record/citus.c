@@ -42,8 +42,8 @@ onside_citus_is_here(void)
  * NULL.
  */
 static bool
-read_row(const char *catalog, const char *key_column, RegProcedure equal,
-		 Datum key, const char *const columns[2], Datum values[2])
+read_catalog_row(const char *catalog, const char *key_column, RegProcedure equal,
+				 Datum key, const char *const columns[2], Datum values[2])
 {
 	Oid			relid = get_relname_relid(catalog, PG_CATALOG_NAMESPACE);
 	Relation	rel;
@@ -76,8 +76,8 @@ onside_citus_table(Oid relid)
 	Datum		values[2];
 
 	if (!onside_citus_is_here() ||
-		!read_row("pg_dist_partition", "logicalrelid", F_OIDEQ,
-				  ObjectIdGetDatum(relid), columns, values))
+		!read_catalog_row("pg_dist_partition", "logicalrelid", F_OIDEQ,
+						  ObjectIdGetDatum(relid), columns, values))
 		return ONSIDE_CITUS_NONE;
 	return DatumGetChar(values[0]) == 'n' && DatumGetChar(values[1]) == 't' ?
 		ONSIDE_CITUS_REFERENCE : ONSIDE_CITUS_SHARDS;
@@ -98,8 +98,8 @@ onside_citus_table_of_shard(Oid relid)
 	if (end == NULL || end[1] == '\0' || strlen(end + 1) > 18 ||
 		strspn(end + 1, "0123456789") != strlen(end + 1) ||
 		!onside_citus_is_here() ||
-		!read_row("pg_dist_shard", "shardid", F_INT8EQ,
-				  Int64GetDatum(strtoll(end + 1, NULL, 10)), columns, values))
+		!read_catalog_row("pg_dist_shard", "shardid", F_INT8EQ,
+						  Int64GetDatum(strtoll(end + 1, NULL, 10)), columns, values))
 		return InvalidOid;
 
 	/*

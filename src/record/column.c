@@ -104,8 +104,8 @@ output_needs_settings(Oid type)
 }
 
 static bool
-unusable(OnsideColumn *column, OnsideEventError *error, int sqlstate,
-		 char *message, const char *hint)
+refuse_column(OnsideColumn *column, OnsideEventError *error, int sqlstate,
+			  char *message, const char *hint)
 {
 	return onside_event_invalid(error, column->field, sqlstate, message, hint);
 }
@@ -137,30 +137,30 @@ onside_column_resolve(OnsideColumn *column, const char *field,
 	column->kind = ONSIDE_COLUMN_TEXT;
 	column->needs_settings = false;
 	if (att == NULL)
-		return unusable(column, error, ERRCODE_UNDEFINED_COLUMN,
-						psprintf("column \"%s\" of relation \"%s\", mapped to %s, does not exist",
-								 name, relname, field),
-						"Was it renamed? Detach the event and attach it again with the column's new name.");
+		return refuse_column(column, error, ERRCODE_UNDEFINED_COLUMN,
+							 psprintf("column \"%s\" of relation \"%s\", mapped to %s, does not exist",
+									  name, relname, field),
+							 "Was it renamed? Detach the event and attach it again with the column's new name.");
 
 	/* Virtual columns are never computed for a trigger. */
 	if (att->attgenerated != '\0' &&
 		att->attgenerated != ATTRIBUTE_GENERATED_STORED)
-		return unusable(column, error, ERRCODE_FEATURE_NOT_SUPPORTED,
-						psprintf("column \"%s\" of relation \"%s\", mapped to %s, is a virtual generated column",
-								 name, relname, field),
-						"Map a stored column.");
+		return refuse_column(column, error, ERRCODE_FEATURE_NOT_SUPPORTED,
+							 psprintf("column \"%s\" of relation \"%s\", mapped to %s, is a virtual generated column",
+									  name, relname, field),
+							 "Map a stored column.");
 
 	column->kind = kind_of_type(att->atttypid);
 	if (!kind_fits_field(column->kind, field))
-		return unusable(column, error, ERRCODE_DATATYPE_MISMATCH,
-						psprintf("column \"%s\" of relation \"%s\" has type %s, which cannot be %s",
-								 name, relname, format_type_be(att->atttypid),
-								 field),
-						strcmp(field, "event_datetime") == 0 ?
-						"Map a column of type timestamp with time zone." :
-						strcmp(field, "event_id") == 0 ?
-						"Map a column of type uuid, bigint, integer, smallint or text." :
-						"Map a column of type uuid.");
+		return refuse_column(column, error, ERRCODE_DATATYPE_MISMATCH,
+							 psprintf("column \"%s\" of relation \"%s\" has type %s, which cannot be %s",
+									  name, relname, format_type_be(att->atttypid),
+									  field),
+							 strcmp(field, "event_datetime") == 0 ?
+							 "Map a column of type timestamp with time zone." :
+							 strcmp(field, "event_id") == 0 ?
+							 "Map a column of type uuid, bigint, integer, smallint or text." :
+							 "Map a column of type uuid.");
 
 	/* Other types are sent as text, by their output function. */
 	column->attnum = att->attnum;
@@ -174,12 +174,6 @@ onside_column_resolve(OnsideColumn *column, const char *field,
 		column->needs_settings = output_needs_settings(att->atttypid);
 	}
 	return true;
-}
-
-bool
-onside_column_needs_settings(const OnsideColumn *column)
-{
-	return column->needs_settings;
 }
 
 /*
@@ -207,12 +201,6 @@ onside_column_fix_settings(void)
 	return nestlevel;
 }
 
-void
-onside_column_restore_settings(int nestlevel)
-{
-	AtEOXact_GUC(true, nestlevel);
-}
-
 static void
 set_string(JsonbValue *value, char *str)
 {
@@ -223,7 +211,7 @@ set_string(JsonbValue *value, char *str)
 
 /* A text can be large, and is not copied. */
 static void
-set_text(JsonbValue *value, text *t)
+set_long_text(JsonbValue *value, text *t)
 {
 	value->type = jbvString;
 	value->val.string.val = VARDATA_ANY(t);
@@ -465,7 +453,7 @@ onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 			}
 
 		case ONSIDE_COLUMN_TEXT:
-			set_text(value, DatumGetTextPP(datum));
+			set_long_text(value, DatumGetTextPP(datum));
 			return true;
 		case ONSIDE_COLUMN_BPCHAR:
 			set_string(value, column_text(column, datum));

@@ -46,7 +46,7 @@ typedef struct OnsideColumn
 	AttrNumber	attnum;			/* 0: there is none, always null */
 	OnsideColumnKind kind;
 	FmgrInfo	output;			/* for ONSIDE_COLUMN_OTHER */
-	bool		needs_settings; /* does that depend on the session's? */
+	bool		needs_settings; /* does its text depend on the session's? */
 } OnsideColumn;
 
 /*
@@ -61,15 +61,11 @@ extern bool onside_column_resolve(OnsideColumn *column, const char *field,
 								  TupleDesc tupdesc, const char *relname,
 								  const char *name, OnsideEventError *error);
 
-/* Does the column's text depend on the session's settings? */
-extern bool onside_column_needs_settings(const OnsideColumn *column);
-
 /*
- * Gives those settings fixed values; onside_column_restore_settings() takes
- * the result.
+ * Gives the settings that such a text depends on fixed values, until the
+ * caller ends the GUC nest level that is returned.
  */
 extern int	onside_column_fix_settings(void);
-extern void onside_column_restore_settings(int nestlevel);
 
 /* Is the row's value NULL, or an empty text? */
 extern bool onside_column_is_empty(OnsideColumn *column, TupleTableSlot *row);

@@ -49,11 +49,6 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_trigger.h"
-#include "executor/executor.h"
-#include "nodes/readfuncs.h"
-#include "optimizer/optimizer.h"
-#include "rewrite/prs2lock.h"
-#include "rewrite/rewriteManip.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
@@ -62,20 +57,18 @@
 #include "utils/snapmgr.h"
 
 #include "compat.h"
+#include "record/condition.h"
 #include "record/deferred.h"
 #include "record/event_id.h"
 
 struct OnsideDeferred
 {
 	Relation	rel;
-	EState	   *estate;
-	ExprState  *condition;		/* or NULL */
+	OnsideCondition *condition;
 	TupleTableSlot *row;
-	TupleTableSlot *no_old;		/* all NULL, for an INSERT */
 	Oid			root;			/* the table, or of a partition its root */
 	const char *event_name;
-	int			nkeys;
-	AttrNumber	keys[INDEX_MAX_KEYS];	/* of the primary key */
+	Bitmapset  *keys;			/* columns of the primary key, with offset */
 	MemoryContext per_row;
 	int			nparts;			/* which row of which table it is */
 	OnsideKeyPart parts[INDEX_MAX_KEYS + 3];	/* and room for which event */
@@ -94,8 +87,12 @@ typedef struct Seen
 	struct Seen *before;		/* was remembered before this one */
 } Seen;
 
-static MemoryContext remembered;	/* all of it, of this transaction; or NULL */
-static HTAB *seen;				/* or NULL */
+/*
+ * NULL if nothing is remembered.  These tables live as long as the
+ * transaction, whose end resets the pointers to them.
+ */
+static HTAB *seen;				/* of Seen */
+static HTAB *passed;			/* of Passed */
 
 /*
  * The newest entry of "seen".  A subtransaction has a higher number than the
@@ -117,44 +114,20 @@ typedef struct Version
 	CommandId	command;
 } Version;
 
-/* How far the way along the versions of a row has led. */
-typedef struct Chain
-{
-	ItemPointerData end;
-} Chain;
-
-/* A version that was passed on this way. */
+/* A version that was passed, and how far the way from it has led. */
 typedef struct Passed
 {
 	Version		version;
-	Chain	   *chain;
+	ItemPointerData end;
 } Passed;
 
-static HTAB *passed;			/* or NULL, and what it is in */
-static MemoryContext passed_context;
-
-/*
- * The subtransaction in which "passed" got its last entry.  If that one, or
- * one around it, is rolled back, "passed" may be wrong.
- */
-static SubTransactionId passed_subid;
-
+/* Called at the end of the transaction. */
 static void
-forget_all(void *arg)
+forget_transaction(void *arg)
 {
-	remembered = NULL;
 	seen = NULL;
 	last_seen = NULL;
 	passed = NULL;
-	passed_context = NULL;
-}
-
-static void
-forget_passed(void)
-{
-	MemoryContextDelete(passed_context);
-	passed = NULL;
-	passed_context = NULL;
 }
 
 /*
@@ -173,8 +146,10 @@ end_subtransaction(SubXactEvent event, SubTransactionId subid,
 	}
 	else if (event == SUBXACT_EVENT_ABORT_SUB)
 	{
-		if (passed != NULL && passed_subid >= subid)
-			forget_passed();
+		/* A way may have led over versions that are undone. */
+		if (passed != NULL)
+			hash_destroy(passed);
+		passed = NULL;
 		while (last_seen != NULL && last_seen->subid == subid)
 		{
 			Seen	   *entry = last_seen;
@@ -185,45 +160,45 @@ end_subtransaction(SubXactEvent event, SubTransactionId subid,
 	}
 }
 
-/*
- * All of it lives as long as the transaction, and its end resets the pointers
- * to it.
- */
+static HTAB *
+make_table(const char *name, Size key_size, Size entry_size)
+{
+	HASHCTL		info = {0};
+
+	info.keysize = key_size;
+	info.entrysize = entry_size;
+	info.hcxt = TopTransactionContext;
+	return hash_create(name, 64, &info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+/* Called once in a transaction, before anything is remembered. */
 static void
 begin_remembering(void)
 {
 	static bool registered = false;
-	MemoryContextCallback *callback;
-	HASHCTL		info = {0};
+	MemoryContextCallback *callback =
+		MemoryContextAlloc(TopTransactionContext,
+						   sizeof(MemoryContextCallback));
 
-	remembered = AllocSetContextCreate(TopTransactionContext,
-									   "onside_attribution deferred rows",
-									   ALLOCSET_SMALL_SIZES);
-	callback = MemoryContextAllocZero(remembered,
-									  sizeof(MemoryContextCallback));
 	if (!registered)
 		RegisterSubXactCallback(end_subtransaction, NULL);
 	registered = true;
-	info.keysize = sizeof(pg_uuid_t);
-	info.entrysize = sizeof(Seen);
-	info.hcxt = remembered;
-	seen = hash_create("onside_attribution deferred rows", 64, &info,
-					   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	callback->func = forget_all;
-	MemoryContextRegisterResetCallback(remembered, callback);
+	callback->func = forget_transaction;
+	callback->arg = NULL;
+	MemoryContextRegisterResetCallback(TopTransactionContext, callback);
+	seen = make_table("onside_attribution deferred rows",
+					  sizeof(pg_uuid_t), sizeof(Seen));
 }
 
-/* Is it the first time in this transaction? */
+/* Remembers a digest of the parts.  Is it the first time in this transaction? */
 static bool
-remember(const OnsideKeyPart *parts, int nparts)
+remember_key(const OnsideKeyPart *parts, int nparts)
 {
 	pg_uuid_t	key;
 	Seen	   *entry;
 	bool		found;
 
 	onside_event_id_require(parts, nparts, &key);
-	if (remembered == NULL)
-		begin_remembering();
 	entry = hash_search(seen, &key, HASH_ENTER, &found);
 	if (!found)
 	{
@@ -252,7 +227,7 @@ has_same_arguments(const Trigger *a, const Trigger *b)
 
 /* The WHEN clause that the row has to meet now, or NULL. */
 static char *
-condition_of(Relation rel, Trigger *trigger)
+find_condition(Relation rel, Trigger *trigger)
 {
 	TriggerDesc *desc = rel->trigdesc;
 
@@ -267,41 +242,6 @@ condition_of(Relation rel, Trigger *trigger)
 			return other->tgqual;
 	}
 	return trigger->tgqual;
-}
-
-/* OLD is the inner row, NEW the outer one. */
-static void
-prepare_condition(OnsideDeferred *deferred, Trigger *trigger)
-{
-	char	   *text = condition_of(deferred->rel, trigger);
-	Node	   *when;
-
-	if (text == NULL)
-		return;
-	when = stringToNode(text);
-	ChangeVarNodes(when, PRS2_OLD_VARNO, INNER_VAR, 0);
-	ChangeVarNodes(when, PRS2_NEW_VARNO, OUTER_VAR, 0);
-	deferred->condition = ExecPrepareExpr((Expr *) when, deferred->estate);
-}
-
-/*
- * Without a primary key, since somebody has dropped it, a row is known by its
- * place.
- */
-static void
-find_primary_key(OnsideDeferred *deferred)
-{
-	Relation	rel = deferred->rel;
-	Relation	index;
-
-	list_free(RelationGetIndexList(rel));
-	if (!OidIsValid(rel->rd_pkindex))
-		return;
-	index = index_open(rel->rd_pkindex, AccessShareLock);
-	deferred->nkeys = IndexRelationGetNumberOfKeyAttributes(index);
-	for (int i = 0; i < deferred->nkeys; i++)
-		deferred->keys[i] = index->rd_index->indkey.values[i];
-	index_close(index, AccessShareLock);
 }
 
 /*
@@ -321,16 +261,18 @@ onside_deferred_make(TriggerData *trigdata, Oid root, const char *event_name,
 	deferred->rel = trigdata->tg_relation;
 	deferred->root = root;
 	deferred->event_name = pstrdup(event_name);
-	deferred->estate = CreateExecutorState();
+	deferred->condition =
+		onside_condition_make(find_condition(deferred->rel,
+											 trigdata->tg_trigger), tupdesc);
+
+	/* If somebody has dropped the key, a row is known by its place. */
+	deferred->keys = RelationGetIndexAttrBitmap(deferred->rel,
+												INDEX_ATTR_BITMAP_PRIMARY_KEY);
 	deferred->row = MakeSingleTupleTableSlot(tupdesc,
 											 table_slot_callbacks(deferred->rel));
-	deferred->no_old = MakeSingleTupleTableSlot(tupdesc, &TTSOpsVirtual);
-	ExecStoreAllNullTuple(deferred->no_old);
 	deferred->per_row = AllocSetContextCreate(context,
 											  "onside_attribution deferred row",
 											  ALLOCSET_SMALL_SIZES);
-	find_primary_key(deferred);
-	prepare_condition(deferred, trigdata->tg_trigger);
 	MemoryContextSwitchTo(old);
 	return deferred;
 }
@@ -369,41 +311,13 @@ get_version(OnsideDeferred *deferred, Version *version)
 	version->command = command_of(row);
 }
 
-/* Notes that a version was passed, in this chain, or in a new one. */
-static void
-pass(const Version *version, Chain **chain)
-{
-	Passed	   *entry;
-
-	if (passed == NULL)
-	{
-		HASHCTL		info = {0};
-
-		if (remembered == NULL)
-			begin_remembering();
-		passed_context = AllocSetContextCreate(remembered,
-											   "onside_attribution deferred versions",
-											   ALLOCSET_DEFAULT_SIZES);
-		info.keysize = sizeof(Version);
-		info.entrysize = sizeof(Passed);
-		info.hcxt = passed_context;
-		passed = hash_create("onside_attribution deferred versions", 256,
-							 &info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	}
-	if (*chain == NULL)
-		*chain = MemoryContextAlloc(passed_context, sizeof(Chain));
-	entry = hash_search(passed, version, HASH_ENTER, NULL);
-	entry->chain = *chain;
-	passed_subid = GetCurrentSubTransactionId();
-}
-
 /*
  * The place of the version that has replaced the one in the slot.  False if
  * the slot has the last version, if it was deleted, or if the replacement was
  * undone.
  */
 static bool
-get_next(TupleTableSlot *row, ItemPointer next)
+get_next_place(TupleTableSlot *row, ItemPointer next)
 {
 	HeapTupleHeader header = ((HeapTupleTableSlot *) row)->tuple->t_data;
 
@@ -417,12 +331,15 @@ get_next(TupleTableSlot *row, ItemPointer next)
 	return true;
 }
 
-/* Follows the versions in a heap, from *tid to the last one. */
+/*
+ * Follows the versions in a heap, from *tid to the last one.  Where the way
+ * was gone before, it is made shorter: each step then leads as far as two
+ * steps did.  So n versions that all fire the trigger take n log n steps.
+ */
 static void
 follow_heap(OnsideDeferred *deferred, ItemPointer tid)
 {
-	Chain	   *first = NULL;
-	Chain	   *chain = NULL;
+	Passed	   *before = NULL;
 
 	while (table_tuple_fetch_row_version(deferred->rel, tid, SnapshotAny,
 										 deferred->row))
@@ -435,23 +352,21 @@ follow_heap(OnsideDeferred *deferred, ItemPointer tid)
 		get_version(deferred, &version);
 		if (passed != NULL)
 			entry = hash_search(passed, &version, HASH_FIND, NULL);
-		if (entry != NULL)
+		if (entry == NULL)
 		{
-			chain = entry->chain;
-			next = chain->end;
+			/* A row with one version costs no memory. */
+			if (!get_next_place(deferred->row, &next))
+				break;
+			if (passed == NULL)
+				passed = make_table("onside_attribution deferred versions",
+									sizeof(Version), sizeof(Passed));
+			entry = hash_search(passed, &version, HASH_ENTER, NULL);
+			entry->end = next;
 		}
-		else if (get_next(deferred->row, &next))
-			pass(&version, &chain);
-		else
-			break;
-		if (first == NULL)
-			first = chain;
-		*tid = next;
-	}
-	if (first != NULL)
-	{
-		first->end = *tid;
-		chain->end = *tid;
+		if (before != NULL)
+			before->end = entry->end;
+		before = entry;
+		*tid = entry->end;
 	}
 }
 
@@ -476,20 +391,6 @@ find_last_version(OnsideDeferred *deferred, ItemPointer version,
 										 deferred->row);
 }
 
-static bool
-meets_condition(OnsideDeferred *deferred, TriggerData *trigdata)
-{
-	ExprContext *context = GetPerTupleExprContext(deferred->estate);
-
-	if (deferred->condition == NULL)
-		return true;
-	ResetExprContext(context);
-	context->ecxt_outertuple = deferred->row;
-	context->ecxt_innertuple = TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ?
-		trigdata->tg_trigslot : deferred->no_old;
-	return ExecQual(deferred->condition, context);
-}
-
 /* Was the version in the slot not looked at before? */
 static bool
 is_new_version(OnsideDeferred *deferred)
@@ -502,11 +403,11 @@ is_new_version(OnsideDeferred *deferred)
 	parts[0].len = sizeof(version);
 	parts[1].data = deferred->event_name;
 	parts[1].len = strlen(deferred->event_name);
-	return remember(parts, lengthof(parts));
+	return remember_key(parts, lengthof(parts));
 }
 
 static void
-add_part(OnsideDeferred *deferred, const char *data, int len)
+add_key_part(OnsideDeferred *deferred, const char *data, int len)
 {
 	OnsideKeyPart *part = &deferred->parts[deferred->nparts++];
 
@@ -519,14 +420,15 @@ static void
 identify_row(OnsideDeferred *deferred)
 {
 	TupleTableSlot *row = deferred->row;
+	int			i = -1;
 
 	deferred->nparts = 0;
 	deferred->nevents = 0;
-	add_part(deferred, (char *) &deferred->root, sizeof(deferred->root));
-	add_part(deferred, deferred->event_name, strlen(deferred->event_name));
-	for (int i = 0; i < deferred->nkeys; i++)
+	add_key_part(deferred, (char *) &deferred->root, sizeof(deferred->root));
+	add_key_part(deferred, deferred->event_name, strlen(deferred->event_name));
+	while ((i = bms_next_member(deferred->keys, i)) >= 0)
 	{
-		AttrNumber	attnum = deferred->keys[i];
+		AttrNumber	attnum = i + FirstLowInvalidHeapAttributeNumber;
 		Oid			output;
 		bool		is_varlena;
 		bool		isnull;
@@ -537,10 +439,10 @@ identify_row(OnsideDeferred *deferred)
 						  &output, &is_varlena);
 		text = OidOutputFunctionCall(output,
 									 slot_getattr(row, attnum, &isnull));
-		add_part(deferred, text, strlen(text));
+		add_key_part(deferred, text, strlen(text));
 	}
-	if (deferred->nkeys == 0)
-		add_part(deferred, (char *) &row->tts_tid, sizeof(row->tts_tid));
+	if (deferred->keys == NULL)
+		add_key_part(deferred, (char *) &row->tts_tid, sizeof(row->tts_tid));
 }
 
 /*
@@ -550,12 +452,15 @@ identify_row(OnsideDeferred *deferred)
 TupleTableSlot *
 onside_deferred_row(OnsideDeferred *deferred, TriggerData *trigdata)
 {
-	TupleTableSlot *fired = TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ?
-		trigdata->tg_newslot : trigdata->tg_trigslot;
+	bool		updated = TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event);
+	TupleTableSlot *fired = updated ? trigdata->tg_newslot :
+		trigdata->tg_trigslot;
 	MemoryContext old;
 	Snapshot	snapshot;
 	bool		found;
 
+	if (seen == NULL)
+		begin_remembering();
 	MemoryContextReset(deferred->per_row);
 	old = MemoryContextSwitchTo(deferred->per_row);
 	ExecClearTuple(deferred->row);
@@ -572,7 +477,9 @@ onside_deferred_row(OnsideDeferred *deferred, TriggerData *trigdata)
 	else
 		ExecClearTuple(deferred->row);
 
-	found = found && meets_condition(deferred, trigdata) &&
+	found = found &&
+		onside_condition_is_met(deferred->condition, deferred->row,
+								updated ? trigdata->tg_trigslot : NULL) &&
 		is_new_version(deferred);
 	if (found)
 		identify_row(deferred);
@@ -601,5 +508,5 @@ onside_deferred_is_new(OnsideDeferred *deferred, const OnsideEvent *event)
 		which->data = (const char *) &event->event_id;
 		which->len = sizeof(event->event_id);
 	}
-	return remember(deferred->parts, deferred->nparts + 1);
+	return remember_key(deferred->parts, deferred->nparts + 1);
 }

@@ -35,10 +35,8 @@
 
 #include <ctype.h>
 
-#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
-#include "access/table.h"
 #include "access/tupconvert.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
@@ -54,7 +52,6 @@
 #include "utils/builtins.h"
 #include "utils/catcache.h"
 #include "utils/expandedrecord.h"
-#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -216,29 +213,17 @@ check_function(const OnsideMapper *mapper)
 static Oid
 table_of_trigger(Trigger *trigger, Oid relid)
 {
-	Relation	rel;
-	Oid			parent = trigger->tgoid;
+	Oid			parent = trigger->tgisclone ? trigger->tgoid : InvalidOid;
 
-	if (!trigger->tgisclone)
-		return relid;
-	rel = table_open(TriggerRelationId, AccessShareLock);
 	while (OidIsValid(parent))
 	{
-		ScanKeyData key;
-		SysScanDesc scan;
-		HeapTuple	tuple;
+		HeapTuple	tuple = onside_mapping_find(parent, NULL, NULL);
 
-		ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
-					ObjectIdGetDatum(parent));
-		scan = systable_beginscan(rel, TriggerOidIndexId, true, NULL, 1, &key);
-		tuple = systable_getnext(scan);
-		if (!HeapTupleIsValid(tuple))
+		if (tuple == NULL)
 			elog(ERROR, "trigger %u does not exist", parent);
 		parent = ((Form_pg_trigger) GETSTRUCT(tuple))->tgparentid;
 		relid = ((Form_pg_trigger) GETSTRUCT(tuple))->tgrelid;
-		systable_endscan(scan);
 	}
-	table_close(rel, AccessShareLock);
 	return relid;
 }
 
@@ -366,7 +351,7 @@ onside_mapper_read_event(TupleTableSlot *slot, OnsideEvent *event)
  * The row as a value of the type that the mapper takes; nothing is detoasted.
  */
 static Datum
-row_value(OnsideMapper *mapper, TupleTableSlot *row)
+make_row_value(OnsideMapper *mapper, TupleTableSlot *row)
 {
 	HeapTuple	tuple = ExecFetchSlotHeapTuple(row, false, NULL);
 	ExpandedRecordHeader *record =
@@ -402,7 +387,7 @@ call_for_row(OnsideMapper *mapper, TupleTableSlot *row, DestReceiver *dest)
 		mapper->plan = plan;
 	}
 	options.params = makeParamList(1);
-	options.params->params[0].value = row_value(mapper, row);
+	options.params->params[0].value = make_row_value(mapper, row);
 	options.params->params[0].isnull = false;
 	options.params->params[0].pflags = PARAM_FLAG_CONST;
 	options.params->params[0].ptype = mapper->row_type;
@@ -443,8 +428,8 @@ call_for_all(OnsideMapper *mapper, TriggerData *trigdata, DestReceiver *dest)
 typedef struct Call
 {
 	OnsideMapper *mapper;
-	TupleTableSlot *row;		/* or NULL */
-	TriggerData *trigdata;		/* or NULL */
+	TupleTableSlot *row;		/* or NULL: all rows of */
+	TriggerData *trigdata;
 	DestReceiver *dest;
 } Call;
 
@@ -463,10 +448,10 @@ with_search_path(void *arg)
 	}
 	check_function(mapper);
 	SPI_connect();
-	if (this->trigdata != NULL)
-		call_for_all(mapper, this->trigdata, this->dest);
-	else
+	if (this->row != NULL)
 		call_for_row(mapper, this->row, this->dest);
+	else
+		call_for_all(mapper, this->trigdata, this->dest);
 	SPI_finish();
 	if (nestlevel > 0)
 		AtEOXact_GUC(true, nestlevel);
@@ -490,9 +475,9 @@ passes_through(int sqlstate)
  * Calls the mapper in a subtransaction, which an error undoes with all that
  * the mapper did.  The results go to a tuplestore that was made before.
  */
-static ErrorData *
-call(OnsideMapper *mapper, TupleTableSlot *row, TriggerData *trigdata,
-	 Tuplestorestate *results)
+ErrorData *
+onside_mapper_call(OnsideMapper *mapper, TupleTableSlot *row,
+				   TriggerData *trigdata, Tuplestorestate *results)
 {
 	DestReceiver *dest = CreateDestReceiver(DestTuplestore);
 	Call		this = {mapper, row, trigdata, dest};
@@ -506,20 +491,6 @@ call(OnsideMapper *mapper, TupleTableSlot *row, TriggerData *trigdata,
 	if (error != NULL && passes_through(error->sqlerrcode))
 		ReThrowError(error);
 	return error;
-}
-
-ErrorData *
-onside_mapper_call(OnsideMapper *mapper, TupleTableSlot *row,
-				   Tuplestorestate *results)
-{
-	return call(mapper, row, NULL, results);
-}
-
-ErrorData *
-onside_mapper_call_for_all(OnsideMapper *mapper, TriggerData *trigdata,
-						   Tuplestorestate *results)
-{
-	return call(mapper, NULL, trigdata, results);
 }
 
 /*

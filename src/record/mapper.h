@@ -54,18 +54,16 @@ extern Oid	onside_mapper_table(const OnsideMapper *mapper);
 extern Tuplestorestate *onside_mapper_results(TupleTableSlot **slot);
 
 /*
- * Calls the mapper with one row, or with all rows of a statement's transition
- * table, and adds what it returns to the results.  If the mapper raises an
+ * Calls the mapper with one row, or if "row" is NULL with all rows of a
+ * statement's transition table, and adds what it returns to the results.  If the mapper raises an
  * error that on_invalid_event decides about, all that it did is undone, and
  * the error is returned; the results are not to be used then.  Other errors
  * are raised.
  */
 extern ErrorData *onside_mapper_call(OnsideMapper *mapper,
 									 TupleTableSlot *row,
+									 TriggerData *trigdata,
 									 Tuplestorestate *results);
-extern ErrorData *onside_mapper_call_for_all(OnsideMapper *mapper,
-											 TriggerData *trigdata,
-											 Tuplestorestate *results);
 
 /*
  * Reads a result as an event without a name.  Text and payload point into the

@@ -11,43 +11,38 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/pg_trigger.h"
 #include "fmgr.h"
-#include "utils/relcache.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
 
-#include "compat.h"
 #include "record/mapping.h"
 
 #define PAYLOAD_PREFIX "payload."
 
-#define HINT "For example track_row('event_name=purchase_completed', 'installation_id=install_id', 'payload.amount=total')."
+#define EXAMPLE_HINT "For example track_row('event_name=purchase_completed', 'installation_id=install_id', 'payload.amount=total')."
 
-/* Why the arguments are not understood. */
-typedef struct Problem
-{
-	int			sqlstate;
-	char	   *message;
-	const char *hint;
-} Problem;
-
+/* Fills in *error for an argument that has no meaning.  Returns false. */
 static bool
-bad(Problem *problem, int sqlstate, char *message, const char *hint)
+refuse_argument(OnsideEventError *error, char *message, const char *hint)
 {
-	problem->sqlstate = sqlstate;
-	problem->message = message;
-	problem->hint = hint;
-	return false;
+	return onside_event_invalid(error, NULL, ERRCODE_INVALID_PARAMETER_VALUE,
+								message, hint);
 }
 
 static bool
-given_twice(Problem *problem, const char *target)
+refuse_repetition(OnsideEventError *error, const char *target)
 {
-	return bad(problem, ERRCODE_INVALID_PARAMETER_VALUE,
-			   psprintf("\"%s\" is given twice", target), HINT);
+	return refuse_argument(error, psprintf("\"%s\" is given twice", target),
+						   EXAMPLE_HINT);
 }
 
 static bool
 add_payload_key(OnsideMapping *mapping, const char *target, const char *column,
-				Problem *problem)
+				OnsideEventError *error)
 {
 	OnsidePayloadKey *entry = &mapping->payload[mapping->npayload];
 
@@ -56,7 +51,7 @@ add_payload_key(OnsideMapping *mapping, const char *target, const char *column,
 	entry->column = column;
 	for (int i = 0; i < mapping->npayload; i++)
 		if (strcmp(mapping->payload[i].key, entry->key) == 0)
-			return given_twice(problem, target);
+			return refuse_repetition(error, target);
 	mapping->npayload++;
 	return true;
 }
@@ -79,17 +74,17 @@ static const struct
 
 /* One "target=column"; the column may contain further signs "=". */
 static bool
-read_argument(OnsideMapping *mapping, const char *arg, Problem *problem)
+read_argument(OnsideMapping *mapping, const char *arg, OnsideEventError *error)
 {
 	const char *equals = strchr(arg, '=');
 	const char *value;
 	char	   *target;
 
 	if (equals == NULL || equals[1] == '\0')
-		return bad(problem, ERRCODE_INVALID_PARAMETER_VALUE,
-				   psprintf("argument \"%s\" is not of the form target=column",
-							arg),
-				   HINT);
+		return refuse_argument(error,
+							   psprintf("argument \"%s\" is not of the form target=column",
+										arg),
+							   EXAMPLE_HINT);
 	target = pnstrdup(arg, equals - arg);
 	value = equals + 1;
 
@@ -100,74 +95,48 @@ read_argument(OnsideMapping *mapping, const char *arg, Problem *problem)
 		if (strcmp(target, targets[i].name) != 0)
 			continue;
 		if (*field != NULL)
-			return given_twice(problem, target);
+			return refuse_repetition(error, target);
 		*field = value;
 		return true;
 	}
 	if (strncmp(target, PAYLOAD_PREFIX, strlen(PAYLOAD_PREFIX)) == 0)
-		return add_payload_key(mapping, target, value, problem);
-	return bad(problem, ERRCODE_INVALID_PARAMETER_VALUE,
-			   psprintf("\"%s\" is not a field of an event", target),
-			   "The fields are event_name, and installation_id, event_datetime, event_id and payload.KEY, or mapper.");
+		return add_payload_key(mapping, target, value, error);
+	return refuse_argument(error,
+						   psprintf("\"%s\" is not a field of an event", target),
+						   "The fields are event_name, and installation_id, event_datetime, event_id and payload.KEY, or mapper.");
 }
 
 static bool
-require(const char *value, const char *name, Problem *problem)
+require_target(const char *value, const char *target, OnsideEventError *error)
 {
-	if (value != NULL)
-		return true;
-	return bad(problem, ERRCODE_NULL_VALUE_NOT_ALLOWED,
-			   psprintf("\"%s\" is missing", name), HINT);
+	return value != NULL ||
+		onside_event_invalid(error, NULL, ERRCODE_NULL_VALUE_NOT_ALLOWED,
+							 psprintf("\"%s\" is missing", target),
+							 EXAMPLE_HINT);
 }
 
-/*
- * Reads all arguments, then looks whether they belong together.  NULL with
- * *problem filled in if they do not.
- */
-static OnsideMapping *
-parse(int nargs, char **args, Problem *problem)
+/* Reads each argument, then checks that the arguments belong together. */
+OnsideMapping *
+onside_mapping_parse(int nargs, char **args, OnsideEventError *error)
 {
 	OnsideMapping *mapping = palloc0(sizeof(OnsideMapping));
+	bool		ok = true;
 
 	mapping->payload = palloc(Max(nargs, 1) * sizeof(OnsidePayloadKey));
-	for (int i = 0; i < nargs; i++)
-		if (!read_argument(mapping, args[i], problem))
-			return NULL;
-	if (!require(mapping->event_name, "event_name", problem))
-		return NULL;
-	if (mapping->mapper == NULL)
-		return require(mapping->installation_id, "installation_id", problem) ?
-			mapping : NULL;
-	if (mapping->installation_id != NULL || mapping->event_datetime != NULL ||
-		mapping->event_id != NULL || mapping->npayload > 0)
-	{
-		(void) bad(problem, ERRCODE_INVALID_PARAMETER_VALUE,
-				   "mapper and columns exclude each other", HINT);
-		return NULL;
-	}
-	return mapping;
-}
+	for (int i = 0; i < nargs && ok; i++)
+		ok = read_argument(mapping, args[i], error);
+	ok = ok && require_target(mapping->event_name, "event_name", error);
 
-OnsideMapping *
-onside_mapping_parse(int nargs, char **args, Relation rel)
-{
-	Problem		problem;
-	OnsideMapping *mapping = parse(nargs, args, &problem);
-
-	if (mapping == NULL)
-		ereport(ERROR,
-				(errcode(problem.sqlstate),
-				 errmsg("track_row: %s", problem.message),
-				 errhint("%s", problem.hint), errtable(rel)));
-	return mapping;
-}
-
-OnsideMapping *
-onside_mapping_try_parse(int nargs, char **args)
-{
-	Problem		problem;
-
-	return parse(nargs, args, &problem);
+	/* A mapper takes the place of all columns. */
+	if (ok && mapping->mapper == NULL)
+		ok = require_target(mapping->installation_id, "installation_id",
+							error);
+	else if (ok && (mapping->installation_id != NULL ||
+					mapping->event_datetime != NULL ||
+					mapping->event_id != NULL || mapping->npayload > 0))
+		ok = refuse_argument(error, "mapper and columns exclude each other",
+							 EXAMPLE_HINT);
+	return ok ? mapping : NULL;
 }
 
 OnsideMapping *
@@ -175,10 +144,42 @@ onside_mapping_of_trigger(int nargs, Datum tgargs)
 {
 	char	   *p = VARDATA_ANY(DatumGetByteaPCopy(tgargs));
 	char	  **args = palloc(Max(nargs, 1) * sizeof(char *));
+	OnsideEventError error;
 
 	for (int i = 0; i < nargs; i++, p += strlen(p) + 1)
 		args[i] = p;
-	return onside_mapping_try_parse(nargs, args);
+	return onside_mapping_parse(nargs, args, &error);
+}
+
+HeapTuple
+onside_mapping_find(Oid trigger, Snapshot snapshot, OnsideMapping **mapping)
+{
+	Relation	rel = table_open(TriggerRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	/* heap_copytuple() returns NULL for NULL. */
+	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(trigger));
+	scan = systable_beginscan(rel, TriggerOidIndexId, true, snapshot, 1, &key);
+	tuple = heap_copytuple(systable_getnext(scan));
+	systable_endscan(scan);
+
+	if (mapping != NULL)
+		*mapping = NULL;
+	if (mapping != NULL && tuple != NULL)
+	{
+		bool		isnull;
+
+		*mapping = onside_mapping_of_trigger(((Form_pg_trigger) GETSTRUCT(tuple))->tgnargs,
+											 heap_getattr(tuple,
+														  Anum_pg_trigger_tgargs,
+														  RelationGetDescr(rel),
+														  &isnull));
+	}
+	table_close(rel, AccessShareLock);
+	return tuple;
 }
 
 const char *
@@ -202,8 +203,9 @@ onside_mapping_is_column(const char *arg)
 	return false;
 }
 
+/* Appends "target=value", or nothing if the value is NULL. */
 static List *
-add(List *args, const char *target, const char *value)
+add_argument(List *args, const char *target, const char *value)
 {
 	return value == NULL ? args :
 		lappend(args, psprintf("%s=%s", target, value));
@@ -213,16 +215,18 @@ add(List *args, const char *target, const char *value)
 List *
 onside_mapping_args(const OnsideMapping *mapping)
 {
-	List	   *args = add(NIL, "event_name", mapping->event_name);
+	List	   *args = add_argument(NIL, "event_name", mapping->event_name);
 
-	args = add(args, "installation_id", mapping->installation_id);
+	args = add_argument(args, "installation_id", mapping->installation_id);
 	for (int i = 0; i < mapping->npayload; i++)
-		args = add(args, psprintf(PAYLOAD_PREFIX "%s", mapping->payload[i].key),
-				   mapping->payload[i].column);
-	args = add(args, "event_datetime", mapping->event_datetime);
-	args = add(args, "event_id", mapping->event_id);
-	args = add(args, "event_id.namespace", mapping->id_namespace);
-	args = add(args, "event_id.source", mapping->id_source);
-	args = add(args, "mapper", mapping->mapper);
-	return add(args, "search_path", mapping->search_path);
+		args = add_argument(args,
+							psprintf(PAYLOAD_PREFIX "%s",
+									 mapping->payload[i].key),
+							mapping->payload[i].column);
+	args = add_argument(args, "event_datetime", mapping->event_datetime);
+	args = add_argument(args, "event_id", mapping->event_id);
+	args = add_argument(args, "event_id.namespace", mapping->id_namespace);
+	args = add_argument(args, "event_id.source", mapping->id_source);
+	args = add_argument(args, "mapper", mapping->mapper);
+	return add_argument(args, "search_path", mapping->search_path);
 }

@@ -10,8 +10,11 @@
 
 #include "postgres.h"
 
+#include "access/htup.h"
 #include "nodes/pg_list.h"
-#include "utils/rel.h"
+#include "utils/snapshot.h"
+
+#include "log/event.h"
 
 /* One entry of the payload. */
 typedef struct OnsidePayloadKey
@@ -42,16 +45,14 @@ typedef struct OnsideMapping
 } OnsideMapping;
 
 /*
- * Parses the arguments of a track_row trigger of this table.  Raises 22023 for
- * an argument that is not understood and 22004 for a missing argument.
+ * Parses the arguments of a track_row trigger.  Returns NULL, and fills in
+ * *error, for an argument that is not understood (22023) and for a missing
+ * argument (22004).
  */
 extern OnsideMapping *onside_mapping_parse(int nargs, char **args,
-										   Relation rel);
+										   OnsideEventError *error);
 
-/* The same, but returns NULL in place of an error. */
-extern OnsideMapping *onside_mapping_try_parse(int nargs, char **args);
-
-/* The same for tgnargs and tgargs of the catalog pg_trigger. */
+/* The same without an error, for tgnargs and tgargs of the catalog pg_trigger. */
 extern OnsideMapping *onside_mapping_of_trigger(int nargs, Datum tgargs);
 
 /*
@@ -61,6 +62,15 @@ extern const char *onside_mapping_search_path(const OnsideMapping *mapping);
 
 /* Does this argument map a column? */
 extern bool onside_mapping_is_column(const char *arg);
+
+/*
+ * A copy of the trigger's row in pg_trigger, as the snapshot shows it, and the
+ * mapping in its arguments.  NULL if there is no such row; *mapping, which may
+ * be left out, is NULL if the arguments are not understood, too.  A snapshot
+ * of NULL is the catalog's.
+ */
+extern HeapTuple onside_mapping_find(Oid trigger, Snapshot snapshot,
+									 OnsideMapping **mapping);
 
 /* The arguments again, as a list of C strings. */
 extern List *onside_mapping_args(const OnsideMapping *mapping);

@@ -35,21 +35,21 @@ PG_FUNCTION_INFO_V1(onside_event_id);
  */
 #define MAX_DIGITS	30
 
-static void
-push_string(OnsideJsonbBuilder *builder, JsonbIteratorToken token,
-			const char *str, int len)
+void
+onside_push_string(OnsideJsonbBuilder *builder, JsonbIteratorToken token,
+				   const char *str)
 {
 	JsonbValue	v;
 
 	v.type = jbvString;
 	v.val.string.val = unconstify(char *, str);
-	v.val.string.len = len;
+	v.val.string.len = strlen(str);
 	onside_jsonb_push(builder, token, &v);
 }
 
 static bool
-wrong(OnsideEventError *error, const char *field, int sqlstate,
-	  const char *problem, const char *hint)
+refuse_purchase(OnsideEventError *error, const char *field, int sqlstate,
+				const char *problem, const char *hint)
 {
 	return onside_event_invalid(error, field, sqlstate,
 								psprintf("%s %s", field, problem), hint);
@@ -75,29 +75,29 @@ check_purchase(FunctionCallInfo fcinfo, OnsideEventError *error)
 	Jsonb	   *extra;
 
 	if (PG_ARGISNULL(1))
-		return wrong(error, "amount", ERRCODE_NULL_VALUE_NOT_ALLOWED,
-					 "must not be null", pass_amount);
+		return refuse_purchase(error, "amount", ERRCODE_NULL_VALUE_NOT_ALLOWED,
+							   "must not be null", pass_amount);
 	if (PG_ARGISNULL(2))
-		return wrong(error, "currency", ERRCODE_NULL_VALUE_NOT_ALLOWED,
-					 "must not be null", pass_currency);
+		return refuse_purchase(error, "currency", ERRCODE_NULL_VALUE_NOT_ALLOWED,
+							   "must not be null", pass_currency);
 	amount = PG_GETARG_NUMERIC(1);
 	if (numeric_is_nan(amount) || numeric_is_inf(amount))
-		return wrong(error, "amount", ERRCODE_INVALID_PARAMETER_VALUE,
-					 "must be a finite number", pass_amount);
+		return refuse_purchase(error, "amount", ERRCODE_INVALID_PARAMETER_VALUE,
+							   "must be a finite number", pass_amount);
 	if (VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(2)) == 0)
-		return wrong(error, "currency", ERRCODE_INVALID_PARAMETER_VALUE,
-					 "must not be empty", pass_currency);
+		return refuse_purchase(error, "currency", ERRCODE_INVALID_PARAMETER_VALUE,
+							   "must not be empty", pass_currency);
 	if (PG_ARGISNULL(5))
 		return true;
 	extra = PG_GETARG_JSONB_P(5);
 	if (!JB_ROOT_IS_OBJECT(extra))
-		return wrong(error, "extra", ERRCODE_INVALID_PARAMETER_VALUE,
-					 "must be a JSON object",
-					 "Its keys are added to the payload.");
+		return refuse_purchase(error, "extra", ERRCODE_INVALID_PARAMETER_VALUE,
+							   "must be a JSON object",
+							   "Its keys are added to the payload.");
 	if (has_key(extra, "amount") || has_key(extra, "currency"))
-		return wrong(error, "extra", ERRCODE_INVALID_PARAMETER_VALUE,
-					 "must not have the keys \"amount\" and \"currency\"",
-					 "Pass them as the function's own arguments.");
+		return refuse_purchase(error, "extra", ERRCODE_INVALID_PARAMETER_VALUE,
+							   "must not have the keys \"amount\" and \"currency\"",
+							   "Pass them as the function's own arguments.");
 	return true;
 }
 
@@ -117,7 +117,7 @@ push_extra(OnsideJsonbBuilder *builder, Jsonb *extra)
 
 /* Of arguments that have been checked. */
 static Jsonb *
-make_payload(FunctionCallInfo fcinfo)
+make_purchase_payload(FunctionCallInfo fcinfo)
 {
 	OnsideJsonbBuilder builder = {0};
 	text	   *currency = PG_GETARG_TEXT_PP(2);
@@ -129,10 +129,10 @@ make_payload(FunctionCallInfo fcinfo)
 															 PG_GETARG_DATUM(1)));
 
 	onside_jsonb_push(&builder, WJB_BEGIN_OBJECT, NULL);
-	push_string(&builder, WJB_KEY, "currency", strlen("currency"));
-	push_string(&builder, WJB_VALUE, code, strlen(code));
-	push_string(&builder, WJB_KEY, "amount", strlen("amount"));
-	push_string(&builder, WJB_VALUE, digits, strlen(digits));
+	onside_push_string(&builder, WJB_KEY, "currency");
+	onside_push_string(&builder, WJB_VALUE, code);
+	onside_push_string(&builder, WJB_KEY, "amount");
+	onside_push_string(&builder, WJB_VALUE, digits);
 	if (!PG_ARGISNULL(5))
 		push_extra(&builder, PG_GETARG_JSONB_P(5));
 	onside_jsonb_push(&builder, WJB_END_OBJECT, NULL);
@@ -146,7 +146,7 @@ onside_purchase_payload(FunctionCallInfo fcinfo)
 
 	if (!check_purchase(fcinfo, &error))
 		onside_event_throw(&error);
-	return make_payload(fcinfo);
+	return make_purchase_payload(fcinfo);
 }
 
 /*
@@ -170,24 +170,23 @@ onside_purchase(PG_FUNCTION_ARGS)
 		fcinfo->flinfo->fn_extra = BlessTupleDesc(tupdesc);
 		MemoryContextSwitchTo(old);
 	}
-	nulls[0] = PG_ARGISNULL(0);
-	if (!nulls[0])
-		values[0] = PG_GETARG_DATUM(0);
 
 	/*
-	 * Bought outside the app, it is no event, and no price needs to be right.
+	 * A purchase made outside the app is no event, and needs no valid price.
 	 */
-	if (!valid && !nulls[0])
+	if (!valid && !PG_ARGISNULL(0))
 		onside_event_throw(&error);
-	nulls[1] = !valid;
-	if (valid)
-		values[1] = JsonbPGetDatum(make_payload(fcinfo));
-	nulls[2] = PG_ARGISNULL(3);
-	if (!nulls[2])
-		values[2] = PG_GETARG_DATUM(3);
-	nulls[3] = PG_ARGISNULL(4);
-	if (!nulls[3])
-		values[3] = PG_GETARG_DATUM(4);
+
+	/* The type's columns, and which of the arguments they are. */
+	for (int i = 0; i < 4; i++)
+	{
+		static const int args[] = {0, -1, 3, 4};
+
+		nulls[i] = args[i] < 0 ? !valid : PG_ARGISNULL(args[i]);
+		if (!nulls[i])
+			values[i] = args[i] < 0 ? JsonbPGetDatum(make_purchase_payload(fcinfo)) :
+				PG_GETARG_DATUM(args[i]);
+	}
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(tupdesc, values, nulls)));
 }
 

@@ -29,6 +29,7 @@
 
 #include "compat.h"
 #include "log/event.h"
+#include "record/purchase.h"
 #include "record/row.h"
 #include "record/row_mapped.h"
 #include "settings.h"
@@ -43,18 +44,6 @@
  * If a statement has no more rows than this, the mapper gets them one by one.
  */
 #define FEW_ROWS	10
-
-/* Keeps the first error of a row; later ones are dropped. */
-static void
-note(bool ok, OnsideEventError *first, const OnsideEventError *error,
-	 bool *valid)
-{
-	if (!ok && *valid)
-	{
-		*first = *error;
-		*valid = false;
-	}
-}
 
 /* About how many bytes of a payload this value takes; 0 for a small one. */
 static Size
@@ -73,44 +62,40 @@ value_size(const JsonbValue *value)
 
 /*
  * Makes the payload.  Returns NULL if it would be larger than PAYLOAD_LIMIT.
+ * For an invalid value *valid becomes false; *error is filled in only for the
+ * first invalid field of the row.
  */
 static Jsonb *
-read_payload(OnsideRowReader *reader, TupleTableSlot *row,
+make_payload(OnsideRowReader *reader, TupleTableSlot *row,
 			 OnsideEventError *error, bool *valid)
 {
 	OnsideJsonbBuilder builder = {0};
+	OnsideEventError dropped;
 	Size		size = 0;
 
 	/* A value that cannot be sent is kept as text, for the dead letter. */
 	onside_jsonb_push(&builder, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < reader->npayload; i++)
 	{
-		OnsideEventError this_error;
-		JsonbValue	key;
 		JsonbValue	value;
-		bool		ok;
 
-		ok = onside_column_to_json(&reader->payload[i], row, &value,
-								   &this_error);
-		note(ok, error, &this_error, valid);
+		*valid &= onside_column_to_json(&reader->payload[i], row, &value,
+										*valid ? error : &dropped);
 
+		/* The limit is checked before the value is copied. */
 		size += value_size(&value);
 		if (size > PAYLOAD_LIMIT)
 		{
-			this_error.field = reader->payload[i].field;
-			this_error.sqlstate = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
-			this_error.message = psprintf("payload is too large: %s takes it beyond %d bytes",
+			*valid = onside_event_invalid(*valid ? error : &dropped,
 										  reader->payload[i].field,
-										  PAYLOAD_LIMIT);
-			this_error.hint = pstrdup(ONSIDE_TOO_LARGE_HINT);
-			note(false, error, &this_error, valid);
+										  ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+										  psprintf("payload is too large: %s takes it beyond %d bytes",
+												   reader->payload[i].field,
+												   PAYLOAD_LIMIT),
+										  ONSIDE_TOO_LARGE_HINT);
 			return NULL;
 		}
-
-		key.type = jbvString;
-		key.val.string.val = unconstify(char *, reader->keys[i]);
-		key.val.string.len = strlen(reader->keys[i]);
-		onside_jsonb_push(&builder, WJB_KEY, &key);
+		onside_push_string(&builder, WJB_KEY, reader->keys[i]);
 		onside_jsonb_push(&builder, WJB_VALUE, &value);
 	}
 	onside_jsonb_push(&builder, WJB_END_OBJECT, NULL);
@@ -118,63 +103,52 @@ read_payload(OnsideRowReader *reader, TupleTableSlot *row,
 }
 
 /*
- * Makes a row's event.  On false *error says why the event is not valid; the
- * event has as many fields as could be read, for the dead letter.
+ * Makes a row's event.  On false *error has the first reason why the event is
+ * not valid.  An invalid field does not stop us: the event has as many fields
+ * as could be read, for the dead letter.
  */
 static bool
-read_row(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
-		 OnsideEvent *event, OnsideEventError *error)
+make_event(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
+		   OnsideEvent *event, OnsideEventError *error)
 {
-	OnsideEventError this_error;
-	bool		valid = true;
-	bool		ok;
+	OnsideEventError dropped;
+	bool		valid = reader->broken == NULL;
+	bool		id_is_valid;
+	char	   *key;
 
-	note(reader->broken == NULL, error, reader->broken, &valid);
-
-	/* An invalid field does not stop us: a dead letter shows all others. */
+	if (!valid)
+		*error = *reader->broken;
 	event->event_name = reader->event_name;
 	event->name_is_checked = reader->name_is_valid;
 
-	ok = onside_column_to_uuid(&reader->installation_id, row,
-							   &event->installation_id,
-							   &event->has_installation_id, &this_error);
-	note(ok, error, &this_error, &valid);
+	valid &= onside_column_to_uuid(&reader->installation_id, row,
+								   &event->installation_id,
+								   &event->has_installation_id,
+								   valid ? error : &dropped);
 
-	if (reader->has_event_datetime)
-	{
-		ok = onside_column_to_datetime(&reader->event_datetime, row,
-									   &event->event_datetime,
-									   &event->has_event_datetime,
-									   &this_error);
-		note(ok, error, &this_error, &valid);
-	}
-	else
-	{
-		event->event_datetime = GetCurrentTransactionStartTimestamp();
-		event->has_event_datetime = true;
-	}
+	/* Without a mapped time the event occurs now. */
+	event->event_datetime = GetCurrentTransactionStartTimestamp();
+	event->has_event_datetime = true;
+	if (reader->event_datetime.name != NULL)
+		valid &= onside_column_to_datetime(&reader->event_datetime, row,
+										   &event->event_datetime,
+										   &event->has_event_datetime,
+										   valid ? error : &dropped);
 
 	/* A dead letter gets an event_id, too, unless the row's own is invalid. */
-	ok = true;
-	if (reader->has_event_id)
-	{
-		char	   *key;
-
-		ok = onside_column_to_event_id(&reader->event_id, row,
-									   &event->event_id, &event->has_event_id,
-									   &key, &this_error);
-		if (ok && key != NULL)
-			ok = onside_row_id_of_key(reader, rel, key, event, &this_error);
-		note(ok, error, &this_error, &valid);
-	}
-	if (ok && !event->has_event_id)
+	id_is_valid = onside_column_to_event_id(&reader->event_id, row,
+											&event->event_id,
+											&event->has_event_id, &key,
+											valid ? error : &dropped);
+	if (id_is_valid && key != NULL)
+		id_is_valid = onside_row_id_of_key(reader, rel, key, event,
+										   valid ? error : &dropped);
+	if (id_is_valid && !event->has_event_id)
 		onside_row_fresh_id(reader, event);
+	valid &= id_is_valid;
 
-	event->payload = read_payload(reader, row, error, &valid);
-
-	if (valid)
-		valid = onside_event_check(event, error);
-	return valid;
+	event->payload = make_payload(reader, row, error, &valid);
+	return valid && onside_event_check(event, error);
 }
 
 /*
@@ -188,7 +162,7 @@ is_row_due(OnsideRowReader *reader, TupleTableSlot *row)
 	TimestampTz t;
 	bool		has;
 
-	return reader->backfill == NULL || !reader->has_event_datetime ||
+	return reader->backfill == NULL || reader->event_datetime.name == NULL ||
 		!onside_column_to_datetime(&reader->event_datetime, row, &t, &has,
 								   &error) ||
 		onside_row_is_due(reader, has, t);
@@ -221,17 +195,19 @@ require_own_id(OnsideRowReader *reader, Relation rel, TupleTableSlot *row)
  * A row without an installation_id is skipped and counted as skipped.  A row
  * from outside of backfill's since and until is not counted as skipped.
  */
-OnsideRowOutcome
+void
 onside_row_record(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 				  OnsideAppend **append)
 {
 	MemoryContext old;
 	OnsideEvent event = {0};
 	OnsideEventError error;
-	OnsideRowOutcome outcome = ONSIDE_ROW_SKIPPED;
 
 	if (reader->mapper != NULL)
-		return onside_row_mapped_record(reader, rel, row, append);
+	{
+		onside_row_mapped_record(reader, rel, row, append);
+		return;
+	}
 
 	old = MemoryContextSwitchTo(reader->per_row);
 	if (!is_row_due(reader, row))
@@ -245,14 +221,12 @@ onside_row_record(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 
 		require_own_id(reader, rel, row);
 		reader->row = row;
-		valid = read_row(reader, rel, row, &event, &error);
-		outcome = onside_row_settle(reader, rel, &event, valid ? NULL : &error,
-									append,
-									old);
+		valid = make_event(reader, rel, row, &event, &error);
+		onside_row_settle(reader, rel, &event, valid ? NULL : &error, append,
+						  old);
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(reader->per_row);
-	return outcome;
 }
 
 /*
@@ -282,7 +256,7 @@ onside_row_record_all(OnsideRowReader *reader, TriggerData *trigdata,
 	while (tuplestore_gettupleslot(rows, true, false, row))
 	{
 		CHECK_FOR_INTERRUPTS();
-		(void) onside_row_record(reader, trigdata->tg_relation, row, append);
+		onside_row_record(reader, trigdata->tg_relation, row, append);
 	}
 	ExecDropSingleTupleTableSlot(row);
 }
@@ -307,7 +281,7 @@ onside_row_try(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 		error->field = "installation_id";
 		outcome = ONSIDE_ROW_SKIPPED;
 	}
-	else if (!read_row(reader, rel, row, &event, error))
+	else if (!make_event(reader, rel, row, &event, error))
 		outcome = ONSIDE_ROW_DEAD_LETTER;
 	MemoryContextSwitchTo(old);
 	return outcome;

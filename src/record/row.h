@@ -16,17 +16,14 @@
 
 #include "log/outbox.h"
 #include "record/row_outcome.h"
-#include "record/row_reader.h"
 
 /*
  * Records one row of this table: the event that its columns make, or all
  * events that the mapper makes of it.  An event without an event_id gets a new
  * event_id.  For *append see onside_row_settle().
  */
-extern OnsideRowOutcome onside_row_record(OnsideRowReader *reader,
-										  Relation rel,
-										  TupleTableSlot *row,
-										  OnsideAppend **append);
+extern void onside_row_record(OnsideRowReader *reader, Relation rel,
+							  TupleTableSlot *row, OnsideAppend **append);
 
 /* Records all rows of a statement's transition table. */
 extern void onside_row_record_all(OnsideRowReader *reader,

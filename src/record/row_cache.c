@@ -4,10 +4,10 @@
  *		Row readers, kept from one statement to the next.
  *
  * Working out what a trigger's arguments mean costs as much as writing one
- * row's event.  So the readers of the triggers that fired last are kept.  A
- * reader is forgotten when the relation cache says that its table, and so a
- * column or a trigger, has changed.  A statement pins the reader that it uses;
- * a pinned reader is freed only when it is unpinned.
+ * row's event.  So a session keeps the last MAX_KEPT readers that it has made.
+ * A reader is no longer kept when the relation cache says that its table, and
+ * so a column or a trigger, has changed.  A statement that still uses it then
+ * goes on with it, and the reader is freed when the last such statement ends.
  *
  * Only a reader that depends on nothing but the table is kept.  So a reader
  * with a column that its type's output function renders is made again for each
@@ -17,7 +17,6 @@
  */
 #include "postgres.h"
 
-#include "lib/ilist.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 
@@ -26,102 +25,89 @@
 /* Each takes about 10 kB. */
 #define MAX_KEPT	32
 
-typedef struct Entry
+typedef struct KeptReader
 {
-	dlist_node	node;			/* in "kept", if it is there */
-	bool		is_kept;
-	int			pins;
 	Oid			trigger;
 	Oid			relid;
 	OnsideRowReader *reader;
 	MemoryContext context;		/* of all of this */
-} Entry;
+	bool		is_kept;		/* is it in "kept"? */
+	int			users;			/* statements */
+} KeptReader;
 
-/* The last used one first. */
-static dlist_head kept = DLIST_STATIC_INIT(kept);
-static int	nkept;
+/* NULL is a free place.  The next new reader goes to "next_place". */
+static KeptReader *kept[MAX_KEPT];
+static int	next_place;
 
+/*
+ * Called when a statement has ended, or the reader is not kept any more.  An
+ * error leaves in per_row what was made of the row.
+ */
 static void
-free_unless_used(Entry *entry)
+tidy_up(KeptReader *entry)
 {
-	if (!entry->is_kept && entry->pins == 0)
+	if (entry->users > 0)
+		return;
+	if (entry->is_kept)
+		MemoryContextReset(entry->reader->per_row);
+	else
 		MemoryContextDelete(entry->context);
 }
 
 static void
-forget(Entry *entry)
+empty_place(int place)
 {
-	dlist_delete(&entry->node);
-	nkept--;
+	KeptReader *entry = kept[place];
+
+	if (entry == NULL)
+		return;
+	kept[place] = NULL;
 	entry->is_kept = false;
-	free_unless_used(entry);
+	tidy_up(entry);
 }
 
-/* Relation cache callback; InvalidOid stands for all. */
+/*
+ * Relation cache callback; InvalidOid stands for all.  A reader also depends
+ * on the table whose rows its mapper takes.
+ */
 static void
 forget_table(Datum arg, Oid relid)
 {
-	dlist_mutable_iter iter;
-
-	dlist_foreach_modify(iter, &kept)
-	{
-		Entry	   *entry = dlist_container(Entry, node, iter.cur);
-
-		if (!OidIsValid(relid) || entry->relid == relid ||
-			(entry->reader->mapper != NULL &&
-			 onside_mapper_table(entry->reader->mapper) == relid))
-			forget(entry);
-	}
+	for (int i = 0; i < MAX_KEPT; i++)
+		if (kept[i] != NULL &&
+			(!OidIsValid(relid) || kept[i]->relid == relid ||
+			 (kept[i]->reader->mapper != NULL &&
+			  onside_mapper_table(kept[i]->reader->mapper) == relid)))
+			empty_place(i);
 }
 
+/* Called when the statement's memory context is reset. */
 static void
-keep(Entry *entry)
+end_use(void *arg)
 {
-	if (nkept == MAX_KEPT)
-		forget(dlist_tail_element(Entry, node, &kept));
-	dlist_push_head(&kept, &entry->node);
-	nkept++;
-	entry->is_kept = true;
+	KeptReader *entry = arg;
+
+	entry->users--;
+	tidy_up(entry);
 }
 
-static void
-unpin(void *arg)
+static KeptReader *
+find_reader(Oid trigger)
 {
-	Entry	   *entry = arg;
-
-	entry->pins--;
-
-	/* An invalid row leaves there what was made of it. */
-	if (entry->is_kept && entry->pins == 0)
-		MemoryContextReset(entry->reader->per_row);
-	free_unless_used(entry);
-}
-
-static Entry *
-find(Oid trigger, Oid relid)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &kept)
-	{
-		Entry	   *entry = dlist_container(Entry, node, iter.cur);
-
-		if (entry->trigger == trigger && entry->relid == relid)
-		{
-			dlist_move_head(&kept, &entry->node);
-			return entry;
-		}
-	}
+	for (int i = 0; i < MAX_KEPT; i++)
+		if (kept[i] != NULL && kept[i]->trigger == trigger)
+			return kept[i];
 	return NULL;
 }
 
-static Entry *
-make(Trigger *trigger, Relation rel)
+/* Makes a reader, and keeps it in place of the oldest if that is possible. */
+static KeptReader *
+add_reader(Trigger *trigger, Relation rel)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "onside_attribution row reader",
 												  ALLOCSET_SMALL_SIZES);
-	Entry	   *entry = MemoryContextAllocZero(context, sizeof(Entry));
+	KeptReader *entry = MemoryContextAllocZero(context, sizeof(KeptReader));
 
 	entry->trigger = trigger->tgoid;
 	entry->relid = RelationGetRelid(rel);
@@ -130,12 +116,19 @@ make(Trigger *trigger, Relation rel)
 
 	/* From here on nothing fails. */
 	MemoryContextSetParent(context, CacheMemoryContext);
+	if (entry->reader->keepable)
+	{
+		empty_place(next_place);
+		kept[next_place] = entry;
+		entry->is_kept = true;
+		next_place = (next_place + 1) % MAX_KEPT;
+	}
 	return entry;
 }
 
 /*
- * Pins the reader.  "context" is the statement's memory context, whose end
- * unpins it; a reader that is not kept is freed then.
+ * "context" is the statement's memory context, whose end ends the use.  Its
+ * callback is allocated first, so that nothing fails once the use has begun.
  */
 OnsideRowReader *
 onside_row_cache_get(Trigger *trigger, Relation rel, MemoryContext context)
@@ -143,26 +136,16 @@ onside_row_cache_get(Trigger *trigger, Relation rel, MemoryContext context)
 	static bool registered = false;
 	MemoryContextCallback *callback =
 		MemoryContextAlloc(context, sizeof(MemoryContextCallback));
-	Entry	   *entry = find(trigger->tgoid, RelationGetRelid(rel));
+	KeptReader *entry = find_reader(trigger->tgoid);
 
 	if (!registered)
-	{
 		CacheRegisterRelcacheCallback(forget_table, (Datum) 0);
-		registered = true;
-	}
+	registered = true;
 	if (entry == NULL)
-	{
-		entry = make(trigger, rel);
-		if (entry->reader->keepable)
-			keep(entry);
-	}
+		entry = add_reader(trigger, rel);
 
-	/*
-	 * The relation cache tells nothing of its root's name, and its schema's.
-	 */
-	onside_row_forget_id(entry->reader);
-	entry->pins++;
-	callback->func = unpin;
+	entry->users++;
+	callback->func = end_use;
 	callback->arg = entry;
 	MemoryContextRegisterResetCallback(context, callback);
 	return entry->reader;

@@ -45,8 +45,8 @@
  * NULL.
  */
 static void
-understand(const ErrorData *mapper_error, const char *key,
-		   OnsideEventError *error)
+explain_mapper_error(const ErrorData *mapper_error, const char *key,
+					 OnsideEventError *error)
 {
 	char	   *message = mapper_error->message;
 
@@ -96,7 +96,7 @@ refuse_row(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 
 	event.event_name = reader->event_name;
 	event.name_is_checked = reader->name_is_valid;
-	understand(mapper_error, key, &error);
+	explain_mapper_error(mapper_error, key, &error);
 	onside_row_let_through(reader, rel, &event, &error);
 }
 
@@ -195,10 +195,9 @@ warn_of_repeats(OnsideRowReader *reader, Relation rel,
 static bool
 record_result(OnsideRowReader *reader, Relation rel, OnsideEvent *event,
 			  OnsideRepeats *repeats, OnsideAppend **append,
-			  MemoryContext append_context, OnsideRowOutcome *outcome)
+			  MemoryContext append_context)
 {
 	bool		row_is_unknown = reader->backfill != NULL && reader->row == NULL;
-	OnsideRowOutcome this_one;
 	OnsideEventError error;
 	bool		valid;
 
@@ -217,12 +216,10 @@ record_result(OnsideRowReader *reader, Relation rel, OnsideEvent *event,
 		onside_on_invalid_event != ONSIDE_INVALID_DEAD_LETTER)
 		return false;
 
-	this_one = onside_row_settle(reader, rel, event, valid ? NULL : &error,
-								 append, append_context);
+	onside_row_settle(reader, rel, event, valid ? NULL : &error, append,
+					  append_context);
 	if (valid && !event->id_is_fresh)
 		onside_repeats_add(repeats, &event->event_id);
-	if (*outcome != ONSIDE_ROW_DEAD_LETTER)
-		*outcome = this_one;
 	return true;
 }
 
@@ -237,15 +234,13 @@ record_result(OnsideRowReader *reader, Relation rel, OnsideEvent *event,
 static bool
 record_results(OnsideRowReader *reader, Relation rel, int64 rows,
 			   Tuplestorestate *results, TupleTableSlot *slot,
-			   OnsideAppend **append, MemoryContext append_context,
-			   OnsideRowOutcome *outcome)
+			   OnsideAppend **append, MemoryContext append_context)
 {
 	MemoryContext context = CurrentMemoryContext;
 	int64		skipped = Max(rows - tuplestore_tuple_count(results), 0);
 	OnsideRepeats *repeats = NULL;
 	bool		done = true;
 
-	*outcome = ONSIDE_ROW_SKIPPED;
 	if (tuplestore_tuple_count(results) > 1)
 		repeats = onside_repeats_make(REPEATS_PLACES);
 
@@ -261,7 +256,7 @@ record_results(OnsideRowReader *reader, Relation rel, int64 rows,
 		onside_mapper_read_event(slot, &event);
 		if (event.has_installation_id)
 			done = record_result(reader, rel, &event, repeats, append,
-								 append_context, outcome);
+								 append_context);
 		else
 			skipped++;
 		MemoryContextSwitchTo(context);
@@ -281,10 +276,9 @@ record_results(OnsideRowReader *reader, Relation rel, int64 rows,
  * The mapper's results are read after it has returned, and live in a memory
  * context of this call.
  */
-OnsideRowOutcome
+void
 onside_row_mapped_record(OnsideRowReader *reader, Relation rel,
-						 TupleTableSlot *row,
-						 OnsideAppend **append)
+						 TupleTableSlot *row, OnsideAppend **append)
 {
 	MemoryContext per_call = AllocSetContextCreate(CurrentMemoryContext,
 												   "onside_attribution mapper call",
@@ -293,8 +287,7 @@ onside_row_mapped_record(OnsideRowReader *reader, Relation rel,
 	TupleTableSlot *slot;
 	Tuplestorestate *results = onside_mapper_results(&slot);
 	OnsideDeferred *deferred = reader->deferred;
-	ErrorData  *error = onside_mapper_call(reader->mapper, row, results);
-	OnsideRowOutcome outcome = ONSIDE_ROW_DEAD_LETTER;
+	ErrorData  *error = onside_mapper_call(reader->mapper, row, NULL, results);
 
 	/* What calls within have put there is gone. */
 	reader->deferred = deferred;
@@ -302,13 +295,11 @@ onside_row_mapped_record(OnsideRowReader *reader, Relation rel,
 	if (error != NULL)
 		refuse_row(reader, rel, row, error);
 	else
-		(void) record_results(reader, rel, 1, results, slot, append, old,
-							  &outcome);
+		(void) record_results(reader, rel, 1, results, slot, append, old);
 	ExecDropSingleTupleTableSlot(slot);
 	tuplestore_end(results);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(per_call);
-	return outcome;
 }
 
 /*
@@ -322,14 +313,13 @@ onside_row_mapped_record_all(OnsideRowReader *reader, TriggerData *trigdata,
 	int64		rows = tuplestore_tuple_count(trigdata->tg_newtable);
 	TupleTableSlot *slot;
 	Tuplestorestate *results = onside_mapper_results(&slot);
-	bool		done = onside_mapper_call_for_all(reader->mapper, trigdata,
-												  results) == NULL;
-	OnsideRowOutcome outcome;
+	bool		done = onside_mapper_call(reader->mapper, NULL, trigdata,
+										  results) == NULL;
 
 	reader->row = NULL;
 	done = done &&
 		record_results(reader, trigdata->tg_relation, rows, results, slot,
-					   append, CurrentMemoryContext, &outcome);
+					   append, CurrentMemoryContext);
 	ExecDropSingleTupleTableSlot(slot);
 	tuplestore_end(results);
 	return done;
@@ -343,11 +333,12 @@ onside_row_mapped_try(OnsideRowReader *reader, TupleTableSlot *row,
 	TupleTableSlot *slot;
 	Tuplestorestate *results = onside_mapper_results(&slot);
 	OnsideRowOutcome outcome = ONSIDE_ROW_SKIPPED;
-	ErrorData  *mapper_error = onside_mapper_call(reader->mapper, row, results);
+	ErrorData  *mapper_error = onside_mapper_call(reader->mapper, row, NULL,
+												  results);
 
 	if (mapper_error != NULL)
 	{
-		understand(mapper_error, NULL, error);
+		explain_mapper_error(mapper_error, NULL, error);
 		outcome = ONSIDE_ROW_DEAD_LETTER;
 	}
 	while (mapper_error == NULL && outcome != ONSIDE_ROW_DEAD_LETTER &&

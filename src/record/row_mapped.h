@@ -15,10 +15,9 @@
 #include "record/row_outcome.h"
 
 /* Records the events that the mapper makes of one row. */
-extern OnsideRowOutcome onside_row_mapped_record(OnsideRowReader *reader,
-												 Relation rel,
-												 TupleTableSlot *row,
-												 OnsideAppend **append);
+extern void onside_row_mapped_record(OnsideRowReader *reader, Relation rel,
+									 TupleTableSlot *row,
+									 OnsideAppend **append);
 
 /*
  * Records the events of all rows of a statement's transition table, made by

@@ -56,7 +56,7 @@ onside_row_is_due(OnsideRowReader *reader, bool has_datetime, TimestampTz t)
 
 /* The name of the column that this field is mapped to; NULL if none is. */
 static const char *
-column_of(OnsideRowReader *reader, const char *field)
+find_mapped_column(OnsideRowReader *reader, const char *field)
 {
 	if (strcmp(field, "installation_id") == 0)
 		return reader->installation_id.name;
@@ -100,11 +100,11 @@ onside_row_key(Relation rel, TupleTableSlot *row)
  * "outcome" is the end of the DETAIL: what was done with the row.
  */
 static void
-report(int elevel, OnsideRowReader *reader, Relation rel,
-	   const OnsideEventError *error, const char *outcome)
+report_invalid_row(int elevel, OnsideRowReader *reader, Relation rel,
+				   const OnsideEventError *error, const char *outcome)
 {
 	const char *column = reader->mapper != NULL ? NULL :
-		column_of(reader, error->field);
+		find_mapped_column(reader, error->field);
 	char	   *key = NULL;
 	StringInfoData detail;
 
@@ -137,7 +137,7 @@ report(int elevel, OnsideRowReader *reader, Relation rel,
 
 /* The fields that the event has, as text for a person. */
 static char *
-describe(const OnsideEvent *event)
+describe_event(const OnsideEvent *event)
 {
 	StringInfoData text;
 
@@ -180,13 +180,13 @@ onside_row_let_through(OnsideRowReader *reader, Relation rel,
 		reader->backfill->dead_lettered++;
 	if (!onside_dead_letter_lock(DEAD_LETTER_PATIENCE))
 	{
-		report(WARNING, reader, rel, error,
-			   psprintf(" This row was let through. Its event is kept in this message alone, since dead_letter is locked by another session: %s.",
-						describe(event)));
+		report_invalid_row(WARNING, reader, rel, error,
+						   psprintf(" This row was let through. Its event is kept in this message alone, since dead_letter is locked by another session: %s.",
+									describe_event(event)));
 		return;
 	}
-	report(WARNING, reader, rel, error,
-		   " This row was let through and its event put into dead_letter.");
+	report_invalid_row(WARNING, reader, rel, error,
+					   " This row was let through and its event put into dead_letter.");
 	onside_dead_letter_insert(NULL, event, 0, error->message, 0,
 							  GetCurrentTimestamp(), 0,
 							  source_name(RelationGetRelid(rel)));
@@ -197,31 +197,30 @@ onside_row_let_through(OnsideRowReader *reader, Relation rel,
  * transaction has already recorded counts as recorded, and is not appended
  * again.
  */
-OnsideRowOutcome
+void
 onside_row_settle(OnsideRowReader *reader, Relation rel,
 				  const OnsideEvent *event,
 				  const OnsideEventError *error, OnsideAppend **append,
 				  MemoryContext append_context)
 {
-	if (error == NULL)
+	if (error != NULL)
 	{
-		if (reader->deferred != NULL &&
-			!onside_deferred_is_new(reader->deferred, event))
-			return ONSIDE_ROW_RECORDED;
-		if (*append == NULL)
-		{
-			MemoryContext old = MemoryContextSwitchTo(append_context);
-
-			*append = onside_append_begin();
-			MemoryContextSwitchTo(old);
-		}
-		onside_append(*append, event);
-		if (reader->backfill != NULL)
-			reader->backfill->recorded++;
-		return ONSIDE_ROW_RECORDED;
+		if (onside_on_invalid_event != ONSIDE_INVALID_DEAD_LETTER)
+			report_invalid_row(ERROR, reader, rel, error, "");
+		onside_row_let_through(reader, rel, event, error);
+		return;
 	}
-	if (onside_on_invalid_event != ONSIDE_INVALID_DEAD_LETTER)
-		report(ERROR, reader, rel, error, "");
-	onside_row_let_through(reader, rel, event, error);
-	return ONSIDE_ROW_DEAD_LETTER;
+	if (reader->deferred != NULL &&
+		!onside_deferred_is_new(reader->deferred, event))
+		return;
+	if (*append == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(append_context);
+
+		*append = onside_append_begin();
+		MemoryContextSwitchTo(old);
+	}
+	onside_append(*append, event);
+	if (reader->backfill != NULL)
+		reader->backfill->recorded++;
 }

@@ -13,11 +13,11 @@
 #include "log/outbox.h"
 #include "record/row_reader.h"
 
-/* What has become of a row. */
+/* What would become of a row. */
 typedef enum OnsideRowOutcome
 {
 	ONSIDE_ROW_RECORDED,
-	ONSIDE_ROW_SKIPPED,			/* no installation_id, or the mapper made no
+	ONSIDE_ROW_SKIPPED,			/* no installation_id, or the mapper makes no
 								 * event */
 	ONSIDE_ROW_DEAD_LETTER,		/* not a valid event */
 } OnsideRowOutcome;
@@ -27,12 +27,11 @@ typedef enum OnsideRowOutcome
  * *append is opened, in append_context, with the first event: a statement
  * without events leaves no trace.
  */
-extern OnsideRowOutcome onside_row_settle(OnsideRowReader *reader,
-										  Relation rel,
-										  const OnsideEvent *event,
-										  const OnsideEventError *error,
-										  OnsideAppend **append,
-										  MemoryContext append_context);
+extern void onside_row_settle(OnsideRowReader *reader, Relation rel,
+							  const OnsideEvent *event,
+							  const OnsideEventError *error,
+							  OnsideAppend **append,
+							  MemoryContext append_context);
 
 /*
  * Lets a row through that is not a valid event: a WARNING, and the event goes

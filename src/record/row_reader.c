@@ -15,7 +15,7 @@
  * A row without a version 4 UUID of its own gets an event_id that is computed
  * of its key (event_id.c).  What precedes the key stands in the trigger's
  * arguments.  A trigger that was made by hand may lack it: then it is looked
- * up for each statement.
+ * up for each row.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,13 +29,14 @@
 #include "utils/memutils.h"
 
 #include "log/namespace.h"
+#include "record/event_id.h"
 #include "record/mapping.h"
 #include "record/row_reader.h"
 
 /* Resolves one column; notes the first column that cannot be used. */
 static void
-resolve(OnsideRowReader *reader, OnsideColumn *column, const char *field,
-		Relation rel, const char *name)
+resolve_column(OnsideRowReader *reader, OnsideColumn *column, const char *field,
+			   Relation rel, const char *name)
 {
 	OnsideEventError error;
 
@@ -74,22 +75,18 @@ static void
 resolve_columns(OnsideRowReader *reader, const OnsideMapping *mapping,
 				Relation rel)
 {
-	resolve(reader, &reader->installation_id, "installation_id", rel,
-			mapping->installation_id);
-	reader->has_event_datetime = mapping->event_datetime != NULL;
-	if (reader->has_event_datetime)
-		resolve(reader, &reader->event_datetime, "event_datetime", rel,
-				mapping->event_datetime);
-	reader->has_event_id = mapping->event_id != NULL;
-	if (reader->has_event_id)
-	{
-		resolve(reader, &reader->event_id, "event_id", rel,
-				mapping->event_id);
-		if (mapping->id_namespace != NULL)
-			reader->id_namespace = pstrdup(mapping->id_namespace);
-		if (mapping->id_source != NULL)
-			reader->id_source = pstrdup(mapping->id_source);
-	}
+	resolve_column(reader, &reader->installation_id, "installation_id", rel,
+				   mapping->installation_id);
+	if (mapping->event_datetime != NULL)
+		resolve_column(reader, &reader->event_datetime, "event_datetime", rel,
+					   mapping->event_datetime);
+	if (mapping->event_id != NULL)
+		resolve_column(reader, &reader->event_id, "event_id", rel,
+					   mapping->event_id);
+	if (mapping->id_namespace != NULL)
+		reader->id_namespace = pstrdup(mapping->id_namespace);
+	if (mapping->id_source != NULL)
+		reader->id_source = pstrdup(mapping->id_source);
 
 	reader->npayload = mapping->npayload;
 	reader->keys = palloc(mapping->npayload * sizeof(char *));
@@ -97,11 +94,11 @@ resolve_columns(OnsideRowReader *reader, const OnsideMapping *mapping,
 	for (int i = 0; i < mapping->npayload; i++)
 	{
 		reader->keys[i] = mapping->payload[i].key;
-		resolve(reader, &reader->payload[i], mapping->payload[i].field, rel,
-				mapping->payload[i].column);
+		resolve_column(reader, &reader->payload[i], mapping->payload[i].field, rel,
+					   mapping->payload[i].column);
 
 		/* An output function can depend on settings, and on other objects. */
-		if (onside_column_needs_settings(&reader->payload[i]))
+		if (reader->payload[i].needs_settings)
 			reader->needs_settings = true;
 		if (reader->payload[i].kind == ONSIDE_COLUMN_OTHER)
 			reader->keepable = false;
@@ -118,11 +115,16 @@ OnsideRowReader *
 onside_row_reader(Trigger *trigger, Relation rel, MemoryContext context)
 {
 	MemoryContext old = MemoryContextSwitchTo(context);
-	OnsideMapping *mapping = onside_mapping_parse(trigger->tgnargs,
-												  trigger->tgargs, rel);
-	OnsideRowReader *reader = palloc0(sizeof(OnsideRowReader));
 	OnsideEventError error;
+	OnsideMapping *mapping = onside_mapping_parse(trigger->tgnargs,
+												  trigger->tgargs, &error);
+	OnsideRowReader *reader = palloc0(sizeof(OnsideRowReader));
 
+	if (mapping == NULL)
+		ereport(ERROR,
+				(errcode(error.sqlstate),
+				 errmsg("track_row: %s", error.message),
+				 errhint("%s", error.hint), errtable(rel)));
 	reader->event_name = cstring_to_text(mapping->event_name);
 	reader->name_is_valid = onside_event_check_name(reader->event_name,
 													&error);
@@ -149,76 +151,43 @@ onside_row_fresh_id(OnsideRowReader *reader, OnsideEvent *event)
 	event->id_is_fresh = true;
 }
 
-/* Sets a part of the key; on false *error says that the text is not UTF-8. */
-static bool
-set_id_part(OnsideRowReader *reader, int i, char *text, OnsideEventError *error)
-{
-	char	   *utf8 = onside_as_utf8(text, strlen(text));
-
-	if (utf8 == NULL)
-		return onside_event_not_utf8(error, "event_id");
-	reader->id_parts[i].data = utf8;
-	reader->id_parts[i].len = strlen(utf8);
-	return true;
-}
-
 /*
- * Sets what precedes a row's key.  What the trigger's arguments do not say is
- * looked up: it is then what attach() would write into them now.
+ * The parts of the key: namespace, event_name, source, and the row's key.  What
+ * the trigger's arguments do not say is what attach() would write into them
+ * now.
  */
-static bool
-know_id(OnsideRowReader *reader, Relation rel, OnsideEventError *error)
+bool
+onside_row_id_of_key(OnsideRowReader *reader, Relation rel, char *key,
+					 OnsideEvent *event, OnsideEventError *error)
 {
-	MemoryContext context = GetMemoryChunkContext(reader);
-	char	   *event_name = text_to_cstring(reader->event_name);
-	char	   *id_namespace = reader->id_namespace;
-	char	   *source = reader->id_source;
+	char	   *name = text_to_cstring(reader->event_name);
+	char	   *texts[] = {reader->id_namespace,
+		asc_tolower(name, strlen(name)), reader->id_source, key
+	};
+	OnsideKeyPart parts[lengthof(texts)];
 	pg_uuid_t	uuid;
 
-	if (id_namespace == NULL)
+	if (texts[0] == NULL)
 	{
 		if (!onside_namespace_read(&uuid))
 			return onside_event_invalid(error, "event_id",
 										ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
 										pstrdup("event_id cannot be made: " ONSIDE_NAMESPACE_LOST),
 										ONSIDE_NAMESPACE_HINT);
-		id_namespace = DatumGetCString(DirectFunctionCall1(uuid_out,
-														   UUIDPGetDatum(&uuid)));
+		texts[0] = DatumGetCString(DirectFunctionCall1(uuid_out,
+													   UUIDPGetDatum(&uuid)));
 	}
-	if (source == NULL)
-		source = onside_row_id_source(RelationGetRelid(rel));
-	if (!set_id_part(reader, 0, id_namespace, error) ||
-		!set_id_part(reader, 1, asc_tolower(event_name, strlen(event_name)),
-					 error) ||
-		!set_id_part(reader, 2, source, error))
-		return false;
-	for (int i = 0; i < ONSIDE_ID_NAMES; i++)
-		reader->id_parts[i].data = MemoryContextStrdup(context,
-													   reader->id_parts[i].data);
-	reader->id_is_known = true;
-	return true;
-}
+	if (texts[2] == NULL)
+		texts[2] = onside_row_id_source(RelationGetRelid(rel));
 
-void
-onside_row_forget_id(OnsideRowReader *reader)
-{
-	if (!reader->id_is_known ||
-		(reader->id_namespace != NULL && reader->id_source != NULL))
-		return;
-	reader->id_is_known = false;
-	for (int i = 0; i < ONSIDE_ID_NAMES; i++)
-		pfree(unconstify(char *, reader->id_parts[i].data));
-}
-
-bool
-onside_row_id_of_key(OnsideRowReader *reader, Relation rel, char *key,
-					 OnsideEvent *event, OnsideEventError *error)
-{
-	if ((!reader->id_is_known && !know_id(reader, rel, error)) ||
-		!set_id_part(reader, ONSIDE_ID_NAMES, key, error))
-		return false;
-	onside_event_id_require(reader->id_parts, lengthof(reader->id_parts),
-							&event->event_id);
+	for (int i = 0; i < (int) lengthof(texts); i++)
+	{
+		parts[i].data = onside_as_utf8(texts[i], strlen(texts[i]));
+		if (parts[i].data == NULL)
+			return onside_event_not_utf8(error, "event_id");
+		parts[i].len = strlen(parts[i].data);
+	}
+	onside_event_id_require(parts, lengthof(parts), &event->event_id);
 	event->has_event_id = true;
 	return true;
 }

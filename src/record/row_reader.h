@@ -17,14 +17,8 @@
 #include "log/event.h"
 #include "record/column.h"
 #include "record/deferred.h"
-#include "record/event_id.h"
 #include "record/mapper.h"
 #include "record/repeats.h"
-
-/*
- * What precedes the row's key in an event_id: namespace, event_name, source.
- */
-#define ONSIDE_ID_NAMES	3
 
 /*
  * What backfill adds to a reader: only events from "since" to "until" are
@@ -48,14 +42,10 @@ typedef struct OnsideRowReader
 	bool		name_is_valid;
 	OnsideMapper *mapper;		/* in place of columns; or NULL */
 	OnsideColumn installation_id;
-	OnsideColumn event_datetime;
-	OnsideColumn event_id;
+	OnsideColumn event_datetime;	/* name is NULL if it is not mapped */
+	OnsideColumn event_id;		/* likewise */
 	char	   *id_namespace;	/* as attach() wrote it into the trigger's */
 	char	   *id_source;		/* arguments; or NULL */
-	OnsideKeyPart id_parts[ONSIDE_ID_NAMES + 1];	/* the last is the row's key */
-	bool		id_is_known;	/* are the other parts set? */
-	bool		has_event_datetime;
-	bool		has_event_id;
 	int			npayload;
 	const char **keys;
 	OnsideColumn *payload;
@@ -85,18 +75,13 @@ extern char *onside_row_id_source(Oid relid);
 extern OnsideRowReader *onside_row_reader(Trigger *trigger, Relation rel,
 										  MemoryContext context);
 
-/*
- * Before a statement: forgets what precedes the key in an event_id, unless the
- * trigger's arguments say it.  The table may have been renamed since.
- */
-extern void onside_row_forget_id(OnsideRowReader *reader);
-
 /* Gives the event a new event_id. */
 extern void onside_row_fresh_id(OnsideRowReader *reader, OnsideEvent *event);
 
 /*
  * Gives the event the event_id that belongs to a row's key.  On false *error
- * says why there is none.
+ * says why there is none.  Memory that is allocated stays in the current
+ * context.
  */
 extern bool onside_row_id_of_key(OnsideRowReader *reader, Relation rel,
 								 char *key, OnsideEvent *event,

@@ -29,29 +29,27 @@ PG_FUNCTION_INFO_V1(onside_track);
 PG_FUNCTION_INFO_V1(onside_track_purchase);
 PG_FUNCTION_INFO_V1(onside_track_batch);
 
+/* An event without an event_id gets one; then the rules are checked. */
 static void
-check(const OnsideEvent *event)
+complete_event(OnsideEvent *event)
 {
 	OnsideEventError error;
 
+	if (!event->has_event_id)
+		onside_event_new_id(&event->event_id);
+	event->has_event_id = true;
 	if (!onside_event_check(event, &error))
 		onside_event_throw(&error);
 }
 
 /* Records one event and returns its event_id. */
 static Datum
-record(OnsideEvent *event)
+record_event(OnsideEvent *event)
 {
 	OnsideAppend *append;
 	pg_uuid_t  *result;
 
-	if (!event->has_event_id)
-	{
-		onside_event_new_id(&event->event_id);
-		event->has_event_id = true;
-	}
-	check(event);
-
+	complete_event(event);
 	append = onside_append_begin();
 	onside_append(append, event);
 	onside_append_end(append);
@@ -91,7 +89,7 @@ onside_track(PG_FUNCTION_ARGS)
 	set_datetime(fcinfo, 3, &event);
 	set_uuid(fcinfo, 4, &event.event_id, &event.has_event_id);
 
-	return record(&event);
+	return record_event(&event);
 }
 
 /* track_purchase(installation_id, amount, currency, datetime, id, extra) */
@@ -106,7 +104,7 @@ onside_track_purchase(PG_FUNCTION_ARGS)
 	set_datetime(fcinfo, 3, &event);
 	set_uuid(fcinfo, 4, &event.event_id, &event.has_event_id);
 
-	return record(&event);
+	return record_event(&event);
 }
 
 /* ----------
@@ -267,16 +265,8 @@ onside_track_batch(PG_FUNCTION_ARGS)
 									 "must contain JSON objects alone",
 									 "Pass each event as the API's documentation shows it.");
 
-		/*
-		 * An event without an event_id gets one; then the rules are checked.
-		 */
 		read_event(element->val.binary.data, &event);
-		if (!event.has_event_id)
-		{
-			onside_event_new_id(&event.event_id);
-			event.has_event_id = true;
-		}
-		check(&event);
+		complete_event(&event);
 		MemoryContextSwitchTo(old);
 
 		onside_append(append, &event);

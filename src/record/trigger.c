@@ -37,9 +37,8 @@ typedef struct TriggerCall
 {
 	OnsideRowReader *reader;
 	OnsideDeferred *deferred;	/* of a constraint trigger; or NULL */
-	char	   *name;			/* of the trigger, for errors */
-	char	   *schema;
-	char	   *table;
+	TriggerData *trigdata;		/* of the present call */
+	char	   *schema;			/* of the table, for errors */
 } TriggerCall;
 
 /* A trigger that somebody made by hand can be of any kind. */
@@ -64,34 +63,20 @@ check_fired_right(TriggerData *trigdata)
 }
 
 /*
- * Names the trigger in whatever goes wrong while it is at work.  The names are
- * looked up before, since an error is no time to read the catalog.
+ * Names the trigger in whatever goes wrong while it is at work.  The schema's
+ * name is looked up before, since an error is no time to read the catalog.
  */
 static void
 trigger_error(void *arg)
 {
 	TriggerCall *call = (TriggerCall *) arg;
 
-	errcontext("trigger \"%s\" on table \"%s.%s\"", call->name, call->schema,
-			   call->table);
+	errcontext("trigger \"%s\" on table \"%s.%s\"",
+			   call->trigdata->tg_trigger->tgname, call->schema,
+			   RelationGetRelationName(call->trigdata->tg_relation));
 	if (geterrcode() == ERRCODE_CONNECTION_FAILURE &&
 		GetConfigOption("citus.enable_local_execution", true, false) != NULL)
 		errhint("If Citus is inserting what it selects here into other servers, too: SET citus.enable_local_execution = off, or attach with deferred => true.");
-}
-
-/* "context" is the statement's memory context. */
-static TriggerCall *
-begin_call(TriggerData *trigdata, MemoryContext context)
-{
-	MemoryContext old = MemoryContextSwitchTo(context);
-	TriggerCall *call = palloc0(sizeof(TriggerCall));
-	Relation	rel = trigdata->tg_relation;
-
-	call->name = pstrdup(trigdata->tg_trigger->tgname);
-	call->schema = get_namespace_name(RelationGetNamespace(rel));
-	call->table = pstrdup(RelationGetRelationName(rel));
-	MemoryContextSwitchTo(old);
-	return call;
 }
 
 /*
@@ -99,7 +84,7 @@ begin_call(TriggerData *trigdata, MemoryContext context)
  * more.
  */
 static TupleTableSlot *
-row_of(TriggerData *trigdata, TriggerCall *call)
+find_trigger_row(TriggerData *trigdata, TriggerCall *call)
 {
 	if (call->deferred != NULL)
 		return onside_deferred_row(call->deferred, trigdata);
@@ -112,7 +97,7 @@ row_of(TriggerData *trigdata, TriggerCall *call)
  * Session settings are fixed only if a mapped column's text depends on them.
  */
 static void
-record(TriggerData *trigdata, TriggerCall *call)
+record_call(TriggerData *trigdata, TriggerCall *call)
 {
 	OnsideRowReader *reader = call->reader;
 	OnsideAppend *append = NULL;
@@ -125,18 +110,17 @@ record(TriggerData *trigdata, TriggerCall *call)
 		onside_row_record_all(reader, trigdata, &append);
 	else
 	{
-		TupleTableSlot *row = row_of(trigdata, call);
+		TupleTableSlot *row = find_trigger_row(trigdata, call);
 
 		reader->deferred = call->deferred;
 		if (row != NULL)
-			(void) onside_row_record(reader, trigdata->tg_relation, row,
-									 &append);
+			onside_row_record(reader, trigdata->tg_relation, row, &append);
 	}
 
 	if (append != NULL)
 		onside_append_end(append);
 	if (reader->needs_settings)
-		onside_column_restore_settings(nestlevel);
+		AtEOXact_GUC(true, nestlevel);
 }
 
 /*
@@ -149,6 +133,7 @@ onside_track_row(PG_FUNCTION_ARGS)
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
 	ErrorContextCallback callback;
 	TriggerCall *call = fcinfo->flinfo->fn_extra;
+	MemoryContext old;
 
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
@@ -156,7 +141,14 @@ onside_track_row(PG_FUNCTION_ARGS)
 				 errmsg("track_row must be called as a trigger"),
 				 errhint("Make the trigger with onside_attribution.attach().")));
 	if (call == NULL)
-		call = begin_call(trigdata, fcinfo->flinfo->fn_mcxt);
+	{
+		old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+		call = palloc0(sizeof(TriggerCall));
+		call->schema =
+			get_namespace_name(RelationGetNamespace(trigdata->tg_relation));
+		MemoryContextSwitchTo(old);
+	}
+	call->trigdata = trigdata;
 
 	callback.callback = trigger_error;
 	callback.arg = call;
@@ -178,7 +170,7 @@ onside_track_row(PG_FUNCTION_ARGS)
 									 fcinfo->flinfo->fn_mcxt);
 		fcinfo->flinfo->fn_extra = call;
 	}
-	record(trigdata, call);
+	record_call(trigdata, call);
 	call->reader->many = true;	/* if there is another row */
 
 	error_context_stack = callback.previous;

@@ -1,0 +1,67 @@
+/*-------------------------------------------------------------------------
+ *
+ * condition.c
+ *		A trigger's WHEN clause, evaluated for rows that we have read.
+ *
+ * PostgreSQL evaluates a trigger's WHEN when a row is written.  deferred.c
+ * reads the row again at the end of the transaction, and backfill (source.c)
+ * reads rows that were there before the trigger.  Both ask here whether the
+ * row meets the clause.  Its functions run as the current user, as they do in
+ * an INSERT.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "executor/executor.h"
+#include "nodes/readfuncs.h"
+#include "optimizer/optimizer.h"
+#include "rewrite/prs2lock.h"
+#include "rewrite/rewriteManip.h"
+
+#include "record/condition.h"
+
+struct OnsideCondition
+{
+	EState	   *estate;
+	ExprState  *clause;
+	TupleTableSlot *no_old;		/* all NULL */
+};
+
+/* In the prepared clause OLD is the inner row, and NEW the outer one. */
+OnsideCondition *
+onside_condition_make(const char *clause, TupleDesc tupdesc)
+{
+	OnsideCondition *condition;
+	Node	   *when;
+
+	if (clause == NULL)
+		return NULL;
+	condition = palloc(sizeof(OnsideCondition));
+	when = stringToNode(clause);
+	ChangeVarNodes(when, PRS2_OLD_VARNO, INNER_VAR, 0);
+	ChangeVarNodes(when, PRS2_NEW_VARNO, OUTER_VAR, 0);
+	condition->estate = CreateExecutorState();
+	condition->clause = ExecPrepareExpr((Expr *) when, condition->estate);
+
+	/* A copy of the descriptor, since nobody releases the slot. */
+	condition->no_old = MakeSingleTupleTableSlot(CreateTupleDescCopy(tupdesc),
+												 &TTSOpsVirtual);
+	ExecStoreAllNullTuple(condition->no_old);
+	return condition;
+}
+
+bool
+onside_condition_is_met(OnsideCondition *condition, TupleTableSlot *row,
+						TupleTableSlot *old)
+{
+	ExprContext *context;
+
+	if (condition == NULL)
+		return true;
+	context = GetPerTupleExprContext(condition->estate);
+	ResetExprContext(context);
+	context->ecxt_innertuple = old != NULL ? old : condition->no_old;
+	context->ecxt_outertuple = row;
+	return ExecQual(condition->clause, context);
+}
