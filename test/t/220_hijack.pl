@@ -201,18 +201,6 @@ SQL
 		"$extreme: nothing failed in the worker");
 }
 
-# What is ours he cannot set, and nor can a role for itself.
-foreach my $name (qw(endpoint credentials_file ca_file proxy enabled retention))
-{
-	foreach my $what ('DATABASE owned', 'ROLE landlord', 'ROLE landlord IN DATABASE owned')
-	{
-		my ($retval, $out, $err) = $node->psql('postgres',
-			"ALTER $what SET onside_attribution.$name = ''",
-			extra_params => [ '-U', 'landlord' ]);
-		like($err, qr/permission denied to set parameter/, "ALTER $what SET $name");
-	}
-}
-
 $node->stop;
 $sandbox->stop;
 done_testing();
