@@ -59,7 +59,7 @@ endif
 # ---------------------------------------------------------------------------
 
 .PHONY: help rooms demo test test-all clean-chroots test-assertions test-valgrind bench \
-	check-quick check-metrics check-languages dashboard-picture check-unit check-sim check-sandbox check-isolation check-tap
+	check-quick check-metrics check-languages check-unit check-sim check-sandbox check-isolation check-tap
 
 help:
 	@echo 'make                  build the extension'
@@ -74,7 +74,6 @@ help:
 	@echo 'make test-valgrind    the worker and a recording backend under valgrind'
 	@echo 'make check-metrics    monitoring/, with the real Prometheus and postgres_exporter'
 	@echo 'make check-languages  the programs of docs/languages.md, with all the clients; as root'
-	@echo 'make dashboard-picture  the picture of the dashboard, from a real run of four minutes'
 	@echo 'make installcheck     the SQL tests, on a running server that has it installed'
 	@echo 'make check-unit       the tests of the pure parts, without a server'
 	@echo 'make check-sim        simulated days for what decides about sending: DAYS=20000 FROM=1'
@@ -148,14 +147,6 @@ check-languages:
 	@ONSIDE_TEST_NODE="$$(test/setup/node-modules)" && export ONSIDE_TEST_NODE && \
 		ONSIDE_TEST_LANGUAGES=all STEPS='gcc tap' TAP=test/t/380_languages.pl \
 		test/setup/throwaway test/run
-
-# The run cannot write into this tree.
-dashboard-picture:
-	@test/setup/prepare metrics
-	@directory=$$(mktemp -d /tmp/onside-picture.XXXXXX) && chmod 1777 "$$directory" && \
-		STEPS='gcc tap' TAP=monitoring/story.pl ONSIDE_TEST_PICTURE="$$directory/dashboard.svg" \
-		test/setup/throwaway test/run && cp "$$directory/dashboard.svg" monitoring/ && \
-		rm -r "$$directory"
 
 check-unit:
 	$(MAKE) -C test/unit check PG_CONFIG='$(PG_CONFIG)'

@@ -28,7 +28,10 @@ class Results:
     def spread(self, figure, function):
         """Of a function of a round's values, None where there is none."""
         rounds = self.rounds.get(figure)
-        return Spread([function(values) for values in rounds]) if rounds else None
+        try:
+            return Spread([function(values) for values in rounds]) if rounds else None
+        except KeyError:            # the run is older than what the figure needs
+            return None
 
 
 def of(name, factor=1):

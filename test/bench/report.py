@@ -1,10 +1,9 @@
-"""Makes a table and a picture of a run: report.py RESULTS, from RESULTS.jsonl."""
+"""Makes a table of a run: report.py RESULTS, from RESULTS.jsonl."""
 
 import json
 import sys
 
 import figures
-import picture
 
 EXPLAINED = """Each cell is the median of the rounds, and in parentheses the least and the greatest of them. Within a round
 the variants take turns. A ratio is that of one round; the median is taken of the ratios. See test/bench/README.md
@@ -110,10 +109,8 @@ def main(path):
     text = "\n".join(markdown(results)) + "\n"
     with open(path + ".md", "w", encoding="utf-8") as file:
         file.write(text)
-    with open(path + ".svg", "w", encoding="utf-8") as file:
-        file.write(picture.draw(results))
     print(text)
-    print(f"Written to {path}.jsonl, .md and .svg")
+    print(f"Written to {path}.jsonl and .md")
 
 
 if __name__ == "__main__":

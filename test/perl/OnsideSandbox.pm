@@ -235,27 +235,29 @@ sub reset
 	return $self->_post('/reset', {});
 }
 
-=head2 OnsideSandbox->balancer(@sandboxes), OnsideSandbox->proxy(%options)
+=head2 OnsideSandbox->proxy(%options)
 
-What stands in front of a sandbox, with C<url>, C<port> and C<stop>.  A balancer
-gives each connection to the next sandbox; a proxy takes C<user> and C<password>,
-and C<answer($bytes)> has it say that to everything, C<answer(undef)> ends it;
+What stands in front of a sandbox, with C<url>, C<port> and C<stop>.  It takes
+C<user> and C<password>, and C<answer($bytes)> has it say that to everything, C<answer(undef)> ends it;
 C<asked> has the first line of each request.
 
 =cut
 
-sub balancer
-{
-	my ($class, @sandboxes) = @_;
-	return $class->_middle('balancer', map { '--backend=' . $_->port } @sandboxes);
-}
-
 sub proxy
 {
 	my ($class, %options) = @_;
-	my $file = File::Spec->catfile(File::Temp::tempdir(CLEANUP => 1), 'answer');
-	my $self = $class->_middle('proxy', "--answer=$file", _arguments(%options));
-	$self->{answer} = $file;
+	my $self = bless { owner => $$, host => '127.0.0.1', scheme => 'http' }, $class;
+	my $dir = $self->{dir} = File::Temp::tempdir(CLEANUP => 1);
+	my $port_file = File::Spec->catfile($dir, 'port');
+	$self->{answer} = File::Spec->catfile($dir, 'answer');
+	$self->{logfile} = File::Spec->catfile($dir, 'middle.log');
+	$self->{pid} = _spawn($self->{logfile}, _python(), '-B',
+		File::Spec->catfile(File::Basename::dirname($script), 'middle.py'),
+		"--answer=$self->{answer}", _arguments(%options),
+		'--port-file' => $port_file, '--parent-pid' => $$);
+	$running{ $self->{pid} } = $self;
+	Scalar::Util::weaken($running{ $self->{pid} });
+	($self->{port}) = $self->_read_ports($port_file);
 	return $self;
 }
 
@@ -275,22 +277,6 @@ sub asked
 	my ($self) = @_;
 	open(my $fh, '<', "$self->{answer}.log") or return;
 	return <$fh>;
-}
-
-sub _middle
-{
-	my ($class, @arguments) = @_;
-	my $self = bless { owner => $$, host => '127.0.0.1', scheme => 'http' }, $class;
-	my $dir = $self->{dir} = File::Temp::tempdir(CLEANUP => 1);
-	my $port_file = File::Spec->catfile($dir, 'port');
-	$self->{logfile} = File::Spec->catfile($dir, 'middle.log');
-	$self->{pid} = _spawn($self->{logfile}, _python(), '-B',
-		File::Spec->catfile(File::Basename::dirname($script), 'middle.py'),
-		@arguments, '--port-file' => $port_file, '--parent-pid' => $$);
-	$running{ $self->{pid} } = $self;
-	Scalar::Util::weaken($running{ $self->{pid} });
-	($self->{port}) = $self->_read_ports($port_file);
-	return $self;
 }
 
 =head2 stop

@@ -35,10 +35,9 @@ our @EXPORT = qw(on sick);
 
 =head1 METHODS
 
-=head2 OnsideWire->new($name, [sandbox => $sandbox], [to => $middle], [conf => $lines])
+=head2 OnsideWire->new($name, [sandbox => $sandbox], [conf => $lines])
 
-A server with the extension in "postgres" and a sandbox that notes histories;
-with C<to>, the requests go to what stands in front of it.
+A server with the extension in "postgres" and a sandbox that notes histories.
 
 =cut
 
@@ -48,7 +47,7 @@ sub new
 	my $sandbox = $options{sandbox} // OnsideSandbox->start(history => 1);
 	my $node = onside_node(
 		$name,
-		sandbox => $options{to} // $sandbox,
+		sandbox => $sandbox,
 		conf => $options{conf});
 	create_extension($node, 'postgres');
 	return bless { node => $node, sandbox => $sandbox, good => [], made => 0,

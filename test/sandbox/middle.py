@@ -1,14 +1,10 @@
 #!/usr/bin/env python3
-"""What stands between a client and the sandbox API: a proxy or a balancer.
+"""What stands between a client and the sandbox API: a proxy.
 
-    middle.py balancer --backend PORT --backend PORT ...
-    middle.py proxy [--answer FILE] [--user U --password P]
+    middle.py [--answer FILE] [--user U --password P]
 
-Both listen on loopback, write their port to --port-file, connect to nothing but
-loopback, and end with --parent-pid or after --max-lifetime seconds.
-
-The balancer gives each connection to the next backend, which has it for all its
-life: a client whose connection is kept alive is pinned.  It looks at no byte.
+It listens on loopback, writes its port to --port-file, connects to nothing but
+loopback, and ends with --parent-pid or after --max-lifetime seconds.
 
 The proxy takes CONNECT and plain requests.  While FILE exists, its bytes are the
 answer to whatever comes, and the connection is closed behind them; FILE.log has
@@ -19,7 +15,6 @@ the first line of each request.  With credentials, a request without them gets
 import argparse
 import asyncio
 import base64
-import itertools
 import os
 import re
 import sys
@@ -52,14 +47,6 @@ async def join(reader, writer, host, port, opening=b""):
         return
     up_writer.write(opening)
     await asyncio.gather(pump(reader, up_writer), pump(up_reader, writer))
-
-
-class Balancer:
-    def __init__(self, options):
-        self.backends = itertools.cycle(options.backend)
-
-    async def serve(self, reader, writer):
-        await join(reader, writer, "127.0.0.1", next(self.backends))
 
 
 class Proxy:
@@ -106,9 +93,8 @@ class Proxy:
 
 
 async def run(options):
-    middle = Balancer(options) if options.what == "balancer" else Proxy(options)
     listener = listen("127.0.0.1", options.port)
-    await asyncio.start_server(middle.serve, sock=listener)
+    await asyncio.start_server(Proxy(options).serve, sock=listener)
     port = f"{listener.getsockname()[1]}\n"
     if options.port_file:
         partial = f"{options.port_file}.{os.getpid()}"
@@ -125,19 +111,15 @@ async def run(options):
 
 
 def main():
-    p = argparse.ArgumentParser(description="A proxy or a balancer on loopback.")
-    p.add_argument("what", choices=("balancer", "proxy"))
+    p = argparse.ArgumentParser(description="A proxy on loopback.")
     p.add_argument("--port", type=int, default=0)
     p.add_argument("--port-file")
-    p.add_argument("--backend", type=int, action="append")
     p.add_argument("--answer", metavar="FILE")
     p.add_argument("--user")
     p.add_argument("--password", default="")
     p.add_argument("--parent-pid", type=int)
     p.add_argument("--max-lifetime", type=float, default=3600.0)
     options = p.parse_args()
-    if (options.what == "balancer") != bool(options.backend):
-        p.error("a balancer has --backend, and a proxy has none")
     asyncio.run(run(options))
 
 

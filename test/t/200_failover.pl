@@ -1,9 +1,10 @@
 # A standby idles and says why.  Promoted while events are pending and in
 # flight, it takes over from the replicated cursor: every event that was
 # replicated arrives, and what is sent again is just what was settled after the
-# last replicated cursor, with the same event_id and bytes.  The old primary
-# comes back as a standby by pg_rewind and idles, and after a switchover in
-# peace, back to it, nothing is sent again.
+# last replicated cursor, with the same event_id and bytes.  What was prepared is
+# committed or rolled back there, and its events arrive or never do.  The old
+# primary comes back as a standby by pg_rewind and idles, and after a switchover
+# in peace, back to it, nothing is sent again.
 
 use strict;
 use warnings;
@@ -69,6 +70,18 @@ is(repeated($sandbox), '', 'nothing came twice so far');
 # Failover
 # ---------------------------------------------------------------------------
 
+# Ends transactions that were prepared; each of them has an event of its own, and
+# another one that a savepoint has taken back.
+sub end_prepared
+{
+	my ($node, %end) = @_;
+	$node->safe_psql('postgres', "$end{$_} PREPARED '$_'") foreach sort keys %end;
+	return;
+}
+
+my $note = q{INSERT INTO noted SELECT onside_attribution.track('prepared', gen_random_uuid(), '{}'), 'prepared'};
+$first->safe_psql('postgres', "BEGIN; $note; SAVEPOINT a; $note; ROLLBACK TO a; PREPARE TRANSACTION 'p$_'") foreach 1 .. 6;
+
 # All of these are replicated, none is settled.
 $sandbox->behave({ status => 503 });
 record($first, 'postgres', 40);
@@ -105,13 +118,14 @@ crash($first);
 $sandbox->behave();
 $second->promote;
 poll_worker($second, 'postgres');
+end_prepared($second, p5 => 'COMMIT', p2 => 'COMMIT', p3 => 'ROLLBACK');
 record($second, 'postgres', 10, 'after_failover');
 wait_for_flush($second, 'postgres', 'promoted, it sends');
 arrived_ok($sandbox, recorded($second, 'postgres'),
 	'all that was replicated arrived, and nothing else');
 is(repeated($sandbox), $settled, 'sent again is what was settled behind the standby\'s back');
 is($sandbox->report->{duplicates}, $n_settled, 'once');
-is(status($second, 'postgres')->{delivered}, 20 + 40 + 10, 'counted from the replicated cursor on');
+is(status($second, 'postgres')->{delivered}, 20 + 40 + 2 + 10, 'counted from the replicated cursor on');
 
 # ---------------------------------------------------------------------------
 # The old primary
@@ -137,9 +151,11 @@ $first->promote;
 poll_status($first, 'postgres', { state => 'paused', pending => 25 },
 	'switched back: paused, as the other one was');
 $first->safe_psql('postgres', 'SELECT onside_attribution.resume()');
+end_prepared($first, p4 => 'COMMIT', p1 => 'COMMIT', p6 => 'ROLLBACK');
 record($first, 'postgres', 10);
 wait_for_flush($first, 'postgres', 'it sends');
 arrived_ok($sandbox, recorded($first, 'postgres'), 'all arrived');
+is(scalar @{ recorded($first, 'postgres', 'prepared') }, 4, 'of what was prepared, what was committed');
 ok(!$sandbox->events->{ $lost[0] }, 'but the lost purchase');
 is($sandbox->report->{duplicates}, $n_settled, 'and nothing came twice because of that');
 

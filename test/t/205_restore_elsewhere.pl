@@ -87,10 +87,7 @@ my %way = (
 	parallel => sub { $restore->(@_, 'custom', '-j3') },
 	directory => sub { $restore->(@_, 'directory', '-j3') },
 	apart => sub { $psql->(@_, 'schema', 'data') },
-	root => sub { $psql->(@_, 'schema', 'root') },
-	split => sub {
-		($restore->(@_, 'custom', '--schema-only'), $restore->(@_, 'custom', '--data-only'))
-	});
+	root => sub { $psql->(@_, 'schema', 'root') });
 
 # ---------------------------------------------------------------------------
 # Targets
@@ -146,7 +143,7 @@ sub restore_ok
 
 	# Data by itself is restored where the triggers are, as docs/operations.md says.
 	local $ENV{PGOPTIONS} = '-c session_replication_role=replica'
-	  if $way =~ /apart|root|split/;
+	  if $way =~ /apart|root/;
 	$target->command_ok($_, "$what: restored") foreach $way{$way}->($target, $database);
 	sends_ok($target, $database, $what);
 	$target->safe_psql('postgres', "DROP DATABASE $database");
@@ -155,7 +152,7 @@ sub restore_ok
 
 # Far behind.
 my $behind = onside_node('behind');
-restore_ok($behind, $_) foreach qw(plain parallel directory apart root split);
+restore_ok($behind, $_) foreach qw(plain parallel directory apart root);
 
 # pg_dumpall brings along what ALTER DATABASE had set.
 $behind->command_ok(
@@ -170,7 +167,7 @@ $behind->stop;
 my $ahead = onside_node('ahead', start => 0);
 advance_xids($ahead, 100_000_000, 5);
 $ahead->start;
-restore_ok($ahead, $_) foreach qw(custom directory apart);
+restore_ok($ahead, 'custom');
 $ahead->stop;
 
 # About to wrap around: three steps, with all tuples frozen after each.

@@ -1,8 +1,8 @@
 # Copies are kept from sending as docs/operations.md says, each in its way: a data
 # directory by starting it without the library or without the credentials file,
-# a database by a paused template or by credentials that only the template has,
-# a restored dump by what is set for the database before.  What docs/operations.md warns
-# of is so: which settings come along with which copy.
+# a database by a paused template (372_production_and_staging.pl has credentials that
+# only the template has), a restored dump by what is set for the database before.
+# What docs/operations.md warns of is so: which settings come along with which copy.
 
 use strict;
 use warnings;
@@ -123,30 +123,6 @@ poll_worker($source, 'by_pause');
 is(silent_ok($source, 'by_pause', 'paused', qr/for a copy/, 'paused template'),
 	10, 'paused template: its copy has the pending events');
 $source->safe_psql('postgres', 'DROP DATABASE by_pause');
-
-# Credentials that belong to one database alone; nothing is paused.
-my $staging = onside_node('staging');
-$staging->safe_psql('postgres', 'CREATE DATABASE shop');
-create_extension($staging, 'shop');
-set_for_database($staging, 'shop', 'credentials_file', write_credentials($staging, 'sandbox:sandbox'));
-set_for_database($staging, 'shop', 'endpoint', $elsewhere->url);
-$elsewhere->behave({ status => 503 });
-record($staging, 'shop', 10);
-poll_status($staging, 'shop', { pending => 10, state => 'backing_off' }, 'a database with its own credentials');
-$staging->safe_psql('postgres', 'CREATE DATABASE copy TEMPLATE shop');
-poll_worker($staging, 'copy');
-is(silent_ok($staging, 'copy', 'misconfigured', qr/credentials_file is not set/, 'credentials of the template'),
-	10, 'credentials of the template: its copy has the pending events, but not those');
-
-# The warning: enabled = off is not copied either.
-$elsewhere->behave();
-wait_for_flush($staging, 'shop');
-set_for_database($staging, 'shop', 'enabled', 'off');
-poll_status($staging, 'shop', { state => 'disabled' }, 'the template is off');
-$staging->safe_psql('postgres', 'CREATE DATABASE copy2 TEMPLATE shop');
-is($staging->safe_psql('copy2', q{LOAD 'onside_attribution'; SHOW onside_attribution.enabled}),
-	'on', 'its copy is not');
-$staging->stop;
 
 # ---------------------------------------------------------------------------
 # A restored dump

@@ -2,8 +2,7 @@
 # saw: events, bytes, connections, requests and how each of them ended, and how
 # long they took.  The counters survive a restart of worker and server, begin
 # anew after a crash and with stats_reset(), which leaves status alone, and end
-# with the extension.  Monitoring may read them, and nobody but the owner resets
-# them.
+# with the extension.
 
 use strict;
 use warnings;
@@ -330,23 +329,6 @@ foreach my $name (qw(b c))
 	create_extension($node, $name);
 }
 pass('as many databases as max_databases allows, after others were dropped');
-
-# ---------------------------------------------------------------------------
-# Privileges
-# ---------------------------------------------------------------------------
-
-$node->safe_psql('postgres', 'CREATE ROLE monitor IN ROLE pg_monitor; CREATE ROLE nobody_special');
-sub may
-{
-	my ($role, $sql) = @_;
-	return $node->psql('postgres', "SET ROLE $role; $sql", on_error_stop => 1) == 0;
-}
-ok(may('monitor', 'SELECT * FROM onside_attribution.stats'), 'pg_monitor reads stats');
-ok(may('monitor', 'SELECT * FROM onside_attribution.stats_histogram'), 'and the histogram');
-ok(!may('monitor', 'SELECT onside_attribution.stats_reset()'), 'and does not reset them');
-$node->safe_psql('postgres', 'GRANT USAGE ON SCHEMA onside_attribution TO nobody_special');
-ok(!may('nobody_special', "SELECT * FROM onside_attribution.$_"), "nobody else reads $_")
-  foreach qw(stats stats_histogram);
 
 # ---------------------------------------------------------------------------
 # Without preloading

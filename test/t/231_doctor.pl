@@ -296,6 +296,7 @@ FROM generate_series(1, 300)
 SQL
 	ok($node->poll_query_until('postgres', "SELECT segment <> $before FROM onside_attribution.delivery_cursor"), "$what: writing has moved on");
 	my $found = finds($what, { outbox => [ $detail, $hint ] });
+	poll_status($node, 'postgres', { state_reason => qr/segment of the outbox is in use/ }, "$what: status says so, too");
 	$end->($session, $found);
 	$session->quit;
 	finds("$what: after its end all is well", {});

@@ -1,6 +1,7 @@
 # backfill records the rows that a table held before its event was attached, each
 # under its own event_id, whatever the trigger records meanwhile.  After a crash in
-# the middle it goes on where it was, and two at a time share the work.
+# the middle it goes on where it was, and two at a time share the work.  While too
+# much is pending it waits, without a snapshot.
 
 use strict;
 use warnings;
@@ -207,6 +208,28 @@ SQL
 	is(sql("SELECT recorded, finished_at IS NOT NULL FROM onside_attribution.backfill_progress WHERE source = '$name'::regclass"),
 		'2500|t', "$isolation: and its progress is written once, past trigger, rule, policy and owner");
 }
+
+# ---------------------------------------------------------------------------
+# Too much is pending
+# ---------------------------------------------------------------------------
+
+table('waits', 1500);
+attach('waits');
+sql("TRUNCATE onside_attribution.outbox; SELECT count(onside_attribution.track('filler', '$OnsideTest::installation', '{}')) FROM generate_series(1, 100000)");
+poll_status($node, 'postgres', { pending => 100000 }, 'as much is pending as may be');
+$backfill = $node->background_psql('postgres', on_error_stop => 0);
+$backfill->query_until(qr/started/, "\\echo started\nCALL onside_attribution.backfill('waits', 'bought waits');\n\\echo ended\n");
+$node->poll_query_until('postgres', "SELECT wait_event_type = 'Extension' FROM pg_stat_activity WHERE query LIKE 'CALL onside%'")
+  or die 'backfill does not wait';
+is(sql("SELECT recorded, finished_at IS NULL FROM onside_attribution.backfill_progress WHERE source = 'waits'::regclass"),
+	'1000|t', 'too much is pending: it waits behind its first chunk');
+is(sql("SELECT backend_xmin IS NULL AND backend_xid IS NULL FROM pg_stat_activity WHERE query LIKE 'CALL onside%'"),
+	't', 'without a snapshot and without a transaction number');
+sql('TRUNCATE onside_attribution.outbox');
+$backfill->query_until(qr/ended/, '');
+$backfill->quit;
+is(sql("SELECT recorded, finished_at IS NOT NULL FROM onside_attribution.backfill_progress WHERE source = 'waits'::regclass"),
+	'1500|t', 'it goes on when there is room');
 
 $node->stop;
 done_testing();

@@ -37,112 +37,6 @@ sub forget_all
 }
 
 # ---------------------------------------------------------------------------
-# Shops
-# ---------------------------------------------------------------------------
-
-my %shops = (
-	"currency, test mode and installation are joins away" => {
-		tables => <<'SQL',
-CREATE TABLE fair(id bigint PRIMARY KEY, cur text);
-CREATE TABLE ord(id bigint PRIMARY KEY, fair bigint, test bool, meta text);
-CREATE TABLE pay(id bigint PRIMARY KEY, ord bigint, st text, amt numeric(13,2), paid timestamptz);
-CREATE FUNCTION pay_event(p pay) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS $$
-    SELECT e.* FROM ord o JOIN fair f ON f.id = o.fair,
-        LATERAL onside_attribution.purchase((o.meta::jsonb ->> 'installation_id')::uuid, p.amt, f.cur, p.paid,
-                                            onside_attribution.event_id('pay', p.id::text)) e
-    WHERE o.id = p.ord AND NOT o.test AND p.st = 'confirmed'
-$$;
-SQL
-		table => 'pay',
-		mapper => 'pay_event',
-		operations => ['UPDATE'],
-		becomes => "NEW.st = 'confirmed'",
-		writes => <<SQL,
-INSERT INTO fair VALUES (1, 'eur');
-INSERT INTO ord VALUES (1, 1, false, '{"installation_id": "$user"}'), (2, 1, true, '{"installation_id": "$user"}'), (3, 1, false, NULL);
-INSERT INTO pay SELECT n, n, 'created', 20, NULL FROM generate_series(1, 3) AS n;
-UPDATE pay SET st = 'confirmed', paid = '2026-05-05 12:00+00';
-SQL
-		events => [ [ '20.00', 'EUR', '2026-05-05 12:00:00', "'pay', '1'" ] ],
-	},
-	"a payment provider's mirror" => {
-		tables => <<'SQL',
-CREATE TABLE pi(id text PRIMARY KEY, amt int, cur text, created int, st text, meta jsonb);
-CREATE FUNCTION pi_event(p pi) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS $$
-    SELECT e.* FROM onside_attribution.purchase(
-        (p.meta ->> 'i')::uuid, onside_attribution.amount(p.amt, CASE p.cur WHEN 'jpy' THEN 0 ELSE 2 END), p.cur,
-        to_timestamp(p.created), onside_attribution.event_id(p.id)) e
-    WHERE p.st = 'succeeded'
-$$;
-SQL
-		table => 'pi',
-		mapper => 'pi_event',
-		operations => [ 'INSERT', 'UPDATE' ],
-		becomes => "NEW.st = 'succeeded'",
-		writes => join('', map {
-				<<SQL } "'pi_1', 990, 'usd', 1777982400, 'open'", ("'pi_1', 990, 'usd', 1777982400, 'succeeded'") x 2, "'pi_2', 500, 'jpy', 1777982401, 'succeeded'"),
-INSERT INTO pi VALUES ($_, '{"i": "$user"}') ON CONFLICT (id) DO UPDATE SET st = excluded.st;
-SQL
-		events => [
-			[ '500', 'JPY', '2026-05-05 12:00:01', "'pi_2'" ],
-			[ '9.90', 'USD', '2026-05-05 12:00:00', "'pi_1'" ]
-		],
-	},
-	'several events in a row' => {
-		tables => <<'SQL',
-CREATE TABLE tx(ledger text, id bigint, postings text, meta jsonb, at timestamp, PRIMARY KEY (ledger, id));
-CREATE FUNCTION tx_event(t tx) RETURNS SETOF onside_attribution.event LANGUAGE sql STABLE AS $$
-    SELECT e.* FROM jsonb_array_elements(t.postings::jsonb) WITH ORDINALITY AS posting (p, n),
-        LATERAL onside_attribution.purchase(
-            (t.meta ->> 'i')::uuid,
-            onside_attribution.amount((p ->> 'amount')::numeric, coalesce(nullif(split_part(p ->> 'asset', '/', 2), ''), '0')::int),
-            split_part(p ->> 'asset', '/', 1), t.at AT TIME ZONE 'UTC',
-            onside_attribution.event_id(t.ledger, t.id::text, n::text)) e
-    WHERE p ->> 'source' = 'world'
-$$;
-SQL
-		table => 'tx',
-		mapper => 'tx_event',
-		operations => ['INSERT'],
-		writes => <<SQL,
-INSERT INTO tx VALUES ('main', 7, '[{"source":"world","amount":990,"asset":"USD/2"}, {"source":"world","amount":500,"asset":"JPY"}, {"source":"a","amount":10,"asset":"USD/2"}]',
-                       '{"i": "$user"}', '2026-05-05 12:00');
-SQL
-		events => [
-			[ '500', 'JPY', '2026-05-05 12:00:00', "'main', '7', '2'" ],
-			[ '9.90', 'USD', '2026-05-05 12:00:00', "'main', '7', '1'" ]
-		],
-	});
-
-# Row level: a condition.  Statement level: one trigger for each operation.
-for my $shop (sort keys %shops)
-{
-	my %shop = %{ $shops{$shop} };
-
-	sql($shop{tables});
-	sql("SELECT onside_attribution.attach('$shop{table}', 'row', mapper => '$shop{mapper}', operation => '"
-		  . join(' OR ', @{ $shop{operations} })
-		  . "', condition => 'NEW IS NOT NULL OR NEW IS NULL')");
-	sql("SELECT onside_attribution.attach('$shop{table}', 'statement$_', mapper => '$shop{mapper}', operation => '$_')")
-	  for @{ $shop{operations} };
-	sql("SELECT onside_attribution.attach('$shop{table}', 'becomes', mapper => '$shop{mapper}', becomes => \$\$$shop{becomes}\$\$)")
-	  if $shop{becomes};
-	is(sql("SELECT string_agg(DISTINCT CASE tgtype & 1 WHEN 1 THEN 'row' ELSE 'statement' END, ' ' ORDER BY CASE tgtype & 1 WHEN 1 THEN 'row' ELSE 'statement' END) FROM pg_trigger WHERE tgrelid = '$shop{table}'::regclass"),
-		'row statement', "$shop: both levels");
-	sql($shop{writes});
-	my $expected = join("\n",
-		map { my ($amount, $currency, $at, $key) = @$_; "$amount|$currency|$at|t|" . sql("SELECT onside_attribution.event_id($key)") } @{ $shop{events} });
-	is(sql(<<SQL), $expected, "$shop, at $_ level") for 'row', 'statement';
-SELECT DISTINCT payload ->> 'amount', payload ->> 'currency', event_datetime AT TIME ZONE 'UTC', installation_id = '$user', event_id
-FROM onside_attribution.outbox WHERE event_name LIKE '$_%' ORDER BY 1, 2
-SQL
-	is(sql("SELECT count(*), count(DISTINCT event_id) FROM onside_attribution.outbox WHERE event_name = 'becomes'"),
-		join('|', (scalar @{ $shop{events} }) x 2), "$shop, once each by what becomes true")
-	  if $shop{becomes};
-	forget_all();
-}
-
-# ---------------------------------------------------------------------------
 # Plans
 # ---------------------------------------------------------------------------
 
@@ -611,33 +505,20 @@ SQL
 }
 
 # ---------------------------------------------------------------------------
-# A dump, and doctor()
+# doctor()
 # ---------------------------------------------------------------------------
 
 sub doctor { return $node->safe_psql($_[1] // 'postgres', $_[0] // "SELECT ok, detail FROM onside_attribution.doctor() WHERE check_name = 'attached'") }
 
-subtest 'a dump restores it all' => sub {
-	sql("SELECT onside_attribution.attach('orders', 'dumped', mapper => 'to_event')");
-	$node->safe_psql('postgres', 'CREATE DATABASE restored');
-	my $dump = $node->basedir . '/dump.sql';
-	$node->command_ok([ 'pg_dump', '-f', $dump, '-d', $node->connstr('postgres') ], 'dumped');
-	$node->command_ok([ 'psql', '-X', '-q', '-o', '/dev/null', '-v', 'ON_ERROR_STOP=1', '-f', $dump, '-d', $node->connstr('restored') ], 'restored');
-	$node->safe_psql('restored', 'TRUNCATE onside_attribution.outbox; INSERT INTO orders(user_id, cents) VALUES (1, 990)');
-	is($node->safe_psql('restored', "SELECT event_name, payload FROM onside_attribution.outbox"), 'dumped|{"amount": "9.90", "currency": "USD"}', 'the mapper is called');
-	my ($ret, $stdout, $stderr) = $node->psql('restored', 'DROP FUNCTION to_event(orders)');
-	like($stderr, qr/trigger onside_dumped on table orders depends on function to_event\(orders\)/, 'the trigger depends on it');
-	$node->safe_psql('restored', 'TRUNCATE onside_attribution.outbox; DROP EXTENSION onside_attribution CASCADE');
-	$node->safe_psql('postgres', 'DROP DATABASE restored');
-};
-
 subtest 'doctor() names a mapper that is broken' => sub {
+	sql("SELECT onside_attribution.attach('orders', 'kept', mapper => 'to_event')");
 	like(doctor(), qr/^t\|/, 'none is');
 	my @broken = (
-		[ 'ALTER TABLE users RENAME installation_id TO other', qr/mapper public\.to_event of the trigger onside_dumped on public\.orders is broken at "u\.installation_id": column u\.installation_id does not exist/,
+		[ 'ALTER TABLE users RENAME installation_id TO other', qr/mapper public\.to_event of the trigger onside_kept on public\.orders is broken at "u\.installation_id": column u\.installation_id does not exist/,
 			'ALTER TABLE users RENAME other TO installation_id' ],
 		[ 'ALTER TABLE orders RENAME cents TO other', qr/is broken at "o\.cents": /, 'ALTER TABLE orders RENAME other TO cents' ],
 		[ 'ALTER TABLE users RENAME TO other', qr/is broken at "users": relation "users" does not exist/, 'ALTER TABLE other RENAME TO users' ],
-		[ 'ALTER FUNCTION to_event(orders) RENAME TO other', qr/mapper public\.to_event of the trigger onside_dumped on public\.orders does not exist for/, 'ALTER FUNCTION other(orders) RENAME TO to_event' ]);
+		[ 'ALTER FUNCTION to_event(orders) RENAME TO other', qr/mapper public\.to_event of the trigger onside_kept on public\.orders does not exist for/, 'ALTER FUNCTION other(orders) RENAME TO to_event' ]);
 	for (@broken)
 	{
 		my ($break, $detail, $mend) = @$_;

@@ -230,22 +230,18 @@ $node->command_ok([ 'pg_dump', @from, @$_ ], "pg_dump @$_")
   foreach [ -f => "$dir/plain" ], [ '--inserts', -f => "$dir/inserts" ], [ '-Fc', -f => "$dir/custom" ],
 	[ '--schema-only', -f => "$dir/schema" ], [ '--data-only', -f => "$dir/data" ];
 my $psql = sub { [ qw(psql -X -q -v ON_ERROR_STOP=1 -o /dev/null -d), $node->connstr($_[0]), -f => "$dir/$_[1]" ] };
-my $restore = sub { [ qw(pg_restore --exit-on-error -d), $node->connstr($_[0]), @_[ 1 .. $#_ ], "$dir/custom" ] };
 my %restore = (
 	plain => sub { $psql->($_[0], 'plain') },
 	inserts => sub { $psql->($_[0], 'inserts') },
-	custom => sub { $restore->($_[0]) },
-	parallel => sub { $restore->($_[0], '-j3') },
-	single => sub { $restore->($_[0], '-1') },
+	parallel => sub { [ qw(pg_restore --exit-on-error -j3 -d), $node->connstr($_[0]), "$dir/custom" ] },
 	apart => sub { ($psql->($_[0], 'schema'), $psql->($_[0], 'data')) },
-	split => sub { ($restore->($_[0], '--schema-only'), $restore->($_[0], '--data-only')) },
 
 	# As a cluster is made ready for a restore: its own namespace does not win.
 	there => sub { [ qw(psql -X -q -c), 'CREATE EXTENSION onside_attribution', '-d', $node->connstr($_[0]) ], $psql->($_[0], 'plain') });
 foreach my $way (sort keys %restore)
 {
 	create_database($way, 'UTF8');
-	local $ENV{PGOPTIONS} = '-c session_replication_role=replica' if $way =~ /apart|split/;
+	local $ENV{PGOPTIONS} = '-c session_replication_role=replica' if $way eq 'apart';
 	$node->command_ok($_, "$way: restored") foreach $restore{$way}->($way);
 	delete $ENV{PGOPTIONS};
 	is(namespace($way), $namespace, "$way: the namespace came along, and is the only one");

@@ -1,8 +1,8 @@
-# The server's log is quiet: no line for a batch, however many there are, one
-# when trouble begins, however many attempts fail in however many ways, and one
-# when it ends.  Recording tells its client nothing.  In pg_stat_activity a worker
-# shows its state as its query, and every process waits in an event that has a
-# name, from PostgreSQL 17 on; docs/operations.md has all of them.
+# The server's log is quiet: no line for a batch, however many there are, and one
+# for what is refused for good (326_states.pl has outages).  Recording tells its
+# client nothing.  In pg_stat_activity a worker shows its state as its query, and
+# every process waits in an event that has a name, from PostgreSQL 17 on;
+# docs/operations.md has all of them.
 
 use strict;
 use warnings;
@@ -51,22 +51,6 @@ record(100) foreach 1 .. 5;
 wait_for_flush($node, 'postgres', 'in many batches');
 cmp_ok($sandbox->report->{requests}, '>=', 50, 'in fifty of them');
 is(join("\n", worker_lines($position)), '', 'no line for a batch');
-
-$position = log_position($node);
-my $before = $sandbox->report->{requests};
-# For as long as it takes to be worth a line.
-$sandbox->behave({ one_of => [ { status => 503 }, { fault => 'reset_after_upload' }, { status => 500 } ] });
-record(100);
-wait_for_log_line($node, qr/is now backing_off/, $position, 'a trouble that lasts');
-ok(wait_until(sub { $sandbox->report->{requests} >= $before + 20 }), 'many attempts');
-$sandbox->behave;
-wait_for_flush($node, 'postgres', 'after many failures');
-cmp_ok($sandbox->report->{requests}, '>=', $before + 15, 'many attempts failed');
-like(
-	join("\n", worker_lines($position)),
-	qr/\ALOG:  onside_attribution: database "postgres" is now backing_off
-LOG:  onside_attribution: database "postgres" is now (?:sending|idle)\z/,
-	'one line when it begins, and one when it ends');
 
 $position = log_position($node);
 $sandbox->poison('counterfeit');

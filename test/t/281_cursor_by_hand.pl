@@ -198,19 +198,17 @@ sub cases
 # While the worker runs
 # ---------------------------------------------------------------------------
 
-foreach my $case (cases(1))
-{
-	prepare($case);
-	damage($case);
-	check_while_away($case);
-	check_afterwards($case);
-}
+my @cases = cases(1);
+prepare(@cases);
+damage($_) foreach @cases;
+check_while_away($_) foreach @cases;
+check_afterwards($_) foreach @cases;
 
 # ---------------------------------------------------------------------------
 # In a server without the library, and so without a worker
 # ---------------------------------------------------------------------------
 
-my @cases = cases(0);
+@cases = cases(0);
 prepare(@cases);
 $node->append_conf('postgresql.conf', "shared_preload_libraries = ''");
 $node->restart;

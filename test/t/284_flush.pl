@@ -1,7 +1,8 @@
 # flush() is true exactly when all that was committed before the call is settled:
 # however much is committed after it, in whatever order of transaction ids, under
 # a load that never ends, after a restart; and never before, whatever else has
-# arrived meanwhile, and however old the caller's own snapshot is.
+# arrived meanwhile, and however old the caller's own snapshot is.  When it is, status
+# counts what it has waited for as delivered or dead-lettered, and as pending no more.
 
 use strict;
 use warnings;
@@ -9,6 +10,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 
+use IPC::Run qw(start finish);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -267,6 +269,46 @@ quit($_) foreach @flushes;
 ok($sandbox->events->{$mine}, 'it has');
 wait_for_flush($node, 'postgres');
 is($node->safe_psql('postgres', "SELECT onside_attribution.flush('0')"), 't', 'with nothing to wait for it is true at once');
+
+# ---------------------------------------------------------------------------
+# What status counts then
+# ---------------------------------------------------------------------------
+
+# Each shop asks in one session, at once, by statements that are planned already.
+# Most look again and again, so that they look at any moment, also just when it is
+# written; some wait as a person does, and some of the events are refused.
+my @shops = map { "shop$_" } 1 .. 4;
+my $rounds = scale(120, 1200);
+my $said = q{RETURN (SELECT delivered + dead_lettered || '|' || pending FROM onside_attribution.status);};
+my $script = <<"SQL";
+CREATE FUNCTION pg_temp.wait() RETURNS text LANGUAGE plpgsql AS \$\$ BEGIN PERFORM onside_attribution.flush(); $said END \$\$;
+CREATE FUNCTION pg_temp.look() RETURNS text LANGUAGE plpgsql AS \$\$ BEGIN WHILE NOT onside_attribution.flush('1 ms') LOOP END LOOP; $said END \$\$;
+SQL
+$script .= sprintf "DO \$\$ BEGIN PERFORM onside_attribution.track('a', '%s', '{\"note\": \"%s\"}'); END \$\$; SELECT pg_temp.%s();\n",
+  $installation, $_ % 40 == 10 ? 'counterfeit' : 'genuine', $_ % 20 ? 'look' : 'wait'
+  foreach 1 .. $rounds;
+
+$sandbox->poison('counterfeit');
+my (%counted, @asking);
+foreach my $shop (@shops)
+{
+	$node->safe_psql('postgres', "CREATE DATABASE $shop");
+	create_extension($node, $shop);
+	track($node, $shop);
+	wait_for_flush($node, $shop);
+}
+my $file = PostgreSQL::Test::Utils::tempdir() . '/ask.sql';
+append_to_file($file, $script);
+push @asking, start([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-f', $file, '-d', $node->connstr($_) ], '>', \($counted{$_} = '')) foreach @shops;
+finish($_) foreach @asking;
+foreach my $shop (@shops)
+{
+	my @counted = split /\n/, $counted{$shop};
+	my @wrong = grep { $counted[$_] ne ($_ + 2) . '|0' } 0 .. $#counted;
+	is(scalar @counted, $rounds, "$shop: it is asked each time");
+	is(scalar @wrong, 0, "$shop: status counts each event when flush() has returned")
+	  or diag(map { "round $_: $counted[$_]\n" } @wrong);
+}
 
 $node->stop;
 $sandbox->stop;

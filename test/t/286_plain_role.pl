@@ -1,5 +1,5 @@
-# A role that has no more than anybody gets, or no more than EXECUTE on what is
-# for applications, cannot hold up or change what others do: not by advisory
+# A role that has no more than EXECUTE on what is for applications, and so a role
+# that has nothing, cannot hold up or change what others do: not by advisory
 # locks on whatever numbers, not by LOCK TABLE, SELECT FOR UPDATE, an open
 # transaction or an attempt at DDL, all of which it keeps open.  Others record,
 # deliver, pause, resume, replay and flush; segments are emptied.  And two
@@ -117,45 +117,42 @@ sub at_once
 }
 
 my $superuser = $node->safe_psql('postgres', 'SELECT current_user');
-foreach my $role (qw(nobody_at_all app))
+my $role = 'app';
+foreach my $attempt (@attempts)
 {
-	foreach my $attempt (@attempts)
-	{
-		my ($name, $statements, $begin) = @$attempt;
-		my $what = "$role, $name";
-		my $started = $node->safe_psql('postgres', 'SELECT pg_postmaster_start_time()');
-		my $before = $node->safe_psql('postgres', "$note RETURNING event_id");
-		wait_for_flush($node, 'postgres');
-		my $worker = worker_pid($node, 'postgres');
+	my ($name, $statements, $begin) = @$attempt;
+	my $what = "$role, $name";
+	my $started = $node->safe_psql('postgres', 'SELECT pg_postmaster_start_time()');
+	my $before = $node->safe_psql('postgres', "$note RETURNING event_id");
+	wait_for_flush($node, 'postgres');
+	my $worker = worker_pid($node, 'postgres');
 
-		# What fails leaves its transaction as it was, with what it has got.
-		my $session = $node->background_psql('postgres', on_error_stop => 0, timeout => 10 * patience(), extra_params => [ '-U', $role ]);
-		$session->query("SET lock_timeout = '1s'");
-		$session->query('\\set ON_ERROR_ROLLBACK on');
-		$session->query($begin) if $begin;
-		$session->query(join ";\n", @$statements);
-		$session->{stderr} = '';
-		like($session->query(q{SELECT 'still ' || 'there'}), qr/still there/, "$what: it keeps what it got");
+	# What fails leaves its transaction as it was, with what it has got.
+	my $session = $node->background_psql('postgres', on_error_stop => 0, timeout => 10 * patience(), extra_params => [ '-U', $role ]);
+	$session->query("SET lock_timeout = '1s'");
+	$session->query('\\set ON_ERROR_ROLLBACK on');
+	$session->query($begin) if $begin;
+	$session->query(join ";\n", @$statements);
+	$session->{stderr} = '';
+	like($session->query(q{SELECT 'still ' || 'there'}), qr/still there/, "$what: it keeps what it got");
 
-		# What others do meanwhile.
-		is(at_once('app', "SELECT count(onside_attribution.track('e', '$installation', '{}'))"), 1, "$what: others record");
-		is(at_once($superuser, "$note FROM generate_series(1, 200)"), '', "$what: many");
-		is(at_once('operator', "SELECT onside_attribution.flush('@{[ patience() ]} s')"), 't', "$what: they are delivered, and flush() says so");
-		is(at_once('operator', "SELECT onside_attribution.pause('x')"), '', "$what: pause()");
-		poll_status($node, 'postgres', { state => 'paused' }, "$what: paused");
-		is(at_once('operator', 'SELECT onside_attribution.resume()'), '', "$what: resume()");
-		like(at_once('operator', "SELECT onside_attribution.replay(now() - interval '1 minute')"), qr/^[1-9]/, "$what: replay()");
-		like(at_once('operator', 'SELECT onside_attribution.retry_dead_letters()'), qr/^\d/, "$what: retry_dead_letters()");
-		at_once($superuser, "SELECT onside_attribution.track('e', '$installation', '{\"x\": \"counterfeit\"}')");
-		is(at_once('operator', "SELECT onside_attribution.flush('@{[ patience() ]} s')"), 't', "$what: all is settled");
-		cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM onside_attribution.dead_letter'), '>=', 1, "$what: a dead letter is written");
-		$node->safe_psql('postgres', 'DELETE FROM onside_attribution.dead_letter');
-		is(worker_pid($node, 'postgres'), $worker, "$what: by the same worker");
-		is($node->safe_psql('postgres', 'SELECT pg_postmaster_start_time()'), $started, "$what: of the same server");
-		eval { $session->query('ROLLBACK') };
-		eval { $session->quit };
-	}
-	$node->safe_psql('postgres', "ALTER ROLE $role RESET ALL");
+	# What others do meanwhile.
+	is(at_once('app', "SELECT count(onside_attribution.track('e', '$installation', '{}'))"), 1, "$what: others record");
+	is(at_once($superuser, "$note FROM generate_series(1, 200)"), '', "$what: many");
+	is(at_once('operator', "SELECT onside_attribution.flush('@{[ patience() ]} s')"), 't', "$what: they are delivered, and flush() says so");
+	is(at_once('operator', "SELECT onside_attribution.pause('x')"), '', "$what: pause()");
+	poll_status($node, 'postgres', { state => 'paused' }, "$what: paused");
+	is(at_once('operator', 'SELECT onside_attribution.resume()'), '', "$what: resume()");
+	like(at_once('operator', "SELECT onside_attribution.replay(now() - interval '1 minute')"), qr/^[1-9]/, "$what: replay()");
+	like(at_once('operator', 'SELECT onside_attribution.retry_dead_letters()'), qr/^\d/, "$what: retry_dead_letters()");
+	at_once($superuser, "SELECT onside_attribution.track('e', '$installation', '{\"x\": \"counterfeit\"}')");
+	is(at_once('operator', "SELECT onside_attribution.flush('@{[ patience() ]} s')"), 't', "$what: all is settled");
+	cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM onside_attribution.dead_letter'), '>=', 1, "$what: a dead letter is written");
+	$node->safe_psql('postgres', 'DELETE FROM onside_attribution.dead_letter');
+	is(worker_pid($node, 'postgres'), $worker, "$what: by the same worker");
+	is($node->safe_psql('postgres', 'SELECT pg_postmaster_start_time()'), $started, "$what: of the same server");
+	eval { $session->query('ROLLBACK') };
+	eval { $session->quit };
 }
 
 # ---------------------------------------------------------------------------

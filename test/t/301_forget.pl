@@ -81,6 +81,7 @@ subtest 'pending, retained, aside, refused' => sub {
 	is(sql("SELECT onside_attribution.forget('$gone')"), 7, 'it says how many there were');
 	is(rows_of($node, $gone), '', 'nothing is left');
 	is(rows_of($node, $stays), $others, 'of the other all is');
+	poll_status($node, 'postgres', { pending => 1 }, 'status says so');
 	is(sql('SELECT installation_id FROM onside_attribution.pending'), $stays, 'pending says so');
 	paused('resume');
 	wait_for_flush($node, 'postgres', 'what is left is sent');

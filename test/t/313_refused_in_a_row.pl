@@ -1,5 +1,6 @@
 # However many events in a row the API refuses, those behind them arrive: 26 and
-# 200 that come one by one, and a batch of them.  The refused ones end in
+# 200 that come one by one, and a backlog of 600 (30,000 with
+# ONSIDE_TEST_SCALE=full) that it refuses for their age.  The refused ones end in
 # dead_letter once something is accepted after them.
 
 use strict;
@@ -15,30 +16,31 @@ use OnsideTest;
 use OnsideWire;
 
 my $wire = OnsideWire->new('main');
-$wire->behave(on({ event_name => 'bad' }, { status => 400, body => '{"error": "no"}' }));
+my $no = { status => 400, body => '{"error": "no"}' };
+$wire->behave(on({ event_name => 'bad' }, $no), on({ older_than => '2026-01-01T00:00:00Z' }, $no));
 
 my %bad;
 foreach my $case (
 	[ '26 one by one, the first events ever', 'one_by_one', 26 ],
 	[ '200 one by one', 'one_by_one', 200 ],
-	[ '300 at once', 'record', 300 ])
+	[ 'a backlog', 'record', scale(600, 30_000), 'old', q{timestamptz '2020-06-01 12:00Z'} ])
 {
-	my ($name, $how, $n) = @$case;
+	my ($name, $how, $n, $event, $datetime) = @$case;
 	subtest $name => sub {
 		my $seen = $wire->sandbox->report->{requests};
-		my @bad = $wire->$how('bad', $n);
+		my @bad = $wire->$how($event // 'bad', $n, $datetime);
 		$bad{$_} = 1 foreach @bad;
 
 		# They are being refused by now, for all that can be seen.
 		ok($wire->sandbox->wait_requests($seen + 10, patience())->{reached}, "$name: they are tried");
-		$wire->arrive([ $wire->one_by_one('good', 5), $wire->record('good', 50) ], 20, "$name: good ones behind them");
+		$wire->arrive([ $wire->one_by_one('good', 5), $wire->record('good', 50) ], 20, "$name: good ones behind them, round $_") foreach 1 .. 3;
 
-		my $dead;
-		$wire->traffic_until(sub { $dead = $wire->dead; !grep { !$dead->{$_} } @bad },
+		$wire->traffic_until(sub { $wire->sql('SELECT count(*) FROM onside_attribution.dead_letter') == keys %bad },
 			"$name: they are in dead_letter", patience());
+		my $dead = $wire->dead;
+		is(scalar(grep { !$dead->{$_} } @bad), 0, "$name: each of them");
 		is(scalar(grep { ($_->{http_status} // 0) != 400 || $_->{error} !~ /no/ || $_->{attempts} < 2 } values %$dead),
-			0, "$name: refused twice, with the API's words");
-		is(scalar(keys %$dead), scalar(keys %bad), "$name: and nothing else");
+			0, "$name: refused twice, with the API's words, and nothing else");
 		poll_status($wire->node, 'postgres', { state => 'idle', pending => 0 }, "$name: nothing is left");
 	};
 }
@@ -57,25 +59,6 @@ SQL
 	$wire->traffic_until(sub { $wire->sql($rows) =~ /\|40$/ && status($wire->node, 'postgres')->{pending} == 0 }, 'they are in dead_letter', patience());
 	is($wire->sql($rows), '40|40', 'once each');
 	$wire->sql("DELETE FROM onside_attribution.dead_letter WHERE event_id IN ($ids)");
-};
-
-# A restart forgets nothing of it: at most ten are given up without an acceptance.
-subtest 'nothing but refusals, over restarts' => sub {
-	$wire->record('good', 10);
-	wait_for_flush($wire->node, 'postgres', 'something is accepted before');
-	my $before = keys %{ $wire->dead };
-	foreach my $round (1 .. 3)
-	{
-		my $seen = $wire->sandbox->report->{requests};
-		$wire->one_by_one('bad', 12);
-		$wire->sandbox->wait_requests($seen + 20, 10);
-		wait_until(sub { keys(%{ $wire->dead }) > $before + 10 }, 5);
-		cmp_ok(scalar(keys %{ $wire->dead }) - $before, '<=', 10, "round $round: at most ten are given up");
-		$wire->node->restart;
-		poll_worker($wire->node, 'postgres');
-	}
-	poll_status($wire->node, 'postgres', { state => 'refusing', state_reason => qr/./ }, 'state refusing');
-	$wire->arrive([ $wire->record('good') ], 20, 'a good one');
 };
 
 $wire->healed('in the end');

@@ -61,28 +61,4 @@ subtest 'one failure under load' => sub {
 };
 $wire->node->stop;
 
-subtest 'a balancer with a broken node' => sub {
-	my @sandbox = map { OnsideSandbox->start(history => 1) } 1, 2;
-	my $balancer = OnsideSandbox->balancer(@sandbox);
-	my $pinned = OnsideWire->new('pinned', sandbox => $sandbox[1], to => $balancer);
-	# Not 400: half of the new connections are broken, too, and twice is the word.
-	foreach my $status (503, 404)
-	{
-		# Whichever of them has our connection now is broken from now on.
-		$_->behave foreach @sandbox;
-		ids($pinned, 5);
-		wait_for_flush($pinned->node, 'postgres', "$status: there is a connection");
-		my @last = map { $_->report->{last_arrival} // 0 } @sandbox;
-		my $at = $last[0] > $last[1] ? 0 : 1;
-		$sandbox[$at]->behave({ status => $status });
-		my @ids = ids($pinned, 50);
-		my $ok = wait_until(sub { $sandbox[0]->accepted(@ids) + $sandbox[1]->accepted(@ids) >= 50 }, 20);
-		ok($ok, "$status: all have arrived by the other node within 20 s");
-	}
-	$_->behave foreach @sandbox;
-	wait_for_flush($pinned->node, 'postgres', 'all is settled');
-	arrived_ok(\@sandbox, $pinned->{good}, 'what was recorded has arrived');
-	$pinned->node->stop;
-};
-
 done_testing();

@@ -1,7 +1,8 @@
 # What is taken out of the outbox while the API is away is not sent when it is
 # back, and does not count as pending, which "status" knows within a second: a
-# DELETE, a TRUNCATE, a forget().  The others are sent.  So it is with what is in
-# flight at that moment, as soon as its request has ended, and with what is aside.
+# DELETE, a TRUNCATE (301_forget.pl has forget()).  The others are sent.  So it is
+# with what is in flight at that moment, as soon as its request has ended, and with
+# what is aside.
 
 use strict;
 use warnings;
@@ -125,42 +126,6 @@ subtest 'TRUNCATE' => sub {
 	is($wire->sandbox->accepted(@gone), 0, 'truncated: none is sent');
 	is(scalar keys %{ $wire->dead }, 0, 'truncated: none is a dead letter');
 	poll_status($node, 'postgres', { state => 'idle', pending => 0, oldest_pending_age => undef }, 'truncated: idle');
-};
-
-# An event of an installation that wants to be forgotten.
-sub record_of
-{
-	my ($installation, $name, $n) = @_;
-	return split /\n/, $wire->sql(
-		"SELECT onside_attribution.track('$name', '$installation', jsonb_build_object('i', i)) FROM generate_series(1, $n) i");
-}
-
-subtest 'forget' => sub {
-	my $who = '22222222-2222-4222-8222-222222222222';
-	$wire->behave(on({ event_name => 'refused' }, { status => 400 }), on({ event_name => 'failing' }, { status => 500 }));
-
-	# One in dead_letter, one aside, and some in the outbox.
-	my @gone = record_of($who, 'refused', 1);
-	$wire->traffic_until(sub { $wire->dead->{ $gone[0] } }, 'one is in dead_letter');
-	push @gone, record_of($who, 'failing', 1);
-	$wire->traffic_until(sub { eval { $wire->aside->{ $gone[1] } } }, 'one is aside', 30);
-	$wire->behave({ status => 503 });
-	push @gone, record_of($who, 'pending', 50);
-	my @kept = $wire->record('good', 20);
-	$wire->sandbox->wait_requests($wire->sandbox->report->{requests} + 3, 10);
-	my $forgotten = eval { $wire->sql("SELECT onside_attribution.forget('$who')") };
-	# One that has left the log for aside or dead_letter can be in it still.
-	cmp_ok($forgotten, '>=', 52, 'forget says how many rows');
-	pending_soon('forgotten');
-	is($wire->said->{pending}, 20, 'forgotten: twenty');
-	is($wire->sql("SELECT count(*) FROM onside_attribution.dead_letter WHERE installation_id = '$who'"), 0, 'not in dead_letter');
-	is(eval { $wire->sql("SELECT count(*) FROM onside_attribution.aside WHERE installation_id = '$who'") }, 0, 'not aside');
-	is($wire->sql("SELECT count(*) FROM onside_attribution.outbox WHERE installation_id = '$who'"), 0, 'not in the outbox');
-	$wire->behave;
-	$wire->arrive(\@kept, patience(), 'forgotten: the others');
-	wait_for_flush($node, 'postgres', 'forgotten: flush');
-	is($wire->sandbox->accepted(@gone), 0, 'forgotten: none is sent');
-	$wire->arrive([ record_of($who, 'later', 1) ], 20, 'what the installation does later');
 };
 
 $wire->healed('in the end');

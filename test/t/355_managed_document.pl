@@ -1,5 +1,5 @@
 # What docs/managed.md says is so: a server without the extension and one that has it are set up by its SQL, in its order, and
-# an event arrives; its steps start over after a slot was lost, with no gap; what was forgotten as
+# an event arrives; its steps start over after a slot was lost, of which doctor() tells, with no gap; what was forgotten as
 # it says does not come again.
 
 use strict;
@@ -17,7 +17,8 @@ use OnsideTest;
 my $tree = "$FindBin::RealBin/../..";
 my $document = slurp_file("$tree/docs/managed.md");
 my $sandbox = OnsideSandbox->start;
-my $managed = onside_node('managed', preload => 0, init => { allows_streaming => 'logical' });
+my $managed = onside_node('managed', preload => 0, init => { allows_streaming => 'logical' },
+	conf => "max_slot_wal_keep_size = 48MB\nmin_wal_size = 32MB\nmax_wal_size = 64MB\n");
 my $sending = onside_node('sending', sandbox => $sandbox, conf => "wal_retrieve_retry_interval = '100ms'\n");
 
 $managed->safe_psql('postgres', 'CREATE ROLE shop_owner LOGIN; CREATE ROLE app LOGIN');
@@ -88,14 +89,25 @@ my $order = q{INSERT INTO orders SELECT g, gen_random_uuid(), 9.90 FROM generate
 $managed->safe_psql('shop', sprintf($order, 1, 10), extra_params => [ '-U', 'app' ]);
 arrived_all('orders');
 
-# The slot is lost while orders go on.
+# The slot is lost while orders go on: its WAL is removed.
+my $free = sub { ok(wait_until(sub { $managed->safe_psql('shop', q{SELECT count(*) FROM pg_replication_slots WHERE active}) eq 0 }), 'nobody reads it') };
+my $slot = q{FROM onside_attribution.doctor() WHERE check_name = 'slot onside_shop'};
 $sending->safe_psql('postgres', 'ALTER SUBSCRIPTION onside_shop DISABLE');
-ok(wait_until(sub { $managed->psql('shop', q{SELECT pg_drop_replication_slot('onside_shop')}) == 0 }), 'the slot is lost');
+$free->();
+is($managed->safe_psql('shop', "SELECT ok, detail ~ 'nobody reads it' $slot"), 'f|t', 'doctor() of the managed side says so');
 $managed->safe_psql('shop', sprintf($order, 11, 20), extra_params => [ '-U', 'app' ]);
+$managed->safe_psql('shop', 'CREATE TABLE filler (x text)');
+foreach (1 .. 20)
+{
+	$managed->safe_psql('shop', $_) foreach q{INSERT INTO filler SELECT repeat(md5(g::text), 30) FROM generate_series(1, 10000) g},
+	  'SELECT pg_switch_wal()', 'CHECKPOINT';
+	last if $managed->safe_psql('shop', q{SELECT wal_status FROM pg_replication_slots WHERE slot_name = 'onside_shop'}) eq 'lost';
+}
+is($managed->safe_psql('shop', "SELECT ok, detail, hint ~ 'CREATE SUBSCRIPTION' $slot"),
+	'f|its WAL has been removed: nothing arrives through it any more|t', 'then that it is lost, and what to do');
 $sending->safe_psql('postgres', 'ALTER SUBSCRIPTION onside_shop ENABLE');
 ok( wait_until(sub { $sending->safe_psql('postgres', q{SELECT count(*) FROM onside_attribution.doctor() WHERE check_name = 'subscriptions' AND NOT ok}) eq 1 }),
 	'the sending side says so');
-my $free = sub { ok(wait_until(sub { $managed->safe_psql('shop', q{SELECT count(*) FROM pg_replication_slots WHERE active}) eq 0 }), 'nobody reads it') };
 follow('Starting over', pg_drop_replication_slot => $free);
 arrived_all('started over');
 

@@ -29,25 +29,26 @@ my $file = "$mount/credentials";
 # As the kubelet does it: a new link, renamed over the old one.
 sub mount_version
 {
-	my ($version) = @_;
+	my ($version, $by_itself) = @_;
 	symlink("..$version", "$mount/..data_tmp") or die "symlink: $!";
 	rename("$mount/..data_tmp", "$mount/..data") or die "rename: $!";
+	$node->reload unless $by_itself;
 	return;
 }
 
 sub refused_ok
 {
-	my ($version, $reason, $what) = @_;
-	mount_version($version);
+	my ($version, $reason, $what, $by_itself) = @_;
+	mount_version($version, $by_itself);
 	poll_status($node, 'postgres', { state => 'misconfigured', state_reason => $reason }, $what);
 	return;
 }
 
 sub used_ok
 {
-	my ($version, $what) = @_;
+	my ($version, $what, $by_itself) = @_;
 	$sandbox->credentials('shop', $version);
-	mount_version($version);
+	mount_version($version, $by_itself);
 	poll_status($node, 'postgres', { state => 'idle', state_reason => undef }, "$what is used");
 	$sandbox->reset;
 	my $id = track($node, 'postgres');
@@ -56,7 +57,7 @@ sub used_ok
 	return;
 }
 
-mount_version('first');
+mount_version('first', 1);
 symlink('..data/credentials', $file) or die "symlink: $!";
 my ($mode, $uid, $gid) = (stat $file)[ 2, 4, 5 ];
 is(sprintf('%04o', $mode & 07777), '0440', 'the file has the mode of a secret');
@@ -71,10 +72,11 @@ track($node, 'postgres');
 wait_for_flush($node, 'postgres', "a Kubernetes secret with the server's group");
 my $worker = worker_pid($node, 'postgres');
 
-# Each is noticed by itself: nothing is sent, and nothing reloaded, between two.
+# These two are noticed by themselves: nothing is sent, and nothing reloaded, between
+# them, which takes until the worker looks.  The others need not wait for that.
 refused_ok('default', qr/is root's and has more permissions than reading for its group; chmod it to 0640/,
-	'the default mode of Kubernetes (0644) is refused');
-used_ok('second', 'one that was rotated');
+	'the default mode of Kubernetes (0644) is refused', 1);
+used_ok('second', 'one that was rotated', 1);
 refused_ok('others', qr/could not open credentials_file .*Permission denied/,
 	'without fsGroup, or another group: it cannot be read');
 refused_ok('written', qr/is root's and has more permissions than reading for its group/,

@@ -56,9 +56,10 @@ foreach my $database (qw(test copied))
 GRANT USAGE ON SCHEMA onside_attribution TO owner;
 GRANT EXECUTE ON FUNCTION onside_attribution.track TO owner;
 SQL
-	foreach my $setting ("credentials_file = '$file{production}'", "endpoint = '" . $production->url . "'")
+	foreach my $setting ("credentials_file = '$file{production}'", "endpoint = '" . $production->url . "'",
+		"proxy = ''", "ca_file = ''", 'enabled = off', 'retention = 0')
 	{
-		foreach my $how ("ALTER DATABASE $database SET", 'ALTER ROLE owner SET', 'SET')
+		foreach my $how ("ALTER DATABASE $database SET", 'ALTER ROLE owner SET', "ALTER ROLE owner IN DATABASE $database SET", 'SET')
 		{
 			my ($rc, undef, $stderr) = $node->psql($database,
 				"SET ROLE owner; $how onside_attribution.$setting");
@@ -76,6 +77,10 @@ arrived_ok($production, $ids{shop}, 'production has nothing else');
 arrived_ok($staging, $ids{staging}, 'nor has staging');
 is_deeply([ sort keys %{ $_->report->{by_status} } ], ['204'], 'no credentials were tried anywhere else')
   foreach $production, $staging;
+
+# What docs/operations.md warns of: enabled = off is not copied, either.
+ok(wait_until(sub { $node->psql('postgres', 'CREATE DATABASE again TEMPLATE reports') == 0 }), 'the one with enabled = off is copied');
+is($node->safe_psql('again', q{LOAD 'onside_attribution'; SHOW onside_attribution.enabled}), 'on', 'its copy has it on');
 
 # They can, when they have their own.
 set_for_database($node, 'test', 'endpoint', $staging->url);
