@@ -276,6 +276,11 @@ onside_service_enter(int slot_no, Oid database)
 		service->orderly = false;
 		service->wanted_again = false;
 		pg_atomic_write_u32(&slot->procno, ONSIDE_MY_PROCNO);
+
+		/* Why no worker ran has become old. */
+		LWLockAcquire(slot->lock, LW_EXCLUSIVE);
+		slot->status.reason[0] = '\0';
+		LWLockRelease(slot->lock);
 	}
 	LWLockRelease(onside_slots_lock());
 	return wanted ? slot : NULL;

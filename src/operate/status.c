@@ -169,10 +169,10 @@ why_not_running(pid_t pid, const OnsideStatus *status)
 				return "the launcher has not got to this database yet";
 		return "as many databases as onside_attribution.max_databases allows are served already: increase it and restart the server";
 	}
-	if (pid != 0)
-		return "a worker is starting; if that lasts, pg_stat_activity shows what it waits for";
 	if (status->reason[0] != '\0')
 		return status->reason;
+	if (pid != 0)
+		return "a worker is starting; if that lasts, pg_stat_activity shows what it waits for";
 	return "a worker is about to be started";
 }
 

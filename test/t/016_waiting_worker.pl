@@ -158,6 +158,9 @@ foreach my $table (qw(delivery_cursor control dead_letter))
 	$node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
 	ok(wait_for_exit($worker), "$table locked: the worker ends when it is told to");
 	purchase_ok("$table locked, no worker");
+	poll_status($node, 'shop', { state_reason => qr/could not read delivery_cursor: .*delivery_cursor is locked by another session/ },
+		"$table locked: its successor says why it does not start")
+	  if $table eq 'delivery_cursor';
 	$node->safe_psql('postgres', 'CREATE DATABASE passing');
 	$node->safe_psql('postgres', 'DROP DATABASE passing');
 	pass("$table locked: DROP DATABASE of another database");
