@@ -26,6 +26,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "attempt.h"
 #include "compat.h"
 #include "log/aside.h"
 #include "log/commit.h"
@@ -232,18 +233,30 @@ onside_count_pending(OnsideDelivery *delivery)
 	return pending;
 }
 
+/* Runs in a subtransaction. */
+static void
+flush_for_a_moment(void *arg)
+{
+	(void) flush_until(arg,
+					   TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												   WRITE_TIMEOUT));
+}
+
 void
 onside_write_settled(void)
 {
 	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
 	OnsideStatus status;
 	int64		pending;
+	ErrorData  *error;
 
-	if (ActiveSnapshotSet() && slot != NULL &&
-		onside_slot_read_status(slot, &status, &pending) != 0 &&
-		!status.objects_differ && pending == 0 &&
-		OidIsValid(onside_relation_oid("delivery_cursor")))
-		(void) flush_until(slot,
-						   TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													   WRITE_TIMEOUT));
+	if (!ActiveSnapshotSet() || slot == NULL ||
+		onside_slot_read_status(slot, &status, &pending) == 0 ||
+		status.objects_differ || pending != 0)
+		return;
+
+	/* The tables may be in any state, and this is but a courtesy. */
+	error = onside_attempt(flush_for_a_moment, slot, true);
+	if (error != NULL && onside_attempt_was_interrupted(error))
+		ReThrowError(error);
 }

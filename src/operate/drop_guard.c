@@ -15,7 +15,8 @@
  * extension is in use.  TRUNCATE discards the events.
  *
  * At most ONSIDE_MAX_COUNTED rows are counted, so the check costs the same at any
- * backlog.
+ * backlog.  Tables that cannot be read, because somebody has altered them, do
+ * not keep the extension from being dropped: there is a warning then.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,6 +29,7 @@
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
+#include "attempt.h"
 #include "log/dead_letter.h"
 #include "log/shmem.h"
 #include "log/tables.h"
@@ -70,6 +72,29 @@ print_count(int64 n)
 		psprintf(INT64_FORMAT, n);
 }
 
+/* What goes with the extension, counted. */
+typedef struct Losses
+{
+	bool		drops_dead_letter;	/* is it dead_letter that is dropped? */
+	int64		pending;
+	int64		dead_letters;
+} Losses;
+
+/* Runs in a subtransaction: the tables may be in any state. */
+static void
+count_losses(void *arg)
+{
+	Losses	   *losses = arg;
+	OnsideDelivery delivery = {0};
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	losses->pending = onside_count_pending(&delivery).events;
+	if (losses->pending > 0 || losses->drops_dead_letter)
+		losses->dead_letters = onside_dead_letter_count(ONSIDE_MAX_COUNTED + 1,
+														NULL);
+	PopActiveSnapshot();
+}
+
 /*
  * Called for each object that is dropped.  The first member of the extension
  * that goes is looked at: everything is still there then.  Pending events are
@@ -78,9 +103,8 @@ print_count(int64 n)
 void
 onside_drop_guard_check(Oid relid)
 {
-	OnsideDelivery delivery = {0};
-	int64		pending;
-	int64		dead_letters = 0;
+	Losses		losses = {0};
+	ErrorData  *error;
 
 	/*
 	 * An update script knows what it does; others' tables may look different.
@@ -89,25 +113,35 @@ onside_drop_guard_check(Oid relid)
 		onside_version_problem() != NULL)
 		return;
 
-	PushActiveSnapshot(GetLatestSnapshot());
-	pending = onside_count_pending(&delivery).events;
-	if (pending > 0 || relid == onside_relation_oid("dead_letter"))
-		dead_letters = onside_dead_letter_count(ONSIDE_MAX_COUNTED + 1, NULL);
-	PopActiveSnapshot();
+	losses.drops_dead_letter = relid == onside_relation_oid("dead_letter");
+	error = onside_attempt(count_losses, &losses, true);
+	if (error != NULL && onside_attempt_was_interrupted(error))
+		ReThrowError(error);
 
-	if (pending > 0)
+	/* Dropping it may be how a DBA mends it.  One relation's warning is enough. */
+	if (error != NULL)
+	{
+		if (relid == onside_relation_oid("delivery_cursor"))
+			ereport(WARNING,
+					(errcode(ERRCODE_WARNING),
+					 errmsg("extension onside_attribution is dropped without a look at its events: %s",
+							error->message)));
+		return;
+	}
+
+	if (losses.pending > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("cannot drop extension onside_attribution because it has pending events"),
-				 dead_letters == 0 ?
+				 losses.dead_letters == 0 ?
 				 errdetail("Events that have not been delivered: %s.",
-						   print_count(pending)) :
+						   print_count(losses.pending)) :
 				 errdetail("Events that have not been delivered: %s; dead letters: %s.",
-						   print_count(pending), print_count(dead_letters)),
+						   print_count(losses.pending), print_count(losses.dead_letters)),
 				 errhint("Wait for them with SELECT onside_attribution.flush(), or discard them with TRUNCATE onside_attribution.outbox, onside_attribution.aside.")));
-	if (dead_letters > 0)
+	if (losses.dead_letters > 0)
 		ereport(NOTICE,
 				(errmsg_plural("dropping extension onside_attribution with %s dead letter",
 							   "dropping extension onside_attribution with %s dead letters",
-							   dead_letters, print_count(dead_letters))));
+							   losses.dead_letters, print_count(losses.dead_letters))));
 }

@@ -648,6 +648,9 @@ foreach my $db (@databases)
 	}
 	my ($doctor) = run($db, "SELECT ok || ' ' || detail FROM onside_attribution.doctor() WHERE check_name = 'tables'");
 	like($doctor // 'none', $db->{expected} eq 'works' ? qr/^true/ : qr/^false .*$schema\.$db->{tables}[0]/, "doctor(): $db->{what}");
+	my $said = ($node->psql($db->{name}, 'BEGIN; DROP EXTENSION onside_attribution CASCADE; ROLLBACK'))[2];
+	$said =~ /has pending events/ ? pass("it can be dropped, but for pending events: $db->{what}") :
+	  unlike($said, qr/ERROR/, "it can be dropped: $db->{what}");
 	run($db, 'TRUNCATE onside_attribution.outbox');
 }
 is($sandbox->report->{mismatched}, 0, 'nothing came again with other bytes');
