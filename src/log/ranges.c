@@ -3,18 +3,19 @@
  * ranges.c
  *		Which transactions' events there are to read.
  *
- * Ranges of xids, worked out from a cursor and a snapshot, for window.c to
- * read from the segments' indexes.
+ * Works out ranges of xids from a cursor and a snapshot, for window.c to read
+ * from the segments' indexes.
  *
- * What is in progress costs nothing.  The ranges leave out every transaction
- * that the snapshot does not include; and a transaction that was open in the
- * last snapshot is looked for only once it has committed.  So two million rows
- * that somebody has not committed yet, or has rolled back, are not read again
- * and again for the sake of other sessions' events.
+ * A transaction in progress costs nothing.  The ranges leave out every
+ * transaction that the snapshot does not include, and a transaction that was
+ * open in the last snapshot is looked for only once it has committed.  So two
+ * million rows that somebody has not committed yet, or has rolled back, are not
+ * read again and again for the sake of other sessions' events.
  *
- * Each xid that was still open in the last snapshot, and no longer is, is a
- * range of its own; all later xids make one range, with gaps for those in
- * progress.
+ * Each xid that was open in the last snapshot, and no longer is, makes a range
+ * of its own.  All later xids make one range, with gaps for those in progress.
+ *
+ * No locks but the short one of durable.c; only a lack of memory is an error.
  *
  *-------------------------------------------------------------------------
  */
@@ -41,6 +42,7 @@ later_xid(FullTransactionId a, FullTransactionId b)
 	return FullTransactionIdPrecedes(a, b) ? b : a;
 }
 
+/* Makes room for this number of ranges; nothing checks it later. */
 static void
 make_ranges(OnsideRanges *ranges, uint32 capacity)
 {
@@ -83,6 +85,8 @@ add_from(OnsideRanges *ranges, FullTransactionId first,
 	{
 		if (FullTransactionIdPrecedes(snapshot->xip[i], first))
 			continue;
+
+		/* Up to the one in progress, and on from behind it. */
 		onside_ranges_add(ranges, first, previous_xid(snapshot->xip[i]), 0);
 		first = next_xid(snapshot->xip[i]);
 	}
@@ -90,7 +94,8 @@ add_from(OnsideRanges *ranges, FullTransactionId first,
 }
 
 /*
- * Adds a transaction that was in progress, if it has committed by "snapshot".
+ * Adds a transaction that was in progress, if "snapshot" includes it and it was
+ * not rolled back.
  */
 static void
 add_ended(OnsideRanges *ranges, FullTransactionId xid,
@@ -100,6 +105,9 @@ add_ended(OnsideRanges *ranges, FullTransactionId xid,
 		onside_ranges_add(ranges, xid, xid, 0);
 }
 
+/*
+ * A position in the window has everything before it, in the order of (xid, id).
+ */
 void
 onside_ranges_to_read(const OnsideCursor *cursor, OnsideRanges *ranges)
 {
@@ -108,8 +116,12 @@ onside_ranges_to_read(const OnsideCursor *cursor, OnsideRanges *ranges)
 	FullTransactionId pos = cursor->pos.xid;
 
 	make_ranges(ranges, done->nxip + window->nxip + 2);
+
+	/* First the rest of the transaction in which reading has stopped. */
 	if (FullTransactionIdIsValid(pos))
 		onside_ranges_add(ranges, pos, pos, cursor->pos.id);
+
+	/* Then the transactions that were open, and at last the younger ones. */
 	for (uint32 i = 0; i < done->nxip; i++)
 		if (FullTransactionIdPrecedes(pos, done->xip[i]))
 			add_ended(ranges, done->xip[i], window);
@@ -117,9 +129,10 @@ onside_ranges_to_read(const OnsideCursor *cursor, OnsideRanges *ranges)
 }
 
 /*
- * With an open window, three kinds of transactions are pending: those that are
- * in progress at its beginning or its end and have committed since, what
- * follows the cursor's position in its own transaction, and everything later.
+ * With an open window, three kinds of transactions are pending: those that were
+ * in progress at the window's beginning or its end and have committed since, the
+ * rest of the transaction in which the cursor's position is, and everything
+ * later.
  */
 void
 onside_ranges_pending(const OnsideCursor *cursor, const OnsideSnapshot *seen,
@@ -131,20 +144,34 @@ onside_ranges_pending(const OnsideCursor *cursor, const OnsideSnapshot *seen,
 
 	make_ranges(ranges, done->nxip + seen->nxip +
 				(window != NULL ? window->nxip : 0) + 4);
+
+	/*
+	 * Open at the beginning: pending unless the window has shown it before the
+	 * position.
+	 */
 	for (uint32 i = 0; i < done->nxip; i++)
 		if (window == NULL ||
 			!onside_snapshot_includes(window, done->xip[i]) ||
 			FullTransactionIdPrecedes(pos, done->xip[i]))
 			add_ended(ranges, done->xip[i], seen);
+
+	/* Between two windows, all later transactions are pending. */
 	if (window == NULL)
 	{
 		add_from(ranges, done->xmax, seen);
 		return;
 	}
+
+	/*
+	 * Open at the window's end, and before the position: the window has left it
+	 * out.
+	 */
 	for (uint32 i = 0; i < window->nxip; i++)
 		if (FullTransactionIdPrecedes(window->xip[i], pos) &&
 			!FullTransactionIdPrecedes(window->xip[i], done->xmax))
 			add_ended(ranges, window->xip[i], seen);
+
+	/* The position's own transaction, and all behind it. */
 	if (FullTransactionIdIsValid(pos) && onside_snapshot_includes(seen, pos))
 		onside_ranges_add(ranges, pos, pos, cursor->pos.id);
 	add_from(ranges, later_xid(done->xmax, next_xid(pos)), seen);
