@@ -62,8 +62,8 @@ static XactState xact;
 
 /*
  * The transaction has committed.  Counts its events, wakes the worker for what
- * the transaction has done, and wakes the launcher if a worker is to be started.
- * The slot may have been given away meanwhile; see OnsideSlot.
+ * the transaction has done, and wakes the launcher if a worker is to be
+ * started.  The slot may have been given away meanwhile; see OnsideSlot.
  */
 static void
 after_commit(void)
@@ -143,9 +143,9 @@ xact_callback(XactEvent event, void *arg)
 }
 
 /*
- * Subtransaction callback: the innermost level ends with its subtransaction.  On
- * commit, the level becomes the parent's, or its count is added to the parent's
- * level.  On rollback, the level is forgotten.
+ * Subtransaction callback: the innermost level ends with its subtransaction.
+ * On commit, the level becomes the parent's, or its count is added to the
+ * parent's level.  On rollback, the level is forgotten.
  */
 static void
 subxact_callback(SubXactEvent event, SubTransactionId mySubid,

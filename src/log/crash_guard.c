@@ -177,8 +177,8 @@ overwrite_file(const char *path, const Record *record)
  */
 
 /*
- * Signal handler: writes down how the process ends, and lets it end.  Everything
- * in here is allowed in a signal handler.
+ * Signal handler: writes down how the process ends, and lets it end.
+ * Everything in here is allowed in a signal handler.
  */
 static void
 end_by_signal(int signo, siginfo_t *info, void *context)

@@ -70,8 +70,8 @@ make_dead_letter(const OnsideEvent *event, const OnsideEventError *error,
 
 /*
  * Checks a row that is inserted, and completes it.  In a segment the row gets
- * its place in the log, in aside the time of a failure.  Returns NULL if the row
- * shall not be inserted.
+ * its place in the log, in aside the time of a failure.  Returns NULL if the
+ * row shall not be inserted.
  */
 static HeapTuple
 complete_row(TriggerData *trigdata, bool aside)

@@ -130,8 +130,8 @@ onside_ranges_to_read(const OnsideCursor *cursor, OnsideRanges *ranges)
 
 /*
  * With an open window, three kinds of transactions are pending: those that were
- * in progress at the window's beginning or its end and have committed since, the
- * rest of the transaction in which the cursor's position is, and everything
+ * in progress at the window's beginning or its end and have committed since,
+ * the rest of the transaction in which the cursor's position is, and everything
  * later.
  */
 void

@@ -159,11 +159,11 @@ onside_service_terminate(OnsideSlot *slot)
  */
 
 /*
- * Takes no step while a worker is in the slot, because the launcher may not know
- * of that worker.  For example, its predecessor has registered a worker, which
- * is late, so this launcher takes it for lost and registers another one.  The
- * late worker takes the slot.  The other one leaves at once, and the launcher,
- * which sees it end, must not change the slot of the first one.
+ * Takes no step while a worker is in the slot, because the launcher may not
+ * know of that worker.  For example, its predecessor has registered a worker,
+ * which is late, so this launcher takes it for lost and registers another one.
+ * The late worker takes the slot.  The other one leaves at once, and the
+ * launcher, which sees it end, must not change the slot of the first one.
  */
 bool
 onside_service_step(OnsideSlot *slot, OnsideSlotState from, OnsideSlotState to)
@@ -227,8 +227,8 @@ onside_service_free(OnsideSlot *slot, Oid database, OnsideSlotState state)
 
 /*
  * A worker takes the slot before it writes "running" into its file, and takes
- * that mark away before it leaves the slot.  So if, under the lock, no worker is
- * in the slot and the mark is there, the last worker has crashed.
+ * that mark away before it leaves the slot.  So if, under the lock, no worker
+ * is in the slot and the mark is there, the last worker has crashed.
  */
 bool
 onside_service_has_crashed(OnsideSlot *slot)
@@ -248,8 +248,8 @@ onside_service_has_crashed(OnsideSlot *slot)
  */
 
 /*
- * Exit callback: this process has left the slot, and now also PostgreSQL's array
- * of processes, where commands look for who is connected.
+ * Exit callback: this process has left the slot, and now also PostgreSQL's
+ * array of processes, where commands look for who is connected.
  */
 static void
 worker_is_gone(int code, Datum arg)
@@ -261,9 +261,9 @@ worker_is_gone(int code, Datum arg)
 }
 
 /*
- * A worker that comes late may find that its slot was given to another database,
- * or taken by another worker, or is in a state in which the launcher expects no
- * worker.
+ * A worker that comes late may find that its slot was given to another
+ * database, or taken by another worker, or is in a state in which the launcher
+ * expects no worker.
  */
 OnsideSlot *
 onside_service_enter(int slot_no, Oid database)

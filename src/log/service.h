@@ -42,8 +42,8 @@ extern void onside_service_terminate(OnsideSlot *slot);
 /* For the launcher. */
 
 /*
- * Changes the state from one to another.  Returns false, and changes nothing, if
- * the slot is in a third state, or if a worker is in it.
+ * Changes the state from one to another.  Returns false, and changes nothing,
+ * if the slot is in a third state, or if a worker is in it.
  */
 extern bool onside_service_step(OnsideSlot *slot, OnsideSlotState from,
 								OnsideSlotState to);

@@ -32,8 +32,8 @@ struct OnsideSort
 };
 
 /*
- * tuplesort needs a row type.  We make it from a target list of constants, whose
- * types are those of the columns.
+ * tuplesort needs a row type.  We make it from a target list of constants,
+ * whose types are those of the columns.
  */
 OnsideSort *
 onside_sort_begin(const Oid *types, int ncolumns, int nkeys)
