@@ -237,25 +237,20 @@ onside_insert_slot(OnsideInsert *insert)
 static void
 insert_rows(OnsideInsert *insert)
 {
-	MemoryContext old;
+	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext,
+												  "onside_attribution insert",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(insert->context);
 
 	if (insert->bistate == NULL)
-	{
-		/* What several flushes share. */
-		old = MemoryContextSwitchTo(insert->context);
 		insert->bistate = GetBulkInsertState();
-		insert->flush_context =
-			AllocSetContextCreate(insert->context, "onside_attribution insert",
-								  ALLOCSET_DEFAULT_SIZES);
-		MemoryContextSwitchTo(old);
-	}
 
 	/* table_multi_insert() leaves its scratch memory behind. */
-	old = MemoryContextSwitchTo(insert->flush_context);
+	MemoryContextSwitchTo(scratch);
 	table_multi_insert(insert->rel, insert->slots, insert->nrows,
 					   GetCurrentCommandId(true), 0, insert->bistate);
 	MemoryContextSwitchTo(old);
-	MemoryContextReset(insert->flush_context);
+	MemoryContextDelete(scratch);
 }
 
 /*
@@ -355,7 +350,6 @@ onside_insert_end(OnsideInsert *insert)
 	if (insert->bistate != NULL)
 	{
 		FreeBulkInsertState(insert->bistate);
-		MemoryContextDelete(insert->flush_context);
 		table_finish_bulk_insert(insert->rel, 0);
 	}
 	for (int i = 0; i < insert->nslots; i++)

@@ -40,7 +40,6 @@ struct OnsideAppend
 	OnsideInsert insert;
 	int			segment;
 	TimestampTz now;
-	FullTransactionId xid;
 };
 
 static int	current_segment_setting;
@@ -101,7 +100,6 @@ onside_append_begin(void)
 	append->segment = current_segment();
 	onside_insert_begin(&append->insert, onside_segment_oid(append->segment));
 	append->now = GetCurrentTimestamp();
-	append->xid = GetTopFullTransactionId();
 	return append;
 }
 
@@ -116,7 +114,7 @@ onside_append(OnsideAppend *append, const OnsideEvent *event)
 	/* The event's own columns, and then its place in the log. */
 	onside_outbox_set_event(slot, event);
 	values[Anum_outbox_recorded_at - 1] = TimestampTzGetDatum(append->now);
-	values[Anum_outbox_xid - 1] = FullTransactionIdGetDatum(append->xid);
+	values[Anum_outbox_xid - 1] = FullTransactionIdGetDatum(GetTopFullTransactionId());
 	values[Anum_outbox_id - 1] = Int64GetDatum(onside_commit_next_id());
 	values[Anum_outbox_segment - 1] = Int16GetDatum(append->segment);
 

@@ -36,12 +36,6 @@ previous_xid(FullTransactionId xid)
 	return FullTransactionIdFromU64(U64FromFullTransactionId(xid) - 1);
 }
 
-static FullTransactionId
-later_xid(FullTransactionId a, FullTransactionId b)
-{
-	return FullTransactionIdPrecedes(a, b) ? b : a;
-}
-
 /* Makes room for this number of ranges; nothing checks it later. */
 static void
 make_ranges(OnsideRanges *ranges, uint32 capacity)
@@ -105,27 +99,12 @@ add_ended(OnsideRanges *ranges, FullTransactionId xid,
 		onside_ranges_add(ranges, xid, xid, 0);
 }
 
-/*
- * A position in the window has everything before it, in the order of (xid, id).
- */
-void
-onside_ranges_to_read(const OnsideCursor *cursor, OnsideRanges *ranges)
+/* qsort comparison: by the first transaction. */
+static int
+compare_ranges(const void *a, const void *b)
 {
-	const OnsideSnapshot *done = cursor->done;
-	const OnsideSnapshot *window = cursor->window;
-	FullTransactionId pos = cursor->pos.xid;
-
-	make_ranges(ranges, done->nxip + window->nxip + 2);
-
-	/* First the rest of the transaction in which reading has stopped. */
-	if (FullTransactionIdIsValid(pos))
-		onside_ranges_add(ranges, pos, pos, cursor->pos.id);
-
-	/* Then the transactions that were open, and at last the younger ones. */
-	for (uint32 i = 0; i < done->nxip; i++)
-		if (FullTransactionIdPrecedes(pos, done->xip[i]))
-			add_ended(ranges, done->xip[i], window);
-	add_from(ranges, later_xid(done->xmax, next_xid(pos)), window);
+	return onside_compare_xids(&((const OnsideRange *) a)->first,
+							   &((const OnsideRange *) b)->first);
 }
 
 /*
@@ -141,40 +120,36 @@ onside_ranges_pending(const OnsideCursor *cursor, const OnsideSnapshot *seen,
 	const OnsideSnapshot *done = cursor->done;
 	const OnsideSnapshot *window = cursor->window;
 	FullTransactionId pos = cursor->pos.xid;
+	FullTransactionId later = done->xmax;
 
 	make_ranges(ranges, done->nxip + seen->nxip +
 				(window != NULL ? window->nxip : 0) + 4);
 
 	/*
-	 * Open at the beginning: pending unless the window has shown it before the
-	 * position.
+	 * Open at the beginning: pending, unless the window has shown the
+	 * transaction before the position.
 	 */
 	for (uint32 i = 0; i < done->nxip; i++)
 		if (window == NULL ||
 			!onside_snapshot_includes(window, done->xip[i]) ||
 			FullTransactionIdPrecedes(pos, done->xip[i]))
 			add_ended(ranges, done->xip[i], seen);
-
-	/* Between two windows, all later transactions are pending. */
-	if (window == NULL)
+	if (window != NULL)
 	{
-		add_from(ranges, done->xmax, seen);
-		return;
+		/* Open at the end, and before the position: the window left it out. */
+		for (uint32 i = 0; i < window->nxip; i++)
+			if (FullTransactionIdPrecedes(window->xip[i], pos) &&
+				!FullTransactionIdPrecedes(window->xip[i], done->xmax))
+				add_ended(ranges, window->xip[i], seen);
+
+		/* The rest of the position's own transaction. */
+		if (FullTransactionIdIsValid(pos) && onside_snapshot_includes(seen, pos))
+			onside_ranges_add(ranges, pos, pos, cursor->pos.id);
+		if (!FullTransactionIdPrecedes(pos, later))
+			later = next_xid(pos);
 	}
-
-	/*
-	 * Open at the window's end, and before the position: the window has left it
-	 * out.
-	 */
-	for (uint32 i = 0; i < window->nxip; i++)
-		if (FullTransactionIdPrecedes(window->xip[i], pos) &&
-			!FullTransactionIdPrecedes(window->xip[i], done->xmax))
-			add_ended(ranges, window->xip[i], seen);
-
-	/* The position's own transaction, and all behind it. */
-	if (FullTransactionIdIsValid(pos) && onside_snapshot_includes(seen, pos))
-		onside_ranges_add(ranges, pos, pos, cursor->pos.id);
-	add_from(ranges, later_xid(done->xmax, next_xid(pos)), seen);
+	add_from(ranges, later, seen);
+	qsort(ranges->range, ranges->n, sizeof(OnsideRange), compare_ranges);
 }
 
 void
@@ -183,11 +158,4 @@ onside_ranges_all(const OnsideSnapshot *seen, OnsideRanges *ranges)
 	make_ranges(ranges, seen->nxip + 2);
 	add_from(ranges, FirstNormalFullTransactionId, seen);
 	onside_ranges_add_beyond(ranges, seen);
-}
-
-int
-onside_compare_ranges(const void *a, const void *b)
-{
-	return onside_compare_xids(&((const OnsideRange *) a)->first,
-							   &((const OnsideRange *) b)->first);
 }

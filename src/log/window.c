@@ -248,7 +248,7 @@ onside_window_read(OnsideCursor *cursor, OnsideReadCallback callback,
 
 	/* Read the ranges in ascending order. */
 	n = open_sources(sources, false);
-	onside_ranges_to_read(cursor, &ranges);
+	onside_ranges_pending(cursor, cursor->window, &ranges);
 	for (int i = 0; n > 0 && finished && i < ranges.n; i++)
 		finished = read_range(sources, n, &ranges.range[i], cursor,
 							  callback, arg);
@@ -271,9 +271,6 @@ onside_window_read_newest(const OnsideCursor *cursor,
 	OnsideRanges ranges;
 
 	onside_ranges_pending(cursor, now, &ranges);
-
-	/* onside_ranges_pending() gives them in no order. */
-	qsort(ranges.range, ranges.n, sizeof(OnsideRange), onside_compare_ranges);
 	for (int i = ranges.n - 1; n > 0 && i >= 0; i--)
 		if (!read_range(sources, n, &ranges.range[i], NULL, callback, arg))
 			break;
