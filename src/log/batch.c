@@ -25,6 +25,7 @@
 #include "clock.h"
 #include "log/batch.h"
 
+/* The batch, its body and what grows with it are in one context. */
 OnsideBatch *
 onside_batch_create(void)
 {

@@ -153,6 +153,7 @@ subxact_callback(SubXactEvent event, SubTransactionId mySubid,
 {
 	Level	   *level = xact.levels;
 
+	/* This subtransaction has recorded nothing. */
 	if (level == NULL || level->subid != mySubid)
 		return;
 
@@ -166,6 +167,8 @@ subxact_callback(SubXactEvent event, SubTransactionId mySubid,
 			level->subid = parentSubid;
 			return;
 		}
+
+		/* The parent has a level already: add to its count. */
 		outer->count += level->count;
 	}
 	else if (event != SUBXACT_EVENT_ABORT_SUB)
@@ -202,6 +205,8 @@ onside_commit_next_id(void)
 		level->outer = xact.levels;
 		xact.levels = level;
 	}
+
+	/* The number follows those of the outer levels. */
 	return xact.levels->before + ++xact.levels->count;
 }
 

@@ -139,6 +139,8 @@ read_record(Oid process, Record *record)
 	bool		ok;
 
 	make_path(path, process);
+
+	/* No PostgreSQL function: those can fail with an error. */
 	fd = open(path, O_RDONLY | PG_BINARY, 0);
 	if (fd < 0)
 		return false;
@@ -243,6 +245,7 @@ onside_crash_guard_begin(Oid process)
 	for (int i = 0; i < (int) lengthof(crash_signals); i++)
 		sigaction(crash_signals[i], &action, NULL);
 
+	/* Without a file the process runs all the same. */
 	if (!open_file())
 		ereport(LOG,
 				(errcode_for_file_access(),

@@ -239,6 +239,7 @@ onside_dead_letter_holds(const OnsideEvent *event)
 	{
 		OnsideEvent other;
 
+		/* Compare with the row of the same event_id. */
 		onside_outbox_read_event(scan->slot, &other);
 		found = are_equal_events(&wanted, &other);
 	}
@@ -269,6 +270,8 @@ onside_dead_letter_count(int64 max, TimestampTz *newest)
 		/* Without "newest" no column is read. */
 		if (newest == NULL)
 			continue;
+
+		/* The column is NOT NULL, unless somebody has altered the table. */
 		failed_at = slot_getattr(scan->slot, Anum_dead_letter_failed_at,
 								 &isnull);
 		if (!isnull)
@@ -311,6 +314,7 @@ read_wanted(Wanted *wanted, ArrayType *array)
 	if (array == NULL)
 		return;
 
+	/* The elements of a uuid array, whatever its dimensions. */
 	deconstruct_array(array, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR,
 					  &elements, &nulls, &n);
 
@@ -379,6 +383,7 @@ note_letters(Relation rel, const pg_uuid_t *event_id, OnsideSort *sort)
 		Datum		values[2];
 		bool		nulls[2] = {false, false};
 
+		/* A million dead letters take a while. */
 		CHECK_FOR_INTERRUPTS();
 		if (event_id == NULL && !was_sent(scan->slot))
 			continue;
@@ -512,6 +517,7 @@ onside_retry_dead_letters(PG_FUNCTION_ARGS)
 	OnsideSort *sort;
 	int64		count;
 
+	/* Check what the executor would check. */
 	PreventCommandIfReadOnly("retry_dead_letters()");
 	PreventCommandIfParallelMode("retry_dead_letters()");
 	read_wanted(&wanted, PG_ARGISNULL(0) ? NULL : PG_GETARG_ARRAYTYPE_P(0));

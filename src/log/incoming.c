@@ -95,6 +95,7 @@ complete_row(TriggerData *trigdata, bool aside)
 	}
 	if (!onside_event_check(&event, &error))
 	{
+		/* A person, or a restore, is told what is wrong. */
 		if (!IsLogicalWorker())
 			onside_event_throw(&error);
 		make_dead_letter(&event, &error, recorded_at_of(row));
@@ -102,10 +103,13 @@ complete_row(TriggerData *trigdata, bool aside)
 	}
 
 	/* aside keeps when the event failed; in the log, the event gets a place. */
+
+	/* These columns change in both tables. */
 	values[0] = UUIDPGetDatum(&event.event_id);
 	values[1] = TimestampTzGetDatum(recorded_at_of(row));
 	if (aside)
 	{
+		/* Somebody may not know when the event failed. */
 		columns[2] = Anum_aside_failed_at;
 		values[2] = row->tts_isnull[Anum_aside_failed_at - 1] ?
 			TimestampTzGetDatum(GetCurrentTimestamp()) :

@@ -124,6 +124,7 @@ prepare_others(OnsideInsert *insert, int ncolumns)
 		Node	   *expr = attr->attisdropped || attr->attgenerated != '\0' ?
 			NULL : build_column_default(insert->rel, i + 1);
 
+		/* Without a default, the column stays NULL. */
 		if (expr != NULL)
 			insert->defaults[i] = ExecPrepareExpr((Expr *) expr,
 												  insert->estate);
@@ -141,6 +142,8 @@ compute_others(OnsideInsert *insert, TupleTableSlot *slot)
 
 	/* Run the code of defaults and generated columns as the table's owner. */
 	become_owner(insert, &self);
+
+	/* Defaults come first: a generated column can depend on them. */
 	for (int i = insert->first_other; i < tupdesc->natts; i++)
 		if (insert->defaults[i] != NULL)
 			slot->tts_values[i] =
@@ -271,6 +274,7 @@ insert_index_entries(OnsideInsert *insert, TupleTableSlot *slot,
 	{
 		Self		self;
 
+		/* Expressions and conditions are the owner's code. */
 		become_owner(insert, &self);
 		(void) onside_insert_index_entries(rri, slot, insert->estate,
 										   summaries);
@@ -284,6 +288,7 @@ insert_index_entries(OnsideInsert *insert, TupleTableSlot *slot,
 	{
 		IndexInfo  *info = rri->ri_IndexRelationInfo[i];
 
+		/* An index that is being made concurrently is not ready at first. */
 		if (!info->ii_ReadyForInserts ||
 			(summaries && !onside_is_summary(info)))
 			continue;
@@ -310,6 +315,7 @@ flush_rows(OnsideInsert *insert)
 
 	for (int i = 0; i < insert->nrows; i++)
 	{
+		/* The rows are in the table; now each index gets its entries. */
 		insert_index_entries(insert, insert->slots[i], false);
 		ExecClearTuple(insert->slots[i]);
 	}

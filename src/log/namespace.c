@@ -64,6 +64,8 @@ onside_namespace_read(pg_uuid_t *id)
 	/* The table has one row. */
 	scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, NULL);
 	found = HeapTupleIsValid(systable_getnext(scan));
+
+	/* The slot is valid only until the scan ends. */
 	if (found)
 		*id = *DatumGetUUIDP(slot_getattr(scan->slot, Anum_namespace_id,
 										  &isnull));

@@ -184,6 +184,8 @@ onside_outbox_read_event(TupleTableSlot *slot, OnsideEvent *event)
 	event->has_event_id = !nulls[Anum_outbox_event_id - 1];
 	if (event->has_event_id)
 		event->event_id = *DatumGetUUIDP(values[Anum_outbox_event_id - 1]);
+
+	/* Toasted values are fetched here, others stay where they are. */
 	if (!nulls[Anum_outbox_event_name - 1])
 		event->event_name = DatumGetTextPP(values[Anum_outbox_event_name - 1]);
 	if (!nulls[Anum_outbox_payload - 1])

@@ -129,6 +129,8 @@ note_aside(Relation aside)
 	SysScanDesc scan;
 
 	(void) onside_shape_require(aside, true);
+
+	/* Read the whole table, in any order. */
 	scan = systable_beginscan(aside, InvalidOid, false, GetActiveSnapshot(),
 							  0, NULL);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
@@ -278,6 +280,8 @@ onside_after_truncate(PG_FUNCTION_ARGS)
 	/* Whoever has called TRUNCATE: events are gone. */
 	if (onside_shape_is_segment(rel) || onside_shape_is_aside(rel))
 		onside_commit_wake(ONSIDE_WAKE_WITHDRAWN);
+
+	/* A person's TRUNCATE has no notes: what it takes is gone. */
 	if (!noted)
 		return PointerGetDatum(NULL);
 

@@ -69,6 +69,8 @@ onside_service_request(Oid database)
 	OnsideSlot *slot;
 
 	LWLockAcquire(onside_slots_lock(), LW_EXCLUSIVE);
+
+	/* A database that has no slot gets one. */
 	slot = onside_slot_take(database);
 	if (slot != NULL)
 	{

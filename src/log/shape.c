@@ -325,6 +325,8 @@ onside_shape_require(Relation rel, bool to_read)
 			attr->atttypid == column->type &&
 			(!to_read || !column->not_null || attr->attnotnull))
 			continue;
+
+		/* The first column that differs is enough for a message. */
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table \"%s.%s\" was altered: its column \"%s\" is not as the extension made it",
@@ -364,6 +366,8 @@ onside_shape_index_command(const OnsideShape *shape,
 	StringInfoData buf;
 
 	initStringInfo(&buf);
+
+	/* A primary key is a constraint, and made as one. */
 	if (index->primary)
 		appendStringInfo(&buf, "ALTER TABLE %s.%s ADD CONSTRAINT %s PRIMARY KEY (",
 						 ONSIDE_SCHEMA, shape->name, index->name);
@@ -466,6 +470,7 @@ onside_shape_index(Relation rel)
 	const OnsideShapeIndex *index = &shape->indexes[0];
 	Oid			oid = usable_index(rel, shape, index);
 
+	/* An unusable index of this name has to be dropped first. */
 	if (!OidIsValid(oid))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),

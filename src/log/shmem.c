@@ -172,6 +172,8 @@ make_slots(void)
 
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	control = ShmemInitStruct("onside_attribution", shmem_size(), &found);
+
+	/* We are the first since the server started, or since it crashed. */
 	if (!found)
 	{
 		/* The first lock is that of all slots; each slot has one more. */
@@ -252,6 +254,7 @@ onside_slot_find(Oid database)
 
 	for (int n = 0; n < onside_max_databases; n++)
 	{
+		/* Go round once, from there on. */
 		int			i = (last + n) % onside_max_databases;
 
 		if (onside_slot_database(&control->slots[i]) == database)
@@ -304,6 +307,8 @@ onside_slot_take(Oid database)
 
 		/* Nobody sees the slot before its fields are those of a new slot. */
 		onside_slot_reset(slot);
+
+		/* Now the slot can be found, and then the number is read. */
 		pg_write_barrier();
 		pg_atomic_write_u32(&slot->database, database);
 		pg_memory_barrier();

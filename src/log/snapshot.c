@@ -105,6 +105,7 @@ onside_snapshot_take(void)
 	FullTransactionId own = GetTopFullTransactionIdIfAny();
 	OnsideSnapshot *snapshot;
 
+	/* PostgreSQL's xids have 32 bits: widen them. */
 	snapshot = make_snapshot(onside_widen_xid(active->xmin, next),
 							 onside_widen_xid(active->xmax, next),
 							 active->xcnt + 1);
@@ -142,6 +143,8 @@ onside_snapshot_parse(const char *str)
 	for (const char *p = end + 1; *p != '\0'; p++)
 		if (p[-1] == ':' || p[-1] == ',')
 			n++;
+
+	/* xmin and xmax have been read; now the list. */
 	snapshot = make_snapshot(FullTransactionIdFromU64(xmin),
 							 FullTransactionIdFromU64(xmax), n);
 	for (uint32 i = 0; i < n; i++)

@@ -63,6 +63,8 @@ onside_sort_begin(const Oid *types, int ncolumns, int nkeys)
 	sort->state = tuplesort_begin_heap(tupdesc, nkeys, columns, operators,
 									   collations, nulls_first, work_mem,
 									   NULL, TUPLESORT_NONE);
+
+	/* Rows go in by one slot and come out by another. */
 	sort->in = MakeSingleTupleTableSlot(tupdesc, &TTSOpsVirtual);
 	sort->out = MakeSingleTupleTableSlot(tupdesc, &TTSOpsMinimalTuple);
 	return sort;

@@ -57,11 +57,14 @@ look_up_relation(const char *name)
 
 	if (!registered)
 	{
+		/* Be told of every change, from the first lookup on. */
 		CacheRegisterSyscacheCallback(RELNAMENSP, forget_known, (Datum) 0);
 		CacheRegisterSyscacheCallback(NAMESPACEOID, forget_known, (Datum) 0);
 		registered = true;
 	}
 	before = changes;
+
+	/* A change that comes during the lookup shows in "changes". */
 	schema = get_namespace_oid(ONSIDE_SCHEMA, true);
 	oid = OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
 

@@ -57,10 +57,13 @@ onside_take_lock(Relation rel, ItemPointer tid, LockWaitPolicy wait,
 	TM_FailureData failure;
 	TM_Result	result;
 
+	/* The lock also keeps others from changing the row until we delete it. */
 	result = table_tuple_lock(rel, tid, GetActiveSnapshot(), slot,
 							  GetCurrentCommandId(true), LockTupleExclusive,
 							  wait, TUPLE_LOCK_FLAG_FIND_LAST_VERSION,
 							  &failure);
+
+	/* With FIND_LAST_VERSION, an updated row is no result of its own. */
 	switch (result)
 	{
 		case TM_Ok:
@@ -76,6 +79,7 @@ onside_take_lock(Relation rel, ItemPointer tid, LockWaitPolicy wait,
 	}
 }
 
+/* Deletes a changed row, too: what counts is that it is there. */
 bool
 onside_take_away(Relation rel, const char *index, AttrNumber column,
 				 const pg_uuid_t *value)
