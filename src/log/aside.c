@@ -157,8 +157,10 @@ begin_scan(Relation rel, ScanKey keys, int nkeys)
 static int
 estimate_bytes(TupleTableSlot *row)
 {
-	Size		size = toast_raw_datum_size(row->tts_values[Anum_outbox_payload - 1]) +
-		toast_raw_datum_size(row->tts_values[Anum_outbox_event_name - 1]);
+	Datum	   *values = row->tts_values;
+	Size		size =
+		toast_raw_datum_size(values[Anum_outbox_payload - 1]) +
+		toast_raw_datum_size(values[Anum_outbox_event_name - 1]);
 
 	return (int) Min(size, INT_MAX / 2) + RENDERED_FRAME;
 }
@@ -181,7 +183,7 @@ scan_events(Relation rel, ScanKey keys, int nkeys,
 		slot_getallattrs(scan->slot);
 		goes_on = callback(DatumGetUUIDP(values[Anum_aside_id - 1]),
 						   DatumGetUUIDP(values[Anum_outbox_event_id - 1]),
-						   DatumGetTimestampTz(values[Anum_outbox_recorded_at - 1]),
+						   onside_outbox_recorded_at(scan->slot),
 						   estimate_bytes(scan->slot), arg);
 	}
 	systable_endscan(scan);

@@ -200,7 +200,8 @@ onside_commit_next_id(void)
 											   sizeof(Level));
 
 		level->subid = subid;
-		level->before = xact.levels == NULL ? 0 : xact.levels->before + xact.levels->count;
+		level->before = xact.levels == NULL ? 0 :
+			xact.levels->before + xact.levels->count;
 		level->count = 0;
 		level->outer = xact.levels;
 		xact.levels = level;

@@ -404,7 +404,8 @@ onside_crash_guard_reason(void)
 			return psprintf("%s has crashed %d times since %s and is not started, because each crash ends all sessions of the server; the last time it was %s; sending goes on by itself at %s, or at once after resume(); events are recorded and not counted",
 							OidIsValid(processes[i]) ? "the worker" : "the launcher",
 							MAX_CRASHES, print_moment(record.crashed_at[0]),
-							describe_crash(&record), print_moment(record.wait_until));
+							describe_crash(&record),
+							print_moment(record.wait_until));
 	}
 	return NULL;
 }

@@ -101,8 +101,10 @@ onside_dead_letter_clip(const char *error)
 static text *
 clipped_name(text *name)
 {
+	Datum		max = Int32GetDatum(ONSIDE_API_NAME_MAX);
+
 	return DatumGetTextPP(DirectFunctionCall2(text_left, PointerGetDatum(name),
-											  Int32GetDatum(ONSIDE_API_NAME_MAX)));
+											  max));
 }
 
 /*
@@ -118,8 +120,8 @@ onside_dead_letter_lock(int patience)
 	/* A transaction waits once, however many rows it has. */
 	if (waited_in == GetCurrentTransactionStartTimestamp())
 		patience = 0;
-	for (int waited = 0;
-		 OidIsValid(relid) && !ConditionalLockRelationOid(relid, RowExclusiveLock);
+	for (int waited = 0; OidIsValid(relid) &&
+		 !ConditionalLockRelationOid(relid, RowExclusiveLock);
 		 waited += LOCK_POLL)
 	{
 		if (waited >= patience)
@@ -471,7 +473,8 @@ put_back_letters(Relation rel, OnsideSort *sort, const Wanted *wanted)
 
 	while ((noted = onside_sort_next(sort)) != NULL)
 	{
-		ItemPointerData tid = *(ItemPointer) DatumGetPointer(noted->tts_values[1]);
+		Datum	   *values = noted->tts_values;
+		ItemPointerData tid = *(ItemPointer) DatumGetPointer(values[1]);
 		MemoryContext old = MemoryContextSwitchTo(per_letter);
 		OnsideEvent event;
 		bool		taken;

@@ -45,8 +45,10 @@
 #define JSON_MAX_SHRINKAGE		8
 
 /* The years 1 to 9999: as Julian days, 0001-01-01 and 10000-01-01. */
-#define FIRST_DATETIME	((INT64CONST(1721426) - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
-#define END_DATETIME	((INT64CONST(5373485) - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
+#define FIRST_DATETIME \
+	((INT64CONST(1721426) - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
+#define END_DATETIME \
+	((INT64CONST(5373485) - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
 
 /* More bytes than an event's JSON has besides payload and event_name. */
 #define EVENT_FIXED_PART		512
@@ -241,8 +243,9 @@ numbers_length(Jsonb *payload, Size limit)
 		if ((token == WJB_VALUE || token == WJB_ELEM) &&
 			value.type == jbvNumeric)
 		{
-			char	   *str = DatumGetCString(DirectFunctionCall1(numeric_out,
-																  NumericGetDatum(value.val.numeric)));
+			Datum		number = NumericGetDatum(value.val.numeric);
+			char	   *str =
+				DatumGetCString(DirectFunctionCall1(numeric_out, number));
 
 			length += strlen(str);
 			pfree(str);

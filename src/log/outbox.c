@@ -114,7 +114,8 @@ onside_append(OnsideAppend *append, const OnsideEvent *event)
 	/* The event's own columns, and then its place in the log. */
 	onside_outbox_set_event(slot, event);
 	values[Anum_outbox_recorded_at - 1] = TimestampTzGetDatum(append->now);
-	values[Anum_outbox_xid - 1] = FullTransactionIdGetDatum(GetTopFullTransactionId());
+	values[Anum_outbox_xid - 1] =
+		FullTransactionIdGetDatum(GetTopFullTransactionId());
 	values[Anum_outbox_id - 1] = Int64GetDatum(onside_commit_next_id());
 	values[Anum_outbox_segment - 1] = Int16GetDatum(append->segment);
 

@@ -143,7 +143,8 @@ onside_ranges_pending(const OnsideCursor *cursor, const OnsideSnapshot *seen,
 				add_ended(ranges, window->xip[i], seen);
 
 		/* The rest of the position's own transaction. */
-		if (FullTransactionIdIsValid(pos) && onside_snapshot_includes(seen, pos))
+		if (FullTransactionIdIsValid(pos) &&
+			onside_snapshot_includes(seen, pos))
 			onside_ranges_add(ranges, pos, pos, cursor->pos.id);
 		if (!FullTransactionIdPrecedes(pos, later))
 			later = next_xid(pos);

@@ -256,7 +256,8 @@ onside_shape_find(OnsideTables *tables)
 	if (!OidIsValid(tables->schema))
 		return false;
 	for (int i = 0; i < ONSIDE_TABLES; i++)
-		tables->relid[i] = get_relname_relid(onside_shapes[i].name, tables->schema);
+		tables->relid[i] = get_relname_relid(onside_shapes[i].name,
+											 tables->schema);
 	return true;
 }
 
@@ -385,12 +386,12 @@ onside_shape_index_command(const OnsideShape *shape,
 }
 
 /* Reads one of the vectors at the end of a row of pg_index. */
-static Datum
-vector_of(HeapTuple tuple, AttrNumber attnum)
+static void *
+read_vector(HeapTuple tuple, AttrNumber attnum)
 {
 	bool		isnull;
 
-	return SysCacheGetAttr(INDEXRELID, tuple, attnum, &isnull);
+	return DatumGetPointer(SysCacheGetAttr(INDEXRELID, tuple, attnum, &isnull));
 }
 
 /*
@@ -412,8 +413,8 @@ onside_shape_index_is_usable(HeapTuple tuple, const OnsideShape *shape,
 		return false;
 
 	/* Compare column by column; option 0 is ascending, NULLs last. */
-	collations = (oidvector *) DatumGetPointer(vector_of(tuple, Anum_pg_index_indcollation));
-	options = (int2vector *) DatumGetPointer(vector_of(tuple, Anum_pg_index_indoption));
+	collations = read_vector(tuple, Anum_pg_index_indcollation);
+	options = read_vector(tuple, Anum_pg_index_indoption);
 	for (int i = 0; i < ONSIDE_SHAPE_KEYS; i++)
 	{
 		/* The index ends here.  Does the shape, too? */
@@ -453,8 +454,9 @@ onside_shape_find_index(Relation rel, const char *name)
 {
 	const OnsideShape *shape = shape_of(rel);
 
-	for (int i = 0; i < ONSIDE_SHAPE_INDEXES && shape->indexes[i].name != NULL; i++)
-		if (strcmp(shape->indexes[i].name, name) == 0)
+	for (int i = 0; i < ONSIDE_SHAPE_INDEXES; i++)
+		if (shape->indexes[i].name != NULL &&
+			strcmp(shape->indexes[i].name, name) == 0)
 			return usable_index(rel, shape, &shape->indexes[i]);
 	elog(ERROR, "\"%s\" is not an index of table \"%s\"", name, shape->name);
 }

@@ -374,7 +374,9 @@ onside_shape_problems(const OnsideTables *tables, int n, Snapshot snapshot,
 {
 	const OnsideShape *shape = &onside_shapes[n];
 	Oid			relid = tables->relid[n];
-	Check		check = {.tables = tables, .shape = shape, .snapshot = snapshot};
+	Check		check = {
+		.tables = tables, .shape = shape, .snapshot = snapshot
+	};
 
 	/* Is the table there at all? */
 	visit_rows(&check, RelationRelationId, ClassOidIndexId, Anum_pg_class_oid,

@@ -115,8 +115,8 @@ check_drop_index(const OnsideTables *tables, DropStmt *stmt)
 	foreach(lc, stmt->objects)
 	{
 		/* Find the index as the statement will find it. */
-		Oid			index = RangeVarGetRelid(makeRangeVarFromNameList(lfirst(lc)),
-											 NoLock, true);
+		RangeVar   *name = makeRangeVarFromNameList(lfirst(lc));
+		Oid			index = RangeVarGetRelid(name, NoLock, true);
 
 		/* Our indexes are in our schema. */
 		if (!OidIsValid(index) || get_rel_namespace(index) != tables->schema)

@@ -90,8 +90,8 @@ typedef enum OnsideSlotState
  *
  * The states, and who makes each step:
  *
- *		FREE -> WANTED			onside_service_request(), called by the commit of
- *								CREATE EXTENSION, and by the launcher for a
+ *		FREE -> WANTED			onside_service_request(), called by the commit
+ *								of CREATE EXTENSION, and by the launcher for a
  *								database that it does not know
  *		WANTED -> STARTING		the launcher, about to register a worker
  *		STARTING -> WANTED		the launcher, when the worker could not be
@@ -101,7 +101,7 @@ typedef enum OnsideSlotState
  *		STARTING or RUNNING -> ABSENT	the worker, when it leaves because there
  *								is no extension (any more)
  *		ABSENT -> WANTED		onside_service_request()
- *		ABSENT or WANTED -> FREE	the launcher, and the database loses its slot
+ *		ABSENT or WANTED -> FREE	the launcher: the database loses its slot
  *
  * A worker is in the slot (worker_pid is set) only in STARTING and RUNNING.  It
  * takes the slot in STARTING or not at all, and the launcher takes no slot out

@@ -148,7 +148,8 @@ onside_snapshot_parse(const char *str)
 	snapshot = make_snapshot(FullTransactionIdFromU64(xmin),
 							 FullTransactionIdFromU64(xmax), n);
 	for (uint32 i = 0; i < n; i++)
-		snapshot->xip[i] = FullTransactionIdFromU64(strtou64(end + 1, &end, 10));
+		snapshot->xip[i] =
+			FullTransactionIdFromU64(strtou64(end + 1, &end, 10));
 	return snapshot;
 }
 
