@@ -83,6 +83,8 @@ onside_aside_insert(const pg_uuid_t *id, const OnsideEvent *event,
 	Datum	   *values;
 
 	onside_insert_begin(&insert, onside_table_oid("aside"));
+
+	/* The table has the event's columns where the outbox has them. */
 	slot = onside_insert_slot(&insert);
 	values = slot->tts_values;
 	memset(slot->tts_isnull, false, Natts_aside * sizeof(bool));
@@ -101,6 +103,7 @@ onside_aside_insert(const pg_uuid_t *id, const OnsideEvent *event,
 	onside_insert_end(&insert);
 }
 
+/* Looks the row up by its primary key. */
 bool
 onside_aside_fetch(const pg_uuid_t *id, OnsideEvent *event,
 				   TimestampTz *recorded_at)
@@ -154,8 +157,10 @@ begin_scan(Relation rel, ScanKey keys, int nkeys)
 static int
 estimate_bytes(TupleTableSlot *row)
 {
-	Size		size = toast_raw_datum_size(row->tts_values[Anum_outbox_payload - 1]) +
-		toast_raw_datum_size(row->tts_values[Anum_outbox_event_name - 1]);
+	Datum	   *values = row->tts_values;
+	Size		size =
+		toast_raw_datum_size(values[Anum_outbox_payload - 1]) +
+		toast_raw_datum_size(values[Anum_outbox_event_name - 1]);
 
 	return (int) Min(size, INT_MAX / 2) + RENDERED_FRAME;
 }
@@ -173,10 +178,12 @@ scan_events(Relation rel, ScanKey keys, int nkeys,
 		Datum	   *values = scan->slot->tts_values;
 
 		CHECK_FOR_INTERRUPTS();
+
+		/* The callback gets what it needs to know without the event itself. */
 		slot_getallattrs(scan->slot);
 		goes_on = callback(DatumGetUUIDP(values[Anum_aside_id - 1]),
 						   DatumGetUUIDP(values[Anum_outbox_event_id - 1]),
-						   DatumGetTimestampTz(values[Anum_outbox_recorded_at - 1]),
+						   onside_outbox_recorded_at(scan->slot),
 						   estimate_bytes(scan->slot), arg);
 	}
 	systable_endscan(scan);
@@ -261,6 +268,8 @@ onside_aside_read(TimestampTz after_recorded_at, const pg_uuid_t *after_id,
 	sort = onside_sort_begin(types, SORTED_NCOLUMNS, SORTED_NKEYS);
 	scan_behind(rel, after_recorded_at, after_id, sort_event, sort);
 	table_close(rel, AccessShareLock);
+
+	/* The callback may stop, as in a scan. */
 	while ((row = onside_sort_next(sort)) != NULL &&
 		   callback(DatumGetUUIDP(row->tts_values[SORTED_ID]),
 					DatumGetUUIDP(row->tts_values[SORTED_EVENT_ID]),
@@ -275,6 +284,7 @@ onside_aside_read(TimestampTz after_recorded_at, const pg_uuid_t *after_id,
  * ----------
  */
 
+/* Counts rows, and looks for the oldest among them in any order. */
 int64
 onside_aside_count(int64 max, TimestampTz *oldest)
 {

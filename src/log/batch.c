@@ -25,6 +25,7 @@
 #include "clock.h"
 #include "log/batch.h"
 
+/* The batch, its body and what grows with it are in one context. */
 OnsideBatch *
 onside_batch_create(void)
 {
@@ -34,9 +35,12 @@ onside_batch_create(void)
 	MemoryContext old = MemoryContextSwitchTo(context);
 	OnsideBatch *batch = palloc(sizeof(OnsideBatch));
 
+	/* The items need no zeros. */
 	memset(batch, 0, offsetof(OnsideBatch, items));
 	batch->context = context;
 	batch->opened_at = onside_clock();
+
+	/* The body begins with what surrounds the events. */
 	initStringInfo(&batch->body);
 	appendStringInfoString(&batch->body, ONSIDE_API_BODY_OPEN);
 	MemoryContextSwitchTo(old);
@@ -67,8 +71,8 @@ find_seen(OnsideBatch *batch, const pg_uuid_t *event_id)
 }
 
 /*
- * The event is rendered before max_bytes is checked, since only then we know
- * its size.  If it does not fit, it is cut off again.
+ * Renders the event before it checks max_bytes, since only then we know the
+ * event's size.  If the event does not fit, it is cut off again.
  */
 bool
 onside_batch_add(OnsideBatch *batch, const OnsideEvent *event,
@@ -104,6 +108,7 @@ onside_batch_add(OnsideBatch *batch, const OnsideEvent *event,
 		return false;
 	}
 
+	/* The event is in the batch: remember its event_id. */
 	memcpy(item->event_id, event->event_id.data, UUID_LEN);
 	*seen = ++batch->nitems;
 	return true;

@@ -4,16 +4,18 @@
  *		What a backend does once its transaction has committed.
  *
  * PostgreSQL calls XACT_EVENT_COMMIT callbacks when the transaction is already
- * visible to others, which is just when the worker is to be woken.  Nothing in
- * a callback may fail: the transaction can no longer be undone.
+ * visible to others.  That is the right moment to wake the worker.  Nothing in
+ * a callback may fail: the transaction can no longer be undone.  A callback
+ * takes no lock but those of shmem.c, for an instant, and only if a worker is
+ * to be started.
  *
- * Events are numbered from 1 within their top-level transaction, and counted per
- * subtransaction: what a savepoint has recorded is forgotten when it is rolled
- * back, and its numbers are given again, so that the numbers of a transaction's
- * events have no gap and its last one says how many there are.  That is how
- * utility_hook.c counts the events of a transaction that another session has
- * prepared.  Whether such a transaction has withdrawn events nobody can see
- * afterwards, so it is noted when it is prepared.
+ * Events are numbered from 1 within their top-level transaction, and counted
+ * per subtransaction.  What a savepoint has recorded is forgotten when it is
+ * rolled back, and its numbers are given again.  So the numbers of a
+ * transaction's events have no gap, and the last number says how many events
+ * there are.  That is how utility_hook.c counts the events of a transaction
+ * that another session has prepared.  Nobody can see afterwards whether that
+ * transaction has withdrawn events, so we note that when it is prepared.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,9 +30,9 @@
 #include "log/service.h"
 
 /*
- * A subtransaction that recorded events; the innermost one comes first.  Only
- * the innermost records, so what the outer ones have recorded does not change
- * as long as it is there.
+ * A subtransaction that has recorded events.  The innermost one comes first in
+ * the list.  Only the innermost one records, so the counts of the outer ones do
+ * not change while it is there.
  */
 typedef struct Level
 {
@@ -41,8 +43,8 @@ typedef struct Level
 } Level;
 
 /*
- * What the present transaction has done that concerns others once it has committed.
- * PostgreSQL's callbacks get no better place for it than a static of the session.
+ * What the present transaction has done that concerns other processes once it
+ * has committed.  PostgreSQL's callbacks can find it only in a static.
  */
 typedef struct XactState
 {
@@ -59,9 +61,9 @@ typedef struct XactState
 static XactState xact;
 
 /*
- * The transaction has committed: adds its events to those that were recorded, wakes
- * the worker for what it has done, and the launcher if a worker is to be started.
- * The slot may be gone, or new; see OnsideSlot.
+ * The transaction has committed.  Counts its events, wakes the worker for what
+ * the transaction has done, and wakes the launcher if a worker is to be
+ * started.  The slot may have been given away meanwhile; see OnsideSlot.
  */
 static void
 after_commit(void)
@@ -69,11 +71,14 @@ after_commit(void)
 	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
 	int64		count = xact.prepared;
 
+	/* Savepoints that were released have been added to the outer level. */
 	if (xact.levels != NULL)
 		count += xact.levels->before + xact.levels->count;
 
 	if (slot != NULL && count > 0)
 		onside_slot_count(slot, count);
+
+	/* resume() also ends the waits after failures and crashes. */
 	if (xact.wake_bits & ONSIDE_WAKE_RESUME)
 	{
 		onside_crash_guard_release();
@@ -81,23 +86,27 @@ after_commit(void)
 			pg_atomic_write_u32(&slot->start_now, 1);
 	}
 
-	/* The worker empties segments itself. */
+	/* The worker need not tell itself that it has emptied a segment. */
 	if (slot != NULL && (xact.wake_bits & ONSIDE_WAKE_WITHDRAWN) != 0 &&
 		onside_slot_is_mine(slot))
 		xact.wake_bits &= ~ONSIDE_WAKE_WITHDRAWN;
 	if (slot != NULL && xact.wake_bits != 0)
 		onside_slot_wake(slot, xact.wake_bits);
 
+	/* CREATE EXTENSION, or a command on databases. */
 	if (onside_shmem_available())
 	{
 		if (xact.want_worker && onside_service_request(MyDatabaseId) == NULL)
-			xact.forget_absent = true;	/* for when a slot comes free */
+			xact.forget_absent = true;	/* it tries when a slot is free */
 		if (xact.want_worker || xact.wake_launcher)
 			onside_launcher_wake(xact.forget_absent);
 	}
 }
 
-/* Before, because afterwards another session can commit it at once. */
+/*
+ * Notes that the transaction has withdrawn events before it is prepared: after
+ * that, another session can commit it at once.
+ */
 static void
 before_prepare(void)
 {
@@ -107,13 +116,14 @@ before_prepare(void)
 		onside_slot_withdraw_later(slot, GetTopFullTransactionId());
 }
 
-/* Registered with PostgreSQL.  A rollback, or PREPARE, is of no concern to others. */
+/* Transaction callback.  A rollback concerns no other process. */
 static void
 xact_callback(XactEvent event, void *arg)
 {
 	switch (event)
 	{
 		case XACT_EVENT_COMMIT:
+			/* Most transactions have nothing to do with us. */
 			if (xact.levels != NULL || xact.prepared != 0 ||
 				xact.wake_bits != 0 ||
 				xact.want_worker || xact.wake_launcher)
@@ -133,8 +143,9 @@ xact_callback(XactEvent event, void *arg)
 }
 
 /*
- * The innermost level ends with its subtransaction: it becomes its parent's, or
- * a part of that, or is forgotten.
+ * Subtransaction callback: the innermost level ends with its subtransaction.
+ * On commit, the level becomes the parent's, or its count is added to the
+ * parent's level.  On rollback, the level is forgotten.
  */
 static void
 subxact_callback(SubXactEvent event, SubTransactionId mySubid,
@@ -142,6 +153,7 @@ subxact_callback(SubXactEvent event, SubTransactionId mySubid,
 {
 	Level	   *level = xact.levels;
 
+	/* This subtransaction has recorded nothing. */
 	if (level == NULL || level->subid != mySubid)
 		return;
 
@@ -149,11 +161,14 @@ subxact_callback(SubXactEvent event, SubTransactionId mySubid,
 	{
 		Level	   *outer = level->outer;
 
+		/* The parent has recorded nothing itself: it takes the level. */
 		if (outer == NULL || outer->subid != parentSubid)
 		{
 			level->subid = parentSubid;
 			return;
 		}
+
+		/* The parent has a level already: add to its count. */
 		outer->count += level->count;
 	}
 	else if (event != SUBXACT_EVENT_ABORT_SUB)
@@ -170,6 +185,9 @@ onside_commit_init(void)
 	RegisterSubXactCallback(subxact_callback, NULL);
 }
 
+/*
+ * Counts in the innermost level, and makes one if the subtransaction has none.
+ */
 int64
 onside_commit_next_id(void)
 {
@@ -177,15 +195,19 @@ onside_commit_next_id(void)
 
 	if (xact.levels == NULL || xact.levels->subid != subid)
 	{
+		/* The first event of this subtransaction. */
 		Level	   *level = MemoryContextAlloc(TopTransactionContext,
 											   sizeof(Level));
 
 		level->subid = subid;
-		level->before = xact.levels == NULL ? 0 : xact.levels->before + xact.levels->count;
+		level->before = xact.levels == NULL ? 0 :
+			xact.levels->before + xact.levels->count;
 		level->count = 0;
 		level->outer = xact.levels;
 		xact.levels = level;
 	}
+
+	/* The number follows those of the outer levels. */
 	return xact.levels->before + ++xact.levels->count;
 }
 

@@ -12,14 +12,14 @@
 extern void onside_commit_init(void);
 
 /*
- * One more event is recorded in the current subtransaction: the number that it
- * gets within its top-level transaction, counted from 1 without a gap.
+ * Counts one more event in the current subtransaction.  Returns the event's
+ * number within its top-level transaction, from 1 on without a gap.
  */
 extern int64 onside_commit_next_id(void);
 
 /*
- * This command commits n events of a transaction that was prepared; -n of
- * those that it records were counted before.
+ * Adds n to the events that this command commits: they are of a transaction
+ * that was prepared.  A negative n takes away events that were counted before.
  */
 extern void onside_commit_count_prepared(int64 n);
 
@@ -30,8 +30,8 @@ extern void onside_commit_wake(uint32 why);
 extern void onside_commit_want_worker(void);
 
 /*
- * At commit, have the launcher look at the list of databases; forget as in
- * onside_launcher_wake.
+ * At commit, have the launcher look at the list of databases.  "forget" as in
+ * onside_launcher_wake().
  */
 extern void onside_commit_wake_launcher(bool forget);
 

@@ -139,6 +139,8 @@ read_record(Oid process, Record *record)
 	bool		ok;
 
 	make_path(path, process);
+
+	/* No PostgreSQL function: those can fail with an error. */
 	fd = open(path, O_RDONLY | PG_BINARY, 0);
 	if (fd < 0)
 		return false;
@@ -177,8 +179,8 @@ overwrite_file(const char *path, const Record *record)
  */
 
 /*
- * Signal handler: writes down how the process ends, and lets it end.  Everything
- * in here is allowed in a signal handler.
+ * Signal handler: writes down how the process ends, and lets it end.
+ * Everything in here is allowed in a signal handler.
  */
 static void
 end_by_signal(int signo, siginfo_t *info, void *context)
@@ -243,6 +245,7 @@ onside_crash_guard_begin(Oid process)
 	for (int i = 0; i < (int) lengthof(crash_signals); i++)
 		sigaction(crash_signals[i], &action, NULL);
 
+	/* Without a file the process runs all the same. */
 	if (!open_file())
 		ereport(LOG,
 				(errcode_for_file_access(),
@@ -401,7 +404,8 @@ onside_crash_guard_reason(void)
 			return psprintf("%s has crashed %d times since %s and is not started, because each crash ends all sessions of the server; the last time it was %s; sending goes on by itself at %s, or at once after resume(); events are recorded and not counted",
 							OidIsValid(processes[i]) ? "the worker" : "the launcher",
 							MAX_CRASHES, print_moment(record.crashed_at[0]),
-							describe_crash(&record), print_moment(record.wait_until));
+							describe_crash(&record),
+							print_moment(record.wait_until));
 	}
 	return NULL;
 }

@@ -101,8 +101,10 @@ onside_dead_letter_clip(const char *error)
 static text *
 clipped_name(text *name)
 {
+	Datum		max = Int32GetDatum(ONSIDE_API_NAME_MAX);
+
 	return DatumGetTextPP(DirectFunctionCall2(text_left, PointerGetDatum(name),
-											  Int32GetDatum(ONSIDE_API_NAME_MAX)));
+											  max));
 }
 
 /*
@@ -118,8 +120,8 @@ onside_dead_letter_lock(int patience)
 	/* A transaction waits once, however many rows it has. */
 	if (waited_in == GetCurrentTransactionStartTimestamp())
 		patience = 0;
-	for (int waited = 0;
-		 OidIsValid(relid) && !ConditionalLockRelationOid(relid, RowExclusiveLock);
+	for (int waited = 0; OidIsValid(relid) &&
+		 !ConditionalLockRelationOid(relid, RowExclusiveLock);
 		 waited += LOCK_POLL)
 	{
 		if (waited >= patience)
@@ -239,6 +241,7 @@ onside_dead_letter_holds(const OnsideEvent *event)
 	{
 		OnsideEvent other;
 
+		/* Compare with the row of the same event_id. */
 		onside_outbox_read_event(scan->slot, &other);
 		found = are_equal_events(&wanted, &other);
 	}
@@ -269,6 +272,8 @@ onside_dead_letter_count(int64 max, TimestampTz *newest)
 		/* Without "newest" no column is read. */
 		if (newest == NULL)
 			continue;
+
+		/* The column is NOT NULL, unless somebody has altered the table. */
 		failed_at = slot_getattr(scan->slot, Anum_dead_letter_failed_at,
 								 &isnull);
 		if (!isnull)
@@ -311,6 +316,7 @@ read_wanted(Wanted *wanted, ArrayType *array)
 	if (array == NULL)
 		return;
 
+	/* The elements of a uuid array, whatever its dimensions. */
 	deconstruct_array(array, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR,
 					  &elements, &nulls, &n);
 
@@ -379,6 +385,7 @@ note_letters(Relation rel, const pg_uuid_t *event_id, OnsideSort *sort)
 		Datum		values[2];
 		bool		nulls[2] = {false, false};
 
+		/* A million dead letters take a while. */
 		CHECK_FOR_INTERRUPTS();
 		if (event_id == NULL && !was_sent(scan->slot))
 			continue;
@@ -466,7 +473,8 @@ put_back_letters(Relation rel, OnsideSort *sort, const Wanted *wanted)
 
 	while ((noted = onside_sort_next(sort)) != NULL)
 	{
-		ItemPointerData tid = *(ItemPointer) DatumGetPointer(noted->tts_values[1]);
+		Datum	   *values = noted->tts_values;
+		ItemPointerData tid = *(ItemPointer) DatumGetPointer(values[1]);
 		MemoryContext old = MemoryContextSwitchTo(per_letter);
 		OnsideEvent event;
 		bool		taken;
@@ -512,6 +520,7 @@ onside_retry_dead_letters(PG_FUNCTION_ARGS)
 	OnsideSort *sort;
 	int64		count;
 
+	/* Check what the executor would check. */
 	PreventCommandIfReadOnly("retry_dead_letters()");
 	PreventCommandIfParallelMode("retry_dead_letters()");
 	read_wanted(&wanted, PG_ARGISNULL(0) ? NULL : PG_GETARG_ARRAYTYPE_P(0));

@@ -45,8 +45,10 @@
 #define JSON_MAX_SHRINKAGE		8
 
 /* The years 1 to 9999: as Julian days, 0001-01-01 and 10000-01-01. */
-#define FIRST_DATETIME	((INT64CONST(1721426) - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
-#define END_DATETIME	((INT64CONST(5373485) - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
+#define FIRST_DATETIME \
+	((INT64CONST(1721426) - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
+#define END_DATETIME \
+	((INT64CONST(5373485) - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
 
 /* More bytes than an event's JSON has besides payload and event_name. */
 #define EVENT_FIXED_PART		512
@@ -109,8 +111,12 @@ onside_as_utf8(char *str, int len)
 	proc = FindDefaultConversionProc(encoding, PG_UTF8);
 	if (!OidIsValid(proc))
 		return NULL;
+
+	/* PostgreSQL bounds how much a conversion can add. */
 	size = ((Size) len + 1) * MAX_CONVERSION_GROWTH + 1;
 	result = palloc(size);
+
+	/* The result is how many bytes were converted. */
 	if (pg_do_encoding_conversion_buf(proc, encoding, PG_UTF8,
 									  (unsigned char *) str, len,
 									  (unsigned char *) result, size,
@@ -173,6 +179,8 @@ is_blank(const char *str)
 		while (strncmp(str, blanks[i], strlen(blanks[i])) != 0)
 			if (++i == (int) lengthof(blanks))
 				return false;
+
+		/* Skip the blank, and look at what follows. */
 		str += strlen(blanks[i]);
 	}
 	return true;
@@ -200,6 +208,8 @@ onside_event_check_name(const text *event_name, OnsideEventError *error)
 		onside_as_utf8(text_to_cstring(event_name), len);
 	if (len <= ONSIDE_API_NAME_MAX * MAX_CONVERSION_GROWTH && str == NULL)
 		return onside_event_not_utf8(error, "event_name");
+
+	/* The text was too long to convert, or it is too long now. */
 	if (str == NULL || utf8_length(str) > ONSIDE_API_NAME_MAX)
 		return bad_value(error, "event_name", "must not be longer than "
 						 CppAsString2(ONSIDE_API_NAME_MAX) " characters", hint);
@@ -228,11 +238,14 @@ numbers_length(Jsonb *payload, Size limit)
 
 	while (length < limit &&
 		   (token = JsonbIteratorNext(&it, &value, false)) != WJB_DONE)
+
+		/* A number is the value of a key, or an element of an array. */
 		if ((token == WJB_VALUE || token == WJB_ELEM) &&
 			value.type == jbvNumeric)
 		{
-			char	   *str = DatumGetCString(DirectFunctionCall1(numeric_out,
-																  NumericGetDatum(value.val.numeric)));
+			Datum		number = NumericGetDatum(value.val.numeric);
+			char	   *str =
+				DatumGetCString(DirectFunctionCall1(numeric_out, number));
 
 			length += strlen(str);
 			pfree(str);
@@ -259,6 +272,8 @@ render_event(StringInfo out, const OnsideEvent *event)
 	appendStringInfoString(out, "{\"event_name\":");
 	escape_json(out, name);
 	pfree(name);
+
+	/* jsonb prints its keys in an order of its own, always the same. */
 	appendStringInfoString(out, ",\"payload\":");
 	(void) JsonbToCString(out, &event->payload->root,
 						  VARSIZE_ANY(event->payload));
@@ -455,6 +470,7 @@ onside_event_next_id(pg_uuid_t *id)
 	static pg_uuid_t drawn[256];
 	static int	left = 0;
 
+	/* Draw the next 256 at once. */
 	if (left == 0)
 	{
 		if (!pg_strong_random(drawn, sizeof(drawn)))
@@ -510,6 +526,7 @@ read_zone(const char **p, int *tz)
 	int			hours;
 	int			minutes = 0;
 
+	/* UTC has a letter of its own. */
 	if (**p == 'Z' || **p == 'z')
 	{
 		(*p)++;

@@ -4,11 +4,12 @@
  *		Events that come into our tables by INSERT and COPY.
  *
  * Users, restores and logical replication write into the tables past the
- * extension's own functions.  The trigger here checks a row like any event,
- * and overwrites its xid and id: a number from another cluster must never be
- * taken for a transaction of this one.  An invalid event is an error.  Logical
- * replication would stop at an error, so there the event becomes a dead
- * letter.
+ * extension's own functions.  The trigger here checks a row like any event, and
+ * overwrites its xid and id: a number from another cluster must never be taken
+ * for a transaction of this one.  An invalid event is an error.  Logical
+ * replication would stop at an error, so there the event becomes a dead letter.
+ *
+ * No locks but those of the statement; a dead letter waits for its table.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,14 +34,14 @@
 
 PG_FUNCTION_INFO_V1(onside_before_change);
 
-/* The recorded_at of a row that somebody inserts. */
+/* The recorded_at that an inserted row gets. */
 static TimestampTz
 recorded_at_of(TupleTableSlot *row)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz given;
 
-	/* A restored row keeps its age, but nothing was recorded in the future. */
+	/* A restored row keeps its time, but nothing was recorded in the future. */
 	if (row->tts_isnull[Anum_outbox_recorded_at - 1])
 		return now;
 	given = DatumGetTimestampTz(row->tts_values[Anum_outbox_recorded_at - 1]);
@@ -48,9 +49,9 @@ recorded_at_of(TupleTableSlot *row)
 }
 
 /*
- * An error would stop the subscription, and with it all later events.  A
- * second initial copy brings the same events again, which are dead letters
- * already.
+ * Puts an invalid event of logical replication into dead_letter: an error would
+ * stop the subscription, and with it all later events.  A second initial copy
+ * brings the same events again, which are dead letters already.
  */
 static void
 make_dead_letter(const OnsideEvent *event, const OnsideEventError *error,
@@ -68,9 +69,9 @@ make_dead_letter(const OnsideEvent *event, const OnsideEventError *error,
 }
 
 /*
- * Checks a row that is inserted, and completes it: in a segment it gets its
- * place in the log, in aside the time of a failure.  NULL if it is not to be
- * inserted.
+ * Checks a row that is inserted, and completes it.  In a segment the row gets
+ * its place in the log, in aside the time of a failure.  Returns NULL if the
+ * row shall not be inserted.
  */
 static HeapTuple
 complete_row(TriggerData *trigdata, bool aside)
@@ -85,7 +86,7 @@ complete_row(TriggerData *trigdata, bool aside)
 		Anum_outbox_xid, Anum_outbox_id
 	};
 
-	/* The same rules as for track(), and a new event_id if there is none. */
+	/* Apply the rules of track(), with a new event_id if there is none. */
 	onside_outbox_read_event(row, &event);
 	if (!event.has_event_id)
 	{
@@ -94,17 +95,21 @@ complete_row(TriggerData *trigdata, bool aside)
 	}
 	if (!onside_event_check(&event, &error))
 	{
+		/* A person, or a restore, is told what is wrong. */
 		if (!IsLogicalWorker())
 			onside_event_throw(&error);
 		make_dead_letter(&event, &error, recorded_at_of(row));
 		return NULL;
 	}
 
-	/* aside keeps when the event failed; the log gives it a new place. */
+	/* aside keeps when the event failed; in the log, the event gets a place. */
+
+	/* These columns change in both tables. */
 	values[0] = UUIDPGetDatum(&event.event_id);
 	values[1] = TimestampTzGetDatum(recorded_at_of(row));
 	if (aside)
 	{
+		/* Somebody may not know when the event failed. */
 		columns[2] = Anum_aside_failed_at;
 		values[2] = row->tts_isnull[Anum_aside_failed_at - 1] ?
 			TimestampTzGetDatum(GetCurrentTimestamp()) :
@@ -126,7 +131,8 @@ complete_row(TriggerData *trigdata, bool aside)
  * function's EXECUTE is checked when the trigger is made.
  *
  * The worker must not send a deleted event any more, and must send an event
- * that somebody puts aside.  So it has to compare what it has in memory.
+ * that somebody puts aside.  So the commit tells the worker to compare what it
+ * has in memory with the tables.
  */
 Datum
 onside_before_change(PG_FUNCTION_ARGS)
@@ -147,17 +153,22 @@ onside_before_change(PG_FUNCTION_ARGS)
 						   RelationGetRelationName(trigdata->tg_relation)) : 0));
 	(void) onside_shape_require(trigdata->tg_relation, false);
 
+	/* A deleted event is withdrawn. */
 	if (TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
 	{
 		onside_commit_wake(ONSIDE_WAKE_WITHDRAWN);
 		return PointerGetDatum(trigdata->tg_trigtuple);
 	}
+
+	/* An event that may have been sent must not change. */
 	if (!TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 aside ? errmsg("an event in \"aside\" cannot be changed") :
 				 errmsg("the outbox is append-only"),
 				 errhint("Record another event instead of changing one.")));
+
+	/* The worker has to read aside again. */
 	if (aside)
 		onside_commit_wake(ONSIDE_WAKE_WITHDRAWN);
 	return PointerGetDatum(complete_row(trigdata, aside));

@@ -124,6 +124,7 @@ prepare_others(OnsideInsert *insert, int ncolumns)
 		Node	   *expr = attr->attisdropped || attr->attgenerated != '\0' ?
 			NULL : build_column_default(insert->rel, i + 1);
 
+		/* Without a default, the column stays NULL. */
 		if (expr != NULL)
 			insert->defaults[i] = ExecPrepareExpr((Expr *) expr,
 												  insert->estate);
@@ -141,6 +142,8 @@ compute_others(OnsideInsert *insert, TupleTableSlot *slot)
 
 	/* Run the code of defaults and generated columns as the table's owner. */
 	become_owner(insert, &self);
+
+	/* Defaults come first: a generated column can depend on them. */
 	for (int i = insert->first_other; i < tupdesc->natts; i++)
 		if (insert->defaults[i] != NULL)
 			slot->tts_values[i] =
@@ -237,25 +240,20 @@ onside_insert_slot(OnsideInsert *insert)
 static void
 insert_rows(OnsideInsert *insert)
 {
-	MemoryContext old;
+	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext,
+												  "onside_attribution insert",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(insert->context);
 
 	if (insert->bistate == NULL)
-	{
-		/* What several flushes share. */
-		old = MemoryContextSwitchTo(insert->context);
 		insert->bistate = GetBulkInsertState();
-		insert->flush_context =
-			AllocSetContextCreate(insert->context, "onside_attribution insert",
-								  ALLOCSET_DEFAULT_SIZES);
-		MemoryContextSwitchTo(old);
-	}
 
 	/* table_multi_insert() leaves its scratch memory behind. */
-	old = MemoryContextSwitchTo(insert->flush_context);
+	MemoryContextSwitchTo(scratch);
 	table_multi_insert(insert->rel, insert->slots, insert->nrows,
 					   GetCurrentCommandId(true), 0, insert->bistate);
 	MemoryContextSwitchTo(old);
-	MemoryContextReset(insert->flush_context);
+	MemoryContextDelete(scratch);
 }
 
 /*
@@ -276,6 +274,7 @@ insert_index_entries(OnsideInsert *insert, TupleTableSlot *slot,
 	{
 		Self		self;
 
+		/* Expressions and conditions are the owner's code. */
 		become_owner(insert, &self);
 		(void) onside_insert_index_entries(rri, slot, insert->estate,
 										   summaries);
@@ -289,6 +288,7 @@ insert_index_entries(OnsideInsert *insert, TupleTableSlot *slot,
 	{
 		IndexInfo  *info = rri->ri_IndexRelationInfo[i];
 
+		/* An index that is being made concurrently is not ready at first. */
 		if (!info->ii_ReadyForInserts ||
 			(summaries && !onside_is_summary(info)))
 			continue;
@@ -315,6 +315,7 @@ flush_rows(OnsideInsert *insert)
 
 	for (int i = 0; i < insert->nrows; i++)
 	{
+		/* The rows are in the table; now each index gets its entries. */
 		insert_index_entries(insert, insert->slots[i], false);
 		ExecClearTuple(insert->slots[i]);
 	}
@@ -355,7 +356,6 @@ onside_insert_end(OnsideInsert *insert)
 	if (insert->bistate != NULL)
 	{
 		FreeBulkInsertState(insert->bistate);
-		MemoryContextDelete(insert->flush_context);
 		table_finish_bulk_insert(insert->rel, 0);
 	}
 	for (int i = 0; i < insert->nslots; i++)

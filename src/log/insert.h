@@ -17,7 +17,6 @@ typedef struct OnsideInsert
 {
 	Relation	rel;
 	MemoryContext context;
-	MemoryContext flush_context;
 	ResultRelInfo *rri;
 	bool		computes;		/* others have added what must be computed */
 	EState	   *estate;			/* if it does */

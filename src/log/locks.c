@@ -3,10 +3,10 @@
  * locks.c
  *		Locks on the extension's tables that nobody waits for.
  *
- * A session may have locked one of our tables for an hour.  The worker then
- * does what needs other tables, and "status" says at once what is locked.  So
- * both first take, with this file, the locks of all that they are about to
- * open.  They open nothing if one of these locks is not free.
+ * A session may have locked one of our tables for an hour.  The worker must
+ * then go on with what needs other tables, and "status" must say at once what
+ * is locked.  So both first take, with this file, the locks of all that they
+ * are about to open.  They open nothing if one of these locks is not free.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,6 +17,7 @@
 #include "log/locks.h"
 #include "log/tables.h"
 
+/* Which uses need which lock; a relation can stand here several times. */
 typedef struct Use
 {
 	int			use;
@@ -41,7 +42,7 @@ static const Use relations[] = {
 	{ONSIDE_READS_ASIDE, "aside", AccessShareLock},
 	{ONSIDE_READS_ASIDE, "aside_recorded_at_id_idx", AccessShareLock},
 
-	/* While forget() is under way no event moves on to dead_letter, either. */
+	/* forget() locks aside; then no event may move on to dead_letter either. */
 	{ONSIDE_USES_ASIDE | ONSIDE_USES_DEAD_LETTER, "aside", RowExclusiveLock},
 	{ONSIDE_USES_ASIDE, "aside_pkey", RowExclusiveLock},
 	{ONSIDE_USES_ASIDE, "aside_recorded_at_id_idx", RowExclusiveLock},
@@ -57,7 +58,7 @@ used_relation(int uses, int i)
 		onside_relation_oid(relations[i].name);
 }
 
-/* Unlocks what is used of the first n. */
+/* Unlocks what is used of the first n relations. */
 static void
 unlock_first(int uses, int n)
 {
@@ -77,7 +78,7 @@ onside_lock_tables(int uses)
 	{
 		Oid			oid = used_relation(uses, i);
 
-		/* What is missing is said by whoever opens it. */
+		/* Whoever opens a missing relation reports it. */
 		if (OidIsValid(oid) &&
 			!ConditionalLockRelationOid(oid, relations[i].mode))
 		{

@@ -7,13 +7,14 @@
  * same keys.  So the key of a mapped column is preceded by the database's
  * namespace, a random UUID in a table of one row.
  *
- * A dump has the row, and a restored row replaces the one that CREATE
- * EXTENSION has made: a restored database is the same shop.  A row that
- * logical replication brings is another database's, and is dropped; rescue.c
- * undoes a replicated TRUNCATE.
+ * A dump has the row, and a restored row replaces the row that CREATE EXTENSION
+ * has made: a restored database is the same shop.  A row that logical
+ * replication brings is another database's, and is dropped.  rescue.c undoes a
+ * replicated TRUNCATE.
  *
  * The row is read with the latest snapshot: a transaction must not use a
- * namespace that another one has replaced.
+ * namespace that another transaction has replaced.  Reading releases its
+ * AccessShareLock at once.  A table that is missing or was altered is an error.
  *
  *-------------------------------------------------------------------------
  */
@@ -45,8 +46,8 @@ enum
 };
 
 /*
- * By the latest snapshot, not the transaction's: a namespace that was put back
- * meanwhile counts at once.
+ * Reads with the latest snapshot, not the transaction's: a namespace that was
+ * put back meanwhile counts at once.
  */
 bool
 onside_namespace_read(pg_uuid_t *id)
@@ -59,8 +60,12 @@ onside_namespace_read(pg_uuid_t *id)
 	bool		isnull;
 
 	(void) onside_shape_require(rel, true);
+
+	/* The table has one row. */
 	scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, NULL);
 	found = HeapTupleIsValid(systable_getnext(scan));
+
+	/* The slot is valid only until the scan ends. */
 	if (found)
 		*id = *DatumGetUUIDP(slot_getattr(scan->slot, Anum_namespace_id,
 										  &isnull));
@@ -87,7 +92,8 @@ onside_namespace_put_back(const pg_uuid_t *id)
 }
 
 /*
- * Replaces the row, as the user who inserts one.  False if the table is empty.
+ * Replaces the row, with the rights of the user who inserts.  Returns false if
+ * the table is empty.
  */
 static bool
 replace_namespace(Datum id)
@@ -122,14 +128,18 @@ onside_take_namespace(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("this function is a trigger of the extension's tables")));
+
+	/* Another database's row, or its deletion, changes nothing here. */
 	if (IsLogicalWorker())
 		return PointerGetDatum(NULL);
+
+	/* A person may change or delete the row. */
 	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
 		return PointerGetDatum(trigdata->tg_newtuple);
 	if (!TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
 		return PointerGetDatum(trigdata->tg_trigtuple);
 
-	/* NOT NULL will say what is wrong with a NULL. */
+	/* Replace the row, or insert it.  A NULL is left to the NOT NULL. */
 	id = slot_getattr(trigdata->tg_trigslot, Anum_namespace_id, &isnull);
 	return PointerGetDatum(!isnull && replace_namespace(id) ? NULL :
 						   trigdata->tg_trigtuple);

@@ -3,19 +3,19 @@
  * outbox.c
  *		Appending to the log.
  *
- * The outbox is a table of three segments that are only ever appended to and
- * emptied whole.  Each row carries the xid8 of its top-level transaction and a
- * number that counts within that transaction; (xid, id) is its place in the
- * log.  Which segment is written to is a hint in shared memory.  A row may be
- * in any segment, so sessions need not agree, and writers never wait when the
- * hint changes.
+ * The outbox is a table of three segments.  Rows are only appended, and a
+ * segment is only emptied as a whole.  Each row carries the xid8 of its
+ * top-level transaction, and a number that counts within that transaction.
+ * (xid, id) is the event's place in the log.  A hint in shared memory says
+ * which segment is written to.  A row may be in any segment, so sessions need
+ * not agree, and nobody waits when the hint changes.
  *
  * There are two ways in.  The extension's own functions insert here, straight
- * into the segment, with a RowExclusiveLock held to the end of the
- * transaction; that lock is what tells segment.c that a segment has open
- * writers.  An INSERT or COPY of a user's (or of a restore, or of logical
- * replication) goes through PostgreSQL's own partition routing and then
- * through our BEFORE trigger, see incoming.c.
+ * into the segment, with a RowExclusiveLock to the end of the transaction.
+ * That lock tells segment.c that the segment has open writers.  An INSERT or
+ * COPY of a user's (or of a restore, or of logical replication) goes through
+ * PostgreSQL's own partition routing and then through our BEFORE trigger; see
+ * incoming.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,12 +34,12 @@
 #include "log/shmem.h"
 #include "log/tables.h"
 
+/* Events that are appended by one call, all to one segment. */
 struct OnsideAppend
 {
 	OnsideInsert insert;
 	int			segment;
 	TimestampTz now;
-	FullTransactionId xid;
 };
 
 static int	current_segment_setting;
@@ -49,6 +49,7 @@ static int	current_segment_setting;
  * ----------
  */
 
+/* The hint, or the first segment if the database has no slot. */
 static int
 current_segment(void)
 {
@@ -57,6 +58,7 @@ current_segment(void)
 	return slot == NULL ? 1 : (int) pg_atomic_read_u32(&slot->segment);
 }
 
+/* Show hook of the setting: reads the hint anew each time. */
 static const char *
 show_current_segment(void)
 {
@@ -89,6 +91,7 @@ onside_outbox_init(void)
  * ----------
  */
 
+/* All events of a call have the same recorded_at. */
 OnsideAppend *
 onside_append_begin(void)
 {
@@ -97,7 +100,6 @@ onside_append_begin(void)
 	append->segment = current_segment();
 	onside_insert_begin(&append->insert, onside_segment_oid(append->segment));
 	append->now = GetCurrentTimestamp();
-	append->xid = GetTopFullTransactionId();
 	return append;
 }
 
@@ -108,9 +110,12 @@ onside_append(OnsideAppend *append, const OnsideEvent *event)
 	Datum	   *values = slot->tts_values;
 
 	memset(slot->tts_isnull, false, Natts_outbox * sizeof(bool));
+
+	/* The event's own columns, and then its place in the log. */
 	onside_outbox_set_event(slot, event);
 	values[Anum_outbox_recorded_at - 1] = TimestampTzGetDatum(append->now);
-	values[Anum_outbox_xid - 1] = FullTransactionIdGetDatum(append->xid);
+	values[Anum_outbox_xid - 1] =
+		FullTransactionIdGetDatum(GetTopFullTransactionId());
 	values[Anum_outbox_id - 1] = Int64GetDatum(onside_commit_next_id());
 	values[Anum_outbox_segment - 1] = Int16GetDatum(append->segment);
 
@@ -139,6 +144,7 @@ onside_outbox_set_event(TupleTableSlot *slot, const OnsideEvent *event)
 	Datum	   *values = slot->tts_values;
 	bool	   *nulls = slot->tts_isnull;
 
+	/* A field that the event lacks is NULL, which only dead_letter can have. */
 	values[Anum_outbox_event_id - 1] = UUIDPGetDatum(&event->event_id);
 	nulls[Anum_outbox_event_id - 1] = !event->has_event_id;
 	values[Anum_outbox_event_name - 1] = PointerGetDatum(event->event_name);
@@ -175,9 +181,12 @@ onside_outbox_read_event(TupleTableSlot *slot, OnsideEvent *event)
 	slot_getallattrs(slot);
 	memset(event, 0, sizeof(*event));
 
+	/* What is NULL stays a missing field. */
 	event->has_event_id = !nulls[Anum_outbox_event_id - 1];
 	if (event->has_event_id)
 		event->event_id = *DatumGetUUIDP(values[Anum_outbox_event_id - 1]);
+
+	/* Toasted values are fetched here, others stay where they are. */
 	if (!nulls[Anum_outbox_event_name - 1])
 		event->event_name = DatumGetTextPP(values[Anum_outbox_event_name - 1]);
 	if (!nulls[Anum_outbox_payload - 1])
@@ -192,6 +201,7 @@ onside_outbox_read_event(TupleTableSlot *slot, OnsideEvent *event)
 			*DatumGetUUIDP(values[Anum_outbox_installation_id - 1]);
 }
 
+/* Text and payload are all that can point into a slot. */
 void
 onside_outbox_copy_event(OnsideEvent *event)
 {

@@ -26,13 +26,10 @@ typedef struct OnsideRanges
 	OnsideRange *range;
 } OnsideRanges;
 
-/* What is left to read of the cursor's window, in ascending order. */
-extern void onside_ranges_to_read(const OnsideCursor *cursor,
-								  OnsideRanges *ranges);
-
 /*
- * Everything that "seen" includes and the cursor does not cover, once each, in
- * no order.  There is room for one more range.
+ * Everything that "seen" includes and the cursor does not cover, in ascending
+ * order.  There is room for one more range.  If "seen" is the cursor's window,
+ * that is what is left to read of the window.
  */
 extern void onside_ranges_pending(const OnsideCursor *cursor,
 								  const OnsideSnapshot *seen,
@@ -51,8 +48,5 @@ extern void onside_ranges_add(OnsideRanges *ranges, FullTransactionId first,
 /* Adds the transactions that are younger than all that "seen" knows. */
 extern void onside_ranges_add_beyond(OnsideRanges *ranges,
 									 const OnsideSnapshot *seen);
-
-/* For qsort(): by the first transaction. */
-extern int	onside_compare_ranges(const void *a, const void *b);
 
 #endif							/* ONSIDE_RANGES_H */

@@ -89,6 +89,8 @@ note_pending(Relation segment)
 	SysScanDesc scan;
 
 	(void) onside_shape_require(segment, true);
+
+	/* The cursor tells what is pending. */
 	onside_delivery_load(&delivery, NULL, &problem);
 	scan = systable_beginscan(segment, InvalidOid, false, GetActiveSnapshot(),
 							  0, NULL);
@@ -100,10 +102,14 @@ note_pending(Relation segment)
 
 		CHECK_FOR_INTERRUPTS();
 		slot_getallattrs(row);
+
+		/* What is settled need not come back. */
 		if (onside_cursor_covers(&delivery.settled,
 								 DatumGetFullTransactionId(row->tts_values[Anum_outbox_xid - 1]),
 								 DatumGetInt64(row->tts_values[Anum_outbox_id - 1])))
 			continue;
+
+		/* Copy the event to where it lives until the end of the transaction. */
 		old = MemoryContextSwitchTo(TopTransactionContext);
 		event = palloc(sizeof(OnsideEvent));
 		onside_outbox_read_event(row, event);
@@ -123,6 +129,8 @@ note_aside(Relation aside)
 	SysScanDesc scan;
 
 	(void) onside_shape_require(aside, true);
+
+	/* Read the whole table, in any order. */
 	scan = systable_beginscan(aside, InvalidOid, false, GetActiveSnapshot(),
 							  0, NULL);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
@@ -130,6 +138,8 @@ note_aside(Relation aside)
 		MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 
 		CHECK_FOR_INTERRUPTS();
+
+		/* TOASTed values go with the TRUNCATE, so copy them, too. */
 		notes.aside = lappend(notes.aside,
 							  HeapTupleHasExternal(tuple) ?
 							  toast_flatten_tuple(tuple,
@@ -140,6 +150,7 @@ note_aside(Relation aside)
 	systable_endscan(scan);
 }
 
+/* Notes whether sending is paused, and why. */
 static void
 note_control(void)
 {
@@ -152,12 +163,16 @@ note_control(void)
 	MemoryContextSwitchTo(old);
 }
 
+/* Is this the table namespace? */
 static bool
 is_namespace(Relation rel)
 {
 	return RelationGetRelid(rel) == onside_relation_oid("namespace");
 }
 
+/*
+ * Has an apply worker caused this TRUNCATE? An error if there is no TRUNCATE.
+ */
 static bool
 is_replicated(FunctionCallInfo fcinfo)
 {
@@ -186,6 +201,8 @@ onside_before_truncate(PG_FUNCTION_ARGS)
 		 */
 		PushActiveSnapshot(GetLatestSnapshot());
 		begin_notes();
+
+		/* Each table has its own kind of notes. */
 		if (onside_shape_is_segment(rel))
 			note_pending(rel);
 		else if (onside_shape_is_aside(rel))
@@ -199,6 +216,9 @@ onside_before_truncate(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
+/*
+ * Appends the noted events to the log again, in the segment that is written to.
+ */
 static void
 put_back_events(void)
 {
@@ -211,10 +231,13 @@ put_back_events(void)
 
 	/* Each of them was counted when it was first recorded. */
 	onside_commit_count_prepared(-list_length(notes.events));
+
+	/* So the worker is woken although nothing is counted. */
 	onside_commit_wake(ONSIDE_WAKE_COMMIT);
 	notes.events = NIL;
 }
 
+/* Inserts the noted rows of aside as they were. */
 static void
 put_back_aside(Relation aside)
 {
@@ -234,6 +257,7 @@ put_back_aside(Relation aside)
 	notes.aside = NIL;
 }
 
+/* Pauses again.  The worker looks at control in any case. */
 static void
 put_back_control(void)
 {
@@ -253,11 +277,15 @@ onside_after_truncate(PG_FUNCTION_ARGS)
 		notes.taken_in == GetCurrentTransactionStartTimestamp();
 	Relation	rel = ((TriggerData *) fcinfo->context)->tg_relation;
 
+	/* Whoever has called TRUNCATE: events are gone. */
 	if (onside_shape_is_segment(rel) || onside_shape_is_aside(rel))
 		onside_commit_wake(ONSIDE_WAKE_WITHDRAWN);
+
+	/* A person's TRUNCATE has no notes: what it takes is gone. */
 	if (!noted)
 		return PointerGetDatum(NULL);
 
+	/* The first of several tables puts back the notes of all segments. */
 	if (onside_shape_is_segment(rel))
 	{
 		if (notes.events != NIL)

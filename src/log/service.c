@@ -3,18 +3,21 @@
  * service.c
  *		How each database is served: the states of its slot.
  *
- * OnsideService in shmem.h says what the states and flags mean.  This file alone
- * reads and changes them, each function in one step under the lock of all slots,
- * so that launcher, workers and commands never see one of them without the others.
- * It is called by the launcher, by workers when they come and go, by commands on
- * databases and by the commit of CREATE EXTENSION; never by a purchase.
+ * OnsideService in shmem.h says what the states and flags mean.  This file
+ * alone reads and changes them.  Each function does so in one step under the
+ * lock of all slots.  So launcher, workers and commands never see a state
+ * without the flags that belong to it.
  *
- * What nobody may conclude from a copy: that a worker which was in the slot is
- * still there, or that there is still none.  Who needs that holds the slot, which
- * keeps workers out, or is the launcher, without which none is started.
+ * The launcher calls this file, workers when they come and go, commands on
+ * databases, and the commit of CREATE EXTENSION; a purchase never does.
  *
- * Nothing here can fail.  The lock is held for a few instructions, but for a look
- * at a file of crash_guard.c.
+ * Nobody may conclude from a copy that a worker which was in the slot is still
+ * there, or that there is still none.  Whoever needs to know that no worker
+ * comes holds the slot, which keeps workers out, or is the launcher, which
+ * alone starts workers.
+ *
+ * Nothing here can fail.  The lock is held for a few instructions, and in
+ * onside_service_has_crashed() for a look at a file of crash_guard.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,7 +33,7 @@
 #include "log/crash_guard.h"
 #include "log/service.h"
 
-/* For who has the lock. */
+/* Must a worker leave, or stay out?  The caller has the lock, or a copy. */
 static bool
 is_closed(const OnsideService *service)
 {
@@ -42,6 +45,7 @@ is_closed(const OnsideService *service)
  * ----------
  */
 
+/* Copies the state with its flags, and the database that they are about. */
 OnsideService
 onside_service_look(OnsideSlot *slot, Oid *database)
 {
@@ -55,8 +59,9 @@ onside_service_look(OnsideSlot *slot, Oid *database)
 }
 
 /*
- * In any state but FREE and ABSENT a worker is wanted already, or is there; if that
- * one finds no extension, it is told by "wanted_again" that it has come too early.
+ * In any state but FREE and ABSENT a worker is wanted already, or is there.  If
+ * that worker finds no extension, "wanted_again" tells it that it has come too
+ * early.
  */
 OnsideSlot *
 onside_service_request(Oid database)
@@ -64,11 +69,14 @@ onside_service_request(Oid database)
 	OnsideSlot *slot;
 
 	LWLockAcquire(onside_slots_lock(), LW_EXCLUSIVE);
+
+	/* A database that has no slot gets one. */
 	slot = onside_slot_take(database);
 	if (slot != NULL)
 	{
 		OnsideService *service = &slot->service;
 
+		/* No worker is there or coming: have one started. */
 		if (service->state == ONSIDE_SLOT_FREE ||
 			service->state == ONSIDE_SLOT_ABSENT)
 			service->state = ONSIDE_SLOT_WANTED;
@@ -84,6 +92,7 @@ onside_service_request(Oid database)
  * ----------
  */
 
+/* A hold is taken whatever state the slot is in; is_closed() does the rest. */
 OnsideSlot *
 onside_service_hold(Oid database)
 {
@@ -100,6 +109,7 @@ onside_service_hold(Oid database)
 	return slot;
 }
 
+/* The last one to let go gives back a slot that was taken to be held. */
 void
 onside_service_let_go(OnsideSlot *slot)
 {
@@ -109,13 +119,13 @@ onside_service_let_go(OnsideSlot *slot)
 	Assert(service->holds > 0);
 	service->holds--;
 	if (service->holds == 0 && service->state == ONSIDE_SLOT_FREE)
-		onside_slot_reset(slot);	/* it was only held */
+		onside_slot_reset(slot);	/* nobody but us has had it */
 	LWLockRelease(onside_slots_lock());
 }
 
 /*
- * A worker counts itself into "leaving" before it takes its pid out, and both are
- * read under the lock, so there is no moment in between.
+ * A worker counts itself into "leaving" before it takes its pid out.  We read
+ * both under the lock, so there is no moment in between.
  */
 bool
 onside_service_is_over(OnsideSlot *slot)
@@ -130,11 +140,11 @@ onside_service_is_over(OnsideSlot *slot)
 }
 
 /*
- * The launcher could use TerminateBackgroundWorker(), with the handle that it got
- * when it registered the worker.  A session has no handle; and a launcher that was
- * started again has none of its predecessor's workers.  The lock does here what
- * the handle does there: a process that is in the slot cannot leave it, and so
- * not end and pass on its pid, while we have the lock.
+ * TerminateBackgroundWorker() needs the handle that the launcher got when it
+ * registered the worker.  A session has no handle, and a launcher that was
+ * started again has none of its predecessor's workers.  The lock makes a handle
+ * unnecessary: while we have it, a process that is in the slot cannot leave the
+ * slot, so it cannot end, and nobody else can get its pid.
  */
 void
 onside_service_terminate(OnsideSlot *slot)
@@ -151,10 +161,11 @@ onside_service_terminate(OnsideSlot *slot)
  */
 
 /*
- * That no worker may be in the slot is for those that the launcher does not know
- * to be there: one that its predecessor registered, for example, which came after
- * this launcher had taken it for lost and has registered another.  The other one
- * leaves at once, and must not take the slot along.
+ * Takes no step while a worker is in the slot, because the launcher may not
+ * know of that worker.  For example, its predecessor has registered a worker,
+ * which is late, so this launcher takes it for lost and registers another one.
+ * The late worker takes the slot.  The other one leaves at once, and the
+ * launcher, which sees it end, must not change the slot of the first one.
  */
 bool
 onside_service_step(OnsideSlot *slot, OnsideSlotState from, OnsideSlotState to)
@@ -167,7 +178,7 @@ onside_service_step(OnsideSlot *slot, OnsideSlotState from, OnsideSlotState to)
 	if (done)
 		service->state = to;
 
-	/* It is about the next worker, which may end before it can say so. */
+	/* The flag is about the next worker, which may end before it can set it. */
 	if (done && to == ONSIDE_SLOT_STARTING)
 		service->orderly = false;
 	LWLockRelease(onside_slots_lock());
@@ -175,10 +186,11 @@ onside_service_step(OnsideSlot *slot, OnsideSlotState from, OnsideSlotState to)
 }
 
 /*
- * The launcher looked up the database before it took the lock.  Meanwhile a command
- * may have let go of the slot, and the commit of CREATE EXTENSION may have taken
- * it for another database, which must not be dismissed in place of this one: the
- * launcher would free its slot, and might know it as one without the extension.
+ * The launcher looked up the database before it took the lock.  Meanwhile a
+ * command may have let go of the slot, and the commit of CREATE EXTENSION may
+ * have taken it for another database.  That one must not be dismissed in place
+ * of this one: the launcher would free its slot, and might then take it for a
+ * database without the extension.
  */
 void
 onside_service_dismiss(OnsideSlot *slot, Oid database, bool dismissed)
@@ -192,10 +204,13 @@ onside_service_dismiss(OnsideSlot *slot, Oid database, bool dismissed)
 	if (changed)
 		service->dismissed = dismissed;
 	LWLockRelease(onside_slots_lock());
+
+	/* A worker in the slot must notice, and leave. */
 	if (changed)
 		onside_slot_wake(slot, ONSIDE_WAKE_CHECK);
 }
 
+/* A slot in one of these states has no worker. */
 bool
 onside_service_free(OnsideSlot *slot, Oid database, OnsideSlotState state)
 {
@@ -213,9 +228,9 @@ onside_service_free(OnsideSlot *slot, Oid database, OnsideSlotState state)
 }
 
 /*
- * A worker has the slot before it says that it runs, and says that it ends before
- * it leaves the slot.  So under the lock either a worker is in the slot, or none
- * is, or the last one has crashed.
+ * A worker takes the slot before it writes "running" into its file, and takes
+ * that mark away before it leaves the slot.  So if, under the lock, no worker
+ * is in the slot and the mark is there, the last worker has crashed.
  */
 bool
 onside_service_has_crashed(OnsideSlot *slot)
@@ -235,8 +250,8 @@ onside_service_has_crashed(OnsideSlot *slot)
  */
 
 /*
- * Exit callback: this process, which has left the slot, is not in PostgreSQL's
- * array of processes any more, where commands look for who is connected.
+ * Exit callback: this process has left the slot, and now also PostgreSQL's
+ * array of processes, where commands look for who is connected.
  */
 static void
 worker_is_gone(int code, Datum arg)
@@ -248,8 +263,9 @@ worker_is_gone(int code, Datum arg)
 }
 
 /*
- * A worker that comes late finds its slot given to another database, or taken by
- * another worker, or in a state in which the launcher does not expect one.
+ * A worker that comes late may find that its slot was given to another
+ * database, or taken by another worker, or is in a state in which the launcher
+ * expects no worker.
  */
 OnsideSlot *
 onside_service_enter(int slot_no, Oid database)
@@ -264,13 +280,16 @@ onside_service_enter(int slot_no, Oid database)
 
 	if (wanted && is_closed(service))
 	{
-		/* It is turned away.  That is no failure to wait after. */
+		/* Turn the worker away.  That is no failure to wait after. */
 		service->orderly = true;
 		wanted = false;
 	}
 	else if (wanted)
 	{
-		/* Before it connects, and so run when it is disconnected again. */
+		/*
+		 * Callbacks run in reverse order, so this one, made before we connect,
+		 * runs after we are disconnected.
+		 */
 		on_shmem_exit(worker_is_gone, PointerGetDatum(slot));
 		service->worker_pid = MyProcPid;
 		service->orderly = false;
@@ -307,16 +326,15 @@ onside_service_is_closed(OnsideSlot *slot)
 }
 
 /*
- * The worker leaves the slot before it is disconnected from the database, because
- * what it has to do then may still need the slot's locks.  Whoever waits for the
- * latter waits for worker_is_gone().
+ * The worker leaves the slot before it is disconnected from the database.
+ * Whoever waits until it is disconnected waits for worker_is_gone().
  */
 void
 onside_service_leave(OnsideSlot *slot, OnsideSlotState state, bool orderly)
 {
 	OnsideService *service = &slot->service;
 
-	/* Before the launcher can start another one. */
+	/* Take the mark "running" away before another worker can be started. */
 	onside_crash_guard_end();
 
 	LWLockAcquire(onside_slots_lock(), LW_EXCLUSIVE);
@@ -326,10 +344,13 @@ onside_service_leave(OnsideSlot *slot, OnsideSlotState state, bool orderly)
 		service->worker_pid = 0;
 		service->orderly = orderly;
 		pg_atomic_write_u32(&slot->procno, ONSIDE_NO_PROC);
+
+		/* The extension may have been made after we looked. */
 		if (state == ONSIDE_SLOT_ABSENT && service->wanted_again)
 			state = ONSIDE_SLOT_WANTED;
 		service->state = state;
 
+		/* Nobody may read the pid 0 with a state of a running worker. */
 		LWLockAcquire(slot->lock, LW_EXCLUSIVE);
 		slot->status.state = ONSIDE_NOT_RUNNING;
 		slot->status.reason[0] = '\0';
@@ -337,6 +358,9 @@ onside_service_leave(OnsideSlot *slot, OnsideSlotState state, bool orderly)
 	}
 	LWLockRelease(onside_slots_lock());
 
+	/*
+	 * Commands wait for the worker to leave, flush() for events to be settled.
+	 */
 	ConditionVariableBroadcast(&slot->worker_cv);
 	ConditionVariableBroadcast(&slot->settled_cv);
 	onside_launcher_wake(false);

@@ -256,7 +256,8 @@ onside_shape_find(OnsideTables *tables)
 	if (!OidIsValid(tables->schema))
 		return false;
 	for (int i = 0; i < ONSIDE_TABLES; i++)
-		tables->relid[i] = get_relname_relid(onside_shapes[i].name, tables->schema);
+		tables->relid[i] = get_relname_relid(onside_shapes[i].name,
+											 tables->schema);
 	return true;
 }
 
@@ -325,6 +326,8 @@ onside_shape_require(Relation rel, bool to_read)
 			attr->atttypid == column->type &&
 			(!to_read || !column->not_null || attr->attnotnull))
 			continue;
+
+		/* The first column that differs is enough for a message. */
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table \"%s.%s\" was altered: its column \"%s\" is not as the extension made it",
@@ -364,6 +367,8 @@ onside_shape_index_command(const OnsideShape *shape,
 	StringInfoData buf;
 
 	initStringInfo(&buf);
+
+	/* A primary key is a constraint, and made as one. */
 	if (index->primary)
 		appendStringInfo(&buf, "ALTER TABLE %s.%s ADD CONSTRAINT %s PRIMARY KEY (",
 						 ONSIDE_SCHEMA, shape->name, index->name);
@@ -381,12 +386,12 @@ onside_shape_index_command(const OnsideShape *shape,
 }
 
 /* Reads one of the vectors at the end of a row of pg_index. */
-static Datum
-vector_of(HeapTuple tuple, AttrNumber attnum)
+static void *
+read_vector(HeapTuple tuple, AttrNumber attnum)
 {
 	bool		isnull;
 
-	return SysCacheGetAttr(INDEXRELID, tuple, attnum, &isnull);
+	return DatumGetPointer(SysCacheGetAttr(INDEXRELID, tuple, attnum, &isnull));
 }
 
 /*
@@ -408,8 +413,8 @@ onside_shape_index_is_usable(HeapTuple tuple, const OnsideShape *shape,
 		return false;
 
 	/* Compare column by column; option 0 is ascending, NULLs last. */
-	collations = (oidvector *) DatumGetPointer(vector_of(tuple, Anum_pg_index_indcollation));
-	options = (int2vector *) DatumGetPointer(vector_of(tuple, Anum_pg_index_indoption));
+	collations = read_vector(tuple, Anum_pg_index_indcollation);
+	options = read_vector(tuple, Anum_pg_index_indoption);
 	for (int i = 0; i < ONSIDE_SHAPE_KEYS; i++)
 	{
 		/* The index ends here.  Does the shape, too? */
@@ -449,8 +454,9 @@ onside_shape_find_index(Relation rel, const char *name)
 {
 	const OnsideShape *shape = shape_of(rel);
 
-	for (int i = 0; i < ONSIDE_SHAPE_INDEXES && shape->indexes[i].name != NULL; i++)
-		if (strcmp(shape->indexes[i].name, name) == 0)
+	for (int i = 0; i < ONSIDE_SHAPE_INDEXES; i++)
+		if (shape->indexes[i].name != NULL &&
+			strcmp(shape->indexes[i].name, name) == 0)
 			return usable_index(rel, shape, &shape->indexes[i]);
 	elog(ERROR, "\"%s\" is not an index of table \"%s\"", name, shape->name);
 }
@@ -466,6 +472,7 @@ onside_shape_index(Relation rel)
 	const OnsideShapeIndex *index = &shape->indexes[0];
 	Oid			oid = usable_index(rel, shape, index);
 
+	/* An unusable index of this name has to be dropped first. */
 	if (!OidIsValid(oid))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),

@@ -190,6 +190,8 @@ visit_column(Check *check, Relation catalog, HeapTuple tuple)
 		check_own_column(check, form);
 		return;
 	}
+
+	/* What others have dropped is gone. */
 	if (form->attisdropped)
 		return;
 
@@ -219,6 +221,7 @@ visit_index(Check *check, Relation catalog, HeapTuple tuple)
 	char	   *name = relation_name(check, form->indexrelid);
 	const char *wrong = NULL;
 
+	/* An index that the snapshot does not show is no part of the table. */
 	if (name == NULL)
 		return;
 
@@ -275,6 +278,7 @@ visit_trigger(Check *check, Relation catalog, HeapTuple tuple)
 	const char *name = NameStr(form->tgname);
 	bool		ours = false;
 
+	/* Is it one of ours? */
 	for (int i = 0; i < ONSIDE_SHAPE_TRIGGERS; i++)
 		if (is_trigger(check, form, &check->shape->triggers[i]))
 			ours = check->has_trigger[i] = true;
@@ -370,7 +374,9 @@ onside_shape_problems(const OnsideTables *tables, int n, Snapshot snapshot,
 {
 	const OnsideShape *shape = &onside_shapes[n];
 	Oid			relid = tables->relid[n];
-	Check		check = {.tables = tables, .shape = shape, .snapshot = snapshot};
+	Check		check = {
+		.tables = tables, .shape = shape, .snapshot = snapshot
+	};
 
 	/* Is the table there at all? */
 	visit_rows(&check, RelationRelationId, ClassOidIndexId, Anum_pg_class_oid,
@@ -403,6 +409,8 @@ onside_shape_problems(const OnsideTables *tables, int n, Snapshot snapshot,
 	/* Note what was not found. */
 	if (check.ncolumns < shape->ncolumns)
 		table_problem(&check, "lacks columns", NULL);
+
+	/* For an index, the message has the command that makes it. */
 	for (int i = 0; i < ONSIDE_SHAPE_INDEXES; i++)
 		if (shape->indexes[i].name != NULL && !check.has_index[i])
 			table_problem(&check,
@@ -441,9 +449,11 @@ onside_shape_report(bool *usable)
 	*usable = true;
 	for (int i = 0; i < ONSIDE_TABLES; i++)
 	{
+		/* NULL stands for a snapshot of the present moment. */
 		List	   *problems = onside_shape_problems(&tables, i, NULL,
 													 &this_one);
 
+		/* One unusable table is enough. */
 		*usable &= this_one;
 		foreach(lc, problems)
 			appendStringInfo(&buf, "%s%s", buf.len > 0 ? "; " : "",

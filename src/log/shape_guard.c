@@ -114,8 +114,9 @@ check_drop_index(const OnsideTables *tables, DropStmt *stmt)
 		return;
 	foreach(lc, stmt->objects)
 	{
-		Oid			index = RangeVarGetRelid(makeRangeVarFromNameList(lfirst(lc)),
-											 NoLock, true);
+		/* Find the index as the statement will find it. */
+		RangeVar   *name = makeRangeVarFromNameList(lfirst(lc));
+		Oid			index = RangeVarGetRelid(name, NoLock, true);
 
 		/* Our indexes are in our schema. */
 		if (!OidIsValid(index) || get_rel_namespace(index) != tables->schema)
@@ -161,6 +162,8 @@ check_alter(const OnsideTables *tables, AlterTableStmt *stmt)
 			refuse_change(table, psprintf("column \"%s\" of table %s.%s is gone",
 										  cmd->name, ONSIDE_SCHEMA,
 										  onside_shapes[table].name));
+
+		/* Without CONCURRENTLY it can be undone afterwards. */
 		if (cmd->subtype == AT_DetachPartition &&
 			castNode(PartitionCmd, cmd->def)->concurrent)
 			refuse_change(table, "the table lacks a partition");
@@ -269,6 +272,7 @@ new_problem(const OnsideShapeGuard *guard, int table)
 	ListCell   *lc;
 	ListCell   *lc2;
 
+	/* The usual case: nothing is wrong. */
 	if (now == NIL)
 		return NULL;
 

@@ -115,8 +115,8 @@ onside_slot_read_stats(OnsideSlot *slot, OnsideStats *stats)
 
 /*
  * Makes the slot free.  The database goes first, so that no session finds the
- * slot any more.  "epoch", "leaving" and "flush_waiters" stay: somebody may have
- * noted their value, or is counted in them.
+ * slot any more.  "epoch", "leaving" and "flush_waiters" stay: somebody may
+ * have noted their value, or is counted in them.
  */
 void
 onside_slot_reset(OnsideSlot *slot)
@@ -172,6 +172,8 @@ make_slots(void)
 
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	control = ShmemInitStruct("onside_attribution", shmem_size(), &found);
+
+	/* We are the first since the server started, or since it crashed. */
 	if (!found)
 	{
 		/* The first lock is that of all slots; each slot has one more. */
@@ -252,6 +254,7 @@ onside_slot_find(Oid database)
 
 	for (int n = 0; n < onside_max_databases; n++)
 	{
+		/* Go round once, from there on. */
 		int			i = (last + n) % onside_max_databases;
 
 		if (onside_slot_database(&control->slots[i]) == database)
@@ -304,6 +307,8 @@ onside_slot_take(Oid database)
 
 		/* Nobody sees the slot before its fields are those of a new slot. */
 		onside_slot_reset(slot);
+
+		/* Now the slot can be found, and then the number is read. */
 		pg_write_barrier();
 		pg_atomic_write_u32(&slot->database, database);
 		pg_memory_barrier();
@@ -314,8 +319,9 @@ onside_slot_take(Oid database)
 }
 
 /*
- * Prepared transactions may have survived the restart.  What they have withdrawn
- * was noted in the memory that is gone, so every one may withdraw events.
+ * Prepared transactions may have survived the restart.  What they have
+ * withdrawn was noted in the memory that is gone, so every one may withdraw
+ * events.
  */
 void
 onside_slot_restore(int i, Oid database, const OnsideStats *stats)
@@ -330,8 +336,8 @@ onside_slot_restore(int i, Oid database, const OnsideStats *stats)
 }
 
 /*
- * This process alone writes its number into a slot, and the process that had the
- * number before has left its slot.  So no lock is needed.
+ * This process alone writes its number into a slot, and the process that had
+ * the number before has left its slot.  So no lock is needed.
  */
 bool
 onside_slot_is_mine(OnsideSlot *slot)
@@ -409,8 +415,8 @@ onside_slot_arm(OnsideSlot *slot, uint64 noticed, uint64 wanted)
 
 /*
  * How many events are pending.  The caller has the slot's lock.  "uncounted"
- * makes up for what "recorded" does not know: the backlog that a starting worker
- * has found, and prepared transactions.
+ * makes up for what "recorded" does not know: the backlog that a starting
+ * worker has found, and prepared transactions.
  */
 static int64
 sum_pending(OnsideSlot *slot)

@@ -44,8 +44,8 @@ typedef enum OnsideState
 /*
  * What the worker publishes for the view "status".
  *
- * The slot's lock guards all of it.  The slot's worker writes it in each turn of
- * its loop.  Nobody else writes while a worker is in the slot, so the worker
+ * The slot's lock guards all of it.  The slot's worker writes it in each turn
+ * of its loop.  Nobody else writes while a worker is in the slot, so the worker
  * itself may read without the lock.  While no worker is in the slot, the
  * launcher writes "reason", and onside_slot_reset() clears everything.  A copy
  * that was taken under the lock shows the numbers of one moment, at most one
@@ -90,8 +90,8 @@ typedef enum OnsideSlotState
  *
  * The states, and who makes each step:
  *
- *		FREE -> WANTED			onside_service_request(), called by the commit of
- *								CREATE EXTENSION, and by the launcher for a
+ *		FREE -> WANTED			onside_service_request(), called by the commit
+ *								of CREATE EXTENSION, and by the launcher for a
  *								database that it does not know
  *		WANTED -> STARTING		the launcher, about to register a worker
  *		STARTING -> WANTED		the launcher, when the worker could not be
@@ -101,7 +101,7 @@ typedef enum OnsideSlotState
  *		STARTING or RUNNING -> ABSENT	the worker, when it leaves because there
  *								is no extension (any more)
  *		ABSENT -> WANTED		onside_service_request()
- *		ABSENT or WANTED -> FREE	the launcher, and the database loses its slot
+ *		ABSENT or WANTED -> FREE	the launcher: the database loses its slot
  *
  * A worker is in the slot (worker_pid is set) only in STARTING and RUNNING.  It
  * takes the slot in STARTING or not at all, and the launcher takes no slot out
@@ -154,9 +154,10 @@ typedef struct OnsideService
 } OnsideService;
 
 /*
- * What belongs to one database.  Each field is guarded by the lock of all slots,
- * or by the slot's own lock, or is a single word that is read and written
- * atomically.  Whoever wants both locks takes the lock of all slots first.
+ * What belongs to one database.  Each field is guarded by the lock of all
+ * slots, or by the slot's own lock, or is a single word that is read and
+ * written atomically.  Whoever wants both locks takes the lock of all slots
+ * first.
  *
  * A session finds its database's slot without a lock.  At any time after that,
  * the slot may be given to another database, because the extension was dropped
@@ -321,8 +322,8 @@ extern bool onside_slot_is_mine(OnsideSlot *slot);
  * Sets the reasons (ONSIDE_WAKE_*), and wakes the database's worker.  Safe in
  * callbacks.  ONSIDE_WAKE_WITHDRAWN says that a transaction has committed which
  * has deleted events that may be pending, or has put events aside by SQL.  It
- * raises "epoch", sometimes for nothing.  Whoever reads "epoch" and then takes a
- * snapshot sees all that was withdrawn before.
+ * raises "epoch", sometimes for nothing.  Whoever reads "epoch" and then takes
+ * a snapshot sees all that was withdrawn before.
  */
 extern void onside_slot_wake(OnsideSlot *slot, uint32 why);
 
@@ -330,8 +331,8 @@ extern void onside_slot_wake(OnsideSlot *slot, uint32 why);
  * onside_slot_withdraw_later() notes that a transaction which has withdrawn
  * events was prepared.  A session that commits it later does not know what the
  * transaction has done, and asks onside_slot_may_withdraw().  The slot keeps no
- * list of these transactions but the end of their numbers.  So the answer is yes
- * for every older transaction, too.
+ * list of these transactions but the end of their numbers.  So the answer is
+ * yes for every older transaction, too.
  */
 extern void onside_slot_withdraw_later(OnsideSlot *slot,
 									   FullTransactionId xid);
@@ -368,16 +369,16 @@ extern pid_t onside_slot_read_status(OnsideSlot *slot, OnsideStatus *status,
 extern bool onside_slot_tells(OnsideSlot *slot, int64 settled);
 
 /*
- * Sets the slot's statistics to zero, or reads them as they are shown and saved.
- * The caller holds the slot's lock, or nobody else has the slot.
+ * Sets the slot's statistics to zero, or reads them as they are shown and
+ * saved.  The caller holds the slot's lock, or nobody else has the slot.
  */
 extern void onside_slot_clear_stats(OnsideSlot *slot);
 extern void onside_slot_read_stats(OnsideSlot *slot, OnsideStats *stats);
 
 /*
- * The launcher attaches at its beginning and detaches at its end, so that others
- * can wake it.  "forget" tells it to look at every database again, also at those
- * in which it has found no extension; the launcher takes that word by
+ * The launcher attaches at its beginning and detaches at its end, so that
+ * others can wake it.  "forget" tells it to look at every database again, also
+ * at those in which it has found no extension; the launcher takes that word by
  * onside_launcher_take_forget().  onside_launcher_pid() is 0 while no launcher
  * runs.
  */

@@ -1,15 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * snapshot.c
- *		What was committed at some moment, and cursors, which are made of that.
+ *		What was committed at some moment, and cursors, which are made of
+ *		that.
  *
- * A transaction's events become visible all at once and in no order of xid: a
- * long transaction commits after younger ones.  So how far reading has come
- * cannot be a number.  It is a snapshot, and within the next window a
- * position: see window.c.
+ * A transaction's events become visible all at once, and in no order of xid: a
+ * long transaction commits after younger ones.  So a number cannot say how far
+ * reading has come.  A snapshot can, and within the next window a position: see
+ * window.c.
  *
- * Snapshots are counted, since several cursors of one worker share them.  No
- * locks; whoever has a cursor releases it.
+ * Snapshots are counted, since several cursors of one worker share them.
+ * Whoever has a cursor releases it.  No locks; only a lack of memory is an
+ * error.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,7 +38,7 @@ onside_snapshots_live_in(MemoryContext context)
 	snapshot_context = context;
 }
 
-/* The caller fills in xip. */
+/* A snapshot with room for nxip transactions, which the caller fills in. */
 static OnsideSnapshot *
 make_snapshot(FullTransactionId xmin, FullTransactionId xmax, uint32 nxip)
 {
@@ -53,6 +55,7 @@ make_snapshot(FullTransactionId xmin, FullTransactionId xmax, uint32 nxip)
 	return snapshot;
 }
 
+/* Counts one more holder of a snapshot, or of none. */
 static OnsideSnapshot *
 hold_snapshot(OnsideSnapshot *snapshot)
 {
@@ -82,6 +85,9 @@ onside_widen_xid(TransactionId xid, FullTransactionId next)
 {
 	uint32		epoch = EpochFromFullTransactionId(next);
 
+	/*
+	 * A greater number than the next one is from before the last wrap-around.
+	 */
 	if (xid > XidFromFullTransactionId(next) && epoch > 0)
 		epoch--;
 	return FullTransactionIdFromEpochAndXid(epoch, xid);
@@ -89,7 +95,7 @@ onside_widen_xid(TransactionId xid, FullTransactionId next)
 
 /*
  * A PostgreSQL snapshot leaves out the transaction that takes it.  To us that
- * transaction is as open as others, so it is added to those in progress.
+ * transaction is as open as others, so we add it to those in progress.
  */
 OnsideSnapshot *
 onside_snapshot_take(void)
@@ -99,13 +105,14 @@ onside_snapshot_take(void)
 	FullTransactionId own = GetTopFullTransactionIdIfAny();
 	OnsideSnapshot *snapshot;
 
+	/* PostgreSQL's xids have 32 bits: widen them. */
 	snapshot = make_snapshot(onside_widen_xid(active->xmin, next),
 							 onside_widen_xid(active->xmax, next),
 							 active->xcnt + 1);
 	for (uint32 i = 0; i < active->xcnt; i++)
 		snapshot->xip[i] = onside_widen_xid(active->xip[i], next);
 
-	/* If our transaction is not among those, there is one fewer. */
+	/* Add our own transaction, if it has a number below xmax. */
 	if (FullTransactionIdIsValid(own) &&
 		FullTransactionIdPrecedes(own, snapshot->xmax))
 	{
@@ -115,12 +122,14 @@ onside_snapshot_take(void)
 	}
 	else
 		snapshot->nxip--;
+
+	/* onside_snapshot_includes() searches them in ascending order. */
 	qsort(snapshot->xip, snapshot->nxip, sizeof(FullTransactionId),
 		  onside_compare_xids);
 	return snapshot;
 }
 
-/* The server made this string: "xmin:xmax:xip,xip,...". */
+/* The server has made the string, "xmin:xmax:xip,xip,...", so it is valid. */
 OnsideSnapshot *
 onside_snapshot_parse(const char *str)
 {
@@ -130,13 +139,17 @@ onside_snapshot_parse(const char *str)
 	uint64		xmax = strtou64(end + 1, &end, 10);
 	uint32		n = 0;
 
+	/* Each number of the list follows a colon or a comma. */
 	for (const char *p = end + 1; *p != '\0'; p++)
 		if (p[-1] == ':' || p[-1] == ',')
 			n++;
+
+	/* xmin and xmax have been read; now the list. */
 	snapshot = make_snapshot(FullTransactionIdFromU64(xmin),
 							 FullTransactionIdFromU64(xmax), n);
 	for (uint32 i = 0; i < n; i++)
-		snapshot->xip[i] = FullTransactionIdFromU64(strtou64(end + 1, &end, 10));
+		snapshot->xip[i] =
+			FullTransactionIdFromU64(strtou64(end + 1, &end, 10));
 	return snapshot;
 }
 
@@ -160,8 +173,12 @@ onside_snapshot_includes(const OnsideSnapshot *snapshot, FullTransactionId xid)
 {
 	if (FullTransactionIdPrecedes(xid, snapshot->xmin))
 		return true;
+
+	/* Younger than all, and so not yet begun. */
 	if (!FullTransactionIdPrecedes(xid, snapshot->xmax))
 		return false;
+
+	/* In between, all have ended but those in the list. */
 	return bsearch(&xid, snapshot->xip, snapshot->nxip,
 				   sizeof(FullTransactionId), onside_compare_xids) == NULL;
 }
@@ -187,11 +204,17 @@ onside_cursor_covers(const OnsideCursor *cursor, FullTransactionId xid,
 
 	if (onside_snapshot_includes(cursor->done, xid))
 		return true;
+
+	/* Within the open window, all up to the position is covered. */
 	return cursor->window != NULL && onside_snapshot_includes(cursor->window,
 															  xid) &&
 		onside_compare_positions(&pos, &cursor->pos) <= 0;
 }
 
+/*
+ * Holds the new snapshots before it releases the old ones, which may be the
+ * same.
+ */
 void
 onside_cursor_copy(OnsideCursor *to, const OnsideCursor *from)
 {

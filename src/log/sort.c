@@ -32,8 +32,8 @@ struct OnsideSort
 };
 
 /*
- * tuplesort wants a row type, which is made of null constants of the columns'
- * types.
+ * tuplesort needs a row type.  We make it from a target list of constants,
+ * whose types are those of the columns.
  */
 OnsideSort *
 onside_sort_begin(const Oid *types, int ncolumns, int nkeys)
@@ -49,6 +49,7 @@ onside_sort_begin(const Oid *types, int ncolumns, int nkeys)
 	Assert(nkeys <= ncolumns && ncolumns <= MAX_COLUMNS);
 	for (int i = 0; i < ncolumns; i++)
 	{
+		/* The column: its type, its default order, NULLs last. */
 		Const	   *value = makeNullConst(types[i], -1, InvalidOid);
 
 		targets = lappend(targets,
@@ -58,14 +59,18 @@ onside_sort_begin(const Oid *types, int ncolumns, int nkeys)
 	}
 	tupdesc = ExecTypeFromTL(targets);
 
+	/* What does not fit into work_mem goes into temporary files. */
 	sort->state = tuplesort_begin_heap(tupdesc, nkeys, columns, operators,
 									   collations, nulls_first, work_mem,
 									   NULL, TUPLESORT_NONE);
+
+	/* Rows go in by one slot and come out by another. */
 	sort->in = MakeSingleTupleTableSlot(tupdesc, &TTSOpsVirtual);
 	sort->out = MakeSingleTupleTableSlot(tupdesc, &TTSOpsMinimalTuple);
 	return sort;
 }
 
+/* tuplesort copies the row. */
 void
 onside_sort_put(OnsideSort *sort, const Datum *values, const bool *nulls)
 {
@@ -82,11 +87,14 @@ onside_sort_put(OnsideSort *sort, const Datum *values, const bool *nulls)
 TupleTableSlot *
 onside_sort_next(OnsideSort *sort)
 {
+	/* The first call sorts. */
 	if (!sort->sorted)
 		tuplesort_performsort(sort->state);
 	sort->sorted = true;
 	if (!tuplesort_gettupleslot(sort->state, true, false, sort->out, NULL))
 		return NULL;
+
+	/* Callers read the arrays of the slot directly. */
 	slot_getallattrs(sort->out);
 	return sort->out;
 }

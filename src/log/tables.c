@@ -3,8 +3,9 @@
  * tables.c
  *		Where the extension's tables are.
  *
- * They are looked up by name.  No privilege is checked: EXECUTE on the
- * functions decides who may do what.
+ * The tables are looked up by name, and what was found is kept until a relation
+ * or a schema changes.  No lock is taken: whoever opens the table locks it.  No
+ * privilege is checked: EXECUTE on the functions decides who may do what.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,8 +22,8 @@
 #include "log/tables.h"
 
 /*
- * The OIDs that were looked up, until a relation or a schema changes.  Each
- * event needs one of them, and each transaction of the worker a dozen.
+ * The OIDs that were looked up.  Recording an event needs one of them, and a
+ * transaction of the worker a dozen.
  */
 #define MAX_KNOWN	24
 
@@ -34,7 +35,7 @@ static struct
 static int	nknown;
 static uint64 changes;
 
-/* System cache callback. */
+/* System cache callback: a relation or a schema has changed. */
 static void
 forget_known(Datum arg, int cacheid, uint32 hashvalue)
 {
@@ -43,8 +44,8 @@ forget_known(Datum arg, int cacheid, uint32 hashvalue)
 }
 
 /*
- * A lookup can process invalidations, after which its own answer may be
- * outdated and is not kept.
+ * Looks a relation up, and keeps the answer.  The lookup itself can process
+ * invalidations.  Then its answer may be outdated, and is not kept.
  */
 static Oid
 look_up_relation(const char *name)
@@ -56,13 +57,18 @@ look_up_relation(const char *name)
 
 	if (!registered)
 	{
+		/* Be told of every change, from the first lookup on. */
 		CacheRegisterSyscacheCallback(RELNAMENSP, forget_known, (Datum) 0);
 		CacheRegisterSyscacheCallback(NAMESPACEOID, forget_known, (Datum) 0);
 		registered = true;
 	}
 	before = changes;
+
+	/* A change that comes during the lookup shows in "changes". */
 	schema = get_namespace_oid(ONSIDE_SCHEMA, true);
 	oid = OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
+
+	/* A relation that is missing is looked up again each time. */
 	if (OidIsValid(oid) && changes == before && nknown < MAX_KNOWN)
 	{
 		namestrcpy(&known[nknown].name, name);
@@ -71,6 +77,7 @@ look_up_relation(const char *name)
 	return oid;
 }
 
+/* Looks among the known ones first. */
 Oid
 onside_relation_oid(const char *name)
 {

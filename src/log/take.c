@@ -5,12 +5,12 @@
  *
  * The counterpart of insert.c: aside and dead_letter lose their rows one by
  * one, and forget() deletes from all tables.  Rows are read and deleted by the
- * table access method, as the caller.  So it matters neither who owns the
- * table nor what is on it: no trigger, rule or policy runs, and no operator
- * but PostgreSQL's own for uuid and tid.
+ * table access method, as the caller.  So it matters neither who owns the table
+ * nor what is on it: no trigger, rule or policy runs, and no operator but
+ * PostgreSQL's own for uuid and tid.
  *
- * The worker waits for nobody: it passes LockWaitSkip, and leaves for later
- * what another session has locked.
+ * The caller has the table open and locked.  The worker waits for nobody: it
+ * passes LockWaitSkip, and leaves for later what another session has locked.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,6 +28,7 @@
 #include "log/tables.h"
 #include "log/take.h"
 
+/* The slot gets a copy, which outlives the scan. */
 bool
 onside_take_find(Relation rel, const char *index, AttrNumber column,
 				 const pg_uuid_t *value, TupleTableSlot *slot)
@@ -48,7 +49,7 @@ onside_take_find(Relation rel, const char *index, AttrNumber column,
 	return found;
 }
 
-/* Follows the row to its last version, as DELETE does at READ COMMITTED. */
+/* Follows the row to its last version, as a DELETE does at READ COMMITTED. */
 OnsideTaken
 onside_take_lock(Relation rel, ItemPointer tid, LockWaitPolicy wait,
 				 TupleTableSlot *slot)
@@ -56,10 +57,13 @@ onside_take_lock(Relation rel, ItemPointer tid, LockWaitPolicy wait,
 	TM_FailureData failure;
 	TM_Result	result;
 
+	/* The lock also keeps others from changing the row until we delete it. */
 	result = table_tuple_lock(rel, tid, GetActiveSnapshot(), slot,
 							  GetCurrentCommandId(true), LockTupleExclusive,
 							  wait, TUPLE_LOCK_FLAG_FIND_LAST_VERSION,
 							  &failure);
+
+	/* With FIND_LAST_VERSION, an updated row is no result of its own. */
 	switch (result)
 	{
 		case TM_Ok:
@@ -75,6 +79,7 @@ onside_take_lock(Relation rel, ItemPointer tid, LockWaitPolicy wait,
 	}
 }
 
+/* Deletes a changed row, too: what counts is that it is there. */
 bool
 onside_take_away(Relation rel, const char *index, AttrNumber column,
 				 const pg_uuid_t *value)
@@ -84,6 +89,7 @@ onside_take_away(Relation rel, const char *index, AttrNumber column,
 
 	if (onside_take_find(rel, index, column, value, slot))
 	{
+		/* Lock the row before deleting it: that tells whether it is there. */
 		ItemPointerData tid = slot->tts_tid;
 		OnsideTaken result = onside_take_lock(rel, &tid, LockWaitSkip, slot);
 

@@ -99,6 +99,7 @@ advance_source(Source *source)
 	TupleTableSlot *slot = source->slot;
 	bool		isnull;
 
+	/* Rows that the snapshot does not see are skipped here. */
 	source->has_row = index_getnext_slot(source->scan, source->backward ?
 										 BackwardScanDirection :
 										 ForwardScanDirection, slot);
@@ -155,6 +156,7 @@ first_source(Source *sources, int n)
 	{
 		int			order;
 
+		/* This source has no row left in the range. */
 		if (!sources[i].has_row)
 			continue;
 
@@ -178,6 +180,7 @@ read_range(Source *sources, int n, const OnsideRange *range,
 {
 	Source	   *source;
 
+	/* Each source stands at its first row of the range. */
 	for (int i = 0; i < n; i++)
 		start_range(&sources[i], range);
 
@@ -191,6 +194,8 @@ read_range(Source *sources, int n, const OnsideRange *range,
 			return false;
 		if (cursor != NULL)
 			cursor->pos = source->pos;
+
+		/* Only the source whose row was taken goes on. */
 		advance_source(source);
 	}
 	return true;
@@ -248,7 +253,7 @@ onside_window_read(OnsideCursor *cursor, OnsideReadCallback callback,
 
 	/* Read the ranges in ascending order. */
 	n = open_sources(sources, false);
-	onside_ranges_to_read(cursor, &ranges);
+	onside_ranges_pending(cursor, cursor->window, &ranges);
 	for (int i = 0; n > 0 && finished && i < ranges.n; i++)
 		finished = read_range(sources, n, &ranges.range[i], cursor,
 							  callback, arg);
@@ -271,9 +276,6 @@ onside_window_read_newest(const OnsideCursor *cursor,
 	OnsideRanges ranges;
 
 	onside_ranges_pending(cursor, now, &ranges);
-
-	/* onside_ranges_pending() gives them in no order. */
-	qsort(ranges.range, ranges.n, sizeof(OnsideRange), onside_compare_ranges);
 	for (int i = ranges.n - 1; n > 0 && i >= 0; i--)
 		if (!read_range(sources, n, &ranges.range[i], NULL, callback, arg))
 			break;
@@ -289,6 +291,7 @@ count_in_segment(Relation rel, const OnsideRanges *ranges, int64 max,
 {
 	Source		source;
 
+	/* Do not even open the index of an empty segment. */
 	if (RelationGetNumberOfBlocks(rel) == 0)
 		return;
 	open_source(&source, rel, false);
@@ -363,6 +366,8 @@ onside_window_last_xid(Relation segment)
 	open_source(&source, segment, true);
 	for (int i = ranges.n - 1; !source.has_row && i >= 0; i--)
 		start_range(&source, &ranges.range[i]);
+
+	/* Ranges of transactions that have recorded nothing here have no row. */
 	if (source.has_row)
 		xid = source.pos.xid;
 	close_source(&source);
@@ -450,6 +455,7 @@ onside_window_fetch(const OnsidePosition *positions, int n,
 		const OnsidePosition *pos = &positions[i];
 		OnsideRange range = {pos->xid, pos->xid, pos->id - 1};
 
+		/* A range from this id on, which begins with the event. */
 		CHECK_FOR_INTERRUPTS();
 		for (int s = 0; s < nsources; s++)
 		{
