@@ -37,8 +37,8 @@ onside_citus_is_here(void)
 }
 
 /*
- * Two columns of the row of a catalog of Citus that has this key; false if
- * there is none.  The columns are of types that are passed by value, and never
+ * Reads two columns of a row of Citus's catalog, by the row's key.  False if
+ * there is no such row.  The columns' types are passed by value, and never
  * NULL.
  */
 static bool
@@ -55,6 +55,8 @@ read_catalog_row(const char *catalog, const char *key_column, RegProcedure equal
 
 	if (!OidIsValid(relid))
 		return false;
+
+	/* Without an index, whose name we would have to know. */
 	rel = table_open(relid, AccessShareLock);
 	ScanKeyInit(&scan_key, get_attnum(relid, key_column), BTEqualStrategyNumber,
 				equal, key);
@@ -84,8 +86,8 @@ onside_citus_table(Oid relid)
 }
 
 /*
- * A shard's name is its table's, "_" and a number, by which Citus's catalog
- * has the table.
+ * A shard's name ends in "_" and the shardid, by which Citus's catalog has the
+ * shard's table.
  */
 Oid
 onside_citus_table_of_shard(Oid relid)

@@ -13,9 +13,9 @@
  * last one: this transaction has written all of them, so none has been
  * removed.  A row that was moved to another partition was deleted here and
  * inserted there, to triggers as well as to us.  Each version of a row can
- * have fired the trigger.  So we remember which versions we have passed, and
- * where that led: the chain is followed once.  A row with one version costs no
- * memory.
+ * have fired the trigger, and the way from each leads over all later ones.  So
+ * we remember the versions that we have passed, and where the way leads
+ * (follow_heap()).  A row with one version costs no memory.
  *
  * The condition is the trigger's WHEN.  "becomes" makes two triggers with the
  * same arguments; then it is the WHEN of the INSERT trigger, which does not
@@ -27,10 +27,10 @@
  * remembered:
  *
  * - each version that was looked at, whatever came of it;
- * - each event that was recorded, by the row's primary key and the event_id, if the
- *   row or its mapper has one of its own, otherwise by its place among the row's
- *   events.  A later version of the row is looked at, but its event is not
- *   recorded twice.
+ * - each event that was recorded, by the row's primary key and the event_id, if
+ *   the row or its mapper has an event_id of its own, otherwise by its place
+ *   among the row's events.  A later version of the row is looked at, but its
+ *   event is not recorded twice.
  *
  * If a version makes no event, or an invalid one, the row's next version is
  * tried.  What a subtransaction has remembered becomes its parent's when it
@@ -65,13 +65,15 @@ struct OnsideDeferred
 {
 	Relation	rel;
 	OnsideCondition *condition;
-	TupleTableSlot *row;
+	TupleTableSlot *row;		/* what onside_deferred_row() returns */
 	Oid			root;			/* the table, or of a partition its root */
 	const char *event_name;
-	Bitmapset  *keys;			/* columns of the primary key, with offset */
+	Bitmapset  *keys;			/* primary key's columns, with offset; or NULL */
 	MemoryContext per_row;
 	int			nparts;			/* which row of which table it is */
-	OnsideKeyPart parts[INDEX_MAX_KEYS + 3];	/* and room for which event */
+
+	/* root, event_name, the key's columns; and room for which event */
+	OnsideKeyPart parts[INDEX_MAX_KEYS + 3];
 	int			nevents;		/* of the row, so far */
 };
 
@@ -140,6 +142,7 @@ end_subtransaction(SubXactEvent event, SubTransactionId subid,
 {
 	if (event == SUBXACT_EVENT_COMMIT_SUB)
 	{
+		/* What it has remembered is its parent's now. */
 		for (Seen *entry = last_seen; entry != NULL && entry->subid == subid;
 			 entry = entry->before)
 			entry->subid = parent;
@@ -150,6 +153,8 @@ end_subtransaction(SubXactEvent event, SubTransactionId subid,
 		if (passed != NULL)
 			hash_destroy(passed);
 		passed = NULL;
+
+		/* What it has recorded is undone, and may be recorded again. */
 		while (last_seen != NULL && last_seen->subid == subid)
 		{
 			Seen	   *entry = last_seen;
@@ -160,6 +165,7 @@ end_subtransaction(SubXactEvent event, SubTransactionId subid,
 	}
 }
 
+/* An empty hash table that lives as long as the transaction. */
 static HTAB *
 make_table(const char *name, Size key_size, Size entry_size)
 {
@@ -190,7 +196,7 @@ begin_remembering(void)
 					  sizeof(pg_uuid_t), sizeof(Seen));
 }
 
-/* Remembers a digest of the parts.  Is it the first time in this transaction? */
+/* Remembers a digest of the parts.  Was it unknown in this transaction? */
 static bool
 remember_key(const OnsideKeyPart *parts, int nparts)
 {
@@ -214,6 +220,7 @@ remember_key(const OnsideKeyPart *parts, int nparts)
  * ----------
  */
 
+/* Do both triggers report the same event, with the same mapping? */
 static bool
 has_same_arguments(const Trigger *a, const Trigger *b)
 {
@@ -225,7 +232,11 @@ has_same_arguments(const Trigger *a, const Trigger *b)
 	return true;
 }
 
-/* The WHEN clause that the row has to meet now, or NULL. */
+/*
+ * The WHEN clause that the row has to meet now, or NULL.  That is the clause of
+ * the INSERT trigger with the same arguments, if there is one beside an UPDATE
+ * trigger: it is about the row as it is, and does not use OLD.
+ */
 static char *
 find_condition(Relation rel, Trigger *trigger)
 {
@@ -297,7 +308,7 @@ command_of(TupleTableSlot *row)
 											 &isnull));
 }
 
-/* The version in the slot; the padding is zero, so that it can be a key. */
+/* Names the version in the slot.  A hash key must have no random padding. */
 static void
 get_version(OnsideDeferred *deferred, Version *version)
 {
@@ -363,6 +374,8 @@ follow_heap(OnsideDeferred *deferred, ItemPointer tid)
 			entry = hash_search(passed, &version, HASH_ENTER, NULL);
 			entry->end = next;
 		}
+
+		/* Two steps of the way that was gone become one. */
 		if (before != NULL)
 			before->end = entry->end;
 		before = entry;
@@ -406,6 +419,7 @@ is_new_version(OnsideDeferred *deferred)
 	return remember_key(parts, lengthof(parts));
 }
 
+/* Appends a part to what identifies the row.  The data must stay. */
 static void
 add_key_part(OnsideDeferred *deferred, const char *data, int len)
 {
@@ -415,7 +429,10 @@ add_key_part(OnsideDeferred *deferred, const char *data, int len)
 	part->len = len;
 }
 
-/* Which row of which table it is. */
+/*
+ * Says which row of which table it is: by the primary key's values as text, or
+ * by its place if somebody has dropped the primary key.
+ */
 static void
 identify_row(OnsideDeferred *deferred)
 {
@@ -424,6 +441,8 @@ identify_row(OnsideDeferred *deferred)
 
 	deferred->nparts = 0;
 	deferred->nevents = 0;
+
+	/* By the root: a row that moves to another partition is the same row. */
 	add_key_part(deferred, (char *) &deferred->root, sizeof(deferred->root));
 	add_key_part(deferred, deferred->event_name, strlen(deferred->event_name));
 	while ((i = bms_next_member(deferred->keys, i)) >= 0)
@@ -477,6 +496,7 @@ onside_deferred_row(OnsideDeferred *deferred, TriggerData *trigdata)
 	else
 		ExecClearTuple(deferred->row);
 
+	/* Each version that meets the condition is looked at once. */
 	found = found &&
 		onside_condition_is_met(deferred->condition, deferred->row,
 								updated ? trigdata->tg_trigslot : NULL) &&

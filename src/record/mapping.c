@@ -3,9 +3,15 @@
  * mapping.c
  *		Which column of a source table becomes which field of an event.
  *
- * A trigger's arguments are strings "target=column"; the targets are the API's
+ * A trigger's arguments are strings "target=column".  The targets are the API's
  * names of an event's fields, and payload.KEY for a key of the payload.  The
- * event's name itself is a literal.
+ * event's name itself is a literal, and so is what attach() adds: a mapper's
+ * name, and what an event_id is made of.
+ *
+ * attach() writes the arguments (onside_mapping_args()), and track_row, backfill
+ * and all that shows what is attached read them.  Somebody may have made the
+ * trigger by hand, so arguments can be anything.  No error is raised here: the
+ * caller decides.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,6 +39,7 @@ refuse_argument(OnsideEventError *error, char *message, const char *hint)
 								message, hint);
 }
 
+/* The same for a target that two arguments set. */
 static bool
 refuse_repetition(OnsideEventError *error, const char *target)
 {
@@ -40,6 +47,7 @@ refuse_repetition(OnsideEventError *error, const char *target)
 						   EXAMPLE_HINT);
 }
 
+/* Takes "payload.KEY=column".  There is room for all arguments. */
 static bool
 add_payload_key(OnsideMapping *mapping, const char *target, const char *column,
 				OnsideEventError *error)
@@ -85,9 +93,12 @@ read_argument(OnsideMapping *mapping, const char *arg, OnsideEventError *error)
 							   psprintf("argument \"%s\" is not of the form target=column",
 										arg),
 							   EXAMPLE_HINT);
+
+	/* The first "=" ends the target. */
 	target = pnstrdup(arg, equals - arg);
 	value = equals + 1;
 
+	/* A field of an event, or what attach() adds. */
 	for (int i = 0; i < (int) lengthof(targets); i++)
 	{
 		const char **field = (const char **) ((char *) mapping + targets[i].field);
@@ -106,6 +117,7 @@ read_argument(OnsideMapping *mapping, const char *arg, OnsideEventError *error)
 						   "The fields are event_name, and installation_id, event_datetime, event_id and payload.KEY, or mapper.");
 }
 
+/* The same for a target that no argument sets. */
 static bool
 require_target(const char *value, const char *target, OnsideEventError *error)
 {
@@ -122,6 +134,7 @@ onside_mapping_parse(int nargs, char **args, OnsideEventError *error)
 	OnsideMapping *mapping = palloc0(sizeof(OnsideMapping));
 	bool		ok = true;
 
+	/* Each argument can be a key of the payload. */
 	mapping->payload = palloc(Max(nargs, 1) * sizeof(OnsidePayloadKey));
 	for (int i = 0; i < nargs && ok; i++)
 		ok = read_argument(mapping, args[i], error);
@@ -151,6 +164,7 @@ onside_mapping_of_trigger(int nargs, Datum tgargs)
 	return onside_mapping_parse(nargs, args, &error);
 }
 
+/* Scans pg_trigger by OID, for which the server has no cache. */
 HeapTuple
 onside_mapping_find(Oid trigger, Snapshot snapshot, OnsideMapping **mapping)
 {
@@ -189,7 +203,7 @@ onside_mapping_search_path(const OnsideMapping *mapping)
 		"pg_catalog, pg_temp";
 }
 
-/* All others are taken as they are written, whatever a column is called. */
+/* The value of any other target is no column, whatever it looks like. */
 bool
 onside_mapping_is_column(const char *arg)
 {

@@ -8,9 +8,11 @@
  * the column, and the event goes into dead_letter.  With on_invalid_event =
  * error the statement fails.
  *
- * dead_letter may be locked by another session for an hour.  The purchase
- * waits for DEAD_LETTER_PATIENCE at most; after that the event is kept in the
- * server's log, in the text of the WARNING.
+ * Called by row.c and row_mapped.c, for a trigger's rows and for backfill's.
+ * The only lock that is waited for here is the one on dead_letter, which
+ * another session may hold for an hour.  A purchase waits for
+ * DEAD_LETTER_PATIENCE at most.  After that the event is kept in the server's
+ * log, in the text of the WARNING.
  *
  *-------------------------------------------------------------------------
  */
@@ -71,8 +73,9 @@ find_mapped_column(OnsideRowReader *reader, const char *field)
 }
 
 /*
- * BuildIndexValueDescription() looks at the privileges of whoever writes the
- * row.
+ * The values of the primary key's columns, as PostgreSQL shows them in its own
+ * errors.  BuildIndexValueDescription() returns NULL if whoever writes the row
+ * may not read them.
  */
 char *
 onside_row_key(Relation rel, TupleTableSlot *row)
@@ -108,6 +111,7 @@ report_invalid_row(int elevel, OnsideRowReader *reader, Relation rel,
 	char	   *key = NULL;
 	StringInfoData detail;
 
+	/* Why this table's rows are events at all. */
 	initStringInfo(&detail);
 	appendStringInfo(&detail,
 					 "Rows of table \"%s\" are reported as event \"%s\"",
@@ -119,12 +123,15 @@ report_invalid_row(int elevel, OnsideRowReader *reader, Relation rel,
 	if (column != NULL)
 		appendStringInfo(&detail, ", with column \"%s\" as %s", column,
 						 error->field);
+
+	/* Whoever calls backfill has not written the row, so it is named. */
 	if (reader->backfill != NULL && reader->row != NULL)
 		key = onside_row_key(rel, reader->row);
 	if (key != NULL)
 		appendStringInfo(&detail, ". This is the row %s", key);
 	appendStringInfo(&detail, ".%s", outcome);
 
+	/* A column at fault is named in the error's own field, too. */
 	ereport(elevel,
 			(errcode(error->sqlstate),
 			 errmsg(ONSIDE_INVALID_EVENT "%s", error->message),
@@ -135,13 +142,18 @@ report_invalid_row(int elevel, OnsideRowReader *reader, Relation rel,
 			 column != NULL ? errtablecolname(rel, column) : errtable(rel)));
 }
 
-/* The fields that the event has, as text for a person. */
+/*
+ * The fields that the event has, as text for a person: all that is left of an
+ * event for which dead_letter was locked.
+ */
 static char *
 describe_event(const OnsideEvent *event)
 {
 	StringInfoData text;
 
 	initStringInfo(&text);
+
+	/* What could not be read is left out. */
 	if (event->has_event_id)
 		appendStringInfo(&text, "event_id %s, ",
 						 DatumGetCString(DirectFunctionCall1(uuid_out,
@@ -171,6 +183,7 @@ source_name(Oid relid)
 									  get_rel_name(root));
 }
 
+/* A backfill counts the dead letters of its rows. */
 void
 onside_row_let_through(OnsideRowReader *reader, Relation rel,
 					   const OnsideEvent *event,
@@ -178,6 +191,8 @@ onside_row_let_through(OnsideRowReader *reader, Relation rel,
 {
 	if (reader->backfill != NULL)
 		reader->backfill->dead_lettered++;
+
+	/* The WARNING has the whole event if dead_letter cannot be had. */
 	if (!onside_dead_letter_lock(DEAD_LETTER_PATIENCE))
 	{
 		report_invalid_row(WARNING, reader, rel, error,
@@ -193,9 +208,8 @@ onside_row_let_through(OnsideRowReader *reader, Relation rel,
 }
 
 /*
- * A deferred trigger can fire several times for one row.  An event that the
- * transaction has already recorded counts as recorded, and is not appended
- * again.
+ * Appends a valid event to the outbox, once.  An invalid event is an error or a
+ * dead letter, by on_invalid_event.
  */
 void
 onside_row_settle(OnsideRowReader *reader, Relation rel,
@@ -210,9 +224,13 @@ onside_row_settle(OnsideRowReader *reader, Relation rel,
 		onside_row_let_through(reader, rel, event, error);
 		return;
 	}
+
+	/* A deferred trigger can fire several times for one row. */
 	if (reader->deferred != NULL &&
 		!onside_deferred_is_new(reader->deferred, event))
 		return;
+
+	/* The first event of the statement opens the outbox. */
 	if (*append == NULL)
 	{
 		MemoryContext old = MemoryContextSwitchTo(append_context);

@@ -70,7 +70,10 @@ onside_row_id_source(Oid relid)
 					get_rel_name(root));
 }
 
-/* Resolves the columns of a mapping without a mapper. */
+/*
+ * Resolves the columns of a mapping without a mapper.  The reader gets copies
+ * of what it needs from the mapping.
+ */
 static void
 resolve_columns(OnsideRowReader *reader, const OnsideMapping *mapping,
 				Relation rel)
@@ -83,11 +86,14 @@ resolve_columns(OnsideRowReader *reader, const OnsideMapping *mapping,
 	if (mapping->event_id != NULL)
 		resolve_column(reader, &reader->event_id, "event_id", rel,
 					   mapping->event_id);
+
+	/* What precedes a row's key, if attach() has made the trigger. */
 	if (mapping->id_namespace != NULL)
 		reader->id_namespace = pstrdup(mapping->id_namespace);
 	if (mapping->id_source != NULL)
 		reader->id_source = pstrdup(mapping->id_source);
 
+	/* The payload's columns, in the order of the arguments. */
 	reader->npayload = mapping->npayload;
 	reader->keys = palloc(mapping->npayload * sizeof(char *));
 	reader->payload = palloc0(mapping->npayload * sizeof(OnsideColumn));
@@ -125,10 +131,14 @@ onside_row_reader(Trigger *trigger, Relation rel, MemoryContext context)
 				(errcode(error.sqlstate),
 				 errmsg("track_row: %s", error.message),
 				 errhint("%s", error.hint), errtable(rel)));
+
+	/* The name is the same for all rows; an invalid one makes all invalid. */
 	reader->event_name = cstring_to_text(mapping->event_name);
 	reader->name_is_valid = onside_event_check_name(reader->event_name,
 													&error);
 	reader->keepable = true;
+
+	/* Either a mapper or columns; mapping.c has seen to it. */
 	if (mapping->mapper != NULL)
 		reader->mapper = onside_mapper_make(trigger, rel, mapping, context);
 	else
@@ -140,6 +150,7 @@ onside_row_reader(Trigger *trigger, Relation rel, MemoryContext context)
 	return reader;
 }
 
+/* For one of many events the random bytes are drawn in bulk. */
 void
 onside_row_fresh_id(OnsideRowReader *reader, OnsideEvent *event)
 {
@@ -152,9 +163,9 @@ onside_row_fresh_id(OnsideRowReader *reader, OnsideEvent *event)
 }
 
 /*
- * The parts of the key: namespace, event_name, source, and the row's key.  What
- * the trigger's arguments do not say is what attach() would write into them
- * now.
+ * The event_id stands for namespace, event_name, source and the row's key.  If
+ * the trigger's arguments lack the namespace or the source, we take what
+ * attach() would write into them now.
  */
 bool
 onside_row_id_of_key(OnsideRowReader *reader, Relation rel, char *key,
@@ -167,6 +178,7 @@ onside_row_id_of_key(OnsideRowReader *reader, Relation rel, char *key,
 	OnsideKeyPart parts[lengthof(texts)];
 	pg_uuid_t	uuid;
 
+	/* A trigger that somebody made by hand names no namespace. */
 	if (texts[0] == NULL)
 	{
 		if (!onside_namespace_read(&uuid))
@@ -180,6 +192,7 @@ onside_row_id_of_key(OnsideRowReader *reader, Relation rel, char *key,
 	if (texts[2] == NULL)
 		texts[2] = onside_row_id_source(RelationGetRelid(rel));
 
+	/* All parts are hashed in UTF-8, whatever the database's encoding is. */
 	for (int i = 0; i < (int) lengthof(texts); i++)
 	{
 		parts[i].data = onside_as_utf8(texts[i], strlen(texts[i]));
