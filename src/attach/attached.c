@@ -3,8 +3,10 @@
  * attached.c
  *		What is attached, and detach.
  *
- * An attached event is nothing but a trigger that calls track_row; all that is
- * known of it is read from the trigger.
+ * An attached event is nothing but a trigger that calls track_row.  So the view
+ * "attached" reads everything from triggers, by trigger_mapping(), and detach
+ * drops triggers.  DROP TRIGGER is executed as the caller, and takes the lock.
+ * Reading takes AccessShareLock.
  *
  *-------------------------------------------------------------------------
  */
@@ -69,8 +71,9 @@ onside_find_track_row(void)
 }
 
 /*
- * Triggers that a user made, not their clones in partitions.  Those whose
- * arguments nobody understands report no event.
+ * Finds the table's own triggers that report this event.  A clone in a
+ * partition belongs to the partitioned table's trigger, and a trigger whose
+ * arguments are not understood reports no event.
  */
 List *
 onside_attached_triggers(Relation rel, const char *event_name)
@@ -85,6 +88,9 @@ onside_attached_triggers(Relation rel, const char *event_name)
 		OnsideMapping *mapping;
 		OnsideEventError error;
 
+		/*
+		 * A trigger of a constraint, or a clone, cannot be dropped by itself.
+		 */
 		if (trigger->tgfoid != function || trigger->tgisinternal ||
 			trigger->tgisclone)
 			continue;
@@ -102,9 +108,9 @@ onside_attached_triggers(Relation rel, const char *event_name)
  */
 
 /*
- * PostgreSQL drops a trigger together with what it still has to do at the end
- * of this transaction.  Other sessions have nothing of that kind: their rows'
- * locks keep DROP TRIGGER waiting.
+ * Raises an error if this transaction still has rows to report at its end:
+ * PostgreSQL would drop the trigger together with them.  Other sessions' rows
+ * need no check, since their locks keep DROP TRIGGER waiting.
  */
 static void
 refuse_pending(Relation rel, const char *event_name)
@@ -125,7 +131,10 @@ refuse_pending(Relation rel, const char *event_name)
 	}
 }
 
-/* detach(source, event_name): as the caller, who must own the table */
+/*
+ * detach(source, event_name): drops the triggers, as the caller, who must own
+ * the table.  Returns false if there are none.
+ */
 Datum
 onside_detach(PG_FUNCTION_ARGS)
 {
@@ -144,9 +153,7 @@ onside_detach(PG_FUNCTION_ARGS)
 						PG_ARGISNULL(0) ? "source" : "event_name"),
 				 errhint("See the view onside_attribution.attached.")));
 
-	/*
-	 * Find the triggers; DROP TRIGGER then takes the lock, and checks who may.
-	 */
+	/* Find the triggers.  Their names are copies, so no lock is kept. */
 	event_name = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	onside_attachable_refuse_shard("detach", PG_GETARG_OID(0));
 	citus = onside_citus_table(PG_GETARG_OID(0));
@@ -204,6 +211,7 @@ payload_mapping(const OnsideMapping *mapping)
 	return JsonbPGetDatum(JsonbValueToJsonb(builder.result));
 }
 
+/* Sets a column of the result. */
 static void
 set_column_text(Datum *values, bool *nulls, int i, const char *text)
 {
@@ -229,6 +237,8 @@ onside_trigger_mapping(PG_FUNCTION_ARGS)
 	(void) onside_mapping_find(PG_GETARG_OID(0), NULL, &mapping);
 	if (mapping == NULL)
 		PG_RETURN_NULL();
+
+	/* Either columns or a mapper; the other part is NULL. */
 	set_column_text(values, nulls, 0, mapping->event_name);
 	set_column_text(values, nulls, 1, mapping->installation_id);
 	nulls[2] = mapping->mapper != NULL;
