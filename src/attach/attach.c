@@ -140,8 +140,7 @@ note_key(Relation rel, OnsideMapping *mapping)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("attach: " ONSIDE_NAMESPACE_LOST),
 				 errhint(ONSIDE_NAMESPACE_HINT)));
-	mapping->id_namespace = DatumGetCString(DirectFunctionCall1(uuid_out,
-																UUIDPGetDatum(&id)));
+	mapping->id_namespace = onside_column_uuid_text(&id);
 	mapping->id_source = onside_row_id_source(RelationGetRelid(rel));
 
 	/* It is no error: several rows can be meant to be one event. */

@@ -197,8 +197,7 @@ onside_attach_command(Relation rel, const OnsideWanted *wanted,
 					 trigger->events == TRIGGER_TYPE_INSERT ? "INSERT" :
 					 trigger->events == TRIGGER_TYPE_UPDATE ? "UPDATE" :
 					 "INSERT OR UPDATE",
-					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-												RelationGetRelationName(rel)),
+					 onside_mapping_table_name(RelationGetRelid(rel)),
 					 wanted->deferred ? " DEFERRABLE INITIALLY DEFERRED" : "");
 
 	/* A statement-level trigger reads all rows from a transition table. */

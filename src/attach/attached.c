@@ -140,7 +140,7 @@ onside_detach(PG_FUNCTION_ARGS)
 {
 	Relation	rel;
 	char	   *event_name;
-	char	   *qualified;
+	char	   *table;
 	List	   *names = NIL;
 	ListCell   *lc;
 	OnsideCitusTable citus;
@@ -166,8 +166,7 @@ onside_detach(PG_FUNCTION_ARGS)
 		if (trigger->tgdeferrable)
 			refuse_pending(rel, event_name);
 	}
-	qualified = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-										   RelationGetRelationName(rel));
+	table = onside_mapping_table_name(RelationGetRelid(rel));
 	relation_close(rel, AccessShareLock);
 
 	/* An event that takes two triggers loses both. */
@@ -179,7 +178,7 @@ onside_detach(PG_FUNCTION_ARGS)
 	foreach(lc, names)
 	{
 		char	   *command = psprintf("DROP TRIGGER %s ON %s",
-									   quote_identifier(lfirst(lc)), qualified);
+									   quote_identifier(lfirst(lc)), table);
 
 		if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
 			elog(ERROR, "could not execute \"%s\"", command);

@@ -206,9 +206,7 @@ static char *
 make_query(Relation part, BlockNumber first, BlockNumber end,
 		   const char *condition, int limit)
 {
-	char	   *name =
-		quote_qualified_identifier(get_namespace_name(RelationGetNamespace(part)),
-								   RelationGetRelationName(part));
+	char	   *name = onside_mapping_table_name(RelationGetRelid(part));
 	StringInfoData query;
 
 	/* The names that a trigger's condition has for its rows. */

@@ -132,16 +132,12 @@ onside_mapper_problem(Oid function, Oid row_type, int *sqlstate)
 static char *
 example_mapper(Oid relid)
 {
-	char	   *table =
-		quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-								   get_rel_name(relid));
-
 	return psprintf("For example:\n"
 					"CREATE FUNCTION to_event(o %s) RETURNS SETOF onside_attribution.event\n"
 					"LANGUAGE sql STABLE AS $$\n"
 					"    SELECT p.* FROM users u, LATERAL onside_attribution.purchase(u.installation_id, o.total, o.currency, o.paid_at) p\n"
 					"    WHERE u.id = o.user_id\n"
-					"$$;", table);
+					"$$;", onside_mapping_table_name(relid));
 }
 
 /*

@@ -421,6 +421,12 @@ onside_column_is_empty(OnsideColumn *column, TupleTableSlot *row)
 	return false;
 }
 
+char *
+onside_column_uuid_text(const pg_uuid_t *uuid)
+{
+	return DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(uuid)));
+}
+
 /*
  * One case for each kind.  docs/recording.md's table of types says the same,
  * and column_expressions() in managed/recorder.sql does the same.
@@ -496,8 +502,7 @@ onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 								value, error);
 
 		case ONSIDE_COLUMN_UUID:
-			set_string(value,
-					   DatumGetCString(DirectFunctionCall1(uuid_out, datum)));
+			set_string(value, onside_column_uuid_text(DatumGetUUIDP(datum)));
 			return true;
 
 		/* JSON stays JSON. */
@@ -559,7 +564,7 @@ key_text(OnsideColumn *column, Datum datum)
 		case ONSIDE_COLUMN_INT8:
 			return psprintf(INT64_FORMAT, DatumGetInt64(datum));
 		case ONSIDE_COLUMN_UUID:
-			return DatumGetCString(DirectFunctionCall1(uuid_out, datum));
+			return onside_column_uuid_text(DatumGetUUIDP(datum));
 		default:
 			return column_text(column, datum);
 	}

@@ -432,13 +432,10 @@ static void
 call_for_all(OnsideMapper *mapper, TriggerData *trigdata, DestReceiver *dest)
 {
 	SPIExecuteOptions options = {0};
-	char	   *type =
-		quote_qualified_identifier(get_namespace_name(get_rel_namespace(mapper->relid)),
-								   get_rel_name(mapper->relid));
 	char	   *query =
 		psprintf("SELECT e.* FROM %s n, LATERAL %s((n.*)::%s) e",
 				 quote_identifier(trigdata->tg_trigger->tgnewtable),
-				 mapper->name, type);
+				 mapper->name, onside_mapping_table_name(mapper->relid));
 
 	if (SPI_register_trigger_data(trigdata) != SPI_OK_TD_REGISTER)
 		elog(ERROR, "could not register the transition table");

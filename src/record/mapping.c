@@ -8,7 +8,7 @@
  * event's name itself is a literal, and so is what attach() adds: a mapper's
  * name, and what an event_id is made of.
  *
- * attach() writes the arguments (onside_mapping_args()), and track_row, backfill
+ * attach() writes the arguments (onside_mapping_args()).  track_row, backfill
  * and all that shows what is attached read them.  Somebody may have made the
  * trigger by hand, so arguments can be anything.  No error is raised here: the
  * caller decides.
@@ -22,7 +22,9 @@
 #include "access/table.h"
 #include "catalog/pg_trigger.h"
 #include "fmgr.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 
 #include "record/mapping.h"
@@ -201,6 +203,17 @@ onside_mapping_search_path(const OnsideMapping *mapping)
 {
 	return mapping->search_path != NULL ? mapping->search_path :
 		"pg_catalog, pg_temp";
+}
+
+char *
+onside_mapping_table_name(Oid relid)
+{
+	char	   *name = get_rel_name(relid);
+
+	if (name == NULL)
+		return NULL;
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+									  name);
 }
 
 /* The value of any other target is no column, whatever it looks like. */

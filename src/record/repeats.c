@@ -21,8 +21,7 @@
  */
 #include "postgres.h"
 
-#include "utils/fmgrprotos.h"
-
+#include "record/column.h"
 #include "record/repeats.h"
 
 struct OnsideRepeats
@@ -103,6 +102,5 @@ onside_repeats_found(const OnsideRepeats *repeats, int64 *events)
 char *
 onside_repeats_example(const OnsideRepeats *repeats)
 {
-	return DatumGetCString(DirectFunctionCall1(uuid_out,
-											   UUIDPGetDatum(&repeats->example)));
+	return onside_column_uuid_text(&repeats->example);
 }

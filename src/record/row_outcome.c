@@ -21,8 +21,6 @@
 #include "access/genam.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
-#include "utils/lsyscache.h"
 #include "utils/relcache.h"
 #include "utils/timestamp.h"
 
@@ -156,12 +154,10 @@ describe_event(const OnsideEvent *event)
 	/* What could not be read is left out. */
 	if (event->has_event_id)
 		appendStringInfo(&text, "event_id %s, ",
-						 DatumGetCString(DirectFunctionCall1(uuid_out,
-															 UUIDPGetDatum(&event->event_id))));
+						 onside_column_uuid_text(&event->event_id));
 	if (event->has_installation_id)
 		appendStringInfo(&text, "installation_id %s, ",
-						 DatumGetCString(DirectFunctionCall1(uuid_out,
-															 UUIDPGetDatum(&event->installation_id))));
+						 onside_column_uuid_text(&event->installation_id));
 	if (event->has_event_datetime)
 		appendStringInfo(&text, "event_datetime %s, ",
 						 timestamptz_to_str(event->event_datetime));
@@ -169,18 +165,6 @@ describe_event(const OnsideEvent *event)
 					 JsonbToCString(NULL, &event->payload->root,
 									VARSIZE(event->payload)));
 	return text.data;
-}
-
-/*
- * schema.table, quoted, of the table, or if that is a partition, of its root.
- */
-static char *
-source_name(Oid relid)
-{
-	Oid			root = onside_row_root(relid);
-
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(root)),
-									  get_rel_name(root));
 }
 
 /* A backfill counts the dead letters of its rows. */
@@ -204,7 +188,7 @@ onside_row_let_through(OnsideRowReader *reader, Relation rel,
 					   " This row was let through and its event put into dead_letter.");
 	onside_dead_letter_insert(NULL, event, 0, error->message, 0,
 							  GetCurrentTimestamp(), 0,
-							  source_name(RelationGetRelid(rel)));
+							  onside_mapping_table_name(onside_row_root(RelationGetRelid(rel))));
 }
 
 /*

@@ -24,7 +24,6 @@
 #include "catalog/partition.h"
 #include "utils/builtins.h"
 #include "utils/formatting.h"
-#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
@@ -186,8 +185,7 @@ onside_row_id_of_key(OnsideRowReader *reader, Relation rel, char *key,
 										ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
 										pstrdup("event_id cannot be made: " ONSIDE_NAMESPACE_LOST),
 										ONSIDE_NAMESPACE_HINT);
-		texts[0] = DatumGetCString(DirectFunctionCall1(uuid_out,
-													   UUIDPGetDatum(&uuid)));
+		texts[0] = onside_column_uuid_text(&uuid);
 	}
 	if (texts[2] == NULL)
 		texts[2] = onside_row_id_source(RelationGetRelid(rel));
