@@ -8,8 +8,9 @@
  * and when.c find what is wrong with them for this table.  Called by attach.c
  * before it locks the table.
  *
- * The arguments, from 0: source, event_name, installation_id, payload,
- * event_datetime, event_id, operation (6), condition, mapper, becomes, deferred.
+ * The arguments, from 0: source, event_name, installation_id, payload (3),
+ * event_datetime, event_id, operation (6), condition, mapper, becomes (9),
+ * deferred.
  *
  *-------------------------------------------------------------------------
  */

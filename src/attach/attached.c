@@ -115,7 +115,8 @@ onside_attached_triggers(Relation rel, const char *event_name)
 static void
 refuse_pending(Relation rel, const char *event_name)
 {
-	List	   *relids = find_all_inheritors(RelationGetRelid(rel), NoLock, NULL);
+	List	   *relids = find_all_inheritors(RelationGetRelid(rel), NoLock,
+											 NULL);
 	ListCell   *lc;
 
 	foreach(lc, relids)

@@ -366,8 +366,8 @@ warn_of_child(Relation triggers, HeapTuple trigger, void *arg)
 }
 
 /*
- * Warns that a partitioned table becomes a partition.  Its triggers stay as they
- * are: at row level they would need clones in partitions that nobody has
+ * Warns that a partitioned table becomes a partition.  Its triggers stay as
+ * they are: at row level they would need clones in partitions that nobody has
  * locked.
  */
 static HeapTuple

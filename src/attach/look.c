@@ -229,8 +229,8 @@ make_query(Relation part, BlockNumber first, BlockNumber end,
 }
 
 /*
- * Looks at the rows of a range of blocks, up to MAX_ROWS in all.  The query finds
- * places; then each row is read as a trigger would get it.
+ * Looks at the rows of a range of blocks, up to MAX_ROWS in all.  The query
+ * finds places; then each row is read as a trigger would get it.
  */
 static void
 look_at_blocks(OnsideLook *look, Source *source, Relation part,

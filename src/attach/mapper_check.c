@@ -200,15 +200,16 @@ onside_mapper_obstacles(Oid function)
 	add_obstacle(&obstacles, !proc->proretset, "does not return SETOF");
 	add_obstacle(&obstacles, proc->proisstrict, "is STRICT");
 	add_obstacle(&obstacles, proc->prosecdef, "is SECURITY DEFINER");
-	add_obstacle(&obstacles, !heap_attisnull(tuple, Anum_pg_proc_proconfig, NULL),
+	add_obstacle(&obstacles,
+				 !heap_attisnull(tuple, Anum_pg_proc_proconfig, NULL),
 				 "has SET options");
 	ReleaseSysCache(tuple);
 	return obstacles.len > 0 ? obstacles.data : NULL;
 }
 
 /*
- * Does the planner inline the function?  The first entry of a plan's range table
- * is the query's own FROM item: a function, or what has replaced it.
+ * Does the planner inline the function?  The first entry of a plan's range
+ * table is the query's own FROM item: a function, or what has replaced it.
  */
 static bool
 is_inlined(const char *name, Oid row_type)
@@ -228,7 +229,8 @@ is_inlined(const char *name, Oid row_type)
 	/* SPI holds the plan; we look at its only statement. */
 	cached = SPI_plan_get_cached_plan(plan);
 	stmt = linitial_node(PlannedStmt, cached->stmt_list);
-	result = linitial_node(RangeTblEntry, stmt->rtable)->rtekind != RTE_FUNCTION;
+	result =
+		linitial_node(RangeTblEntry, stmt->rtable)->rtekind != RTE_FUNCTION;
 	ReleaseCachedPlan(cached, NULL);
 	SPI_finish();
 	return result;

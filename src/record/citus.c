@@ -42,8 +42,8 @@ onside_citus_is_here(void)
  * NULL.
  */
 static bool
-read_catalog_row(const char *catalog, const char *key_column, RegProcedure equal,
-				 Datum key, const char *const columns[2], Datum values[2])
+read_catalog_row(const char *catalog, const char *key_column,
+				 RegProcedure equal, Datum key, const char *const columns[2], Datum values[2])
 {
 	Oid			relid = get_relname_relid(catalog, PG_CATALOG_NAMESPACE);
 	Relation	rel;
@@ -101,7 +101,8 @@ onside_citus_table_of_shard(Oid relid)
 		strspn(end + 1, "0123456789") != strlen(end + 1) ||
 		!onside_citus_is_here() ||
 		!read_catalog_row("pg_dist_shard", "shardid", F_INT8EQ,
-						  Int64GetDatum(strtoll(end + 1, NULL, 10)), columns, values))
+						  Int64GetDatum(strtoll(end + 1, NULL, 10)), columns,
+						  values))
 		return InvalidOid;
 
 	/*
@@ -109,7 +110,8 @@ onside_citus_table_of_shard(Oid relid)
 	 * own shard.
 	 */
 	if (DatumGetObjectId(values[0]) == relid ||
-		get_rel_namespace(DatumGetObjectId(values[0])) != get_rel_namespace(relid))
+		get_rel_namespace(DatumGetObjectId(values[0])) !=
+		get_rel_namespace(relid))
 		return InvalidOid;
 	return DatumGetObjectId(values[0]);
 }

@@ -373,7 +373,8 @@ json_to_json(OnsideColumn *column, Datum datum, JsonbValue *value,
 
 	/* Only the value's own fault is the event's. */
 	if (ERRCODE_TO_CATEGORY(edata->sqlerrcode) != ERRCODE_DATA_EXCEPTION &&
-		ERRCODE_TO_CATEGORY(edata->sqlerrcode) != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
+		ERRCODE_TO_CATEGORY(edata->sqlerrcode) !=
+		ERRCODE_PROGRAM_LIMIT_EXCEEDED)
 		ReThrowError(edata);
 
 	set_string(value, this.str);
@@ -416,7 +417,8 @@ onside_column_is_empty(OnsideColumn *column, TupleTableSlot *row)
 
 	if (isnull)
 		return true;
-	if (column->kind == ONSIDE_COLUMN_TEXT || column->kind == ONSIDE_COLUMN_BPCHAR)
+	if (column->kind == ONSIDE_COLUMN_TEXT ||
+		column->kind == ONSIDE_COLUMN_BPCHAR)
 		return *column_text(column, datum) == '\0';
 	return false;
 }

@@ -68,7 +68,7 @@ struct OnsideDeferred
 	TupleTableSlot *row;		/* what onside_deferred_row() returns */
 	Oid			root;			/* the table, or of a partition its root */
 	const char *event_name;
-	Bitmapset  *keys;			/* primary key's columns, with offset; or NULL */
+	Bitmapset  *keys;			/* primary key, with offset; or NULL */
 	MemoryContext per_row;
 	int			nparts;			/* which row of which table it is */
 

@@ -103,7 +103,8 @@ read_argument(OnsideMapping *mapping, const char *arg, OnsideEventError *error)
 	/* A field of an event, or what attach() adds. */
 	for (int i = 0; i < (int) lengthof(targets); i++)
 	{
-		const char **field = (const char **) ((char *) mapping + targets[i].field);
+		const char **field =
+			(const char **) ((char *) mapping + targets[i].field);
 
 		if (strcmp(target, targets[i].name) != 0)
 			continue;

@@ -3,7 +3,7 @@
  * purchase.c
  *		A purchase's payload, and the helpers of mappers.
  *
- * track_purchase() and the SQL function purchase() make the same payload, of the
+ * track_purchase() and the SQL function purchase() make the same payload of the
  * same arguments, which are checked here.  amount() and event_id() help mappers
  * to fill in the rest.
  *
@@ -292,8 +292,8 @@ onside_event_id(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(0))
 		throw_part(ERRCODE_NULL_VALUE_NOT_ALLOWED, "a part must not be null");
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT,
-					  &values, &nulls, &n);
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false,
+					  TYPALIGN_INT, &values, &nulls, &n);
 	if (n == 0)
 		throw_part(ERRCODE_INVALID_PARAMETER_VALUE, "there must be a part");
 	parts = palloc(n * sizeof(OnsideKeyPart));

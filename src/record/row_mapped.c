@@ -207,7 +207,8 @@ record_result(OnsideRowReader *reader, Relation rel, OnsideEvent *event,
 			  OnsideRepeats *repeats, OnsideAppend **append,
 			  MemoryContext append_context)
 {
-	bool		row_is_unknown = reader->backfill != NULL && reader->row == NULL;
+	bool		row_is_unknown = reader->backfill != NULL &&
+		reader->row == NULL;
 	OnsideEventError error;
 	bool		valid;
 

@@ -99,7 +99,8 @@ resolve_columns(OnsideRowReader *reader, const OnsideMapping *mapping,
 	for (int i = 0; i < mapping->npayload; i++)
 	{
 		reader->keys[i] = mapping->payload[i].key;
-		resolve_column(reader, &reader->payload[i], mapping->payload[i].field, rel,
+		resolve_column(reader, &reader->payload[i],
+					   mapping->payload[i].field, rel,
 					   mapping->payload[i].column);
 
 		/* An output function can depend on settings, and on other objects. */
