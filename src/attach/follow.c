@@ -282,6 +282,7 @@ onside_follow_trigger(Oid trigger)
 	OnsideMapping *mapping;
 	HeapTuple	tuple;
 	Form_pg_trigger form;
+	Oid			taken;
 	ObjectAddress mapper;
 	ObjectAddress dependent;
 
@@ -297,10 +298,10 @@ onside_follow_trigger(Oid trigger)
 		return;
 
 	/* A mapper that is made later gets no dependency. */
+	taken = onside_mapper_takes(mapping->mapper, form->tgrelid);
 	ObjectAddressSet(mapper, ProcedureRelationId,
 					 onside_mapper_find(mapping->mapper,
-										get_rel_type_id(onside_mapper_takes(mapping->mapper,
-																			form->tgrelid))));
+										get_rel_type_id(taken)));
 	if (!OidIsValid(mapper.objectId))
 		return;
 	ObjectAddressSet(dependent, TriggerRelationId, trigger);

@@ -472,7 +472,7 @@ onside_look(Oid relid, const OnsideMapping *mapping, const char *condition,
 
 /* "980 of 1,000 rows": there are never more than a thousand. */
 static char *
-share_of_rows(int rows, int of)
+row_share(int rows, int of)
 {
 	return psprintf("%s of %s rows", rows == 1000 ? "1,000" : psprintf("%d", rows),
 					of == 1000 ? "1,000" : psprintf("%d", of));
@@ -500,7 +500,7 @@ onside_look_warn(const OnsideLook *look)
 {
 	if (look->without_id > 0)
 		warn_of_rows(look, psprintf("installation_id is NULL in %s",
-									share_of_rows(look->without_id, look->rows)),
+									row_share(look->without_id, look->rows)),
 					 "They would have been skipped.",
 					 look->has_mapper ?
 					 "A purchase made outside the app has none. Otherwise look at what the mapper joins." :
@@ -509,12 +509,13 @@ onside_look_warn(const OnsideLook *look)
 	/* A mapper may mean to return no event, so these two kinds differ. */
 	if (look->without_event > 0)
 		warn_of_rows(look, psprintf("the mapper returns no event for %s",
-									share_of_rows(look->without_event, look->rows)),
+									row_share(look->without_event, look->rows)),
 					 "They would have been skipped.",
 					 "If these rows are no events, all is well. Otherwise look at what the mapper joins, and at its WHERE.");
 	if (look->invalid > 0)
 		warn_of_rows(look, psprintf("%s would not have been valid events: %s",
-									share_of_rows(look->invalid, look->rows), look->problem),
+									row_share(look->invalid, look->rows),
+									look->problem),
 					 "They would have been let through, and their events put into dead_letter, unless onside_attribution.on_invalid_event is error.",
 					 look->hint);
 

@@ -43,7 +43,8 @@ onside_citus_is_here(void)
  */
 static bool
 read_catalog_row(const char *catalog, const char *key_column,
-				 RegProcedure equal, Datum key, const char *const columns[2], Datum values[2])
+				 RegProcedure equal, Datum key,
+				 const char *const columns[2], Datum values[2])
 {
 	Oid			relid = get_relname_relid(catalog, PG_CATALOG_NAMESPACE);
 	Relation	rel;

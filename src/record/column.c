@@ -409,6 +409,15 @@ column_text(OnsideColumn *column, Datum datum)
 	return str;
 }
 
+/* The value of an INT2, INT4 or INT8 column. */
+static int64
+integer_value(OnsideColumn *column, Datum datum)
+{
+	return column->kind == ONSIDE_COLUMN_INT2 ? DatumGetInt16(datum) :
+		column->kind == ONSIDE_COLUMN_INT4 ? DatumGetInt32(datum) :
+		DatumGetInt64(datum);
+}
+
 bool
 onside_column_is_empty(OnsideColumn *column, TupleTableSlot *row)
 {
@@ -450,13 +459,9 @@ onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 	{
 		/* Integers are JSON numbers, exactly. */
 		case ONSIDE_COLUMN_INT2:
-			set_numeric(value, int64_to_numeric(DatumGetInt16(datum)));
-			return true;
 		case ONSIDE_COLUMN_INT4:
-			set_numeric(value, int64_to_numeric(DatumGetInt32(datum)));
-			return true;
 		case ONSIDE_COLUMN_INT8:
-			set_numeric(value, int64_to_numeric(DatumGetInt64(datum)));
+			set_numeric(value, int64_to_numeric(integer_value(column, datum)));
 			return true;
 
 		case ONSIDE_COLUMN_BOOL:
@@ -560,11 +565,9 @@ key_text(OnsideColumn *column, Datum datum)
 	switch (column->kind)
 	{
 		case ONSIDE_COLUMN_INT2:
-			return psprintf("%d", DatumGetInt16(datum));
 		case ONSIDE_COLUMN_INT4:
-			return psprintf("%d", DatumGetInt32(datum));
 		case ONSIDE_COLUMN_INT8:
-			return psprintf(INT64_FORMAT, DatumGetInt64(datum));
+			return psprintf(INT64_FORMAT, integer_value(column, datum));
 		case ONSIDE_COLUMN_UUID:
 			return onside_column_uuid_text(DatumGetUUIDP(datum));
 		default:

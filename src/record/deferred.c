@@ -60,6 +60,7 @@
 #include "record/condition.h"
 #include "record/deferred.h"
 #include "record/event_id.h"
+#include "record/mapping.h"
 
 struct OnsideDeferred
 {
@@ -260,7 +261,7 @@ find_condition(Relation rel, Trigger *trigger)
  * statement.
  */
 OnsideDeferred *
-onside_deferred_make(TriggerData *trigdata, Oid root, const char *event_name,
+onside_deferred_make(TriggerData *trigdata, const char *event_name,
 					 MemoryContext context)
 {
 	MemoryContext old = MemoryContextSwitchTo(context);
@@ -270,7 +271,7 @@ onside_deferred_make(TriggerData *trigdata, Oid root, const char *event_name,
 	/* A copy, since nobody releases a slot's descriptor here. */
 	tupdesc = CreateTupleDescCopy(RelationGetDescr(trigdata->tg_relation));
 	deferred->rel = trigdata->tg_relation;
-	deferred->root = root;
+	deferred->root = onside_mapping_root(RelationGetRelid(deferred->rel));
 	deferred->event_name = pstrdup(event_name);
 	deferred->condition =
 		onside_condition_make(find_condition(deferred->rel,
@@ -279,8 +280,8 @@ onside_deferred_make(TriggerData *trigdata, Oid root, const char *event_name,
 	/* If somebody has dropped the key, a row is known by its place. */
 	deferred->keys = RelationGetIndexAttrBitmap(deferred->rel,
 												INDEX_ATTR_BITMAP_PRIMARY_KEY);
-	deferred->row = MakeSingleTupleTableSlot(tupdesc,
-											 table_slot_callbacks(deferred->rel));
+	deferred->row =
+		MakeSingleTupleTableSlot(tupdesc, table_slot_callbacks(deferred->rel));
 	deferred->per_row = AllocSetContextCreate(context,
 											  "onside_attribution deferred row",
 											  ALLOCSET_SMALL_SIZES);
@@ -303,7 +304,11 @@ command_of(TupleTableSlot *row)
 	bool		isnull;
 
 	if (TTS_IS_BUFFERTUPLE(row))
-		return HeapTupleHeaderGetCmin(((HeapTupleTableSlot *) row)->tuple->t_data);
+	{
+		HeapTuple	tuple = ((HeapTupleTableSlot *) row)->tuple;
+
+		return HeapTupleHeaderGetCmin(tuple->t_data);
+	}
 	return DatumGetCommandId(slot_getsysattr(row, MinCommandIdAttributeNumber,
 											 &isnull));
 }

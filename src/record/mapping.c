@@ -20,6 +20,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "catalog/partition.h"
 #include "catalog/pg_trigger.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
@@ -187,13 +188,12 @@ onside_mapping_find(Oid trigger, Snapshot snapshot, OnsideMapping **mapping)
 		*mapping = NULL;
 	if (mapping != NULL && tuple != NULL)
 	{
+		Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
 		bool		isnull;
+		Datum		args = heap_getattr(tuple, Anum_pg_trigger_tgargs,
+										RelationGetDescr(rel), &isnull);
 
-		*mapping = onside_mapping_of_trigger(((Form_pg_trigger) GETSTRUCT(tuple))->tgnargs,
-											 heap_getattr(tuple,
-														  Anum_pg_trigger_tgargs,
-														  RelationGetDescr(rel),
-														  &isnull));
+		*mapping = onside_mapping_of_trigger(form->tgnargs, args);
 	}
 	table_close(rel, AccessShareLock);
 	return tuple;
@@ -206,15 +206,25 @@ onside_mapping_search_path(const OnsideMapping *mapping)
 		"pg_catalog, pg_temp";
 }
 
+Oid
+onside_mapping_root(Oid relid)
+{
+	List	   *ancestors = NIL;
+
+	if (get_rel_relispartition(relid))
+		ancestors = get_partition_ancestors(relid);
+
+	/* A partition that is being detached has none. */
+	return ancestors != NIL ? llast_oid(ancestors) : relid;
+}
+
 char *
 onside_mapping_table_name(Oid relid)
 {
 	char	   *name = get_rel_name(relid);
+	char	   *schema = get_namespace_name(get_rel_namespace(relid));
 
-	if (name == NULL)
-		return NULL;
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-									  name);
+	return name == NULL ? NULL : quote_qualified_identifier(schema, name);
 }
 
 /* The value of any other target is no column, whatever it looks like. */

@@ -60,6 +60,9 @@ extern OnsideMapping *onside_mapping_of_trigger(int nargs, Datum tgargs);
  */
 extern const char *onside_mapping_search_path(const OnsideMapping *mapping);
 
+/* The table, or if that is a partition, its root. */
+extern Oid	onside_mapping_root(Oid relid);
+
 /* The table's name with its schema, quoted, for SQL; NULL if there is none. */
 extern char *onside_mapping_table_name(Oid relid);
 

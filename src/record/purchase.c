@@ -203,8 +203,8 @@ onside_purchase(PG_FUNCTION_ARGS)
 
 		nulls[i] = args[i] < 0 ? !valid : PG_ARGISNULL(args[i]);
 		if (!nulls[i])
-			values[i] = args[i] < 0 ? JsonbPGetDatum(make_purchase_payload(fcinfo)) :
-				PG_GETARG_DATUM(args[i]);
+			values[i] = args[i] >= 0 ? PG_GETARG_DATUM(args[i]) :
+				JsonbPGetDatum(make_purchase_payload(fcinfo));
 	}
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(tupdesc, values, nulls)));
 }

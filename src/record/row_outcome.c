@@ -173,6 +173,8 @@ onside_row_let_through(OnsideRowReader *reader, Relation rel,
 					   const OnsideEvent *event,
 					   const OnsideEventError *error)
 {
+	Oid			root = onside_mapping_root(RelationGetRelid(rel));
+
 	if (reader->backfill != NULL)
 		reader->backfill->dead_lettered++;
 
@@ -188,7 +190,7 @@ onside_row_let_through(OnsideRowReader *reader, Relation rel,
 					   " This row was let through and its event put into dead_letter.");
 	onside_dead_letter_insert(NULL, event, 0, error->message, 0,
 							  GetCurrentTimestamp(), 0,
-							  onside_mapping_table_name(onside_row_root(RelationGetRelid(rel))));
+							  onside_mapping_table_name(root));
 }
 
 /*

@@ -21,7 +21,6 @@
  */
 #include "postgres.h"
 
-#include "catalog/partition.h"
 #include "utils/builtins.h"
 #include "utils/formatting.h"
 #include "utils/lsyscache.h"
@@ -48,22 +47,10 @@ resolve_column(OnsideRowReader *reader, OnsideColumn *column, const char *field,
 	}
 }
 
-Oid
-onside_row_root(Oid relid)
-{
-	List	   *ancestors = NIL;
-
-	if (get_rel_relispartition(relid))
-		ancestors = get_partition_ancestors(relid);
-
-	/* A partition that is being detached has none. */
-	return ancestors != NIL ? llast_oid(ancestors) : relid;
-}
-
 char *
 onside_row_id_source(Oid relid)
 {
-	Oid			root = onside_row_root(relid);
+	Oid			root = onside_mapping_root(relid);
 
 	return psprintf("%s.%s", get_namespace_name(get_rel_namespace(root)),
 					get_rel_name(root));
@@ -182,10 +169,11 @@ onside_row_id_of_key(OnsideRowReader *reader, Relation rel, char *key,
 	if (texts[0] == NULL)
 	{
 		if (!onside_namespace_read(&uuid))
-			return onside_event_invalid(error, "event_id",
-										ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-										pstrdup("event_id cannot be made: " ONSIDE_NAMESPACE_LOST),
-										ONSIDE_NAMESPACE_HINT);
+			return
+				onside_event_invalid(error, "event_id",
+									 ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+									 pstrdup("event_id cannot be made: " ONSIDE_NAMESPACE_LOST),
+									 ONSIDE_NAMESPACE_HINT);
 		texts[0] = onside_column_uuid_text(&uuid);
 	}
 	if (texts[2] == NULL)

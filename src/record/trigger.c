@@ -177,7 +177,6 @@ onside_track_row(PG_FUNCTION_ARGS)
 		if (trigdata->tg_trigger->tgdeferrable)
 			call->deferred =
 				onside_deferred_make(trigdata,
-									 onside_row_root(RelationGetRelid(trigdata->tg_relation)),
 									 text_to_cstring(call->reader->event_name),
 									 fcinfo->flinfo->fn_mcxt);
 		fcinfo->flinfo->fn_extra = call;
