@@ -326,6 +326,7 @@ make_triggers(const OnsideWanted *wanted, OnsideCitusTable citus,
 	ListCell   *lc;
 	ListCell   *lc2;
 
+	/* Other nodes must not wait for locks longer than we do. */
 	SPI_connect();
 	if (citus != ONSIDE_CITUS_NONE)
 		set_lock_timeout_elsewhere(LockTimeout);
@@ -340,6 +341,7 @@ make_triggers(const OnsideWanted *wanted, OnsideCitusTable citus,
 					 lfirst(lc2));
 	error_context_stack = callback.previous;
 
+	/* Their sessions go on after this, with the caller's lock_timeout. */
 	if (citus != ONSIDE_CITUS_NONE)
 		set_lock_timeout_elsewhere(lock_timeout);
 	SPI_finish();

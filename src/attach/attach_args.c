@@ -61,6 +61,8 @@ read_payload(Jsonb *payload, OnsideMapping *mapping)
 	/* An empty object is a payload, too. */
 	mapping->payload = palloc(Max(JB_ROOT_COUNT(payload), 1) *
 							  sizeof(OnsidePayloadKey));
+
+	/* The object itself, then keys and values in turn. */
 	it = JsonbIteratorInit(&payload->root);
 	(void) JsonbIteratorNext(&it, &key, true);
 	while (JsonbIteratorNext(&it, &key, true) == WJB_KEY)

@@ -191,6 +191,7 @@ warn_of_amount(Relation rel, const char *field, const char *column, Oid type)
 	/* Values of other types are sent as the shop has stored them. */
 	switch (getBaseType(type))
 	{
+		/* Perhaps cents, perhaps not: only the shop knows. */
 		case INT2OID:
 		case INT4OID:
 		case INT8OID:
@@ -237,11 +238,15 @@ onside_attachable_column(Relation rel, const char *field, const char *column)
 					"which has no currency and reads differently under each lc_monetary",
 					psprintf("Map a column of type numeric, or attach a mapper in place of columns: a function that returns onside_attribution.purchase(..., %s::numeric, 'USD', ...), with the currency that the column has.",
 							 quote_identifier(column)));
+
+	/* A mapper can take a part of it. */
 	if (get_typtype(inner) == TYPTYPE_COMPOSITE)
 		refuse_type(rel, column, type,
 					"a composite type, for which JSON has no agreed form",
 					psprintf("Attach a mapper in place of columns: a function that takes what the event needs out of it, for example (row.%s).amount.",
 							 quote_identifier(column)));
+
+	/* The type can be sent, but the value may be wrong. */
 	if (is_amount(field))
 		warn_of_amount(rel, field, column, type);
 }

@@ -164,6 +164,10 @@ onside_detach(PG_FUNCTION_ARGS)
 		Trigger    *trigger = lfirst(lc);
 
 		names = lappend(names, trigger->tgname);
+
+		/*
+		 * A deferred event may still have to be recorded in this transaction.
+		 */
 		if (trigger->tgdeferrable)
 			refuse_pending(rel, event_name);
 	}
@@ -235,6 +239,8 @@ onside_trigger_mapping(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	(void) onside_mapping_find(PG_GETARG_OID(0), NULL, &mapping);
+
+	/* The view then shows a trigger without an event. */
 	if (mapping == NULL)
 		PG_RETURN_NULL();
 

@@ -146,6 +146,8 @@ record_chunk(const OnsideBackfillKey *key, bool *told_repeats)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	onside_source_open(&source, key->source, key->event_name);
 	source.reader->backfill = &state->rows;
+
+	/* One WARNING of repeated event_ids is enough for all chunks. */
 	source.reader->told_repeats = *told_repeats;
 
 	/* A chunk is what one read returns; the last pass is read to its end. */
@@ -322,7 +324,6 @@ record_all(const OnsideBackfillKey *key, MemoryContext per_chunk)
 	int64		read_before = -1;
 	bool		finished = false;
 	bool		told_repeats = false;
-
 	while (!finished)
 	{
 		MemoryContext old = MemoryContextSwitchTo(per_chunk);

@@ -155,6 +155,7 @@ onside_backfill_lock(const OnsideBackfillKey *key)
 												strlen(key->event_name) + 1)),
 					   0, ExclusiveLock);
 
+	/* It is opened to be written, and checked for what somebody altered. */
 	rel = table_open(relid, RowExclusiveLock);
 	(void) onside_shape_require(rel, true);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
@@ -198,6 +199,7 @@ onside_backfill_save(const OnsideBackfillKey *key,
 	Datum	   *values;
 	bool	   *nulls;
 
+	/* Replace the row that onside_backfill_lock() has read. */
 	onside_insert_begin(&insert, onside_table_oid("backfill_state"));
 	if (ItemPointerIsValid(&state->tid))
 		simple_heap_delete(insert.rel,
@@ -220,6 +222,8 @@ onside_backfill_save(const OnsideBackfillKey *key,
 	values[Anum_state_partition - 1] = ObjectIdGetDatum(state->partition);
 	values[Anum_state_file - 1] = ObjectIdGetDatum(state->file);
 	values[Anum_state_place - 1] = PointerGetDatum(&state->place);
+
+	/* What has become of the rows, for the view backfill_progress. */
 	values[Anum_state_estimated - 1] = Int64GetDatum(state->estimated);
 	values[Anum_state_rows_read - 1] = Int64GetDatum(state->read);
 	values[Anum_state_recorded - 1] = Int64GetDatum(state->rows.recorded);
@@ -264,6 +268,8 @@ onside_backfill_forget_dropped(void)
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	slot = table_slot_create(rel, NULL);
 	scan = onside_table_beginscan(rel, snapshot, 0, NULL);
+
+	/* A dropped table has no row in pg_class. */
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
 		slot_getallattrs(slot);

@@ -187,6 +187,7 @@ rename_column(Relation triggers, HeapTuple trigger, void *arg)
 	bool		found;
 	Datum		args;
 
+	/* The catalog has all arguments in one bytea. */
 	args = heap_getattr(trigger, Anum_pg_trigger_tgargs,
 						RelationGetDescr(triggers), &found);
 	args = rename_in_args(DatumGetByteaPP(args),
@@ -331,6 +332,7 @@ make_row_level(Relation triggers, HeapTuple trigger, void *arg)
 	bool		nulls[Natts_pg_trigger] = {0};
 	bool		replace[Natts_pg_trigger] = {0};
 
+	/* At row level it is fired for rows that come in through the parent. */
 	if (!is_at_statement_level(trigger))
 		return NULL;
 	ereport(NOTICE,
@@ -418,6 +420,8 @@ onside_follow_parent(Oid relid, Oid parent)
 	name = get_rel_name(parent);
 	if (name == NULL)
 		return;
+
+	/* First the child's own triggers, then those of its parent. */
 	for_each_trigger(relid,
 					 get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE ?
 					 warn_of_parent : make_row_level, name);

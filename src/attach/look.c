@@ -264,6 +264,8 @@ look_at_blocks(OnsideLook *look, Source *source, Relation part,
 										   (ItemPointer) DatumGetPointer(ctid),
 										   GetActiveSnapshot(), slot))
 			continue;
+
+		/* A mapping is about the table's columns, not a partition's. */
 		if (map != NULL)
 			(void) execute_attr_map_slot(map->attrMap, slot, source->row);
 		else

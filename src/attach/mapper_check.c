@@ -74,6 +74,7 @@ problem_of_argument(Form_pg_proc proc, Oid row_type)
 {
 	Oid			type;
 
+	/* Arguments with defaults count: a mapper is called with one. */
 	if (proc->pronargs != 1)
 		return psprintf("takes %d arguments and not one of type %s",
 						proc->pronargs, format_type_be(row_type));
@@ -157,6 +158,8 @@ check_signature(Oid function, const char *name, Oid relid, Oid row_type)
 				 errmsg("attach: mapper %s %s", name, problem),
 				 errdetail("A mapper is a function that takes a row of the table and returns onside_attribution.event, or SETOF it."),
 				 errhint("%s", example_mapper(relid))));
+
+	/* Planning the function, below, may run what is in it. */
 	if (onside_function_aclcheck(function, ACL_EXECUTE) != ACLCHECK_OK)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -220,6 +223,8 @@ is_inlined(const char *name, Oid row_type)
 	bool		result;
 
 	SPI_connect();
+
+	/* The query that mapper.c makes for a row. */
 	plan = SPI_prepare(psprintf("SELECT e.* FROM %s($1) e", name), 1,
 					   &row_type);
 	if (plan == NULL)

@@ -197,6 +197,8 @@ find_partitions(Relation rel, Oid first)
 
 	if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
 		return list_make1_oid(relid);
+
+	/* By OID, so that a pass can go on behind the last one. */
 	partitions = find_all_inheritors(relid, NoLock, NULL);
 	list_sort(partitions, list_oid_cmp);
 	if (list_member_oid(partitions, first))
@@ -225,6 +227,8 @@ onside_source_estimate(Relation rel)
 
 		/* reltuples is -1 if nothing was counted. */
 		form = (Form_pg_class) GETSTRUCT(tuple);
+
+		/* A partitioned table has no rows of its own. */
 		if (form->relkind == RELKIND_RELATION)
 			rows += Max(form->reltuples, 0);
 		else if (form->relkind == RELKIND_FOREIGN_TABLE)
@@ -293,6 +297,8 @@ take_snapshot(void)
 	/* The first element, then the running transactions in order. */
 	xids[0] = onside_widen_xid(snapshot->suboverflowed ? snapshot->xmin :
 							   snapshot->xmax, next);
+
+	/* Subtransactions, too: a row's xmin can be one. */
 	for (int i = 0; i < n; i++)
 		xids[i + 1] = onside_widen_xid(i < (int) snapshot->xcnt ?
 									   snapshot->xip[i] :

@@ -74,6 +74,7 @@ parse_condition(const char *argument, const char *query)
 	SelectStmt *select;
 	ResTarget  *target;
 
+	/* One command, and that a SELECT. */
 	if (list_length(parsed) == 1 &&
 		IsA(linitial_node(RawStmt, parsed)->stmt, SelectStmt))
 	{
@@ -171,6 +172,7 @@ onside_when_transform(Relation rel, const char *argument,
 										   makeAlias("new", NIL), false, false);
 	addNSItemToQuery(pstate, nsitem, false, true, true);
 
+	/* Columns, types and operators are looked up here. */
 	when = transformWhereClause(pstate, when, EXPR_KIND_TRIGGER_WHEN, "WHEN");
 	assign_expr_collations(pstate, when);
 	if (!allow_old)

@@ -109,6 +109,7 @@ output_needs_settings(Oid type)
 	char		category;
 	bool		preferred;
 
+	/* Enums, strings, addresses and bit strings read the same everywhere. */
 	get_type_category_preferred(getBaseType(type), &category, &preferred);
 	return category != TYPCATEGORY_ENUM && category != TYPCATEGORY_STRING &&
 		category != TYPCATEGORY_NETWORK && category != TYPCATEGORY_BITSTRING;
@@ -300,6 +301,7 @@ time_to_json(OnsideColumn *column, TimestampTz t, JsonbValue *value,
 {
 	StringInfoData buf;
 
+	/* For the dead letter, if the API cannot be told. */
 	if (!onside_datetime_in_range(t))
 	{
 		char	   *str = palloc(MAXDATELEN + 1);
@@ -597,6 +599,8 @@ onside_column_to_event_id(OnsideColumn *column, TupleTableSlot *row,
 	if (**key == '\0')
 		return invalid_value(column, error, "must not be empty",
 							 "It is the row's key, or a version 4 UUID, or NULL to have one made.");
+
+	/* A version 4 UUID needs no hash: the API takes it as it is. */
 	*has = onside_parse_uuid(*key, uuid) && onside_uuid_is_v4(uuid);
 	if (*has)
 		*key = NULL;

@@ -337,6 +337,7 @@ get_next_place(TupleTableSlot *row, ItemPointer next)
 {
 	HeapTupleHeader header = ((HeapTupleTableSlot *) row)->tuple->t_data;
 
+	/* Only locked, deleted, moved, or replaced by what was undone. */
 	if ((header->t_infomask & HEAP_XMAX_INVALID) != 0 ||
 		HEAP_XMAX_IS_LOCKED_ONLY(header->t_infomask) ||
 		HeapTupleHeaderIndicatesMovedPartitions(header) ||
@@ -416,6 +417,7 @@ is_new_version(OnsideDeferred *deferred)
 	Version		version;
 	OnsideKeyPart parts[2];
 
+	/* Another trigger looks at the same version for its own event. */
 	get_version(deferred, &version);
 	parts[0].data = (const char *) &version;
 	parts[0].len = sizeof(version);
@@ -523,6 +525,7 @@ onside_deferred_is_new(OnsideDeferred *deferred, const OnsideEvent *event)
 {
 	OnsideKeyPart *which = &deferred->parts[deferred->nparts];
 
+	/* A fresh event_id differs each time; the event's number does not. */
 	if (event->id_is_fresh)
 	{
 		which->data = (const char *) &deferred->nevents;

@@ -177,6 +177,8 @@ onside_mapper_takes(const char *name, Oid relid)
 
 	if (OidIsValid(onside_mapper_find(name, get_rel_type_id(relid))))
 		return relid;
+
+	/* A shard whose table has the mapper, or the other way round. */
 	other = onside_citus_table_of_shard(relid);
 	if (!OidIsValid(other) && onside_citus_table(relid) != ONSIDE_CITUS_NONE)
 		other = find_shard_taken(name, relid);
@@ -201,6 +203,8 @@ check_function(const OnsideMapper *mapper)
 				 onside_citus_is_here() ?
 				 errhint("Where Citus made the table's shards before it knew of the mapper, or has made the table anew, CREATE OR REPLACE FUNCTION at the coordinator makes it on all nodes. Or detach the event with onside_attribution.detach().") :
 				 errhint("Create it again, or detach the event with onside_attribution.detach().")));
+
+	/* The caller is whoever writes the row. */
 	if (onside_function_aclcheck(function, ACL_EXECUTE) != ACLCHECK_OK)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -224,6 +228,7 @@ table_of_trigger(Trigger *trigger, Oid relid)
 {
 	Oid			parent = trigger->tgisclone ? trigger->tgoid : InvalidOid;
 
+	/* Up to the trigger that is no clone. */
 	while (OidIsValid(parent))
 	{
 		HeapTuple	tuple = onside_mapping_find(parent, NULL, NULL);

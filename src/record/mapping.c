@@ -116,6 +116,8 @@ read_argument(OnsideMapping *mapping, const char *arg, OnsideEventError *error)
 	}
 	if (strncmp(target, PAYLOAD_PREFIX, strlen(PAYLOAD_PREFIX)) == 0)
 		return add_payload_key(mapping, target, value, error);
+
+	/* Whoever writes a trigger by hand finds the names in the hint. */
 	return refuse_argument(error,
 						   psprintf("\"%s\" is not a field of an event", target),
 						   "The fields are event_name, and installation_id, event_datetime, event_id and payload.KEY, or mapper.");
@@ -163,6 +165,7 @@ onside_mapping_of_trigger(int nargs, Datum tgargs)
 	char	  **args = palloc(Max(nargs, 1) * sizeof(char *));
 	OnsideEventError error;
 
+	/* Each argument ends with a zero byte. */
 	for (int i = 0; i < nargs; i++, p += strlen(p) + 1)
 		args[i] = p;
 	return onside_mapping_parse(nargs, args, &error);

@@ -144,6 +144,7 @@ make_purchase_payload(FunctionCallInfo fcinfo)
 	char	   *digits = DatumGetCString(DirectFunctionCall1(numeric_out,
 															 PG_GETARG_DATUM(1)));
 
+	/* "extra" has neither of these keys. */
 	onside_jsonb_push(&builder, WJB_BEGIN_OBJECT, NULL);
 	onside_push_string(&builder, WJB_KEY, "currency");
 	onside_push_string(&builder, WJB_VALUE, code);
@@ -268,6 +269,8 @@ read_part(Datum value, int number)
 	if (len == 0)
 		throw_part(ERRCODE_INVALID_PARAMETER_VALUE,
 				   psprintf("part %d must not be empty", number));
+
+	/* Any database hashes the same bytes. */
 	result.data = onside_as_utf8(VARDATA_ANY(part), len);
 	if (result.data == NULL)
 		throw_part(ERRCODE_INVALID_PARAMETER_VALUE,

@@ -257,6 +257,8 @@ onside_row_record_all(OnsideRowReader *reader, TriggerData *trigdata,
 	 */
 	row = MakeSingleTupleTableSlot(RelationGetDescr(trigdata->tg_relation),
 								   &TTSOpsMinimalTuple);
+
+	/* From the first row on, wherever another trigger has stopped. */
 	pointer = tuplestore_alloc_read_pointer(rows, EXEC_FLAG_REWIND);
 	tuplestore_select_read_pointer(rows, pointer);
 	tuplestore_rescan(rows);

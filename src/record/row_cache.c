@@ -50,6 +50,7 @@ static int	next_place;
 static void
 tidy_up(KeptReader *entry)
 {
+	/* The last statement does it. */
 	if (entry->users > 0)
 		return;
 	if (entry->is_kept)
@@ -66,6 +67,8 @@ empty_place(int place)
 
 	if (entry == NULL)
 		return;
+
+	/* Not found any more; whoever uses it keeps it. */
 	kept[place] = NULL;
 	entry->is_kept = false;
 	tidy_up(entry);

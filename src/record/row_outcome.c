@@ -83,6 +83,7 @@ onside_row_key(Relation rel, TupleTableSlot *row)
 	bool		nulls[INDEX_MAX_KEYS];
 	char	   *key;
 
+	/* This fills in rd_pkindex. */
 	list_free(RelationGetIndexList(rel));
 	if (!OidIsValid(rel->rd_pkindex))
 		return NULL;
@@ -186,6 +187,8 @@ onside_row_let_through(OnsideRowReader *reader, Relation rel,
 									describe_event(event)));
 		return;
 	}
+
+	/* Whoever writes the row is told, and so is the server's log. */
 	report_invalid_row(WARNING, reader, rel, error,
 					   " This row was let through and its event put into dead_letter.");
 	onside_dead_letter_insert(NULL, event, 0, error->message, 0,

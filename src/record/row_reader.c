@@ -130,6 +130,8 @@ onside_row_reader(Trigger *trigger, Relation rel, MemoryContext context)
 		reader->mapper = onside_mapper_make(trigger, rel, mapping, context);
 	else
 		resolve_columns(reader, mapping, rel);
+
+	/* What is made of a row is thrown away with it. */
 	reader->per_row = AllocSetContextCreate(context,
 											"onside_attribution row",
 											ALLOCSET_DEFAULT_SIZES);

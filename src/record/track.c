@@ -177,6 +177,7 @@ read_event(JsonbContainer *object, OnsideEvent *event)
 		}
 		else if (strcmp(name, "payload") == 0)
 		{
+			/* event.c checks that it is an object. */
 			if (v.type != jbvNull)
 				event->payload = JsonbValueToJsonb(&v);
 		}
@@ -272,6 +273,8 @@ onside_track_batch(PG_FUNCTION_ARGS)
 
 		CHECK_FOR_INTERRUPTS();
 		old = MemoryContextSwitchTo(per_event);
+
+		/* Each event is read, completed and checked by itself. */
 		element = getIthJsonbValueFromContainer(array, i - 1);
 		if (element->type != jbvBinary ||
 			!JsonContainerIsObject(element->val.binary.data))
