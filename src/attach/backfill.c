@@ -373,17 +373,19 @@ onside_backfill(PG_FUNCTION_ARGS)
 		castNode(CallContext, fcinfo->context)->atomic;
 	OnsideBackfillKey key = {0};
 
+	/* A caller who may not read the table learns nothing about it. */
+	if (!PG_ARGISNULL(0))
+	{
+		key.source = PG_GETARG_OID(0);
+		onside_attachable_require_schema(key.source);
+		onside_attachable_require(key.source, ACL_SELECT);
+	}
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("backfill: %s must not be null",
 						PG_ARGISNULL(0) ? "source" : "event_name"),
 				 errhint("See the view onside_attribution.attached.")));
-
-	/* A caller who may not read the table learns nothing about it. */
-	key.source = PG_GETARG_OID(0);
-	onside_attachable_require_schema(key.source);
-	onside_attachable_require(key.source, ACL_SELECT);
 
 	/* What is allocated from here on outlives each commit. */
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
