@@ -58,9 +58,10 @@
 
 PG_FUNCTION_INFO_V1(onside_attach);
 
-/* How long to wait for a lock if lock_timeout is not set. */
+/* How long attach() waits for a lock if lock_timeout is not set. */
 #define LOCK_TIMEOUT	"2s"
 
+/* Raises an error if the column cannot become the field. */
 static void
 check_column(Relation rel, const char *field, const char *name)
 {
@@ -78,6 +79,7 @@ check_column(Relation rel, const char *field, const char *name)
 				 errtablecolname(rel, name)));
 }
 
+/* Checks each column that the mapping names. */
 static void
 check_columns(Relation rel, const OnsideMapping *mapping)
 {
@@ -109,6 +111,7 @@ is_unique(Relation rel, const char *name)
 		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
 		Form_pg_index form = index->rd_index;
 
+		/* Neither a partial index nor one that is checked later will do. */
 		result |= form->indisunique && form->indisvalid && form->indimmediate &&
 			form->indnkeyatts == 1 && form->indkey.values[0] == attnum &&
 			RelationGetIndexPredicate(index) == NIL;
@@ -130,14 +133,17 @@ note_key(Relation rel, OnsideMapping *mapping)
 
 	if (mapping->event_id == NULL)
 		return;
+
+	/* The namespace of the database, from its table of one row. */
 	if (!onside_namespace_read(&id))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("attach: " ONSIDE_NAMESPACE_LOST),
 				 errhint(ONSIDE_NAMESPACE_HINT)));
-	mapping->id_namespace = DatumGetCString(DirectFunctionCall1(uuid_out,
-																UUIDPGetDatum(&id)));
+	mapping->id_namespace = onside_column_uuid_text(&id);
 	mapping->id_source = onside_row_id_source(RelationGetRelid(rel));
+
+	/* It is no error: several rows can be meant to be one event. */
 	if (!is_unique(rel, mapping->event_id))
 		ereport(WARNING,
 				(errcode(ERRCODE_WARNING),
@@ -162,7 +168,7 @@ check_primary_key(Relation rel)
 			 errhint("Add one, or leave out deferred.")));
 }
 
-/* Tells who met a lock what to do. */
+/* Error context: the hint for a lock that was not to be had. */
 static void
 lock_error(void *arg)
 {
@@ -170,7 +176,7 @@ lock_error(void *arg)
 		errhint("Another session uses the table; see pg_locks. Try again, or set lock_timeout to wait longer.");
 }
 
-/* Tells who lacks a privilege which ones it takes. */
+/* Error context: the hint for a privilege that the caller lacks. */
 static void
 privilege_error(void *arg)
 {
@@ -179,9 +185,9 @@ privilege_error(void *arg)
 }
 
 /*
- * A caller who may not make the trigger must not make others wait, either.  So
- * this comes before any lock, and CREATE TRIGGER checks it all again under its
- * own.
+ * Raises 42501 for a caller who may not make the trigger, before any lock is
+ * taken: such a caller must not make others wait.  CREATE TRIGGER checks the
+ * privileges again, under its locks.
  */
 static void
 check_privileges(Oid relid)
@@ -193,6 +199,8 @@ check_privileges(Oid relid)
 	callback.arg = NULL;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
+
+	/* The trigger gets a clone in each partition. */
 	onside_attachable_require_schema(relid);
 	onside_attachable_require(relid, ACL_TRIGGER);
 	if (get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE)
@@ -242,6 +250,7 @@ set_lock_timeout_elsewhere(int timeout)
 		elog(ERROR, "could not execute \"%s\"", command);
 }
 
+/* Executes one CREATE TRIGGER command, and checks that it has worked. */
 static void
 make_trigger(Oid relid, const char *name, const char *command)
 {
@@ -272,6 +281,7 @@ plan_triggers(const OnsideWanted *wanted, List **commands)
 	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
 		(void) find_all_inheritors(wanted->relid, ShareRowExclusiveLock, NULL);
 
+	/* Now that the table cannot change, check what is mapped. */
 	if (wanted->mapping->mapper == NULL)
 	{
 		check_columns(rel, wanted->mapping);
@@ -280,6 +290,10 @@ plan_triggers(const OnsideWanted *wanted, List **commands)
 	if (wanted->deferred)
 		check_primary_key(rel);
 
+	/*
+	 * If there is such a trigger, CREATE TRIGGER would raise the same error,
+	 * without a hint.
+	 */
 	triggers = onside_attach_plan(rel, wanted);
 	foreach(lc, triggers)
 	{
@@ -312,10 +326,12 @@ make_triggers(const OnsideWanted *wanted, OnsideCitusTable citus,
 	ListCell   *lc;
 	ListCell   *lc2;
 
+	/* Other nodes must not wait for locks longer than we do. */
 	SPI_connect();
 	if (citus != ONSIDE_CITUS_NONE)
 		set_lock_timeout_elsewhere(LockTimeout);
 
+	/* Citus passes the commands on to the other nodes. */
 	callback.callback = onside_citus_trigger_error;
 	callback.arg = &citus;
 	callback.previous = error_context_stack;
@@ -325,12 +341,17 @@ make_triggers(const OnsideWanted *wanted, OnsideCitusTable citus,
 					 lfirst(lc2));
 	error_context_stack = callback.previous;
 
+	/* Their sessions go on after this, with the caller's lock_timeout. */
 	if (citus != ONSIDE_CITUS_NONE)
 		set_lock_timeout_elsewhere(lock_timeout);
 	SPI_finish();
 }
 
-/* Makes the triggers and returns the first one's name. */
+/*
+ * Looks at recent rows, makes the triggers, and then warns of what the look has
+ * found: the warnings come last, where they are seen.  Returns the name of the
+ * first trigger.
+ */
 static char *
 attach_event(const OnsideWanted *wanted, int lock_timeout)
 {
@@ -371,11 +392,14 @@ onside_attach(PG_FUNCTION_ARGS)
 
 	onside_attach_args_require(fcinfo);
 	PreventCommandIfReadOnly("attach()");
+
+	/* Whatever needs no lock is checked first. */
 	wanted.relid = PG_GETARG_OID(0);
 	onside_attachable_check(wanted.relid);
 	onside_attachable_refuse_shard("attach", wanted.relid);
 	check_privileges(wanted.relid);
 
+	/* From here on there may be locks to wait for. */
 	callback.callback = lock_error;
 	callback.arg = NULL;
 	callback.previous = error_context_stack;
@@ -383,6 +407,7 @@ onside_attach(PG_FUNCTION_ARGS)
 	if (lock_timeout == 0)
 		onside_set_for_now("lock_timeout", LOCK_TIMEOUT);
 
+	/* A mapper is planned, which locks the tables that it reads. */
 	onside_attach_args_read(fcinfo, &wanted);
 	name = attach_event(&wanted, lock_timeout);
 	AtEOXact_GUC(true, nestlevel);

@@ -3,13 +3,14 @@
  * attach_args.c
  *		attach's arguments.
  *
- * Everything that can be wrong with the arguments by themselves is looked at
- * here, for the sake of messages that name them.  What is wrong with them for
- * this table comes later: attach.c, attachable.c, when.c.
+ * This file reads the arguments, and raises an error for what is wrong with
+ * them by themselves; the message names the argument.  attach.c, attachable.c
+ * and when.c find what is wrong with them for this table.  Called by attach.c
+ * before it locks the table.
  *
- * attach(source, event_name, installation_id, payload, event_datetime,
- * event_id,
- *		  operation, condition, mapper, becomes, deferred)
+ * The arguments, from 0: source, event_name, installation_id, payload (3),
+ * event_datetime, event_id, operation (6), condition, mapper, becomes (9),
+ * deferred.
  *
  *-------------------------------------------------------------------------
  */
@@ -41,7 +42,7 @@ throw_bad(const char *message, const char *hint)
 			 errmsg("attach: %s", message), errhint("%s", hint)));
 }
 
-/* Reads the object of keys and columns; each entry is checked for its form. */
+/* Reads the object of keys and columns, and checks each entry's form. */
 static void
 read_payload(Jsonb *payload, OnsideMapping *mapping)
 {
@@ -57,8 +58,11 @@ read_payload(Jsonb *payload, OnsideMapping *mapping)
 						   MaxHeapAttributeNumber),
 				  "A table has no more columns than that.");
 
+	/* An empty object is a payload, too. */
 	mapping->payload = palloc(Max(JB_ROOT_COUNT(payload), 1) *
 							  sizeof(OnsidePayloadKey));
+
+	/* The object itself, then keys and values in turn. */
 	it = JsonbIteratorInit(&payload->root);
 	(void) JsonbIteratorNext(&it, &key, true);
 	while (JsonbIteratorNext(&it, &key, true) == WJB_KEY)
@@ -71,13 +75,15 @@ read_payload(Jsonb *payload, OnsideMapping *mapping)
 					  "For example {\"amount\": \"total\"}.");
 		entry->key = pnstrdup(key.val.string.val, key.val.string.len);
 		entry->column = pnstrdup(v.val.string.val, v.val.string.len);
+
+		/* A trigger's argument is "payload.KEY=column". */
 		if (strchr(entry->key, '=') != NULL)
 			throw_bad("a key of payload must not contain \"=\"",
 					  "It separates key and column in the trigger's arguments.");
 	}
 }
 
-/* What an event is made of: columns, or what a mapper returns. */
+/* Reads what an event is made of: columns, or what a mapper returns. */
 static OnsideMapping *
 read_mapping(FunctionCallInfo fcinfo)
 {
@@ -86,6 +92,8 @@ read_mapping(FunctionCallInfo fcinfo)
 	if (PG_ARGISNULL(1))
 		throw_missing("event_name");
 	mapping->event_name = text_to_cstring(PG_GETARG_TEXT_PP(1));
+
+	/* A mapper takes the place of all columns. */
 	if (!PG_ARGISNULL(8))
 	{
 		for (int i = 2; i <= 5; i++)
@@ -95,10 +103,14 @@ read_mapping(FunctionCallInfo fcinfo)
 		onside_mapper_check(PG_GETARG_OID(8), PG_GETARG_OID(0), mapping);
 		return mapping;
 	}
+
+	/* Without a mapper, these two must be given. */
 	if (PG_ARGISNULL(2))
 		throw_missing("installation_id");
 	if (PG_ARGISNULL(3))
 		throw_missing("payload");
+
+	/* Names of columns are taken as they are written. */
 	mapping->installation_id = pstrdup(NameStr(*PG_GETARG_NAME(2)));
 	read_payload(PG_GETARG_JSONB_P(3), mapping);
 	if (!PG_ARGISNULL(4))
@@ -108,7 +120,7 @@ read_mapping(FunctionCallInfo fcinfo)
 	return mapping;
 }
 
-/* TRIGGER_TYPE_* bits of "INSERT", "UPDATE", "INSERT OR UPDATE". */
+/* "INSERT", "UPDATE" or "INSERT OR UPDATE" as TRIGGER_TYPE_* bits. */
 static int16
 read_operation(text *operation)
 {
@@ -125,6 +137,7 @@ read_operation(text *operation)
 	return 0;
 }
 
+/* These arguments have defaults, so a NULL was passed. */
 void
 onside_attach_args_require(FunctionCallInfo fcinfo)
 {
@@ -144,16 +157,21 @@ onside_attach_args_read(FunctionCallInfo fcinfo, OnsideWanted *wanted)
 {
 	OnsideEventError error;
 
+	/* What the event is made of, and its name. */
 	wanted->mapping = read_mapping(fcinfo);
 	if (!onside_event_check_name(cstring_to_text(wanted->mapping->event_name),
 								 &error))
 		onside_event_throw(&error);
+
+	/* When it is reported. */
 	wanted->events = read_operation(PG_GETARG_TEXT_PP(6));
 	if (!PG_ARGISNULL(7))
 		wanted->condition = text_to_cstring(PG_GETARG_TEXT_PP(7));
 	if (!PG_ARGISNULL(9))
 		wanted->becomes = text_to_cstring(PG_GETARG_TEXT_PP(9));
 	wanted->deferred = PG_GETARG_BOOL(10);
+
+	/* "becomes" implies both operations, with a condition for each. */
 	if (wanted->becomes != NULL && (wanted->condition != NULL ||
 									wanted->events != TRIGGER_TYPE_INSERT))
 		throw_bad("becomes takes the place of operation and condition",

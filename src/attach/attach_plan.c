@@ -58,7 +58,10 @@ make_trigger_name(const char *prefix, const char *event_name)
 	return name;
 }
 
-/* Do all rows pass through statements on this very table? */
+/*
+ * Does a statement-level trigger on this table see every row?  It does not see
+ * rows that a statement on a parent writes.
+ */
 static bool
 all_rows_come_in_here(Relation rel)
 {
@@ -97,6 +100,7 @@ warn_of_moves(Relation rel, const OnsideMapping *mapping, int16 events)
 			 errhint("Attach the event to INSERT OR UPDATE, with a condition on NEW alone, and with event_id, by which a repetition is recognized.")));
 }
 
+/* Appends a trigger to the plan. */
 static List *
 add_trigger(List *triggers, const OnsideWanted *wanted, const char *prefix,
 			int16 events, const char *condition)
@@ -140,6 +144,7 @@ onside_attach_plan(Relation rel, const OnsideWanted *wanted)
 	List	   *triggers = NIL;
 	Node	   *when = NULL;
 
+	/* Two triggers: a row becomes so by an INSERT, or by an UPDATE. */
 	if (wanted->becomes != NULL)
 	{
 		(void) onside_when_transform(rel, "becomes", wanted->becomes, false);
@@ -152,6 +157,8 @@ onside_attach_plan(Relation rel, const OnsideWanted *wanted)
 									wanted->becomes,
 									onside_when_of_old(wanted->becomes)));
 	}
+
+	/* Without OLD, one trigger will do for all. */
 	if (wanted->condition != NULL)
 		when = onside_when_transform(rel, "condition", wanted->condition,
 									 (wanted->events & TRIGGER_TYPE_UPDATE) != 0);
@@ -159,6 +166,8 @@ onside_attach_plan(Relation rel, const OnsideWanted *wanted)
 	if (wanted->events != both || when == NULL || !onside_when_has_old(when))
 		return add_trigger(NIL, wanted, TRIGGER_PREFIX, wanted->events,
 						   wanted->condition);
+
+	/* With OLD, which an INSERT lacks, the condition is for UPDATE alone. */
 	triggers = add_trigger(NIL, wanted, TRIGGER_PREFIX, TRIGGER_TYPE_INSERT,
 						   NULL);
 	return add_trigger(triggers, wanted, UPDATE_TRIGGER_PREFIX,
@@ -188,15 +197,20 @@ onside_attach_command(Relation rel, const OnsideWanted *wanted,
 					 trigger->events == TRIGGER_TYPE_INSERT ? "INSERT" :
 					 trigger->events == TRIGGER_TYPE_UPDATE ? "UPDATE" :
 					 "INSERT OR UPDATE",
-					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-												RelationGetRelationName(rel)),
+					 onside_mapping_table_name(RelationGetRelid(rel)),
 					 wanted->deferred ? " DEFERRABLE INITIALLY DEFERRED" : "");
+
+	/* A statement-level trigger reads all rows from a transition table. */
 	appendStringInfoString(&command, for_each_row ? " FOR EACH ROW" :
 						   " REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT");
+
+	/* The line end ends a comment that the condition may end in. */
 	if (trigger->condition != NULL)
 		appendStringInfo(&command, " WHEN (%s\n)", trigger->condition);
 	appendStringInfoString(&command,
 						   " EXECUTE FUNCTION " ONSIDE_SCHEMA ".track_row(");
+
+	/* The mapping: a trigger's arguments are all that is stored of it. */
 	foreach(lc, onside_mapping_args(wanted->mapping))
 	{
 		appendStringInfo(&command, "%s%s", separator,

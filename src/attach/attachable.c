@@ -3,12 +3,13 @@
  * attachable.c
  *		Can this relation be attached?
  *
- * attach() refuses what can never become an event; the hint names a way that
- * works.  What may be a mistake is a warning, and the table is attached.
+ * attach() refuses what can never become an event, with a hint that names a way
+ * that works.  What may be a mistake is a warning, and the table is attached.
  *
- * A relation's kind cannot change, and neither can it become a shard, so these
- * are looked at before any lock is waited for, as are the caller's privileges.
- * Columns are looked at under attach's lock.
+ * attach.c checks a relation's kind and the caller's privileges before it waits
+ * for a lock: the kind cannot change, and a table cannot become a shard.  It
+ * checks columns under its lock.  detach and backfill ask here for privileges
+ * and shards, too.  No lock is taken here.
  *
  *-------------------------------------------------------------------------
  */
@@ -43,17 +44,22 @@
 static const char *
 find_refusal(Oid relid, const char **hint)
 {
+	/* What PostgreSQL has made fires no triggers. */
 	if (relid < FirstNormalObjectId)
 	{
 		*hint = "Attach a table of your own.";
 		return "is a system catalog";
 	}
+
+	/* Our own tables would report what is reported. */
 	if (getExtensionOfObject(RelationRelationId, relid) ==
 		get_extension_oid(ONSIDE_SCHEMA, true))
 	{
 		*hint = "Attach the table of your own whose rows are to be reported.";
 		return "belongs to the extension " ONSIDE_SCHEMA;
 	}
+
+	/* A trigger needs a table that stores the rows. */
 	switch (get_rel_relkind(relid))
 	{
 		case RELKIND_RELATION:
@@ -72,6 +78,8 @@ find_refusal(Oid relid, const char **hint)
 			*hint = "Attach the table in which the rows are stored.";
 			return "is not a table";
 	}
+
+	/* The trigger of a temporary table ends with the session. */
 	if (get_rel_persistence(relid) == RELPERSISTENCE_TEMP)
 	{
 		*hint = "It ends with its session, and its trigger does. Attach the table where its rows go, or call onside_attribution.track() where they are written.";
@@ -87,7 +95,7 @@ onside_attachable_check(Oid relid)
 	const char *problem;
 	char	   *name = get_rel_name(relid);
 
-	/* Checking the privileges says that it does not exist. */
+	/* The check of privileges, which follows, says that it does not exist. */
 	if (name == NULL)
 		return;
 	problem = find_refusal(relid, &hint);
@@ -143,6 +151,7 @@ innermost_type(Oid type)
 	}
 }
 
+/* Raises the error for a column whose values mean nothing to the API. */
 static void
 refuse_type(Relation rel, const char *column, Oid type, const char *what,
 			const char *hint)
@@ -156,7 +165,7 @@ refuse_type(Relation rel, const char *column, Oid type, const char *what,
 			 errtablecolname(rel, column)));
 }
 
-/* Does a key of the payload name an amount of money? */
+/* Does the key's name say that it is an amount of money? */
 static bool
 is_amount(const char *field)
 {
@@ -170,16 +179,19 @@ is_amount(const char *field)
 }
 
 /*
- * An integer amount is most often in minor units (cents).  It would be sent as
- * it is: a hundred times what was paid.
+ * Warns of a type in which an amount is likely to be wrong.  An integer is most
+ * often in minor units (cents), and would be sent as it is: a hundred times
+ * what was paid.
  */
 static void
 warn_of_amount(Relation rel, const char *field, const char *column, Oid type)
 {
 	const char *quoted = quote_identifier(column);
 
+	/* Values of other types are sent as the shop has stored them. */
 	switch (getBaseType(type))
 	{
+		/* Perhaps cents, perhaps not: only the shop knows. */
 		case INT2OID:
 		case INT4OID:
 		case INT8OID:
@@ -210,8 +222,8 @@ warn_of_amount(Relation rel, const char *field, const char *column, Oid type)
 }
 
 /*
- * Only columns of the payload are looked at here: the other fields' types are
- * checked by column.c.
+ * Checks the type of a column of the payload.  column.c checks the types of the
+ * other fields.
  */
 void
 onside_attachable_column(Relation rel, const char *field, const char *column)
@@ -220,16 +232,21 @@ onside_attachable_column(Relation rel, const char *field, const char *column)
 								   get_attnum(RelationGetRelid(rel), column));
 	Oid			inner = innermost_type(type);
 
+	/* Of an array or domain, the type of its elements or values counts. */
 	if (inner == CASHOID)
 		refuse_type(rel, column, type,
 					"which has no currency and reads differently under each lc_monetary",
 					psprintf("Map a column of type numeric, or attach a mapper in place of columns: a function that returns onside_attribution.purchase(..., %s::numeric, 'USD', ...), with the currency that the column has.",
 							 quote_identifier(column)));
+
+	/* A mapper can take a part of it. */
 	if (get_typtype(inner) == TYPTYPE_COMPOSITE)
 		refuse_type(rel, column, type,
 					"a composite type, for which JSON has no agreed form",
 					psprintf("Attach a mapper in place of columns: a function that takes what the event needs out of it, for example (row.%s).amount.",
 							 quote_identifier(column)));
+
+	/* The type can be sent, but the value may be wrong. */
 	if (is_amount(field))
 		warn_of_amount(rel, field, column, type);
 }

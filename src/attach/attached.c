@@ -3,8 +3,10 @@
  * attached.c
  *		What is attached, and detach.
  *
- * An attached event is nothing but a trigger that calls track_row; all that is
- * known of it is read from the trigger.
+ * An attached event is nothing but a trigger that calls track_row.  So the view
+ * "attached" reads everything from triggers, by trigger_mapping(), and detach
+ * drops triggers.  DROP TRIGGER is executed as the caller, and takes the lock.
+ * Reading takes AccessShareLock.
  *
  *-------------------------------------------------------------------------
  */
@@ -69,8 +71,9 @@ onside_find_track_row(void)
 }
 
 /*
- * Triggers that a user made, not their clones in partitions.  Those whose
- * arguments nobody understands report no event.
+ * Finds the table's own triggers that report this event.  A clone in a
+ * partition belongs to the partitioned table's trigger, and a trigger whose
+ * arguments are not understood reports no event.
  */
 List *
 onside_attached_triggers(Relation rel, const char *event_name)
@@ -85,6 +88,9 @@ onside_attached_triggers(Relation rel, const char *event_name)
 		OnsideMapping *mapping;
 		OnsideEventError error;
 
+		/*
+		 * A trigger of a constraint, or a clone, cannot be dropped by itself.
+		 */
 		if (trigger->tgfoid != function || trigger->tgisinternal ||
 			trigger->tgisclone)
 			continue;
@@ -102,14 +108,15 @@ onside_attached_triggers(Relation rel, const char *event_name)
  */
 
 /*
- * PostgreSQL drops a trigger together with what it still has to do at the end
- * of this transaction.  Other sessions have nothing of that kind: their rows'
- * locks keep DROP TRIGGER waiting.
+ * Raises an error if this transaction still has rows to report at its end:
+ * PostgreSQL would drop the trigger together with them.  Other sessions' rows
+ * need no check, since their locks keep DROP TRIGGER waiting.
  */
 static void
 refuse_pending(Relation rel, const char *event_name)
 {
-	List	   *relids = find_all_inheritors(RelationGetRelid(rel), NoLock, NULL);
+	List	   *relids = find_all_inheritors(RelationGetRelid(rel), NoLock,
+											 NULL);
 	ListCell   *lc;
 
 	foreach(lc, relids)
@@ -125,13 +132,16 @@ refuse_pending(Relation rel, const char *event_name)
 	}
 }
 
-/* detach(source, event_name): as the caller, who must own the table */
+/*
+ * detach(source, event_name): drops the triggers, as the caller, who must own
+ * the table.  Returns false if there are none.
+ */
 Datum
 onside_detach(PG_FUNCTION_ARGS)
 {
 	Relation	rel;
 	char	   *event_name;
-	char	   *qualified;
+	char	   *table;
 	List	   *names = NIL;
 	ListCell   *lc;
 	OnsideCitusTable citus;
@@ -144,9 +154,7 @@ onside_detach(PG_FUNCTION_ARGS)
 						PG_ARGISNULL(0) ? "source" : "event_name"),
 				 errhint("See the view onside_attribution.attached.")));
 
-	/*
-	 * Find the triggers; DROP TRIGGER then takes the lock, and checks who may.
-	 */
+	/* Find the triggers.  Their names are copies, so no lock is kept. */
 	event_name = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	onside_attachable_refuse_shard("detach", PG_GETARG_OID(0));
 	citus = onside_citus_table(PG_GETARG_OID(0));
@@ -156,11 +164,14 @@ onside_detach(PG_FUNCTION_ARGS)
 		Trigger    *trigger = lfirst(lc);
 
 		names = lappend(names, trigger->tgname);
+
+		/*
+		 * A deferred event may still have to be recorded in this transaction.
+		 */
 		if (trigger->tgdeferrable)
 			refuse_pending(rel, event_name);
 	}
-	qualified = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-										   RelationGetRelationName(rel));
+	table = onside_mapping_table_name(RelationGetRelid(rel));
 	relation_close(rel, AccessShareLock);
 
 	/* An event that takes two triggers loses both. */
@@ -172,7 +183,7 @@ onside_detach(PG_FUNCTION_ARGS)
 	foreach(lc, names)
 	{
 		char	   *command = psprintf("DROP TRIGGER %s ON %s",
-									   quote_identifier(lfirst(lc)), qualified);
+									   quote_identifier(lfirst(lc)), table);
 
 		if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
 			elog(ERROR, "could not execute \"%s\"", command);
@@ -204,6 +215,7 @@ payload_mapping(const OnsideMapping *mapping)
 	return JsonbPGetDatum(JsonbValueToJsonb(builder.result));
 }
 
+/* Sets a column of the result. */
 static void
 set_column_text(Datum *values, bool *nulls, int i, const char *text)
 {
@@ -227,8 +239,12 @@ onside_trigger_mapping(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	(void) onside_mapping_find(PG_GETARG_OID(0), NULL, &mapping);
+
+	/* The view then shows a trigger without an event. */
 	if (mapping == NULL)
 		PG_RETURN_NULL();
+
+	/* Either columns or a mapper; the other part is NULL. */
 	set_column_text(values, nulls, 0, mapping->event_name);
 	set_column_text(values, nulls, 1, mapping->installation_id);
 	nulls[2] = mapping->mapper != NULL;

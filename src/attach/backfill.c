@@ -78,7 +78,7 @@ PG_FUNCTION_INFO_V1(onside_backfill);
  * ----------
  */
 
-/* Names the row in what goes wrong in the trigger's condition. */
+/* Error context: names the table, and the row that is being read. */
 static void
 chunk_error(void *arg)
 {
@@ -146,6 +146,8 @@ record_chunk(const OnsideBackfillKey *key, bool *told_repeats)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	onside_source_open(&source, key->source, key->event_name);
 	source.reader->backfill = &state->rows;
+
+	/* One WARNING of repeated event_ids is enough for all chunks. */
 	source.reader->told_repeats = *told_repeats;
 
 	/* A chunk is what one read returns; the last pass is read to its end. */
@@ -182,7 +184,10 @@ record_chunk(const OnsideBackfillKey *key, bool *told_repeats)
  * ----------
  */
 
-/* Whether it can be done, and what there is to say about it. */
+/*
+ * Raises an error if the table cannot be read again, and tells the caller what
+ * will be different from what the trigger does.
+ */
 static void
 check_source(const OnsideBackfillKey *key)
 {
@@ -191,6 +196,11 @@ check_source(const OnsideBackfillKey *key)
 	OnsideSource source;
 
 	onside_source_open(&source, key->source, key->event_name);
+
+	/*
+	 * Without a time of its own, a row is dated now, and has no place in a
+	 * span.
+	 */
 	if (source.reader->event_datetime.name == NULL &&
 		source.reader->mapper == NULL)
 	{
@@ -204,6 +214,8 @@ check_source(const OnsideBackfillKey *key)
 				(errmsg("the events of \"%s\" are dated now, since no event_datetime is mapped",
 						RelationGetRelationName(source.rel))));
 	}
+
+	/* No row that is there has an OLD. */
 	if (source.trigger->tgqual != NULL &&
 		onside_when_has_old(stringToNode(source.trigger->tgqual)))
 		ereport(NOTICE,
@@ -213,8 +225,8 @@ check_source(const OnsideBackfillKey *key)
 }
 
 /*
- * Waits until not too many events are pending.  Without a worker that counts
- * them there is no saying how many they are.
+ * Waits until no more than PENDING_MAX events are pending.  Without a worker,
+ * which counts them, we do not know how many there are, and do not wait.
  */
 static void
 wait_for_room(void)
@@ -230,6 +242,8 @@ wait_for_room(void)
 					(errmsg("backfill waits until no more than %d events are pending",
 							PENDING_MAX)));
 		told = true;
+
+		/* Whenever events are settled, and each second, look again. */
 		ConditionVariablePrepareToSleep(&slot->settled_cv);
 		(void) ConditionVariableTimedSleep(&slot->settled_cv, 1000,
 										   wait_event);
@@ -237,6 +251,7 @@ wait_for_room(void)
 	}
 }
 
+/* Tells the caller what has become of all rows. */
 static void
 tell_end(const OnsideBackfillKey *key, const OnsideBackfillState *state)
 {
@@ -251,8 +266,9 @@ tell_end(const OnsideBackfillKey *key, const OnsideBackfillState *state)
 }
 
 /*
- * How far it has come, and, if the number of rows is known, how long it may
- * still take, by what this call has read since it began.
+ * Says how many rows have been read, and how long the rest may take.  The
+ * estimate needs the table's number of rows, and supposes that the rest goes as
+ * fast as this call has read so far.
  */
 static char *
 describe_progress(const OnsideBackfillState *state, int64 read_before,
@@ -308,7 +324,6 @@ record_all(const OnsideBackfillKey *key, MemoryContext per_chunk)
 	int64		read_before = -1;
 	bool		finished = false;
 	bool		told_repeats = false;
-
 	while (!finished)
 	{
 		MemoryContext old = MemoryContextSwitchTo(per_chunk);
@@ -358,6 +373,13 @@ onside_backfill(PG_FUNCTION_ARGS)
 		castNode(CallContext, fcinfo->context)->atomic;
 	OnsideBackfillKey key = {0};
 
+	/* A caller who may not read the table learns nothing about it. */
+	if (!PG_ARGISNULL(0))
+	{
+		key.source = PG_GETARG_OID(0);
+		onside_attachable_require_schema(key.source);
+		onside_attachable_require(key.source, ACL_SELECT);
+	}
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -365,11 +387,7 @@ onside_backfill(PG_FUNCTION_ARGS)
 						PG_ARGISNULL(0) ? "source" : "event_name"),
 				 errhint("See the view onside_attribution.attached.")));
 
-	/* A caller who may not read the table learns nothing about it. */
-	key.source = PG_GETARG_OID(0);
-	onside_attachable_require_schema(key.source);
-	onside_attachable_require(key.source, ACL_SELECT);
-
+	/* What is allocated from here on outlives each commit. */
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	key.event_name = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	key.since = PG_ARGISNULL(2) ? DT_NOBEGIN : PG_GETARG_TIMESTAMPTZ(2);
@@ -381,6 +399,7 @@ onside_backfill(PG_FUNCTION_ARGS)
 				 errmsg("backfill cannot be called in a transaction block"),
 				 errhint("It commits what it has recorded, chunk by chunk. Call it by itself.")));
 
+	/* The table itself has no rows. */
 	if (onside_citus_table(key.source) != ONSIDE_CITUS_NONE)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

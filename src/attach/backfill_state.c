@@ -4,12 +4,12 @@
  *		How far each backfill has come: the table backfill_state.
  *
  * backfill() alone writes this table, and its callers have no privilege on it.
- * So the rows are read and written here, without SQL: no privilege is looked
- * at, and no trigger, rule or policy that somebody has put on the table takes
- * part.  So what PostgreSQL would check falls to us: the key and the NOT NULL
- * columns are filled in below, and insert.c maintains the index and finds a
- * duplicate.  A row is replaced, rather than updated, so that insert.c is all
- * that writes.
+ * So this file reads and writes the rows without SQL: no privilege is checked,
+ * and no trigger, rule or policy that somebody has put on the table takes part.
+ * Then we have to do what PostgreSQL would do: onside_backfill_save() fills in
+ * the key and the NOT NULL columns, and insert.c maintains the index and finds
+ * a duplicate.  A row is replaced, rather than updated, so that insert.c alone
+ * writes rows.
  *
  * One session at a time reads and writes the row of a backfill.  Sessions take
  * turns by an object lock whose number is a hash of table and event; backfills
@@ -80,6 +80,7 @@ is_row_of(TupleTableSlot *slot, const OnsideBackfillKey *key)
 			   key->event_name) == 0;
 }
 
+/* An array that stays when the slot is gone; 0 for NULL. */
 static Datum
 copy_array(TupleTableSlot *slot, AttrNumber attnum)
 {
@@ -99,6 +100,7 @@ read_state_row(TupleTableSlot *slot, OnsideBackfillState *state)
 	Datum	   *done;
 	int			ndone;
 
+	/* Where backfill is: pass, partition, and place in it. */
 	state->pass = DatumGetInt16(values[Anum_state_pass - 1]);
 	deconstruct_array(DatumGetArrayTypeP(values[Anum_state_done - 1]), OIDOID,
 					  sizeof(Oid), true, TYPALIGN_INT, &done, NULL, &ndone);
@@ -108,6 +110,8 @@ read_state_row(TupleTableSlot *slot, OnsideBackfillState *state)
 	state->file = DatumGetObjectId(values[Anum_state_file - 1]);
 	ItemPointerCopy((ItemPointer) DatumGetPointer(values[Anum_state_place - 1]),
 					&state->place);
+
+	/* What has become of the rows so far. */
 	state->estimated = DatumGetInt64(values[Anum_state_estimated - 1]);
 	state->read = DatumGetInt64(values[Anum_state_rows_read - 1]);
 	state->rows.recorded = DatumGetInt64(values[Anum_state_recorded - 1]);
@@ -116,6 +120,8 @@ read_state_row(TupleTableSlot *slot, OnsideBackfillState *state)
 		DatumGetInt64(values[Anum_state_dead_lettered - 1]);
 	state->rows.not_due = DatumGetInt64(values[Anum_state_not_due - 1]);
 	state->started_at = DatumGetTimestampTz(values[Anum_state_started_at - 1]);
+
+	/* NULL in the first pass, or in the last. */
 	state->before = copy_array(slot, Anum_state_before);
 	state->now = copy_array(slot, Anum_state_now);
 	state->finished = !slot->tts_isnull[Anum_state_finished_at - 1];
@@ -123,10 +129,10 @@ read_state_row(TupleTableSlot *slot, OnsideBackfillState *state)
 }
 
 /*
- * The snapshot is taken under the lock, whatever the transaction's isolation
- * level is: only so it shows what the session before us has written.  The
- * table stays locked, so that the row is still in its place when it is
- * replaced.
+ * Waits for its turn, and reads the row.  The snapshot is taken under the lock,
+ * whatever the transaction's isolation level is, so it shows what the session
+ * before us has written.  The table stays locked, so that the row is still in
+ * its place when it is replaced.
  */
 OnsideBackfillState *
 onside_backfill_lock(const OnsideBackfillKey *key)
@@ -139,6 +145,7 @@ onside_backfill_lock(const OnsideBackfillKey *key)
 	TupleTableSlot *slot;
 	bool		found = false;
 
+	/* What there is if the table has no such row. */
 	ItemPointerSetInvalid(&state->tid);
 	state->rows.since = key->since;
 	state->rows.until = key->until;
@@ -148,11 +155,14 @@ onside_backfill_lock(const OnsideBackfillKey *key)
 												strlen(key->event_name) + 1)),
 					   0, ExclusiveLock);
 
+	/* It is opened to be written, and checked for what somebody altered. */
 	rel = table_open(relid, RowExclusiveLock);
 	(void) onside_shape_require(rel, true);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	slot = table_slot_create(rel, NULL);
 	scan = onside_table_beginscan(rel, snapshot, 0, NULL);
+
+	/* The table has few rows, so it is read from the beginning. */
 	while (!found && table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
 		slot_getallattrs(slot);
@@ -167,6 +177,7 @@ onside_backfill_lock(const OnsideBackfillKey *key)
 	return state;
 }
 
+/* A list of OIDs as oid[]. */
 static Datum
 make_oid_array(List *oids)
 {
@@ -188,6 +199,7 @@ onside_backfill_save(const OnsideBackfillKey *key,
 	Datum	   *values;
 	bool	   *nulls;
 
+	/* Replace the row that onside_backfill_lock() has read. */
 	onside_insert_begin(&insert, onside_table_oid("backfill_state"));
 	if (ItemPointerIsValid(&state->tid))
 		simple_heap_delete(insert.rel,
@@ -203,11 +215,15 @@ onside_backfill_save(const OnsideBackfillKey *key,
 	values[Anum_state_event_name - 1] = CStringGetTextDatum(key->event_name);
 	values[Anum_state_since - 1] = TimestampTzGetDatum(key->since);
 	values[Anum_state_until - 1] = TimestampTzGetDatum(key->until);
+
+	/* Where to go on. */
 	values[Anum_state_pass - 1] = Int16GetDatum(state->pass);
 	values[Anum_state_done - 1] = make_oid_array(state->done);
 	values[Anum_state_partition - 1] = ObjectIdGetDatum(state->partition);
 	values[Anum_state_file - 1] = ObjectIdGetDatum(state->file);
 	values[Anum_state_place - 1] = PointerGetDatum(&state->place);
+
+	/* What has become of the rows, for the view backfill_progress. */
 	values[Anum_state_estimated - 1] = Int64GetDatum(state->estimated);
 	values[Anum_state_rows_read - 1] = Int64GetDatum(state->read);
 	values[Anum_state_recorded - 1] = Int64GetDatum(state->rows.recorded);
@@ -218,6 +234,8 @@ onside_backfill_save(const OnsideBackfillKey *key,
 	values[Anum_state_started_at - 1] = TimestampTzGetDatum(state->started_at);
 	values[Anum_state_updated_at - 1] =
 		TimestampTzGetDatum(GetCurrentTimestamp());
+
+	/* These three may be NULL. */
 	values[Anum_state_before - 1] = state->before;
 	nulls[Anum_state_before - 1] = state->before == (Datum) 0;
 	values[Anum_state_now - 1] = state->now;
@@ -230,8 +248,9 @@ onside_backfill_save(const OnsideBackfillKey *key,
 }
 
 /*
- * Another table may get the OID of a dropped table some day.  Nobody writes
- * while we hold the lock, so each row that we see can be deleted.
+ * Deletes the rows of dropped tables: another table may get such an OID some
+ * day.  Nobody writes while we hold the lock, so each row that we see can be
+ * deleted.
  */
 void
 onside_backfill_forget_dropped(void)
@@ -242,12 +261,15 @@ onside_backfill_forget_dropped(void)
 	TableScanDesc scan;
 	TupleTableSlot *slot;
 
+	/* If another backfill is at work, another call will do it. */
 	if (!ConditionalLockRelationOid(relid, ShareRowExclusiveLock))
 		return;
 	rel = table_open(relid, NoLock);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	slot = table_slot_create(rel, NULL);
 	scan = onside_table_beginscan(rel, snapshot, 0, NULL);
+
+	/* A dropped table has no row in pg_class. */
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
 		slot_getallattrs(slot);

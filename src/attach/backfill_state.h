@@ -40,14 +40,14 @@ typedef struct OnsideBackfillState
 	Datum		now;			/* int8[]: what this pass may see, or 0 */
 	List	   *done;			/* partitions that were read in full */
 	Oid			partition;		/* that is being read, or the table; 0 before */
-	Oid			file;			/* its relfilenode: row places are of this one */
+	Oid			file;			/* its relfilenode, which places are of */
 	ItemPointerData place;		/* of the last row that was read there */
 	bool		finished;
 	int64		estimated;		/* rows of the table when it began */
 	int64		read;			/* rows so far */
 	OnsideRowBackfill rows;		/* what has become of them */
 	TimestampTz started_at;
-	ItemPointerData tid;		/* of the state's row; invalid if there is none */
+	ItemPointerData tid;		/* of the state's row, or invalid */
 } OnsideBackfillState;
 
 /*

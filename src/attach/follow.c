@@ -26,9 +26,9 @@
  * or in a database with Citus: Citus refuses to distribute or alter a table if
  * it depends on a function that depends on the table.
  *
- * Each of these commands has locked the table, so nobody fires its triggers
- * meanwhile.  The session needs the library, which shared_preload_libraries
- * loads.
+ * Whoever gave the command has locked the table by it, so nobody fires the
+ * table's triggers meanwhile.  The session needs the library, which
+ * shared_preload_libraries loads: without it, nothing here is called.
  *
  *-------------------------------------------------------------------------
  */
@@ -63,6 +63,7 @@
 typedef HeapTuple (*TriggerChange) (Relation triggers, HeapTuple trigger,
 									void *arg);
 
+/* A look into a cache, which is all that most tables cost. */
 static bool
 has_triggers(Oid relid)
 {
@@ -78,9 +79,8 @@ has_triggers(Oid relid)
 
 /*
  * Applies a change to each track_row trigger of a table, in the catalog
- * itself: there is no command that changes a trigger's arguments or level.
- * Whoever changes the table has had his privileges checked by the command
- * that he gave.
+ * itself: no command changes a trigger's arguments or level.  The command that
+ * we follow has checked the user's privileges on the table.
  */
 static void
 for_each_trigger(Oid relid, TriggerChange change, void *arg)
@@ -93,6 +93,8 @@ for_each_trigger(Oid relid, TriggerChange change, void *arg)
 
 	if (!has_triggers(relid))
 		return;
+
+	/* Without the extension no trigger is ours. */
 	function = onside_find_track_row();
 	if (!OidIsValid(function))
 		return;
@@ -107,6 +109,11 @@ for_each_trigger(Oid relid, TriggerChange change, void *arg)
 
 		if (((Form_pg_trigger) GETSTRUCT(tuple))->tgfoid != function)
 			continue;
+
+		/*
+		 * Other sessions read the triggers again at their next use of the
+		 * table.
+		 */
 		changed = change(rel, tuple, arg);
 		if (changed != NULL)
 		{
@@ -135,7 +142,10 @@ typedef struct Renaming
 	const char *to;				/* NULL: dropped */
 } Renaming;
 
-/* The arguments with the new name; NULL if none has the old one. */
+/*
+ * The arguments, each with its final zero byte, with the new name in place of
+ * the old one.  *found says whether an argument had the old name.
+ */
 static Datum
 rename_in_args(bytea *args, int nargs, const Renaming *renaming, bool *found)
 {
@@ -148,6 +158,9 @@ rename_in_args(bytea *args, int nargs, const Renaming *renaming, bool *found)
 	{
 		const char *equals = strchr(arg, '=');
 
+		/*
+		 * Only what names a column: a mapper or an event may be called alike.
+		 */
 		if (equals != NULL && strcmp(equals + 1, renaming->from) == 0 &&
 			onside_mapping_is_column(arg))
 		{
@@ -163,7 +176,7 @@ rename_in_args(bytea *args, int nargs, const Renaming *renaming, bool *found)
 	return PointerGetDatum(cstring_to_text_with_len(buf.data, buf.len));
 }
 
-/* Renames it in the trigger's arguments; warns if it is dropped. */
+/* Renames a column in the trigger's arguments, or warns if it is dropped. */
 static HeapTuple
 rename_column(Relation triggers, HeapTuple trigger, void *arg)
 {
@@ -174,11 +187,14 @@ rename_column(Relation triggers, HeapTuple trigger, void *arg)
 	bool		found;
 	Datum		args;
 
+	/* The catalog has all arguments in one bytea. */
 	args = heap_getattr(trigger, Anum_pg_trigger_tgargs,
 						RelationGetDescr(triggers), &found);
 	args = rename_in_args(DatumGetByteaPP(args),
 						  ((Form_pg_trigger) GETSTRUCT(trigger))->tgnargs,
 						  renaming, &found);
+
+	/* Not mapped by this trigger, or dropped: then only a warning. */
 	if (!found)
 		return NULL;
 	if (renaming->to == NULL)
@@ -192,13 +208,17 @@ rename_column(Relation triggers, HeapTuple trigger, void *arg)
 		return NULL;
 	}
 
+	/* The arguments alone change. */
 	values[Anum_pg_trigger_tgargs - 1] = args;
 	replace[Anum_pg_trigger_tgargs - 1] = true;
 	return heap_modify_tuple(trigger, RelationGetDescr(triggers), values, nulls,
 							 replace);
 }
 
-/* A column's name as this command has left it, which nobody else sees yet. */
+/*
+ * A column's name as the command has left it.  The command is not over, so only
+ * SnapshotSelf shows the name.
+ */
 static char *
 new_name(Oid relid, AttrNumber attnum)
 {
@@ -212,6 +232,8 @@ new_name(Oid relid, AttrNumber attnum)
 				F_OIDEQ, ObjectIdGetDatum(relid));
 	ScanKeyInit(&keys[1], Anum_pg_attribute_attnum, BTEqualStrategyNumber,
 				F_INT2EQ, Int16GetDatum(attnum));
+
+	/* Not from the cache, which still has the old name. */
 	scan = systable_beginscan(rel, AttributeRelidNumIndexId, true,
 							  SnapshotSelf, 2, keys);
 	tuple = systable_getnext(scan);
@@ -250,7 +272,10 @@ onside_follow_drop_column(Oid relid, AttrNumber attnum)
  * ----------
  */
 
-/* Nobody else sees the trigger yet.  Its clones in partitions go with it. */
+/*
+ * Makes a new trigger depend on its mapper.  Nobody else sees the trigger yet.
+ * Its clones in partitions go with it.
+ */
 void
 onside_follow_trigger(Oid trigger)
 {
@@ -258,11 +283,14 @@ onside_follow_trigger(Oid trigger)
 	OnsideMapping *mapping;
 	HeapTuple	tuple;
 	Form_pg_trigger form;
+	Oid			taken;
 	ObjectAddress mapper;
 	ObjectAddress dependent;
 
 	if (!OidIsValid(function) || onside_citus_is_here())
 		return;
+
+	/* Most new triggers have no mapper. */
 	tuple = onside_mapping_find(trigger, SnapshotSelf, &mapping);
 	if (mapping == NULL || mapping->mapper == NULL)
 		return;
@@ -271,10 +299,10 @@ onside_follow_trigger(Oid trigger)
 		return;
 
 	/* A mapper that is made later gets no dependency. */
+	taken = onside_mapper_takes(mapping->mapper, form->tgrelid);
 	ObjectAddressSet(mapper, ProcedureRelationId,
 					 onside_mapper_find(mapping->mapper,
-										get_rel_type_id(onside_mapper_takes(mapping->mapper,
-																			form->tgrelid))));
+										get_rel_type_id(taken)));
 	if (!OidIsValid(mapper.objectId))
 		return;
 	ObjectAddressSet(dependent, TriggerRelationId, trigger);
@@ -286,6 +314,7 @@ onside_follow_trigger(Oid trigger)
  * ----------
  */
 
+/* Is the trigger FOR EACH STATEMENT? */
 static bool
 is_at_statement_level(HeapTuple trigger)
 {
@@ -293,8 +322,8 @@ is_at_statement_level(HeapTuple trigger)
 }
 
 /*
- * Only the level changes: track_row serves both, and needs no transition
- * table.
+ * Makes a trigger at statement level one at row level.  Its function stays:
+ * track_row serves both levels.
  */
 static HeapTuple
 make_row_level(Relation triggers, HeapTuple trigger, void *arg)
@@ -303,12 +332,14 @@ make_row_level(Relation triggers, HeapTuple trigger, void *arg)
 	bool		nulls[Natts_pg_trigger] = {0};
 	bool		replace[Natts_pg_trigger] = {0};
 
+	/* At row level it is fired for rows that come in through the parent. */
 	if (!is_at_statement_level(trigger))
 		return NULL;
 	ereport(NOTICE,
 			(errmsg("trigger \"%s\" is now FOR EACH ROW, since rows come in through \"%s\", too",
 					name_of_trigger(trigger), (const char *) arg)));
 
+	/* A trigger at row level has no transition tables. */
 	values[Anum_pg_trigger_tgtype - 1] =
 		Int16GetDatum(((Form_pg_trigger) GETSTRUCT(trigger))->tgtype |
 					  TRIGGER_TYPE_ROW);
@@ -321,7 +352,10 @@ make_row_level(Relation triggers, HeapTuple trigger, void *arg)
 							 replace);
 }
 
-/* Its lock lets others write to the parent, so that stays as it is. */
+/*
+ * Warns that a table gets an inheritance child.  Its triggers stay as they are:
+ * the command's lock lets others write to the parent.
+ */
 static HeapTuple
 warn_of_child(Relation triggers, HeapTuple trigger, void *arg)
 {
@@ -335,8 +369,9 @@ warn_of_child(Relation triggers, HeapTuple trigger, void *arg)
 }
 
 /*
- * At row level it would need clones, and its partitions were not locked for
- * it.
+ * Warns that a partitioned table becomes a partition.  Its triggers stay as
+ * they are: at row level they would need clones in partitions that nobody has
+ * locked.
  */
 static HeapTuple
 warn_of_parent(Relation triggers, HeapTuple trigger, void *arg)
@@ -350,7 +385,10 @@ warn_of_parent(Relation triggers, HeapTuple trigger, void *arg)
 	return NULL;
 }
 
-/* As this command has left it; the hook is called when a table leaves, too. */
+/*
+ * Is the table now a child of this parent?  The hook is called when a table
+ * leaves its parent, too.  The command is not over: see new_name().
+ */
 static bool
 is_child_of(Oid relid, Oid parent)
 {
@@ -382,6 +420,8 @@ onside_follow_parent(Oid relid, Oid parent)
 	name = get_rel_name(parent);
 	if (name == NULL)
 		return;
+
+	/* First the child's own triggers, then those of its parent. */
 	for_each_trigger(relid,
 					 get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE ?
 					 warn_of_parent : make_row_level, name);

@@ -71,7 +71,7 @@
 /* Places for event_ids: enough for eight events a row. */
 #define REPEATS_PLACES	16384
 
-/* What was seen. */
+/* What the look has found. */
 struct OnsideLook
 {
 	char	   *name;			/* of the table; NULL if there was no look */
@@ -86,7 +86,7 @@ struct OnsideLook
 	int64		repeated;		/* of these, that of another one */
 };
 
-/* The table that is looked at, and what reads it. */
+/* The table that is looked at, and what reads its rows. */
 typedef struct Source
 {
 	Relation	rel;
@@ -104,7 +104,7 @@ typedef struct Source
 static volatile sig_atomic_t timed_out = false;
 static TimeoutId timer = MAX_TIMEOUTS;
 
-/* Called in a signal handler; ends the query as a cancel does. */
+/* The timer's handler, in a signal: ends the query as a cancel does. */
 static void
 cancel_look(void)
 {
@@ -123,7 +123,7 @@ start_timer(void)
 	enable_timeout_after(timer, MAX_MS);
 }
 
-/* The timer may have gone off when nothing looked for a cancel any more. */
+/* If the timer went off after the last check for a cancel, forget it. */
 static void
 stop_timer(void)
 {
@@ -132,7 +132,10 @@ stop_timer(void)
 		QueryCancelPending = false;
 }
 
-/* Is a statement_timeout far enough away not to be taken for our timer? */
+/*
+ * Is there time for a look?  A statement_timeout that comes soon could be taken
+ * for our timer.
+ */
 static bool
 has_time(void)
 {
@@ -167,10 +170,13 @@ judge_row(OnsideLook *look, Source *source, MemoryContext context)
 				look->without_event++;
 			break;
 		case ONSIDE_ROW_DEAD_LETTER:
+			/* Another session holds what the mapper reads. */
 			if (error.sqlstate == ERRCODE_LOCK_NOT_AVAILABLE)
 				ereport(ERROR,
 						(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 						 errmsg_internal("the mapper of a look met a lock")));
+
+			/* One problem is told, with its hint. */
 			look->invalid++;
 			if (look->problem != NULL)
 				break;
@@ -179,6 +185,8 @@ judge_row(OnsideLook *look, Source *source, MemoryContext context)
 			break;
 	}
 	look->rows++;
+
+	/* The reader has counted repeated event_ids by itself. */
 	look->repeated = onside_repeats_found(source->reader->repeats,
 										  &look->events);
 	MemoryContextReset(source->reader->per_row);
@@ -198,15 +206,16 @@ static char *
 make_query(Relation part, BlockNumber first, BlockNumber end,
 		   const char *condition, int limit)
 {
-	char	   *name =
-		quote_qualified_identifier(get_namespace_name(RelationGetNamespace(part)),
-								   RelationGetRelationName(part));
+	char	   *name = onside_mapping_table_name(RelationGetRelid(part));
 	StringInfoData query;
 
+	/* The names that a trigger's condition has for its rows. */
 	initStringInfo(&query);
 	appendStringInfo(&query, "SELECT new.ctid FROM ONLY %s AS new", name);
 	if (condition != NULL)
 		appendStringInfo(&query, " LEFT JOIN ONLY %s AS old ON false", name);
+
+	/* Operators by their schema: search_path is the caller's. */
 	appendStringInfo(&query,
 					 " WHERE new.ctid OPERATOR(pg_catalog.>=) '(%u,0)'::pg_catalog.tid"
 					 " AND new.ctid OPERATOR(pg_catalog.<) '(%u,0)'::pg_catalog.tid",
@@ -219,7 +228,10 @@ make_query(Relation part, BlockNumber first, BlockNumber end,
 	return query.data;
 }
 
-/* Looks at the rows of some blocks, as far as a thousand are not reached. */
+/*
+ * Looks at the rows of a range of blocks, up to MAX_ROWS in all.  The query
+ * finds places; then each row is read as a trigger would get it.
+ */
 static void
 look_at_blocks(OnsideLook *look, Source *source, Relation part,
 			   BlockNumber first, BlockNumber end, MemoryContext context)
@@ -231,9 +243,7 @@ look_at_blocks(OnsideLook *look, Source *source, Relation part,
 	uint64		nfound;
 	Portal		portal;
 
-	/*
-	 * The query finds places; the rows are read as a trigger would get them.
-	 */
+	/* Read-only: the query sees what the active snapshot shows. */
 	SPI_connect();
 	portal = SPI_cursor_open_with_args(NULL,
 									   make_query(part, first, end,
@@ -254,6 +264,8 @@ look_at_blocks(OnsideLook *look, Source *source, Relation part,
 										   (ItemPointer) DatumGetPointer(ctid),
 										   GetActiveSnapshot(), slot))
 			continue;
+
+		/* A mapping is about the table's columns, not a partition's. */
 		if (map != NULL)
 			(void) execute_attr_map_slot(map->attrMap, slot, source->row);
 		else
@@ -265,7 +277,10 @@ look_at_blocks(OnsideLook *look, Source *source, Relation part,
 	ExecDropSingleTupleTableSlot(slot);
 }
 
-/* From the end of one table or partition, window by window. */
+/*
+ * Looks at one table or partition, from its end on.  Each range of blocks is
+ * twice as large as the one before: a few blocks do where most rows count.
+ */
 static void
 look_at_end(OnsideLook *look, Source *source, Relation part,
 			MemoryContext context)
@@ -285,8 +300,8 @@ look_at_end(OnsideLook *look, Source *source, Relation part,
 }
 
 /*
- * All partitions, those that were made last first, or the table alone: rows of
- * inheritance children are not reported.
+ * Looks at all partitions, beginning with the newest, or at the table alone:
+ * rows of inheritance children are not reported.
  */
 static void
 look_at_parts(OnsideLook *look, Source *source, MemoryContext context)
@@ -303,11 +318,17 @@ look_at_parts(OnsideLook *look, Source *source, MemoryContext context)
 		Relation	part;
 
 		CHECK_FOR_INTERRUPTS();
+
+		/* A partition that somebody has locked is left out. */
 		if (!ConditionalLockRelationOid(part_oid, AccessShareLock))
 			continue;
 		part = try_relation_open(part_oid, NoLock);
 		if (part == NULL)
 			continue;
+
+		/*
+		 * Rows must have places, and the caller must be allowed to read them.
+		 */
 		if (part->rd_rel->relkind == RELKIND_RELATION &&
 			part->rd_tableam->scan_set_tidrange != NULL &&
 			pg_class_aclcheck(part_oid, GetUserId(),
@@ -323,9 +344,10 @@ look_at_parts(OnsideLook *look, Source *source, MemoryContext context)
  */
 
 /*
- * Whatever the session has set: no JIT, no parallel workers, no long wait for
- * a lock, no scan of the whole table, and no message to the client.  An error
- * in a mapper counts for its row alone.  The rollback undoes these settings.
+ * Sets what the look needs, whatever the session has set: no JIT, no parallel
+ * workers, no long wait for a lock, no scan of the whole table, no message to
+ * the client.  With dead_letter, an error in a mapper counts for its row alone.
+ * The rollback undoes these settings.
  */
 static void
 set_settings(void)
@@ -344,7 +366,7 @@ set_settings(void)
 		onside_set_for_now(settings[i][0], settings[i][1]);
 }
 
-/* What reads rows, as a trigger with this mapping would. */
+/* Makes the reader that a trigger with this mapping would have. */
 static OnsideRowReader *
 make_reader(Relation rel, const OnsideMapping *mapping)
 {
@@ -396,6 +418,7 @@ look_at_table(void *arg)
 		 !(call->events & TRIGGER_TYPE_INSERT)))
 		source.condition = condition;
 
+	/* What reads the rows, and counts what a mapper repeats. */
 	source.blocks = MAX_BLOCKS;
 	source.reader = make_reader(source.rel, call->mapping);
 	if (call->mapping->mapper != NULL)
@@ -411,7 +434,10 @@ look_at_table(void *arg)
 		look_at_parts(look, &source, call->result_context);
 }
 
-/* All that the look needs lives in a memory context of its own. */
+/*
+ * Has the look done in a subtransaction, and in a memory context of its own.
+ * An error ends the look.  Only a cancel by a person is raised again.
+ */
 OnsideLook *
 onside_look(Oid relid, const OnsideMapping *mapping, const char *condition,
 			int16 events)
@@ -432,6 +458,8 @@ onside_look(Oid relid, const OnsideMapping *mapping, const char *condition,
 	error = onside_attempt(look_at_table, &call, false);
 	stop_timer();
 	MemoryContextSwitchTo(context);
+
+	/* The timer's cancel is ours.  Any other one is raised again. */
 	if (error != NULL && !timed_out &&
 		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
 		ReThrowError(error);
@@ -446,12 +474,13 @@ onside_look(Oid relid, const OnsideMapping *mapping, const char *condition,
 
 /* "980 of 1,000 rows": there are never more than a thousand. */
 static char *
-share_of_rows(int rows, int of)
+row_share(int rows, int of)
 {
 	return psprintf("%s of %s rows", rows == 1000 ? "1,000" : psprintf("%d", rows),
 					of == 1000 ? "1,000" : psprintf("%d", of));
 }
 
+/* Warns of one kind of rows, with what would have become of them. */
 static void
 warn_of_rows(const OnsideLook *look, char *message, const char *consequence,
 			 const char *hint)
@@ -473,21 +502,26 @@ onside_look_warn(const OnsideLook *look)
 {
 	if (look->without_id > 0)
 		warn_of_rows(look, psprintf("installation_id is NULL in %s",
-									share_of_rows(look->without_id, look->rows)),
+									row_share(look->without_id, look->rows)),
 					 "They would have been skipped.",
 					 look->has_mapper ?
 					 "A purchase made outside the app has none. Otherwise look at what the mapper joins." :
 					 "A purchase made outside the app has none. If the installation_id is in another table, attach a mapper that joins it: attach(..., mapper => 'function').");
+
+	/* A mapper may mean to return no event, so these two kinds differ. */
 	if (look->without_event > 0)
 		warn_of_rows(look, psprintf("the mapper returns no event for %s",
-									share_of_rows(look->without_event, look->rows)),
+									row_share(look->without_event, look->rows)),
 					 "They would have been skipped.",
 					 "If these rows are no events, all is well. Otherwise look at what the mapper joins, and at its WHERE.");
 	if (look->invalid > 0)
 		warn_of_rows(look, psprintf("%s would not have been valid events: %s",
-									share_of_rows(look->invalid, look->rows), look->problem),
+									row_share(look->invalid, look->rows),
+									look->problem),
 					 "They would have been let through, and their events put into dead_letter, unless onside_attribution.on_invalid_event is error.",
 					 look->hint);
+
+	/* The events are valid, but the API would take one of them. */
 	if (look->repeated > 0)
 		warn_of_rows(look, psprintf("the mapper gives the event_id of another event to " INT64_FORMAT " of " INT64_FORMAT " events",
 									look->repeated, look->events),

@@ -38,6 +38,7 @@
 /* More schemas than this in a search_path are not kept. */
 #define MAX_SCHEMAS 100
 
+/* The function's row of pg_proc, to be released; an error if there is none. */
 static HeapTuple
 get_function(Oid function)
 {
@@ -55,7 +56,7 @@ get_function(Oid function)
  * ----------
  */
 
-/* Whose row type this is, for messages. */
+/* Says, for messages, what kind of table has this row type. */
 static const char *
 owner_of_type(Oid type)
 {
@@ -67,11 +68,13 @@ owner_of_type(Oid type)
 		", the row type of another table,";
 }
 
+/* What is wrong with the function's argument, or NULL. */
 static char *
 problem_of_argument(Form_pg_proc proc, Oid row_type)
 {
 	Oid			type;
 
+	/* Arguments with defaults count: a mapper is called with one. */
 	if (proc->pronargs != 1)
 		return psprintf("takes %d arguments and not one of type %s",
 						proc->pronargs, format_type_be(row_type));
@@ -84,8 +87,8 @@ problem_of_argument(Form_pg_proc proc, Oid row_type)
 }
 
 /*
- * The kind of the function first, since it says most; then argument and
- * result.
+ * Looks at the kind of the function first, since it says most, then at its
+ * argument and its result.
  */
 char *
 onside_mapper_problem(Oid function, Oid row_type, int *sqlstate)
@@ -95,6 +98,8 @@ onside_mapper_problem(Oid function, Oid row_type, int *sqlstate)
 	char	   *problem = NULL;
 
 	*sqlstate = ERRCODE_WRONG_OBJECT_TYPE;
+
+	/* These can never be a mapper, whatever they take and return. */
 	if (proc->prokind == PROKIND_AGGREGATE)
 		problem = "is an aggregate";
 	else if (proc->prokind == PROKIND_WINDOW)
@@ -107,6 +112,8 @@ onside_mapper_problem(Oid function, Oid row_type, int *sqlstate)
 	else
 	{
 		*sqlstate = ERRCODE_INVALID_FUNCTION_DEFINITION;
+
+		/* The kind is right; the argument or the result may not be. */
 		problem = problem_of_argument(proc, row_type);
 		if (problem == NULL && proc->prorettype != onside_mapper_event_type())
 			problem = psprintf("returns %s%s and not onside_attribution.event",
@@ -120,21 +127,18 @@ onside_mapper_problem(Oid function, Oid row_type, int *sqlstate)
 }
 
 /*
- * A mapper for this table, to be copied, with names that have to be replaced.
+ * A mapper for this table, as a hint.  Whoever copies it has to replace the
+ * names of the joined table and its columns.
  */
 static char *
 example_mapper(Oid relid)
 {
-	char	   *table =
-		quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-								   get_rel_name(relid));
-
 	return psprintf("For example:\n"
 					"CREATE FUNCTION to_event(o %s) RETURNS SETOF onside_attribution.event\n"
 					"LANGUAGE sql STABLE AS $$\n"
 					"    SELECT p.* FROM users u, LATERAL onside_attribution.purchase(u.installation_id, o.total, o.currency, o.paid_at) p\n"
 					"    WHERE u.id = o.user_id\n"
-					"$$;", table);
+					"$$;", onside_mapping_table_name(relid));
 }
 
 /*
@@ -147,12 +151,15 @@ check_signature(Oid function, const char *name, Oid relid, Oid row_type)
 	int			sqlstate;
 	char	   *problem = onside_mapper_problem(function, row_type, &sqlstate);
 
+	/* With an example, since the form is easier to see than to describe. */
 	if (problem != NULL)
 		ereport(ERROR,
 				(errcode(sqlstate),
 				 errmsg("attach: mapper %s %s", name, problem),
 				 errdetail("A mapper is a function that takes a row of the table and returns onside_attribution.event, or SETOF it."),
 				 errhint("%s", example_mapper(relid))));
+
+	/* Planning the function, below, may run what is in it. */
 	if (onside_function_aclcheck(function, ACL_EXECUTE) != ACLCHECK_OK)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -166,6 +173,7 @@ check_signature(Oid function, const char *name, Oid relid, Oid row_type)
  * ----------
  */
 
+/* Appends an obstacle if it is there. */
 static void
 add_obstacle(StringInfo obstacles, bool there, const char *obstacle)
 {
@@ -186,6 +194,8 @@ onside_mapper_obstacles(Oid function)
 	StringInfoData obstacles;
 
 	initStringInfo(&obstacles);
+
+	/* Each of these alone keeps PostgreSQL from inlining the function. */
 	add_obstacle(&obstacles, proc->prolang != SQLlanguageId,
 				 "is not LANGUAGE sql");
 	add_obstacle(&obstacles, proc->provolatile == PROVOLATILE_VOLATILE,
@@ -193,15 +203,16 @@ onside_mapper_obstacles(Oid function)
 	add_obstacle(&obstacles, !proc->proretset, "does not return SETOF");
 	add_obstacle(&obstacles, proc->proisstrict, "is STRICT");
 	add_obstacle(&obstacles, proc->prosecdef, "is SECURITY DEFINER");
-	add_obstacle(&obstacles, !heap_attisnull(tuple, Anum_pg_proc_proconfig, NULL),
+	add_obstacle(&obstacles,
+				 !heap_attisnull(tuple, Anum_pg_proc_proconfig, NULL),
 				 "has SET options");
 	ReleaseSysCache(tuple);
 	return obstacles.len > 0 ? obstacles.data : NULL;
 }
 
 /*
- * Has the planner inlined it?  The first entry of a plan's range table is the
- * query's own FROM item: a function, or what it was replaced by.
+ * Does the planner inline the function?  The first entry of a plan's range
+ * table is the query's own FROM item: a function, or what has replaced it.
  */
 static bool
 is_inlined(const char *name, Oid row_type)
@@ -212,26 +223,35 @@ is_inlined(const char *name, Oid row_type)
 	bool		result;
 
 	SPI_connect();
+
+	/* The query that mapper.c makes for a row. */
 	plan = SPI_prepare(psprintf("SELECT e.* FROM %s($1) e", name), 1,
 					   &row_type);
 	if (plan == NULL)
 		elog(ERROR, "could not plan a call of %s: %s", name,
 			 SPI_result_code_string(SPI_result));
+
+	/* SPI holds the plan; we look at its only statement. */
 	cached = SPI_plan_get_cached_plan(plan);
 	stmt = linitial_node(PlannedStmt, cached->stmt_list);
-	result = linitial_node(RangeTblEntry, stmt->rtable)->rtekind != RTE_FUNCTION;
+	result =
+		linitial_node(RangeTblEntry, stmt->rtable)->rtekind != RTE_FUNCTION;
 	ReleaseCachedPlan(cached, NULL);
 	SPI_finish();
 	return result;
 }
 
-/* Says what it costs that the function is as it is. */
+/*
+ * Raises a NOTICE if PostgreSQL will not inline the function, and one if its
+ * body depends on the table's columns.
+ */
 static void
 notice_shape(Oid function, const char *name, Oid row_type)
 {
 	char	   *obstacles = onside_mapper_obstacles(function);
 	HeapTuple	tuple;
 
+	/* If the declaration allows it, the planner tells about the body. */
 	if (obstacles == NULL && !is_inlined(name, row_type))
 		obstacles = "has a body that is not one SELECT that ends in columns";
 	if (obstacles != NULL)
@@ -240,6 +260,7 @@ notice_shape(Oid function, const char *name, Oid row_type)
 				 errdetail("It is called once for each row, and a statement that writes many rows takes several times as long."),
 				 errhint("Declare it LANGUAGE sql, STABLE, RETURNS SETOF onside_attribution.event, without STRICT, SECURITY DEFINER and SET, and let it end in columns: SELECT p.* FROM ..., LATERAL onside_attribution.purchase(...) p.")));
 
+	/* A parsed body is a dependency on each column that it reads. */
 	tuple = get_function(function);
 	if (!heap_attisnull(tuple, Anum_pg_proc_prosqlbody, NULL))
 		ereport(NOTICE,
@@ -256,10 +277,11 @@ notice_shape(Oid function, const char *name, Oid row_type)
  */
 
 /*
- * The schemas of search_path that there are, by name, and pg_temp last: in
- * front, where it is unless it is named, a temporary table of whoever writes a
- * row would come before those that the mapper means.  pg_catalog is in front
- * unless it is named.
+ * The search_path to call the mapper with: the caller's schemas that exist, by
+ * name, and pg_temp last.  PostgreSQL searches pg_temp first if a search_path
+ * does not name it: then a temporary table of whoever writes a row would come
+ * before the table that the mapper means.  pg_catalog, too, is searched first
+ * if it is not named.
  */
 static char *
 resolved_search_path(void)
@@ -279,6 +301,10 @@ resolved_search_path(void)
 	{
 		char	   *name = get_namespace_name(schemas[i]);
 
+		/*
+		 * A schema may have been dropped; pg_catalog in front goes without
+		 * saying.
+		 */
 		if (name != NULL && (i > 0 || schemas[i] != PG_CATALOG_NAMESPACE))
 			appendStringInfo(&path, "%s, ", quote_identifier(name));
 	}
@@ -286,7 +312,10 @@ resolved_search_path(void)
 	return path.data;
 }
 
-/* The body is planned with the names that it has when rows are written. */
+/*
+ * Checks the function, and notes its name and search_path in the mapping.  The
+ * body is planned with that search_path, as it will be when rows are written.
+ */
 void
 onside_mapper_check(Oid function, Oid relid, OnsideMapping *mapping)
 {
@@ -298,14 +327,19 @@ onside_mapper_check(Oid function, Oid relid, OnsideMapping *mapping)
 	int			nestlevel;
 
 	ReleaseSysCache(tuple);
+
+	/* The table may have been dropped, since it is not locked yet. */
 	if (!OidIsValid(row_type))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation with OID %u does not exist", relid)));
+
+	/* What is noted is resolved, so that no session decides what it means. */
 	check_signature(function, name, relid, row_type);
 	mapping->mapper = name;
 	mapping->search_path = resolved_search_path();
 
+	/* Planned as it will be called. */
 	nestlevel = NewGUCNestLevel();
 	onside_set_for_now("search_path", mapping->search_path);
 	notice_shape(function, name, row_type);

@@ -75,11 +75,10 @@
 #include "compat.h"
 #include "log/snapshot.h"
 
-/*
- * So many blocks are looked through at a time, and not more in one
- * transaction.
- */
+/* Blocks of one scan. */
 #define RANGE_BLOCKS	64
+
+/* No transaction reads more blocks, however few rows it has found. */
 #define CHUNK_BLOCKS	(128 * RANGE_BLOCKS)
 
 /* ----------
@@ -101,6 +100,7 @@ find_trigger(Relation rel, const char *event_name)
 	bool		ambiguous = false;
 	ListCell   *lc;
 
+	/* Prefer the trigger of INSERT; two of one kind are ambiguous. */
 	foreach(lc, triggers)
 	{
 		Trigger    *this = lfirst(lc);
@@ -140,6 +140,8 @@ onside_source_open(OnsideSource *source, Oid relid, const char *event_name)
 	memset(source, 0, sizeof(*source));
 	source->next_xid = ReadNextFullTransactionId();
 	source->rel = relation_open(relid, AccessShareLock);
+
+	/* We read past the executor, so its checks are ours to make. */
 	onside_attachable_require(relid, ACL_SELECT);
 	if (check_enable_rls(relid, InvalidOid, false) == RLS_ENABLED)
 		ereport(ERROR,
@@ -149,12 +151,15 @@ onside_source_open(OnsideSource *source, Oid relid, const char *event_name)
 						GetUserNameFromId(GetUserId(), false)),
 				 errhint("Have a role call it that sees all rows: the table's owner, or one with BYPASSRLS.")));
 
+	/* The reader is the trigger's, so both make the same event of a row. */
 	source->trigger = find_trigger(source->rel, event_name);
 	source->reader = onside_row_reader(source->trigger, source->rel,
 									   CurrentMemoryContext);
 	source->reader->many = true;
 	if (source->reader->broken != NULL)
 		onside_event_throw(source->reader->broken);
+
+	/* A mapper can return an event_id; row_mapped.c sees to it. */
 	if (source->reader->mapper == NULL && source->reader->event_id.name == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -181,7 +186,8 @@ onside_source_close(OnsideSource *source)
  */
 
 /*
- * The table itself, or its partitions, the one with the state's place first.
+ * The table itself, or its partitions in the order of their OIDs, with "first"
+ * before all others.
  */
 static List *
 find_partitions(Relation rel, Oid first)
@@ -191,6 +197,8 @@ find_partitions(Relation rel, Oid first)
 
 	if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
 		return list_make1_oid(relid);
+
+	/* By OID, so that a pass can go on behind the last one. */
 	partitions = find_all_inheritors(relid, NoLock, NULL);
 	list_sort(partitions, list_oid_cmp);
 	if (list_member_oid(partitions, first))
@@ -198,7 +206,10 @@ find_partitions(Relation rel, Oid first)
 	return partitions;
 }
 
-/* Adds up what ANALYZE and VACUUM have counted last. */
+/*
+ * Adds up what ANALYZE and VACUUM have counted last in each partition.  Foreign
+ * tables among the partitions cannot be read by place: a WARNING says so.
+ */
 int64
 onside_source_estimate(Relation rel)
 {
@@ -213,7 +224,11 @@ onside_source_estimate(Relation rel)
 
 		if (!HeapTupleIsValid(tuple))
 			continue;
+
+		/* reltuples is -1 if nothing was counted. */
 		form = (Form_pg_class) GETSTRUCT(tuple);
+
+		/* A partitioned table has no rows of its own. */
 		if (form->relkind == RELKIND_RELATION)
 			rows += Max(form->reltuples, 0);
 		else if (form->relkind == RELKIND_FOREIGN_TABLE)
@@ -237,6 +252,8 @@ open_partition(OnsideSource *source, Oid relid)
 
 	if (part == NULL)
 		return NULL;
+
+	/* A partitioned partition has no rows; its own partitions are listed. */
 	if (part->rd_rel->relkind != RELKIND_RELATION ||
 		(relid != RelationGetRelid(source->rel) &&
 		 !(part->rd_rel->relispartition &&
@@ -246,6 +263,8 @@ open_partition(OnsideSource *source, Oid relid)
 		relation_close(part, AccessShareLock);
 		return NULL;
 	}
+
+	/* Another access method need not keep rows by place. */
 	if (part->rd_tableam->scan_set_tidrange == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -275,8 +294,11 @@ take_snapshot(void)
 	FullTransactionId *xids = palloc((n + 1) * sizeof(FullTransactionId));
 	Datum	   *values = palloc((n + 1) * sizeof(Datum));
 
+	/* The first element, then the running transactions in order. */
 	xids[0] = onside_widen_xid(snapshot->suboverflowed ? snapshot->xmin :
 							   snapshot->xmax, next);
+
+	/* Subtransactions, too: a row's xmin can be one. */
 	for (int i = 0; i < n; i++)
 		xids[i + 1] = onside_widen_xid(i < (int) snapshot->xcnt ?
 									   snapshot->xip[i] :
@@ -290,7 +312,7 @@ take_snapshot(void)
 										   TYPALIGN_DOUBLE));
 }
 
-/* Had this transaction ended when that snapshot was taken? */
+/* Had the transaction ended when the snapshot was taken? */
 static bool
 was_over(Datum snapshot, FullTransactionId xid)
 {
@@ -303,6 +325,7 @@ was_over(Datum snapshot, FullTransactionId xid)
 				sizeof(FullTransactionId), onside_compare_xids) == NULL;
 }
 
+/* What this pass may see is what the next one leaves out. */
 void
 onside_source_begin_pass(OnsideBackfillState *state)
 {
@@ -357,9 +380,10 @@ convert_row(OnsideSource *source, Relation part, TupleConversionMap *map,
 }
 
 /*
- * Reads a partition on from the state's place, until it or the chunk ends;
- * true in the first case.  Blocks are looked through some at a time, since
- * where no row is found the place has to move on, too.
+ * Reads a partition on from the state's place, until the partition ends (true)
+ * or the chunk (false).  Each scan covers a range of blocks, so that the place
+ * moves on where no row is found.  "known": earlier passes have read all of the
+ * partition.
  */
 static bool
 read_partition(OnsideSource *source, OnsideBackfillState *state, Relation part,
@@ -397,9 +421,13 @@ read_partition(OnsideSource *source, OnsideBackfillState *state, Relation part,
 
 			CHECK_FOR_INTERRUPTS();
 			state->place = slot->tts_tid;
+
+			/* Another pass has read this version, or will. */
 			if (!is_of_pass(source, state, known, slot))
 				continue;
 			state->read++;
+
+			/* "read" counts rows; those that are no event are "not due". */
 			row = convert_row(source, part, map, slot);
 			if (onside_condition_is_met(source->condition, row, NULL))
 				tuplestore_puttupleslot(rows, row);
@@ -422,10 +450,9 @@ read_partition(OnsideSource *source, OnsideBackfillState *state, Relation part,
 }
 
 /*
- * Reads partition after partition, from the state's place on.  Where the table
- * has none, the table itself counts as the only partition.  A partition that
- * was rewritten since the last chunk (another relfilenode) is read from its
- * beginning.
+ * Reads partition after partition, from the state's place on.  A table without
+ * partitions counts as its only partition.  A partition that was rewritten
+ * since the last chunk (another relfilenode) is read from its beginning.
  */
 bool
 onside_source_read(OnsideSource *source, OnsideBackfillState *state,

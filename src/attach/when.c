@@ -3,9 +3,15 @@
  * when.c
  *		The condition of attach: what becomes a trigger's WHEN clause.
  *
- * "becomes" is one expression over NEW.  The trigger for UPDATE needs it over
- * OLD, too, and WHEN is a text: so NEW is replaced in the text where the
- * parser has found references to it, and nowhere else.
+ * attach() checks a condition before CREATE TRIGGER sees it, for errors that
+ * point into the condition (onside_when_transform()).  Called by attach_plan.c
+ * under the table's lock, and by look.c.  Nothing of the condition is
+ * evaluated.
+ *
+ * "becomes" is one expression over NEW.  The trigger for UPDATE needs the same
+ * expression over OLD, too, and a WHEN clause is a text.  So NEW is replaced in
+ * the text where the parser has found references to it, and nowhere else
+ * (onside_when_of_old()).
  *
  *-------------------------------------------------------------------------
  */
@@ -37,8 +43,8 @@ typedef struct ConditionContext
 } ConditionContext;
 
 /*
- * They point into it, and not at whatever the caller's own query has at that
- * place.
+ * Error context: moves an error's position from the caller's query, where it
+ * would point at something else, into ours.
  */
 static void
 condition_error(void *arg)
@@ -68,10 +74,13 @@ parse_condition(const char *argument, const char *query)
 	SelectStmt *select;
 	ResTarget  *target;
 
+	/* One command, and that a SELECT. */
 	if (list_length(parsed) == 1 &&
 		IsA(linitial_node(RawStmt, parsed)->stmt, SelectStmt))
 	{
 		select = (SelectStmt *) linitial_node(RawStmt, parsed)->stmt;
+
+		/* A SELECT of one expression, with no other clause. */
 		if (list_length(select->targetList) == 1 &&
 			select->distinctClause == NIL && select->intoClause == NULL &&
 			select->fromClause == NIL && select->whereClause == NULL &&
@@ -81,6 +90,7 @@ parse_condition(const char *argument, const char *query)
 			select->limitCount == NULL && select->lockingClause == NIL &&
 			select->withClause == NULL && select->op == SETOP_NONE)
 		{
+			/* An alias would not be part of the expression. */
 			target = linitial_node(ResTarget, select->targetList);
 			if (target->name == NULL && target->indirection == NIL)
 				return target->val;
@@ -113,7 +123,7 @@ onside_when_has_old(Node *when)
 	return find_old(when) != NULL;
 }
 
-/* There is no OLD row when one is inserted. */
+/* Raises an error if the condition of an INSERT refers to OLD. */
 static void
 check_old_rows(ParseState *pstate, const char *argument, Node *when)
 {
@@ -129,9 +139,8 @@ check_old_rows(ParseState *pstate, const char *argument, Node *when)
 }
 
 /*
- * Understands the condition as CREATE TRIGGER will, to see which columns it
- * refers to, and to find what is wrong with it.  It is not evaluated, and
- * nothing in it is.
+ * Parses and analyzes the condition as CREATE TRIGGER will, to find what is
+ * wrong with it.  Nothing is evaluated.
  */
 Node *
 onside_when_transform(Relation rel, const char *argument,
@@ -150,9 +159,7 @@ onside_when_transform(Relation rel, const char *argument,
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 
-	/*
-	 * Errors up to here point into our query, and are told as the condition's.
-	 */
+	/* Only a syntax error gets the hint that shows the form. */
 	when = parse_condition(argument, context.query);
 	context.parsing = false;
 
@@ -165,6 +172,7 @@ onside_when_transform(Relation rel, const char *argument,
 										   makeAlias("new", NIL), false, false);
 	addNSItemToQuery(pstate, nsitem, false, true, true);
 
+	/* Columns, types and operators are looked up here. */
 	when = transformWhereClause(pstate, when, EXPR_KIND_TRIGGER_WHEN, "WHEN");
 	assign_expr_collations(pstate, when);
 	if (!allow_old)
@@ -175,7 +183,7 @@ onside_when_transform(Relation rel, const char *argument,
 	return when;
 }
 
-/* Collects where, in the query, there is a reference to NEW. */
+/* Collects the positions of references to NEW in the query. */
 static bool
 collect_new(Node *node, void *arg)
 {
@@ -198,8 +206,8 @@ collect_new(Node *node, void *arg)
 }
 
 /*
- * How many bytes the word NEW takes there; 0 if it is in a form of another
- * kind.
+ * How many bytes the word NEW takes at this place: new, or "new".  0 if it is
+ * written in another way.
  */
 static int
 length_of_new(const char *text)
@@ -210,8 +218,8 @@ length_of_new(const char *text)
 }
 
 /*
- * The condition has been transformed before, so it is an expression.  The
- * parser walks it in any order.
+ * Copies the condition with OLD in place of each NEW.  The condition has been
+ * transformed before, so it is an expression.
  */
 char *
 onside_when_of_old(const char *condition)
@@ -223,6 +231,8 @@ onside_when_of_old(const char *condition)
 	ListCell   *lc;
 
 	(void) collect_new(parse_condition("becomes", query), &locations);
+
+	/* The parser's tree is walked in any order. */
 	list_sort(locations, list_int_cmp);
 	initStringInfo(&result);
 	foreach(lc, locations)
@@ -230,6 +240,7 @@ onside_when_of_old(const char *condition)
 		const char *at = query + lfirst_int(lc);
 		int			len = length_of_new(at);
 
+		/* The parser reads U&"\006eew" as NEW, too. */
 		if (len == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -239,6 +250,8 @@ onside_when_of_old(const char *condition)
 		appendStringInfoString(&result, "OLD");
 		rest = at + len;
 	}
+
+	/* What follows the last NEW. */
 	appendBinaryStringInfo(&result, rest,
 						   strlen(rest) - strlen(QUERY_TAIL));
 	return result.data;

@@ -37,13 +37,14 @@ onside_citus_is_here(void)
 }
 
 /*
- * Two columns of the row of a catalog of Citus that has this key; false if
- * there is none.  The columns are of types that are passed by value, and never
+ * Reads two columns of a row of Citus's catalog, by the row's key.  False if
+ * there is no such row.  The columns' types are passed by value, and never
  * NULL.
  */
 static bool
-read_catalog_row(const char *catalog, const char *key_column, RegProcedure equal,
-				 Datum key, const char *const columns[2], Datum values[2])
+read_catalog_row(const char *catalog, const char *key_column,
+				 RegProcedure equal, Datum key,
+				 const char *const columns[2], Datum values[2])
 {
 	Oid			relid = get_relname_relid(catalog, PG_CATALOG_NAMESPACE);
 	Relation	rel;
@@ -55,6 +56,8 @@ read_catalog_row(const char *catalog, const char *key_column, RegProcedure equal
 
 	if (!OidIsValid(relid))
 		return false;
+
+	/* Without an index, whose name we would have to know. */
 	rel = table_open(relid, AccessShareLock);
 	ScanKeyInit(&scan_key, get_attnum(relid, key_column), BTEqualStrategyNumber,
 				equal, key);
@@ -84,8 +87,8 @@ onside_citus_table(Oid relid)
 }
 
 /*
- * A shard's name is its table's, "_" and a number, by which Citus's catalog
- * has the table.
+ * A shard's name ends in "_" and the shardid, by which Citus's catalog has the
+ * shard's table.
  */
 Oid
 onside_citus_table_of_shard(Oid relid)
@@ -99,7 +102,8 @@ onside_citus_table_of_shard(Oid relid)
 		strspn(end + 1, "0123456789") != strlen(end + 1) ||
 		!onside_citus_is_here() ||
 		!read_catalog_row("pg_dist_shard", "shardid", F_INT8EQ,
-						  Int64GetDatum(strtoll(end + 1, NULL, 10)), columns, values))
+						  Int64GetDatum(strtoll(end + 1, NULL, 10)), columns,
+						  values))
 		return InvalidOid;
 
 	/*
@@ -107,7 +111,8 @@ onside_citus_table_of_shard(Oid relid)
 	 * own shard.
 	 */
 	if (DatumGetObjectId(values[0]) == relid ||
-		get_rel_namespace(DatumGetObjectId(values[0])) != get_rel_namespace(relid))
+		get_rel_namespace(DatumGetObjectId(values[0])) !=
+		get_rel_namespace(relid))
 		return InvalidOid;
 	return DatumGetObjectId(values[0]);
 }

@@ -3,9 +3,17 @@
  * column.c
  *		A source table's column as a field of an event.
  *
+ * onside_column_resolve() looks a column up once for a reader; attach.c calls
+ * it, too, to refuse a column before there is a trigger.  The functions
+ * onside_column_to_*() then read a row's value as JSON, UUID, event_id or time.
+ *
  * Money must arrive as it was charged, so numeric is a string with its exact
- * digits and scale.  Times are ISO 8601 in UTC; a timestamp without time zone
+ * digits and scale.  Times are ISO 8601 in UTC.  A timestamp without time zone
  * is taken to be in UTC, since the session's TimeZone must not decide.
+ *
+ * A value that cannot be sent raises no error here: the caller gets the reason,
+ * and decides what becomes of the row.  No locks are taken, and nothing is
+ * kept but what the reader holds.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,6 +41,7 @@
 static OnsideColumnKind
 kind_of_type(Oid type)
 {
+	/* Look through domains: their values are those of the base type. */
 	switch (getBaseType(type))
 	{
 		case INT2OID:
@@ -71,6 +80,7 @@ kind_of_type(Oid type)
 	}
 }
 
+/* Can values of this kind become the field?  Any kind can be payload. */
 static bool
 kind_fits_field(OnsideColumnKind kind, const char *field)
 {
@@ -89,8 +99,9 @@ kind_fits_field(OnsideColumnKind kind, const char *field)
 }
 
 /*
- * Fixing the settings doubles the cost of a row-level trigger, and the types
- * of some categories have but one text form.
+ * Can the type's text depend on the session's settings?  The types of some
+ * categories have only one text form.  They are spared the fixed settings,
+ * which double the cost of a row-level trigger.
  */
 static bool
 output_needs_settings(Oid type)
@@ -98,11 +109,13 @@ output_needs_settings(Oid type)
 	char		category;
 	bool		preferred;
 
+	/* Enums, strings, addresses and bit strings read the same everywhere. */
 	get_type_category_preferred(getBaseType(type), &category, &preferred);
 	return category != TYPCATEGORY_ENUM && category != TYPCATEGORY_STRING &&
 		category != TYPCATEGORY_NETWORK && category != TYPCATEGORY_BITSTRING;
 }
 
+/* Notes that the column cannot become the field.  Returns false. */
 static bool
 refuse_column(OnsideColumn *column, OnsideEventError *error, int sqlstate,
 			  char *message, const char *hint)
@@ -111,8 +124,9 @@ refuse_column(OnsideColumn *column, OnsideEventError *error, int sqlstate,
 }
 
 /*
- * The column's name is copied, since the mapping's strings are parts of the
- * trigger's arguments, which a reader can outlive.
+ * Finds the column by name, and then its kind by its type.  The name is
+ * copied, since the mapping's strings are parts of the trigger's arguments,
+ * which a reader can outlive.
  */
 bool
 onside_column_resolve(OnsideColumn *column, const char *field,
@@ -121,6 +135,7 @@ onside_column_resolve(OnsideColumn *column, const char *field,
 {
 	Form_pg_attribute att = NULL;
 
+	/* A dropped column keeps its place, but not its name. */
 	for (int i = 0; i < tupdesc->natts && att == NULL; i++)
 	{
 		Form_pg_attribute candidate = TupleDescAttr(tupdesc, i);
@@ -150,6 +165,7 @@ onside_column_resolve(OnsideColumn *column, const char *field,
 									  name, relname, field),
 							 "Map a stored column.");
 
+	/* If the type does not fit, the hint names types that do. */
 	column->kind = kind_of_type(att->atttypid);
 	if (!kind_fits_field(column->kind, field))
 		return refuse_column(column, error, ERRCODE_DATATYPE_MISMATCH,
@@ -196,6 +212,7 @@ onside_column_fix_settings(void)
 	};
 	int			nestlevel = NewGUCNestLevel();
 
+	/* These values end with the nest level. */
 	for (int i = 0; i < (int) lengthof(fixed); i++)
 		onside_set_for_now(fixed[i][0], fixed[i][1]);
 	return nestlevel;
@@ -209,7 +226,7 @@ set_string(JsonbValue *value, char *str)
 	value->val.string.len = strlen(str);
 }
 
-/* A text can be large, and is not copied. */
+/* Points to the text, which can be large, instead of copying it. */
 static void
 set_long_text(JsonbValue *value, text *t)
 {
@@ -225,6 +242,7 @@ set_numeric(JsonbValue *value, Numeric num)
 	value->val.numeric = num;
 }
 
+/* Notes why the row's value cannot be sent.  Returns false. */
 static bool
 invalid_value(const OnsideColumn *column, OnsideEventError *error,
 			  const char *problem, const char *hint)
@@ -242,6 +260,7 @@ not_finite(const OnsideColumn *column, OnsideEventError *error)
 						 "JSON has no such number.");
 }
 
+/* Every digit, as a string; false for NaN and infinities. */
 static bool
 numeric_to_json(OnsideColumn *column, Numeric num, JsonbValue *value,
 				OnsideEventError *error)
@@ -273,7 +292,8 @@ float_to_json(OnsideColumn *column, bool finite, char *str, JsonbValue *value,
 }
 
 /*
- * A time that the API cannot be told is shown to a human as PostgreSQL does.
+ * ISO 8601 in UTC.  A time for which ISO 8601 has no form becomes the text that
+ * PostgreSQL shows, for a person who reads the dead letter.
  */
 static bool
 time_to_json(OnsideColumn *column, TimestampTz t, JsonbValue *value,
@@ -281,12 +301,14 @@ time_to_json(OnsideColumn *column, TimestampTz t, JsonbValue *value,
 {
 	StringInfoData buf;
 
+	/* For the dead letter, if the API cannot be told. */
 	if (!onside_datetime_in_range(t))
 	{
 		char	   *str = palloc(MAXDATELEN + 1);
 		struct pg_tm tm;
 		fsec_t		fsec;
 
+		/* infinity, or a year that PostgreSQL alone can write */
 		if (TIMESTAMP_NOT_FINITE(t) ||
 			timestamp2tm(t, NULL, &tm, &fsec, NULL, NULL) != 0)
 			EncodeSpecialTimestamp(TIMESTAMP_IS_NOBEGIN(t) ? t : DT_NOEND, str);
@@ -297,15 +319,17 @@ time_to_json(OnsideColumn *column, TimestampTz t, JsonbValue *value,
 							 "must be finite and in years 1 to 9999",
 							 "ISO 8601 can express no other time.");
 	}
+
+	/* A date has no time of day: its ten characters are all. */
 	initStringInfo(&buf);
 	onside_append_datetime(&buf, t);
 	if (column->kind == ONSIDE_COLUMN_DATE)
-		buf.data[10] = '\0';	/* no time of day is known */
+		buf.data[10] = '\0';	/* cut the time of day off */
 	set_string(value, buf.data);
 	return true;
 }
 
-/* A date's midnight; infinities stay what they are. */
+/* The date's midnight in UTC.  Infinite dates become infinite times. */
 static TimestampTz
 date_to_time(DateADT date)
 {
@@ -335,8 +359,9 @@ read_json(void *arg)
 }
 
 /*
- * json allows what jsonb does not (\u0000, numbers without end).  Before 16
- * jsonb_in says so only by raising an error.
+ * Converts json to jsonb, in a subtransaction: json allows what jsonb does not
+ * (\u0000, numbers of any length), and before PostgreSQL 16 jsonb_in() says so
+ * only by raising an error.
  */
 static bool
 json_to_json(OnsideColumn *column, Datum datum, JsonbValue *value,
@@ -350,7 +375,8 @@ json_to_json(OnsideColumn *column, Datum datum, JsonbValue *value,
 
 	/* Only the value's own fault is the event's. */
 	if (ERRCODE_TO_CATEGORY(edata->sqlerrcode) != ERRCODE_DATA_EXCEPTION &&
-		ERRCODE_TO_CATEGORY(edata->sqlerrcode) != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
+		ERRCODE_TO_CATEGORY(edata->sqlerrcode) !=
+		ERRCODE_PROGRAM_LIMIT_EXCEEDED)
 		ReThrowError(edata);
 
 	set_string(value, this.str);
@@ -385,6 +411,15 @@ column_text(OnsideColumn *column, Datum datum)
 	return str;
 }
 
+/* The value of an INT2, INT4 or INT8 column. */
+static int64
+integer_value(OnsideColumn *column, Datum datum)
+{
+	return column->kind == ONSIDE_COLUMN_INT2 ? DatumGetInt16(datum) :
+		column->kind == ONSIDE_COLUMN_INT4 ? DatumGetInt32(datum) :
+		DatumGetInt64(datum);
+}
+
 bool
 onside_column_is_empty(OnsideColumn *column, TupleTableSlot *row)
 {
@@ -393,14 +428,21 @@ onside_column_is_empty(OnsideColumn *column, TupleTableSlot *row)
 
 	if (isnull)
 		return true;
-	if (column->kind == ONSIDE_COLUMN_TEXT || column->kind == ONSIDE_COLUMN_BPCHAR)
+	if (column->kind == ONSIDE_COLUMN_TEXT ||
+		column->kind == ONSIDE_COLUMN_BPCHAR)
 		return *column_text(column, datum) == '\0';
 	return false;
 }
 
+char *
+onside_column_uuid_text(const pg_uuid_t *uuid)
+{
+	return DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(uuid)));
+}
+
 /*
- * One case for each kind.  docs/recording.md's table of types says the same, and
- * column_expressions() in managed/recorder.sql does the same.
+ * One case for each kind.  docs/recording.md's table of types says the same,
+ * and column_expressions() in managed/recorder.sql does the same.
  */
 bool
 onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
@@ -417,14 +459,11 @@ onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 
 	switch (column->kind)
 	{
+		/* Integers are JSON numbers, exactly. */
 		case ONSIDE_COLUMN_INT2:
-			set_numeric(value, int64_to_numeric(DatumGetInt16(datum)));
-			return true;
 		case ONSIDE_COLUMN_INT4:
-			set_numeric(value, int64_to_numeric(DatumGetInt32(datum)));
-			return true;
 		case ONSIDE_COLUMN_INT8:
-			set_numeric(value, int64_to_numeric(DatumGetInt64(datum)));
+			set_numeric(value, int64_to_numeric(integer_value(column, datum)));
 			return true;
 
 		case ONSIDE_COLUMN_BOOL:
@@ -432,9 +471,12 @@ onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 			value->val.boolean = DatumGetBool(datum);
 			return true;
 
+		/* Money: a string, so that no reader rounds it. */
 		case ONSIDE_COLUMN_NUMERIC:
 			return numeric_to_json(column, DatumGetNumeric(datum), value,
 								   error);
+
+		/* The shortest text that reads back as the same number. */
 		case ONSIDE_COLUMN_FLOAT4:
 			{
 				float4		f = DatumGetFloat4(datum);
@@ -459,6 +501,7 @@ onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 			set_string(value, column_text(column, datum));
 			return true;
 
+		/* A timestamp without time zone is taken to be in UTC. */
 		case ONSIDE_COLUMN_TIMESTAMPTZ:
 		case ONSIDE_COLUMN_TIMESTAMP:
 			return time_to_json(column, DatumGetTimestampTz(datum), value,
@@ -468,16 +511,17 @@ onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 								value, error);
 
 		case ONSIDE_COLUMN_UUID:
-			set_string(value,
-					   DatumGetCString(DirectFunctionCall1(uuid_out, datum)));
+			set_string(value, onside_column_uuid_text(DatumGetUUIDP(datum)));
 			return true;
 
+		/* JSON stays JSON. */
 		case ONSIDE_COLUMN_JSON:
 			return json_to_json(column, datum, value, error);
 		case ONSIDE_COLUMN_JSONB:
 			JsonbToJsonbValue(DatumGetJsonbP(datum), value);
 			return true;
 
+		/* The reader has fixed the settings that this may depend on. */
 		case ONSIDE_COLUMN_OTHER:
 			set_string(value, OutputFunctionCall(&column->output, datum));
 			return true;
@@ -485,7 +529,9 @@ onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 	pg_unreachable();
 }
 
-/* From a uuid, or from its text. */
+/*
+ * The column is of type uuid, or a text that must have the form of a UUID.
+ */
 bool
 onside_column_to_uuid(OnsideColumn *column, TupleTableSlot *row,
 					  pg_uuid_t *uuid, bool *has, OnsideEventError *error)
@@ -503,6 +549,7 @@ onside_column_to_uuid(OnsideColumn *column, TupleTableSlot *row,
 		return true;
 	}
 
+	/* Any other kind that may be mapped here is a text. */
 	*has = onside_parse_uuid(column_text(column, datum), uuid);
 	if (!*has)
 		return invalid_value(column, error, "must be a UUID",
@@ -511,8 +558,8 @@ onside_column_to_uuid(OnsideColumn *column, TupleTableSlot *row,
 }
 
 /*
- * The text of a key: ours to hash, so that it depends on nothing but the
- * value.
+ * The value as the text that is hashed.  It must depend on nothing but the
+ * value, so no output function that reads settings is used.
  */
 static char *
 key_text(OnsideColumn *column, Datum datum)
@@ -520,13 +567,11 @@ key_text(OnsideColumn *column, Datum datum)
 	switch (column->kind)
 	{
 		case ONSIDE_COLUMN_INT2:
-			return psprintf("%d", DatumGetInt16(datum));
 		case ONSIDE_COLUMN_INT4:
-			return psprintf("%d", DatumGetInt32(datum));
 		case ONSIDE_COLUMN_INT8:
-			return psprintf(INT64_FORMAT, DatumGetInt64(datum));
+			return psprintf(INT64_FORMAT, integer_value(column, datum));
 		case ONSIDE_COLUMN_UUID:
-			return DatumGetCString(DirectFunctionCall1(uuid_out, datum));
+			return onside_column_uuid_text(DatumGetUUIDP(datum));
 		default:
 			return column_text(column, datum);
 	}
@@ -548,17 +593,24 @@ onside_column_to_event_id(OnsideColumn *column, TupleTableSlot *row,
 	*key = NULL;
 	if (isnull)
 		return true;
+
+	/* An empty key would be the same event for all rows that have it. */
 	*key = key_text(column, datum);
 	if (**key == '\0')
 		return invalid_value(column, error, "must not be empty",
 							 "It is the row's key, or a version 4 UUID, or NULL to have one made.");
+
+	/* A version 4 UUID needs no hash: the API takes it as it is. */
 	*has = onside_parse_uuid(*key, uuid) && onside_uuid_is_v4(uuid);
 	if (*has)
 		*key = NULL;
 	return true;
 }
 
-/* A timestamp or date without time zone is taken to be in UTC. */
+/*
+ * The kinds that kind_fits_field() lets through.  A timestamp or date without
+ * time zone is taken to be in UTC.
+ */
 bool
 onside_column_to_datetime(OnsideColumn *column, TupleTableSlot *row,
 						  TimestampTz *t, bool *has, OnsideEventError *error)
@@ -580,6 +632,7 @@ onside_column_to_datetime(OnsideColumn *column, TupleTableSlot *row,
 			*t = date_to_time(DatumGetDateADT(datum));
 			return true;
 		default:
+			/* A text must have the form that track_batch() takes. */
 			*has = onside_parse_datetime(column_text(column, datum), t);
 			if (!*has)
 				return invalid_value(column, error,

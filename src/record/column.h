@@ -77,6 +77,9 @@ extern bool onside_column_is_empty(OnsideColumn *column, TupleTableSlot *row);
 extern bool onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 								  JsonbValue *value, OnsideEventError *error);
 
+/* A UUID as text. */
+extern char *onside_column_uuid_text(const pg_uuid_t *uuid);
+
 /* These set *has to false if the column is NULL. */
 extern bool onside_column_to_uuid(OnsideColumn *column, TupleTableSlot *row,
 								  pg_uuid_t *uuid, bool *has,

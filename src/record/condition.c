@@ -41,6 +41,8 @@ onside_condition_make(const char *clause, TupleDesc tupdesc)
 	when = stringToNode(clause);
 	ChangeVarNodes(when, PRS2_OLD_VARNO, INNER_VAR, 0);
 	ChangeVarNodes(when, PRS2_NEW_VARNO, OUTER_VAR, 0);
+
+	/* It is freed with the memory context, and holds nothing else. */
 	condition->estate = CreateExecutorState();
 	condition->clause = ExecPrepareExpr((Expr *) when, condition->estate);
 

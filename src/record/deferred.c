@@ -13,9 +13,9 @@
  * last one: this transaction has written all of them, so none has been
  * removed.  A row that was moved to another partition was deleted here and
  * inserted there, to triggers as well as to us.  Each version of a row can
- * have fired the trigger.  So we remember which versions we have passed, and
- * where that led: the chain is followed once.  A row with one version costs no
- * memory.
+ * have fired the trigger, and the way from each leads over all later ones.  So
+ * we remember the versions that we have passed, and where the way leads
+ * (follow_heap()).  A row with one version costs no memory.
  *
  * The condition is the trigger's WHEN.  "becomes" makes two triggers with the
  * same arguments; then it is the WHEN of the INSERT trigger, which does not
@@ -27,10 +27,10 @@
  * remembered:
  *
  * - each version that was looked at, whatever came of it;
- * - each event that was recorded, by the row's primary key and the event_id, if the
- *   row or its mapper has one of its own, otherwise by its place among the row's
- *   events.  A later version of the row is looked at, but its event is not
- *   recorded twice.
+ * - each event that was recorded, by the row's primary key and the event_id, if
+ *   the row or its mapper has an event_id of its own, otherwise by its place
+ *   among the row's events.  A later version of the row is looked at, but its
+ *   event is not recorded twice.
  *
  * If a version makes no event, or an invalid one, the row's next version is
  * tried.  What a subtransaction has remembered becomes its parent's when it
@@ -60,18 +60,21 @@
 #include "record/condition.h"
 #include "record/deferred.h"
 #include "record/event_id.h"
+#include "record/mapping.h"
 
 struct OnsideDeferred
 {
 	Relation	rel;
 	OnsideCondition *condition;
-	TupleTableSlot *row;
+	TupleTableSlot *row;		/* what onside_deferred_row() returns */
 	Oid			root;			/* the table, or of a partition its root */
 	const char *event_name;
-	Bitmapset  *keys;			/* columns of the primary key, with offset */
+	Bitmapset  *keys;			/* primary key, with offset; or NULL */
 	MemoryContext per_row;
 	int			nparts;			/* which row of which table it is */
-	OnsideKeyPart parts[INDEX_MAX_KEYS + 3];	/* and room for which event */
+
+	/* root, event_name, the key's columns; and room for which event */
+	OnsideKeyPart parts[INDEX_MAX_KEYS + 3];
 	int			nevents;		/* of the row, so far */
 };
 
@@ -140,6 +143,7 @@ end_subtransaction(SubXactEvent event, SubTransactionId subid,
 {
 	if (event == SUBXACT_EVENT_COMMIT_SUB)
 	{
+		/* What it has remembered is its parent's now. */
 		for (Seen *entry = last_seen; entry != NULL && entry->subid == subid;
 			 entry = entry->before)
 			entry->subid = parent;
@@ -150,6 +154,8 @@ end_subtransaction(SubXactEvent event, SubTransactionId subid,
 		if (passed != NULL)
 			hash_destroy(passed);
 		passed = NULL;
+
+		/* What it has recorded is undone, and may be recorded again. */
 		while (last_seen != NULL && last_seen->subid == subid)
 		{
 			Seen	   *entry = last_seen;
@@ -160,6 +166,7 @@ end_subtransaction(SubXactEvent event, SubTransactionId subid,
 	}
 }
 
+/* An empty hash table that lives as long as the transaction. */
 static HTAB *
 make_table(const char *name, Size key_size, Size entry_size)
 {
@@ -190,7 +197,7 @@ begin_remembering(void)
 					  sizeof(pg_uuid_t), sizeof(Seen));
 }
 
-/* Remembers a digest of the parts.  Is it the first time in this transaction? */
+/* Remembers a digest of the parts.  Was it unknown in this transaction? */
 static bool
 remember_key(const OnsideKeyPart *parts, int nparts)
 {
@@ -214,6 +221,7 @@ remember_key(const OnsideKeyPart *parts, int nparts)
  * ----------
  */
 
+/* Do both triggers report the same event, with the same mapping? */
 static bool
 has_same_arguments(const Trigger *a, const Trigger *b)
 {
@@ -225,7 +233,11 @@ has_same_arguments(const Trigger *a, const Trigger *b)
 	return true;
 }
 
-/* The WHEN clause that the row has to meet now, or NULL. */
+/*
+ * The WHEN clause that the row has to meet now, or NULL.  That is the clause of
+ * the INSERT trigger with the same arguments, if there is one beside an UPDATE
+ * trigger: it is about the row as it is, and does not use OLD.
+ */
 static char *
 find_condition(Relation rel, Trigger *trigger)
 {
@@ -249,7 +261,7 @@ find_condition(Relation rel, Trigger *trigger)
  * statement.
  */
 OnsideDeferred *
-onside_deferred_make(TriggerData *trigdata, Oid root, const char *event_name,
+onside_deferred_make(TriggerData *trigdata, const char *event_name,
 					 MemoryContext context)
 {
 	MemoryContext old = MemoryContextSwitchTo(context);
@@ -259,7 +271,7 @@ onside_deferred_make(TriggerData *trigdata, Oid root, const char *event_name,
 	/* A copy, since nobody releases a slot's descriptor here. */
 	tupdesc = CreateTupleDescCopy(RelationGetDescr(trigdata->tg_relation));
 	deferred->rel = trigdata->tg_relation;
-	deferred->root = root;
+	deferred->root = onside_mapping_root(RelationGetRelid(deferred->rel));
 	deferred->event_name = pstrdup(event_name);
 	deferred->condition =
 		onside_condition_make(find_condition(deferred->rel,
@@ -268,8 +280,8 @@ onside_deferred_make(TriggerData *trigdata, Oid root, const char *event_name,
 	/* If somebody has dropped the key, a row is known by its place. */
 	deferred->keys = RelationGetIndexAttrBitmap(deferred->rel,
 												INDEX_ATTR_BITMAP_PRIMARY_KEY);
-	deferred->row = MakeSingleTupleTableSlot(tupdesc,
-											 table_slot_callbacks(deferred->rel));
+	deferred->row =
+		MakeSingleTupleTableSlot(tupdesc, table_slot_callbacks(deferred->rel));
 	deferred->per_row = AllocSetContextCreate(context,
 											  "onside_attribution deferred row",
 											  ALLOCSET_SMALL_SIZES);
@@ -292,12 +304,16 @@ command_of(TupleTableSlot *row)
 	bool		isnull;
 
 	if (TTS_IS_BUFFERTUPLE(row))
-		return HeapTupleHeaderGetCmin(((HeapTupleTableSlot *) row)->tuple->t_data);
+	{
+		HeapTuple	tuple = ((HeapTupleTableSlot *) row)->tuple;
+
+		return HeapTupleHeaderGetCmin(tuple->t_data);
+	}
 	return DatumGetCommandId(slot_getsysattr(row, MinCommandIdAttributeNumber,
 											 &isnull));
 }
 
-/* The version in the slot; the padding is zero, so that it can be a key. */
+/* Names the version in the slot.  A hash key must have no random padding. */
 static void
 get_version(OnsideDeferred *deferred, Version *version)
 {
@@ -321,6 +337,7 @@ get_next_place(TupleTableSlot *row, ItemPointer next)
 {
 	HeapTupleHeader header = ((HeapTupleTableSlot *) row)->tuple->t_data;
 
+	/* Only locked, deleted, moved, or replaced by what was undone. */
 	if ((header->t_infomask & HEAP_XMAX_INVALID) != 0 ||
 		HEAP_XMAX_IS_LOCKED_ONLY(header->t_infomask) ||
 		HeapTupleHeaderIndicatesMovedPartitions(header) ||
@@ -363,6 +380,8 @@ follow_heap(OnsideDeferred *deferred, ItemPointer tid)
 			entry = hash_search(passed, &version, HASH_ENTER, NULL);
 			entry->end = next;
 		}
+
+		/* Two steps of the way that was gone become one. */
 		if (before != NULL)
 			before->end = entry->end;
 		before = entry;
@@ -398,6 +417,7 @@ is_new_version(OnsideDeferred *deferred)
 	Version		version;
 	OnsideKeyPart parts[2];
 
+	/* Another trigger looks at the same version for its own event. */
 	get_version(deferred, &version);
 	parts[0].data = (const char *) &version;
 	parts[0].len = sizeof(version);
@@ -406,6 +426,7 @@ is_new_version(OnsideDeferred *deferred)
 	return remember_key(parts, lengthof(parts));
 }
 
+/* Appends a part to what identifies the row.  The data must stay. */
 static void
 add_key_part(OnsideDeferred *deferred, const char *data, int len)
 {
@@ -415,7 +436,10 @@ add_key_part(OnsideDeferred *deferred, const char *data, int len)
 	part->len = len;
 }
 
-/* Which row of which table it is. */
+/*
+ * Says which row of which table it is: by the primary key's values as text, or
+ * by its place if somebody has dropped the primary key.
+ */
 static void
 identify_row(OnsideDeferred *deferred)
 {
@@ -424,6 +448,8 @@ identify_row(OnsideDeferred *deferred)
 
 	deferred->nparts = 0;
 	deferred->nevents = 0;
+
+	/* By the root: a row that moves to another partition is the same row. */
 	add_key_part(deferred, (char *) &deferred->root, sizeof(deferred->root));
 	add_key_part(deferred, deferred->event_name, strlen(deferred->event_name));
 	while ((i = bms_next_member(deferred->keys, i)) >= 0)
@@ -477,6 +503,7 @@ onside_deferred_row(OnsideDeferred *deferred, TriggerData *trigdata)
 	else
 		ExecClearTuple(deferred->row);
 
+	/* Each version that meets the condition is looked at once. */
 	found = found &&
 		onside_condition_is_met(deferred->condition, deferred->row,
 								updated ? trigdata->tg_trigslot : NULL) &&
@@ -498,6 +525,7 @@ onside_deferred_is_new(OnsideDeferred *deferred, const OnsideEvent *event)
 {
 	OnsideKeyPart *which = &deferred->parts[deferred->nparts];
 
+	/* A fresh event_id differs each time; the event's number does not. */
 	if (event->id_is_fresh)
 	{
 		which->data = (const char *) &deferred->nevents;

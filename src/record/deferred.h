@@ -18,10 +18,10 @@
 typedef struct OnsideDeferred OnsideDeferred;
 
 /*
- * For the calls of one trigger on one table.  "root" is the table, or its root
- * if it is a partition.  Lives in the given memory context.
+ * For the calls of one trigger on one table, in one statement.  Lives in the
+ * given memory context.
  */
-extern OnsideDeferred *onside_deferred_make(TriggerData *trigdata, Oid root,
+extern OnsideDeferred *onside_deferred_make(TriggerData *trigdata,
 											const char *event_name,
 											MemoryContext context);
 

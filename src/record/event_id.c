@@ -7,7 +7,8 @@
  * event_id is made of its key is the same event whoever reports it, and
  * however often: the trigger, backfill, or the trigger of a restored dump.
  *
- * Pure: no SQL, no encoding but UTF-8, nothing of the server's.
+ * Pure: no SQL, no encoding but UTF-8, no server.  row_reader.c, deferred.c and
+ * the SQL function event_id() (purchase.c) call it, and test/unit.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,6 +20,7 @@
 
 #include "record/event_id.h"
 
+/* Hashes a part behind its number of bytes, so that no two lists look alike. */
 static bool
 add_part(pg_cryptohash_ctx *hash, const OnsideKeyPart *part)
 {
@@ -43,6 +45,8 @@ onside_event_id_of_key(const OnsideKeyPart *parts, int nparts, pg_uuid_t *id)
 
 	if (hash == NULL)
 		return false;
+
+	/* OpenSSL can refuse any of these steps. */
 	ok = pg_cryptohash_init(hash) >= 0;
 	for (int i = 0; i < nparts && ok; i++)
 		ok = add_part(hash, &parts[i]);
@@ -51,6 +55,7 @@ onside_event_id_of_key(const OnsideKeyPart *parts, int nparts, pg_uuid_t *id)
 	if (!ok)
 		return false;
 
+	/* Version 4 and the RFC's variant, as the API wants them. */
 	memcpy(id->data, digest, UUID_LEN);
 	id->data[6] = (id->data[6] & 0x0f) | 0x40;
 	id->data[8] = (id->data[8] & 0x3f) | 0x80;

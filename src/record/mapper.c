@@ -6,8 +6,8 @@
  * A mapper is called in a query, by SPI, because PostgreSQL can then inline
  * it: over a transition table its joins are made for all rows at once.
  *
- * For one row the plan is generic, and kept; SPI plans again when anything in
- * the plan has changed, by ALTER FUNCTION, too.  The plan is part of the row
+ * For one row the plan is generic, and kept.  SPI plans again when anything in
+ * the plan has changed, also by ALTER FUNCTION.  The plan is part of the row
  * reader, which is forgotten when the table has changed.  For a transition
  * table the query is planned each time, for the number of rows that there are:
  * a plan for ten rows would scan the joined table a million times for a
@@ -65,7 +65,7 @@
 #include "record/citus.h"
 #include "record/mapper.h"
 
-/* Columns of the type event. */
+/* Columns of the type "event", in order. */
 enum
 {
 	Anum_event_installation_id = 1,
@@ -81,7 +81,7 @@ struct OnsideMapper
 	char	   *search_path;
 	Oid			relid;			/* whose rows it takes */
 	Oid			row_type;
-	TupleConversionMap *map;	/* from a partition's rows; NULL if not needed */
+	TupleConversionMap *map;	/* from a partition's rows; or NULL */
 	SPIPlanPtr	plan;			/* for one row; NULL until then */
 	MemoryContextCallback free_plan;
 };
@@ -147,6 +147,11 @@ find_shard_taken(const char *name, Oid relid)
 
 	if (!OidIsValid(schema))
 		return InvalidOid;
+
+	/*
+	 * Whatever function of this name has one argument may take a shard's
+	 * rows.
+	 */
 	functions = SearchSysCacheList1(PROCNAMEARGSNSP,
 									CStringGetDatum(function_name));
 	for (int i = 0; i < functions->n_members && !OidIsValid(shard); i++)
@@ -172,18 +177,24 @@ onside_mapper_takes(const char *name, Oid relid)
 
 	if (OidIsValid(onside_mapper_find(name, get_rel_type_id(relid))))
 		return relid;
+
+	/* A shard whose table has the mapper, or the other way round. */
 	other = onside_citus_table_of_shard(relid);
 	if (!OidIsValid(other) && onside_citus_table(relid) != ONSIDE_CITUS_NONE)
 		other = find_shard_taken(name, relid);
 	return OidIsValid(other) ? other : relid;
 }
 
-/* Is it there, and may it be called? */
+/*
+ * Raises an error if the mapper does not exist, or the current user may not
+ * call it.  Looked up in each call: either can change between two calls.
+ */
 static void
 check_function(const OnsideMapper *mapper)
 {
 	Oid			function = onside_mapper_find(mapper->name, mapper->row_type);
 
+	/* Dropped, renamed, moved, or its argument's type has changed. */
 	if (!OidIsValid(function))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
@@ -192,6 +203,8 @@ check_function(const OnsideMapper *mapper)
 				 onside_citus_is_here() ?
 				 errhint("Where Citus made the table's shards before it knew of the mapper, or has made the table anew, CREATE OR REPLACE FUNCTION at the coordinator makes it on all nodes. Or detach the event with onside_attribution.detach().") :
 				 errhint("Create it again, or detach the event with onside_attribution.detach().")));
+
+	/* The caller is whoever writes the row. */
 	if (onside_function_aclcheck(function, ACL_EXECUTE) != ACLCHECK_OK)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -215,6 +228,7 @@ table_of_trigger(Trigger *trigger, Oid relid)
 {
 	Oid			parent = trigger->tgisclone ? trigger->tgoid : InvalidOid;
 
+	/* Up to the trigger that is no clone. */
 	while (OidIsValid(parent))
 	{
 		HeapTuple	tuple = onside_mapping_find(parent, NULL, NULL);
@@ -227,6 +241,7 @@ table_of_trigger(Trigger *trigger, Oid relid)
 	return relid;
 }
 
+/* SPI keeps a plan in a memory context of its own. */
 static void
 free_plan(void *arg)
 {
@@ -262,6 +277,8 @@ onside_mapper_make(Trigger *trigger, Relation rel,
 											 RelationGetDescr(table));
 		relation_close(table, AccessShareLock);
 	}
+
+	/* The plan comes with the first row, and goes with the context. */
 	mapper->free_plan.func = free_plan;
 	mapper->free_plan.arg = mapper;
 	MemoryContextRegisterResetCallback(context, &mapper->free_plan);
@@ -286,7 +303,10 @@ onside_mapper_table(const OnsideMapper *mapper)
  * ----------
  */
 
-/* The type event, which a function must return whatever has become of it. */
+/*
+ * The type "event" as this library knows it, made once in a session.  The type
+ * in the catalog may have been altered.
+ */
 static TupleDesc
 event_tupdesc(void)
 {
@@ -294,6 +314,7 @@ event_tupdesc(void)
 
 	if (tupdesc == NULL)
 	{
+		/* It must outlive the transaction. */
 		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 		List	   *names = list_make4(makeString("installation_id"),
 									   makeString("payload"),
@@ -318,7 +339,7 @@ onside_mapper_results(TupleTableSlot **slot)
 	return tuplestore_begin_heap(false, false, work_mem);
 }
 
-/* Column by column; what is NULL is a field that the event lacks. */
+/* Column by column.  A column that is NULL is a field that the event lacks. */
 void
 onside_mapper_read_event(TupleTableSlot *slot, OnsideEvent *event)
 {
@@ -327,6 +348,8 @@ onside_mapper_read_event(TupleTableSlot *slot, OnsideEvent *event)
 
 	slot_getallattrs(slot);
 	memset(event, 0, sizeof(*event));
+
+	/* The payload is not copied: it is in the slot, or detoasted. */
 	event->has_installation_id = !nulls[Anum_event_installation_id - 1];
 	if (event->has_installation_id)
 		event->installation_id =
@@ -348,7 +371,8 @@ onside_mapper_read_event(TupleTableSlot *slot, OnsideEvent *event)
  */
 
 /*
- * The row as a value of the type that the mapper takes; nothing is detoasted.
+ * The row as a value of the type that the mapper takes.  Nothing is detoasted:
+ * the mapper may not need the large values.
  */
 static Datum
 make_row_value(OnsideMapper *mapper, TupleTableSlot *row)
@@ -365,9 +389,8 @@ make_row_value(OnsideMapper *mapper, TupleTableSlot *row)
 }
 
 /*
- * A generic plan, since to make a plan costs more than a row is worth.  It is
- * kept only when it is complete: an error while it is made leaves nothing
- * behind.
+ * Calls the mapper for one row.  The plan is generic, since to make a plan for
+ * each row would cost more than the row itself.
  */
 static void
 call_for_row(OnsideMapper *mapper, TupleTableSlot *row, DestReceiver *dest)
@@ -383,9 +406,13 @@ call_for_row(OnsideMapper *mapper, TupleTableSlot *row, DestReceiver *dest)
 		if (plan == NULL)
 			elog(ERROR, "could not prepare \"%s\": %s", query,
 				 SPI_result_code_string(SPI_result));
+
+		/* Kept only now that it is complete: an error leaves nothing behind. */
 		SPI_keepplan(plan);
 		mapper->plan = plan;
 	}
+
+	/* The row is the only parameter. */
 	options.params = makeParamList(1);
 	options.params->params[0].value = make_row_value(mapper, row);
 	options.params->params[0].isnull = false;
@@ -397,25 +424,23 @@ call_for_row(OnsideMapper *mapper, TupleTableSlot *row, DestReceiver *dest)
 }
 
 /*
- * The cast is needed where functions of one name are the mappers of several
- * tables: a row of a transition table has no type of its own.  And "n" alone
- * would be a column of that name.
+ * Calls the mapper for all rows of a transition table, in one query.
  *
- * An outer join, which would have told which rows have no event, keeps the
- * planner from joining first what the mapper joins and calling purchase()
- * afterwards.
+ * The cast is needed where functions of one name are the mappers of several
+ * tables: a row of a transition table has no type of its own.  "(n.*)" is the
+ * row; "n" alone would be a column of that name, if the table has one.
+ *
+ * An outer join would tell which rows have no event.  But it keeps the planner
+ * from joining first what the mapper joins and calling purchase() afterwards.
  */
 static void
 call_for_all(OnsideMapper *mapper, TriggerData *trigdata, DestReceiver *dest)
 {
 	SPIExecuteOptions options = {0};
-	char	   *type =
-		quote_qualified_identifier(get_namespace_name(get_rel_namespace(mapper->relid)),
-								   get_rel_name(mapper->relid));
 	char	   *query =
 		psprintf("SELECT e.* FROM %s n, LATERAL %s((n.*)::%s) e",
 				 quote_identifier(trigdata->tg_trigger->tgnewtable),
-				 mapper->name, type);
+				 mapper->name, onside_mapping_table_name(mapper->relid));
 
 	if (SPI_register_trigger_data(trigdata) != SPI_OK_TD_REGISTER)
 		elog(ERROR, "could not register the transition table");
@@ -433,7 +458,10 @@ typedef struct Call
 	DestReceiver *dest;
 } Call;
 
-/* Sets search_path only if it differs from the present one. */
+/*
+ * Calls the mapper, with the search_path that it was attached with.  Runs in a
+ * subtransaction; see onside_mapper_call().
+ */
 static void
 with_search_path(void *arg)
 {
@@ -441,11 +469,14 @@ with_search_path(void *arg)
 	OnsideMapper *mapper = this->mapper;
 	int			nestlevel = 0;
 
+	/* To set it costs more than to compare it. */
 	if (strcmp(namespace_search_path, mapper->search_path) != 0)
 	{
 		nestlevel = NewGUCNestLevel();
 		onside_set_for_now("search_path", mapper->search_path);
 	}
+
+	/* EXECUTE is checked here, for a plan that is older than a SET ROLE. */
 	check_function(mapper);
 	SPI_connect();
 	if (this->row != NULL)
@@ -483,19 +514,22 @@ onside_mapper_call(OnsideMapper *mapper, TupleTableSlot *row,
 	Call		this = {mapper, row, trigdata, dest};
 	ErrorData  *error;
 
+	/* The results go into the tuplestore as rows of the type "event". */
 	SetTuplestoreDestReceiverParams(dest, results, CurrentMemoryContext, false,
 									event_tupdesc(),
 									"a mapper must return onside_attribution.event");
 	error = onside_attempt(with_search_path, &this, true);
 	dest->rDestroy(dest);
+
+	/* An error that is not the row's fault ends the statement. */
 	if (error != NULL && passes_through(error->sqlerrcode))
 		ReThrowError(error);
 	return error;
 }
 
 /*
- * PostgreSQL's words for a column that a row type has no more are that a table
- * is missing.  The position, in characters, leads to its name.
+ * When a row type has lost a column, PostgreSQL says that a table is missing.
+ * The error's position, in characters, leads to the name in the mapper's body.
  */
 char *
 onside_mapper_error_place(const ErrorData *error)
@@ -505,6 +539,8 @@ onside_mapper_error_place(const ErrorData *error)
 
 	if (word == NULL || error->internalpos <= 0)
 		return "";
+
+	/* A name with its qualifiers: letters, digits, and what joins them. */
 	word += pg_mbcharcliplen(word, strlen(word), error->internalpos - 1);
 	while (word[len] != '\0' && (IS_HIGHBIT_SET(word[len]) ||
 								 isalnum((unsigned char) word[len]) ||

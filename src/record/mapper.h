@@ -55,10 +55,10 @@ extern Tuplestorestate *onside_mapper_results(TupleTableSlot **slot);
 
 /*
  * Calls the mapper with one row, or if "row" is NULL with all rows of a
- * statement's transition table, and adds what it returns to the results.  If the mapper raises an
- * error that on_invalid_event decides about, all that it did is undone, and
- * the error is returned; the results are not to be used then.  Other errors
- * are raised.
+ * statement's transition table, and adds what it returns to the results.  If
+ * the mapper raises an error that on_invalid_event decides about, all that it
+ * did is undone, and the error is returned; then the results must not be used.
+ * Other errors are raised.
  */
 extern ErrorData *onside_mapper_call(OnsideMapper *mapper,
 									 TupleTableSlot *row,

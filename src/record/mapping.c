@@ -3,9 +3,15 @@
  * mapping.c
  *		Which column of a source table becomes which field of an event.
  *
- * A trigger's arguments are strings "target=column"; the targets are the API's
+ * A trigger's arguments are strings "target=column".  The targets are the API's
  * names of an event's fields, and payload.KEY for a key of the payload.  The
- * event's name itself is a literal.
+ * event's name itself is a literal, and so is what attach() adds: a mapper's
+ * name, and what an event_id is made of.
+ *
+ * attach() writes the arguments (onside_mapping_args()).  track_row, backfill
+ * and all that shows what is attached read them.  Somebody may have made the
+ * trigger by hand, so arguments can be anything.  No error is raised here: the
+ * caller decides.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,9 +20,12 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "catalog/partition.h"
 #include "catalog/pg_trigger.h"
 #include "fmgr.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 
 #include "record/mapping.h"
@@ -33,6 +42,7 @@ refuse_argument(OnsideEventError *error, char *message, const char *hint)
 								message, hint);
 }
 
+/* The same for a target that two arguments set. */
 static bool
 refuse_repetition(OnsideEventError *error, const char *target)
 {
@@ -40,6 +50,7 @@ refuse_repetition(OnsideEventError *error, const char *target)
 						   EXAMPLE_HINT);
 }
 
+/* Takes "payload.KEY=column".  There is room for all arguments. */
 static bool
 add_payload_key(OnsideMapping *mapping, const char *target, const char *column,
 				OnsideEventError *error)
@@ -85,12 +96,16 @@ read_argument(OnsideMapping *mapping, const char *arg, OnsideEventError *error)
 							   psprintf("argument \"%s\" is not of the form target=column",
 										arg),
 							   EXAMPLE_HINT);
+
+	/* The first "=" ends the target. */
 	target = pnstrdup(arg, equals - arg);
 	value = equals + 1;
 
+	/* A field of an event, or what attach() adds. */
 	for (int i = 0; i < (int) lengthof(targets); i++)
 	{
-		const char **field = (const char **) ((char *) mapping + targets[i].field);
+		const char **field =
+			(const char **) ((char *) mapping + targets[i].field);
 
 		if (strcmp(target, targets[i].name) != 0)
 			continue;
@@ -101,11 +116,14 @@ read_argument(OnsideMapping *mapping, const char *arg, OnsideEventError *error)
 	}
 	if (strncmp(target, PAYLOAD_PREFIX, strlen(PAYLOAD_PREFIX)) == 0)
 		return add_payload_key(mapping, target, value, error);
+
+	/* Whoever writes a trigger by hand finds the names in the hint. */
 	return refuse_argument(error,
 						   psprintf("\"%s\" is not a field of an event", target),
 						   "The fields are event_name, and installation_id, event_datetime, event_id and payload.KEY, or mapper.");
 }
 
+/* The same for a target that no argument sets. */
 static bool
 require_target(const char *value, const char *target, OnsideEventError *error)
 {
@@ -122,6 +140,7 @@ onside_mapping_parse(int nargs, char **args, OnsideEventError *error)
 	OnsideMapping *mapping = palloc0(sizeof(OnsideMapping));
 	bool		ok = true;
 
+	/* Each argument can be a key of the payload. */
 	mapping->payload = palloc(Max(nargs, 1) * sizeof(OnsidePayloadKey));
 	for (int i = 0; i < nargs && ok; i++)
 		ok = read_argument(mapping, args[i], error);
@@ -146,11 +165,13 @@ onside_mapping_of_trigger(int nargs, Datum tgargs)
 	char	  **args = palloc(Max(nargs, 1) * sizeof(char *));
 	OnsideEventError error;
 
+	/* Each argument ends with a zero byte. */
 	for (int i = 0; i < nargs; i++, p += strlen(p) + 1)
 		args[i] = p;
 	return onside_mapping_parse(nargs, args, &error);
 }
 
+/* Scans pg_trigger by OID, for which the server has no cache. */
 HeapTuple
 onside_mapping_find(Oid trigger, Snapshot snapshot, OnsideMapping **mapping)
 {
@@ -170,13 +191,12 @@ onside_mapping_find(Oid trigger, Snapshot snapshot, OnsideMapping **mapping)
 		*mapping = NULL;
 	if (mapping != NULL && tuple != NULL)
 	{
+		Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
 		bool		isnull;
+		Datum		args = heap_getattr(tuple, Anum_pg_trigger_tgargs,
+										RelationGetDescr(rel), &isnull);
 
-		*mapping = onside_mapping_of_trigger(((Form_pg_trigger) GETSTRUCT(tuple))->tgnargs,
-											 heap_getattr(tuple,
-														  Anum_pg_trigger_tgargs,
-														  RelationGetDescr(rel),
-														  &isnull));
+		*mapping = onside_mapping_of_trigger(form->tgnargs, args);
 	}
 	table_close(rel, AccessShareLock);
 	return tuple;
@@ -189,7 +209,28 @@ onside_mapping_search_path(const OnsideMapping *mapping)
 		"pg_catalog, pg_temp";
 }
 
-/* All others are taken as they are written, whatever a column is called. */
+Oid
+onside_mapping_root(Oid relid)
+{
+	List	   *ancestors = NIL;
+
+	if (get_rel_relispartition(relid))
+		ancestors = get_partition_ancestors(relid);
+
+	/* A partition that is being detached has none. */
+	return ancestors != NIL ? llast_oid(ancestors) : relid;
+}
+
+char *
+onside_mapping_table_name(Oid relid)
+{
+	char	   *name = get_rel_name(relid);
+	char	   *schema = get_namespace_name(get_rel_namespace(relid));
+
+	return name == NULL ? NULL : quote_qualified_identifier(schema, name);
+}
+
+/* The value of any other target is no column, whatever it looks like. */
 bool
 onside_mapping_is_column(const char *arg)
 {

@@ -52,13 +52,19 @@ typedef struct OnsideMapping
 extern OnsideMapping *onside_mapping_parse(int nargs, char **args,
 										   OnsideEventError *error);
 
-/* The same without an error, for tgnargs and tgargs of the catalog pg_trigger. */
+/* The same without an error, for tgnargs and tgargs of pg_trigger. */
 extern OnsideMapping *onside_mapping_of_trigger(int nargs, Datum tgargs);
 
 /*
  * The search_path for calling the mapper; a trigger made by hand may lack it.
  */
 extern const char *onside_mapping_search_path(const OnsideMapping *mapping);
+
+/* The table, or if that is a partition, its root. */
+extern Oid	onside_mapping_root(Oid relid);
+
+/* The table's name with its schema, quoted, for SQL; NULL if there is none. */
+extern char *onside_mapping_table_name(Oid relid);
 
 /* Does this argument map a column? */
 extern bool onside_mapping_is_column(const char *arg);

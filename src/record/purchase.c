@@ -3,8 +3,13 @@
  * purchase.c
  *		A purchase's payload, and the helpers of mappers.
  *
- * These functions are pure and everybody may call them: a mapper runs as
- * whoever writes the row, and a purchase must not fail for want of a grant.
+ * track_purchase() and the SQL function purchase() make the same payload of the
+ * same arguments, which are checked here.  amount() and event_id() help mappers
+ * to fill in the rest.
+ *
+ * These functions read and lock nothing.  Everybody may call them: a mapper
+ * runs as whoever writes the row, and a purchase must not fail for want of a
+ * grant.
  *
  *-------------------------------------------------------------------------
  */
@@ -47,6 +52,7 @@ onside_push_string(OnsideJsonbBuilder *builder, JsonbIteratorToken token,
 	onside_jsonb_push(builder, token, &v);
 }
 
+/* Notes what is wrong with an argument.  Returns false. */
 static bool
 refuse_purchase(OnsideEventError *error, const char *field, int sqlstate,
 				const char *problem, const char *hint)
@@ -64,7 +70,10 @@ has_key(Jsonb *object, const char *key)
 										&v) != NULL;
 }
 
-/* Can a payload be made of the arguments? */
+/*
+ * Can a payload be made of the arguments?  1 is the amount, 2 the currency, 5
+ * extra.  On false *error says why not.
+ */
 static bool
 check_purchase(FunctionCallInfo fcinfo, OnsideEventError *error)
 {
@@ -77,6 +86,8 @@ check_purchase(FunctionCallInfo fcinfo, OnsideEventError *error)
 	if (PG_ARGISNULL(1))
 		return refuse_purchase(error, "amount", ERRCODE_NULL_VALUE_NOT_ALLOWED,
 							   "must not be null", pass_amount);
+
+	/* The API wants both, so neither has a default. */
 	if (PG_ARGISNULL(2))
 		return refuse_purchase(error, "currency", ERRCODE_NULL_VALUE_NOT_ALLOWED,
 							   "must not be null", pass_currency);
@@ -87,6 +98,8 @@ check_purchase(FunctionCallInfo fcinfo, OnsideEventError *error)
 	if (VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(2)) == 0)
 		return refuse_purchase(error, "currency", ERRCODE_INVALID_PARAMETER_VALUE,
 							   "must not be empty", pass_currency);
+
+	/* "extra" may be left out, and must not say again what is said. */
 	if (PG_ARGISNULL(5))
 		return true;
 	extra = PG_GETARG_JSONB_P(5);
@@ -115,7 +128,10 @@ push_extra(OnsideJsonbBuilder *builder, Jsonb *extra)
 		onside_jsonb_push(builder, token, &v);
 }
 
-/* Of arguments that have been checked. */
+/*
+ * Makes the payload of arguments that check_purchase() has accepted: currency
+ * and amount first, then what is in "extra".
+ */
 static Jsonb *
 make_purchase_payload(FunctionCallInfo fcinfo)
 {
@@ -128,6 +144,7 @@ make_purchase_payload(FunctionCallInfo fcinfo)
 	char	   *digits = DatumGetCString(DirectFunctionCall1(numeric_out,
 															 PG_GETARG_DATUM(1)));
 
+	/* "extra" has neither of these keys. */
 	onside_jsonb_push(&builder, WJB_BEGIN_OBJECT, NULL);
 	onside_push_string(&builder, WJB_KEY, "currency");
 	onside_push_string(&builder, WJB_VALUE, code);
@@ -150,7 +167,9 @@ onside_purchase_payload(FunctionCallInfo fcinfo)
 }
 
 /*
- * purchase(installation_id, amount, currency, event_datetime, event_id, extra)
+ * purchase(installation_id, amount, currency, event_datetime, event_id, extra):
+ * an event without a name, for a mapper to return.  A wrong argument raises an
+ * error, unless there is no installation_id.
  */
 Datum
 onside_purchase(PG_FUNCTION_ARGS)
@@ -161,6 +180,7 @@ onside_purchase(PG_FUNCTION_ARGS)
 	OnsideEventError error;
 	bool		valid = check_purchase(fcinfo, &error);
 
+	/* The result's type is looked up once in a statement. */
 	if (tupdesc == NULL)
 	{
 		MemoryContext old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
@@ -184,15 +204,15 @@ onside_purchase(PG_FUNCTION_ARGS)
 
 		nulls[i] = args[i] < 0 ? !valid : PG_ARGISNULL(args[i]);
 		if (!nulls[i])
-			values[i] = args[i] < 0 ? JsonbPGetDatum(make_purchase_payload(fcinfo)) :
-				PG_GETARG_DATUM(args[i]);
+			values[i] = args[i] >= 0 ? PG_GETARG_DATUM(args[i]) :
+				JsonbPGetDatum(make_purchase_payload(fcinfo));
 	}
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(tupdesc, values, nulls)));
 }
 
 /*
- * amount(minor_units, digits): minor_units * 10^-digits, by its digits alone,
- * with so many after the point; more if there are fractions of minor units.
+ * amount(minor_units, digits): minor_units * 10^-digits, exact, with this many
+ * digits after the point.  Fractions of minor units add further digits.
  */
 Datum
 onside_amount(PG_FUNCTION_ARGS)
@@ -212,17 +232,22 @@ onside_amount(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("amount: digits must be from 0 to %d", MAX_DIGITS),
 				 errhint("It says how many digits the currency has after the point: 2 for USD, 0 for JPY.")));
+
+	/* A power of ten has no rounding; trailing zeros are cut. */
 	unit = NumericGetDatum(int64_div_fast_to_numeric(1, digits));
 	amount = DirectFunctionCall1(numeric_trim_scale,
 								 DirectFunctionCall2(numeric_mul,
 													 NumericGetDatum(minor_units),
 													 unit));
+
+	/* Then zeros are added up to the currency's digits. */
 	if (DatumGetInt32(DirectFunctionCall1(numeric_scale, amount)) < digits)
 		amount = DirectFunctionCall2(numeric_round, amount,
 									 Int32GetDatum(digits));
 	PG_RETURN_DATUM(amount);
 }
 
+/* Says what is wrong with the parts of event_id(). */
 pg_noreturn static void throw_part(int sqlstate, const char *problem);
 
 static void
@@ -233,7 +258,7 @@ throw_part(int sqlstate, const char *problem)
 			 errhint("Pass what makes the event unique, for example event_id('orders', id::text).")));
 }
 
-/* A part as it is hashed; "number" is for a message. */
+/* A part in UTF-8, as it is hashed.  "number" is for messages. */
 static OnsideKeyPart
 read_part(Datum value, int number)
 {
@@ -244,6 +269,8 @@ read_part(Datum value, int number)
 	if (len == 0)
 		throw_part(ERRCODE_INVALID_PARAMETER_VALUE,
 				   psprintf("part %d must not be empty", number));
+
+	/* Any database hashes the same bytes. */
 	result.data = onside_as_utf8(VARDATA_ANY(part), len);
 	if (result.data == NULL)
 		throw_part(ERRCODE_INVALID_PARAMETER_VALUE,
@@ -253,7 +280,10 @@ read_part(Datum value, int number)
 	return result;
 }
 
-/* event_id(VARIADIC parts text[]) */
+/*
+ * event_id(VARIADIC parts text[]): a UUID that depends on the parts alone.
+ * event_id.c says how.
+ */
 Datum
 onside_event_id(PG_FUNCTION_ARGS)
 {
@@ -265,11 +295,13 @@ onside_event_id(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(0))
 		throw_part(ERRCODE_NULL_VALUE_NOT_ALLOWED, "a part must not be null");
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT,
-					  &values, &nulls, &n);
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false,
+					  TYPALIGN_INT, &values, &nulls, &n);
 	if (n == 0)
 		throw_part(ERRCODE_INVALID_PARAMETER_VALUE, "there must be a part");
 	parts = palloc(n * sizeof(OnsideKeyPart));
+
+	/* Neither NULL nor an empty part tells one row from another. */
 	for (int i = 0; i < n; i++)
 	{
 		if (nulls[i])

@@ -14,12 +14,14 @@
  * of one row follow each other closely.  An event_id is random, or made by a
  * hash, and serves as its own hash value.
  *
+ * row_mapped.c has such a table for each statement, and look.c one for the rows
+ * that attach() tries.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "utils/fmgrprotos.h"
-
+#include "record/column.h"
 #include "record/repeats.h"
 
 struct OnsideRepeats
@@ -29,8 +31,9 @@ struct OnsideRepeats
 	pg_uuid_t	example;		/* the first one that was found */
 	uint32		mask;			/* number of places - 1 */
 	uint32		used;
-	pg_uuid_t	places[FLEXIBLE_ARRAY_MEMBER];	/* all zeros if free, which is no
-												 * valid event_id */
+
+	/* A free place is all zeros, which is no valid event_id. */
+	pg_uuid_t	places[FLEXIBLE_ARRAY_MEMBER];
 };
 
 OnsideRepeats *
@@ -56,6 +59,8 @@ onside_repeats_add(OnsideRepeats *repeats, const pg_uuid_t *event_id)
 	if (repeats == NULL)
 		return;
 	repeats->events++;
+
+	/* Empty the table when it is half full. */
 	if (repeats->used > repeats->mask / 2)
 	{
 		memset(repeats->places, 0,
@@ -76,6 +81,8 @@ onside_repeats_add(OnsideRepeats *repeats, const pg_uuid_t *event_id)
 			repeats->found++;
 			return;
 		}
+
+		/* Not seen before, so it is noted. */
 		if (memcmp(place, &free_place, UUID_LEN) == 0)
 		{
 			*place = *event_id;
@@ -95,6 +102,5 @@ onside_repeats_found(const OnsideRepeats *repeats, int64 *events)
 char *
 onside_repeats_example(const OnsideRepeats *repeats)
 {
-	return DatumGetCString(DirectFunctionCall1(uuid_out,
-											   UUIDPGetDatum(&repeats->example)));
+	return onside_column_uuid_text(&repeats->example);
 }

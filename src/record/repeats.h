@@ -27,7 +27,8 @@ extern OnsideRepeats *onside_repeats_make(int places);
 /*
  * Counts an event, and notes its event_id.  Does nothing if "repeats" is NULL.
  */
-extern void onside_repeats_add(OnsideRepeats *repeats, const pg_uuid_t *event_id);
+extern void onside_repeats_add(OnsideRepeats *repeats,
+							   const pg_uuid_t *event_id);
 
 /*
  * How many events have the event_id of an earlier one, and how many events

@@ -5,14 +5,15 @@
  *
  * track_row() (trigger.c) passes rows as they are written, backfill.c rows
  * that the table already has, and look.c recent rows that attach() tries.
- * This file reads the columns of a row and makes the event.  Rows of a mapper
- * go to row_mapped.c, and row_outcome.c decides what becomes of an event.
+ * This file reads the columns of a row and makes the event.  row_mapped.c
+ * makes the events of a row that has a mapper.  row_outcome.c appends a valid
+ * event to the outbox, and decides what becomes of an invalid one.
  *
  * A row without an installation_id stands for a purchase outside of the app.
  * The row is skipped and counted.
  *
- * What is made of a row lives in the reader's memory context per_row, which is
- * reset after each row, and by row_cache.c after an error.
+ * All that is made of a row lives in the reader's memory context per_row.  It
+ * is reset after each row, and after an error by row_cache.c.
  *
  * No locks are taken here.  A row that is no valid event makes the statement
  * fail only if on_invalid_event says so, or if backfill meets a row without an
@@ -41,7 +42,8 @@
 #define PAYLOAD_LIMIT	(100 * ONSIDE_API_MAX_BYTES)
 
 /*
- * If a statement has no more rows than this, the mapper gets them one by one.
+ * If a statement has no more rows than this, the mapper gets them one by one:
+ * its plan for one row is kept, and a plan for all rows would be made anew.
  */
 #define FEW_ROWS	10
 
@@ -121,6 +123,7 @@ make_event(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 	event->event_name = reader->event_name;
 	event->name_is_checked = reader->name_is_valid;
 
+	/* Field by field; only the first invalid one is told. */
 	valid &= onside_column_to_uuid(&reader->installation_id, row,
 								   &event->installation_id,
 								   &event->has_installation_id,
@@ -147,6 +150,7 @@ make_event(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 		onside_row_fresh_id(reader, event);
 	valid &= id_is_valid;
 
+	/* The rules for a whole event apply to one that is valid so far. */
 	event->payload = make_payload(reader, row, error, &valid);
 	return valid && onside_event_check(event, error);
 }
@@ -192,8 +196,9 @@ require_own_id(OnsideRowReader *reader, Relation rel, TupleTableSlot *row)
 }
 
 /*
- * A row without an installation_id is skipped and counted as skipped.  A row
- * from outside of backfill's since and until is not counted as skipped.
+ * A row outside of backfill's since and until is passed over.  A row without an
+ * installation_id is skipped and counted.  Any other row is an event, valid or
+ * not.
  */
 void
 onside_row_record(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
@@ -203,6 +208,7 @@ onside_row_record(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 	OnsideEvent event = {0};
 	OnsideEventError error;
 
+	/* Each event of a mapper is settled by itself. */
 	if (reader->mapper != NULL)
 	{
 		onside_row_mapped_record(reader, rel, row, append);
@@ -219,6 +225,7 @@ onside_row_record(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 	{
 		bool		valid;
 
+		/* From here on the row is an event, valid or not. */
 		require_own_id(reader, rel, row);
 		reader->row = row;
 		valid = make_event(reader, rel, row, &event, &error);
@@ -250,9 +257,13 @@ onside_row_record_all(OnsideRowReader *reader, TriggerData *trigdata,
 	 */
 	row = MakeSingleTupleTableSlot(RelationGetDescr(trigdata->tg_relation),
 								   &TTSOpsMinimalTuple);
+
+	/* From the first row on, wherever another trigger has stopped. */
 	pointer = tuplestore_alloc_read_pointer(rows, EXEC_FLAG_REWIND);
 	tuplestore_select_read_pointer(rows, pointer);
 	tuplestore_rescan(rows);
+
+	/* Each row by itself, also where the query over all rows has failed. */
 	while (tuplestore_gettupleslot(rows, true, false, row))
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -274,6 +285,8 @@ onside_row_try(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 	OnsideRowOutcome outcome = ONSIDE_ROW_RECORDED;
 
 	memset(error, 0, sizeof(*error));
+
+	/* What onside_row_record() skips, records or refuses. */
 	if (reader->mapper != NULL)
 		outcome = onside_row_mapped_try(reader, row, error);
 	else if (onside_column_is_empty(&reader->installation_id, row))

@@ -9,9 +9,13 @@
  * so a column or a trigger, has changed.  A statement that still uses it then
  * goes on with it, and the reader is freed when the last such statement ends.
  *
- * Only a reader that depends on nothing but the table is kept.  So a reader
- * with a column that its type's output function renders is made again for each
- * statement.  A mapper is looked up again in each call (mapper.c).
+ * Only a reader that depends on nothing but the table is kept.  A reader is
+ * made again for each statement if its mapping is broken, or if a column is
+ * rendered by its type's output function, which can change.  A mapper is
+ * looked up again in each call (mapper.c).
+ *
+ * trigger.c is the only caller.  No locks are taken: the statement has locked
+ * the table.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,7 +36,7 @@ typedef struct KeptReader
 	OnsideRowReader *reader;
 	MemoryContext context;		/* of all of this */
 	bool		is_kept;		/* is it in "kept"? */
-	int			users;			/* statements */
+	int			users;			/* statements that use it now */
 } KeptReader;
 
 /* NULL is a free place.  The next new reader goes to "next_place". */
@@ -46,6 +50,7 @@ static int	next_place;
 static void
 tidy_up(KeptReader *entry)
 {
+	/* The last statement does it. */
 	if (entry->users > 0)
 		return;
 	if (entry->is_kept)
@@ -54,6 +59,7 @@ tidy_up(KeptReader *entry)
 		MemoryContextDelete(entry->context);
 }
 
+/* Keeps a reader no longer. */
 static void
 empty_place(int place)
 {
@@ -61,6 +67,8 @@ empty_place(int place)
 
 	if (entry == NULL)
 		return;
+
+	/* Not found any more; whoever uses it keeps it. */
 	kept[place] = NULL;
 	entry->is_kept = false;
 	tidy_up(entry);
@@ -109,6 +117,7 @@ add_reader(Trigger *trigger, Relation rel)
 												  ALLOCSET_SMALL_SIZES);
 	KeptReader *entry = MemoryContextAllocZero(context, sizeof(KeptReader));
 
+	/* The context is the caller's until the reader is complete. */
 	entry->trigger = trigger->tgoid;
 	entry->relid = RelationGetRelid(rel);
 	entry->context = context;
@@ -138,6 +147,7 @@ onside_row_cache_get(Trigger *trigger, Relation rel, MemoryContext context)
 		MemoryContextAlloc(context, sizeof(MemoryContextCallback));
 	KeptReader *entry = find_reader(trigger->tgoid);
 
+	/* Before the first reader, so that no change of its table is missed. */
 	if (!registered)
 		CacheRegisterRelcacheCallback(forget_table, (Datum) 0);
 	registered = true;

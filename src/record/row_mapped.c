@@ -35,8 +35,8 @@
 #include "settings.h"
 
 /*
- * How many event_ids of a statement are compared with each other: see
- * repeats.c.
+ * Places for event_ids of a statement, to find those that several events have;
+ * see repeats.c.
  */
 #define REPEATS_PLACES	1024
 
@@ -58,6 +58,8 @@ explain_mapper_error(const ErrorData *mapper_error, const char *key,
 	error->sqlstate = mapper_error->sqlerrcode;
 	error->message = key == NULL ? message :
 		psprintf("%s, in row %s", message, key);
+
+	/* The mapper's own hint comes first. */
 	error->hint = mapper_error->hint != NULL ? mapper_error->hint :
 		mapper_error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE ?
 		"A mapper runs with the rights of whoever writes the row. Grant them, or declare the mapper SECURITY DEFINER." :
@@ -78,6 +80,7 @@ refuse_row(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 	OnsideEvent event = {0};
 	OnsideEventError error = {0};
 
+	/* The mapper's own error, with the row in its context. */
 	if (onside_on_invalid_event != ONSIDE_INVALID_DEAD_LETTER)
 	{
 		mapper_error->context =
@@ -94,6 +97,7 @@ refuse_row(OnsideRowReader *reader, Relation rel, TupleTableSlot *row,
 		ReThrowError(mapper_error);
 	}
 
+	/* Let the row through, without an event. */
 	event.event_name = reader->event_name;
 	event.name_is_checked = reader->name_is_valid;
 	explain_mapper_error(mapper_error, key, &error);
@@ -122,6 +126,8 @@ require_own_fields(OnsideRowReader *reader, Relation rel,
 
 	if (has_own_fields(reader, event))
 		return;
+
+	/* The row's key helps to find what the mapper makes NULL. */
 	key = onside_row_key(rel, reader->row);
 	ereport(ERROR,
 			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -153,6 +159,8 @@ check_result(OnsideRowReader *reader, OnsideEvent *event,
 		onside_row_fresh_id(reader, event);
 	if (onside_event_check(event, error))
 		return true;
+
+	/* The check names a field; who reads this looks for the mapper. */
 	if (event->payload == NULL && strcmp(error->field, "payload") == 0)
 		error->message = psprintf("payload, made by mapper %s, must not be null",
 								  onside_mapper_name(reader->mapper));
@@ -173,6 +181,8 @@ warn_of_repeats(OnsideRowReader *reader, Relation rel,
 
 	if (found == 0)
 		return;
+
+	/* The view "stats" counts them, whoever sees the WARNING. */
 	if (slot != NULL)
 		pg_atomic_fetch_add_u64(&slot->repeated, found);
 	if (reader->told_repeats)
@@ -197,7 +207,8 @@ record_result(OnsideRowReader *reader, Relation rel, OnsideEvent *event,
 			  OnsideRepeats *repeats, OnsideAppend **append,
 			  MemoryContext append_context)
 {
-	bool		row_is_unknown = reader->backfill != NULL && reader->row == NULL;
+	bool		row_is_unknown = reader->backfill != NULL &&
+		reader->row == NULL;
 	OnsideEventError error;
 	bool		valid;
 
@@ -205,17 +216,19 @@ record_result(OnsideRowReader *reader, Relation rel, OnsideEvent *event,
 						   event->event_datetime))
 		return true;
 
-	/* Looked at first: check_result() fills in what is missing. */
+	/* Before check_result(), which fills in what is missing. */
 	if (reader->row != NULL)
 		require_own_fields(reader, rel, event);
 	else if (!has_own_fields(reader, event))
 		return false;
 
+	/* Which row it was is found out when the rows are recorded one by one. */
 	valid = check_result(reader, event, &error);
 	if (!valid && row_is_unknown &&
 		onside_on_invalid_event != ONSIDE_INVALID_DEAD_LETTER)
 		return false;
 
+	/* An event_id that was made here just now repeats none. */
 	onside_row_settle(reader, rel, event, valid ? NULL : &error, append,
 					  append_context);
 	if (valid && !event->id_is_fresh)
@@ -241,6 +254,7 @@ record_results(OnsideRowReader *reader, Relation rel, int64 rows,
 	OnsideRepeats *repeats = NULL;
 	bool		done = true;
 
+	/* One event repeats nothing. */
 	if (tuplestore_tuple_count(results) > 1)
 		repeats = onside_repeats_make(REPEATS_PLACES);
 
@@ -263,6 +277,7 @@ record_results(OnsideRowReader *reader, Relation rel, int64 rows,
 		MemoryContextReset(reader->per_row);
 	}
 
+	/* If the rows are recorded again one by one, that counts. */
 	if (done && skipped > 0)
 		onside_row_count_skipped(reader, skipped);
 	if (done)
@@ -273,8 +288,9 @@ record_results(OnsideRowReader *reader, Relation rel, int64 rows,
 }
 
 /*
- * The mapper's results are read after it has returned, and live in a memory
- * context of this call.
+ * Calls the mapper for one row, and records what it returns.  The results are
+ * read when the mapper has returned, and live in a memory context of this
+ * call.
  */
 void
 onside_row_mapped_record(OnsideRowReader *reader, Relation rel,
@@ -289,7 +305,10 @@ onside_row_mapped_record(OnsideRowReader *reader, Relation rel,
 	OnsideDeferred *deferred = reader->deferred;
 	ErrorData  *error = onside_mapper_call(reader->mapper, row, NULL, results);
 
-	/* What calls within have put there is gone. */
+	/*
+	 * If the mapper has written to the table, the reader has served those rows
+	 * in between, and has to be told again which row this is.
+	 */
 	reader->deferred = deferred;
 	reader->row = row;
 	if (error != NULL)
@@ -303,8 +322,9 @@ onside_row_mapped_record(OnsideRowReader *reader, Relation rel,
 }
 
 /*
- * An error of the mapper is not looked at here: the mapper is then called for
- * each row, and raises it again.
+ * Calls the mapper for all rows in one query.  An error of the mapper is
+ * dropped here: the caller then has the mapper called for each row, where the
+ * error comes again, about a row.
  */
 bool
 onside_row_mapped_record_all(OnsideRowReader *reader, TriggerData *trigdata,
@@ -325,7 +345,10 @@ onside_row_mapped_record_all(OnsideRowReader *reader, TriggerData *trigdata,
 	return done;
 }
 
-/* The row is invalid if one of its events is. */
+/*
+ * Calls the mapper for one row of a look.  The row is invalid if one of its
+ * events is, and skipped if it has none.
+ */
 OnsideRowOutcome
 onside_row_mapped_try(OnsideRowReader *reader, TupleTableSlot *row,
 					  OnsideEventError *error)
@@ -336,17 +359,22 @@ onside_row_mapped_try(OnsideRowReader *reader, TupleTableSlot *row,
 	ErrorData  *mapper_error = onside_mapper_call(reader->mapper, row, NULL,
 												  results);
 
+	/* The mapper has failed: that is all there is to say. */
 	if (mapper_error != NULL)
 	{
 		explain_mapper_error(mapper_error, NULL, error);
 		outcome = ONSIDE_ROW_DEAD_LETTER;
 	}
+
+	/* Its events, up to the first invalid one. */
 	while (mapper_error == NULL && outcome != ONSIDE_ROW_DEAD_LETTER &&
 		   tuplestore_gettupleslot(results, true, false, slot))
 	{
 		OnsideEvent event;
 
 		onside_mapper_read_event(slot, &event);
+
+		/* An event without an installation_id is skipped, like such a row. */
 		if (!event.has_installation_id)
 			error->field = "installation_id";
 		else if (check_result(reader, &event, error))

@@ -8,9 +8,11 @@
  * the column, and the event goes into dead_letter.  With on_invalid_event =
  * error the statement fails.
  *
- * dead_letter may be locked by another session for an hour.  The purchase
- * waits for DEAD_LETTER_PATIENCE at most; after that the event is kept in the
- * server's log, in the text of the WARNING.
+ * Called by row.c and row_mapped.c, for a trigger's rows and for backfill's.
+ * The only lock that is waited for here is the one on dead_letter, which
+ * another session may hold for an hour.  A purchase waits for
+ * DEAD_LETTER_PATIENCE at most.  After that the event is kept in the server's
+ * log, in the text of the WARNING.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,8 +21,6 @@
 #include "access/genam.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
-#include "utils/lsyscache.h"
 #include "utils/relcache.h"
 #include "utils/timestamp.h"
 
@@ -71,8 +71,9 @@ find_mapped_column(OnsideRowReader *reader, const char *field)
 }
 
 /*
- * BuildIndexValueDescription() looks at the privileges of whoever writes the
- * row.
+ * The values of the primary key's columns, as PostgreSQL shows them in its own
+ * errors.  BuildIndexValueDescription() returns NULL if whoever writes the row
+ * may not read them.
  */
 char *
 onside_row_key(Relation rel, TupleTableSlot *row)
@@ -82,6 +83,7 @@ onside_row_key(Relation rel, TupleTableSlot *row)
 	bool		nulls[INDEX_MAX_KEYS];
 	char	   *key;
 
+	/* This fills in rd_pkindex. */
 	list_free(RelationGetIndexList(rel));
 	if (!OidIsValid(rel->rd_pkindex))
 		return NULL;
@@ -108,6 +110,7 @@ report_invalid_row(int elevel, OnsideRowReader *reader, Relation rel,
 	char	   *key = NULL;
 	StringInfoData detail;
 
+	/* Why this table's rows are events at all. */
 	initStringInfo(&detail);
 	appendStringInfo(&detail,
 					 "Rows of table \"%s\" are reported as event \"%s\"",
@@ -119,12 +122,15 @@ report_invalid_row(int elevel, OnsideRowReader *reader, Relation rel,
 	if (column != NULL)
 		appendStringInfo(&detail, ", with column \"%s\" as %s", column,
 						 error->field);
+
+	/* Whoever calls backfill has not written the row, so it is named. */
 	if (reader->backfill != NULL && reader->row != NULL)
 		key = onside_row_key(rel, reader->row);
 	if (key != NULL)
 		appendStringInfo(&detail, ". This is the row %s", key);
 	appendStringInfo(&detail, ".%s", outcome);
 
+	/* A column at fault is named in the error's own field, too. */
 	ereport(elevel,
 			(errcode(error->sqlstate),
 			 errmsg(ONSIDE_INVALID_EVENT "%s", error->message),
@@ -135,21 +141,24 @@ report_invalid_row(int elevel, OnsideRowReader *reader, Relation rel,
 			 column != NULL ? errtablecolname(rel, column) : errtable(rel)));
 }
 
-/* The fields that the event has, as text for a person. */
+/*
+ * The fields that the event has, as text for a person: all that is left of an
+ * event for which dead_letter was locked.
+ */
 static char *
 describe_event(const OnsideEvent *event)
 {
 	StringInfoData text;
 
 	initStringInfo(&text);
+
+	/* What could not be read is left out. */
 	if (event->has_event_id)
 		appendStringInfo(&text, "event_id %s, ",
-						 DatumGetCString(DirectFunctionCall1(uuid_out,
-															 UUIDPGetDatum(&event->event_id))));
+						 onside_column_uuid_text(&event->event_id));
 	if (event->has_installation_id)
 		appendStringInfo(&text, "installation_id %s, ",
-						 DatumGetCString(DirectFunctionCall1(uuid_out,
-															 UUIDPGetDatum(&event->installation_id))));
+						 onside_column_uuid_text(&event->installation_id));
 	if (event->has_event_datetime)
 		appendStringInfo(&text, "event_datetime %s, ",
 						 timestamptz_to_str(event->event_datetime));
@@ -159,25 +168,18 @@ describe_event(const OnsideEvent *event)
 	return text.data;
 }
 
-/*
- * schema.table, quoted, of the table, or if that is a partition, of its root.
- */
-static char *
-source_name(Oid relid)
-{
-	Oid			root = onside_row_root(relid);
-
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(root)),
-									  get_rel_name(root));
-}
-
+/* A backfill counts the dead letters of its rows. */
 void
 onside_row_let_through(OnsideRowReader *reader, Relation rel,
 					   const OnsideEvent *event,
 					   const OnsideEventError *error)
 {
+	Oid			root = onside_mapping_root(RelationGetRelid(rel));
+
 	if (reader->backfill != NULL)
 		reader->backfill->dead_lettered++;
+
+	/* The WARNING has the whole event if dead_letter cannot be had. */
 	if (!onside_dead_letter_lock(DEAD_LETTER_PATIENCE))
 	{
 		report_invalid_row(WARNING, reader, rel, error,
@@ -185,17 +187,18 @@ onside_row_let_through(OnsideRowReader *reader, Relation rel,
 									describe_event(event)));
 		return;
 	}
+
+	/* Whoever writes the row is told, and so is the server's log. */
 	report_invalid_row(WARNING, reader, rel, error,
 					   " This row was let through and its event put into dead_letter.");
 	onside_dead_letter_insert(NULL, event, 0, error->message, 0,
 							  GetCurrentTimestamp(), 0,
-							  source_name(RelationGetRelid(rel)));
+							  onside_mapping_table_name(root));
 }
 
 /*
- * A deferred trigger can fire several times for one row.  An event that the
- * transaction has already recorded counts as recorded, and is not appended
- * again.
+ * Appends a valid event to the outbox, once.  An invalid event is an error or a
+ * dead letter, by on_invalid_event.
  */
 void
 onside_row_settle(OnsideRowReader *reader, Relation rel,
@@ -210,9 +213,13 @@ onside_row_settle(OnsideRowReader *reader, Relation rel,
 		onside_row_let_through(reader, rel, event, error);
 		return;
 	}
+
+	/* A deferred trigger can fire several times for one row. */
 	if (reader->deferred != NULL &&
 		!onside_deferred_is_new(reader->deferred, event))
 		return;
+
+	/* The first event of the statement opens the outbox. */
 	if (*append == NULL)
 	{
 		MemoryContext old = MemoryContextSwitchTo(append_context);

@@ -21,10 +21,8 @@
  */
 #include "postgres.h"
 
-#include "catalog/partition.h"
 #include "utils/builtins.h"
 #include "utils/formatting.h"
-#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
@@ -49,28 +47,19 @@ resolve_column(OnsideRowReader *reader, OnsideColumn *column, const char *field,
 	}
 }
 
-Oid
-onside_row_root(Oid relid)
-{
-	List	   *ancestors = NIL;
-
-	if (get_rel_relispartition(relid))
-		ancestors = get_partition_ancestors(relid);
-
-	/* A partition that is being detached has none. */
-	return ancestors != NIL ? llast_oid(ancestors) : relid;
-}
-
 char *
 onside_row_id_source(Oid relid)
 {
-	Oid			root = onside_row_root(relid);
+	Oid			root = onside_mapping_root(relid);
 
 	return psprintf("%s.%s", get_namespace_name(get_rel_namespace(root)),
 					get_rel_name(root));
 }
 
-/* Resolves the columns of a mapping without a mapper. */
+/*
+ * Resolves the columns of a mapping without a mapper.  The reader gets copies
+ * of what it needs from the mapping.
+ */
 static void
 resolve_columns(OnsideRowReader *reader, const OnsideMapping *mapping,
 				Relation rel)
@@ -83,18 +72,22 @@ resolve_columns(OnsideRowReader *reader, const OnsideMapping *mapping,
 	if (mapping->event_id != NULL)
 		resolve_column(reader, &reader->event_id, "event_id", rel,
 					   mapping->event_id);
+
+	/* What precedes a row's key, if attach() has made the trigger. */
 	if (mapping->id_namespace != NULL)
 		reader->id_namespace = pstrdup(mapping->id_namespace);
 	if (mapping->id_source != NULL)
 		reader->id_source = pstrdup(mapping->id_source);
 
+	/* The payload's columns, in the order of the arguments. */
 	reader->npayload = mapping->npayload;
 	reader->keys = palloc(mapping->npayload * sizeof(char *));
 	reader->payload = palloc0(mapping->npayload * sizeof(OnsideColumn));
 	for (int i = 0; i < mapping->npayload; i++)
 	{
 		reader->keys[i] = mapping->payload[i].key;
-		resolve_column(reader, &reader->payload[i], mapping->payload[i].field, rel,
+		resolve_column(reader, &reader->payload[i],
+					   mapping->payload[i].field, rel,
 					   mapping->payload[i].column);
 
 		/* An output function can depend on settings, and on other objects. */
@@ -125,14 +118,20 @@ onside_row_reader(Trigger *trigger, Relation rel, MemoryContext context)
 				(errcode(error.sqlstate),
 				 errmsg("track_row: %s", error.message),
 				 errhint("%s", error.hint), errtable(rel)));
+
+	/* The name is the same for all rows; an invalid one makes all invalid. */
 	reader->event_name = cstring_to_text(mapping->event_name);
 	reader->name_is_valid = onside_event_check_name(reader->event_name,
 													&error);
 	reader->keepable = true;
+
+	/* Either a mapper or columns; mapping.c has seen to it. */
 	if (mapping->mapper != NULL)
 		reader->mapper = onside_mapper_make(trigger, rel, mapping, context);
 	else
 		resolve_columns(reader, mapping, rel);
+
+	/* What is made of a row is thrown away with it. */
 	reader->per_row = AllocSetContextCreate(context,
 											"onside_attribution row",
 											ALLOCSET_DEFAULT_SIZES);
@@ -140,6 +139,7 @@ onside_row_reader(Trigger *trigger, Relation rel, MemoryContext context)
 	return reader;
 }
 
+/* For one of many events the random bytes are drawn in bulk. */
 void
 onside_row_fresh_id(OnsideRowReader *reader, OnsideEvent *event)
 {
@@ -152,9 +152,9 @@ onside_row_fresh_id(OnsideRowReader *reader, OnsideEvent *event)
 }
 
 /*
- * The parts of the key: namespace, event_name, source, and the row's key.  What
- * the trigger's arguments do not say is what attach() would write into them
- * now.
+ * The event_id stands for namespace, event_name, source and the row's key.  If
+ * the trigger's arguments lack the namespace or the source, we take what
+ * attach() would write into them now.
  */
 bool
 onside_row_id_of_key(OnsideRowReader *reader, Relation rel, char *key,
@@ -167,19 +167,21 @@ onside_row_id_of_key(OnsideRowReader *reader, Relation rel, char *key,
 	OnsideKeyPart parts[lengthof(texts)];
 	pg_uuid_t	uuid;
 
+	/* A trigger that somebody made by hand names no namespace. */
 	if (texts[0] == NULL)
 	{
 		if (!onside_namespace_read(&uuid))
-			return onside_event_invalid(error, "event_id",
-										ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-										pstrdup("event_id cannot be made: " ONSIDE_NAMESPACE_LOST),
-										ONSIDE_NAMESPACE_HINT);
-		texts[0] = DatumGetCString(DirectFunctionCall1(uuid_out,
-													   UUIDPGetDatum(&uuid)));
+			return
+				onside_event_invalid(error, "event_id",
+									 ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+									 pstrdup("event_id cannot be made: " ONSIDE_NAMESPACE_LOST),
+									 ONSIDE_NAMESPACE_HINT);
+		texts[0] = onside_column_uuid_text(&uuid);
 	}
 	if (texts[2] == NULL)
 		texts[2] = onside_row_id_source(RelationGetRelid(rel));
 
+	/* All parts are hashed in UTF-8, whatever the database's encoding is. */
 	for (int i = 0; i < (int) lengthof(texts); i++)
 	{
 		parts[i].data = onside_as_utf8(texts[i], strlen(texts[i]));

@@ -62,9 +62,6 @@ typedef struct OnsideRowReader
 	MemoryContext per_row;
 } OnsideRowReader;
 
-/* The table, or if that is a partition, its root. */
-extern Oid	onside_row_root(Oid relid);
-
 /*
  * schema.table of the root, as it is written into an event_id.  Never quoted:
  * which names need quotes depends on a setting, and on PostgreSQL's version.

@@ -4,8 +4,10 @@
  *		The SQL functions that record events: track, track_purchase,
  *		track_batch.
  *
- * Each fills in an OnsideEvent, checks it and appends it.  The caller needs
- * EXECUTE on the function, and no privilege on the extension's tables.
+ * Each function fills in an OnsideEvent, checks it and appends it to the
+ * outbox.  An invalid event is always an error here, whatever on_invalid_event
+ * says.  The caller needs EXECUTE on the function, and no privilege on the
+ * extension's tables.  No locks are taken but those of outbox.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -112,6 +114,7 @@ onside_track_purchase(PG_FUNCTION_ARGS)
  * ----------
  */
 
+/* Names the event that an error is about. */
 static void
 batch_error_context(void *arg)
 {
@@ -131,6 +134,7 @@ string_member(const char *field, const JsonbValue *v)
 	return pnstrdup(v->val.string.val, v->val.string.len);
 }
 
+/* The same for a member that must be a UUID. */
 static void
 uuid_member(const char *field, const JsonbValue *v, pg_uuid_t *uuid,
 			bool *has)
@@ -144,7 +148,10 @@ uuid_member(const char *field, const JsonbValue *v, pg_uuid_t *uuid,
 								 "Pass it as 8-4-4-4-12 hexadecimal digits.");
 }
 
-/* Reads an event in the API's own shape. */
+/*
+ * Reads an event in the API's own shape.  A field of another name, or of
+ * another type, is an error.
+ */
 static void
 read_event(JsonbContainer *object, OnsideEvent *event)
 {
@@ -160,6 +167,7 @@ read_event(JsonbContainer *object, OnsideEvent *event)
 
 		(void) JsonbIteratorNext(&it, &v, true);
 
+		/* The API's five fields. */
 		if (strcmp(name, "event_name") == 0)
 		{
 			char	   *str = string_member("event_name", &v);
@@ -169,6 +177,7 @@ read_event(JsonbContainer *object, OnsideEvent *event)
 		}
 		else if (strcmp(name, "payload") == 0)
 		{
+			/* event.c checks that it is an object. */
 			if (v.type != jbvNull)
 				event->payload = JsonbValueToJsonb(&v);
 		}
@@ -199,7 +208,10 @@ read_event(JsonbContainer *object, OnsideEvent *event)
 	}
 }
 
-/* The array in [...] or {"events": [...]}. */
+/*
+ * The array of events: the argument itself, or in a request's body the only
+ * member, "events".  *v holds the array in the second case.
+ */
 static JsonbContainer *
 events_array(Jsonb *events, JsonbValue *v)
 {
@@ -218,7 +230,9 @@ events_array(Jsonb *events, JsonbValue *v)
 	return NULL;
 }
 
-/* track_batch(events jsonb): all or nothing */
+/*
+ * track_batch(events jsonb): records all events or none.  Returns how many.
+ */
 Datum
 onside_track_batch(PG_FUNCTION_ARGS)
 {
@@ -235,6 +249,7 @@ onside_track_batch(PG_FUNCTION_ARGS)
 		onside_event_throw_field("events", ERRCODE_NULL_VALUE_NOT_ALLOWED,
 								 "must not be null", "Pass a JSON array of events.");
 
+	/* A batch without events records none, and is no error. */
 	array = events_array(PG_GETARG_JSONB_P(0), &holder);
 	n = JsonContainerSize(array);
 	if (n == 0)
@@ -258,6 +273,8 @@ onside_track_batch(PG_FUNCTION_ARGS)
 
 		CHECK_FOR_INTERRUPTS();
 		old = MemoryContextSwitchTo(per_event);
+
+		/* Each event is read, completed and checked by itself. */
 		element = getIthJsonbValueFromContainer(array, i - 1);
 		if (element->type != jbvBinary ||
 			!JsonContainerIsObject(element->val.binary.data))
@@ -269,6 +286,7 @@ onside_track_batch(PG_FUNCTION_ARGS)
 		complete_event(&event);
 		MemoryContextSwitchTo(old);
 
+		/* The outbox copies what it keeps. */
 		onside_append(append, &event);
 		MemoryContextReset(per_event);
 	}

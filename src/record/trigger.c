@@ -3,9 +3,10 @@
  * trigger.c
  *		track_row: rows of a source table become events.
  *
- * As a row-level trigger it is called once a row; as a statement-level trigger
- * it gets the whole transition table.  row_reader.c says what the trigger's
- * arguments mean, row.c what becomes of a row.
+ * PostgreSQL calls a row-level trigger once for each row, and a statement-level
+ * trigger once with the whole transition table.  row_cache.c has the reader,
+ * which knows what the trigger's arguments mean, and row.c records rows.  For a
+ * deferred trigger, deferred.c reads the row again.
  *
  * Whoever writes to the table may not know that its rows are reported.  So
  * every error names the trigger and the table in its context.  An error about
@@ -41,7 +42,10 @@ typedef struct TriggerCall
 	char	   *schema;			/* of the table, for errors */
 } TriggerCall;
 
-/* A trigger that somebody made by hand can be of any kind. */
+/*
+ * Raises an error if the trigger cannot report rows: somebody may have made it
+ * by hand.
+ */
 static void
 check_fired_right(TriggerData *trigdata)
 {
@@ -53,6 +57,8 @@ check_fired_right(TriggerData *trigdata)
 				 errmsg("track_row must be fired AFTER INSERT or AFTER UPDATE"),
 				 errhint("Make the trigger with onside_attribution.attach()."),
 				 errtable(trigdata->tg_relation)));
+
+	/* Without a transition table there are no rows to read. */
 	if (TRIGGER_FIRED_FOR_STATEMENT(trigdata->tg_event) &&
 		trigdata->tg_newtable == NULL)
 		ereport(ERROR,
@@ -94,7 +100,8 @@ find_trigger_row(TriggerData *trigdata, TriggerCall *call)
 }
 
 /*
- * Session settings are fixed only if a mapped column's text depends on them.
+ * Records the rows that the trigger was fired for.  The settings of the session
+ * are fixed meanwhile if a mapped column's text depends on them.
  */
 static void
 record_call(TriggerData *trigdata, TriggerCall *call)
@@ -106,6 +113,7 @@ record_call(TriggerData *trigdata, TriggerCall *call)
 	if (reader->needs_settings)
 		nestlevel = onside_column_fix_settings();
 
+	/* All rows at once, or this one. */
 	if (TRIGGER_FIRED_FOR_STATEMENT(trigdata->tg_event))
 		onside_row_record_all(reader, trigdata, &append);
 	else
@@ -117,6 +125,7 @@ record_call(TriggerData *trigdata, TriggerCall *call)
 			onside_row_record(reader, trigdata->tg_relation, row, &append);
 	}
 
+	/* Without an event the outbox was not opened. */
 	if (append != NULL)
 		onside_append_end(append);
 	if (reader->needs_settings)
@@ -124,8 +133,8 @@ record_call(TriggerData *trigdata, TriggerCall *call)
 }
 
 /*
- * The trigger function.  From the moment that the trigger's name is known,
- * every error's context has it.
+ * The trigger function.  The first call of a statement gets a reader, which
+ * fn_extra keeps for the calls for further rows.
  */
 Datum
 onside_track_row(PG_FUNCTION_ARGS)
@@ -150,12 +159,15 @@ onside_track_row(PG_FUNCTION_ARGS)
 	}
 	call->trigdata = trigdata;
 
+	/* From here on every error's context has the trigger's name. */
 	callback.callback = trigger_error;
 	callback.arg = call;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 
 	check_fired_right(trigdata);
+
+	/* What is needed for all rows of the statement. */
 	if (call->reader == NULL)
 	{
 		call->reader = onside_row_cache_get(trigdata->tg_trigger,
@@ -165,11 +177,12 @@ onside_track_row(PG_FUNCTION_ARGS)
 		if (trigdata->tg_trigger->tgdeferrable)
 			call->deferred =
 				onside_deferred_make(trigdata,
-									 onside_row_root(RelationGetRelid(trigdata->tg_relation)),
 									 text_to_cstring(call->reader->event_name),
 									 fcinfo->flinfo->fn_mcxt);
 		fcinfo->flinfo->fn_extra = call;
 	}
+
+	/* A statement may write one row, or more. */
 	record_call(trigdata, call);
 	call->reader->many = true;	/* if there is another row */
 
