@@ -4,7 +4,8 @@
  *		The SQL function preview(): an event as it is sent.
  *
  * Reads the outbox's segments, aside and dead_letter from end to end, since
- * the outbox has no index on event_id.  Persons call it, and seldom.
+ * the outbox has no index on event_id.  People call it, and seldom.  No
+ * privilege but EXECUTE on preview() is checked.
  *
  *-------------------------------------------------------------------------
  */
@@ -40,6 +41,7 @@ find_in(Oid relid, const pg_uuid_t *event_id, OnsideEvent *event)
 	ScanKeyData key;
 	bool		found;
 
+	/* The columns of an event have the same numbers in all of these tables. */
 	rel = table_open(relid, AccessShareLock);
 	(void) onside_shape_require(rel, true);
 	slot = table_slot_create(rel, NULL);
@@ -47,6 +49,8 @@ find_in(Oid relid, const pg_uuid_t *event_id, OnsideEvent *event)
 				UUIDPGetDatum(event_id));
 	scan = onside_table_beginscan(rel, onside_reading_snapshot(), 1, &key);
 	found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
+
+	/* What a dead letter lacks cannot be shown as it would be sent. */
 	if (found)
 	{
 		onside_outbox_read_event(slot, event);
@@ -62,8 +66,7 @@ find_in(Oid relid, const pg_uuid_t *event_id, OnsideEvent *event)
 	return found;
 }
 
-/* Is it in the outbox, aside or in dead_letter?  Copies it into the current memory
- * context.  Reads the tables from end to end. */
+/* Looks for the event in the outbox, in aside, and in dead_letter. */
 static bool
 find_event(const pg_uuid_t *event_id, OnsideEvent *event)
 {
@@ -74,7 +77,7 @@ find_event(const pg_uuid_t *event_id, OnsideEvent *event)
 		find_in(onside_table_oid("dead_letter"), event_id, event);
 }
 
-/* preview(event_id): the JSON of an event in the outbox, NULL if not there */
+/* preview(event_id uuid) */
 Datum
 onside_preview(PG_FUNCTION_ARGS)
 {
