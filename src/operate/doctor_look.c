@@ -33,7 +33,7 @@
 /* Of a lock on a catalog; ms. */
 #define LOCK_TIMEOUT	"100"
 
-/* A row that is good needs no hint, so callers need not leave theirs out. */
+/* The hint is left out of a good row, so that callers can always give one. */
 void
 onside_doctor_row(OnsideDoctor *doctor, const char *check, OnsideVerdict ok,
 				  const char *detail, const char *hint)
@@ -51,6 +51,7 @@ onside_doctor_row(OnsideDoctor *doctor, const char *check, OnsideVerdict ok,
 	tuplestore_putvalues(doctor->rsinfo->setResult, doctor->rsinfo->setDesc,
 						 values, nulls);
 
+	/* Later checks point to the first one that has failed. */
 	if (ok == ONSIDE_BAD && doctor->first_bad == NULL)
 		doctor->first_bad = check;
 }
@@ -86,23 +87,27 @@ typedef struct Look
 	OnsideLook	look;
 } Look;
 
-/* The look, in its subtransaction.  Its results outlive SPI. */
+/* Makes the look, in its subtransaction.  What it allocates outlives SPI. */
 static void
 run_look(void *arg)
 {
 	Look	   *this = (Look *) arg;
 	MemoryContext context = CurrentMemoryContext;
 
+	/* Names are the system's, and no lock on a catalog is waited for long. */
 	onside_set_for_now("search_path", "pg_catalog, pg_temp");
 	onside_set_for_now("lock_timeout", LOCK_TIMEOUT);
 	PushActiveSnapshot(GetLatestSnapshot());
 	SPI_connect();
+
+	/* SPI_connect() has switched to a context that SPI_finish() frees. */
 	MemoryContextSwitchTo(context);
 	this->look(this->doctor);
 	SPI_finish();
 	PopActiveSnapshot();
 }
 
+/* A cancel, a timeout and a lack of memory end doctor() itself. */
 void
 onside_doctor_look(OnsideDoctor *doctor, const char *check, OnsideLook look)
 {
@@ -139,8 +144,8 @@ onside_doctor_look_at_tables(OnsideDoctor *doctor, const char *check,
  */
 
 /*
- * Locks the table, its indexes and its TOAST table.  Whoever reads a table
- * opens these, too, and would wait for them.
+ * Locks the table, its indexes and its TOAST table, all of which a reader
+ * opens and would wait for.
  */
 bool
 onside_doctor_try_lock(Oid relid)
@@ -155,6 +160,8 @@ onside_doctor_try_lock(Oid relid)
 	rel = try_table_open(relid, NoLock);
 	if (rel == NULL)
 		return true;			/* dropped just now */
+
+	/* What was locked stays so until the look is rolled back. */
 	parts = RelationGetIndexList(rel);
 	foreach(lc, parts)
 		locked &= ConditionalLockRelationOid(lfirst_oid(lc), AccessShareLock);
@@ -188,6 +195,7 @@ onside_doctor_table(const char *name)
  * ----------
  */
 
+/* Read-only, so that a query cannot change anything. */
 int
 onside_doctor_query(const char *query)
 {
@@ -206,8 +214,10 @@ onside_doctor_value(int row, int column)
 }
 
 /*
- * A prepared transaction is known by the lock on its transaction number.  What
- * pg_stat_activity hides from the caller is taken to be old.
+ * Looks in pg_locks for whoever has the relation locked: a session, which has
+ * a process, or a prepared transaction, which is known by the lock on its own
+ * transaction number.  A start that pg_stat_activity hides from the caller is
+ * taken to be long ago.
  */
 bool
 onside_doctor_holder(Oid relid, bool exclusive, StringInfo detail, char **hint)
@@ -234,11 +244,10 @@ onside_doctor_holder(Oid relid, bool exclusive, StringInfo detail, char **hint)
 	char	   *pid;
 	char	   *gid;
 
-	/*
-	 * A session has a process and is ended; a prepared transaction has a name.
-	 */
 	if (onside_doctor_query(query) == 0)
 		return false;
+
+	/* A session can be ended; a prepared transaction has to be decided. */
 	pid = onside_doctor_value(0, 1);
 	gid = onside_doctor_value(0, 2);
 	if (pid != NULL)
