@@ -20,7 +20,6 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
-#include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
@@ -138,6 +137,9 @@ static bool
 wait_until_settled(const Moment *until, OnsideSlot *slot,
 				   TimestampTz deadline)
 {
+	/* Nobody signals this one: without a slot, waiting is only sleeping. */
+	static ConditionVariable nobody;
+	ConditionVariable *cv = slot != NULL ? &slot->settled_cv : &nobody;
 	bool		settled;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "onside_attribution flush",
@@ -146,10 +148,10 @@ wait_until_settled(const Moment *until, OnsideSlot *slot,
 
 	/* Prepared before the first look, so that no wake-up is missed. */
 	if (slot != NULL)
-	{
 		onside_slot_wake(slot, ONSIDE_WAKE_FLUSH);
-		ConditionVariablePrepareToSleep(&slot->settled_cv);
-	}
+	else
+		ConditionVariableInit(cv);
+	ConditionVariablePrepareToSleep(cv);
 	while (!(settled = is_settled(until, slot)))
 	{
 		TimestampTz now = GetCurrentTimestamp();
@@ -162,19 +164,10 @@ wait_until_settled(const Moment *until, OnsideSlot *slot,
 		/* Each look allocates; sleep without it. */
 		MemoryContextReset(context);
 		left = Min(left, FLUSH_POLL);
-		if (slot != NULL)
-			(void) ConditionVariableTimedSleep(&slot->settled_cv, left,
-											   onside_wait_event("OnsideAttributionFlush"));
-		else
-		{
-			(void) WaitLatch(MyLatch,
-							 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-							 left, onside_wait_event("OnsideAttributionFlush"));
-			ResetLatch(MyLatch);
-		}
+		(void) ConditionVariableTimedSleep(cv, left,
+										   onside_wait_event("OnsideAttributionFlush"));
 	}
-	if (slot != NULL)
-		ConditionVariableCancelSleep();
+	ConditionVariableCancelSleep();
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return settled;
