@@ -37,7 +37,6 @@
 #include "access/xact.h"
 #include "catalog/catalog.h"
 #include "catalog/objectaccess.h"
-#include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_inherits.h"
@@ -55,7 +54,6 @@
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "attach/follow.h"
@@ -205,41 +203,11 @@ exclusive_database(Node *stmt)
 	return NULL;
 }
 
-/* Has the role the privilege that CREATE DATABASE checks? */
-static bool
-may_create_databases(void)
-{
-	HeapTuple	tuple;
-	bool		result = superuser();
-
-	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
-	if (HeapTupleIsValid(tuple))
-	{
-		result |= ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
-		ReleaseSysCache(tuple);
-	}
-	return result;
-}
-
-/* May everybody who creates databases copy this one? */
-static bool
-is_template(Oid database)
-{
-	HeapTuple	tuple;
-	bool		result = false;
-
-	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
-	if (HeapTupleIsValid(tuple))
-	{
-		result = ((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
-		ReleaseSysCache(tuple);
-	}
-	return result;
-}
-
 /*
  * May this command be run on the database, here and by this role?  The command
- * checks that itself, but only after we have disturbed the worker.
+ * checks that itself, but only after we have disturbed the worker.  A role that
+ * owns a database may disturb its worker.  Others may only copy it, and only if
+ * it is a template, which has no worker.
  */
 static bool
 may_run(Node *stmt, ProcessUtilityContext context, Oid database)
@@ -248,9 +216,6 @@ may_run(Node *stmt, ProcessUtilityContext context, Oid database)
 	if (!IsA(stmt, RenameStmt) &&
 		(context != PROCESS_UTILITY_TOPLEVEL || IsTransactionBlock()))
 		return false;
-	if (IsA(stmt, CreatedbStmt))
-		return may_create_databases() &&
-			(is_template(database) || onside_owns_database(database));
 	return onside_owns_database(database);
 }
 
