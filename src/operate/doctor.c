@@ -295,11 +295,6 @@ check_worker(OnsideDoctor *doctor)
  * ----------
  */
 
-/* The names of settings that have another source than the server's. */
-#define NAMES_FROM(sources) \
-	"SELECT pg_catalog.string_agg(name, ', ') FROM pg_catalog.pg_settings" \
-	" WHERE pg_catalog.starts_with(name, 'onside_attribution.') AND source IN (" sources ")"
-
 /*
  * Were lines of the configuration files refused, if the caller may see them?
  * Has this session values that the worker has not?  Notes the database's
@@ -321,11 +316,14 @@ look_at_database_settings(OnsideDoctor *doctor)
 		errors = onside_doctor_value(0, 1);
 	}
 
-	/* Values of this session, which the worker lacks; then the database's. */
-	onside_doctor_query(NAMES_FROM("'session', 'user', 'database user', 'client', 'interactive'"));
+	/* Values of this session, which the worker lacks; and the database's. */
+	onside_doctor_query("SELECT pg_catalog.string_agg(name, ', ') FILTER (WHERE source"
+						"  IN ('session', 'user', 'database user', 'client', 'interactive')),"
+						" pg_catalog.string_agg(name, ', ') FILTER (WHERE source = 'database')"
+						" FROM pg_catalog.pg_settings"
+						" WHERE pg_catalog.starts_with(name, 'onside_attribution.')");
 	own = onside_doctor_value(0, 1);
-	onside_doctor_query(NAMES_FROM("'database'"));
-	of_database = onside_doctor_value(0, 1);
+	of_database = onside_doctor_value(0, 2);
 	if (of_database != NULL)
 		doctor->overridden = psprintf("%s,", of_database);
 

@@ -222,55 +222,36 @@ onside_doctor_value(int row, int column)
 bool
 onside_doctor_holder(Oid relid, bool exclusive, StringInfo detail, char **hint)
 {
-	char	   *query =
-		psprintf("SELECT l.pid, p.gid, a.usename, a.state, a.xact_start"
-				 " FROM pg_catalog.pg_locks l"
-				 " LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid"
-				 " LEFT JOIN pg_catalog.pg_locks x ON l.pid IS NULL AND x.pid IS NULL"
-				 "  AND x.locktype = 'transactionid'"
-				 "  AND x.virtualtransaction = l.virtualtransaction"
-				 " LEFT JOIN pg_catalog.pg_prepared_xacts p"
-				 "  ON p.transaction = x.transactionid"
-				 " WHERE l.locktype = 'relation' AND l.relation = %u AND %s"
-				 " AND l.database = (SELECT oid FROM pg_catalog.pg_database"
-				 "  WHERE datname = pg_catalog.current_database())"
-				 " AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()"
-				 " AND a.backend_type IS DISTINCT FROM 'onside_attribution worker'"
-				 " ORDER BY l.granted DESC, a.xact_start NULLS FIRST LIMIT 1",
-				 relid, exclusive ? "l.mode = 'AccessExclusiveLock'" :
-				 "l.granted AND coalesce(a.xact_start, p.prepared, '-infinity')"
-				 "  < pg_catalog.clock_timestamp() - interval '5 seconds'");
 	const char *verb = exclusive ? "locked" : "in use";
-	char	   *pid;
-	char	   *gid;
-
-	if (onside_doctor_query(query) == 0)
-		return false;
 
 	/* A session can be ended; a prepared transaction has to be decided. */
-	pid = onside_doctor_value(0, 1);
-	gid = onside_doctor_value(0, 2);
-	if (pid != NULL)
-	{
-		char	   *user = onside_doctor_value(0, 3);
-		char	   *state = onside_doctor_value(0, 4);
-		char	   *since = onside_doctor_value(0, 5);
-
-		appendStringInfo(detail, "%s by process %s (%s, %s, in a transaction since %s)",
-						 verb, pid, user != NULL ? user : "no user",
-						 state != NULL ? state : "state unknown",
-						 since != NULL ? since : "an unknown time");
-		*hint = psprintf("Have that transaction end, or SELECT pg_terminate_backend(%s);",
-						 pid);
-	}
-	else
-	{
-		char	   *name = quote_literal_cstr(gid != NULL ? gid : "?");
-
-		appendStringInfo(detail, "%s by the prepared transaction %s", verb,
-						 name);
-		*hint = psprintf("COMMIT PREPARED %s; or ROLLBACK PREPARED %s;", name,
-						 name);
-	}
+	if (onside_doctor_query(psprintf("SELECT CASE WHEN l.pid IS NULL"
+									 "  THEN pg_catalog.format('%s by the prepared transaction %%L', coalesce(p.gid, '?'))"
+									 "  ELSE pg_catalog.format('%s by process %%s (%%s, %%s, in a transaction since %%s)', l.pid,"
+									 "   coalesce(a.usename, 'no user'), coalesce(a.state, 'state unknown'),"
+									 "   coalesce(a.xact_start::text, 'an unknown time')) END,"
+									 " CASE WHEN l.pid IS NULL"
+									 "  THEN pg_catalog.format('COMMIT PREPARED %%1$L; or ROLLBACK PREPARED %%1$L;', coalesce(p.gid, '?'))"
+									 "  ELSE pg_catalog.format('Have that transaction end, or SELECT pg_terminate_backend(%%s);', l.pid) END"
+									 " FROM pg_catalog.pg_locks l"
+									 " LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid"
+									 " LEFT JOIN pg_catalog.pg_locks x ON l.pid IS NULL AND x.pid IS NULL"
+									 "  AND x.locktype = 'transactionid'"
+									 "  AND x.virtualtransaction = l.virtualtransaction"
+									 " LEFT JOIN pg_catalog.pg_prepared_xacts p"
+									 "  ON p.transaction = x.transactionid"
+									 " WHERE l.locktype = 'relation' AND l.relation = %u AND %s"
+									 " AND l.database = (SELECT oid FROM pg_catalog.pg_database"
+									 "  WHERE datname = pg_catalog.current_database())"
+									 " AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()"
+									 " AND a.backend_type IS DISTINCT FROM 'onside_attribution worker'"
+									 " ORDER BY l.granted DESC, a.xact_start NULLS FIRST LIMIT 1",
+									 verb, verb, relid,
+									 exclusive ? "l.mode = 'AccessExclusiveLock'" :
+									 "l.granted AND coalesce(a.xact_start, p.prepared, '-infinity')"
+									 "  < pg_catalog.clock_timestamp() - interval '5 seconds'")) == 0)
+		return false;
+	appendStringInfoString(detail, onside_doctor_value(0, 1));
+	*hint = onside_doctor_value(0, 2);
 	return true;
 }
