@@ -107,7 +107,8 @@ is_settled(const Moment *until, OnsideSlot *slot)
 	/* The caller's own snapshot may be as old as its transaction. */
 	PushActiveSnapshot(GetLatestSnapshot());
 	onside_delivery_load(&delivery, NULL, &row_problem);
-	result = onside_window_pending(&delivery.settled, until->snapshot, 1).events == 0 &&
+	result = onside_window_pending(&delivery.settled, until->snapshot,
+								   1).events == 0 &&
 		!onside_aside_holds(until->time) &&
 		(slot == NULL || onside_slot_tells(slot, delivery.delivered +
 										   delivery.dead_lettered));

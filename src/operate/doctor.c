@@ -215,7 +215,8 @@ check_databases(OnsideDoctor *doctor)
 			taken++;
 	onside_doctor_row(doctor, "max_databases",
 					  onside_slot_find(MyDatabaseId) != NULL ? ONSIDE_GOOD :
-					  taken < onside_max_databases ? ONSIDE_UNKNOWN : ONSIDE_BAD,
+					  taken < onside_max_databases ? ONSIDE_UNKNOWN :
+					  ONSIDE_BAD,
 					  psprintf("%d of %d places are taken, %s of them by this database",
 							   taken, onside_max_databases,
 							   onside_slot_find(MyDatabaseId) != NULL ? "one" : "none"),
@@ -231,7 +232,8 @@ check_databases(OnsideDoctor *doctor)
 static void
 check_worker_slots(OnsideDoctor *doctor)
 {
-	bool		refused = doctor->worker_pid == NULL && doctor->reason != NULL &&
+	bool		refused = doctor->worker_pid == NULL &&
+		doctor->reason != NULL &&
 		strstr(doctor->reason, "no free background worker") != NULL;
 
 	onside_doctor_row(doctor, "max_worker_processes",
@@ -241,7 +243,8 @@ check_worker_slots(OnsideDoctor *doctor)
 							   "and none was free for this database" :
 							   "and this database was not refused one"),
 					  psprintf("ALTER SYSTEM SET max_worker_processes = %d; then restart the server.",
-							   max_worker_processes + onside_max_databases + 1));
+							   max_worker_processes +
+							   onside_max_databases + 1));
 }
 
 #define CRASH_HINT \
@@ -257,7 +260,8 @@ static void
 check_worker(OnsideDoctor *doctor)
 {
 	const char *reason = doctor->reason != NULL ? doctor->reason : "";
-	bool		crashed = doctor->may_run && onside_crash_guard_reason() != NULL;
+	bool		crashed = doctor->may_run &&
+		onside_crash_guard_reason() != NULL;
 
 	/*
 	 * It is there, and cannot work.  What is configured has rows of its own.

@@ -119,13 +119,14 @@ forget_in(const char *name, const pg_uuid_t *installation_id,
 	note_rows(rel, installation_id, since, sort);
 	while ((noted = onside_sort_next(sort)) != NULL)
 	{
-		ItemPointerData tid = *(ItemPointer) DatumGetPointer(noted->tts_values[1]);
+		ItemPointerData tid;
 		OnsideTaken taken;
 
 		/*
 		 * Wait for whoever is changing the row.  Is it still there, and ours?
 		 */
 		CHECK_FOR_INTERRUPTS();
+		tid = *(ItemPointer) DatumGetPointer(noted->tts_values[1]);
 		taken = onside_take_lock(rel, &tid, LockWaitBlock, row);
 		*moved |= taken == ONSIDE_TAKE_GONE;
 		if (taken == ONSIDE_TAKE_GONE ||

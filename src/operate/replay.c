@@ -257,7 +257,7 @@ record_chosen(Relation *segments, OnsideSort *places)
 	while ((place = onside_sort_next(places)) != NULL)
 	{
 		int			i = DatumGetInt16(place->tts_values[PLACE_SEGMENT]) - 1;
-		ItemPointer tid = (ItemPointer) DatumGetPointer(place->tts_values[PLACE_TID]);
+		Datum		tid = place->tts_values[PLACE_TID];
 		MemoryContext old = MemoryContextSwitchTo(per_row);
 		OnsideEvent event;
 		OnsideEventError error;
@@ -265,7 +265,8 @@ record_chosen(Relation *segments, OnsideSort *places)
 		CHECK_FOR_INTERRUPTS();
 
 		/* The segments are locked, so the row is where it was noted. */
-		if (!table_tuple_fetch_row_version(segments[i], tid,
+		if (!table_tuple_fetch_row_version(segments[i],
+										   (ItemPointer) DatumGetPointer(tid),
 										   GetActiveSnapshot(), rows[i]))
 			elog(ERROR, "could not find a row of the outbox again");
 

@@ -100,8 +100,8 @@ is_our_extension(Oid extension)
 							  &key);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
-		result = strcmp(NameStr(((Form_pg_extension) GETSTRUCT(tuple))->extname),
-						"onside_attribution") == 0;
+		result = namestrcmp(&((Form_pg_extension) GETSTRUCT(tuple))->extname,
+							"onside_attribution") == 0;
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return result;
@@ -322,20 +322,21 @@ find_prepared(const char *gid)
 							 (Node *) &rsinfo);
 	for (;;)
 	{
-		Datum		row = FunctionCallInvoke(fcinfo);
+		Datum		value = FunctionCallInvoke(fcinfo);
+		HeapTupleHeader row;
 		bool		isnull;
-		text	   *name;
 
 		if (rsinfo.isDone != ExprMultipleResult)
 			break;
 
 		/* columns: 1 transaction, 2 gid */
-		name = DatumGetTextPP(GetAttributeByNum(DatumGetHeapTupleHeader(row),
-												2, &isnull));
-		if (strcmp(text_to_cstring(name), gid) == 0)
-			result = onside_widen_xid(DatumGetTransactionId(GetAttributeByNum(DatumGetHeapTupleHeader(row),
-																			  1, &isnull)),
-									  next);
+		row = DatumGetHeapTupleHeader(value);
+		value = GetAttributeByNum(row, 2, &isnull);
+		if (strcmp(TextDatumGetCString(value), gid) == 0)
+		{
+			value = GetAttributeByNum(row, 1, &isnull);
+			result = onside_widen_xid(DatumGetTransactionId(value), next);
+		}
 	}
 	FreeExprContext(rsinfo.econtext, true);
 	return result;
