@@ -13,7 +13,9 @@
 
 #define ONSIDE_API_URL			"https://onside.io/attribution-api/v1/events"
 
-/* "Limits": a request has at most so many events, and fewer bytes than this. */
+/*
+ * "Limits": a request has at most so many events, and fewer bytes than this.
+ */
 #define ONSIDE_API_MAX_EVENTS	1000
 #define ONSIDE_API_MAX_BYTES	1000000
 

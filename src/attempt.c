@@ -18,6 +18,10 @@
 
 #include "attempt.h"
 
+/*
+ * The error is copied before the subtransaction is rolled back: that frees
+ * what belongs to it.
+ */
 ErrorData *
 onside_attempt(void (*function) (void *arg), void *arg, bool keep)
 {
@@ -25,6 +29,7 @@ onside_attempt(void (*function) (void *arg), void *arg, bool keep)
 	ResourceOwner owner = CurrentResourceOwner;
 	ErrorData  *volatile error = NULL;
 
+	/* The function allocates in the caller's context, not in ours. */
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
 	PG_TRY();
@@ -40,6 +45,8 @@ onside_attempt(void (*function) (void *arg), void *arg, bool keep)
 		FlushErrorState();
 	}
 	PG_END_TRY();
+
+	/* Without an error, and with "keep", it has been released above. */
 	if (!keep || error != NULL)
 		RollbackAndReleaseCurrentSubTransaction();
 	MemoryContextSwitchTo(context);
@@ -47,11 +54,14 @@ onside_attempt(void (*function) (void *arg), void *arg, bool keep)
 	return error;
 }
 
+/* By the error's class: 57 is an operator's, 53 a lack of resources. */
 bool
 onside_attempt_was_interrupted(const ErrorData *error)
 {
-	return ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION ||
-		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES;
+	int			category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+
+	return category == ERRCODE_OPERATOR_INTERVENTION ||
+		category == ERRCODE_INSUFFICIENT_RESOURCES;
 }
 
 void

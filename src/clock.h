@@ -3,8 +3,8 @@
  * clock.h
  *		How long the worker may sleep.
  *
- * By a clock that nobody sets: one that is set back by an hour must not make it
- * sleep for an hour.
+ * Times are measured by a clock that nobody sets.  If the wall clock is set
+ * back by an hour, the worker must not sleep for an hour.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,7 +26,9 @@ onside_clock(void)
 	return (int64) INSTR_TIME_GET_MICROSEC(now);
 }
 
-/* A moment of this clock as a timestamp, for people and for a restart. */
+/*
+ * A moment of this clock as a timestamp, for people and for after a restart.
+ */
 static inline TimestampTz
 onside_clock_timestamp(int64 moment)
 {
@@ -35,7 +37,7 @@ onside_clock_timestamp(int64 moment)
 
 /*
  * Milliseconds, rounded up, from now until "interval" (ms) after "since"; 0 if
- * it is over.
+ * that time is over.
  */
 static inline long
 onside_ms_until(int64 since, long interval)

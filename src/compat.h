@@ -3,11 +3,11 @@
  * compat.h
  *		What differs between the PostgreSQL versions that we build against.
  *
- * This is the only file of src/ that looks at PG_VERSION_NUM.  What PostgreSQL
- * has only renamed is written with its new name everywhere, and defined here as
- * the old one for older servers (pg_noreturn).  Where arguments or meaning
- * differ, there is a macro with the prefix onside_.  Whoever uses one of these
- * names includes this file.
+ * This is the only file of src/ that looks at PG_VERSION_NUM.  What
+ * PostgreSQL has only renamed is written with its new name everywhere, and
+ * defined here as the old one for older servers (pg_noreturn).  Where
+ * arguments or meaning differ, there is a macro with the prefix onside_.
+ * Whoever uses one of these names includes this file.
  *
  *-------------------------------------------------------------------------
  */

@@ -100,12 +100,14 @@ refuse_value(const char *name, char *value, const char *problem,
 		return true;
 	}
 
+	/* Anywhere else the old value stays, and PostgreSQL reports the error. */
 	GUC_check_errmsg("invalid value for parameter \"%s\"", name);
 	GUC_check_errdetail("%s", problem);
 	GUC_check_errhint("%s", hint);
 	return false;
 }
 
+/* Check hooks; each knows the name of its setting. */
 static bool
 check_endpoint(char **newval, void **extra, GucSource source)
 {
@@ -255,6 +257,7 @@ static const struct
 void
 onside_settings_define(void)
 {
+	/* The two tables above, and the settings that are of another kind. */
 	for (int i = 0; i < (int) lengthof(strings); i++)
 		DefineCustomStringVariable(strings[i].name, strings[i].summary,
 								   strings[i].details, strings[i].variable,

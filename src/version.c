@@ -39,12 +39,14 @@ installed_version(void)
 	HeapTuple	tuple;
 	char	   *result = NULL;
 
+	/* There is no cache for this catalog, but an index on the name. */
 	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber,
 				F_NAMEEQ, CStringGetDatum("onside_attribution"));
 	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 	{
+		/* A column behind the fixed ones is not in the struct. */
 		bool		isnull;
 		Datum		version = heap_getattr(tuple,
 										   Anum_pg_extension_extversion,

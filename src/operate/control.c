@@ -3,13 +3,14 @@
  * control.c
  *		pause, resume and flush.
  *
- * pause and resume write the table "control", so that the decision survives a
- * restart, and have the worker look there once they have committed.  EXECUTE on
+ * pause() and resume() write the table "control", so that the decision
+ * survives a restart.  At their commit the worker looks there.  EXECUTE on
  * them is the privilege; see delivery.c.
  *
- * flush takes a snapshot and waits until the settled cursor covers every event
- * that was committed in it, and none is aside that was recorded by then.  What came
- * later does not matter, so it returns under any load.
+ * flush() takes a snapshot and waits until the settled cursor covers every
+ * event that the snapshot sees, and until no event is aside that was recorded
+ * by then.  What comes later does not matter, so flush() returns under any
+ * load.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,7 +20,6 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
-#include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
@@ -79,8 +79,9 @@ typedef struct Moment
 } Moment;
 
 /*
- * Is every event settled that was committed at that moment, and does "status" know
- * it?  A cursor that is not our worker's covers nothing; the worker writes its own.
+ * Is every event settled that was committed at that moment, and does "status"
+ * know of it?  A cursor that our worker has not written covers nothing; the
+ * worker writes its own.
  */
 static bool
 is_settled(const Moment *until, OnsideSlot *slot)
@@ -89,7 +90,10 @@ is_settled(const Moment *until, OnsideSlot *slot)
 	bool		result;
 	const char *row_problem;
 
-	/* The tables of another version may look different, and their worker idles. */
+	/*
+	 * The tables of another version may look different, and their worker
+	 * idles.
+	 */
 	if (onside_version_problem() != NULL)
 		return false;
 
@@ -97,14 +101,15 @@ is_settled(const Moment *until, OnsideSlot *slot)
 	if (onside_crash_guard_reason() != NULL)
 		return false;
 
-	/* Who waits for somebody's lock would not notice when the time is over. */
+	/* Waiting for a lock could take longer than the caller's timeout. */
 	if (onside_lock_tables(FLUSH_USES) != NULL)
 		return false;
 
 	/* The caller's own snapshot may be as old as its transaction. */
 	PushActiveSnapshot(GetLatestSnapshot());
 	onside_delivery_load(&delivery, NULL, &row_problem);
-	result = onside_window_pending(&delivery.settled, until->snapshot, 1).events == 0 &&
+	result = onside_window_pending(&delivery.settled, until->snapshot,
+								   1).events == 0 &&
 		!onside_aside_holds(until->time) &&
 		(slot == NULL || onside_slot_tells(slot, delivery.delivered +
 										   delivery.dead_lettered));
@@ -114,6 +119,7 @@ is_settled(const Moment *until, OnsideSlot *slot)
 	return result;
 }
 
+/* Tells the worker that nobody waits here any more, also after an error. */
 static void
 stop_waiting(int code, Datum arg)
 {
@@ -124,25 +130,30 @@ stop_waiting(int code, Datum arg)
 }
 
 /*
- * Waits, until the deadline, for what was committed at that moment.  The worker wakes
- * us when the cursor has moved.  We look by ourselves once in FLUSH_POLL, too: there
- * may be no worker, and the slot may be another database's by now.
+ * Waits, until the deadline, until everything is settled that was committed
+ * at that moment.  The worker wakes us when the cursor has moved.  We also
+ * look by ourselves once in FLUSH_POLL: there may be no worker, and the slot
+ * may be another database's by now.
  */
 static bool
 wait_until_settled(const Moment *until, OnsideSlot *slot,
 				   TimestampTz deadline)
 {
+	/* Nobody signals this one: without a slot, waiting is only sleeping. */
+	static ConditionVariable nobody;
+	ConditionVariable *cv = slot != NULL ? &slot->settled_cv : &nobody;
 	bool		settled;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "onside_attribution flush",
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 
+	/* Prepared before the first look, so that no wake-up is missed. */
 	if (slot != NULL)
-	{
 		onside_slot_wake(slot, ONSIDE_WAKE_FLUSH);
-		ConditionVariablePrepareToSleep(&slot->settled_cv);
-	}
+	else
+		ConditionVariableInit(cv);
+	ConditionVariablePrepareToSleep(cv);
 	while (!(settled = is_settled(until, slot)))
 	{
 		TimestampTz now = GetCurrentTimestamp();
@@ -151,21 +162,14 @@ wait_until_settled(const Moment *until, OnsideSlot *slot,
 		CHECK_FOR_INTERRUPTS();
 		if (now >= deadline)
 			break;
+
+		/* Each look allocates; sleep without it. */
 		MemoryContextReset(context);
 		left = Min(left, FLUSH_POLL);
-		if (slot != NULL)
-			(void) ConditionVariableTimedSleep(&slot->settled_cv, left,
-											   onside_wait_event("OnsideAttributionFlush"));
-		else
-		{
-			(void) WaitLatch(MyLatch,
-							 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-							 left, onside_wait_event("OnsideAttributionFlush"));
-			ResetLatch(MyLatch);
-		}
+		(void) ConditionVariableTimedSleep(cv, left,
+										   onside_wait_event("OnsideAttributionFlush"));
 	}
-	if (slot != NULL)
-		ConditionVariableCancelSleep();
+	ConditionVariableCancelSleep();
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return settled;
@@ -178,11 +182,13 @@ flush_until(OnsideSlot *slot, TimestampTz deadline)
 	Moment		until;
 	bool		settled;
 
+	/* The caller's own snapshot may be as old as its transaction. */
 	PushActiveSnapshot(GetLatestSnapshot());
 	until.snapshot = onside_snapshot_take();
 	until.time = GetCurrentTimestamp();
 	PopActiveSnapshot();
 
+	/* While anybody waits, the worker writes its cursor at once. */
 	if (slot != NULL)
 		pg_atomic_fetch_add_u32(&slot->flush_waiters, 1);
 	PG_ENSURE_ERROR_CLEANUP(stop_waiting, PointerGetDatum(slot));

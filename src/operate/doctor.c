@@ -3,10 +3,11 @@
  * doctor.c
  *		doctor(): everything to look at when nothing arrives.
  *
- * One row for each check, in the order of an event's way: the processes, the
- * settings, the endpoint, what is waiting, what was recorded.  ok is NULL
- * where something cannot be known, most often because an earlier check has
- * failed; a row that is not ok has a hint that can be followed as it is.
+ * doctor() returns a row for each check, in the order of an event's way: the
+ * processes, the settings, the endpoint, what is waiting, what was recorded.
+ * ok is NULL where something cannot be known, most often because an earlier
+ * check has failed.  A row that is not ok has a hint that can be followed as
+ * it is.
  *
  * doctor() runs in the caller's backend: the worker may be what is missing.
  * It changes nothing, sends no event, waits for no lock and keeps none.  It
@@ -15,15 +16,16 @@
  *
  * EXECUTE is the privilege.  doctor() has the caller's rights and no others.
  * It reads catalogs, which everybody may read, with a search_path of
- * pg_catalog alone, so that no user's function or operator is called.  Our own
- * tables are read in C, which checks no privilege; only counts, sizes, times
- * and the reason of a pause are shown of them.  Of a setting for superusers
- * alone, only a file's name and what is wrong are shown.
+ * pg_catalog alone, so that no user's function or operator is called.  Our
+ * own tables are read in C, which checks no privilege; only counts, sizes,
+ * times and the reason of a pause are shown of them.  Of a setting for
+ * superusers alone, only a file's name and what is wrong are shown.
  *
- * How tables and catalogs are looked at: doctor_look.c.  Further checks, in
- * their order: files and the endpoint (doctor_endpoint.c), what becomes of
- * events (doctor_events.c, doctor_mapper.c), and where events come from by
- * replication (subscriptions.c).
+ * This file has the checks of processes and settings, and the order of all of
+ * them.  doctor_look.c says how tables and catalogs are looked at.  Further
+ * checks, in their order: files and the endpoint (doctor_endpoint.c), what
+ * becomes of events (doctor_events.c, doctor_mapper.c), and where events come
+ * from by replication (subscriptions.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -66,7 +68,9 @@ PG_FUNCTION_INFO_V1(onside_doctor);
 	"SELECT 1 WHERE pg_catalog.has_table_privilege('pg_catalog.pg_file_settings', 'SELECT')" \
 	" AND pg_catalog.has_function_privilege('pg_catalog.pg_show_all_file_settings()', 'EXECUTE')"
 
-/* Without it there is no launcher, and nothing is sent. */
+/*
+ * Is the library preloaded?  Else there is no launcher, and nothing is sent.
+ */
 static void
 look_at_preload(OnsideDoctor *doctor)
 {
@@ -86,6 +90,8 @@ look_at_preload(OnsideDoctor *doctor)
 									 " WHERE name = 'shared_preload_libraries'"
 									 " ORDER BY seqno DESC LIMIT 1) last"
 									 " WHERE setting ~ 'onside_attribution'") > 0;
+
+	/* The hint repeats what is preloaded now, or it would be lost. */
 	libraries = GetConfigOptionByName("shared_preload_libraries", NULL, true);
 	if (libraries == NULL)
 		libraries = "";
@@ -97,7 +103,7 @@ look_at_preload(OnsideDoctor *doctor)
 							   libraries, libraries[0] != '\0' ? ", " : ""));
 }
 
-/* May our tables be read? */
+/* Are the objects of our version?  Else their tables are not read. */
 static void
 look_at_object_version(OnsideDoctor *doctor)
 {
@@ -110,8 +116,8 @@ look_at_object_version(OnsideDoctor *doctor)
 }
 
 /*
- * Has somebody altered one of our tables, or locked it, so that nobody can
- * read it?
+ * Are our tables as the extension needs them, and can they be read?  Somebody
+ * may have altered or locked one.
  */
 static void
 look_at_tables(OnsideDoctor *doctor)
@@ -127,6 +133,7 @@ look_at_tables(OnsideDoctor *doctor)
 										" AND relkind IN ('r', 'p') ORDER BY relname");
 	SPITupleTable *tables = SPI_tuptable;
 
+	/* A table that cannot be used is not read by the checks that follow. */
 	if (problems != NULL)
 	{
 		doctor->tables_known &= usable;
@@ -134,7 +141,8 @@ look_at_tables(OnsideDoctor *doctor)
 						  "The extension writes and reads these tables directly, without triggers, rules and constraints. Undo these changes with ALTER TABLE or DROP; columns that can be null and have no default, and indexes on columns that are not unique, may stay.");
 		return;
 	}
-	/* The tables are as they should be: is any of them locked? */
+
+	/* The tables are as they should be: is any of them locked, and by whom? */
 	initStringInfo(&detail);
 	for (int i = 0; i < n; i++)
 	{
@@ -158,7 +166,7 @@ look_at_tables(OnsideDoctor *doctor)
 						"Look for it in pg_locks, and have that transaction end.");
 }
 
-/* Events are sent by the primary. */
+/* Is this the primary?  Only the primary sends. */
 static void
 check_recovery(OnsideDoctor *doctor)
 {
@@ -169,7 +177,7 @@ check_recovery(OnsideDoctor *doctor)
 						"Call doctor() on the primary. If this server is to take over: SELECT pg_promote();");
 }
 
-/* The process that starts the workers. */
+/* Is the process there that starts the workers? */
 static void
 check_launcher(OnsideDoctor *doctor)
 {
@@ -200,12 +208,15 @@ check_databases(OnsideDoctor *doctor)
 						  "see the checks above", NULL);
 		return;
 	}
+
+	/* With places left, the launcher is only not here yet. */
 	for (int i = 0; i < onside_max_databases; i++)
 		if (OidIsValid(onside_slot_database(onside_slot_get(i))))
 			taken++;
 	onside_doctor_row(doctor, "max_databases",
 					  onside_slot_find(MyDatabaseId) != NULL ? ONSIDE_GOOD :
-					  taken < onside_max_databases ? ONSIDE_UNKNOWN : ONSIDE_BAD,
+					  taken < onside_max_databases ? ONSIDE_UNKNOWN :
+					  ONSIDE_BAD,
 					  psprintf("%d of %d places are taken, %s of them by this database",
 							   taken, onside_max_databases,
 							   onside_slot_find(MyDatabaseId) != NULL ? "one" : "none"),
@@ -215,11 +226,14 @@ check_databases(OnsideDoctor *doctor)
 							   onside_max_databases * 2));
 }
 
-/* What the server said when the launcher asked it for a worker. */
+/*
+ * Has the server had a background worker for the launcher that asked for it?
+ */
 static void
 check_worker_slots(OnsideDoctor *doctor)
 {
-	bool		refused = doctor->worker_pid == NULL && doctor->reason != NULL &&
+	bool		refused = doctor->worker_pid == NULL &&
+		doctor->reason != NULL &&
 		strstr(doctor->reason, "no free background worker") != NULL;
 
 	onside_doctor_row(doctor, "max_worker_processes",
@@ -229,7 +243,8 @@ check_worker_slots(OnsideDoctor *doctor)
 							   "and none was free for this database" :
 							   "and this database was not refused one"),
 					  psprintf("ALTER SYSTEM SET max_worker_processes = %d; then restart the server.",
-							   max_worker_processes + onside_max_databases + 1));
+							   max_worker_processes +
+							   onside_max_databases + 1));
 }
 
 #define CRASH_HINT \
@@ -237,14 +252,20 @@ check_worker_slots(OnsideDoctor *doctor)
 	" Signal 9 often comes from the kernel, which says \"Out of memory\" in its own log." \
 	" When the cause is gone: SELECT onside_attribution.resume();"
 
-/* The process that sends; an earlier check says why there is none. */
+/*
+ * Is the process there that sends?  If it is not, an earlier check often says
+ * why (first_bad); otherwise "state_reason" of status does.
+ */
 static void
 check_worker(OnsideDoctor *doctor)
 {
 	const char *reason = doctor->reason != NULL ? doctor->reason : "";
-	bool		crashed = doctor->may_run && onside_crash_guard_reason() != NULL;
+	bool		crashed = doctor->may_run &&
+		onside_crash_guard_reason() != NULL;
 
-	/* What is configured has rows of its own. */
+	/*
+	 * It is there, and cannot work.  What is configured has rows of its own.
+	 */
 	bool		stuck = doctor->state != NULL &&
 		strcmp(doctor->state, "misconfigured") != 0 &&
 		strncmp(reason, "could not ", strlen("could not ")) == 0;
@@ -262,7 +283,7 @@ check_worker(OnsideDoctor *doctor)
 								   doctor->state, stuck ? ": " : "",
 								   stuck ? reason : ""),
 						  "Remove what is in its way, a lock, a full disk, or a change to its tables (see the check tables); it tries again by itself, every minute or more often.");
-	else if (!doctor->may_run)
+	else if (!doctor->may_run)	/* preload or primary says why */
 		onside_doctor_row(doctor, "worker", ONSIDE_UNKNOWN, reason, NULL);
 	else
 		onside_doctor_row(doctor, "worker", ONSIDE_BAD, reason,
@@ -278,15 +299,10 @@ check_worker(OnsideDoctor *doctor)
  * ----------
  */
 
-/* The names of settings that have another source than the server's. */
-#define NAMES_FROM(sources) \
-	"SELECT pg_catalog.string_agg(name, ', ') FROM pg_catalog.pg_settings" \
-	" WHERE pg_catalog.starts_with(name, 'onside_attribution.') AND source IN (" sources ")"
-
 /*
- * Lines that were refused, if the caller may see them; values that this
- * session has and the worker has not; and the database's values, which
- * onside_doctor_set_command() needs to know.
+ * Were lines of the configuration files refused, if the caller may see them?
+ * Has this session values that the worker has not?  Notes the database's
+ * values for onside_doctor_set_command().
  */
 static void
 look_at_database_settings(OnsideDoctor *doctor)
@@ -304,14 +320,18 @@ look_at_database_settings(OnsideDoctor *doctor)
 		errors = onside_doctor_value(0, 1);
 	}
 
-	/* Values of this session, which the worker lacks; then the database's. */
-	onside_doctor_query(NAMES_FROM("'session', 'user', 'database user', 'client', 'interactive'"));
+	/* Values of this session, which the worker lacks; and the database's. */
+	onside_doctor_query("SELECT pg_catalog.string_agg(name, ', ') FILTER (WHERE source"
+						"  IN ('session', 'user', 'database user', 'client', 'interactive')),"
+						" pg_catalog.string_agg(name, ', ') FILTER (WHERE source = 'database')"
+						" FROM pg_catalog.pg_settings"
+						" WHERE pg_catalog.starts_with(name, 'onside_attribution.')");
 	own = onside_doctor_value(0, 1);
-	onside_doctor_query(NAMES_FROM("'database'"));
-	of_database = onside_doctor_value(0, 1);
+	of_database = onside_doctor_value(0, 2);
 	if (of_database != NULL)
 		doctor->overridden = psprintf("%s,", of_database);
 
+	/* What is refused counts most, then what makes this session differ. */
 	if (errors != NULL)
 		onside_doctor_row(doctor, "settings", ONSIDE_BAD,
 						  psprintf("not in effect: %s", errors),
@@ -330,7 +350,7 @@ look_at_database_settings(OnsideDoctor *doctor)
 						  NULL);
 }
 
-/* The worker's own value of the setting, if there is a worker. */
+/* Is sending enabled?  By the worker's value, if there is a worker. */
 static void
 check_enabled(OnsideDoctor *doctor)
 {
@@ -343,7 +363,7 @@ check_enabled(OnsideDoctor *doctor)
 						onside_doctor_set_command(doctor, "enabled", "on"));
 }
 
-/* pause() and resume() write it. */
+/* Is sending paused?  pause() and resume() write that into a table. */
 static void
 look_at_pause(OnsideDoctor *doctor)
 {
@@ -351,6 +371,9 @@ look_at_pause(OnsideDoctor *doctor)
 	const char *problem;
 	bool		paused;
 
+	/*
+	 * A row that is missing, or that somebody else has written, says nothing.
+	 */
 	(void) onside_doctor_table("control");
 	paused = onside_control_paused(&reason, &problem);
 	if (problem != NULL)
@@ -378,6 +401,7 @@ status_value(HeapTuple tuple, TupleDesc tupdesc, const char *column)
 	return SPI_getvalue(tuple, tupdesc, SPI_fnumber(tupdesc, column));
 }
 
+/* Likewise a time; DT_NOBEGIN for NULL. */
 static TimestampTz
 status_time(HeapTuple tuple, TupleDesc tupdesc, const char *column)
 {
@@ -388,6 +412,7 @@ status_time(HeapTuple tuple, TupleDesc tupdesc, const char *column)
 	return isnull ? DT_NOBEGIN : DatumGetTimestampTz(value);
 }
 
+/* Has the oldest pending event waited for more than five minutes? */
 static bool
 is_old(HeapTuple tuple, TupleDesc tupdesc)
 {
@@ -402,8 +427,9 @@ is_old(HeapTuple tuple, TupleDesc tupdesc)
 }
 
 /*
- * What the view status says.  Calls the view's function: the caller may have
- * no privilege on the view.  The function waits for no lock, either.
+ * Asks what the view status shows.  Calls the view's function directly, since
+ * the caller may have no privilege on the view.  The function waits for no
+ * lock, either.
  */
 static void
 ask_worker(OnsideDoctor *doctor)
@@ -414,11 +440,13 @@ ask_worker(OnsideDoctor *doctor)
 	HeapTupleData tuple = {0};
 	TupleDesc	tupdesc;
 
+	/* The result is a row, whose type says where the columns are. */
 	tuple.t_data = DatumGetHeapTupleHeader(OidFunctionCall0(function));
 	tuple.t_len = HeapTupleHeaderGetDatumLength(tuple.t_data);
 	tupdesc = lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(tuple.t_data),
 									 HeapTupleHeaderGetTypMod(tuple.t_data));
 
+	/* For the checks; most of it is only printed, so it is kept as text. */
 	doctor->worker_pid = status_value(&tuple, tupdesc, "worker_pid");
 	doctor->state = status_value(&tuple, tupdesc, "state");
 	doctor->reason = status_value(&tuple, tupdesc, "state_reason");
@@ -444,6 +472,7 @@ onside_doctor(PG_FUNCTION_ARGS)
 	doctor.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	doctor.database = quote_identifier(get_database_name(MyDatabaseId));
 
+	/* Processes.  What ask_worker() learns is for all checks after it. */
 	onside_doctor_look(&doctor, "preload", look_at_preload);
 	onside_doctor_look(&doctor, "version", look_at_object_version);
 	onside_doctor_look(&doctor, "tables", look_at_tables);
@@ -455,6 +484,7 @@ onside_doctor(PG_FUNCTION_ARGS)
 	check_worker_slots(&doctor);
 	check_worker(&doctor);
 
+	/* Settings and the endpoint; then what becomes of events. */
 	onside_doctor_look(&doctor, "settings", look_at_database_settings);
 	check_enabled(&doctor);
 	onside_doctor_look_at_tables(&doctor, "paused", look_at_pause);

@@ -24,15 +24,15 @@ typedef enum OnsideVerdict
 	ONSIDE_BAD,
 } OnsideVerdict;
 
-/* What the checks know of each other. */
+/* What the checks learn, for those that follow. */
 typedef struct OnsideDoctor
 {
 	ReturnSetInfo *rsinfo;
 	const char *database;		/* name, quoted */
 	const char *first_bad;		/* check; NULL while there is none */
-	bool		tables_known;	/* of our version, and nobody crashes on them */
+	bool		tables_known;	/* they can be read without a crash */
 	bool		standby;
-	bool		may_run;		/* a worker could be there */
+	bool		may_run;		/* there could be a worker */
 	const char *overridden;		/* " name  name ": set for this database */
 
 	/* of worker_status(), as text; NULL if not known */
@@ -71,16 +71,17 @@ extern char *onside_doctor_set_command(OnsideDoctor *doctor, const char *name,
 typedef void (*OnsideLook) (OnsideDoctor *doctor);
 
 /*
- * Calls it in a subtransaction that is rolled back, with a search_path of
- * pg_catalog alone: nothing stays locked.  If it fails, the check's row says
- * why, so the state of no table keeps the other checks from being made.
+ * Calls the look in a subtransaction that is rolled back, with a search_path
+ * of pg_catalog alone: nothing stays locked.  If the look fails, the check's
+ * row says why, so the state of no table keeps the other checks from being
+ * made.
  */
 extern void onside_doctor_look(OnsideDoctor *doctor, const char *check,
 							   OnsideLook look);
 
 /*
  * The same for a look at tables of ours.  If the checks version and tables
- * have failed, they are not looked at, and the row says so.
+ * have failed, the tables are not looked at, and the row says so.
  */
 extern void onside_doctor_look_at_tables(OnsideDoctor *doctor,
 										 const char *check, OnsideLook look);

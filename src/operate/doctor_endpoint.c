@@ -3,10 +3,10 @@
  * doctor_endpoint.c
  *		doctor(): the files that sending needs, and the endpoint.
  *
- * Looks at the files as the worker would, in the caller's session, and makes
- * the connection that the worker would make, as far as TLS; no request is
- * sent.  What is in a file is not shown, and neither is the proxy's address,
- * which is for superusers alone.  See doctor.c.
+ * Reads the credentials files in the caller's session, as the worker would,
+ * and makes the connection that the worker would make, as far as TLS.  No
+ * request is sent.  What is in a file is not shown, and neither is the
+ * proxy's address, which is for superusers alone.  See doctor.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,7 +31,7 @@
  * ----------
  */
 
-/* Reads the file as the worker would; what is in it is not shown. */
+/* Can the credentials file be used? */
 static void
 check_credentials(OnsideDoctor *doctor, const char *setting, const char *path)
 {
@@ -40,6 +40,7 @@ check_credentials(OnsideDoctor *doctor, const char *setting, const char *path)
 	struct passwd *user = getpwuid(geteuid());
 	char	   *hint;
 
+	/* Where no file is named, the setting is what is missing. */
 	onside_credentials_free(credentials);
 	if (path[0] == '\0' || strcmp(path, ONSIDE_REFUSED_VALUE) == 0)
 		hint = psprintf("Write one line user:password into a file that only the server's user may read, then %s and connect again.",
@@ -53,7 +54,7 @@ check_credentials(OnsideDoctor *doctor, const char *setting, const char *path)
 								 path), hint);
 }
 
-/* The proxy may want to know who we are; without that, nothing is learnt. */
+/* Can the proxy's credentials be used, if there are a proxy and a file? */
 static void
 check_proxy_credentials(OnsideDoctor *doctor)
 {
@@ -71,7 +72,7 @@ check_proxy_credentials(OnsideDoctor *doctor)
  * ----------
  */
 
-/* May anything be sent there? */
+/* Is the endpoint an address that events may be sent to? */
 static bool
 check_endpoint_address(OnsideDoctor *doctor)
 {
@@ -87,7 +88,7 @@ check_endpoint_address(OnsideDoctor *doctor)
 	return problem == NULL;
 }
 
-/* May anything be sent through it? */
+/* Is the proxy an address that events may be sent through? */
 static bool
 check_proxy_address(OnsideDoctor *doctor)
 {
@@ -105,7 +106,10 @@ check_proxy_address(OnsideDoctor *doctor)
 	return problem == NULL;
 }
 
-/* One of the three rows about a connection. */
+/*
+ * Adds one of the three rows about a connection.  The step after the last one
+ * that was reached is the one that failed; what comes later was not tried.
+ */
 static void
 probe_row(OnsideDoctor *doctor, const char *check, const OnsideProbe *probe,
 		  OnsideProbeStep step, const char *good, const char *hint)
@@ -119,13 +123,14 @@ probe_row(OnsideDoctor *doctor, const char *check, const OnsideProbe *probe,
 						  "not tried, since an earlier check has failed", NULL);
 }
 
-/* How far the connection came, a row for each step. */
+/* Says how far the connection came, in a row for each step. */
 static void
 probe_rows(OnsideDoctor *doctor, const OnsideProbe *probe)
 {
 	bool		https = pg_strncasecmp(onside_endpoint, "https:", 6) == 0;
 	const char *via = probe->through_proxy ? " (the proxy)" : "";
 
+	/* With a proxy, it is the proxy's name that this server resolves. */
 	probe_row(doctor, "name_resolution", probe, ONSIDE_PROBE_RESOLVED,
 			  psprintf("the host of the %s has an address",
 					   probe->through_proxy ? "proxy" : "endpoint"),
@@ -134,6 +139,10 @@ probe_rows(OnsideDoctor *doctor, const OnsideProbe *probe)
 			  psprintf("connected to %s%s within %d ms", probe->address, via,
 					   probe->duration),
 			  "Let the server's machine connect to that host and port: check firewall and routes. If connections have to go through a proxy, set onside_attribution.proxy.");
+
+	/*
+	 * Without TLS there is nothing to trust, and the step is always reached.
+	 */
 	probe_row(doctor, "tls", probe, ONSIDE_PROBE_TRUSTED,
 			  https ? "the certificate is valid for this host" :
 			  "not used: the endpoint is on this machine",
@@ -158,6 +167,7 @@ check_connection(OnsideDoctor *doctor, bool addresses_ok)
 		.proxy_credentials = proxy_credentials,
 	};
 
+	/* Where nothing may be sent, nothing is tried, and the rows say so. */
 	if (addresses_ok)
 		onside_http_probe(&config, Min(onside_connect_timeout, PROBE_TIMEOUT),
 						  &probe);

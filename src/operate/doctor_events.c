@@ -3,8 +3,9 @@
  * doctor_events.c
  *		doctor(): the checks of what becomes of events.
  *
- * The last answer, what waits and for what, the outbox's segments, dead
- * letters and the tables that report events.  See doctor.c.
+ * The checks of the last answer, of what waits and for what, of the outbox's
+ * segments, of dead letters, and of the tables that report events.  See
+ * doctor.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -38,6 +39,7 @@
  * ----------
  */
 
+/* What to do about the states that come from answers. */
 static const struct
 {
 	const char *state;
@@ -54,7 +56,7 @@ static const struct
 	"It is tried again by itself. After a repair, SELECT onside_attribution.resume(); makes it be tried at once."},
 };
 
-/* What the API said last, and what that asks for. */
+/* Does the API accept events?  What it said last, and what that asks for. */
 static void
 check_last_answer(OnsideDoctor *doctor)
 {
@@ -67,6 +69,8 @@ check_last_answer(OnsideDoctor *doctor)
 						  "there is no worker to ask", NULL);
 		return;
 	}
+
+	/* Is the state one that an answer can have led to? */
 	works = strcmp(doctor->state, "idle") == 0 ||
 		strcmp(doctor->state, "sending") == 0;
 	for (int i = 0; i < (int) lengthof(answer_hints); i++)
@@ -77,7 +81,7 @@ check_last_answer(OnsideDoctor *doctor)
 	if (strcmp(doctor->state, "misconfigured") == 0 && doctor->first_bad != NULL)
 		hint = NULL;
 
-	/* Not because of an answer, and this session sees no reason. */
+	/* Misconfigured, not by an answer, and this session sees no reason. */
 	if (strcmp(doctor->state, "misconfigured") == 0 &&
 		(doctor->last_error == NULL || !doctor->last_was_error) &&
 		doctor->first_bad == NULL)
@@ -92,7 +96,7 @@ check_last_answer(OnsideDoctor *doctor)
 		onside_doctor_row(doctor, "last_answer", ONSIDE_GOOD,
 						  psprintf("accepted, at %s", doctor->last_success_at),
 						  NULL);
-	else
+	else						/* an error that is over, or is not */
 		onside_doctor_row(doctor, "last_answer",
 						  works ? ONSIDE_GOOD :
 						  hint != NULL ? ONSIDE_BAD : ONSIDE_UNKNOWN,
@@ -108,7 +112,7 @@ check_last_answer(OnsideDoctor *doctor)
  * ----------
  */
 
-/* How much is pending, and why. */
+/* Does anything wait for long?  How much is pending, and why. */
 static void
 check_backlog(OnsideDoctor *doctor)
 {
@@ -128,6 +132,7 @@ check_backlog(OnsideDoctor *doctor)
 		return;
 	}
 
+	/* An earlier check may say why; otherwise the state does. */
 	detail = psprintf("%s event%s pending, the oldest for %s, in state %s%s%s",
 					  doctor->pending,
 					  strcmp(doctor->pending, "1") == 0 ? " is" : "s are",
@@ -152,7 +157,10 @@ check_backlog(OnsideDoctor *doctor)
  * ----------
  */
 
-/* What keeps each segment from being emptied. */
+/*
+ * Says what keeps each segment from being emptied; bad if somebody's lock
+ * does.
+ */
 static void
 look_at_outbox(OnsideDoctor *doctor)
 {
@@ -167,6 +175,7 @@ look_at_outbox(OnsideDoctor *doctor)
 	for (int i = 1; i <= ONSIDE_SEGMENTS; i++)
 		(void) onside_doctor_table(psprintf("outbox_%d", i));
 
+	/* Each segment: its size, and the reason why it is not emptied. */
 	onside_delivery_load(&delivery, NULL, &problem);
 	initStringInfo(&detail);
 	for (int i = 1; i <= ONSIDE_SEGMENTS; i++)
@@ -218,7 +227,7 @@ look_at_outbox(OnsideDoctor *doctor)
  * ----------
  */
 
-/* How many there are, and how new the newest is. */
+/* Are there dead letters?  How many, and how new the newest is. */
 static void
 look_at_dead_letters(OnsideDoctor *doctor)
 {
@@ -269,6 +278,7 @@ typedef struct Broken
 	const char *id_namespace;	/* that a trigger has noted; or NULL */
 } Broken;
 
+/* Adds a trigger that does not work; only the first ones are listed. */
 static void
 add_broken(Broken *broken, char *detail, char *hint)
 {
@@ -282,7 +292,7 @@ add_broken(Broken *broken, char *detail, char *hint)
 		appendStringInfoString(&broken->detail, "; and others");
 }
 
-/* Is a mapped column there? */
+/* Is a mapped column there?  NULL is none. */
 static void
 look_at_column(Broken *broken, Oid relid, const char *trigger,
 			   const char *table, const OnsideMapping *mapping,
@@ -297,7 +307,7 @@ look_at_column(Broken *broken, Oid relid, const char *trigger,
 							quote_literal_cstr(mapping->event_name)));
 }
 
-/* Is its mapper there, and does it fit? */
+/* Is the trigger's mapper there, and does it fit? */
 static void
 look_at_mapper(Broken *broken, Oid relid, const char *trigger,
 			   const char *table, const OnsideMapping *mapping)
@@ -317,7 +327,7 @@ look_at_mapper(Broken *broken, Oid relid, const char *trigger,
 						 mapping->mapper, table, remark);
 }
 
-/* Does it fire, and are its columns or its mapper there? */
+/* Does the trigger fire, and are its columns or its mapper there? */
 static void
 look_at_trigger(Broken *broken, int row)
 {
@@ -332,7 +342,9 @@ look_at_trigger(Broken *broken, int row)
 	char	   *table = onside_doctor_value(row, 7);
 	OnsideMapping *mapping;
 
-	/* This is all that matters of a clone, or of a second trigger. */
+	/*
+	 * All that matters of a partition's, or second, trigger is that it fires.
+	 */
 	if (disabled)
 		add_broken(broken,
 				   psprintf("the trigger %s on %s is disabled", name, table),
@@ -390,8 +402,8 @@ look_at_namespace(Broken *broken, OnsideDoctor *doctor)
 }
 
 /*
- * The triggers, as the catalog has them: no table of a user's is opened for
- * it.
+ * Do the triggers of attached tables work?  Reads the catalogs alone: no
+ * table of a user's is opened.
  */
 static void
 look_at_attached(OnsideDoctor *doctor)
@@ -404,12 +416,15 @@ look_at_attached(OnsideDoctor *doctor)
 	Broken		broken = {0};
 	int			n;
 
+	/* Look at each; what is wrong is collected in "broken". */
 	initStringInfo(&broken.detail);
 	initStringInfo(&broken.remarks);
 	n = onside_doctor_query(psprintf(TRIGGERS, onside_find_track_row()));
 	for (int i = 0; i < n; i++)
 		look_at_trigger(&broken, i);
 	look_at_namespace(&broken, doctor);
+
+	/* What the counters say is no fault, and only remarked on. */
 	if (repeated > 0)
 		appendStringInfo(&broken.remarks, "; mappers gave the event_id of another event to " UINT64_FORMAT " events, which the API ignores",
 						 repeated);

@@ -33,7 +33,7 @@
 /* Of a lock on a catalog; ms. */
 #define LOCK_TIMEOUT	"100"
 
-/* A row that is good needs no hint, so callers need not leave theirs out. */
+/* The hint is left out of a good row, so that callers can always give one. */
 void
 onside_doctor_row(OnsideDoctor *doctor, const char *check, OnsideVerdict ok,
 				  const char *detail, const char *hint)
@@ -51,6 +51,7 @@ onside_doctor_row(OnsideDoctor *doctor, const char *check, OnsideVerdict ok,
 	tuplestore_putvalues(doctor->rsinfo->setResult, doctor->rsinfo->setDesc,
 						 values, nulls);
 
+	/* Later checks point to the first one that has failed. */
 	if (ok == ONSIDE_BAD && doctor->first_bad == NULL)
 		doctor->first_bad = check;
 }
@@ -86,23 +87,27 @@ typedef struct Look
 	OnsideLook	look;
 } Look;
 
-/* The look, in its subtransaction.  Its results outlive SPI. */
+/* Makes the look, in its subtransaction.  What it allocates outlives SPI. */
 static void
 run_look(void *arg)
 {
 	Look	   *this = (Look *) arg;
 	MemoryContext context = CurrentMemoryContext;
 
+	/* Names are the system's, and no lock on a catalog is waited for long. */
 	onside_set_for_now("search_path", "pg_catalog, pg_temp");
 	onside_set_for_now("lock_timeout", LOCK_TIMEOUT);
 	PushActiveSnapshot(GetLatestSnapshot());
 	SPI_connect();
+
+	/* SPI_connect() has switched to a context that SPI_finish() frees. */
 	MemoryContextSwitchTo(context);
 	this->look(this->doctor);
 	SPI_finish();
 	PopActiveSnapshot();
 }
 
+/* A cancel, a timeout and a lack of memory end doctor() itself. */
 void
 onside_doctor_look(OnsideDoctor *doctor, const char *check, OnsideLook look)
 {
@@ -139,8 +144,8 @@ onside_doctor_look_at_tables(OnsideDoctor *doctor, const char *check,
  */
 
 /*
- * Locks the table, its indexes and its TOAST table.  Whoever reads a table
- * opens these, too, and would wait for them.
+ * Locks the table, its indexes and its TOAST table, all of which a reader
+ * opens and would wait for.
  */
 bool
 onside_doctor_try_lock(Oid relid)
@@ -155,6 +160,8 @@ onside_doctor_try_lock(Oid relid)
 	rel = try_table_open(relid, NoLock);
 	if (rel == NULL)
 		return true;			/* dropped just now */
+
+	/* What was locked stays so until the look is rolled back. */
 	parts = RelationGetIndexList(rel);
 	foreach(lc, parts)
 		locked &= ConditionalLockRelationOid(lfirst_oid(lc), AccessShareLock);
@@ -188,6 +195,7 @@ onside_doctor_table(const char *name)
  * ----------
  */
 
+/* Read-only, so that a query cannot change anything. */
 int
 onside_doctor_query(const char *query)
 {
@@ -206,62 +214,44 @@ onside_doctor_value(int row, int column)
 }
 
 /*
- * A prepared transaction is known by the lock on its transaction number.  What
- * pg_stat_activity hides from the caller is taken to be old.
+ * Looks in pg_locks for whoever has the relation locked: a session, which has
+ * a process, or a prepared transaction, which is known by the lock on its own
+ * transaction number.  A start that pg_stat_activity hides from the caller is
+ * taken to be long ago.
  */
 bool
 onside_doctor_holder(Oid relid, bool exclusive, StringInfo detail, char **hint)
 {
-	char	   *query =
-		psprintf("SELECT l.pid, p.gid, a.usename, a.state, a.xact_start"
-				 " FROM pg_catalog.pg_locks l"
-				 " LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid"
-				 " LEFT JOIN pg_catalog.pg_locks x ON l.pid IS NULL AND x.pid IS NULL"
-				 "  AND x.locktype = 'transactionid'"
-				 "  AND x.virtualtransaction = l.virtualtransaction"
-				 " LEFT JOIN pg_catalog.pg_prepared_xacts p"
-				 "  ON p.transaction = x.transactionid"
-				 " WHERE l.locktype = 'relation' AND l.relation = %u AND %s"
-				 " AND l.database = (SELECT oid FROM pg_catalog.pg_database"
-				 "  WHERE datname = pg_catalog.current_database())"
-				 " AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()"
-				 " AND a.backend_type IS DISTINCT FROM 'onside_attribution worker'"
-				 " ORDER BY l.granted DESC, a.xact_start NULLS FIRST LIMIT 1",
-				 relid, exclusive ? "l.mode = 'AccessExclusiveLock'" :
-				 "l.granted AND coalesce(a.xact_start, p.prepared, '-infinity')"
-				 "  < pg_catalog.clock_timestamp() - interval '5 seconds'");
 	const char *verb = exclusive ? "locked" : "in use";
-	char	   *pid;
-	char	   *gid;
 
-	/*
-	 * A session has a process and is ended; a prepared transaction has a name.
-	 */
-	if (onside_doctor_query(query) == 0)
+	/* A session can be ended; a prepared transaction has to be decided. */
+	if (onside_doctor_query(psprintf("SELECT CASE WHEN l.pid IS NULL"
+									 "  THEN pg_catalog.format('%s by the prepared transaction %%L', coalesce(p.gid, '?'))"
+									 "  ELSE pg_catalog.format('%s by process %%s (%%s, %%s, in a transaction since %%s)', l.pid,"
+									 "   coalesce(a.usename, 'no user'), coalesce(a.state, 'state unknown'),"
+									 "   coalesce(a.xact_start::text, 'an unknown time')) END,"
+									 " CASE WHEN l.pid IS NULL"
+									 "  THEN pg_catalog.format('COMMIT PREPARED %%1$L; or ROLLBACK PREPARED %%1$L;', coalesce(p.gid, '?'))"
+									 "  ELSE pg_catalog.format('Have that transaction end, or SELECT pg_terminate_backend(%%s);', l.pid) END"
+									 " FROM pg_catalog.pg_locks l"
+									 " LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid"
+									 " LEFT JOIN pg_catalog.pg_locks x ON l.pid IS NULL AND x.pid IS NULL"
+									 "  AND x.locktype = 'transactionid'"
+									 "  AND x.virtualtransaction = l.virtualtransaction"
+									 " LEFT JOIN pg_catalog.pg_prepared_xacts p"
+									 "  ON p.transaction = x.transactionid"
+									 " WHERE l.locktype = 'relation' AND l.relation = %u AND %s"
+									 " AND l.database = (SELECT oid FROM pg_catalog.pg_database"
+									 "  WHERE datname = pg_catalog.current_database())"
+									 " AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()"
+									 " AND a.backend_type IS DISTINCT FROM 'onside_attribution worker'"
+									 " ORDER BY l.granted DESC, a.xact_start NULLS FIRST LIMIT 1",
+									 verb, verb, relid,
+									 exclusive ? "l.mode = 'AccessExclusiveLock'" :
+									 "l.granted AND coalesce(a.xact_start, p.prepared, '-infinity')"
+									 "  < pg_catalog.clock_timestamp() - interval '5 seconds'")) == 0)
 		return false;
-	pid = onside_doctor_value(0, 1);
-	gid = onside_doctor_value(0, 2);
-	if (pid != NULL)
-	{
-		char	   *user = onside_doctor_value(0, 3);
-		char	   *state = onside_doctor_value(0, 4);
-		char	   *since = onside_doctor_value(0, 5);
-
-		appendStringInfo(detail, "%s by process %s (%s, %s, in a transaction since %s)",
-						 verb, pid, user != NULL ? user : "no user",
-						 state != NULL ? state : "state unknown",
-						 since != NULL ? since : "an unknown time");
-		*hint = psprintf("Have that transaction end, or SELECT pg_terminate_backend(%s);",
-						 pid);
-	}
-	else
-	{
-		char	   *name = quote_literal_cstr(gid != NULL ? gid : "?");
-
-		appendStringInfo(detail, "%s by the prepared transaction %s", verb,
-						 name);
-		*hint = psprintf("COMMIT PREPARED %s; or ROLLBACK PREPARED %s;", name,
-						 name);
-	}
+	appendStringInfoString(detail, onside_doctor_value(0, 1));
+	*hint = onside_doctor_value(0, 2);
 	return true;
 }

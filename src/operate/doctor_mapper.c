@@ -3,15 +3,18 @@
  * doctor_mapper.c
  *		doctor(): is a trigger's mapper there, and does it fit its tables?
  *
- * The function's own validator checks its body.  The validator of LANGUAGE sql
- * looks up each table and column; the one of plpgsql checks the syntax alone.
- * Other languages' validators can run code, and are not called.
+ * The validator of the function's language checks its body.  The validator of
+ * LANGUAGE sql looks up each table and column; the one of plpgsql checks the
+ * syntax alone.  Other languages' validators can run code, and are not called.
  *
  * Even looking up what a body means can run a user's code: a type's input
- * function reads a literal, and for a field of a composite type that can be a
+ * function reads a literal, and for a field of a composite type that can run a
  * domain's CHECK.  So the validator runs as the function's owner, who has
- * chosen that code, in a security-restricted context.  A missing privilege of
- * the owner's, or a lock, is not reported.
+ * chosen that code, in a security-restricted context.  A privilege that the
+ * owner lacks, or a lock, is not reported.
+ *
+ * Of the settings that the function sets for itself, search_path alone is
+ * followed: another one could end the session in which doctor() runs.
  *
  *-------------------------------------------------------------------------
  */
@@ -43,7 +46,7 @@ typedef struct Validation
 	const OnsideMapping *mapping;
 } Validation;
 
-/* The validator to be called, or InvalidOid. */
+/* The validator of a language that may be called, or InvalidOid. */
 static Oid
 validator_of(Oid language)
 {
@@ -74,6 +77,8 @@ own_search_path(HeapTuple function)
 
 	if (isnull)
 		return NULL;
+
+	/* each item is "name=value" */
 	deconstruct_array(DatumGetArrayTypeP(config), TEXTOID, -1, false,
 					  TYPALIGN_INT, &items, NULL, &n);
 	for (int i = 0; i < n; i++)
@@ -87,7 +92,8 @@ own_search_path(HeapTuple function)
 }
 
 /*
- * Calls the validator with the names that the function has when it is called.
+ * Calls the validator with the search_path that the function has when it is
+ * called.
  */
 static void
 run_validator(void *arg)
@@ -101,6 +107,7 @@ run_validator(void *arg)
 
 	if (!HeapTupleIsValid(tuple))
 		return;
+	/* Its own search_path, or the one that attach() was called with. */
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
 	validator = validator_of(proc->prolang);
 	path = own_search_path(tuple);
@@ -111,6 +118,7 @@ run_validator(void *arg)
 		int			context;
 		Oid			user;
 
+		/* An error leaves the owner's rights to onside_attempt() to undo. */
 		onside_set_for_now("search_path", path);
 		onside_set_for_now("check_function_bodies", "on");
 		GetUserIdAndSecContext(&user, &context);
@@ -142,7 +150,7 @@ validation_error(Oid function, const OnsideMapping *mapping)
 					error->message);
 }
 
-/* As the catalog has it; then as the validator sees it. */
+/* Looks at the function in the catalog first, and then has it validated. */
 char *
 onside_doctor_mapper(Oid relid, const OnsideMapping *mapping, char **remark)
 {

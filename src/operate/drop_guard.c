@@ -3,19 +3,19 @@
  * drop_guard.c
  *		DROP EXTENSION does not take events along that are still to be sent.
  *
- * DROP EXTENSION comes in many forms: by name, with CASCADE, by DROP OWNED, or
- * from "pg_restore --clean".  All of them first lock everything, and then
- * remove the extension's members one by one before the extension itself.  So
- * no other transaction can still commit an event.  The object access hook
- * calls this file when the first of our relations is about to be dropped,
- * while the others can still be read.  The snapshot is a new one, which sees
- * what this transaction has recorded, too.
+ * DROP EXTENSION comes in many forms: by name, with CASCADE, by DROP OWNED,
+ * or from "pg_restore --clean".  Each form first locks everything, so that no
+ * other transaction can still commit an event.  Then it removes the
+ * extension's members one by one, and the extension itself last.  The object
+ * access hook calls this file for each relation.  When the first of ours is
+ * about to be dropped, all of them can still be read.  A new snapshot is
+ * taken, which sees what this transaction has recorded, too.
  *
  * The error is the one of a table with pending trigger events (55006): the
  * extension is in use.  TRUNCATE discards the events.
  *
- * At most ONSIDE_MAX_COUNTED rows are counted, so the check costs the same at any
- * backlog.  Tables that cannot be read, because somebody has altered them, do
+ * At most ONSIDE_MAX_COUNTED rows are counted, so the check costs the same at
+ * any backlog.  Tables that cannot be read, because somebody has altered them, do
  * not keep the extension from being dropped: there is a warning then.
  *
  *-------------------------------------------------------------------------
@@ -51,7 +51,7 @@ is_member(Oid relid)
 		extension == get_extension_oid("onside_attribution", true);
 }
 
-/* Is everything there that we read?  Otherwise the dropping has begun. */
+/* Is everything there that is read here?  Otherwise the dropping has begun. */
 static bool
 are_tables_there(void)
 {
@@ -65,10 +65,12 @@ are_tables_there(void)
 		OidIsValid(onside_relation_oid("dead_letter"));
 }
 
+/* A count for people. */
 static char *
 print_count(int64 n)
 {
-	return n > ONSIDE_MAX_COUNTED ? psprintf("more than %d", ONSIDE_MAX_COUNTED) :
+	return n > ONSIDE_MAX_COUNTED ?
+		psprintf("more than %d", ONSIDE_MAX_COUNTED) :
 		psprintf(INT64_FORMAT, n);
 }
 
@@ -96,9 +98,9 @@ count_losses(void *arg)
 }
 
 /*
- * Called for each object that is dropped.  The first member of the extension
- * that goes is looked at: everything is still there then.  Pending events are
- * an error, dead letters a NOTICE.
+ * Called for each relation that is dropped.  Looks when a member of the
+ * extension goes and everything is still there.  Pending events are an error,
+ * dead letters a NOTICE.
  */
 void
 onside_drop_guard_check(Oid relid)
@@ -107,18 +109,20 @@ onside_drop_guard_check(Oid relid)
 	ErrorData  *error;
 
 	/*
-	 * An update script knows what it does; others' tables may look different.
+	 * An update script may drop what it likes, and the tables of another
+	 * version may look different.
 	 */
 	if (creating_extension || !is_member(relid) || !are_tables_there() ||
 		onside_version_problem() != NULL)
 		return;
 
+	/* Dead letters are named in the error, or when their table is dropped. */
 	losses.drops_dead_letter = relid == onside_relation_oid("dead_letter");
 	error = onside_attempt(count_losses, &losses, true);
 	if (error != NULL && onside_attempt_was_interrupted(error))
 		ReThrowError(error);
 
-	/* Dropping it may be how a DBA mends it.  One relation's warning is enough. */
+	/* Dropping it may be how a DBA mends it.  One warning is enough. */
 	if (error != NULL)
 	{
 		if (relid == onside_relation_oid("delivery_cursor"))

@@ -11,8 +11,8 @@
 #include "postgres.h"
 
 /*
- * A relation is about to be dropped.  If it is the first one of the extension
- * and there are pending events, raises an error.
+ * A relation is about to be dropped.  If it is the extension's, and events are
+ * pending, raises an error.
  */
 extern void onside_drop_guard_check(Oid relid);
 

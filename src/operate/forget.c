@@ -3,18 +3,20 @@
  * forget.c
  *		forget: everything about an installation is deleted.
  *
- * An event is in the outbox, aside, or in dead_letter, and can move while we
- * look: the worker moves events in this order, and retry_dead_letters() moves
- * them from dead_letter into the outbox.  No event must slip through.
+ * An event is in the outbox, in aside, or in dead_letter, and can move while
+ * forget() looks: the worker moves events in this order, and
+ * retry_dead_letters() moves them from dead_letter into the outbox.  No event
+ * must slip through.
  *
- * - The worker moves an event in a transaction that has aside locked for writing
- *	 (see locks.c), for which it does not wait.  So forget() begins with a lock on
- *	 aside that conflicts with this one, and keeps it: from then on the worker
- *	 moves nothing.  Sending, recording and putting dead letters back need no such
- *	 lock.  Two calls of forget() come one after the other.
+ * - The worker moves an event in a transaction that has aside locked for
+ *	 writing (see locks.c), and it does not wait for that lock.  forget() begins
+ *	 with a lock on aside that conflicts with it, and keeps the lock: from then
+ *	 on the worker moves nothing.  Sending, recording and putting dead letters
+ *	 back need no such lock.  Two calls of forget() come one after the other.
  *
- * - dead_letter is read first.  What is moved out of it later has a row there,
- *	 which we wait for and find deleted; then all tables are read once more.
+ * - dead_letter is read first.  If retry_dead_letters() is moving an event out
+ *	 of it, forget() waits for the event's row and finds it deleted.  Then all
+ *	 tables are read once more.
  *
  * forget() deletes what is committed when it runs, whatever the isolation
  * level; the transaction's own snapshot may be older.  It does not see rows of
@@ -51,6 +53,7 @@
 
 PG_FUNCTION_INFO_V1(onside_forget);
 
+/* Does the row belong to this installation? */
 static bool
 is_of(TupleTableSlot *row, const pg_uuid_t *installation_id)
 {
@@ -62,9 +65,9 @@ is_of(TupleTableSlot *row, const pg_uuid_t *installation_id)
 }
 
 /*
- * Notes where the installation's rows are, and when they came.  They are
- * deleted in that order, which is also that of retry_dead_letters(), so the
- * two do not deadlock.
+ * Notes where the installation's rows are, and when they came.  The rows are
+ * deleted in the order in which they came.  retry_dead_letters() takes them in
+ * the same order, so the two do not deadlock.
  */
 static void
 note_rows(Relation rel, const pg_uuid_t *installation_id, AttrNumber since,
@@ -74,6 +77,7 @@ note_rows(Relation rel, const pg_uuid_t *installation_id, AttrNumber since,
 	ScanKeyData key;
 	TableScanDesc scan;
 
+	/* The column has the same number in all of these tables. */
 	ScanKeyInit(&key, Anum_outbox_installation_id, BTEqualStrategyNumber,
 				F_UUID_EQ, UUIDPGetDatum(installation_id));
 	scan = onside_table_beginscan(rel, onside_reading_snapshot(), 1, &key);
@@ -83,6 +87,8 @@ note_rows(Relation rel, const pg_uuid_t *installation_id, AttrNumber since,
 		bool		nulls[2] = {false, false};
 
 		CHECK_FOR_INTERRUPTS();
+
+		/* sort by time, and then by place */
 		values[0] = slot_getattr(row, since, &nulls[0]);
 		values[1] = PointerGetDatum(&row->tts_tid);
 		onside_sort_put(sort, values, nulls);
@@ -107,15 +113,20 @@ forget_in(const char *name, const pg_uuid_t *installation_id,
 	TupleTableSlot *noted;
 	int64		count = 0;
 
+	/* Read with a snapshot of now, whatever the isolation level. */
 	(void) onside_shape_require(rel, true);
 	PushActiveSnapshot(GetLatestSnapshot());
 	note_rows(rel, installation_id, since, sort);
 	while ((noted = onside_sort_next(sort)) != NULL)
 	{
-		ItemPointerData tid = *(ItemPointer) DatumGetPointer(noted->tts_values[1]);
+		ItemPointerData tid;
 		OnsideTaken taken;
 
+		/*
+		 * Wait for whoever is changing the row.  Is it still there, and ours?
+		 */
 		CHECK_FOR_INTERRUPTS();
+		tid = *(ItemPointer) DatumGetPointer(noted->tts_values[1]);
 		taken = onside_take_lock(rel, &tid, LockWaitBlock, row);
 		*moved |= taken == ONSIDE_TAKE_GONE;
 		if (taken == ONSIDE_TAKE_GONE ||
@@ -124,6 +135,8 @@ forget_in(const char *name, const pg_uuid_t *installation_id,
 		simple_table_tuple_delete(rel, &row->tts_tid, GetActiveSnapshot());
 		count++;
 	}
+
+	/* The lock on the table is kept to the end of the transaction. */
 	PopActiveSnapshot();
 	onside_sort_end(sort);
 	ExecDropSingleTupleTableSlot(row);
@@ -131,7 +144,7 @@ forget_in(const char *name, const pg_uuid_t *installation_id,
 	return count;
 }
 
-/* All tables, once.  How many rows were there? */
+/* Looks through all tables once; returns how many rows it has deleted. */
 static int64
 forget_everywhere(const pg_uuid_t *installation_id, bool *moved)
 {
@@ -162,10 +175,12 @@ onside_forget(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("forget()");
 	PreventCommandIfParallelMode("forget()");
 
-	/* To the end of the transaction. */
+	/* The worker moves nothing from now to the end of the transaction. */
 	LockRelationOid(onside_table_oid("aside"), ShareRowExclusiveLock);
 
-	/* As the command of its own that it is. */
+	/*
+	 * See what this transaction has recorded until now; repeat if one moved.
+	 */
 	CommandCounterIncrement();
 	do
 	{
@@ -173,6 +188,7 @@ onside_forget(PG_FUNCTION_ARGS)
 		CommandCounterIncrement();
 	} while (moved);
 
+	/* At commit the worker learns that what it holds may be gone. */
 	if (count > 0)
 		onside_commit_wake(ONSIDE_WAKE_WITHDRAWN);
 	PG_RETURN_INT64(count);

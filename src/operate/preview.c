@@ -4,7 +4,8 @@
  *		The SQL function preview(): an event as it is sent.
  *
  * Reads the outbox's segments, aside and dead_letter from end to end, since
- * the outbox has no index on event_id.  Persons call it, and seldom.
+ * the outbox has no index on event_id.  People call it, and seldom.  No
+ * privilege but EXECUTE on preview() is checked.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,7 +33,7 @@ PG_FUNCTION_INFO_V1(onside_preview);
  * False if it is not there, or is a dead letter that lacks a field.
  */
 static bool
-find_in(Oid relid, const pg_uuid_t *event_id, OnsideEvent *event)
+find_in(const char *table, const pg_uuid_t *event_id, OnsideEvent *event)
 {
 	Relation	rel;
 	TableScanDesc scan;
@@ -40,13 +41,16 @@ find_in(Oid relid, const pg_uuid_t *event_id, OnsideEvent *event)
 	ScanKeyData key;
 	bool		found;
 
-	rel = table_open(relid, AccessShareLock);
+	/* The columns of an event have the same numbers in all of these tables. */
+	rel = table_open(onside_table_oid(table), AccessShareLock);
 	(void) onside_shape_require(rel, true);
 	slot = table_slot_create(rel, NULL);
 	ScanKeyInit(&key, Anum_outbox_event_id, BTEqualStrategyNumber, F_UUID_EQ,
 				UUIDPGetDatum(event_id));
 	scan = onside_table_beginscan(rel, onside_reading_snapshot(), 1, &key);
 	found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
+
+	/* What a dead letter lacks cannot be shown as it would be sent. */
 	if (found)
 	{
 		onside_outbox_read_event(slot, event);
@@ -62,26 +66,20 @@ find_in(Oid relid, const pg_uuid_t *event_id, OnsideEvent *event)
 	return found;
 }
 
-/* Is it in the outbox, aside or in dead_letter?  Copies it into the current memory
- * context.  Reads the tables from end to end. */
-static bool
-find_event(const pg_uuid_t *event_id, OnsideEvent *event)
-{
-	for (int segment = 1; segment <= ONSIDE_SEGMENTS; segment++)
-		if (find_in(onside_segment_oid(segment), event_id, event))
-			return true;
-	return find_in(onside_table_oid("aside"), event_id, event) ||
-		find_in(onside_table_oid("dead_letter"), event_id, event);
-}
-
-/* preview(event_id): the JSON of an event in the outbox, NULL if not there */
+/* preview(event_id uuid) */
 Datum
 onside_preview(PG_FUNCTION_ARGS)
 {
+	static const char *const tables[] = {
+		"outbox_1", "outbox_2", "outbox_3", "aside", "dead_letter"
+	};
 	OnsideEvent event = {0};
 	StringInfoData buf;
+	bool		found = false;
 
-	if (!find_event(PG_GETARG_UUID_P(0), &event))
+	for (int i = 0; i < (int) lengthof(tables) && !found; i++)
+		found = find_in(tables[i], PG_GETARG_UUID_P(0), &event);
+	if (!found)
 		PG_RETURN_NULL();
 
 	/* Sent as UTF-8, shown in the database's encoding. */

@@ -3,19 +3,20 @@
  * replay.c
  *		replay: delivered events are recorded again.
  *
- * Each event_id is recorded again once, as its oldest row in the given time
- * has it.  An event_id with a pending row, or with a dead letter, is left out.
- * So outbox, aside and dead_letter are read whole, and each row's event_id
- * and place is noted.  Sorted by event_id, the notes say which rows to record.
- * These are sorted again, in the order of the log, and read by their place.
- * However many rows there are, this takes work_mem.
+ * replay() records each event_id again once, as its oldest row in the given
+ * time has it.  An event_id with a pending row, or with a dead letter, is
+ * left out.  So outbox, aside and dead_letter are read whole, and each row's
+ * event_id and place is noted.  Sorted by event_id, the notes say which rows
+ * to record.  The places of these rows are sorted again, in the order of the
+ * log, and the rows are read by their place.  However many rows there are,
+ * the memory that this takes is work_mem.
  *
  * As in retry_dead_letters() (dead_letter.c), tables are read and written by
  * the access method, without SQL, as the caller: EXECUTE on the function is
  * the privilege, and no user's code is executed.
  *
- * Locks.  The second of two calls must see what the first has recorded, or it
- * would record it, too.  So a call holds a ShareUpdateExclusiveLock on the
+ * Locks: the second of two calls must see what the first has recorded, or it
+ * would record the same.  So a call holds a ShareUpdateExclusiveLock on the
  * outbox to the end of the transaction.  That lock conflicts with itself, and
  * with nothing that recording and sending need.  Whoever wants to hold up a
  * call needs a privilege: UPDATE, DELETE or TRUNCATE on the outbox for LOCK
@@ -90,6 +91,7 @@ static const Oid place_types[PLACE_NCOLUMNS] = {
 	XID8OID, INT8OID, INT2OID, TIDOID
 };
 
+/* Notes that an event is not to be replayed. */
 static void
 note_blocker(OnsideSort *notes, Datum event_id)
 {
@@ -104,8 +106,9 @@ note_blocker(OnsideSort *notes, Datum event_id)
 }
 
 /*
- * Notes a row of the outbox: as one that blocks its event if it is pending, or
- * if it was recorded in that time.  Returns whether it can be replayed.
+ * Notes a row of the outbox.  A pending row keeps its event from being
+ * replayed.  A delivered row can be replayed if it was recorded in the given
+ * time.  Returns whether this row can be.
  */
 static bool
 note_row(OnsideSort *notes, TupleTableSlot *row, int segment,
@@ -115,7 +118,7 @@ note_row(OnsideSort *notes, TupleTableSlot *row, int segment,
 	bool		nulls[NOTE_NCOLUMNS] = {false};
 	TimestampTz recorded_at;
 
-	/* Whoever has taken NOT NULL away gets no crash for it. */
+	/* If somebody has taken NOT NULL away, there can be NULLs: no crash. */
 	slot_getsomeattrs(row, Anum_outbox_id);
 	if (row->tts_isnull[Anum_outbox_event_id - 1] ||
 		row->tts_isnull[Anum_outbox_recorded_at - 1] ||
@@ -131,6 +134,7 @@ note_row(OnsideSort *notes, TupleTableSlot *row, int segment,
 	values[NOTE_SEGMENT] = Int16GetDatum(segment);
 	values[NOTE_TID] = PointerGetDatum(&row->tts_tid);
 
+	/* Above the cursor it is pending. */
 	if (!onside_cursor_covers(settled,
 							  DatumGetFullTransactionId(values[NOTE_XID]),
 							  DatumGetInt64(values[NOTE_ID])))
@@ -138,6 +142,10 @@ note_row(OnsideSort *notes, TupleTableSlot *row, int segment,
 		note_blocker(notes, values[NOTE_EVENT_ID]);
 		return false;
 	}
+
+	/*
+	 * The oldest such row of an event comes first when the notes are sorted.
+	 */
 	recorded_at = DatumGetTimestampTz(values[NOTE_RECORDED_AT]);
 	if (recorded_at < since || recorded_at > until)
 		return false;
@@ -145,7 +153,7 @@ note_row(OnsideSort *notes, TupleTableSlot *row, int segment,
 	return true;
 }
 
-/* Notes the rows of a segment.  How many of them can be replayed? */
+/* Notes the rows of a segment; returns how many of them can be replayed. */
 static int64
 note_segment(OnsideSort *notes, Relation rel, int segment,
 			 const OnsideCursor *settled, TimestampTz since, TimestampTz until)
@@ -166,7 +174,7 @@ note_segment(OnsideSort *notes, Relation rel, int segment,
 	return n;
 }
 
-/* Notes a table whose events are not replayed. */
+/* Notes all events of aside or dead_letter, which are not replayed. */
 static void
 note_table(OnsideSort *notes, const char *name)
 {
@@ -175,6 +183,7 @@ note_table(OnsideSort *notes, const char *name)
 	TableScanDesc scan = onside_table_beginscan(rel, GetActiveSnapshot(), 0,
 												NULL);
 
+	/* The columns are where we expect them, or this is an error. */
 	(void) onside_shape_require(rel, true);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, row))
 	{
@@ -191,7 +200,10 @@ note_table(OnsideSort *notes, const char *name)
 	table_close(rel, AccessShareLock);
 }
 
-/* The first note of each event counts. */
+/*
+ * Reads the sorted notes, and puts down the places of the rows to be recorded.
+ * The first note of each event counts: one that blocks it, if there is any.
+ */
 static void
 choose_rows(OnsideSort *notes, OnsideSort *places)
 {
@@ -206,6 +218,7 @@ choose_rows(OnsideSort *notes, OnsideSort *places)
 		Datum		values[PLACE_NCOLUMNS];
 		bool		nulls[PLACE_NCOLUMNS] = {false};
 
+		/* A further note of the same event? */
 		CHECK_FOR_INTERRUPTS();
 		if (any && memcmp(event_id, &last, UUID_LEN) == 0)
 			continue;
@@ -213,6 +226,8 @@ choose_rows(OnsideSort *notes, OnsideSort *places)
 		last = *event_id;
 		if (!DatumGetBool(noted[NOTE_IS_DELIVERED]))
 			continue;
+
+		/* sort by xid and id, and find the row by its segment and tid */
 		values[PLACE_XID] = noted[NOTE_XID];
 		values[PLACE_ID] = noted[NOTE_ID];
 		values[PLACE_SEGMENT] = noted[NOTE_SEGMENT];
@@ -221,7 +236,9 @@ choose_rows(OnsideSort *notes, OnsideSort *places)
 	}
 }
 
-/* Reads the rows at these places, and records their events.  How many? */
+/*
+ * Reads the rows at these places, and records their events; returns how many.
+ */
 static int64
 record_chosen(Relation *segments, OnsideSort *places)
 {
@@ -233,13 +250,14 @@ record_chosen(Relation *segments, OnsideSort *places)
 	TupleTableSlot *place;
 	int64		count = 0;
 
+	/* Segments may have columns of others', so each needs its own slot. */
 	for (int i = 0; i < ONSIDE_SEGMENTS; i++)
 		rows[i] = table_slot_create(segments[i], NULL);
 
 	while ((place = onside_sort_next(places)) != NULL)
 	{
 		int			i = DatumGetInt16(place->tts_values[PLACE_SEGMENT]) - 1;
-		ItemPointer tid = (ItemPointer) DatumGetPointer(place->tts_values[PLACE_TID]);
+		Datum		tid = place->tts_values[PLACE_TID];
 		MemoryContext old = MemoryContextSwitchTo(per_row);
 		OnsideEvent event;
 		OnsideEventError error;
@@ -247,9 +265,12 @@ record_chosen(Relation *segments, OnsideSort *places)
 		CHECK_FOR_INTERRUPTS();
 
 		/* The segments are locked, so the row is where it was noted. */
-		if (!table_tuple_fetch_row_version(segments[i], tid,
+		if (!table_tuple_fetch_row_version(segments[i],
+										   (ItemPointer) DatumGetPointer(tid),
 										   GetActiveSnapshot(), rows[i]))
 			elog(ERROR, "could not find a row of the outbox again");
+
+		/* Somebody may have altered it: it is checked as if it were new. */
 		onside_outbox_read_event(rows[i], &event);
 		if (!onside_event_check(&event, &error))
 			onside_event_throw(&error);
@@ -271,7 +292,10 @@ record_chosen(Relation *segments, OnsideSort *places)
 	return count;
 }
 
-/* With the active snapshot, and all that is needed locked. */
+/*
+ * Replays what was recorded in the given time.  The caller has locked all
+ * that is read, and then taken the snapshot.
+ */
 static int64
 replay_period(Relation *segments, TimestampTz since, TimestampTz until)
 {
@@ -281,12 +305,17 @@ replay_period(Relation *segments, TimestampTz since, TimestampTz until)
 	const char *problem;
 	int64		count = 0;
 
+	/*
+	 * Without a cursor to be believed, everything is pending: nothing is
+	 * replayed.
+	 */
 	onside_delivery_load(&delivery, NULL, &problem);
 	for (int i = 0; i < ONSIDE_SEGMENTS; i++)
 		count += note_segment(notes, segments[i], i + 1, &delivery.settled,
 							  since, until);
 	onside_cursor_release(&delivery.settled);
 
+	/* The other tables are read only if there is anything to replay. */
 	if (count > 0)
 	{
 		OnsideSort *places = onside_sort_begin(place_types, PLACE_NCOLUMNS,
@@ -314,6 +343,8 @@ onside_replay(PG_FUNCTION_ARGS)
 
 	PreventCommandIfReadOnly("replay()");
 	PreventCommandIfParallelMode("replay()");
+
+	/* The lock that two calls conflict on, to the end of the transaction. */
 	outbox = table_open(onside_table_oid("outbox"),
 						ShareUpdateExclusiveLock);
 	for (int i = 0; i < ONSIDE_SEGMENTS; i++)
@@ -322,6 +353,7 @@ onside_replay(PG_FUNCTION_ARGS)
 		(void) onside_shape_require(segments[i], true);
 	}
 
+	/* See what this transaction has recorded until now, too. */
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetLatestSnapshot());
 	count = replay_period(segments, since, until);

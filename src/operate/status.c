@@ -3,11 +3,12 @@
  * status.c
  *		The function beneath the view "status".
  *
- * While a worker runs, everything comes from what it publishes in shared
- * memory, at the same cost whatever the backlog.  Without one, the counters
- * come from delivery_cursor, and pending events are counted up to a bound, if
- * nobody has locked the tables: it never waits for a lock.  While none is
- * started because too many have crashed, no table is read.
+ * While a worker runs, everything comes from what the worker publishes in
+ * shared memory, at the same cost whatever the backlog.  Without a worker,
+ * the counters come from delivery_cursor, and pending events are counted up
+ * to a bound.  Tables are read only if nobody has locked them: status never
+ * waits for a lock.  While no worker is started because too many have
+ * crashed, no table is read.
  *
  *-------------------------------------------------------------------------
  */
@@ -124,7 +125,7 @@ set_status_pending(StatusRow *row, int64 pending, TimestampTz oldest,
 											 TimestampTzGetDatum(oldest)));
 }
 
-/* A reason that this database's row in pg_database gives, or NULL. */
+/* Why this database is not served, by its row in pg_database; or NULL. */
 static const char *
 why_not_served(void)
 {
@@ -145,8 +146,8 @@ why_not_served(void)
 }
 
 /*
- * Why no worker runs, given what the database's slot says (NULL if it has none);
- * what concerns the whole server comes first.
+ * Why no worker runs, given what the database's slot says (NULL: it has no
+ * slot).  What concerns the whole server comes first.
  */
 static const char *
 why_not_running(pid_t pid, const OnsideStatus *status)
@@ -157,11 +158,15 @@ why_not_running(pid_t pid, const OnsideStatus *status)
 		return "the library is not preloaded: add onside_attribution to shared_preload_libraries and restart the server";
 	if (RecoveryInProgress())
 		return "this server is a standby: the primary sends, and this one does when it is promoted";
+
+	/* This database, as its owner has it. */
 	reason = why_not_served();
 	if (reason != NULL)
 		return reason;
 	if (onside_launcher_pid() == 0)
 		return "the launcher is not running; see the server's log";
+
+	/* Without a slot it waits for the launcher, or for a place. */
 	if (status == NULL)
 	{
 		for (int i = 0; i < onside_max_databases; i++)
@@ -169,6 +174,8 @@ why_not_running(pid_t pid, const OnsideStatus *status)
 				return "the launcher has not got to this database yet";
 		return "as many databases as onside_attribution.max_databases allows are served already: increase it and restart the server";
 	}
+
+	/* With a slot, its worker or the launcher has said why. */
 	if (status->reason[0] != '\0')
 		return status->reason;
 	if (pid != 0)
@@ -261,6 +268,7 @@ onside_worker_status(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 
+	/* A worker that has not said anything yet counts as none. */
 	if (pid != 0 && status.state != ONSIDE_NOT_RUNNING)
 		status_of_worker(&row, pid, &status, pending);
 	else if (pid == 0 && onside_launcher_pid() != 0 &&

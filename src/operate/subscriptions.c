@@ -4,16 +4,16 @@
  *		The view "subscriptions", and what doctor() says about them.
  *
  * Events that another server has recorded come into the outbox by logical
- * replication.  How a subscription does stands in half a dozen catalogs and
- * views, whose columns change with the version.  One query puts that together,
+ * replication.  Half a dozen catalogs and views tell how a subscription does,
+ * and their columns change with the version.  One query puts them together,
  * and says in words what is wrong.  Everybody may read these catalogs, so the
- * query runs with the caller's rights.  Only since when a worker has run is
- * hidden from roles outside of pg_read_all_stats.
+ * query runs with the caller's rights.  One thing is hidden from roles
+ * outside of pg_read_all_stats: since when a worker has run.
  *
  * A worker that fails is started again after some seconds, so the presence of
- * a worker says little.  Errors and a young worker, or a worker that has not
- * heard of its publisher yet, tell that a subscription fails.  The error
- * itself is in the server's log alone.
+ * a worker says little.  A subscription fails if there were errors and its
+ * worker is young, or if its worker has not heard of the publisher yet.  The
+ * error itself is in the server's log alone.
  *
  *-------------------------------------------------------------------------
  */
@@ -108,6 +108,7 @@ onside_doctor_subscriptions(OnsideDoctor *doctor)
 {
 	int			n = onside_doctor_query(QUERY);
 
+	/* None: a standby has its primary's subscriptions, and no workers. */
 	if (n == 0 && doctor->standby)
 		onside_doctor_row(doctor, "subscriptions", ONSIDE_UNKNOWN,
 						  "this server is a standby: the primary subscribes",
@@ -115,6 +116,8 @@ onside_doctor_subscriptions(OnsideDoctor *doctor)
 	else if (n == 0)
 		onside_doctor_row(doctor, "subscriptions", ONSIDE_GOOD,
 						  "none brings events of another server", NULL);
+
+	/* A row for each; the query says what is wrong with it, or NULL. */
 	for (int i = 0; i < n; i++)
 	{
 		char	   *name = onside_doctor_value(i, COLUMN_NAME);

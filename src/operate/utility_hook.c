@@ -3,25 +3,29 @@
  * utility_hook.c
  *		Commands that concern the workers.
  *
- * Five kinds:
+ * Two hooks see all commands of all sessions: the utility hook and the object
+ * access hook.  Five kinds of commands concern us:
  *
  * - CREATE, ALTER and DROP EXTENSION, in whatever form they come (CASCADE,
- *	 DROP OWNED, a restore): seen by the object access hook, acted on at commit.
- *	 See drop_guard.c for what DROP is refused for.
+ *	 DROP OWNED, a restore).  The object access hook sees them, and what they
+ *	 ask for is done at commit.  drop_guard.c says what DROP is refused for.
  *
- * - Commands on a database that fail while somebody is connected to it: DROP
- *	 DATABASE, ALTER DATABASE RENAME and SET TABLESPACE, CREATE DATABASE with it
- *	 as template.  Its worker is asked to leave, and kept out until the command
- *	 has ended, one way or the other.  A worker that does not notice, because it
- *	 waits for a lock, is told to by SIGTERM.  Waiting for it is bounded: if it
- *	 does not leave, the command says itself that somebody is connected.
+ * - Commands on a database that fail while anybody is connected to it: DROP
+ *	 DATABASE, ALTER DATABASE RENAME and SET TABLESPACE, CREATE DATABASE with
+ *	 the database as template.  The database's worker is asked to leave, and is
+ *	 kept out until the command has ended, one way or the other.  A worker that
+ *	 does not notice, because it waits for a lock, gets a SIGTERM.  The command
+ *	 waits for a bounded time.  If the worker has not left by then, the command
+ *	 itself says that somebody is connected.
  *
  * - ALTER TABLE of an attached table: see follow.c.
  *
  * - Whatever alters the extension's own tables: see shape_guard.c.
  *
  * - COMMIT PREPARED, which runs in a session that did not record the events
- *	 and so has no callback for them.  The last of them has their number.
+ * and
+ *	 so has no callback for them.  The id of the last event says how many they
+ *	 are.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,7 +37,6 @@
 #include "access/xact.h"
 #include "catalog/catalog.h"
 #include "catalog/objectaccess.h"
-#include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_inherits.h"
@@ -51,7 +54,6 @@
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "attach/follow.h"
@@ -78,7 +80,10 @@ static object_access_hook_type prev_object_access;
  * ----------
  */
 
-/* The name of an extension whose row this command has just made. */
+/*
+ * Is it our extension?  Its row may be one that this command has just made,
+ * which the catalog caches do not have yet.
+ */
 static bool
 is_our_extension(Oid extension)
 {
@@ -88,20 +93,24 @@ is_our_extension(Oid extension)
 	HeapTuple	tuple;
 	bool		result = false;
 
+	/* SnapshotSelf sees what the present command has written. */
 	ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(extension));
 	scan = systable_beginscan(rel, ExtensionOidIndexId, true, SnapshotSelf, 1,
 							  &key);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
-		result = strcmp(NameStr(((Form_pg_extension) GETSTRUCT(tuple))->extname),
-						"onside_attribution") == 0;
+		result = namestrcmp(&((Form_pg_extension) GETSTRUCT(tuple))->extname,
+							"onside_attribution") == 0;
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return result;
 }
 
-/* What an attached table may have to follow. */
+/*
+ * Tells follow.c of changes that an attached table's trigger may have to
+ * follow.
+ */
 static void
 follow_change(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id,
 			  void *arg)
@@ -128,16 +137,21 @@ object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 	if (prev_object_access)
 		prev_object_access(access, class_id, object_id, sub_id, arg);
 
+	/* A whole relation is dropped: is it ours, and are events pending? */
 	if (access == OAT_DROP && class_id == RelationRelationId && sub_id == 0)
 		onside_drop_guard_check(object_id);
 	follow_change(access, class_id, object_id, sub_id, arg);
 
+	/* All the rest is about extensions. */
 	if (class_id != ExtensionRelationId ||
 		(access != OAT_POST_CREATE && access != OAT_POST_ALTER &&
 		 access != OAT_DROP) ||
 		!is_our_extension(object_id))
 		return;
 
+	/*
+	 * At commit a new extension wants a worker; else the worker looks again.
+	 */
 	if (access == OAT_POST_CREATE)
 		onside_commit_want_worker();
 	else
@@ -151,7 +165,9 @@ object_access(ObjectAccessType access, Oid class_id, Oid object_id,
  * ----------
  */
 
-/* The database that nobody may be connected to, or NULL. */
+/*
+ * The database to which nobody may be connected during the command, or NULL.
+ */
 static const char *
 exclusive_database(Node *stmt)
 {
@@ -160,6 +176,7 @@ exclusive_database(Node *stmt)
 	if (IsA(stmt, DropdbStmt))
 		return ((DropdbStmt *) stmt)->dbname;
 
+	/* These two are about a database only in some of their forms. */
 	if (IsA(stmt, RenameStmt) &&
 		((RenameStmt *) stmt)->renameType == OBJECT_DATABASE)
 		return ((RenameStmt *) stmt)->subname;
@@ -171,6 +188,7 @@ exclusive_database(Node *stmt)
 				return ((AlterDatabaseStmt *) stmt)->dbname;
 	}
 
+	/* The template that is copied, template1 if none is named. */
 	if (IsA(stmt, CreatedbStmt))
 	{
 		foreach(lc, ((CreatedbStmt *) stmt)->options)
@@ -185,57 +203,28 @@ exclusive_database(Node *stmt)
 	return NULL;
 }
 
-static bool
-may_create_databases(void)
-{
-	HeapTuple	tuple;
-	bool		result = superuser();
-
-	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
-	if (HeapTupleIsValid(tuple))
-	{
-		result |= ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
-		ReleaseSysCache(tuple);
-	}
-	return result;
-}
-
-static bool
-is_template(Oid database)
-{
-	HeapTuple	tuple;
-	bool		result = false;
-
-	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
-	if (HeapTupleIsValid(tuple))
-	{
-		result = ((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
-		ReleaseSysCache(tuple);
-	}
-	return result;
-}
-
 /*
- * May this command be run on that database, here and by this role?  It checks
- * that itself, but only after we have disturbed the worker.
+ * May this command be run on the database, here and by this role?  The command
+ * checks that itself, but only after we have disturbed the worker.  A role that
+ * owns a database may disturb its worker.  Others may only copy it, and only if
+ * it is a template, which has no worker.
  */
 static bool
 may_run(Node *stmt, ProcessUtilityContext context, Oid database)
 {
+	/* All but RENAME refuse to run within a transaction block. */
 	if (!IsA(stmt, RenameStmt) &&
 		(context != PROCESS_UTILITY_TOPLEVEL || IsTransactionBlock()))
 		return false;
-	if (IsA(stmt, CreatedbStmt))
-		return may_create_databases() &&
-			(is_template(database) || onside_owns_database(database));
 	return onside_owns_database(database);
 }
 
 /*
- * Waits so many milliseconds until the slot's worker has left it and is not
- * connected to the database any more.  The former alone is not enough: DROP
- * DATABASE ... WITH (FORCE) would see it there and refuse to terminate a
- * superuser's process for an owner who is none.
+ * Waits up to "timeout" ms until the slot's worker has left the slot and is
+ * no longer connected to the database.  Having left the slot is not enough:
+ * DROP DATABASE ... WITH (FORCE) would see the connection and refuse to
+ * terminate it, since the worker is a superuser's process and the owner need
+ * not be one.
  */
 static bool
 wait_for_exit(OnsideSlot *slot, int timeout)
@@ -245,6 +234,7 @@ wait_for_exit(OnsideSlot *slot, int timeout)
 	long		left = timeout;
 	bool		over;
 
+	/* Prepared first, so that no signal is missed between look and sleep. */
 	ConditionVariablePrepareToSleep(&slot->worker_cv);
 	while (!(over = onside_service_is_over(slot)) && left > 0)
 	{
@@ -257,7 +247,7 @@ wait_for_exit(OnsideSlot *slot, int timeout)
 	return over;
 }
 
-/* Has the worker of a slot that we hold leave. */
+/* Has the worker leave a slot that we hold: asks first, and then insists. */
 static void
 clear_slot(OnsideSlot *slot)
 {
@@ -268,15 +258,18 @@ clear_slot(OnsideSlot *slot)
 	(void) wait_for_exit(slot, LEAVE_TIMEOUT - ASK_TIMEOUT);
 }
 
-/* The slot that a command holds; volatile, since an error may come in between. */
+/*
+ * The slot that a command holds; volatile, since an error may come in
+ * between.
+ */
 typedef struct Hold
 {
 	OnsideSlot *volatile slot;	/* or NULL */
 } Hold;
 
 /*
- * Lets workers in again.  This is before the command's transaction ends.  A worker
- * that the launcher starts at once waits for the lock on the database, which the
+ * Lets workers in again, before the command's transaction ends.  A worker that
+ * the launcher starts at once waits for the lock on the database, which the
  * command has until then, and finds the database as the command leaves it.
  */
 static void
@@ -306,9 +299,10 @@ drops_extension(Node *stmt)
 }
 
 /*
- * The transaction that is prepared under this name, or an invalid one.  Asks the
- * function beneath the view pg_prepared_xacts, past the privileges: a role that
- * may not call it may still commit what it has prepared.
+ * Finds the transaction that is prepared under this name; invalid for none.
+ * Calls the function beneath the view pg_prepared_xacts directly, which
+ * checks no privilege: a role that may not call it may still commit what it
+ * has prepared.
  */
 static FullTransactionId
 find_prepared(const char *gid)
@@ -319,6 +313,7 @@ find_prepared(const char *gid)
 	FullTransactionId next = ReadNextFullTransactionId();
 	FullTransactionId result = InvalidFullTransactionId;
 
+	/* A set-returning function wants an executor's context. */
 	rsinfo.allowedModes = SFRM_ValuePerCall;
 	rsinfo.returnMode = SFRM_ValuePerCall;
 	rsinfo.econtext = CreateStandaloneExprContext();
@@ -327,26 +322,30 @@ find_prepared(const char *gid)
 							 (Node *) &rsinfo);
 	for (;;)
 	{
-		Datum		row = FunctionCallInvoke(fcinfo);
+		Datum		value = FunctionCallInvoke(fcinfo);
+		HeapTupleHeader row;
 		bool		isnull;
-		text	   *name;
 
 		if (rsinfo.isDone != ExprMultipleResult)
 			break;
-		name = DatumGetTextPP(GetAttributeByNum(DatumGetHeapTupleHeader(row),
-												2, &isnull));
-		if (strcmp(text_to_cstring(name), gid) == 0)
-			result = onside_widen_xid(DatumGetTransactionId(GetAttributeByNum(DatumGetHeapTupleHeader(row),
-																			  1, &isnull)),
-									  next);
+
+		/* columns: 1 transaction, 2 gid */
+		row = DatumGetHeapTupleHeader(value);
+		value = GetAttributeByNum(row, 2, &isnull);
+		if (strcmp(TextDatumGetCString(value), gid) == 0)
+		{
+			value = GetAttributeByNum(row, 1, &isnull);
+			result = onside_widen_xid(DatumGetTransactionId(value), next);
+		}
 	}
 	FreeExprContext(rsinfo.econtext, true);
 	return result;
 }
 
 /*
- * Counts the events of a transaction that this command has committed.  One that
- * has recorded none costs a look at the index.
+ * Counts the events of a transaction that this command has committed.  For
+ * onside_attempt().  If the transaction has recorded none, this costs a look
+ * at each index.
  */
 static void
 count_prepared(void *arg)
@@ -360,6 +359,10 @@ count_prepared(void *arg)
 	PopActiveSnapshot();
 }
 
+/*
+ * Runs the command: by the hook that was there before ours, or PostgreSQL's
+ * way.
+ */
 static void
 run_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 			ProcessUtilityContext context, ParamListInfo params,
@@ -373,7 +376,7 @@ run_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 								params, queryEnv, dest, qc);
 }
 
-/* Runs a command that nobody may be connected to the database for. */
+/* Runs a command during which nobody may be connected to the database. */
 static void
 run_without_worker(Oid database, PlannedStmt *pstmt, const char *queryString,
 				   bool readOnlyTree, ProcessUtilityContext context,
@@ -382,7 +385,7 @@ run_without_worker(Oid database, PlannedStmt *pstmt, const char *queryString,
 {
 	Hold		hold = {NULL};
 
-	/* Within, so that an error cannot leave the slot held. */
+	/* Hold the slot inside, so that no error leaves it held. */
 	PG_ENSURE_ERROR_CLEANUP(let_go, PointerGetDatum(&hold));
 	{
 		hold.slot = onside_service_hold(database);
@@ -396,9 +399,9 @@ run_without_worker(Oid database, PlannedStmt *pstmt, const char *queryString,
 }
 
 /*
- * What a prepared transaction may have done that this command has committed.  The
- * client must not be told that it was not: an error here is a warning, somebody's
- * cancel, too.
+ * Makes up for the commit callbacks that a prepared transaction lacks.  The
+ * transaction is committed, and the client must not be told otherwise: an
+ * error becomes a warning here, and so does a cancel.
  */
 static void
 after_commit_prepared(FullTransactionId prepared)
@@ -406,11 +409,11 @@ after_commit_prepared(FullTransactionId prepared)
 	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
 	bool		found = false;
 
-	/* It may have been pause(), resume() or ALTER EXTENSION, too ... */
+	/* It may have recorded events, or called pause() or resume(), or ... */
 	onside_commit_wake(ONSIDE_WAKE_COMMIT | ONSIDE_WAKE_CONTROL |
 					   ONSIDE_WAKE_CHECK);
 
-	/* ... or CREATE EXTENSION. */
+	/* Its events count as pending; rows that it has deleted are withdrawn. */
 	if (slot != NULL)
 	{
 		Oid			database;
@@ -426,12 +429,14 @@ after_commit_prepared(FullTransactionId prepared)
 		found = onside_service_look(slot, &database).found &&
 			database == MyDatabaseId;
 	}
+
+	/* ... or CREATE EXTENSION, if no worker knows this database yet. */
 	if (!found && OidIsValid(get_extension_oid("onside_attribution", true)))
 		onside_commit_want_worker();
 }
 
 /*
- * The utility hook: what is to happen before a command, in its place, and after it.
+ * The utility hook: what we do before a command, in its place, and after it.
  */
 static void
 process_utility(PlannedStmt *pstmt, const char *queryString,
@@ -449,17 +454,19 @@ process_utility(PlannedStmt *pstmt, const char *queryString,
 		((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED;
 	FullTransactionId prepared = InvalidFullTransactionId;
 
-	/* The statement that a subcommand belongs to is looked at as a whole. */
+	/* A subcommand is looked at with the statement that it belongs to. */
 	if (context != PROCESS_UTILITY_SUBCOMMAND)
 		onside_shape_guard_before(&guard, stmt);
 
-	/* Before it locks the worker out. */
+	/* DROP EXTENSION keeps the worker from writing what is delivered. */
 	if (drops_extension(stmt))
 		onside_write_settled();
 
+	/* Afterwards the name is gone. */
 	if (commits_prepared && onside_slot_find(MyDatabaseId) != NULL)
 		prepared = find_prepared(((TransactionStmt *) stmt)->gid);
 
+	/* The command itself. */
 	if (OidIsValid(database) && may_run(stmt, context, database))
 		run_without_worker(database, pstmt, queryString, readOnlyTree,
 						   context, params, queryEnv, dest, qc);
@@ -467,6 +474,7 @@ process_utility(PlannedStmt *pstmt, const char *queryString,
 		run_utility(pstmt, queryString, readOnlyTree, context, params,
 					queryEnv, dest, qc);
 
+	/* The launcher looks which databases there are, and which are served. */
 	onside_shape_guard_after(&guard);
 	if (dbname != NULL || IsA(stmt, AlterDatabaseStmt))
 		onside_commit_wake_launcher(false);

@@ -92,7 +92,6 @@ struct OnsideHttp
 	OnsideHttpConfig config;
 	Slot		slots[ONSIDE_HTTP_MAX_REQUESTS];
 	int			n_busy;
-	int			n_ended;		/* of these, whose answer is not taken yet */
 
 	Socket		sockets[MAX_SOCKETS];
 	int			n_sockets;
@@ -268,11 +267,7 @@ take_slot(OnsideHttp *http, bool fresh)
 static void
 release_slot(Slot *slot)
 {
-	OnsideHttp *http = slot->http;
-
-	http->n_busy--;
-	if (slot->ended)
-		http->n_ended--;
+	slot->http->n_busy--;
 	slot->busy = false;
 	slot->ended = false;
 	if (slot->outdated)
@@ -372,14 +367,12 @@ new_multi(Slot *slot)
 static void
 finish_request(Slot *slot, CURLcode code)
 {
-	OnsideHttp *http = slot->http;
 	const OnsideAnswer *answer = &slot->request.answer;
 
 	/* onside_http_next_answer() finds it from now on. */
 	onside_request_judge(&slot->request, code);
 	slot->ended_at = GetCurrentTimestamp();
 	slot->ended = true;
-	http->n_ended++;
 
 	/* Documented answers alone speak for the server behind the connection. */
 	if (code == CURLE_OK && answer->kind == ONSIDE_ANSWER_COMPLETE &&
@@ -482,7 +475,7 @@ bool
 onside_http_next_answer(OnsideHttp *http, int64 *request, OnsideAnswer *answer,
 						TimestampTz *ended)
 {
-	for (int i = 0; http->n_ended > 0 && i < ONSIDE_HTTP_MAX_REQUESTS; i++)
+	for (int i = 0; i < ONSIDE_HTTP_MAX_REQUESTS; i++)
 	{
 		if (http->slots[i].ended)
 		{
@@ -565,15 +558,19 @@ onside_http_wait(OnsideHttp *http, long timeout, uint32 wait_event)
 	int			n;
 	bool		latch_set = false;
 
-	/* A request can end in the call that begins it: do not sleep then. */
-	if (http->n_ended > 0)
-		timeout = 0;
-
-	/* Sleep no longer than until libcurl's next time. */
+	/*
+	 * Sleep no longer than until libcurl's next time; and not at all if a
+	 * request has ended in the call that began it.
+	 */
 	for (int i = 0; i < ONSIDE_HTTP_MAX_REQUESTS; i++)
-		if (is_under_way(&http->slots[i]) && http->slots[i].due >= 0)
-			timeout = onside_sooner(timeout,
-									onside_ms_until(http->slots[i].due, 0));
+	{
+		Slot	   *slot = &http->slots[i];
+
+		if (slot->ended)
+			timeout = 0;
+		else if (slot->busy && slot->due >= 0)
+			timeout = onside_sooner(timeout, onside_ms_until(slot->due, 0));
+	}
 
 	prepare_wait_set(http);
 	n = WaitEventSetWait(http->wait_set, timeout, events, lengthof(events),

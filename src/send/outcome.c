@@ -288,13 +288,11 @@ onside_outcome_throttled(OnsideSender *sender, OnsideInFlight *request,
 /* Tells pace.c about a failure, which may be the endpoint's. */
 static void
 note_trouble(OnsideSender *sender, const OnsideInFlight *request,
-			 OnsideResponseClass class, const OnsideAnswer *answer, int64 now)
+			 OnsideResponseClass class, int64 now)
 {
 	const OnsidePiece *piece = request->piece;
 	bool		oldest = request->kind == ONSIDE_SEND_OLDEST;
 	bool		newest = request->kind == ONSIDE_SEND_NEWEST;
-	bool		about_sent = class == ONSIDE_RESPONSE_REFUSED ||
-		class == ONSIDE_RESPONSE_TOO_LARGE;
 
 	/*
 	 * A batch of never-sent events was too large: the next ones are smaller.
@@ -311,10 +309,6 @@ note_trouble(OnsideSender *sender, const OnsideInFlight *request,
 		onside_pace_note_fresh(&sender->pace, true);
 	if (oldest)
 		sender->oldest_failures++;
-
-	/* The connection may be what is broken. */
-	if (!about_sent)
-		sender->fresh_connection = true;
 }
 
 /*
@@ -331,17 +325,19 @@ onside_outcome_failed(OnsideSender *sender, OnsideInFlight *request,
 	bool		refused = class == ONSIDE_RESPONSE_REFUSED ||
 		class == ONSIDE_RESPONSE_TOO_LARGE;
 
+	/* Unless the API refuses what was sent, the connection may be broken. */
+	if (current || request->kind == ONSIDE_SEND_CHANCE)
+		sender->fresh_connection |= !refused;
 	note_failure(sender, piece, answer, now);
 	if (request->kind == ONSIDE_SEND_CHANCE)
 	{
-		sender->fresh_connection |= !refused;
 		chance_failed(sender, piece, ONSIDE_FATE_POSTPONED);
 		return;
 	}
 
 	/* What a former endpoint answered is no trouble of the present one's. */
 	if (current)
-		note_trouble(sender, request, class, answer, now);
+		note_trouble(sender, request, class, now);
 
 	/* After a timeout the parts get less time; choice.c says how long. */
 	if (piece->timed_out)

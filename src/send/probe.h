@@ -13,7 +13,7 @@
 /* How far a connection came; each step includes those before it. */
 typedef enum OnsideProbeStep
 {
-	ONSIDE_PROBE_UNTRIED,
+	ONSIDE_PROBE_UNTRIED,		/* no connection was tried */
 	ONSIDE_PROBE_NONE,
 	ONSIDE_PROBE_RESOLVED,		/* the name has an address */
 	ONSIDE_PROBE_CONNECTED,		/* somebody listens there */

@@ -230,7 +230,8 @@ set_proxy_credentials(CURL *easy, const char *credentials)
 {
 	int			user_len = strcspn(credentials, ":");
 	char	   *user = curl_easy_escape(easy, credentials, user_len);
-	char	   *password = curl_easy_escape(easy, credentials + user_len + 1, 0);
+	char	   *password = curl_easy_escape(easy, credentials + user_len + 1,
+											0);
 	bool		ok = false;
 
 	if (user != NULL && password != NULL)

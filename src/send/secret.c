@@ -239,7 +239,8 @@ read_backslash(const char *p, int depth, Unit *unit)
 		len += more;
 		if ((more = take_number(p + len, depth, 16, 4, 4, &low)) == 0)
 			return 0;
-		unit->c = 0x10000 + ((unit->c - 0xd800) << 10) + ((low - 0xdc00) & 0x3ff);
+		unit->c = 0x10000 + ((unit->c - 0xd800) << 10) +
+			((low - 0xdc00) & 0x3ff);
 		return len + more;
 	}
 

@@ -143,7 +143,7 @@ typedef struct OnsideSender
 	int64		trouble_us;
 	OnsideResponseClass failure;	/* the last one's; DELIVERED: not known */
 	OnsideAnswerKind failure_kind;
-	int			refused_in_row; /* events given up since anything was accepted */
+	int			refused_in_row; /* events given up since an acceptance */
 	int64		judge_at_us;	/* when the next review is due; 0 for never */
 	bool		ends;			/* see onside_review_end() */
 
