@@ -20,7 +20,7 @@
  * The launcher registers the process (onside_worker_register()).  However the
  * process ends, before_exit() leaves the slot; after a crash, shared memory is
  * made anew.  The loop takes the slot's own lock for a moment at a time, and
- * waits for no heavyweight lock.
+ * waits for no lock on a table of ours.
  *
  * An error in a transaction of ours (a full disk, a locked or damaged table)
  * does not end the process, and work that needs no such transaction goes on;
