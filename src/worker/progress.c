@@ -77,6 +77,14 @@ look_for_held_snapshot(OnsideWorker *worker)
 	progress->probed_at = onside_clock();
 }
 
+/* Events that were delivered, by this worker and those before it. */
+static int64
+count_delivered(OnsideWorker *worker)
+{
+	return worker->progress.before.delivered + worker->sender->delivered +
+		worker->sender->healed;
+}
+
 /* Brings the counters up to date and writes the row; in a transaction. */
 void
 onside_progress_store(OnsideWorker *worker)
@@ -87,8 +95,7 @@ onside_progress_store(OnsideWorker *worker)
 	const OnsideDelivery *before = &progress->before;
 	OnsideDelivery *delivery = &progress->delivery;
 
-	delivery->delivered = before->delivered + sender->delivered +
-		sender->healed;
+	delivery->delivered = count_delivered(worker);
 	delivery->dead_lettered = before->dead_lettered + progress->buried +
 		progress->burying_now;
 	delivery->requests = before->requests + status->requests;
@@ -105,9 +112,7 @@ onside_progress_store(OnsideWorker *worker)
 static void
 publish_counts(OnsideWorker *worker)
 {
-	OnsideProgress *progress = &worker->progress;
-
-	progress->published = onside_progress_settled_count(worker);
+	worker->progress.published = onside_progress_settled_count(worker);
 	onside_counting_publish(worker);
 	LWLockAcquire(worker->slot->lock, LW_EXCLUSIVE);
 	onside_progress_report(worker, &worker->slot->status);
@@ -118,18 +123,10 @@ publish_counts(OnsideWorker *worker)
 void
 onside_progress_is_stored(OnsideWorker *worker)
 {
-	OnsideProgress *progress = &worker->progress;
-
-	progress->persist_due = false;
-	progress->persisted_at = onside_clock();
+	worker->progress.persist_due = false;
+	worker->progress.persisted_at = onside_clock();
 	publish_counts(worker);
 	ConditionVariableBroadcast(&worker->slot->settled_cv);
-}
-
-static bool
-somebody_waits(OnsideWorker *worker)
-{
-	return pg_atomic_read_u32(&worker->slot->flush_waiters) > 0;
 }
 
 /*
@@ -139,12 +136,11 @@ somebody_waits(OnsideWorker *worker)
 static bool
 not_before_has_changed(OnsideWorker *worker)
 {
-	OnsideProgress *progress = &worker->progress;
 	TimestampTz now = onside_sending_not_before(worker);
-	int64		difference = now - progress->delivery.not_before;
+	int64		difference = now - worker->progress.delivery.not_before;
 
 	/* the same moment by two clocks */
-	return (now == 0) != (progress->delivery.not_before == 0) ||
+	return (now == 0) != (worker->progress.delivery.not_before == 0) ||
 		Max(difference, -difference) > USECS_PER_SEC / 10;
 }
 
@@ -153,15 +149,14 @@ static long
 persist_timeout(OnsideWorker *worker)
 {
 	OnsideProgress *progress = &worker->progress;
-	OnsideSender *sender = worker->sender;
-	const OnsideBrake *brake = sender->nfates > 0 ? &progress->burying :
+	const OnsideBrake *brake = worker->sender->nfates > 0 ? &progress->burying :
 		&progress->writing;
 	bool		asked = not_before_has_changed(worker);
 	long		timeout;
 
-	if (!progress->persist_due && !asked && sender->nfates == 0)
+	if (!progress->persist_due && !asked && worker->sender->nfates == 0)
 		return -1;
-	if (somebody_waits(worker) || asked)
+	if (pg_atomic_read_u32(&worker->slot->flush_waiters) > 0 || asked)
 		timeout = 0;
 	else
 		timeout = onside_ms_until(progress->persisted_at,
@@ -189,12 +184,11 @@ void
 onside_progress_persist(OnsideWorker *worker)
 {
 	OnsideProgress *progress = &worker->progress;
-	OnsideSender *sender = worker->sender;
 
 	progress->persist_due = true;	/* also if this fails */
 	do
 	{
-		bool		fates = sender->nfates > 0;
+		bool		fates = worker->sender->nfates > 0;
 		int			uses = ONSIDE_USES_CURSOR;
 
 		if (fates)
@@ -204,7 +198,7 @@ onside_progress_persist(OnsideWorker *worker)
 							&progress->writing, uses, write_all, NULL))
 			return;
 		onside_fate_forget(worker);
-	} while (sender->nfates > 0);
+	} while (worker->sender->nfates > 0);
 	onside_brake_release(&progress->writing);	/* that was part of it */
 	onside_brake_release(&progress->burying);
 	progress->unwritten_since = 0;
@@ -248,8 +242,7 @@ void
 onside_progress_settle(OnsideWorker *worker)
 {
 	OnsideProgress *progress = &worker->progress;
-	OnsideSender *sender = worker->sender;
-	int64		seq = onside_sender_settled(sender);
+	int64		seq = onside_sender_settled(worker->sender);
 
 	/*
 	 * A newer snapshot that shows no new row is not worth writing: the row of
@@ -263,7 +256,7 @@ onside_progress_settle(OnsideWorker *worker)
 		progress->persist_due = true;
 		progress->maintenance_due = true;
 	}
-	if (sender->nfates > 0)
+	if (worker->sender->nfates > 0)
 	{
 		if (progress->unwritten_since == 0)
 			progress->unwritten_since = GetCurrentTimestamp();
@@ -271,8 +264,7 @@ onside_progress_settle(OnsideWorker *worker)
 	}
 
 	/* While the cursor stands still, counters do not. */
-	if (progress->before.delivered + sender->delivered + sender->healed !=
-		progress->delivery.delivered)
+	if (count_delivered(worker) != progress->delivery.delivered)
 		progress->persist_due = true;
 
 	/* Before flush() may return. */
@@ -290,7 +282,6 @@ typedef struct Maintenance
 {
 	bool		drained;
 	bool		moved;
-	int			emptied;
 } Maintenance;
 
 /* Body of a transaction.  What fails half-way is looked at anew. */
@@ -298,7 +289,6 @@ static void
 look_after_segments(OnsideWorker *worker, void *arg)
 {
 	OnsideProgress *progress = &worker->progress;
-	OnsideSender *sender = worker->sender;
 	Maintenance *maintenance = arg;
 
 	maintenance->moved = onside_segment_move_on(&progress->delivery,
@@ -315,13 +305,11 @@ look_after_segments(OnsideWorker *worker, void *arg)
 	 * before may be about to lock it, and would wait.  And what covers a
 	 * segment has to be on disk.
 	 */
-	if (progress->persist_due || sender->nfates > 0)
+	if (progress->persist_due || worker->sender->nfates > 0)
 		return;
 	if (FullTransactionIdIsValid(progress->delivery.written_by))
 		onside_flush_commit(progress->delivery.written_by);
-	maintenance->emptied = onside_segment_empty(&progress->delivery,
-												&progress->blocked);
-	if (maintenance->emptied > 0)
+	if (onside_segment_empty(&progress->delivery, &progress->blocked) > 0)
 		progress->persist_due = true;
 }
 
@@ -410,13 +398,12 @@ check_row(OnsideWorker *worker, void *arg)
 void
 onside_progress_check_row(OnsideWorker *worker)
 {
-	OnsideProgress *progress = &worker->progress;
 	const char *problem;
 
 	/* It is about to be written anyway. */
-	if (progress->persist_due)
+	if (worker->progress.persist_due)
 		return;
-	if (onside_txn_run(worker, &progress->checking, ONSIDE_USES_CURSOR,
+	if (onside_txn_run(worker, &worker->progress.checking, ONSIDE_USES_CURSOR,
 					   check_row, &problem) &&
 		problem != NULL)
 		replace_row(worker, problem, "No event is sent again.");
@@ -471,12 +458,6 @@ onside_progress_init(OnsideWorker *worker)
  * ----------
  */
 
-const OnsideDelivery *
-onside_progress_delivery(OnsideWorker *worker)
-{
-	return &worker->progress.delivery;
-}
-
 int64
 onside_progress_settled_count(OnsideWorker *worker)
 {
@@ -485,12 +466,6 @@ onside_progress_settled_count(OnsideWorker *worker)
 	/* What is not in dead_letter is as pending as it was. */
 	return worker->progress.settled_before + sender->delivered +
 		sender->withdrawn + sender->refused - onside_fate_count_unburied(worker);
-}
-
-TimestampTz
-onside_progress_unwritten_since(OnsideWorker *worker)
-{
-	return worker->progress.unwritten_since;
 }
 
 bool
@@ -504,12 +479,10 @@ void
 onside_progress_report(OnsideWorker *worker, OnsideStatus *status)
 {
 	const OnsideProgress *progress = &worker->progress;
-	const OnsideSender *sender = worker->sender;
 	const OnsideSendingStatus *sending = onside_sending_status(worker);
 
 	status->settled = onside_progress_settled_count(worker);
-	status->delivered = progress->before.delivered + sender->delivered +
-		sender->healed;
+	status->delivered = count_delivered(worker);
 	status->dead_lettered = progress->before.dead_lettered + progress->buried;
 	status->requests = progress->before.requests + sending->requests;
 	status->retries = progress->before.retries + sending->retries;

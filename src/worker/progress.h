@@ -50,14 +50,8 @@ extern void onside_progress_request_maintenance(OnsideWorker *worker);
 /* Milliseconds until persisting or maintenance is due; -1 for never. */
 extern long onside_progress_timeout(OnsideWorker *worker);
 
-/* What is, or is about to be, in delivery_cursor. */
-extern const OnsideDelivery *onside_progress_delivery(OnsideWorker *worker);
-
 /* Events settled since the slot was taken, and those refused in dead_letter. */
 extern int64 onside_progress_settled_count(OnsideWorker *worker);
-
-/* Since when what has become of events waits to be written; 0 for none. */
-extern TimestampTz onside_progress_unwritten_since(OnsideWorker *worker);
 
 /* Is nothing of what is settled kept from being written down? */
 extern bool onside_progress_is_written(OnsideWorker *worker);

@@ -56,20 +56,16 @@ static const char *
 what_is_in_the_way(OnsideWorker *worker)
 {
 	const OnsideProgress *progress = &worker->progress;
-	const OnsideBrake *first[] = {&worker->reader.brake, &progress->burying,
+	const OnsideBrake *brakes[] = {&worker->reader.brake, &progress->burying,
 		&progress->writing, &worker->undecided.leaving,
 		&worker->undecided.loading, &progress->checking,
-	&progress->maintaining};
-	const OnsideBrake *controlling = &worker->configuration.controlling;
+		&progress->maintaining, &worker->configuration.controlling,
+	&worker->configuration.looking};
 
-	for (int i = 0; i < (int) lengthof(first); i++)
-		if (onside_brake_problem(first[i]) != NULL)
-			return onside_brake_problem(first[i]);
-	if (progress->blocked != NULL)
-		return progress->blocked;
-	if (onside_brake_problem(controlling) != NULL)
-		return onside_brake_problem(controlling);
-	return onside_brake_problem(&worker->configuration.looking);
+	for (int i = 0; i < (int) lengthof(brakes); i++)
+		if (onside_brake_problem(brakes[i]) != NULL)
+			return onside_brake_problem(brakes[i]);
+	return progress->blocked;
 }
 
 /*
@@ -126,9 +122,8 @@ oldest_recorded(OnsideWorker *worker)
 {
 	TimestampTz times[] = {onside_sending_oldest(worker),
 		onside_reader_oldest_recorded(worker),
-		onside_progress_unwritten_since(worker),
-		onside_undecided_all_known(worker) ? 0 :
-	onside_backlog_aside_oldest(worker)};
+		worker->progress.unwritten_since,
+	worker->undecided.more ? worker->backlog.aside_oldest : 0};
 	TimestampTz oldest = 0;
 
 	for (int i = 0; i < (int) lengthof(times); i++)
@@ -230,7 +225,7 @@ onside_publish_status(OnsideWorker *worker)
 
 	reason = whole_reason(worker, reason);
 	if (onside_undecided_is_drained(worker))
-		onside_backlog_is_empty(worker, onside_reader_recorded(worker));
+		onside_backlog_is_empty(worker, worker->reader.read_recorded);
 
 	LWLockAcquire(worker->slot->lock, LW_EXCLUSIVE);
 	shared->state = state;

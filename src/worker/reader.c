@@ -91,9 +91,8 @@ typedef struct Read
 bool
 onside_reader_took(OnsideWorker *worker, const OnsidePosition *pos, int64 until)
 {
-	OnsideReader *reader = &worker->reader;
-	const Early *entry = reader->early == NULL ? NULL :
-		hash_search(reader->early, pos, HASH_FIND, NULL);
+	const Early *entry = worker->reader.early == NULL ? NULL :
+		hash_search(worker->reader.early, pos, HASH_FIND, NULL);
 
 	return entry != NULL && entry->taken <= until;
 }
@@ -119,10 +118,10 @@ add_to_batch(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 static void
 read_in_order(OnsideWorker *worker, void *arg)
 {
-	OnsideReader *reader = &worker->reader;
 	Read	   *read = arg;
 
-	read->finished = onside_window_read(&reader->reading, add_to_batch, read);
+	read->finished = onside_window_read(&worker->reader.reading, add_to_batch,
+										read);
 }
 
 /* All that has been read was handed over, or was not to be. */
@@ -164,18 +163,6 @@ forget_early(OnsideWorker *worker)
 	hash_destroy(reader->early);
 	reader->early = NULL;
 	reader->forgotten = ++reader->takes;
-}
-
-int64
-onside_reader_takes(OnsideWorker *worker)
-{
-	return worker->reader.takes;
-}
-
-int64
-onside_reader_forgotten(OnsideWorker *worker)
-{
-	return worker->reader.forgotten;
 }
 
 /* Reads into the open batch.  Returns true if it is full. */
@@ -229,11 +216,9 @@ take_open_batch(OnsideWorker *worker)
 static long
 linger_timeout(OnsideWorker *worker)
 {
-	OnsideReader *reader = &worker->reader;
-
 	if (pg_atomic_read_u32(&worker->slot->flush_waiters) > 0)
 		return 0;
-	return onside_ms_until(reader->open_batch->opened_at, onside_linger);
+	return onside_ms_until(worker->reader.open_batch->opened_at, onside_linger);
 }
 
 /*
@@ -310,10 +295,9 @@ onside_reader_passed(OnsideWorker *worker, int64 last_seq)
 static int
 count_reached(OnsideWorker *worker, int64 seq)
 {
-	OnsideReader *reader = &worker->reader;
 	int			n = 0;
 
-	while (n < reader->nmarks && reader->marks[n].seq <= seq)
+	while (n < worker->reader.nmarks && worker->reader.marks[n].seq <= seq)
 		n++;
 	return n;
 }
@@ -321,11 +305,10 @@ count_reached(OnsideWorker *worker, int64 seq)
 bool
 onside_reader_settled(OnsideWorker *worker, int64 seq, OnsideCursor *settled)
 {
-	OnsideReader *reader = &worker->reader;
 	int			n = count_reached(worker, seq);
 
 	if (n > 0)
-		onside_cursor_copy(settled, &reader->marks[n - 1].cursor);
+		onside_cursor_copy(settled, &worker->reader.marks[n - 1].cursor);
 	return n > 0;
 }
 
@@ -426,16 +409,17 @@ typedef struct Again
 	const OnsideItem *items;
 	int			n;
 	bool	   *gone;
-	OnsideBatch *batch;
+	OnsideBatch *batch;			/* NULL: just looks which are there */
 	int			next;			/* of the items, in the log */
 } Again;
 
-/* Puts one that is there into the batch. */
+/* Notes that an event is there, and puts it into the batch. */
 static void
 add_again(Again *again, int i, const OnsideEvent *event)
 {
-	again->gone[i] = !onside_batch_add(again->batch, event, &again->items[i],
-									   ONSIDE_API_MAX_EVENTS, INT_MAX);
+	again->gone[i] = again->batch != NULL &&
+		!onside_batch_add(again->batch, event, &again->items[i],
+						  ONSIDE_API_MAX_EVENTS, INT_MAX);
 }
 
 /* Which of the items, from this one on, is at that place of the log? */
@@ -453,11 +437,12 @@ static bool
 add_from_log(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 {
 	Again	   *again = arg;
-	OnsideEvent event;
+	OnsideEvent event = {0};
 
 	onside_crash_guard_at(pos);
 	again->next = next_in_log(again->items, again->next, pos);
-	onside_outbox_read_event(row, &event);
+	if (again->batch != NULL)
+		onside_outbox_read_event(row, &event);
 	add_again(again, again->next++, &event);
 	return true;
 }
@@ -474,7 +459,7 @@ read_again(OnsideWorker *worker, void *arg)
 	for (int i = 0; i < again->n; i++)
 	{
 		const OnsideItem *item = &again->items[i];
-		OnsideEvent event;
+		OnsideEvent event = {0};
 		TimestampTz recorded_at;
 
 		again->gone[i] = true;
@@ -483,6 +468,7 @@ read_again(OnsideWorker *worker, void *arg)
 		else if (item->home == ONSIDE_IN_ASIDE ?
 				 onside_aside_fetch(onside_item_id(item), &event,
 									&recorded_at) :
+				 again->batch == NULL ||
 				 onside_second_chance_fetch(onside_item_id(item), &event,
 											&recorded_at))
 			add_again(again, i, &event);
@@ -497,7 +483,6 @@ OnsideBatch *
 onside_reader_again(OnsideWorker *worker, const OnsideItem *items, int n,
 					bool *gone, bool *failed)
 {
-	OnsideReader *reader = &worker->reader;
 	Again		again = {items, n, gone, NULL, 0};
 	int			uses = 0;
 
@@ -509,7 +494,8 @@ onside_reader_again(OnsideWorker *worker, const OnsideItem *items, int n,
 			items[i].home == ONSIDE_IN_ASIDE ? ONSIDE_USES_ASIDE :
 			ONSIDE_USES_DEAD_LETTER;
 	again.batch = onside_batch_create();
-	*failed = !onside_txn_run(worker, &reader->brake, uses, read_again, &again);
+	*failed = !onside_txn_run(worker, &worker->reader.brake, uses, read_again,
+							  &again);
 	if (*failed || again.batch->nitems == 0)
 	{
 		onside_batch_free(again.batch);
@@ -519,48 +505,17 @@ onside_reader_again(OnsideWorker *worker, const OnsideItem *items, int n,
 	return again.batch;
 }
 
-/* Where in the array an event of the log was, of those not found yet. */
-typedef struct Find
-{
-	const OnsideItem *items;
-	int			next;
-	bool	   *gone;
-} Find;
-
-static bool
-found_in_log(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
-{
-	Find	   *find = arg;
-
-	find->next = next_in_log(find->items, find->next, pos);
-	find->gone[find->next++] = false;
-	return true;
-}
-
 /*
  * Dead letters are not looked for: what is in flight of them is looked at when its fate
  * is carried out.
  */
 void
-onside_reader_find(const OnsideItem *items, int n, bool *gone)
+onside_reader_find(OnsideWorker *worker, const OnsideItem *items, int n,
+				   bool *gone)
 {
-	Find		find = {items, 0, gone};
-	OnsidePosition *positions = palloc(n * sizeof(OnsidePosition));
-	int			npositions = 0;
+	Again		find = {items, n, gone, NULL, 0};
 
-	for (int i = 0; i < n; i++)
-	{
-		OnsideEvent event;
-		TimestampTz recorded_at;
-
-		gone[i] = items[i].home != ONSIDE_IN_DEAD_LETTER;
-		if (items[i].home == ONSIDE_IN_LOG)
-			positions[npositions++] = onside_item_position(&items[i]);
-		else if (items[i].home == ONSIDE_IN_ASIDE)
-			gone[i] = !onside_aside_fetch(onside_item_id(&items[i]), &event,
-										  &recorded_at);
-	}
-	onside_window_fetch(positions, npositions, found_in_log, &find);
+	read_again(worker, &find);
 }
 
 /* ----------
@@ -571,9 +526,8 @@ onside_reader_find(const OnsideItem *items, int n, bool *gone)
 int
 onside_reader_missing(OnsideWorker *worker, int max_events, int max_bytes)
 {
-	OnsideReader *reader = &worker->reader;
-	int			full = Max(1, Min(max_events,
-								  max_bytes / Max(1, reader->average_bytes)));
+	int			fit = max_bytes / Max(1, worker->reader.average_bytes);
+	int			full = Max(1, Min(max_events, fit));
 
 	return Max(1, full - onside_reader_waiting(worker));
 }
@@ -584,18 +538,6 @@ onside_reader_waiting(OnsideWorker *worker)
 	OnsideReader *reader = &worker->reader;
 
 	return reader->open_batch == NULL ? 0 : reader->open_batch->nitems;
-}
-
-const OnsideCursor *
-onside_reader_position(OnsideWorker *worker)
-{
-	return &worker->reader.reading;
-}
-
-uint64
-onside_reader_recorded(OnsideWorker *worker)
-{
-	return worker->reader.read_recorded;
 }
 
 /* A look at the next event that does not read it. */
@@ -665,12 +607,6 @@ onside_reader_oldest_recorded(OnsideWorker *worker)
 	}
 	onside_cursor_release(&peek.cursor);
 	return reader->peeked_oldest;
-}
-
-const char *
-onside_reader_problem(OnsideWorker *worker)
-{
-	return onside_brake_problem(&worker->reader.brake);
 }
 
 bool

@@ -52,7 +52,8 @@ extern OnsideBatch *onside_reader_again(OnsideWorker *worker,
  * Which of these are not there any more?  In a transaction that uses log and
  * aside.
  */
-extern void onside_reader_find(const OnsideItem *items, int n, bool *gone);
+extern void onside_reader_find(OnsideWorker *worker, const OnsideItem *items,
+							   int n, bool *gone);
 
 /*
  * With all events of the log up to this seq settled, how far has the cursor
@@ -75,33 +76,20 @@ extern int	onside_reader_missing(OnsideWorker *worker, int max_events,
 								  int max_bytes);
 
 /*
- * A number that grows each time that events are taken out of turn; had the one at
- * this place, behind the reading cursor, been taken when it was "until"?
+ * Was the event at this place, behind the reading cursor, taken out of turn when
+ * reader.takes was "until" or less?
  */
-extern int64 onside_reader_takes(OnsideWorker *worker);
 extern bool onside_reader_took(OnsideWorker *worker, const OnsidePosition *pos,
 							   int64 until);
 
-/* What it was when such places were forgotten, since reading had passed them. */
-extern int64 onside_reader_forgotten(OnsideWorker *worker);
-
 /* How many events have been read and not sent. */
 extern int	onside_reader_waiting(OnsideWorker *worker);
-
-/* What has been handed over or waits here; reading goes on behind it. */
-extern const OnsideCursor *onside_reader_position(OnsideWorker *worker);
-
-/* slot->recorded when was last looked for events. */
-extern uint64 onside_reader_recorded(OnsideWorker *worker);
 
 /*
  * When the oldest event that was not handed over was recorded; 0 for none.
  * Looks into the log if need be.
  */
 extern TimestampTz onside_reader_oldest_recorded(OnsideWorker *worker);
-
-/* Why nothing can be read, or NULL. */
-extern const char *onside_reader_problem(OnsideWorker *worker);
 
 /*
  * Milliseconds until a batch has lingered long enough, or reading is tried

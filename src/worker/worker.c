@@ -399,8 +399,8 @@ prepare_rooms(OnsideWorker *worker)
 	onside_progress_init(worker);
 	worker->http = onside_http_create();
 	worker->epoch = pg_atomic_read_u32(&worker->slot->epoch);
-	onside_sending_init(worker, onside_progress_delivery(worker));
-	onside_reader_init(worker, &onside_progress_delivery(worker)->settled);
+	onside_sending_init(worker, &worker->progress.delivery);
+	onside_reader_init(worker, &worker->progress.delivery.settled);
 	onside_chance_init(worker);
 	onside_undecided_init(worker);
 	onside_configuration_read(worker);
