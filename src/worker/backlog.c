@@ -102,10 +102,10 @@ begin_count(OnsideWorker *worker)
 	onside_sender_visit(worker->sender, count_item, &backlog->total);
 
 	/* How things stand at this moment. */
-	onside_cursor_copy(&backlog->cursor, onside_reader_position(worker));
+	onside_cursor_copy(&backlog->cursor, &worker->reader.reading);
 	backlog->recorded = pg_atomic_read_u64(&worker->slot->recorded);
 	backlog->settled = onside_progress_settled_count(worker);
-	backlog->takes = onside_reader_takes(worker);
+	backlog->takes = worker->reader.takes;
 	backlog->counted_at = 0;
 	backlog->confirms = 0;
 	return true;
@@ -194,7 +194,7 @@ onside_backlog_count_some(OnsideWorker *worker)
 	 * The reader has forgotten what it had taken out of turn, so these events
 	 * would count twice: begin again.
 	 */
-	if (onside_reader_forgotten(worker) > backlog->takes)
+	if (worker->reader.forgotten > backlog->takes)
 	{
 		backlog->prepared = false;
 		return;
@@ -232,23 +232,12 @@ onside_backlog_timeout(OnsideWorker *worker)
 	return Max(0, onside_brake_timeout(worker, &backlog->brake));
 }
 
-TimestampTz
-onside_backlog_aside_oldest(OnsideWorker *worker)
-{
-	return worker->backlog.aside_oldest;
-}
-
 /* Ends a count that is under way. */
 void
 onside_backlog_is_empty(OnsideWorker *worker, uint64 recorded)
 {
-	OnsideBacklog *backlog = &worker->backlog;
-
 	publish_uncounted(worker, onside_progress_settled_count(worker) -
 					  (int64) recorded);
-	if (backlog->counting)
-	{
-		backlog->counting = false;
-		onside_cursor_release(&backlog->cursor);
-	}
+	worker->backlog.counting = false;
+	onside_cursor_release(&worker->backlog.cursor);
 }

@@ -21,12 +21,6 @@ extern void onside_backlog_start_counting(OnsideWorker *worker);
 /* Goes on with a count that is under way, in a transaction of its own. */
 extern void onside_backlog_count_some(OnsideWorker *worker);
 
-/*
- * When the oldest of the events was recorded that were aside at the last count;
- * 0 if none was.
- */
-extern TimestampTz onside_backlog_aside_oldest(OnsideWorker *worker);
-
 /* Milliseconds until there is more to count; -1 for never. */
 extern long onside_backlog_timeout(OnsideWorker *worker);
 

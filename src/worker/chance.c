@@ -1,14 +1,18 @@
 /*-------------------------------------------------------------------------
  *
  * chance.c
- *		Second chances of dead letters.
+ *		Gives dead letters their second chances.
  *
- * send/chances.c says when, and of which group; then ten of those that are due are
- * tried, and more as long as some are accepted (sender.c counts).  The others stay
- * as they are, with a retry_at that is past.
+ * send/chances.c decides when which group has a chance, and second_chance.c
+ * looks for it in the table.  In a chance, ten of the dead letters that are
+ * due are sent, each alone, and more as long as some are accepted: the sender
+ * counts (onside_sender_begin_chance()).  The others stay as they are, with a
+ * retry_at that is past.  What failed while nothing was accepted has its
+ * chance as soon as something is accepted again.
  *
- * Whatever failed while nothing was accepted has its chance as soon as something
- * is again.
+ * The worker's loop calls onside_chance_look() before it sends, and sending.c
+ * asks for one dead letter after the other.  Both read in transactions of
+ * txn.c, so an error or a lock puts the work off.
  *
  *-------------------------------------------------------------------------
  */
@@ -38,29 +42,35 @@ onside_chance_expect(OnsideWorker *worker, TimestampTz retry_at)
 }
 
 /* ----------
- * Looking
+ * Whose chance it is
  * ----------
  */
 
-/* Is something accepted again, after a time without, of which all is written? */
+/*
+ * Has an outage ended: is something accepted again, after a time without?
+ * True only when the fates of that time are written, since the table is asked
+ * for them.
+ */
 static bool
 has_recovered(OnsideWorker *worker)
 {
 	return worker->sender->recovered && worker->sender->nfates == 0;
 }
 
-/* Body of a transaction. */
+/* Body of a transaction: takes the dead letters of an outage that has ended. */
 static void
 take_recovery(OnsideWorker *worker, void *arg)
 {
+	int64		since = worker->sender->recovered_us;
+
 	onside_chances_recovered(&worker->chance.chances,
-							 onside_clock_timestamp(worker->sender->recovered_us),
+							 onside_clock_timestamp(since),
 							 &onside_second_chance_storage);
 }
 
-/* Body of a transaction. */
+/* Body of a transaction: looks for a group that has a chance now. */
 static void
-look(OnsideWorker *worker, void *arg)
+look_for_group(OnsideWorker *worker, void *arg)
 {
 	if (onside_chances_look(&worker->chance.chances, GetCurrentTimestamp(),
 							&onside_second_chance_storage))
@@ -78,22 +88,23 @@ onside_chance_look(OnsideWorker *worker)
 		worker->sender->recovered = false;
 	if (onside_chance_timeout(worker) == 0)
 		(void) onside_txn_run(worker, &chance->brake, ONSIDE_USES_DEAD_LETTER,
-							  look, NULL);
+							  look_for_group, NULL);
 }
 
 /* ----------
- * Picking
+ * The dead letters of a chance
  * ----------
  */
 
-/* One that is to be tried, and its event. */
+/* The search for a dead letter to send. */
 typedef struct Pick
 {
-	OnsideBatch *batch;
+	OnsideBatch *batch;			/* gets its event */
 	int			nbusy;
-	pg_uuid_t	busy[ONSIDE_SENDER_MAX_REQUESTS * 2];
+	pg_uuid_t	busy[ONSIDE_SENDER_MAX_REQUESTS * 2];	/* not these */
 } Pick;
 
+/* Notes the id, if it is a dead letter. */
 static void
 note_busy(Pick *pick, const OnsideItem *item)
 {
@@ -102,7 +113,7 @@ note_busy(Pick *pick, const OnsideItem *item)
 		pick->busy[pick->nbusy++] = *onside_item_id(item);
 }
 
-/* Those in flight, and those of which is not yet written what has become. */
+/* Notes the dead letters in flight, and those whose fate is not written yet. */
 static void
 note_all_busy(OnsideWorker *worker, Pick *pick)
 {
@@ -115,6 +126,7 @@ note_all_busy(OnsideWorker *worker, Pick *pick)
 		note_busy(pick, &sender->fates[i].item);
 }
 
+/* Puts a dead letter's event into the batch.  False if it cannot be read. */
 static bool
 add_letter(OnsideBatch *batch, const pg_uuid_t *id)
 {
@@ -127,7 +139,12 @@ add_letter(OnsideBatch *batch, const pg_uuid_t *id)
 	return onside_batch_add(batch, &event, &item, 1, INT_MAX);
 }
 
-/* Body of a transaction. */
+/*
+ * Body of a transaction: puts one dead letter of the present chance into the
+ * batch.  A chance without a name is that of an outage, of which we have the
+ * ids.  In a group, the oldest, the newest and a random dead letter take
+ * turns.
+ */
 static void
 pick_one(OnsideWorker *worker, void *arg)
 {
@@ -135,12 +152,18 @@ pick_one(OnsideWorker *worker, void *arg)
 	Pick	   *pick = arg;
 	pg_uuid_t	id;
 
+	/* Of an outage; ids of dead letters that are gone are passed over. */
 	if (chances->present.event_name[0] == '\0')
 	{
 		while (chances->at_once > 0 && pick->batch->nitems == 0)
 			(void) add_letter(pick->batch, &chances->ids[--chances->at_once]);
 		return;
 	}
+
+	/*
+	 * Of a group; what cannot be read is put off, so that it is not in the
+	 * way.
+	 */
 	if (onside_second_chance_pick(&chances->present,
 								  (OnsidePick) (worker->chance.npicks++ % 3),
 								  pick->busy, pick->nbusy, &id) &&
@@ -150,17 +173,20 @@ pick_one(OnsideWorker *worker, void *arg)
 }
 
 /*
- * Those that are in flight, or whose fate is not written yet, are not picked again.
+ * Does not pick a dead letter that is in flight, or whose fate is not written
+ * yet: in the table it is still due.
  */
 OnsideBatch *
 onside_chance_pick(OnsideWorker *worker)
 {
 	Pick		pick = {0};
 
-	/* With so much unwritten it is not known what has been tried. */
+	/* If there is no room to note them all, nothing is picked. */
 	note_all_busy(worker, &pick);
 	if (pick.nbusy == (int) lengthof(pick.busy))
 		return NULL;
+
+	/* Sealed, it is ready to be sent. */
 	pick.batch = onside_batch_create();
 	if (onside_txn_run(worker, &worker->chance.brake, ONSIDE_USES_DEAD_LETTER,
 					   pick_one, &pick) &&
@@ -173,6 +199,7 @@ onside_chance_pick(OnsideWorker *worker)
 	return NULL;
 }
 
+/* While a chance is under way, sending.c knows when it goes on. */
 long
 onside_chance_timeout(OnsideWorker *worker)
 {

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * chance.h
- *		Second chances of dead letters.
+ *		Gives dead letters their second chances.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,16 +15,19 @@
 /* Once, before all else. */
 extern void onside_chance_init(OnsideWorker *worker);
 
-/* Dead letters may have come that have their chance at this time. */
+/* There may be dead letters that have their chance at this time. */
 extern void onside_chance_expect(OnsideWorker *worker, TimestampTz retry_at);
 
-/* Begins a chance if one is due, and none is under way. */
+/* Begins a chance, if one is due and none is under way. */
 extern void onside_chance_look(OnsideWorker *worker);
 
-/* The next dead letter of the present chance, alone in a sealed batch; or NULL. */
+/*
+ * The next dead letter of the present chance, alone in a sealed batch, which
+ * is the caller's; NULL if there is none now.
+ */
 extern OnsideBatch *onside_chance_pick(OnsideWorker *worker);
 
-/* Milliseconds until there is one to begin; -1 for never. */
+/* Milliseconds until a chance may begin; -1 for never. */
 extern long onside_chance_timeout(OnsideWorker *worker);
 
 #endif							/* ONSIDE_CHANCE_H */

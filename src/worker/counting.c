@@ -3,10 +3,10 @@
  * counting.c
  *		What the worker has counted and not yet published.
  *
- * The worker counts in memory of its own, without a lock, and adds what it has
- * counted to its slot once in a turn of its loop, under the slot's lock.  So an
- * event costs a few instructions, whoever reads sees numbers that belong
- * together, and stats_reset() can zero them from any session.
+ * The worker counts in memory of its own, without a lock.  In each turn of its
+ * loop it adds what it has counted to its slot, under the slot's lock.  So an
+ * event costs a few instructions, a reader sees numbers that belong together,
+ * and stats_reset() can set them to zero from any session.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,12 +16,13 @@
 #include "worker/counting.h"
 
 /*
- * 204, 400, 413, 429 and 503 have a counter each; 401 and 403 share one, and so do
- * 408 and 425.  All others are counted by their first digit.
+ * 204, 400, 413, 429 and 503 have a counter each; 401 and 403 share one, and
+ * so do 408 and 425.  All other statuses are counted by their first digit.
  */
 OnsideCounter
 onside_counting_of_status(int http_status)
 {
+	/* Those that have a counter. */
 	switch (http_status)
 	{
 		case ONSIDE_API_ACCEPTED:
@@ -41,6 +42,8 @@ onside_counting_of_status(int http_status)
 		case 503:
 			return ONSIDE_COUNT_503;
 	}
+
+	/* All others; HTTP knows no status below 100 or above 599. */
 	switch (http_status / 100)
 	{
 		case 2:
@@ -56,7 +59,7 @@ onside_counting_of_status(int http_status)
 }
 
 static void
-merge(OnsideStats *to, const OnsideStats *from)
+add_stats(OnsideStats *to, const OnsideStats *from)
 {
 	for (int i = 0; i < ONSIDE_COUNTERS; i++)
 		to->counters[i] += from->counters[i];
@@ -64,6 +67,7 @@ merge(OnsideStats *to, const OnsideStats *from)
 	onside_histogram_merge(&to->request, &from->request);
 }
 
+/* Takes no lock if nothing has been counted. */
 void
 onside_counting_publish(OnsideWorker *worker)
 {
@@ -72,7 +76,7 @@ onside_counting_publish(OnsideWorker *worker)
 	if (memcmp(&worker->counted, &nothing, sizeof(nothing)) == 0)
 		return;
 	LWLockAcquire(worker->slot->lock, LW_EXCLUSIVE);
-	merge(&worker->slot->stats, &worker->counted);
+	add_stats(&worker->slot->stats, &worker->counted);
 	LWLockRelease(worker->slot->lock);
 	memset(&worker->counted, 0, sizeof(worker->counted));
 }

@@ -1,11 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * item.c
- *		Where an event is that the sender knows of.
+ *		What the key of an event that the sender knows means.
  *
- * To the sender, an event's key is two words without meaning.  For an event of the
- * log they are its position there, for one that is aside or a dead letter the id
- * of its row.
+ * The sender knows an event by its home (log, aside or dead_letter) and a key
+ * of two numbers, which mean nothing to the sender.  In the log they are the
+ * event's position, in aside and dead_letter they are the id of its row.
+ * Pure.
  *
  *-------------------------------------------------------------------------
  */

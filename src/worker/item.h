@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * item.h
- *		Where an event is that the sender knows of.
+ *		What the key of an event that the sender knows means.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,11 +16,11 @@
 #include "log/position.h"
 #include "send/piece.h"
 
-/* An event of the log. */
+/* The item for an event of the log. */
 extern OnsideItem onside_item_at(const OnsidePosition *pos,
 								 TimestampTz recorded_at);
 
-/* Where in the log an event is, or its id elsewhere. */
+/* An event's position, if its home is the log; otherwise the id of its row. */
 extern OnsidePosition onside_item_position(const OnsideItem *item);
 extern const pg_uuid_t *onside_item_id(const OnsideItem *item);
 extern void onside_item_set_id(OnsideItem *item, const pg_uuid_t *id);

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * process.c
- *		How the launcher and the workers connect.
+ *		How the launcher and the workers are registered, connect and sleep.
  *
  * ALTER SYSTEM, ALTER DATABASE and ALTER ROLE can set anything for our
  * processes, too, and whoever owns a database may set what any user may.  So
@@ -13,9 +13,9 @@
  *
  * Settings that are left alone, because they cannot do harm:
  *
- * - statement_timeout, idle_in_transaction_session_timeout, idle_session_timeout,
- *	 log_statement, log_duration: they are the business of the loop that
- *	 executes what a client sends;
+ * - statement_timeout, idle_in_transaction_session_timeout,
+ *	 idle_session_timeout, log_statement, log_duration: they are the business of
+ *	 the loop that executes what a client sends;
  * - default_transaction_deferrable: means something to serializable
  *	 transactions alone; row_security: a superuser passes by all policies;
  * - default_tablespace, temp_tablespaces, default_table_access_method,
@@ -116,7 +116,7 @@ onside_process_connect(Oid database)
 
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 
-	/* A user's name can be looked up only now. */
+	/* The bootstrap superuser's name can be looked up only now. */
 	StartTransactionCommand();
 	SetConfigOption("session_authorization",
 					GetUserNameFromId(BOOTSTRAP_SUPERUSERID, false), PGC_SUSET,

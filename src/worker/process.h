@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * process.h
- *		What the launcher and the workers have in common.
+ *		How the launcher and the workers are registered, connect and sleep.
  *
  *-------------------------------------------------------------------------
  */

@@ -3,20 +3,23 @@
  * progress.c
  *		How far delivery has come, in memory and on disk.
  *
- * The settled cursor is in memory here and is written to delivery_cursor soon
- * after it has moved, at once if somebody waits in flush() or if dead letters
- * are moved with it.  Not each time, because every version of that row stays
- * while somebody holds a snapshot.  After a crash the events in between are
- * sent again, with the event_id they had.
+ * The settled cursor is in memory here, and is written to delivery_cursor soon
+ * after it has moved; at once if somebody waits in flush().  It is not written
+ * each time, because each version of that row stays while somebody holds a
+ * snapshot.  After a crash the events in between are sent again, each under its
+ * event_id.
  *
- * What has become of events that is more than "delivered" is carried out in the
- * transaction that moves the cursor past them; see fate.c.  If that cannot be
- * written (a full disk, a lock), memory keeps the fates, nothing is sent again, and
- * writing is tried again later; see txn.c.  So that memory is bounded, sending
- * stops when too many wait to be written.
+ * The transaction that moves the cursor past events also carries out their
+ * fates; see fate.c.  If it fails (a full disk, a lock), memory keeps the
+ * fates, so that nothing is sent again, and writing is tried again later; see
+ * txn.c.  When too many fates wait to be written, sending.c stops sending, so
+ * memory is bounded.
  *
- * Nobody else writes delivery_cursor.  A row that is not the one that was
- * written last, whoever has done that, is replaced by what memory says.
+ * Nobody else writes delivery_cursor.  If its row is not the one that we wrote
+ * last, whoever has changed it, the row is replaced by what memory says.
+ *
+ * This file also empties segments that are settled (log/segment.c), and has the
+ * counters of the row.  The worker's loop calls it in each turn.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,15 +47,17 @@
 #include "worker/txn.h"
 
 /*
- * What has been delivered is written no more often than this (ms): it costs an
- * xid and a version of the row; and much less often while somebody holds a
- * snapshot that keeps the old versions.  How often we check whether somebody does.
+ * How often the row is written, at most; ms.  Each time costs an xid and a
+ * version of the row.  The longer interval is for when somebody holds a
+ * snapshot that keeps the old versions.
  */
 #define PERSIST_INTERVAL		50
 #define PERSIST_INTERVAL_HELD	2000
+
+/* How often we check whether a session holds an old snapshot; ms. */
 #define PROBE_INTERVAL			1000
 
-/* Segments are looked after so often while events pass; ms. */
+/* How often segments are looked after while events pass; ms. */
 #define MAINTENANCE_INTERVAL	1000
 
 /* ----------
@@ -61,8 +66,9 @@
  */
 
 /*
- * What wrote the row a while ago is long over; is the version that it replaced
- * still kept for somebody?
+ * Does somebody hold a snapshot that keeps old versions of the row?  The write
+ * that we remember is long over, so otherwise nobody would need the version
+ * that it replaced.
  */
 static void
 look_for_held_snapshot(OnsideWorker *worker)
@@ -77,7 +83,18 @@ look_for_held_snapshot(OnsideWorker *worker)
 	progress->probed_at = onside_clock();
 }
 
-/* Brings the counters up to date and writes the row; in a transaction. */
+/* Events that were delivered, by this worker and those before it. */
+static int64
+count_delivered(OnsideWorker *worker)
+{
+	return worker->progress.before.delivered + worker->sender->delivered +
+		worker->sender->healed;
+}
+
+/*
+ * Brings the counters of the row up to date, and writes the row.  "delivery"
+ * then says what the row will be if the caller's transaction commits.
+ */
 void
 onside_progress_store(OnsideWorker *worker)
 {
@@ -87,12 +104,13 @@ onside_progress_store(OnsideWorker *worker)
 	const OnsideDelivery *before = &progress->before;
 	OnsideDelivery *delivery = &progress->delivery;
 
-	delivery->delivered = before->delivered + sender->delivered +
-		sender->healed;
+	delivery->delivered = count_delivered(worker);
 	delivery->dead_lettered = before->dead_lettered + progress->buried +
 		progress->burying_now;
 	delivery->requests = before->requests + status->requests;
 	delivery->retries = before->retries + status->retries;
+
+	/* What the sender of a successor needs. */
 	delivery->not_before = onside_sending_not_before(worker);
 	delivery->refused_in_row = sender->refused_in_row;
 	delivery->trouble_since = sender->trouble == 0 ? 0 :
@@ -101,50 +119,46 @@ onside_progress_store(OnsideWorker *worker)
 	look_for_held_snapshot(worker);
 }
 
-/* Publishes the counters, as part of what publish.c publishes in each turn. */
+/*
+ * Publishes the counters ahead of publish.c, which publishes everything at the
+ * end of each turn.
+ */
 static void
 publish_counts(OnsideWorker *worker)
 {
-	OnsideProgress *progress = &worker->progress;
-
-	progress->published = onside_progress_settled_count(worker);
+	worker->progress.published = onside_progress_settled_count(worker);
 	onside_counting_publish(worker);
 	LWLockAcquire(worker->slot->lock, LW_EXCLUSIVE);
 	onside_progress_report(worker, &worker->slot->status);
 	LWLockRelease(worker->slot->lock);
 }
 
-/* The row has been committed.  flush() waits until its counters are known, too. */
+/*
+ * The row has been committed: publishes its counters, and then wakes the
+ * sessions that wait in flush().  So after flush() they see the counters, too.
+ */
 void
 onside_progress_is_stored(OnsideWorker *worker)
 {
-	OnsideProgress *progress = &worker->progress;
-
-	progress->persist_due = false;
-	progress->persisted_at = onside_clock();
+	worker->progress.persist_due = false;
+	worker->progress.persisted_at = onside_clock();
 	publish_counts(worker);
 	ConditionVariableBroadcast(&worker->slot->settled_cv);
 }
 
-static bool
-somebody_waits(OnsideWorker *worker)
-{
-	return pg_atomic_read_u32(&worker->slot->flush_waiters) > 0;
-}
-
 /*
- * A Retry-After is to outlive us and the server, and so is its end.  There are
- * few of them, so they are written before anybody is told of the back-off.
+ * Has a wait that the API asked for begun or ended since the row was written?
+ * Both have to outlive this process and the server.  They are rare, so they
+ * are written at once.
  */
 static bool
 not_before_has_changed(OnsideWorker *worker)
 {
-	OnsideProgress *progress = &worker->progress;
 	TimestampTz now = onside_sending_not_before(worker);
-	int64		difference = now - progress->delivery.not_before;
+	int64		difference = now - worker->progress.delivery.not_before;
 
-	/* the same moment by two clocks */
-	return (now == 0) != (progress->delivery.not_before == 0) ||
+	/* Two clocks give slightly different times for one moment. */
+	return (now == 0) != (worker->progress.delivery.not_before == 0) ||
 		Max(difference, -difference) > USECS_PER_SEC / 10;
 }
 
@@ -153,15 +167,14 @@ static long
 persist_timeout(OnsideWorker *worker)
 {
 	OnsideProgress *progress = &worker->progress;
-	OnsideSender *sender = worker->sender;
-	const OnsideBrake *brake = sender->nfates > 0 ? &progress->burying :
+	const OnsideBrake *brake = worker->sender->nfates > 0 ? &progress->burying :
 		&progress->writing;
 	bool		asked = not_before_has_changed(worker);
 	long		timeout;
 
-	if (!progress->persist_due && !asked && sender->nfates == 0)
+	if (!progress->persist_due && !asked && worker->sender->nfates == 0)
 		return -1;
-	if (somebody_waits(worker) || asked)
+	if (pg_atomic_read_u32(&worker->slot->flush_waiters) > 0 || asked)
 		timeout = 0;
 	else
 		timeout = onside_ms_until(progress->persisted_at,
@@ -171,8 +184,9 @@ persist_timeout(OnsideWorker *worker)
 }
 
 /*
- * Body of a transaction: fates, and the row that is past them.  As long as there
- * are more of them, the row stays where it is.
+ * Body of a transaction: carries out fates, and writes the row, which is past
+ * their events.  If there are more fates than one transaction carries out, the
+ * row is left to the last one.
  */
 static void
 write_all(OnsideWorker *worker, void *arg)
@@ -182,19 +196,19 @@ write_all(OnsideWorker *worker, void *arg)
 }
 
 /*
- * Writes what has become of events and then the row, in as many transactions as
- * that takes; stops at the first that cannot be.
+ * Carries out all fates and writes the row, in as many transactions as that
+ * takes.  Stops at the first one that fails.  Without fates only
+ * delivery_cursor is locked, so a lock on another table is no obstacle.
  */
 void
 onside_progress_persist(OnsideWorker *worker)
 {
 	OnsideProgress *progress = &worker->progress;
-	OnsideSender *sender = worker->sender;
 
 	progress->persist_due = true;	/* also if this fails */
 	do
 	{
-		bool		fates = sender->nfates > 0;
+		bool		fates = worker->sender->nfates > 0;
 		int			uses = ONSIDE_USES_CURSOR;
 
 		if (fates)
@@ -204,7 +218,7 @@ onside_progress_persist(OnsideWorker *worker)
 							&progress->writing, uses, write_all, NULL))
 			return;
 		onside_fate_forget(worker);
-	} while (sender->nfates > 0);
+	} while (worker->sender->nfates > 0);
 	onside_brake_release(&progress->writing);	/* that was part of it */
 	onside_brake_release(&progress->burying);
 	progress->unwritten_since = 0;
@@ -219,8 +233,8 @@ onside_progress_persist_if_due(OnsideWorker *worker)
 }
 
 /*
- * The row is to say how far we have come, so that a successor repeats little: it
- * is written at the end also if it lacks only a number of requests.
+ * At the end of the process the row is written also if it only lacks requests
+ * that were counted: counters do not run backwards over a clean restart.
  */
 void
 onside_progress_persist_at_exit(OnsideWorker *worker)
@@ -240,22 +254,21 @@ onside_progress_persist_at_exit(OnsideWorker *worker)
  */
 
 /*
- * Takes over what the sender has settled.  Nothing is written here; what is to be
- * written is noted, and told at once, since flush() waits for what is written and
- * told.
+ * Takes over what the sender has settled: moves the cursor in memory, and
+ * notes that it has to be written.  Writes nothing.  The counters are
+ * published at once.
  */
 void
 onside_progress_settle(OnsideWorker *worker)
 {
 	OnsideProgress *progress = &worker->progress;
-	OnsideSender *sender = worker->sender;
-	int64		seq = onside_sender_settled(sender);
+	int64		seq = onside_sender_settled(worker->sender);
 
 	/*
-	 * A newer snapshot that shows no new row is not worth writing: the row of
-	 * before covers the same events.  Otherwise an idle worker would write
-	 * each time that it looks, since its own write made its next snapshot a
-	 * new one.
+	 * The cursor.  A newer snapshot that shows no new row is not worth
+	 * writing: the row of before covers the same events.  Otherwise an idle
+	 * worker would write each time that it looks, since its own write made its
+	 * next snapshot a new one.
 	 */
 	if (onside_reader_settled(worker, seq, &progress->delivery.settled) &&
 		onside_reader_forget(worker, seq))
@@ -263,19 +276,20 @@ onside_progress_settle(OnsideWorker *worker)
 		progress->persist_due = true;
 		progress->maintenance_due = true;
 	}
-	if (sender->nfates > 0)
+
+	/* The fates; persist_timeout() knows that they have to be written. */
+	if (worker->sender->nfates > 0)
 	{
 		if (progress->unwritten_since == 0)
 			progress->unwritten_since = GetCurrentTimestamp();
 		progress->maintenance_due = true;
 	}
 
-	/* While the cursor stands still, counters do not. */
-	if (progress->before.delivered + sender->delivered + sender->healed !=
-		progress->delivery.delivered)
+	/* The counters of the row, which may grow while the cursor stands still. */
+	if (count_delivered(worker) != progress->delivery.delivered)
 		progress->persist_due = true;
 
-	/* Before flush() may return. */
+	/* flush() returns only after this. */
 	if (onside_progress_settled_count(worker) != progress->published)
 		publish_counts(worker);
 }
@@ -285,20 +299,22 @@ onside_progress_settle(OnsideWorker *worker)
  * ----------
  */
 
-/* What looking after the segments has come to. */
+/* One look after the segments. */
 typedef struct Maintenance
 {
-	bool		drained;
-	bool		moved;
-	int			emptied;
+	bool		drained;		/* nothing is pending */
+	bool		moved;			/* new rows go to another segment now */
 } Maintenance;
 
-/* Body of a transaction.  What fails half-way is looked at anew. */
+/*
+ * Body of a transaction: has new rows go to another segment, or empties
+ * segments that are settled.  If it fails half-way, the next look finds out
+ * how things are.
+ */
 static void
 look_after_segments(OnsideWorker *worker, void *arg)
 {
 	OnsideProgress *progress = &worker->progress;
-	OnsideSender *sender = worker->sender;
 	Maintenance *maintenance = arg;
 
 	maintenance->moved = onside_segment_move_on(&progress->delivery,
@@ -311,20 +327,21 @@ look_after_segments(OnsideWorker *worker, void *arg)
 	}
 
 	/*
-	 * Not in the same round: who has read the old segment's number just
-	 * before may be about to lock it, and would wait.  And what covers a
-	 * segment has to be on disk.
+	 * Do not empty a segment in the same round: a session that has just read
+	 * the old segment's number may be about to lock that segment, and would
+	 * wait.  And the cursor that covers a segment has to be on disk first.
 	 */
-	if (progress->persist_due || sender->nfates > 0)
+	if (progress->persist_due || worker->sender->nfates > 0)
 		return;
 	if (FullTransactionIdIsValid(progress->delivery.written_by))
 		onside_flush_commit(progress->delivery.written_by);
-	maintenance->emptied = onside_segment_empty(&progress->delivery,
-												&progress->blocked);
-	if (maintenance->emptied > 0)
+	if (onside_segment_empty(&progress->delivery, &progress->blocked) > 0)
 		progress->persist_due = true;
 }
 
+/*
+ * Writes the row first, if it lacks anything: only then are segments emptied.
+ */
 void
 onside_progress_maintain(OnsideWorker *worker, bool drained)
 {
@@ -352,6 +369,7 @@ onside_progress_request_maintenance(OnsideWorker *worker)
  * ----------
  */
 
+/* Milliseconds until segments are to be looked after; -1 for never. */
 static long
 maintenance_timeout(OnsideWorker *worker)
 {
@@ -381,9 +399,10 @@ onside_progress_timeout(OnsideWorker *worker)
  * ----------
  */
 
-/* Says that the row is replaced, and sees to it. */
+/* Logs that the row is replaced, and has it written. */
 static void
-replace_row(OnsideWorker *worker, const char *problem, const char *consequence)
+have_row_replaced(OnsideWorker *worker, const char *problem,
+				  const char *consequence)
 {
 	ereport(WARNING,
 			(errmsg("onside_attribution: table \"%s.delivery_cursor\" of database \"%s\" is written anew: %s",
@@ -394,7 +413,7 @@ replace_row(OnsideWorker *worker, const char *problem, const char *consequence)
 
 /* Body of a transaction: is the row the one that we have written? */
 static void
-check_row(OnsideWorker *worker, void *arg)
+compare_row(OnsideWorker *worker, void *arg)
 {
 	const char **problem = arg;
 	OnsideDelivery found = {0};
@@ -410,26 +429,28 @@ check_row(OnsideWorker *worker, void *arg)
 void
 onside_progress_check_row(OnsideWorker *worker)
 {
-	OnsideProgress *progress = &worker->progress;
 	const char *problem;
 
-	/* It is about to be written anyway. */
-	if (progress->persist_due)
+	/* The row is about to be written anyway. */
+	if (worker->progress.persist_due)
 		return;
-	if (onside_txn_run(worker, &progress->checking, ONSIDE_USES_CURSOR,
-					   check_row, &problem) &&
+	if (onside_txn_run(worker, &worker->progress.checking, ONSIDE_USES_CURSOR,
+					   compare_row, &problem) &&
 		problem != NULL)
-		replace_row(worker, problem, "No event is sent again.");
+		have_row_replaced(worker, problem, "No event is sent again.");
 }
 
-/* Body of a transaction. */
+/* Body of a transaction: reads the row that a predecessor has left. */
 static void
 load_row(OnsideWorker *worker, void *arg)
 {
 	onside_delivery_load(&worker->progress.delivery, NULL, arg);
 }
 
-/* Goes on trying until the row can be read: without it nothing can be done. */
+/*
+ * Tries until the row can be read: without it nothing can be done.  If the row
+ * is missing or damaged, delivery begins with the first event of the outbox.
+ */
 void
 onside_progress_init(OnsideWorker *worker)
 {
@@ -451,18 +472,20 @@ onside_progress_init(OnsideWorker *worker)
 	onside_txn_insist(worker, &progress->checking, ONSIDE_USES_CURSOR,
 					  load_row, &problem);
 	if (problem != NULL)
-		replace_row(worker, problem,
-					"What is in the outbox is sent again, each event under its event_id.");
+		have_row_replaced(worker, problem,
+						  "What is in the outbox is sent again, each event under its event_id.");
+
+	/* Which segment new rows go to, and since when. */
 	if (delivery->begun_at[delivery->segment - 1] == 0)
 		delivery->begun_at[delivery->segment - 1] = GetCurrentTimestamp();
 	pg_atomic_write_u32(&worker->slot->segment, delivery->segment);
 
-	/* No lock: we alone write it. */
+	/* We alone write the status, so we read it without the lock. */
 	progress->settled_before = worker->slot->status.settled;
 	progress->before = *delivery;
 	progress->maintained_at = progress->persisted_at = onside_clock();
 
-	/* A crash may have left a segment half empty. */
+	/* A crash may have come between moving the cursor and emptying. */
 	progress->maintenance_due = true;
 }
 
@@ -471,26 +494,15 @@ onside_progress_init(OnsideWorker *worker)
  * ----------
  */
 
-const OnsideDelivery *
-onside_progress_delivery(OnsideWorker *worker)
-{
-	return &worker->progress.delivery;
-}
-
 int64
 onside_progress_settled_count(OnsideWorker *worker)
 {
 	OnsideSender *sender = worker->sender;
 
-	/* What is not in dead_letter is as pending as it was. */
+	/* A refused event that is not in dead_letter yet is still pending. */
 	return worker->progress.settled_before + sender->delivered +
-		sender->withdrawn + sender->refused - onside_fate_count_unburied(worker);
-}
-
-TimestampTz
-onside_progress_unwritten_since(OnsideWorker *worker)
-{
-	return worker->progress.unwritten_since;
+		sender->withdrawn + sender->refused -
+		onside_fate_count_unburied(worker);
 }
 
 bool
@@ -504,12 +516,10 @@ void
 onside_progress_report(OnsideWorker *worker, OnsideStatus *status)
 {
 	const OnsideProgress *progress = &worker->progress;
-	const OnsideSender *sender = worker->sender;
 	const OnsideSendingStatus *sending = onside_sending_status(worker);
 
 	status->settled = onside_progress_settled_count(worker);
-	status->delivered = progress->before.delivered + sender->delivered +
-		sender->healed;
+	status->delivered = count_delivered(worker);
 	status->dead_lettered = progress->before.dead_lettered + progress->buried;
 	status->requests = progress->before.requests + sending->requests;
 	status->retries = progress->before.retries + sending->retries;

@@ -12,54 +12,51 @@
 
 #include "worker/state.h"
 
-/* Loads what a predecessor has left. */
+/* Once: reads what a predecessor has left. */
 extern void onside_progress_init(OnsideWorker *worker);
 
-/* Notes how far the sender has come, and tells everybody. */
+/* Takes over how far the sender has come, and publishes it. */
 extern void onside_progress_settle(OnsideWorker *worker);
 
 /*
- * Somebody may have put another row into delivery_cursor, or taken it away:
- * looks, and has it written anew.
+ * Somebody may have changed the row of delivery_cursor, or deleted it: looks,
+ * and has it written again.
  */
 extern void onside_progress_check_row(OnsideWorker *worker);
 
 /*
- * Writes what has become of events and the cursor: now; if that is due; or, at the
- * end of the process, if a successor would repeat or miscount anything otherwise.
+ * Writes fates and the cursor: now; if that is due; or, at the end of the
+ * process, if a successor would repeat or miscount anything otherwise.
  */
 extern void onside_progress_persist(OnsideWorker *worker);
 extern void onside_progress_persist_if_due(OnsideWorker *worker);
 extern void onside_progress_persist_at_exit(OnsideWorker *worker);
 
 /*
- * For another transaction that is to move the cursor: writes the row; and, once
- * that has been committed, tells everybody.
+ * For another transaction that moves the cursor: writes the row.  Once that
+ * transaction has committed: publishes it.
  */
 extern void onside_progress_store(OnsideWorker *worker);
 extern void onside_progress_is_stored(OnsideWorker *worker);
 
-/* Looks after the segments: now, or if that is due. */
+/*
+ * Looks after the segments: now, or if that is due.  drained: nothing is
+ * pending.
+ */
 extern void onside_progress_maintain(OnsideWorker *worker, bool drained);
 extern void onside_progress_maintain_if_due(OnsideWorker *worker,
 											bool drained);
 
-/* Have the segments looked after soon (settings have changed). */
+/* Has the segments looked after soon. */
 extern void onside_progress_request_maintenance(OnsideWorker *worker);
 
 /* Milliseconds until persisting or maintenance is due; -1 for never. */
 extern long onside_progress_timeout(OnsideWorker *worker);
 
-/* What is, or is about to be, in delivery_cursor. */
-extern const OnsideDelivery *onside_progress_delivery(OnsideWorker *worker);
-
 /* Events settled since the slot was taken, and those refused in dead_letter. */
 extern int64 onside_progress_settled_count(OnsideWorker *worker);
 
-/* Since when what has become of events waits to be written; 0 for none. */
-extern TimestampTz onside_progress_unwritten_since(OnsideWorker *worker);
-
-/* Is nothing of what is settled kept from being written down? */
+/* Are all fates written, and does nothing keep the row from being written? */
 extern bool onside_progress_is_written(OnsideWorker *worker);
 
 /* Fills in the cumulative counters. */

@@ -1,15 +1,18 @@
 /*-------------------------------------------------------------------------
  *
  * publish.c
- *		Telling the world how things stand.
+ *		Tells others how things stand.
  *
- * Once in a turn of the worker's loop the state and all counters go to shared
- * memory, under the slot's lock, where the views "status" and "stats" read them; the
- * state goes to pg_stat_activity, too, when it has changed.  The server's log gets
- * a line about what lasts: when a trouble has lasted for a while, and when that is
- * over.  What was logged last is in the slot, so that a successor goes on there.
+ * At the end of each turn of the worker's loop, the state and all counters go
+ * to shared memory, under the slot's own lock.  The views "status" and "stats"
+ * read them there.  A state that has changed goes to pg_stat_activity, too.
  *
- * The age of the oldest pending event may have to be looked up in the log.
+ * The server's log gets a line when a trouble has lasted for a while, and a
+ * line when the trouble is over.  The slot has the state that was logged last,
+ * so a successor does not log it again.
+ *
+ * To know the age of the oldest pending event, the worker may have to look into
+ * the log, in a transaction; see reader.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -45,36 +48,36 @@ onside_publish_init(OnsideWorker *worker)
  * ----------
  */
 
+/* Is it a state that a person may have to do something about? */
 static bool
 is_trouble(OnsideState state)
 {
 	return state != ONSIDE_IDLE && state != ONSIDE_SENDING;
 }
 
-/* What the worker cannot do now, with any state; or NULL. */
+/*
+ * What the worker cannot do now, whatever the state; or NULL.  If there are
+ * several obstacles, those to reading and writing events come first.
+ */
 static const char *
 what_is_in_the_way(OnsideWorker *worker)
 {
 	const OnsideProgress *progress = &worker->progress;
-	const OnsideBrake *first[] = {&worker->reader.brake, &progress->burying,
+	const OnsideBrake *brakes[] = {&worker->reader.brake, &progress->burying,
 		&progress->writing, &worker->undecided.leaving,
 		&worker->undecided.loading, &progress->checking,
-	&progress->maintaining};
-	const OnsideBrake *controlling = &worker->configuration.controlling;
+		&progress->maintaining, &worker->configuration.controlling,
+	&worker->configuration.looking};
 
-	for (int i = 0; i < (int) lengthof(first); i++)
-		if (onside_brake_problem(first[i]) != NULL)
-			return onside_brake_problem(first[i]);
-	if (progress->blocked != NULL)
-		return progress->blocked;
-	if (onside_brake_problem(controlling) != NULL)
-		return onside_brake_problem(controlling);
-	return onside_brake_problem(&worker->configuration.looking);
+	for (int i = 0; i < (int) lengthof(brakes); i++)
+		if (onside_brake_problem(brakes[i]) != NULL)
+			return onside_brake_problem(brakes[i]);
+	return progress->blocked;
 }
 
 /*
- * What a person has decided comes first, then what is missing, then what the sender
- * says.  The reason may be NULL.
+ * The state, and its reason, which may be NULL.  What a person has decided
+ * comes first, then what is missing, then what the sender says.
  */
 static OnsideState
 current_state(OnsideWorker *worker, const OnsideSendingStatus *sending,
@@ -82,6 +85,7 @@ current_state(OnsideWorker *worker, const OnsideSendingStatus *sending,
 {
 	const OnsideConfiguration *configuration = &worker->configuration;
 
+	/* What a person has decided. */
 	*reason = NULL;
 	if (!onside_enabled)
 	{
@@ -95,11 +99,15 @@ current_state(OnsideWorker *worker, const OnsideSendingStatus *sending,
 			"paused with onside_attribution.pause()";
 		return ONSIDE_PAUSED;
 	}
+
+	/* What is missing. */
 	if (!configuration->has_credentials)
 	{
 		*reason = configuration->problem;
 		return ONSIDE_MISCONFIGURED;
 	}
+
+	/* What the sender says; but idle means that nothing is left to do. */
 	if (sending->reason[0] != '\0')
 		*reason = sending->reason;
 	if (sending->state == ONSIDE_IDLE && !onside_undecided_is_drained(worker))
@@ -107,7 +115,7 @@ current_state(OnsideWorker *worker, const OnsideSendingStatus *sending,
 	return sending->state;
 }
 
-/* What is in the way comes first: a person can do something about it. */
+/* An obstacle, and then the state's reason; NULL if there is neither. */
 static const char *
 whole_reason(OnsideWorker *worker, const char *reason)
 {
@@ -120,15 +128,17 @@ whole_reason(OnsideWorker *worker, const char *reason)
 	return publish->both;
 }
 
-/* When the oldest pending event was recorded; 0 for none. */
+/*
+ * When the oldest pending event was recorded; 0 for none.  Looks where events
+ * are: at the sender, in the log, among the unwritten fates, and in aside.
+ */
 static TimestampTz
 oldest_recorded(OnsideWorker *worker)
 {
 	TimestampTz times[] = {onside_sending_oldest(worker),
 		onside_reader_oldest_recorded(worker),
-		onside_progress_unwritten_since(worker),
-		onside_undecided_all_known(worker) ? 0 :
-	onside_backlog_aside_oldest(worker)};
+		worker->progress.unwritten_since,
+	worker->undecided.more ? worker->backlog.aside_oldest : 0};
 	TimestampTz oldest = 0;
 
 	for (int i = 0; i < (int) lengthof(times); i++)
@@ -143,8 +153,9 @@ oldest_recorded(OnsideWorker *worker)
  */
 
 /*
- * An outage in which the state changes again and again is worth a line, too; later
- * lines are about what lasts.
+ * The first line of an outage comes when nothing has been well for a while,
+ * even if the state changes again and again meanwhile.  A later line comes
+ * when another state has lasted for a while.
  */
 long
 onside_publish_timeout(OnsideWorker *worker)
@@ -159,9 +170,9 @@ onside_publish_timeout(OnsideWorker *worker)
 }
 
 /*
- * One line when a trouble has lasted for a while, and one when that is over;
- * none while all is well.  To send again, as a successor does at first, is not to
- * be well again: something has to be accepted.
+ * Logs a line when a trouble has lasted for a while, and a line when it is
+ * over; none while all is well.  A successor first just sends: the trouble is
+ * over only when something has been accepted.
  */
 static void
 log_state(OnsideWorker *worker, OnsideState state, const char *reason)
@@ -169,6 +180,7 @@ log_state(OnsideWorker *worker, OnsideState state, const char *reason)
 	OnsidePublish *publish = &worker->publish;
 	OnsideSlot *slot = worker->slot;
 
+	/* Since when has it been this state, and since when a trouble? */
 	if (state != publish->last_state)
 	{
 		publish->last_state_at = onside_clock();
@@ -176,6 +188,8 @@ log_state(OnsideWorker *worker, OnsideState state, const char *reason)
 			publish->trouble_at = publish->last_state_at;
 		publish->last_state = state;
 	}
+
+	/* Is it logged already, or well as before, or too new, or not proven? */
 	if (state == slot->logged_state ||
 		(!is_trouble(state) && !is_trouble(slot->logged_state)) ||
 		(is_trouble(state) && onside_publish_timeout(worker) > 0) ||
@@ -188,7 +202,7 @@ log_state(OnsideWorker *worker, OnsideState state, const char *reason)
 			 reason != NULL ? errdetail("%s", reason) : 0));
 }
 
-/* For pg_stat_activity: the state, and what the worker cannot do meanwhile. */
+/* Shows state and reason in pg_stat_activity, if they have changed. */
 static void
 report_activity(OnsideWorker *worker, OnsideState state, const char *reason)
 {
@@ -201,6 +215,8 @@ report_activity(OnsideWorker *worker, OnsideState state, const char *reason)
 		strncmp(reason, publish->reported_reason,
 				sizeof(publish->reported_reason) - 1) == 0)
 		return;
+
+	/* It is new. */
 	publish->reported = state;
 	onside_copy_text(publish->reported_reason, reason,
 					 sizeof(publish->reported_reason));
@@ -217,7 +233,11 @@ report_activity(OnsideWorker *worker, OnsideState state, const char *reason)
  * ----------
  */
 
-/* All is found out first, so that the lock is held for copying only. */
+/*
+ * Finds out everything first, so that the lock is held for copying only.  In a
+ * trouble pg_stat_activity shows no reason: it would be the whole text of
+ * "status".
+ */
 void
 onside_publish_status(OnsideWorker *worker)
 {
@@ -228,10 +248,12 @@ onside_publish_status(OnsideWorker *worker)
 	OnsideState state = current_state(worker, sending, &reason);
 	bool		may_send = onside_configuration_may_send(worker);
 
+	/* Nothing is pending: the count starts from here. */
 	reason = whole_reason(worker, reason);
 	if (onside_undecided_is_drained(worker))
-		onside_backlog_is_empty(worker, onside_reader_recorded(worker));
+		onside_backlog_is_empty(worker, worker->reader.read_recorded);
 
+	/* For the views. */
 	LWLockAcquire(worker->slot->lock, LW_EXCLUSIVE);
 	shared->state = state;
 	onside_copy_text(shared->reason, reason == NULL ? "" : reason,
@@ -247,11 +269,15 @@ onside_publish_status(OnsideWorker *worker)
 	LWLockRelease(worker->slot->lock);
 	onside_counting_publish(worker);
 
+	/* For the server's log and pg_stat_activity. */
 	log_state(worker, state, reason);
 	report_activity(worker, state, is_trouble(state) ? NULL : reason);
 }
 
-/* The log is told once, by this worker or by one before it. */
+/*
+ * Library and SQL objects do not belong together: nothing is sent, and no other
+ * field of the status is kept.  This worker or one before it logs that, once.
+ */
 void
 onside_publish_version_problem(OnsideWorker *worker, const char *problem)
 {
@@ -267,6 +293,8 @@ onside_publish_version_problem(OnsideWorker *worker, const char *problem)
 	slot->logged_state = ONSIDE_MISCONFIGURED;
 	report_activity(worker, ONSIDE_MISCONFIGURED, problem);
 
+
+	/* For the views; the next worker sees that it is logged. */
 	LWLockAcquire(slot->lock, LW_EXCLUSIVE);
 	shared->objects_differ = true;
 	shared->state = ONSIDE_MISCONFIGURED;

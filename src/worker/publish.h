@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * publish.h
- *		Telling the world how things stand.
+ *		Tells others how things stand.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,14 +15,14 @@
 /* Once, before all else. */
 extern void onside_publish_init(OnsideWorker *worker);
 
-/* Puts into shared memory, pg_stat_activity and the log how things stand. */
+/* Tells shared memory, the log and pg_stat_activity how things stand. */
 extern void onside_publish_status(OnsideWorker *worker);
 
 /* The same while library and SQL objects do not belong together. */
 extern void onside_publish_version_problem(OnsideWorker *worker,
 										   const char *problem);
 
-/* Milliseconds until the present trouble is worth a line; -1 for never. */
+/* Milliseconds until the present trouble is logged; -1 for never. */
 extern long onside_publish_timeout(OnsideWorker *worker);
 
 #endif							/* ONSIDE_PUBLISH_H */

@@ -1,22 +1,24 @@
 /*-------------------------------------------------------------------------
  *
  * reader.c
- *		From the log, and where else events are, into batches.
+ *		Reads events from the log, aside and dead_letter into batches.
  *
- * The reading cursor runs ahead of the settled one.  In between are the batch
- * that is being filled and the events that the sender knows of; for those, marks
- * say which cursor is right once all up to some seq are settled.  Each read is
- * a transaction of its own, and none is open while requests are under way.
+ * sending.c asks for batches.  The reading cursor runs ahead of the settled
+ * cursor.  Between them are the batch that is being filled and the events that
+ * the sender knows.  A mark says how far the settled cursor may move once all
+ * events up to some seq are settled; progress.c asks for that.
  *
- * Events from the log's end are taken out of turn while the next ones fail.
- * Reading in order then passes over them, and over their places no mark is
- * reached before they are settled, since their seq is below that of any mark
- * that is made later.
+ * While the next events of the log fail, events from its end are taken out of
+ * turn.  Later, reading in order passes over them.  The settled cursor does
+ * not: their seq is below that of any mark behind their places, so no such
+ * mark is reached before they are settled.
  *
- * Nothing in memory is truer than the log: what has failed is read again where
- * it is kept each time, and what somebody has deleted is then not sent.
+ * Nothing in memory is truer than the log.  An event that has failed is read
+ * again from its table each time, and not sent if somebody has deleted it.
  *
- * If a transaction fails, what it has read is forgotten, and read again.
+ * Each read is a transaction of its own (see txn.c), and no transaction is open
+ * while requests are in flight.  If a transaction fails, what it has read is
+ * forgotten and read again.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,14 +39,14 @@
 #include "worker/second_chance.h"
 #include "worker/txn.h"
 
-/* So many events are taken out of turn at most. */
+/* How many events may be taken out of turn: memory is bounded. */
 #define MAX_EARLY		50000
 
 /* An event that was taken out of turn. */
 typedef struct Early
 {
 	OnsidePosition pos;
-	int64		taken;			/* "takes" then */
+	int64		taken;			/* reader.takes when it was taken */
 } Early;
 
 void
@@ -78,12 +80,12 @@ onside_reader_has_some(OnsideWorker *worker)
  * ----------
  */
 
-/* What is being read, into which batch. */
+/* A read of the log into a batch. */
 typedef struct Read
 {
 	OnsideWorker *worker;
 	OnsideBatch *batch;
-	int			max_events;
+	int			max_events;		/* what fits into the batch */
 	int			max_bytes;
 	bool		finished;		/* the window was read to its end */
 } Read;
@@ -91,13 +93,16 @@ typedef struct Read
 bool
 onside_reader_took(OnsideWorker *worker, const OnsidePosition *pos, int64 until)
 {
-	OnsideReader *reader = &worker->reader;
-	const Early *entry = reader->early == NULL ? NULL :
-		hash_search(reader->early, pos, HASH_FIND, NULL);
+	const Early *entry = worker->reader.early == NULL ? NULL :
+		hash_search(worker->reader.early, pos, HASH_FIND, NULL);
 
 	return entry != NULL && entry->taken <= until;
 }
 
+/*
+ * Puts a row of the log into the batch, unless it was taken out of turn.
+ * False, and the row is read again by the next read, if it does not fit.
+ */
 static bool
 add_to_batch(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 {
@@ -115,17 +120,17 @@ add_to_batch(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 							read->max_bytes);
 }
 
-/* Body of a transaction. */
+/* Body of a transaction: reads on at the reading cursor, and moves it. */
 static void
 read_in_order(OnsideWorker *worker, void *arg)
 {
-	OnsideReader *reader = &worker->reader;
 	Read	   *read = arg;
 
-	read->finished = onside_window_read(&reader->reading, add_to_batch, read);
+	read->finished = onside_window_read(&worker->reader.reading, add_to_batch,
+										read);
 }
 
-/* All that has been read was handed over, or was not to be. */
+/* Notes that everything that was read has been handed over or passed over. */
 static void
 pass_what_was_read(OnsideReader *reader)
 {
@@ -133,6 +138,7 @@ pass_what_was_read(OnsideReader *reader)
 	reader->rows_passed = reader->rows_read;
 }
 
+/* Frees the batch that is being filled; there may be none. */
 static void
 free_open_batch(OnsideWorker *worker)
 {
@@ -153,7 +159,7 @@ onside_reader_start_over(OnsideWorker *worker)
 	reader->unread = true;
 }
 
-/* Everything that was taken out of turn has been passed. */
+/* Reading has passed all events that were taken out of turn: forgets them. */
 static void
 forget_early(OnsideWorker *worker)
 {
@@ -166,19 +172,10 @@ forget_early(OnsideWorker *worker)
 	reader->forgotten = ++reader->takes;
 }
 
-int64
-onside_reader_takes(OnsideWorker *worker)
-{
-	return worker->reader.takes;
-}
-
-int64
-onside_reader_forgotten(OnsideWorker *worker)
-{
-	return worker->reader.forgotten;
-}
-
-/* Reads into the open batch.  Returns true if it is full. */
+/*
+ * Reads the next events into the open batch.  Returns true if the batch is
+ * full.  One call reads to the end of the present window at most.
+ */
 static bool
 read_into_open_batch(OnsideWorker *worker, Read *read)
 {
@@ -189,6 +186,7 @@ read_into_open_batch(OnsideWorker *worker, Read *read)
 		reader->open_batch = onside_batch_create();
 	read->batch = reader->open_batch;
 
+	/* Before the snapshot: what is counted later may not be in it. */
 	reader->read_recorded = pg_atomic_read_u64(&worker->slot->recorded);
 	if (!onside_txn_run(worker, &reader->brake, ONSIDE_USES_LOG,
 						read_in_order, read))
@@ -196,12 +194,14 @@ read_into_open_batch(OnsideWorker *worker, Read *read)
 		onside_reader_start_over(worker);
 		return false;
 	}
+
+	/* A new window that has been read to its end: the log has no more. */
 	reader->peeked_oldest = 0;
 	if (read->finished && fresh)
 		reader->unread = false;
 	if (reader->open_batch->nitems == 0)
 	{
-		/* Nothing: whatever there is ends here. */
+		/* Nothing to send, or only what was taken out of turn. */
 		free_open_batch(worker);
 		pass_what_was_read(reader);
 		if (!reader->unread)
@@ -225,20 +225,22 @@ take_open_batch(OnsideWorker *worker)
 	return batch;
 }
 
-/* linger does not hold back what somebody waits for in flush(). */
+/*
+ * Milliseconds until the open batch has lingered long enough.  While somebody
+ * waits in flush(), nothing lingers.
+ */
 static long
 linger_timeout(OnsideWorker *worker)
 {
-	OnsideReader *reader = &worker->reader;
-
 	if (pg_atomic_read_u32(&worker->slot->flush_waiters) > 0)
 		return 0;
-	return onside_ms_until(reader->open_batch->opened_at, onside_linger);
+	return onside_ms_until(worker->reader.open_batch->opened_at, onside_linger);
 }
 
 /*
- * Reads until the batch is full or the log has no more.  What does not fill it stays
- * open, and is handed over when it has lingered long enough.
+ * Reads until the batch is full or the log has no more.  A batch that is not
+ * full stays open, and is handed over when it has lingered long enough, unless
+ * only a full one is wanted.
  */
 OnsideBatch *
 onside_reader_oldest(OnsideWorker *worker, int max_events, int max_bytes,
@@ -247,7 +249,7 @@ onside_reader_oldest(OnsideWorker *worker, int max_events, int max_bytes,
 	OnsideReader *reader = &worker->reader;
 	Read		read = {worker, NULL, max_events, max_bytes, false};
 
-	/* Less is to be sent at once than was when it was read. */
+	/* The limits are lower now than when the open batch was read. */
 	if (reader->open_batch != NULL &&
 		(reader->open_batch->nitems > max_events ||
 		 (reader->open_batch->nitems > 1 &&
@@ -256,6 +258,7 @@ onside_reader_oldest(OnsideWorker *worker, int max_events, int max_bytes,
 	if (reader->open_batch != NULL && reader->open_batch->nitems == max_events)
 		return take_open_batch(worker);
 
+	/* Read, a window after the other. */
 	while (reader->unread || reader->reading.window != NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -264,6 +267,8 @@ onside_reader_oldest(OnsideWorker *worker, int max_events, int max_bytes,
 		if (read_into_open_batch(worker, &read))
 			return take_open_batch(worker);
 	}
+
+	/* The log has no more. */
 	if (reader->open_batch == NULL || full || linger_timeout(worker) > 0)
 		return NULL;
 	return take_open_batch(worker);
@@ -275,9 +280,9 @@ onside_reader_oldest(OnsideWorker *worker, int max_events, int max_bytes,
  */
 
 /*
- * The last mark is moved on if nothing was sent since it was made.  Marks are many while
- * the first events are not settled; giving up some only lets the cursor move in larger
- * steps.
+ * Makes a mark, or moves the last one on if nothing has been sent since it was
+ * made.  Marks become many while the first events are not settled.  Then every
+ * second one is given up: the cursor just moves in larger steps.
  */
 void
 onside_reader_passed(OnsideWorker *worker, int64 last_seq)
@@ -287,6 +292,7 @@ onside_reader_passed(OnsideWorker *worker, int64 last_seq)
 	if (reader->nmarks == 0 ||
 		reader->marks[reader->nmarks - 1].seq != last_seq)
 	{
+		/* There is no room: keep the last of each two. */
 		if (reader->nmarks == ONSIDE_MAX_MARKS)
 		{
 			int			kept = 0;
@@ -306,14 +312,13 @@ onside_reader_passed(OnsideWorker *worker, int64 last_seq)
 					   &reader->passed);
 }
 
-/* How many marks are reached with all up to seq settled? */
+/* How many marks are reached once all events up to seq are settled? */
 static int
 count_reached(OnsideWorker *worker, int64 seq)
 {
-	OnsideReader *reader = &worker->reader;
 	int			n = 0;
 
-	while (n < reader->nmarks && reader->marks[n].seq <= seq)
+	while (n < worker->reader.nmarks && worker->reader.marks[n].seq <= seq)
 		n++;
 	return n;
 }
@@ -321,11 +326,10 @@ count_reached(OnsideWorker *worker, int64 seq)
 bool
 onside_reader_settled(OnsideWorker *worker, int64 seq, OnsideCursor *settled)
 {
-	OnsideReader *reader = &worker->reader;
 	int			n = count_reached(worker, seq);
 
 	if (n > 0)
-		onside_cursor_copy(settled, &reader->marks[n - 1].cursor);
+		onside_cursor_copy(settled, &worker->reader.marks[n - 1].cursor);
 	return n > 0;
 }
 
@@ -351,7 +355,9 @@ onside_reader_forget(OnsideWorker *worker, int64 seq)
  * ----------
  */
 
-/* Body of a transaction. */
+/*
+ * Body of a transaction: reads from the log's end, behind the reading cursor.
+ */
 static void
 read_newest(OnsideWorker *worker, void *arg)
 {
@@ -359,8 +365,8 @@ read_newest(OnsideWorker *worker, void *arg)
 }
 
 /*
- * Remembers the places of a batch from the log's end, so that reading in order passes
- * over them.
+ * Remembers the places of events that were taken out of turn, so that reading
+ * in order passes over them.
  */
 static void
 note_early(OnsideWorker *worker, const OnsideBatch *batch)
@@ -378,6 +384,8 @@ note_early(OnsideWorker *worker, const OnsideBatch *batch)
 									1024, &info,
 									HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
+
+	/* backlog.c asks what was taken before its count began. */
 	reader->takes++;
 	for (int i = 0; i < batch->nitems; i++)
 	{
@@ -389,7 +397,8 @@ note_early(OnsideWorker *worker, const OnsideBatch *batch)
 }
 
 /*
- * Never from a batch that is open: that has been read in order, and is read again.
+ * Takes the last events of the log out of turn.  The open batch may hold some
+ * of them, read in order: it is given up, and read again later.
  */
 OnsideBatch *
 onside_reader_newest(OnsideWorker *worker, int max_events, int max_bytes)
@@ -397,6 +406,7 @@ onside_reader_newest(OnsideWorker *worker, int max_events, int max_bytes)
 	OnsideReader *reader = &worker->reader;
 	Read		read = {worker, NULL, max_events, max_bytes, false};
 
+	/* Not if too many have been taken. */
 	if (onside_reader_rests(worker) ||
 		(reader->early != NULL &&
 		 hash_get_num_entries(reader->early) >= MAX_EARLY))
@@ -411,6 +421,8 @@ onside_reader_newest(OnsideWorker *worker, int max_events, int max_bytes)
 		onside_batch_free(read.batch);
 		return NULL;
 	}
+
+	/* From now on they are the sender's. */
 	note_early(worker, read.batch);
 	onside_batch_seal(read.batch);
 	return read.batch;
@@ -421,21 +433,23 @@ onside_reader_newest(OnsideWorker *worker, int max_events, int max_bytes)
  * ----------
  */
 
+/* A read of events by their places. */
 typedef struct Again
 {
-	const OnsideItem *items;
+	const OnsideItem *items;	/* those of the log in the log's order */
 	int			n;
 	bool	   *gone;
-	OnsideBatch *batch;
-	int			next;			/* of the items, in the log */
+	OnsideBatch *batch;			/* NULL: only looks which are there */
+	int			next;			/* the next item that the log may have */
 } Again;
 
-/* Puts one that is there into the batch. */
+/* Notes that an event is there, and puts it into the batch. */
 static void
 add_again(Again *again, int i, const OnsideEvent *event)
 {
-	again->gone[i] = !onside_batch_add(again->batch, event, &again->items[i],
-									   ONSIDE_API_MAX_EVENTS, INT_MAX);
+	again->gone[i] = again->batch != NULL &&
+		!onside_batch_add(again->batch, event, &again->items[i],
+						  ONSIDE_API_MAX_EVENTS, INT_MAX);
 }
 
 /* Which of the items, from this one on, is at that place of the log? */
@@ -449,20 +463,26 @@ next_in_log(const OnsideItem *items, int i, const OnsidePosition *pos)
 	return i;
 }
 
+/* Adds an event that the log still has. */
 static bool
 add_from_log(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 {
 	Again	   *again = arg;
-	OnsideEvent event;
+	OnsideEvent event = {0};
 
 	onside_crash_guard_at(pos);
 	again->next = next_in_log(again->items, again->next, pos);
-	onside_outbox_read_event(row, &event);
+	if (again->batch != NULL)
+		onside_outbox_read_event(row, &event);
 	add_again(again, again->next++, &event);
 	return true;
 }
 
-/* Body of a transaction. */
+/*
+ * Body of a transaction: reads the events, each in its table, and says which
+ * are gone.  Rows of aside and dead_letter are read one by one, and those of
+ * the log together.  Without a batch a dead letter counts as there.
+ */
 static void
 read_again(OnsideWorker *worker, void *arg)
 {
@@ -474,7 +494,7 @@ read_again(OnsideWorker *worker, void *arg)
 	for (int i = 0; i < again->n; i++)
 	{
 		const OnsideItem *item = &again->items[i];
-		OnsideEvent event;
+		OnsideEvent event = {0};
 		TimestampTz recorded_at;
 
 		again->gone[i] = true;
@@ -483,6 +503,7 @@ read_again(OnsideWorker *worker, void *arg)
 		else if (item->home == ONSIDE_IN_ASIDE ?
 				 onside_aside_fetch(onside_item_id(item), &event,
 									&recorded_at) :
+				 again->batch == NULL ||
 				 onside_second_chance_fetch(onside_item_id(item), &event,
 											&recorded_at))
 			add_again(again, i, &event);
@@ -491,25 +512,29 @@ read_again(OnsideWorker *worker, void *arg)
 }
 
 /*
- * One transaction for events in several places; all of them are read, or none.
+ * Reads the events of a piece, which may be in several tables, in one
+ * transaction: all of them are read, or none.
  */
 OnsideBatch *
 onside_reader_again(OnsideWorker *worker, const OnsideItem *items, int n,
 					bool *gone, bool *failed)
 {
-	OnsideReader *reader = &worker->reader;
 	Again		again = {items, n, gone, NULL, 0};
 	int			uses = 0;
 
 	*failed = onside_reader_rests(worker);
 	if (*failed)
 		return NULL;
+
+	/* Lock only the tables that have some of them. */
 	for (int i = 0; i < n; i++)
 		uses |= items[i].home == ONSIDE_IN_LOG ? ONSIDE_USES_LOG :
 			items[i].home == ONSIDE_IN_ASIDE ? ONSIDE_USES_ASIDE :
 			ONSIDE_USES_DEAD_LETTER;
+
 	again.batch = onside_batch_create();
-	*failed = !onside_txn_run(worker, &reader->brake, uses, read_again, &again);
+	*failed = !onside_txn_run(worker, &worker->reader.brake, uses, read_again,
+							  &again);
 	if (*failed || again.batch->nitems == 0)
 	{
 		onside_batch_free(again.batch);
@@ -519,48 +544,17 @@ onside_reader_again(OnsideWorker *worker, const OnsideItem *items, int n,
 	return again.batch;
 }
 
-/* Where in the array an event of the log was, of those not found yet. */
-typedef struct Find
-{
-	const OnsideItem *items;
-	int			next;
-	bool	   *gone;
-} Find;
-
-static bool
-found_in_log(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
-{
-	Find	   *find = arg;
-
-	find->next = next_in_log(find->items, find->next, pos);
-	find->gone[find->next++] = false;
-	return true;
-}
-
 /*
- * Dead letters are not looked for: what is in flight of them is looked at when its fate
- * is carried out.
+ * Does not look for dead letters.  The sender knows only those in flight, and
+ * they are looked at when their fates are carried out.
  */
 void
-onside_reader_find(const OnsideItem *items, int n, bool *gone)
+onside_reader_find(OnsideWorker *worker, const OnsideItem *items, int n,
+				   bool *gone)
 {
-	Find		find = {items, 0, gone};
-	OnsidePosition *positions = palloc(n * sizeof(OnsidePosition));
-	int			npositions = 0;
+	Again		find = {items, n, gone, NULL, 0};
 
-	for (int i = 0; i < n; i++)
-	{
-		OnsideEvent event;
-		TimestampTz recorded_at;
-
-		gone[i] = items[i].home != ONSIDE_IN_DEAD_LETTER;
-		if (items[i].home == ONSIDE_IN_LOG)
-			positions[npositions++] = onside_item_position(&items[i]);
-		else if (items[i].home == ONSIDE_IN_ASIDE)
-			gone[i] = !onside_aside_fetch(onside_item_id(&items[i]), &event,
-										  &recorded_at);
-	}
-	onside_window_fetch(positions, npositions, found_in_log, &find);
+	read_again(worker, &find);
 }
 
 /* ----------
@@ -571,9 +565,8 @@ onside_reader_find(const OnsideItem *items, int n, bool *gone)
 int
 onside_reader_missing(OnsideWorker *worker, int max_events, int max_bytes)
 {
-	OnsideReader *reader = &worker->reader;
-	int			full = Max(1, Min(max_events,
-								  max_bytes / Max(1, reader->average_bytes)));
+	int			fit = max_bytes / Max(1, worker->reader.average_bytes);
+	int			full = Max(1, Min(max_events, fit));
 
 	return Max(1, full - onside_reader_waiting(worker));
 }
@@ -586,28 +579,17 @@ onside_reader_waiting(OnsideWorker *worker)
 	return reader->open_batch == NULL ? 0 : reader->open_batch->nitems;
 }
 
-const OnsideCursor *
-onside_reader_position(OnsideWorker *worker)
-{
-	return &worker->reader.reading;
-}
-
-uint64
-onside_reader_recorded(OnsideWorker *worker)
-{
-	return worker->reader.read_recorded;
-}
-
-/* A look at the next event that does not read it. */
+/* A look at the next event, which does not take it. */
 typedef struct Peek
 {
 	OnsideWorker *worker;
-	OnsideCursor cursor;
-	uint64		recorded;
-	TimestampTz oldest;
-	bool		finished;
+	OnsideCursor cursor;		/* a copy of the reading cursor */
+	uint64		recorded;		/* slot->recorded before the look */
+	TimestampTz oldest;			/* recorded_at of the next event; or 0 */
+	bool		finished;		/* the window has no event */
 } Peek;
 
+/* Takes the time of the first event that was not taken out of turn. */
 static bool
 take_recorded_at(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 {
@@ -622,7 +604,7 @@ take_recorded_at(TupleTableSlot *row, const OnsidePosition *pos, void *arg)
 	return false;
 }
 
-/* Body of a transaction. */
+/* Body of a transaction: looks at the next event. */
 static void
 peek_body(OnsideWorker *worker, void *arg)
 {
@@ -632,8 +614,8 @@ peek_body(OnsideWorker *worker, void *arg)
 }
 
 /*
- * Looks at the next event of the log without reading it, once, and remembers its time
- * until something is read.
+ * While nothing may be sent, nothing is read; so this looks at the next event
+ * of the log, once, and remembers its time until something is read.
  */
 TimestampTz
 onside_reader_oldest_recorded(OnsideWorker *worker)
@@ -641,13 +623,14 @@ onside_reader_oldest_recorded(OnsideWorker *worker)
 	OnsideReader *reader = &worker->reader;
 	Peek		peek = {.worker = worker};
 
+	/* What is known. */
 	if (reader->open_batch != NULL)
 		return reader->open_batch->items[0].recorded_at;
 	if (reader->peeked_oldest != 0 || !reader->unread ||
 		onside_reader_rests(worker))
 		return reader->peeked_oldest;
 
-	/* There may be some that nobody may send now. */
+	/* There may be events that were not read: look. */
 	peek.recorded = pg_atomic_read_u64(&worker->slot->recorded);
 	onside_cursor_copy(&peek.cursor, &reader->reading);
 	if (onside_txn_run(worker, &reader->brake, ONSIDE_USES_LOG, peek_body,
@@ -657,7 +640,7 @@ onside_reader_oldest_recorded(OnsideWorker *worker)
 		reader->peeked_oldest = peek.oldest;
 		if (peek.finished && reader->reading.window == NULL)
 		{
-			/* There are none. */
+			/* There are none: that is as good as reading. */
 			onside_cursor_copy(&reader->reading, &peek.cursor);
 			pass_what_was_read(reader);
 			reader->unread = false;
@@ -667,18 +650,13 @@ onside_reader_oldest_recorded(OnsideWorker *worker)
 	return reader->peeked_oldest;
 }
 
-const char *
-onside_reader_problem(OnsideWorker *worker)
-{
-	return onside_brake_problem(&worker->reader.brake);
-}
-
 bool
 onside_reader_rests(OnsideWorker *worker)
 {
 	return onside_brake_timeout(worker, &worker->reader.brake) > 0;
 }
 
+/* A batch that has lingered long enough waits for the sender, not for time. */
 long
 onside_reader_timeout(OnsideWorker *worker)
 {

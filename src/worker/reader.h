@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * reader.h
- *		From the log, and where else events are, into batches.
+ *		Reads events from the log, aside and dead_letter into batches.
  *
  *-------------------------------------------------------------------------
  */
@@ -12,37 +12,41 @@
 
 #include "worker/state.h"
 
-/* Starts reading behind what is settled. */
+/* Once: reading begins where the settled cursor stands. */
 extern void onside_reader_init(OnsideWorker *worker,
 							   const OnsideCursor *settled);
 
 /* There may be new events. */
 extern void onside_reader_wake(OnsideWorker *worker);
 
-/* May there be any to read, or that were read and not sent? */
+/* May there be events to read, or events that were read and not handed over? */
 extern bool onside_reader_has_some(OnsideWorker *worker);
 
 /*
- * The next events of the log in a sealed batch, which is the caller's; NULL if
- * there are none, or if only a full batch is wanted and they do not fill it, or
- * have not lingered long enough: then they wait here.
+ * The next events of the log in a sealed batch, which is the caller's.  NULL
+ * if there are none.  NULL also if they do not fill the batch, and only a full
+ * one is wanted or they have not lingered long enough: then they wait here.
  */
 extern OnsideBatch *onside_reader_oldest(OnsideWorker *worker, int max_events,
 										 int max_bytes, bool full);
 
 /*
- * What onside_reader_oldest has returned, or nothing, has been sent; the last
- * event that the sender knows of is this one.  To be told after each call.
+ * After each onside_reader_oldest(): what it has returned, if anything, has
+ * been sent.  last_seq is the seq of the last event that the sender knows.
  */
 extern void onside_reader_passed(OnsideWorker *worker, int64 last_seq);
 
-/* The last events of the log, likewise; reading in order passes over them. */
+/*
+ * The last events of the log in a sealed batch, which is the caller's; NULL if
+ * there are none.  Reading in order will pass over them.
+ */
 extern OnsideBatch *onside_reader_newest(OnsideWorker *worker, int max_events,
 										 int max_bytes);
 
 /*
- * The bodies of events that are known by their places; gone[i] says which are
- * not there any more.  NULL if none is, or with *failed if they cannot be read.
+ * Reads these events again, into a sealed batch, which is the caller's;
+ * gone[i] says which are not there any more.  NULL if none is there.  NULL,
+ * and *failed, if they cannot be read now.
  */
 extern OnsideBatch *onside_reader_again(OnsideWorker *worker,
 										const OnsideItem *items, int n,
@@ -52,7 +56,8 @@ extern OnsideBatch *onside_reader_again(OnsideWorker *worker,
  * Which of these are not there any more?  In a transaction that uses log and
  * aside.
  */
-extern void onside_reader_find(const OnsideItem *items, int n, bool *gone);
+extern void onside_reader_find(OnsideWorker *worker, const OnsideItem *items,
+							   int n, bool *gone);
 
 /*
  * With all events of the log up to this seq settled, how far has the cursor
@@ -64,44 +69,28 @@ extern bool onside_reader_settled(OnsideWorker *worker, int64 seq,
 								  OnsideCursor *settled);
 extern bool onside_reader_forget(OnsideWorker *worker, int64 seq);
 
-/* Somebody has deleted events: what was read and not sent is read again. */
+/* Gives up what was read and not handed over: it is read again. */
 extern void onside_reader_start_over(OnsideWorker *worker);
 
-/*
- * How many more events would fill the batch that is being read (or would, if it
- * is to have so many).
- */
+/* How many more events would fill the batch that is being read, about. */
 extern int	onside_reader_missing(OnsideWorker *worker, int max_events,
 								  int max_bytes);
 
 /*
- * A number that grows each time that events are taken out of turn; had the one at
- * this place, behind the reading cursor, been taken when it was "until"?
+ * Was the event at this place, behind the reading cursor, taken out of turn
+ * when reader.takes was "until" or less?
  */
-extern int64 onside_reader_takes(OnsideWorker *worker);
 extern bool onside_reader_took(OnsideWorker *worker, const OnsidePosition *pos,
 							   int64 until);
 
-/* What it was when such places were forgotten, since reading had passed them. */
-extern int64 onside_reader_forgotten(OnsideWorker *worker);
-
-/* How many events have been read and not sent. */
+/* How many events have been read and not handed over. */
 extern int	onside_reader_waiting(OnsideWorker *worker);
-
-/* What has been handed over or waits here; reading goes on behind it. */
-extern const OnsideCursor *onside_reader_position(OnsideWorker *worker);
-
-/* slot->recorded when was last looked for events. */
-extern uint64 onside_reader_recorded(OnsideWorker *worker);
 
 /*
  * When the oldest event that was not handed over was recorded; 0 for none.
  * Looks into the log if need be.
  */
 extern TimestampTz onside_reader_oldest_recorded(OnsideWorker *worker);
-
-/* Why nothing can be read, or NULL. */
-extern const char *onside_reader_problem(OnsideWorker *worker);
 
 /*
  * Milliseconds until a batch has lingered long enough, or reading is tried

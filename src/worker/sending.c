@@ -457,7 +457,7 @@ check_all(OnsideWorker *worker, void *arg)
 {
 	Check	   *check = arg;
 
-	onside_reader_find(check->items, check->n, check->gone);
+	onside_reader_find(worker, check->items, check->n, check->gone);
 }
 
 /* For the sender: is this event, which waits, still in its table? */

@@ -4,12 +4,17 @@
  *		What a worker is: all that it knows, in one struct.
  *
  * There is one OnsideWorker in the process.  worker.c makes it and hands it
- * down.  Each part belongs to the room that it is named after, which alone
- * writes it; the other rooms may read it.  Only what "slot" points to is shared
- * memory.  All the rest is lost when the process ends, and the next worker makes
- * it again from the tables and from the slot.
+ * down.  Each part belongs to the room that it is named after, which writes
+ * it; the other rooms may read it.  Three rooms write parts that are not named
+ * after them: fate.c and undecided.c (progress), and trouble.c
+ * (sending.status).
  *
- * Moments in int64 are those of onside_clock(), in microseconds.
+ * Only what "slot" points to is shared memory.  All the rest is lost when the
+ * process ends, and the next worker makes it again from the tables and from the
+ * slot.
+ *
+ * An int64 that ends in "_at" is a moment of onside_clock(), in microseconds; a
+ * TimestampTz is a time of day.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,25 +42,27 @@
  */
 typedef struct OnsideBrake
 {
-	const char *work;			/* "could not ..." */
-	OnsideStep	step;			/* the same, for the record of a crash */
-	char	   *problem;		/* why it rests; or NULL */
-	int			delay;			/* ms */
-	int64		tried_at;
-	int64		logged_at;
+	const char *work;			/* the words after "could not" */
+	OnsideStep	step;			/* the same for crash_guard.c */
+	char	   *problem;		/* why it rests; NULL if it does not */
+	int			delay;			/* how long it rests; ms */
+	int64		tried_at;		/* when it failed last */
+	int64		logged_at;		/* when the log got a line about it last */
 } OnsideBrake;
 
 /* txn.c: transactions. */
 typedef struct OnsideTxn
 {
-	Oid			extension;		/* what is locked first; InvalidOid until
-								 * found */
-	Oid			cursor_table;	/* delivery_cursor, as it was at first */
+	Oid			extension;		/* ours; each transaction locks it first */
+	Oid			cursor_table;	/* delivery_cursor; another OID means that the
+								 * extension was created anew */
 	int64		hurried_at;		/* see onside_txn_hurry() */
 	bool		left_orderly;	/* see onside_txn_leave_orderly() */
 } OnsideTxn;
 
-/* With all events up to "seq" settled, everything up to "cursor" is. */
+/*
+ * Once all events up to "seq" are settled, the log is settled up to "cursor".
+ */
 typedef struct OnsideMark
 {
 	int64		seq;
@@ -63,14 +70,14 @@ typedef struct OnsideMark
 	int64		rows_passed;	/* the reader's, at that cursor */
 } OnsideMark;
 
-/* With more marks than this every second one is given up. */
+/* If there are so many marks, every second one is given up. */
 #define ONSIDE_MAX_MARKS		1024
 
-/* reader.c: how far the log was read. */
+/* reader.c: how far the log has been read. */
 typedef struct OnsideReader
 {
-	OnsideCursor reading;		/* read up to here */
-	OnsideCursor passed;		/* and up to here handed over */
+	OnsideCursor reading;		/* the log has been read up to here */
+	OnsideCursor passed;		/* and handed to the sender up to here */
 	int64		rows_read;		/* rows of the log before "reading", since the
 								 * start; rows that were read twice count
 								 * twice */
@@ -80,23 +87,24 @@ typedef struct OnsideReader
 	OnsideBatch *open_batch;	/* being filled, or NULL */
 	bool		unread;			/* there may be events to read */
 	uint64		read_recorded;	/* slot->recorded before the last read */
-	TimestampTz peeked_oldest;	/* of what was looked at and not read; 0: none */
+	TimestampTz peeked_oldest;	/* recorded_at of the next event, if it was
+								 * looked at and not read; or 0 */
 	int			average_bytes;	/* of an event in the last batch */
 	OnsideMark	marks[ONSIDE_MAX_MARKS];
 	int			nmarks;
-	HTAB	   *early;			/* what was taken out of turn; or NULL */
-	int64		takes;			/* how often something was, or that was
-								 * forgotten */
-	int64		forgotten;		/* "takes" when that was forgotten */
+	HTAB	   *early;			/* events taken out of turn; or NULL */
+	int64		takes;			/* how often events were taken out of turn, or
+								 * all of "early" was forgotten */
+	int64		forgotten;		/* "takes" when "early" was forgotten last */
 	OnsideBrake brake;
 } OnsideReader;
 
-/* A request's body, and what was in it. */
+/* A request in flight, and its body. */
 typedef struct OnsideRequestBody
 {
 	int64		request;		/* 0 for none */
 	OnsideBatch *batch;
-	bool		suspect;		/* events were deleted since it was sent */
+	bool		suspect;		/* events have been deleted since it was sent */
 } OnsideRequestBody;
 
 /* How sending stands, for "status". */
@@ -118,8 +126,7 @@ typedef struct OnsideSending
 {
 	OnsideRequestBody in_flight[ONSIDE_HTTP_MAX_REQUESTS];
 	OnsideSendingStatus status;
-	bool		unauthorized;	/* an answer said that the credentials are
-								 * wrong */
+	bool		unauthorized;	/* the API has not accepted the credentials */
 	bool		suspect_ended;	/* a suspect request has ended */
 	OnsideBrake checking;
 } OnsideSending;
@@ -128,7 +135,7 @@ typedef struct OnsideSending
 typedef struct OnsideChance
 {
 	OnsideChances chances;
-	int			npicks;
+	int			npicks;			/* picks so far: oldest, newest, random ... */
 	OnsideBrake brake;
 } OnsideChance;
 
@@ -136,8 +143,8 @@ typedef struct OnsideChance
 typedef struct OnsideProgress
 {
 	OnsideDelivery delivery;	/* the row as it is, or is about to be */
-	OnsideDelivery before;		/* what a predecessor has left: its counters */
-	int64		settled_before; /* slot->status.settled when this began */
+	OnsideDelivery before;		/* the row that a predecessor has left */
+	int64		settled_before; /* slot->status.settled when we started */
 
 	bool		persist_due;	/* the row lacks something that was settled */
 	int64		persisted_at;
@@ -145,11 +152,11 @@ typedef struct OnsideProgress
 								 * somebody */
 	TransactionId probe_xid;	/* wrote the row when we last checked that */
 	int64		probed_at;
-	int64		published;		/* events settled, as was published last */
+	int64		published;		/* events settled, as published last */
 
-	int			written;		/* fates of the present transaction */
+	int			written;		/* fates that this transaction carries out */
 	int			burying_now;	/* dead letters that it makes */
-	int64		buried;			/* dead letters that were made */
+	int64		buried;			/* dead letters that earlier ones have made */
 	TimestampTz unwritten_since;	/* since when there are fates; or 0 */
 
 	bool		maintenance_due;
@@ -162,20 +169,20 @@ typedef struct OnsideProgress
 	OnsideBrake checking;
 } OnsideProgress;
 
-/* So many fates are carried out, or events set aside, in one transaction. */
+/* How many fates, or events for aside, one transaction writes, at most. */
 #define ONSIDE_WRITE_AT_ONCE	500
 
 /* undecided.c: what leaves the log for aside, and comes back from there. */
 typedef struct OnsideUndecided
 {
-	/* events that are about to leave, what they were, and their ids aside */
+	/* events that are about to leave, their items before, and their new ids */
 	OnsideLeaving items[ONSIDE_WRITE_AT_ONCE];
 	OnsideItem	was[ONSIDE_WRITE_AT_ONCE];
 	pg_uuid_t	ids[ONSIDE_WRITE_AT_ONCE];
 	int			n;
 	OnsideBrake leaving;
 
-	/* Where the reading of aside has come to; and is there more? */
+	/* how far aside has been read; and may there be more? */
 	TimestampTz recorded_at;
 	pg_uuid_t	id;
 	bool		more;
@@ -187,46 +194,48 @@ typedef struct OnsideBacklog
 {
 	bool		counting;
 	bool		prepared;		/* the fields below are those of this count */
-	OnsideCursor cursor;		/* counted up to here */
-	int64		total;
-	int64		recorded;		/* slot->recorded when it began */
-	int64		settled;		/* events settled then */
-	int64		takes;			/* onside_reader_takes() then */
-	int64		counted_at;		/* when the last was counted; 0 for not yet */
-	int			confirms;		/* how often the count was waited for to stand */
-	TimestampTz aside_oldest;	/* of aside, at the last count; 0 for none */
+	OnsideCursor cursor;		/* the log has been counted up to here */
+	int64		total;			/* events so far */
+	int64		recorded;		/* slot->recorded when the present window of
+								 * the log was opened */
+	int64		settled;		/* events settled when the count began */
+	int64		takes;			/* reader.takes when the count began */
+	int64		counted_at;		/* when the end of the log was reached; or 0 */
+	int			confirms;		/* how often more was found after that */
+	TimestampTz aside_oldest;	/* least recorded_at in aside, at the last
+								 * count; 0 for none */
 	OnsideBrake brake;
 } OnsideBacklog;
 
 /* configuration.c: what the worker was told to do. */
 typedef struct OnsideConfiguration
 {
-	OnsideHttpConfig http;		/* what http.c was told; copies of our own */
-	bool		was_enabled;	/* onside_attribution.enabled, then */
+	OnsideHttpConfig http;		/* what http.c was told; it uses our strings */
+	bool		was_enabled;	/* onside_attribution.enabled when last read */
 	bool		has_credentials;
 	char	   *problem;		/* why there are none; or NULL */
-	char	   *database_settings;	/* what ALTER DATABASE had set at the
-									 * start */
+	char	   *database_settings;	/* of ALTER DATABASE and ALTER ROLE, when
+									 * the process started */
 
 	bool		paused;
-	char	   *pause_reason;
-	bool		control_known;	/* the table "control" has been read, once */
+	char	   *pause_reason;	/* or NULL */
+	bool		control_known;	/* the table "control" has been read */
 
-	bool		restart_wanted; /* a successor is to start over */
+	bool		restart_wanted; /* a successor with new settings is to start */
 	int64		restart_wanted_at;
 
 	bool		control_due;	/* the table "control" is to be read */
-	bool		settings_due;	/* the database's settings are to be compared */
+	bool		settings_due;	/* database_settings is to be compared */
 	bool		check_due;		/* has the extension changed? */
 	OnsideBrake looking;
 	OnsideBrake controlling;
 } OnsideConfiguration;
 
-/* publish.c: what the world was told. */
+/* publish.c: what others were told. */
 typedef struct OnsidePublish
 {
 	OnsideState last_state;
-	int64		last_state_at;	/* since when it is that */
+	int64		last_state_at;	/* when it became that */
 	int64		trouble_at;		/* when all was well last */
 	OnsideState reported;		/* what pg_stat_activity shows */
 	char		reported_reason[ONSIDE_REASON_MAX];
@@ -239,7 +248,7 @@ typedef struct OnsideWorker
 	char		database_name[NAMEDATALEN];
 	OnsideSender *sender;		/* what decides; see send/sender.h */
 	OnsideHttp *http;			/* requests and connections */
-	OnsideStats counted;		/* since it was published; see counting.h */
+	OnsideStats counted;		/* not published yet; see counting.h */
 
 	OnsideTxn	txn;
 	OnsideReader reader;
@@ -253,9 +262,9 @@ typedef struct OnsideWorker
 
 	/* worker.c: the loop */
 	uint64		noticed;		/* slot->recorded at the last take_wakeup() */
-	uint32		epoch;			/* slot->epoch at the last look */
-	bool		withdrawal_due; /* what it stands for is still to be done */
-	int64		polled_at;
+	uint32		epoch;			/* slot->epoch when we looked last */
+	bool		withdrawal_due; /* deleted events are still to be looked for */
+	int64		polled_at;		/* when we polled last */
 	uint32		wait_event_idle;
 	uint32		wait_event_request;
 } OnsideWorker;

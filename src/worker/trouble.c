@@ -3,8 +3,10 @@
  * trouble.c
  *		What is wrong with the endpoint, in words for a person.
  *
- * For "status" and the log: whose fault it looks like, since when, when it is tried
- * next, and what a person can do about it.  The sender says which trouble it is.
+ * The sender says which trouble it is.  "status" and the server's log say in
+ * words whose fault it looks like, since when it lasts, when it is tried next,
+ * and what a person can do about it.  sending.c calls this, and it cannot
+ * fail.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,7 +18,7 @@
 #include "clock.h"
 #include "worker/trouble.h"
 
-/* A moment as a person reads it, to the second. */
+/* Writes a moment as a person reads it, to the second. */
 static void
 write_moment(char *buffer, size_t size, int64 moment)
 {
@@ -25,7 +27,7 @@ write_moment(char *buffer, size_t size, int64 moment)
 	strlcpy(buffer, timestamptz_to_str(at - at % USECS_PER_SEC), size);
 }
 
-/* What it looks like if the API is down or away. */
+/* How the last request has failed, while the API is down or away. */
 static const char *
 failure_in_words(OnsideAnswerKind kind)
 {
@@ -46,8 +48,9 @@ failure_in_words(OnsideAnswerKind kind)
 }
 
 /*
- * Puts into the status whose fault it looks like, since when, what is tried next
- * and what a person can do.
+ * Fills in state, reason and next attempt of the status.  The reason has four
+ * parts: what it looks like, since when, what is next, and what a person can
+ * do.
  */
 void
 onside_trouble_explain(OnsideWorker *worker, OnsideTrouble trouble)
@@ -91,10 +94,15 @@ onside_trouble_explain(OnsideWorker *worker, OnsideTrouble trouble)
 	if (what == NULL)
 		what = failure_in_words(sender->failure_kind);
 
-	/* Something may have been accepted since, or it was no event that asked. */
+	/*
+	 * If nothing has failed since the last acceptance, it is a wait that the
+	 * API has asked for: it began with that answer.
+	 */
 	if (sender->trouble == 0)
 		since = sender->pace.throttled_at;
 	write_moment(since_text, sizeof(since_text), since);
+
+	/* When is the next attempt? */
 	if (next != 0)
 	{
 		strcpy(next_text, "next attempt at ");

@@ -11,13 +11,13 @@
  * looks whether the tables are still there, and still the same.  From then on
  * the tables stay until the transaction ends.
  *
- * The worker never waits for a lock.  It takes the locks on the tables and
- * indexes that it is about to use if all of them are free at once.  Otherwise
- * it gives back what it has got, and tries again a little later.  So nobody
- * ever waits for us longer than for a few milliseconds of work, and an
- * administrator can lock our tables in any order and for as long as he likes.
- * Work that needs none of the locked tables goes on: with dead_letter locked,
- * events are still delivered.
+ * The worker never waits for a lock on the extension or its tables.  It takes
+ * the locks on the tables and indexes that it is about to use if all of them
+ * are free at once.  Otherwise it gives back what it has got, and tries again
+ * a little later.  So nobody ever waits for us longer than for a few
+ * milliseconds of work, and an administrator can lock our tables in any order
+ * and for as long as he likes.  Work that needs none of the locked tables goes
+ * on: with dead_letter locked, events are still delivered.
  *
  * An error does not end the process either.  After a full disk, a table that
  * somebody has altered, or a damaged page, the transaction is rolled back, and

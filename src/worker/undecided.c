@@ -296,17 +296,11 @@ onside_undecided_look_again(OnsideWorker *worker)
 }
 
 bool
-onside_undecided_all_known(OnsideWorker *worker)
-{
-	return !worker->undecided.more;
-}
-
-bool
 onside_undecided_is_drained(OnsideWorker *worker)
 {
 	return onside_sending_drained(worker) &&
 		onside_progress_is_written(worker) &&
-		onside_undecided_all_known(worker);
+		!worker->undecided.more;
 }
 
 /* ----------

@@ -22,9 +22,6 @@ extern void onside_undecided_exchange(OnsideWorker *worker);
 /* Rows of aside may have come by SQL: has the whole table read again. */
 extern void onside_undecided_look_again(OnsideWorker *worker);
 
-/* Is every event that is aside known to the sender? */
-extern bool onside_undecided_all_known(OnsideWorker *worker);
-
 /* Is everything settled and written, in the log and aside? */
 extern bool onside_undecided_is_drained(OnsideWorker *worker);
 

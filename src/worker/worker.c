@@ -20,7 +20,7 @@
  * The launcher registers the process (onside_worker_register()).  However the
  * process ends, before_exit() leaves the slot; after a crash, shared memory is
  * made anew.  The loop takes the slot's own lock for a moment at a time, and
- * waits for no heavyweight lock.
+ * waits for no lock on a table of ours.
  *
  * An error in a transaction of ours (a full disk, a locked or damaged table)
  * does not end the process, and work that needs no such transaction goes on;
@@ -99,14 +99,19 @@ take_wakeup(OnsideWorker *worker)
 	if (bits == 0 && recorded == worker->noticed)
 		return;
 
+	/* There may be new events, whatever else there is. */
 	worker->noticed = recorded;
 	onside_reader_wake(worker);
+
+	/* Commands on the extension, pause() and resume(): looked up later. */
 	if (bits & ONSIDE_WAKE_CHECK)
 		onside_configuration_check_extension(worker);
 	if (bits & ONSIDE_WAKE_CONTROL)
 		onside_configuration_check_control(worker);
 	if (bits & (ONSIDE_WAKE_CHECK | ONSIDE_WAKE_RESUME))
 		onside_txn_hurry(worker);
+
+	/* resume(): everything that waits is tried now. */
 	if (bits & ONSIDE_WAKE_RESUME)
 	{
 		pg_atomic_write_u32(&slot->start_now, 0);
@@ -114,6 +119,8 @@ take_wakeup(OnsideWorker *worker)
 		onside_sending_configure(worker, true, false);
 		onside_chance_expect(worker, GetCurrentTimestamp());
 	}
+
+	/* flush() relies on the row of delivery_cursor. */
 	if (bits & ONSIDE_WAKE_FLUSH)
 		onside_progress_check_row(worker);
 }
@@ -129,6 +136,7 @@ notice_withdrawals(OnsideWorker *worker)
 {
 	uint32		now = pg_atomic_read_u32(&worker->slot->epoch);
 
+	/* A commit that deletes events raises the epoch. */
 	if (now != worker->epoch)
 	{
 		worker->epoch = now;
@@ -137,6 +145,8 @@ notice_withdrawals(OnsideWorker *worker)
 		onside_sending_suspect(worker);
 	}
 	worker->withdrawal_due |= onside_sending_take_suspect(worker);
+
+	/* Forget what is gone; again later, if it cannot be looked up now. */
 	if (!worker->withdrawal_due || !onside_sending_check(worker))
 		return;
 	worker->withdrawal_due = false;
@@ -169,7 +179,7 @@ fill_and_send(OnsideWorker *worker)
 
 /* Writes down what is settled, moves events aside, looks after segments. */
 static void
-persist(OnsideWorker *worker)
+write_and_maintain(OnsideWorker *worker)
 {
 	bool		drained = onside_undecided_is_drained(worker);
 
@@ -187,6 +197,8 @@ poll_if_due(OnsideWorker *worker)
 {
 	if (onside_ms_until(worker->polled_at, POLL_INTERVAL) > 0)
 		return false;
+
+	/* Segments, and rows that somebody may have changed by SQL. */
 	onside_progress_maintain(worker, onside_undecided_is_drained(worker));
 	onside_progress_check_row(worker);
 	onside_undecided_look_again(worker);
@@ -278,7 +290,7 @@ main_loop(OnsideWorker *worker)
 		notice_withdrawals(worker);
 		fill_and_send(worker);
 		onside_progress_settle(worker);
-		persist(worker);
+		write_and_maintain(worker);
 		if (poll_if_due(worker))
 			continue;			/* for what it has found */
 		onside_backlog_count_some(worker);
@@ -307,7 +319,7 @@ before_exit(int code, Datum arg)
  * want this worker any more.
  */
 static OnsideWorker *
-enter(int slot_no, Oid database)
+enter_slot(int slot_no, Oid database)
 {
 	OnsideWorker *worker = MemoryContextAllocZero(TopMemoryContext,
 												  sizeof(OnsideWorker));
@@ -382,13 +394,13 @@ wait_for_matching_version(OnsideWorker *worker)
  * Reading begins where the predecessor's settled cursor stands.
  */
 static void
-begin(OnsideWorker *worker)
+prepare_rooms(OnsideWorker *worker)
 {
 	onside_progress_init(worker);
 	worker->http = onside_http_create();
 	worker->epoch = pg_atomic_read_u32(&worker->slot->epoch);
-	onside_sending_init(worker, onside_progress_delivery(worker));
-	onside_reader_init(worker, &onside_progress_delivery(worker)->settled);
+	onside_sending_init(worker, &worker->progress.delivery);
+	onside_reader_init(worker, &worker->progress.delivery.settled);
 	onside_chance_init(worker);
 	onside_undecided_init(worker);
 	onside_configuration_read(worker);
@@ -412,27 +424,33 @@ onside_worker_main(Datum slot_no)
 	pqsignal(SIGINT, PG_SIG_IGN);	/* there is no query of ours to cancel */
 	BackgroundWorkerUnblockSignals();
 
+	/* The crash guard comes first: it may have us wait before we connect. */
 	memcpy(&database, MyBgworkerEntry->bgw_extra, sizeof(database));
-	worker = enter(DatumGetInt32(slot_no), database);
+	worker = enter_slot(DatumGetInt32(slot_no), database);
 	onside_crash_guard_begin(database);
 	onside_process_connect(database);
 
 	worker->wait_event_idle = onside_wait_event("OnsideAttributionIdle");
 	worker->wait_event_request = onside_wait_event("OnsideAttributionRequest");
 
+	/* Find the extension, and a version of it that fits this library. */
 	onside_publish_init(worker);
 	onside_configuration_init(worker);
 	onside_service_found(worker->slot);
 	wait_for_matching_version(worker);
+
+	/* Go on from where the predecessor has stopped. */
 	onside_snapshots_live_in(TopMemoryContext);
-	begin(worker);
+	prepare_rooms(worker);
 	pgstat_report_appname("onside_attribution worker");
 
 	main_loop(worker);
 }
 
 /*
- * Called by the launcher, which gets a signal when the worker starts or ends.
+ * Called by the launcher, which the postmaster wakes when the worker has
+ * started or ended.  The arguments of the process are its slot and its
+ * database.
  */
 bool
 onside_worker_register(Oid database, int slot_no,
