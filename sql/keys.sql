@@ -120,3 +120,7 @@ SELECT * FROM onside_attribution.namespace;
 DROP PROCEDURE try(text, text, text);
 DROP FUNCTION expected(text, text, text);
 DROP DOMAIN key_domain;
+
+-- amount() is exact, with as many digits as it is told.
+SELECT count(*) FILTER (WHERE onside_attribution.amount(n, d) * ('1' || repeat('0', d))::numeric <> n OR scale(onside_attribution.amount(n, d)) <> d), count(*)
+FROM (VALUES (0::numeric), (1), (-1), (990), (100), (123456789012345678901234567890), (-99), (1000000), (7), (9223372036854775808)) v (n), generate_series(0, 30) d;

@@ -103,6 +103,7 @@ sub using
 
 	return "SELECT onside_attribution.attach(:table, 'e', 'installation_id', '{}')" if $name eq 'attach';
 	return "SELECT onside_attribution.detach(:table, 'attached')" if $name eq 'detach';
+	return "CALL onside_attribution.backfill(:table, 'attached')" if $name eq 'backfill';
 	return "CREATE TRIGGER t AFTER INSERT ON shop.source FOR EACH ROW EXECUTE FUNCTION onside_attribution.$name()"
 	  if $kind{$object} eq 'trigger function';
 	if ($kind{$object} =~ /function|procedure/)

@@ -337,7 +337,7 @@ SQL
 }
 
 # ---------------------------------------------------------------------------
-# Whoever writes, and what a mapper calls
+# Whoever writes
 # ---------------------------------------------------------------------------
 
 # Who attaches needs no right to the namespace, and who writes none to anything.
@@ -365,31 +365,6 @@ SQL
 is(try('none', "SET ROLE clerk; $_"), '42501', "nor has one: $_")
   foreach 'SELECT FROM onside_attribution.namespace', 'INSERT INTO onside_attribution.namespace DEFAULT VALUES';
 sql('none', 'DROP SCHEMA merchant CASCADE; TRUNCATE onside_attribution.outbox');
-
-# purchase() makes what track_purchase() records, and has its errors.
-foreach my $case (
-	[ "9.90, 'usd'" ], [ "0, 'EUR'" ], [ "-5.000, 'jpy'" ], [ "1e20, 'xbt'" ], [ "1, 'usd', extra => '{\"b\": [1, {\"c\": null}], \"a\": \"x\"}'" ],
-	[ "1, 'usd', extra => NULL" ], [ "1, '\xc3\xa9'" ],
-	[ "NULL, 'usd'" ], [ "1, NULL" ], [ "1, ''" ], [ "'NaN', 'usd'" ], [ "'-Infinity', 'usd'" ],
-	[ "1, 'usd', extra => '[]'" ], [ "1, 'usd', extra => '1'" ], [ "1, 'usd', extra => '{\"amount\": 1}'" ], [ "1, 'usd', extra => '{\"currency\": 1}'" ])
-{
-	my ($arguments) = @$case;
-	my @outcomes = map {
-		my ($ret, $out, $error) = $node->psql('none', $_, extra_params => [ '-v', 'VERBOSITY=verbose' ]);
-		$error =~ s/^psql:.*?: |^LOCATION:.*\n|^(?:SCHEMA|TABLE|COLUMN) NAME:.*\n//mg;
-		"$out$error";
-	} "SELECT (onside_attribution.purchase('$v7', $arguments)).payload",
-	  "SELECT onside_attribution.track_purchase('$v7', $arguments) AS id \\gset\nSELECT payload FROM onside_attribution.outbox WHERE event_id = :'id'";
-	$outcomes[1] =~ s/\n.*syntax error.*//s if $outcomes[1] =~ /ERROR.*invalid event/;
-	is($outcomes[0], $outcomes[1], "purchase() is as track_purchase(): $arguments");
-}
-is(sql('none', <<'SQL'), '0|310', 'amount() is exact');
-SELECT count(*) FILTER (WHERE onside_attribution.amount(n, d) * ('1' || repeat('0', d))::numeric <> n OR scale(onside_attribution.amount(n, d)) <> d), count(*)
-FROM (VALUES (0::numeric), (1), (-1), (990), (100), (123456789012345678901234567890), (-99), (1000000), (7), (9223372036854775808)) v (n), generate_series(0, 30) d
-SQL
-is(try('none', "SELECT onside_attribution.amount($_)"), '22023', "amount($_)")
-  foreach "'NaN', 2", "'Infinity', 2", "'-Infinity', 0", '1, -1', '1, 31', '1, 2147483647', '1, -2147483648';
-sql('none', 'TRUNCATE onside_attribution.outbox');
 
 # ---------------------------------------------------------------------------
 # A trigger made by hand

@@ -131,15 +131,21 @@ sub restart_processes
 	return;
 }
 
+# Sets these in one session; returns how many cannot be set there.
 sub set
 {
-	my ($server, $name) = @_;
-	my $value = $settings{$name}[0];
-	$value = "'$value'" if $name ne 'search_path';
-	my ($ret, undef, $err) = $server->{node}->psql('postgres', "$server->{alter} SET $name = $value");
-	return 1 if $ret == 0;
-	like($err, qr/cannot be changed/, "$server->{place} SET $name is not possible");
-	return 0;
+	my ($server, @set) = @_;
+	my $script = '';
+	foreach my $name (@set)
+	{
+		my $value = $settings{$name}[0];
+		$value = "'$value'" if $name ne 'search_path';
+		$script .= "$server->{alter} SET $name = $value;\n";
+	}
+	my (undef, undef, $err) = $server->{node}->psql('postgres', $script, on_error_stop => 0);
+	my @errors = $err =~ /ERROR: .*/g;
+	is(join("\n", grep { !/cannot be changed/ } @errors), '', "$server->{place} SET, or it is not possible");
+	return scalar @errors;
 }
 
 work('to begin with', @servers);
@@ -152,7 +158,7 @@ while (@left)
 	my @on;
 	foreach my $server (@servers)
 	{
-		my $name = first { set($server, $_) } @left;
+		my $name = first { set($server, $_) == 0 } @left;
 		next unless defined $name;
 		@left = grep { $_ ne $name } @left;
 		push @on, $server;
@@ -165,8 +171,7 @@ while (@left)
 }
 foreach my $server (@servers)
 {
-	my $set = grep { set($server, $_) } @names;
-	cmp_ok($set, '>', 20, "$server->{place} sets much");
+	cmp_ok(@names - set($server, @names), '>', 20, "$server->{place} sets much");
 }
 reload(@servers);
 work('all of them, reload', @servers);

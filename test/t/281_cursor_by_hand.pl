@@ -29,8 +29,7 @@ CONF
 sub answer
 {
 	my ($database, $sql) = @_;
-	my ($ret, $stdout, $stderr) = $node->psql($database, $sql);
-	return "$stdout$stderr";
+	return eval { $node->safe_psql($database, $sql) } // $@;
 }
 
 sub another_worker

@@ -48,8 +48,7 @@ push @cases,
 sub at_once
 {
 	my ($database, $sql) = @_;
-	my ($ret, $stdout, $stderr) = $node->psql($database, "SET lock_timeout = '500ms';\n$sql");
-	return $ret == 0 ? $stdout : "error: $stderr";
+	return eval { $node->safe_psql($database, "SET lock_timeout = '500ms';\n$sql") } // 'error: ' . $@ =~ s/\nwith sql .*//sr;
 }
 
 sub waits_for_lock

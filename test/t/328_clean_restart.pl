@@ -15,7 +15,7 @@ use OnsideSandbox;
 use OnsideTest;
 use OnsideWire;
 
-my $wire = OnsideWire->new('main', conf => "onside_attribution.request_timeout = '15s'\n");
+my $wire = OnsideWire->new('main', conf => "onside_attribution.request_timeout = '6s'\n");
 my $node = $wire->node;
 
 my %kinds = (
@@ -32,35 +32,37 @@ my %ends = (
 	},
 	'stopped' => sub { $node->restart; poll_worker($node, 'postgres') });
 
-foreach my $kind (sort keys %kinds)
+# Each kind by itself, and all at once.
+foreach my $case ((map { [ $_, 'terminated', $_ ] } sort keys %kinds), [ 'all kinds', 'stopped', sort keys %kinds ])
 {
-	foreach my $end (sort keys %ends)
-	{
-		my $name = "$kind, $end";
-		$wire->behave(on({ event_name => 'bad' }, $kinds{$kind}));
-		my @bad = $wire->record('bad');
-		ok(wait_until(sub { $wire->sandbox->used }), "$name: the bad one was sent");
+	my ($what, $end, @kinds) = @$case;
+	my $name = "$what, $end";
+	$wire->behave(map { on({ event_name => "bad $_" }, $kinds{$_}) } @kinds);
+	my @bad = map { $wire->record("bad $_") } @kinds;
+	ok(wait_until(sub { !grep { !$_->{used} } @{ $wire->sandbox->rules } }), "$name: what is bad was sent");
 
-		# One request in flight for a second.
-		my @good;
-		my $until = time() + 2;
-		while (time() < $until)
-		{
-			push @good, $wire->record('good', 50);
-			$wire->arrive([ $good[-1] ], 20, "$name: good ones arrive") or last;
-		}
-		my $before = $wire->sandbox->report->{duplicates};
-		$ends{$end}->();
-		my @later = $wire->record('good', 5);
-		$wire->arrive(\@later, 20, "$name: and later ones");
-		my $repeated = $wire->sandbox->report->{duplicates} - $before;
-		cmp_ok($repeated, '<=', 50, "$name: not all of it is repeated");
-		note("$name: $repeated of " . scalar(@good) . ' came again');
-		$wire->behave;
-		$wire->arrive(\@bad, patience(), "$name: the bad one, when the API takes it");
-		wait_for_flush($node, 'postgres', "$name: flush");
-		$wire->healed($name);
+	# One request in flight for a second.
+	my @good;
+	my $until = time() + 2;
+	while (time() < $until)
+	{
+		push @good, $wire->record('good', 50);
+		$wire->arrive([ $good[-1] ], 20, "$name: good ones arrive") or last;
 	}
+	my $before = $wire->sandbox->report->{duplicates};
+	$ends{$end}->();
+	my @later = $wire->record('good', 5);
+	$wire->arrive(\@later, 20, "$name: and later ones");
+	my $repeated = $wire->sandbox->report->{duplicates} - $before;
+	cmp_ok($repeated, '<=', 50, "$name: not all of it is repeated");
+	note("$name: $repeated of " . scalar(@good) . ' came again');
+	$wire->behave;
+
+	# What was refused may be a dead letter by now, whose chance comes in a minute.
+	$wire->sql('UPDATE onside_attribution.dead_letter SET retry_at = clock_timestamp(); SELECT onside_attribution.resume()');
+	$wire->arrive(\@bad, patience(), "$name: what is bad, when the API takes it");
+	wait_for_flush($node, 'postgres', "$name: flush");
+	$wire->healed($name);
 }
 
 # aside is locked until the event that was to go there has been accepted.
