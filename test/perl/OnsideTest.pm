@@ -10,13 +10,9 @@
 
 =head1 SYNOPSIS
 
-  use OnsideSandbox;
-  use OnsideTest;
+  use OnsideTest;       # brings strict, warnings, Test::More and OnsideSandbox
 
-  my $sandbox = OnsideSandbox->start;
-  my $node = onside_node('main', sandbox => $sandbox);
-  create_extension($node, 'postgres');          # and waits for the worker
-
+  my ($node, $sandbox) = sending_node();
   my $id = track($node, 'postgres', 'purchase_completed');
   wait_for_flush($node, 'postgres');
   arrived_ok($sandbox, [$id], 'the event arrived');
@@ -29,7 +25,7 @@ use strict;
 use warnings;
 
 use Errno      ();
-use Exporter   qw(import);
+use Exporter   ();
 use File::Spec ();
 use JSON::PP   ();
 use Test::More;
@@ -39,10 +35,11 @@ use PostgreSQL::Test::Cluster ();
 use PostgreSQL::Test::Utils   ();
 
 use OnsideQuery;
+use OnsideSandbox;
 
 our @EXPORT = qw(
   scale full_scale patience
-  onside_node send_to write_credentials preload
+  onside_node sending_node send_to write_credentials preload
   create_extension set_for_database
   status poll_status poll_worker watch_worker worker_pid launcher_pid postmaster_pid
   outbox_size
@@ -51,6 +48,16 @@ our @EXPORT = qw(
   committed arrived_ok nothing_came_twice
   log_position log_since wait_for_log_line
 );
+
+# What every test uses comes along.
+sub import
+{
+	strict->import;
+	warnings->import;
+	local $Exporter::ExportLevel = 1;
+	$_->Exporter::import() foreach qw(Test::More PostgreSQL::Test::Utils OnsideTest);
+	return;
+}
 
 # The installation_id that the tests use where it does not matter.
 our $installation = '11111111-2222-4333-8444-555555555555';
@@ -138,6 +145,22 @@ sub _init
 	} if $template && !$differs;
 	$node->init(%params);
 	return;
+}
+
+=head2 sending_node(%options)
+
+A sandbox, and a server "main" that sends to it and has the extension in the
+database "postgres".  Returns both, the server first.
+
+=cut
+
+sub sending_node
+{
+	my (%options) = @_;
+	my $sandbox = OnsideSandbox->start;
+	my $node = onside_node('main', sandbox => $sandbox, %options);
+	create_extension($node, 'postgres');
+	return ($node, $sandbox);
 }
 
 =head2 preload($node)

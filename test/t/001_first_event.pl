@@ -3,17 +3,7 @@
 # EXTENSION ends that.  Without preload events are recorded all the same, status
 # says why they are not sent, and they are sent once it is loaded.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use JSON::PP ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $sandbox = OnsideSandbox->start;

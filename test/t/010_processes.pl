@@ -2,26 +2,13 @@
 # and neither keeps the server from stopping.  What cannot be started says so
 # in status, and starts when there is room.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
 use Time::HiRes ();
-
-use OnsideSandbox;
 use OnsideTest;
 
-my $sandbox = OnsideSandbox->start;
-
 # A request may hang for an hour: whatever waits for one fails.
-my $node = onside_node('main', sandbox => $sandbox, conf => <<'CONF');
+my ($node, $sandbox) = sending_node(conf => <<'CONF');
 onside_attribution.request_timeout = '1h'
 CONF
-create_extension($node, 'postgres');
 my @ids = track($node, 'postgres');
 wait_for_flush($node, 'postgres');
 
@@ -186,5 +173,4 @@ wait_for_flush($node, 'third', 'room that a dropped database leaves is taken');
 arrived_ok($sandbox, \@ids, 'all arrived');
 
 $node->stop;
-$sandbox->stop;
 done_testing();

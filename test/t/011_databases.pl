@@ -3,17 +3,7 @@
 # where there should be one: no other session's DROP DATABASE, RENAME, SET
 # TABLESPACE or CREATE DATABASE ... TEMPLATE notices that events are sent.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use File::Spec ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $sandbox = OnsideSandbox->start;
@@ -200,5 +190,4 @@ unlike(slurp_file($node->logfile), qr/onside_attribution worker .*(ERROR|PANIC):
 	'no worker met an error');
 
 $node->stop;
-$sandbox->stop;
 done_testing();

@@ -4,19 +4,9 @@
 # enough.  What frames the line is no part of it, the password may be empty,
 # what is sent is what stands there, and a file that changes is noticed by itself.  What is in it appears nowhere.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use File::Spec   ();
+use File::Spec ();
 use MIME::Base64 ();
-use POSIX        ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
+use POSIX ();
 use OnsideTest;
 use OnsidePeer;
 
@@ -222,5 +212,4 @@ like($stderr, qr/must be superuser|permission denied|pg_read_all_settings/,
 	'not even the path is for everybody');
 
 $node->stop;
-$sandbox->stop;
 done_testing();

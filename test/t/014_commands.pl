@@ -4,17 +4,7 @@
 # copies or dumps the database waits for the worker, nor the worker's purchases
 # for that.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use File::Spec ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $sandbox = OnsideSandbox->start;
@@ -224,5 +214,4 @@ arrived_ok($sandbox, \@ids, 'what was discarded has not arrived, all else has');
 
 $_->quit foreach $shopper, $session;
 $node->stop;
-$sandbox->stop;
 done_testing();

@@ -2,23 +2,11 @@
 # status says that this is why; their worker goes at once when they become one,
 # and one comes at once when that ends, with the events recorded meanwhile.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox, conf => <<'CONF');
+my ($node, $sandbox) = sending_node(conf => <<'CONF');
 onside_attribution.request_timeout = '1h'
 CONF
-create_extension($node, 'postgres');
 $node->safe_psql('postgres', 'CREATE DATABASE shop');
 
 # Until here it is known to be without the extension.
@@ -112,5 +100,4 @@ unlike(log_since($node, $position), qr/invalid database/, 'nobody tried to conne
 
 arrived_ok($sandbox, \@ids, 'all arrived');
 $node->stop;
-$sandbox->stop;
 done_testing();

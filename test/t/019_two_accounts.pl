@@ -4,16 +4,6 @@
 # moment of a switch under load, nor does an event go to another account than the
 # one that its database has.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my %account = (

@@ -11,18 +11,8 @@
 # ONSIDE_TEST_SCALE=full lets ten times as many events pass, which takes more
 # than a minute.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use IPC::Run ();
 use JSON::PP ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $clients = 8;
@@ -302,5 +292,4 @@ unlike(slurp_file($node->logfile), qr/PANIC|TRAP|server process .* was terminate
 	'nothing crashed but what was killed');
 
 $node->stop;
-$sandbox->stop;
 done_testing();

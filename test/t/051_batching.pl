@@ -4,22 +4,10 @@
 # full goes at once when nothing is under way, unless linger holds it back.  An
 # idle server sends nothing and sleeps.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
 use Time::HiRes ();
-
-use OnsideSandbox;
 use OnsideTest;
 
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox);
-create_extension($node, 'postgres');
+my ($node, $sandbox) = sending_node();
 
 # Sets things in postgresql.conf.  That the worker has taken them shows in what
 # it says of "enabled", which is turned off and on again.
@@ -210,5 +198,4 @@ sub cpu_of
 }
 
 $node->stop;
-$sandbox->stop;
 done_testing();

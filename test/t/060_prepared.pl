@@ -3,22 +3,10 @@
 # status.pending is exact all the while, whatever was committed, rolled back,
 # rolled back to a savepoint, or prepared.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
 use Time::HiRes ();
-
-use OnsideSandbox;
 use OnsideTest;
 
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox);
-create_extension($node, 'postgres');
+my ($node, $sandbox) = sending_node();
 $node->safe_psql('postgres', 'CREATE TABLE noted (event_id uuid)');
 
 my $note = q{INSERT INTO noted SELECT onside_attribution.track('purchase_completed', gen_random_uuid(), '{}')};
@@ -211,5 +199,4 @@ $node->safe_psql('postgres', "COMMIT PREPARED 'resume'");
 poll_status($node, 'postgres', { state => 'idle' }, 'committed, it has');
 
 $node->stop;
-$sandbox->stop;
 done_testing();

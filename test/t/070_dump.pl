@@ -3,16 +3,6 @@
 # once, as soon as sending is configured: whether that server's transaction ids
 # are far behind or far ahead of those in the dump.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $sandbox = OnsideSandbox->start;

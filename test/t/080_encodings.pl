@@ -1,17 +1,7 @@
 # Whatever the database's encoding is, a request is UTF-8 and says what was
 # recorded; what cannot be told in UTF-8 is refused where it is recorded.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use JSON::PP ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $sandbox = OnsideSandbox->start;
@@ -140,5 +130,4 @@ arrived_ok($sandbox, \@ids, 'what was recorded arrived, and nothing else');
 is_deeply([ keys %{ $sandbox->report->{by_status} } ], [204], 'no request was refused');
 
 $node->stop;
-$sandbox->stop;
 done_testing();

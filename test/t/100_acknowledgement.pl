@@ -3,25 +3,12 @@
 # two after each wait, and all is sent once the API is back.  What a peer puts around
 # a 204, before or behind it, neither loses nor repeats anything.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use JSON::PP ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideFault;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideFault;
 
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox);
-create_extension($node, 'postgres');
+my ($node, $sandbox) = sending_node();
 my $fault = OnsideFault->new(node => $node, sandbox => $sandbox);
-
 
 # ---------------------------------------------------------------------------
 # Success, but not this one

@@ -5,17 +5,7 @@
 # it is the contract and not the events: at most ten are given up, then the state
 # is "refusing"; and when it accepts again, those come back by themselves.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use JSON::PP ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $sandbox = OnsideSandbox->start;

@@ -3,21 +3,9 @@
 # wherever they stand, as the API counts them.
 # A refused batch never becomes a storm.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox);
-create_extension($node, 'postgres');
+my ($node, $sandbox) = sending_node();
 my $worker = worker_pid($node, 'postgres');
 $sandbox->poison('"bad"');
 

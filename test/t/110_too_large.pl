@@ -4,21 +4,9 @@
 # 413, be it the first that the API ever sees; it costs the others nothing but
 # a few requests.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox);
-create_extension($node, 'postgres');
+my ($node, $sandbox) = sending_node();
 my $worker = worker_pid($node, 'postgres');
 
 my @all = (max_body => 1_000_000, max_events => 1000);

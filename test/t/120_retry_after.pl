@@ -4,24 +4,11 @@
 # reload that changes a setting of ours, end the wait at once.  The wait outlives
 # the worker and the server.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use POSIX ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsidePeer;
 
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox);
-
-create_extension($node, 'postgres');
+my ($node, $sandbox) = sending_node();
 my $worker = worker_pid($node, 'postgres');
 
 sub settled_ok

@@ -4,22 +4,10 @@
 # fewer requests under way, until they have grown back.
 # pause, resume and "enabled" count in the middle of it, too.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideFault;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideFault;
 
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox);
-create_extension($node, 'postgres');
+my ($node, $sandbox) = sending_node();
 my $fault = OnsideFault->new(node => $node, sandbox => $sandbox);
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }

@@ -3,18 +3,8 @@
 # read again by itself: a rotation in the middle of a drain, here first or there
 # first, needs no reload and no restart.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideFault;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideFault;
 
 my $sandbox = OnsideSandbox->start(user => 'shop', password => 'first');
 my $node = onside_node('main', start => 0);
@@ -22,7 +12,6 @@ send_to($node, $sandbox, 'shop', 'first');
 $node->start;
 create_extension($node, 'postgres');
 my $fault = OnsideFault->new(node => $node, sandbox => $sandbox);
-
 
 my %unauthorized = (
 	state => 'unauthorized',

@@ -3,18 +3,8 @@
 # is never followed: whatever an answer names, nobody but the endpoint is
 # contacted, and nobody but the endpoint is shown the credentials.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideFault;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideFault;
 use OnsideTls;
 
 my $sandbox = OnsideSandbox->start;
@@ -22,7 +12,6 @@ my $other = OnsideSandbox->start;
 my $node = onside_node('main', sandbox => $sandbox);
 create_extension($node, 'postgres');
 my $fault = OnsideFault->new(node => $node, sandbox => $sandbox);
-
 
 # One rule, and what has to hold while it acts and afterwards.
 sub misconfigured_ok

@@ -2,22 +2,9 @@
 # or the log, as valid and printable UTF-8 on a single line; and the log gets
 # at most one line when a state has lasted and one when it ends, none per request.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox);
-
-create_extension($node, 'postgres');
+my ($node, $sandbox) = sending_node();
 my $worker = worker_pid($node, 'postgres');
 
 sub settled_ok

@@ -3,20 +3,10 @@
 # with them, with the file or with the peer, and even if the peer sends them
 # back in its answer, encoded as answers are.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use JSON::PP ();
 use MIME::Base64 ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideFault;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideFault;
 
 my $user = 'shopkeeper';
 my @passwords = ('Xyzzy-plugh:42%s', 'Quux?corge/grault+', "waldo'fred\\thud\"");

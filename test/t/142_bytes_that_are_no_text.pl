@@ -3,19 +3,9 @@
 # dead_letter and the log show is valid text of one line, never longer than
 # 1 kB, wherever the bytes are cut.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use IO::Select       ();
+use IO::Select ();
 use IO::Socket::INET ();
-use POSIX            ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
+use POSIX ();
 use OnsideTest;
 
 # ---------------------------------------------------------------------------
@@ -84,9 +74,7 @@ END { stop_server($_) foreach keys %servers }
 
 # ---------------------------------------------------------------------------
 
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox);
-create_extension($node, 'postgres');
+my ($node, $sandbox) = sending_node();
 my $worker = worker_pid($node, 'postgres');
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }

@@ -3,19 +3,9 @@
 # A hanging resolver holds up neither the worker nor its end, and no signal
 # handler of the server's ever runs on one of its threads.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
 use Time::HiRes qw(time);
-
-use OnsideFault;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideFault;
 use OnsideTls;
 
 plan skip_all => 'openssl is not installed' unless OnsideTls::available();

@@ -3,27 +3,13 @@
 # read to it, and the worker's memory stays what it was.  Nothing is lost and
 # nothing dead-lettered for it, and "status" says printable words about it.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use JSON::PP ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideFault;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideFault;
 
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox,
-	conf => "onside_attribution.request_timeout = '60s'\n"
+my ($node, $sandbox) = sending_node(conf => "onside_attribution.request_timeout = '60s'\n"
 	  . "onside_attribution.retry_max_delay = '20ms'\n");
-create_extension($node, 'postgres');
 my $fault = OnsideFault->new(node => $node, sandbox => $sandbox);
-
 
 # How often the present rule has acted.
 

@@ -3,19 +3,9 @@
 # request; events wait until that is repaired.  Without TLS there is loopback
 # alone.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use File::Copy qw(copy);
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideFault;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideFault;
 use OnsideTls;
 
 plan skip_all => 'openssl is not installed' unless OnsideTls::available();

@@ -4,16 +4,7 @@
 # HTTP/2, over which libcurl loses such an answer, is not spoken even where it
 # is offered.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use JSON::PP ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
 use OnsideTest;
 use OnsideTls;
 use OnsidePeer;

@@ -5,15 +5,6 @@
 # name leads now: at once after a failure, within five minutes without any.
 # Requests that libcurl repeats by itself are counted.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
 use OnsideTest;
 use OnsideTls;
 use OnsidePeer;

@@ -6,18 +6,8 @@
 # who does, and its answer is never taken for one of the API's; one that fails
 # otherwise is a failure like any other.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideFault;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideFault;
 use OnsideTls;
 
 plan skip_all => 'openssl is not installed' unless OnsideTls::available();
@@ -37,7 +27,6 @@ signal.alarm(600)
 log = open(directory + "/proxy.log", "ab", buffering=0)
 server = socket.create_server(("127.0.0.1", 0))
 
-
 def pump(source, target):
     try:
         while data := source.recv(65536):
@@ -45,7 +34,6 @@ def pump(source, target):
         target.shutdown(socket.SHUT_WR)
     except OSError:
         pass
-
 
 def serve(client):
     head = b""
@@ -98,12 +86,10 @@ def serve(client):
     threading.Thread(target=pump, args=(upstream, client), daemon=True).start()
     pump(client, upstream)
 
-
 def watch():
     # The pipe to the test closes when it ends.
     sys.stdin.buffer.read()
     os._exit(0)
-
 
 threading.Thread(target=watch, daemon=True).start()
 print(server.getsockname()[1], flush=True)

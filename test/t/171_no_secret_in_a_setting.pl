@@ -6,23 +6,10 @@
 # the value appear in a message, a view, doctor() or the log, but for what the
 # server writes by itself: the statement that somebody typed.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 # Statements would show what is typed in them: see docs/settings.md.
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox,
-	conf => "log_min_messages = debug1\nlog_min_error_statement = panic\nonside_attribution.retry_max_delay = '200ms'\n");
-create_extension($node, 'postgres');
+my ($node, $sandbox) = sending_node(conf => "log_min_messages = debug1\nlog_min_error_statement = panic\nonside_attribution.retry_max_delay = '200ms'\n");
 
 my $secret = 'xyzzy42';
 my @proxies = (

@@ -3,29 +3,16 @@
 # not wait for our HTTP, other sessions' barriers are served, and a cancelled
 # query is none of ours.  What was under way is sent again with the same bytes.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use JSON::PP ();
-use PostgreSQL::Test::Utils;
-use Test::More;
 use Time::HiRes qw(time);
-
-use OnsideFault;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideFault;
 
 # Far from what it takes (which note() says), and far below request_timeout.
 my $at_once = 5;
 
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox,
-	conf => "onside_attribution.request_timeout = '10min'\n"
+my ($node, $sandbox) = sending_node(conf => "onside_attribution.request_timeout = '10min'\n"
 	  . "onside_attribution.connect_timeout = '10min'\n");
-create_extension($node, 'postgres');
 my $fault = OnsideFault->new(node => $node, sandbox => $sandbox);
 $fault->record;
 $fault->settled('before anything');

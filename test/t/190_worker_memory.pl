@@ -3,20 +3,10 @@
 # what it was.  And an upload that nobody takes any more (its peer reads
 # nothing) ends as stalled, however long a request may take.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use IO::Socket::INET ();
 use JSON::PP ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideFault;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideFault;
 
 # What malloc keeps for itself, at most; kB.
 my $slack = 1024;
