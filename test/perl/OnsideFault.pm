@@ -113,7 +113,7 @@ sub record
 
 =head2 survived($name, %case)
 
-One case.  All keys are optional:
+One case, as a subtest.  All keys are optional:
 
   begin    starts the fault
   events   how many events are recorded while it lasts (3)
@@ -128,17 +128,18 @@ One case.  All keys are optional:
 sub survived
 {
 	my ($self, $name, %case) = @_;
-	my $again = $self->_duplicates;
-
-	$case{begin}->() if $case{begin};
-	my @ids = $self->record($case{events}, $case{payload});
-	poll_status($self->{node}, $self->{database}, $case{while}, "$name: the state while it lasts")
-	  if $case{while};
-	$case{during}->(@ids) if $case{during};
-	$case{end}->() if $case{end};
-	$self->settled($name);
-	cmp_ok($self->_duplicates, '>', $again, "$name: events came again")
-	  if $case{again};
+	my @ids;
+	subtest $name => sub {
+		my $again = $self->_duplicates;
+		$case{begin}->() if $case{begin};
+		@ids = $self->record($case{events}, $case{payload});
+		poll_status($self->{node}, $self->{database}, $case{while}, 'the state while it lasts')
+		  if $case{while};
+		$case{during}->(@ids) if $case{during};
+		$case{end}->() if $case{end};
+		$self->settled($name);
+		cmp_ok($self->_duplicates, '>', $again, 'events came again') if $case{again};
+	};
 	return @ids;
 }
 
