@@ -6,7 +6,7 @@
 use Time::HiRes ();
 use OnsideTest;
 
-my $many = 30;
+my $many = 20;
 my $room = 5;
 
 my $sandbox = OnsideSandbox->start;

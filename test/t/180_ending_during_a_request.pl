@@ -132,36 +132,5 @@ foreach my $rule (@hanging)
 	recovered($name);
 }
 
-# ---------------------------------------------------------------------------
-# The worker's own database
-# ---------------------------------------------------------------------------
-
-foreach my $rule (@hanging)
-{
-	foreach my $case (
-		[ 'DROP DATABASE', 'DROP DATABASE shop' ],
-		[ 'DROP DATABASE ... WITH (FORCE)', 'DROP DATABASE shop WITH (FORCE)' ],
-		[ 'ALTER DATABASE ... RENAME', 'ALTER DATABASE shop RENAME TO store; DROP DATABASE store' ],
-		[ 'CREATE DATABASE ... TEMPLATE', 'CREATE DATABASE copy TEMPLATE shop; DROP DATABASE copy; DROP DATABASE shop' ])
-	{
-		my ($name, $sql) = @$case;
-		$name .= " during a $rule->{fault} of its own worker";
-		$sandbox->behave($rule);
-		$sandbox->reset;
-		$node->safe_psql('postgres', 'CREATE DATABASE shop');
-		create_extension($node, 'shop');
-		my $pid = worker_pid($node, 'shop');
-		track($node, 'shop');
-		poll_status($node, 'shop', { state => 'sending', in_flight => qr/^[123]$/ }, "$name: it hangs");
-		my $began = time();
-
-		# Each a transaction of its own.
-		$node->safe_psql('postgres', $_) foreach split /; /, $sql;
-		took_ok($began, $name);
-		ok(wait_until(sub { !process_exists($pid) }), "$name: its worker is gone");
-		is(worker_pid($node, 'postgres'), $fault->pid, "$name: the other worker is not");
-	}
-}
-
 $node->stop;
 done_testing();
