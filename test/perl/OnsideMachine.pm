@@ -1,8 +1,8 @@
 # OnsideMachine: a machine with faults below PostgreSQL.
 #
 # Compiles test/instruments/faults.c and has servers that are started from then
-# on load it: their disk can be full, and their clock be set, from one moment to
-# the next.
+# on load it: their disk can be full, their clocks be set, and names lead
+# elsewhere or nowhere, from one moment to the next.
 
 =head1 SYNOPSIS
 
@@ -99,9 +99,36 @@ sub crash
 
 sub is_crashed { return !-e "$_[0]{directory}/crash" }
 
+=head2 set_monotonic_clock($seconds), set_address($address)
+
+The servers' monotonic clock is so many seconds ahead; and this is where moving.test is.
+
+=cut
+
+sub set_monotonic_clock
+{
+	my ($self, $seconds) = @_;
+	return $self->_write('ahead', "$seconds\n");
+}
+
+sub set_address
+{
+	my ($self, $address) = @_;
+	return $self->_write('address', $address);
+}
+
+=head2 hang_resolver, answer_resolver
+
+From now on nobody is told where *.hanging.test is; and then that it is here.
+
+=cut
+
+sub hang_resolver { return $_[0]->_write('hang', '') }
+sub answer_resolver { return unlink "$_[0]{directory}/hang" }
+
 =head2 set_clock($seconds)
 
-The servers' clock is so many seconds ahead.
+The servers' time of day is so many seconds ahead.
 
 =cut
 
