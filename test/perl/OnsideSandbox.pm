@@ -238,8 +238,8 @@ sub reset
 =head2 OnsideSandbox->proxy(%options)
 
 What stands in front of a sandbox, with C<url>, C<port> and C<stop>.  It takes
-C<user> and C<password>, and C<answer($bytes)> has it say that to everything, C<answer(undef)> ends it;
-C<asked> has the first line of each request.
+C<user> and C<password>, and C<answer($bytes)> has it say that to everything,
+C<answer(undef)> ends it; C<asked> has the head of each request, line by line.
 
 =cut
 

@@ -177,7 +177,7 @@ wait_until(
 	}, undef, 3);
 
 # A bounded time in which nothing at all happens is what is looked at here.
-my $seconds = 20;
+my $seconds = 6;
 @before = map { context_switches($_) } $worker, $launcher;
 $requests = $sandbox->report->{requests};
 my $cpu = cpu_of($worker);

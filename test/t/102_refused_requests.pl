@@ -1,6 +1,7 @@
 # What it costs to single out k bad ones of 1000 events: at most about
 # 2 k' log2(1000 / k') + 5 k + 20 requests, k' being k or 368, whichever is less,
-# wherever they stand, as the API counts them.
+# wherever they stand, as the API counts them.  (test/sim's days nasty_k*.day count
+# what the sender does.)
 # A refused batch never becomes a storm.
 
 use OnsideTest;
@@ -70,19 +71,10 @@ SQL
 # The first batch that the worker ever sends, too: it knows nothing of the API.
 cost_ok('1 bad, nothing accepted before', drawn(1));
 
-cost_ok("1 bad at place $_", $_) foreach 1, 2, 499, 500, 501, 999, 1000, drawn(1);
-cost_ok('5 bad, drawn', drawn(5)) for 1 .. 3;
-cost_ok('5 bad in a row', 700 .. 704);
-cost_ok('5 bad, spread', map { $_ * 200 } 1 .. 5);
-cost_ok('20 bad, drawn', drawn(20)) for 1 .. 3;
+cost_ok('5 bad, drawn', drawn(5));
 cost_ok('20 bad in a row', 1 .. 20);
-cost_ok('20 bad, spread', map { $_ * 50 } 1 .. 20);
-cost_ok('every other one of the last 40', map { 960 + $_ * 2 } 1 .. 20);
 cost_ok('400 bad, drawn', drawn(400));
 
-$node->restart;
-$worker = poll_worker($node, 'postgres', $worker);
-cost_ok('20 bad in front, by a fresh worker', 1 .. 20);
 $node->restart;
 $worker = poll_worker($node, 'postgres', $worker);
 cost_ok('20 bad, drawn, by a fresh worker', drawn(20));

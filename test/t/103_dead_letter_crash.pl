@@ -50,8 +50,8 @@ my %crash = (
 
 # The moments: as soon as a dead letter can be seen, and after so many requests
 # of the search for the bad ones.
-my @moments = map { { requests => $_ } } 1, 2, 5, 9, 12, 16, 20, 26;
-unshift @moments, {}, {}, {};
+my @moments = map { { requests => $_ } } 1, 5, 12, 20;
+unshift @moments, {}, {};
 
 foreach my $crash (sort keys %crash)
 {

@@ -27,7 +27,6 @@ my %backing_off = (
 
 foreach my $rule (
 	{ fault => 'reset_before_read' },
-	{ fault => 'reset_during_upload', bytes => 1 },
 	{ fault => 'reset_during_upload', bytes => 400 },
 	{ fault => 'reset_after_upload' },
 	{ fault => 'close_no_answer' })

@@ -158,16 +158,15 @@ foreach my $setting (sort keys %reason)
 }
 
 # The check is not there when the library is not.
-foreach my $setting (sort keys %reason)
+foreach my $setting (qw(credentials_file proxy))
 {
 	my $requests = $sandbox->report->{requests};
-	configure(q{shared_preload_libraries = ''},
-		$setting eq 'proxy_credentials_file' ? "onside_attribution.proxy = 'http://127.0.0.1:9'" : ());
+	configure(q{shared_preload_libraries = ''});
 	$node->restart;
 	$node->safe_psql('template1',
 		"ALTER DATABASE postgres SET onside_attribution.$setting = " . quoted($values{$setting}[0]));
 	my $position = log_position($node);
-	configure($setting eq 'proxy_credentials_file' ? "onside_attribution.proxy = 'http://127.0.0.1:9'" : ());
+	configure();
 	$node->restart;
 	track($node, 'postgres');
 	poll_status($node, 'postgres', { state => 'misconfigured', state_reason => $reason{$setting} },
