@@ -7,6 +7,7 @@ use IO::Socket::INET ();
 use JSON::PP ();
 use OnsideTest;
 use OnsideFault;
+use OnsideMachine;
 
 # What malloc keeps for itself, at most; kB.
 my $slack = 1024;
@@ -18,6 +19,7 @@ my $sandbox = OnsideSandbox->start;
 my $silent = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 5)
   or die "could not listen: $!";
 
+my $machine = OnsideMachine->new;
 my $node = onside_node('main', sandbox => $stalled,
 	conf => "onside_attribution.request_timeout = '30min'\n"
 	  . "onside_attribution.retry_max_delay = '20ms'\n"
@@ -25,8 +27,7 @@ my $node = onside_node('main', sandbox => $stalled,
 	  . "'http://127.0.0.1:" . $silent->sockport . "/attribution-api/v1/events'\n");
 
 # ---------------------------------------------------------------------------
-# One database's upload stalls; it takes a minute until that is noticed, and
-# the other one is busy meanwhile.
+# One database's upload stalls, and the other one is busy meanwhile.
 # ---------------------------------------------------------------------------
 
 create_extension($node, 'postgres');
@@ -101,7 +102,8 @@ foreach my $rule (
 # The upload
 # ---------------------------------------------------------------------------
 
-# Its time is the worker's own (STALL_SECONDS in http.c): a minute.
+# Its time is the worker's own (STALL_SECONDS in request.c): a minute.
+$machine->set_monotonic_clock(60) if $machine;
 poll_status($node, 'postgres',
 	{ state => 'backing_off', last_error => qr/too slow/i },
 	'an upload stalls: noticed');
