@@ -44,7 +44,7 @@ our @EXPORT = qw(
   status poll_status poll_worker watch_worker worker_pid launcher_pid postmaster_pid
   outbox_size
   wait_until process_exists wait_for_exit memory_of context_switches
-  track track_and_hang wait_for_flush
+  track track_and_hang track_some_bad wait_for_flush
   committed arrived_ok nothing_came_twice
   log_position log_since wait_for_log_line
 );
@@ -516,6 +516,30 @@ sub track_and_hang
 	my $id = track($node, $database);
 	ok(wait_until(sub { $sandbox->used }), 'a request hangs');
 	return $id;
+}
+
+=head2 track_some_bad($node, $database, $n, @places)
+
+Records n events in one transaction, those at these places (from 1 on) with the
+event_name "bad" and the others "good".  Returns the ids of either kind.
+
+=cut
+
+sub track_some_bad
+{
+	my ($node, $database, $n, @places) = @_;
+	my $bad = "i = ANY ('{" . join(',', @places) . "}')";
+	my %ids = (t => [], f => []);
+	foreach (split /\n/, $node->safe_psql($database, <<SQL))
+SELECT $bad, onside_attribution.track(CASE WHEN $bad THEN 'bad' ELSE 'good' END,
+    '$installation', jsonb_build_object('i', i))
+FROM generate_series(1, $n) i
+SQL
+	{
+		my ($is_bad, $id) = split /\|/;
+		push @{ $ids{$is_bad} }, $id;
+	}
+	return @ids{qw(f t)};
 }
 
 =head2 wait_for_flush($node, $database, [$what, $seconds])

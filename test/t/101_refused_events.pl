@@ -11,25 +11,7 @@ use OnsideTest;
 my $sandbox = OnsideSandbox->start;
 my $node = onside_node('main', sandbox => $sandbox);
 
-# Records events in one transaction, bad ones where $bad has them (from 1 on).
-# Returns the ids of the good and those of the bad ones.
-sub record
-{
-	my ($n, @bad) = @_;
-	my @rows = split /\n/, $node->safe_psql('postgres', <<SQL);
-SELECT i = ANY ('{@{[join ',', @bad]}}'), onside_attribution.track(
-    CASE WHEN i = ANY ('{@{[join ',', @bad]}}') THEN 'bad' ELSE 'good' END,
-    gen_random_uuid(), jsonb_build_object('i', i))
-FROM generate_series(1, $n) i
-SQL
-	my (@good, @refused);
-	foreach (@rows)
-	{
-		my ($is_bad, $id) = split /\|/;
-		push @{ $is_bad eq 't' ? \@refused : \@good }, $id;
-	}
-	return (\@good, \@refused);
-}
+sub record { return track_some_bad($node, 'postgres', @_) }
 
 # What holds after each case: the good ones have arrived, dead_letter holds the
 # bad ones, each once, and nothing else, and all is quiet again with the same

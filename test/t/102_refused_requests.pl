@@ -34,32 +34,20 @@ sub cost_ok
 
 	$node->safe_psql('postgres', 'DELETE FROM onside_attribution.dead_letter');
 	$sandbox->reset;
-	my (@good, @bad);
-	foreach (
-		split /\n/,
-		$node->safe_psql('postgres', <<SQL))
-SELECT i = ANY ('{@{[join ',', @places]}}'), onside_attribution.track(
-    CASE WHEN i = ANY ('{@{[join ',', @places]}}') THEN 'bad' ELSE 'good' END,
-    gen_random_uuid(), jsonb_build_object('i', i))
-FROM generate_series(1, 1000) i
-SQL
-	{
-		my ($is_bad, $id) = split /\|/;
-		push @{ $is_bad eq 't' ? \@bad : \@good }, $id;
-	}
+	my ($good, $bad) = track_some_bad($node, 'postgres', 1000, @places);
 
 	# Who is refused while nothing else is accepted may have to wait for that.
 	my $later = 0;
 	until ($node->safe_psql('postgres', "SELECT onside_attribution.flush('2500 ms')") eq 't' || $later == 12)
 	{
-		push @good, track($node, 'postgres', 'good', '{}');
+		push @$good, track($node, 'postgres', 'good', '{}');
 		$later++;
 	}
 	$allowed += 2 * $later;
 	wait_for_flush($node, 'postgres', "$case: all is settled");
-	arrived_ok($sandbox, \@good, "$case: what is good has arrived");
+	arrived_ok($sandbox, $good, "$case: what is good has arrived");
 	is( $node->safe_psql('postgres', 'SELECT event_id FROM onside_attribution.dead_letter ORDER BY 1'),
-		join("\n", sort @bad), "$case: what is bad is in dead_letter");
+		join("\n", sort @$bad), "$case: what is bad is in dead_letter");
 	my $report = $sandbox->report;
 	is($report->{duplicates}, 0, "$case: nothing arrived twice");
 	cmp_ok($report->{requests}, '<=', $allowed, "$case: at most $allowed requests")

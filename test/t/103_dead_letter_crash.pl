@@ -13,19 +13,11 @@ my (@good, @bad);
 # 200 events, five of them bad, in a few transactions.
 sub record
 {
-	foreach my $part (0 .. 3)
+	foreach my $places ([3], [ 40, 41 ], [17], [50])
 	{
-		my $rows = $node->safe_psql('postgres', <<SQL);
-SELECT i IN (3, 90, 91, 117, 200), onside_attribution.track(
-    CASE WHEN i IN (3, 90, 91, 117, 200) THEN 'bad' ELSE 'good' END,
-    gen_random_uuid(), jsonb_build_object('i', i))
-FROM generate_series($part * 50 + 1, $part * 50 + 50) i
-SQL
-		foreach (split /\n/, $rows)
-		{
-			my ($is_bad, $id) = split /\|/;
-			push @{ $is_bad eq 't' ? \@bad : \@good }, $id;
-		}
+		my ($good, $bad) = track_some_bad($node, 'postgres', 50, @$places);
+		push @good, @$good;
+		push @bad, @$bad;
 	}
 	return;
 }
