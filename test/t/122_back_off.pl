@@ -38,33 +38,6 @@ sub beside
 }
 
 # ---------------------------------------------------------------------------
-# A status that passes by itself (test/unit/test_answer.c has all)
-# ---------------------------------------------------------------------------
-
-foreach my $status (408, 503)
-{
-	$fault->survived(
-		"HTTP $status",
-		begin => sub { $sandbox->behave({ status => $status, body => 'later' }) },
-		while => {
-			state => 'backing_off',
-			state_reason => qr/cannot be reached or fails/,
-			last_error => "HTTP $status: later",
-			last_error_at => qr/./,
-			next_attempt_at => qr/./,
-			oldest_pending_age => qr/./,
-			pending => 3,
-			retries => qr/^[1-9]/
-		},
-		during => sub {
-			ok(wait_until(sub { $sandbox->used >= 5 }), 'it is tried again and again');
-			is(status($node, 'postgres')->{state}, 'backing_off', 'still backing off');
-		},
-		end => sub { $sandbox->behave });
-}
-is($sandbox->report->{duplicates}, 0, 'nothing came twice so far');
-
-# ---------------------------------------------------------------------------
 # Many batches, one back-off
 # ---------------------------------------------------------------------------
 
