@@ -180,31 +180,31 @@ healed_ok('all of 20 were too large');
 
 # Small batches, so that growing back takes no more than some thousand events.
 start_over();
-$node->append_conf('postgresql.conf', 'onside_attribution.batch_max_events = 100');
+$node->append_conf('postgresql.conf', 'onside_attribution.batch_max_events = 40');
 $node->reload;
 ok( wait_until(
 		sub {
 			$sandbox->reset;
 			record(200, 10);
-			wait_for_flush($node, 'postgres', 'batches of at most 100');
-			return $sandbox->report->{max_events} == 100;
+			wait_for_flush($node, 'postgres', 'batches of at most 40');
+			return $sandbox->report->{max_events} == 40;
 		}),
-	'the worker makes batches of at most 100');
+	'the worker makes batches of at most 40');
 
 foreach (
-	[ 'events', { max_events => 30 }, 10 ],
-	[ 'bytes', { max_body => 30_000 }, 800 ])
+	[ 'events', { max_events => 12 }, 10 ],
+	[ 'bytes', { max_body => 12_000 }, 800 ])
 {
 	my ($of, $limits, $bytes) = @$_;
 	my $case = "a smaller limit of $of";
 
 	$sandbox->limits(@all, %$limits);
 	$sandbox->reset;
-	@good = record(2000, $bytes);
+	@good = record(800, $bytes);
 	settled_ok("$case, learned");
 
 	$sandbox->reset;
-	@good = record(500, $bytes);
+	@good = record(200, $bytes);
 	settled_ok("$case, remembered");
 	# A larger body is tried once in 32, in as many requests as go at once.
 	cmp_ok(scalar too_large(), '<=', 4,
@@ -215,13 +215,13 @@ foreach (
 	$sandbox->reset;
 	@good = ();
 	my $largest = 0;
-	for (my $i = 0; $i < 10 && $largest < 100; $i++)
+	for (my $i = 0; $i < 10 && $largest < 40; $i++)
 	{
-		push @good, record(4000, $bytes);
+		push @good, record(1500, $bytes);
 		settled_ok("$case, lifted, round $i");
 		$largest = $sandbox->report->{max_events};
 	}
-	is($largest, 100, "$case, lifted: batches are as large as before");
+	is($largest, 40, "$case, lifted: batches are as large as before");
 	is(scalar too_large(), 0, "$case, lifted: and none was refused");
 }
 
