@@ -1,17 +1,24 @@
 /*-------------------------------------------------------------------------
  *
  * faults.c
- *		A machine whose disk is full, and whose clock can be set.
+ *		A machine whose disk is full, whose clocks can be set, and whose names
+ *		move.
  *
- * Loaded into a server of the tests with LD_PRELOAD.  Two files in the directory
- * of the environment variable ONSIDE_FAULTS say what is wrong at the moment:
+ * Loaded into a server of the tests with LD_PRELOAD.  Files in the directory of
+ * the environment variable ONSIDE_FAULTS say what is wrong at the moment:
  *
  *	 full	as long as it is there, no file below base/ can grow; each call that
  *			would have made one grow fails with ENOSPC, and adds a byte to the
  *			file "refused"
  *	 clock	so many seconds are added to the time of day
+ *	 ahead	and so many to the monotonic clock
+ *	 hang	as long as it is there, *.hanging.test does not resolve, for two
+ *			minutes at most; then it is 127.0.0.1
+ *	 address	where moving.test is
  *	 crash	its content is "PID PATH": that process dies by SIGSEGV when it writes
  *			the next time to a file with PATH in its path, and takes this file away
+ *
+ * *.invalid is never there.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,6 +27,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -156,23 +164,73 @@ posix_fallocate64(int fd, off_t offset, off_t length)
 		REAL(posix_fallocate64) (fd, offset, length);
 }
 
+/* The file's content; "" if there is none. */
+static const char *
+text_of(const char *name, char *text, int size)
+{
+	const char *path = fault_path(name);
+	int			fd = path == NULL ? -1 : open(path, O_RDONLY);
+	ssize_t		len = fd < 0 ? -1 : read(fd, text, size - 1);
+
+	if (fd >= 0)
+		close(fd);
+	text[len > 0 ? len : 0] = '\0';
+	return text;
+}
+
+int
+clock_gettime(clockid_t clock, struct timespec *now)
+{
+	static __typeof__(&clock_gettime) real;
+	char		text[32];
+	int			result;
+
+	if (real == NULL)
+		real = REAL(clock_gettime);
+	result = real(clock, now);
+	if (clock == CLOCK_MONOTONIC)
+		now->tv_sec += atol(text_of("ahead", text, sizeof(text)));
+	return result;
+}
+
 int
 gettimeofday(struct timeval *tv, void *tz)
 {
-	const char *path = fault_path("clock");
-	int			fd = path == NULL ? -1 : open(path, O_RDONLY);
 	struct timespec now;
-	char		text[32] = "";
+	char		text[32];
 
 	(void) tz;
 	clock_gettime(CLOCK_REALTIME, &now);
-	tv->tv_sec = now.tv_sec;
+	tv->tv_sec = now.tv_sec + atol(text_of("clock", text, sizeof(text)));
 	tv->tv_usec = now.tv_nsec / 1000;
-	if (fd >= 0)
-	{
-		if (read(fd, text, sizeof(text) - 1) > 0)
-			tv->tv_sec += atol(text);
-		close(fd);
-	}
 	return 0;
+}
+
+static int
+ends_with(const char *name, const char *end)
+{
+	size_t		len = name == NULL ? 0 : strlen(name);
+
+	return len > strlen(end) && strcmp(name + len - strlen(end), end) == 0;
+}
+
+int
+getaddrinfo(const char *node, const char *service,
+			const struct addrinfo *hints, struct addrinfo **res)
+{
+	char		text[64];
+
+	if (ends_with(node, ".invalid"))
+		return EAI_NONAME;
+	if (ends_with(node, ".hanging.test"))
+	{
+		const char *hang = fault_path("hang");
+
+		for (int i = 0; i < 12000 && access(hang, F_OK) == 0; i++)
+			usleep(10000);
+		node = "127.0.0.1";
+	}
+	else if (node != NULL && strcmp(node, "moving.test") == 0)
+		node = text_of("address", text, sizeof(text));
+	return REAL(getaddrinfo) (node, service, hints, res);
 }

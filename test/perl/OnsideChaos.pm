@@ -4,16 +4,12 @@
 # server or to a database while sessions record events (OnsideLoad).  Each turn
 # through the deck brings every one of them once, in an order that follows from
 # the seed.  Whatever a disturbance begins, it ends itself, or heal() does.
-
-=head1 SYNOPSIS
-
-  my $chaos = OnsideChaos->new(node => $node, load => $load, sandbox => $sandbox,
-      start_sandbox => sub { OnsideSandbox->start(port => $_[0]) },
-      databases => [qw(a b c)], seed => 42);
-  $chaos->turn while ...;
-  $chaos->heal;
-
-=cut
+#
+#   my $chaos = OnsideChaos->new(node => $node, load => $load, sandbox => $sandbox,
+#       start_sandbox => sub { OnsideSandbox->start(port => $_[0]) },
+#       databases => [qw(a b c)], seed => 42);
+#   $chaos->turn while ...;
+#   $chaos->heal;
 
 package OnsideChaos;
 
@@ -102,15 +98,9 @@ my %disturbance = (
 # This one takes long.
 $disturbance{'refused copy'} = \&_refused_copy if full_scale();
 
-=head1 METHODS
-
-=head2 OnsideChaos->new(%options)
-
-C<start_sandbox> is called with a port and returns a sandbox that writes to the
-same log as the one before.
-
-=cut
-
+# OnsideChaos->new(%options)
+# start_sandbox is called with a port and returns a sandbox that writes to the
+# same log as the one before.
 sub new
 {
 	my ($class, %options) = @_;
@@ -125,12 +115,8 @@ sub new
 	return $self;
 }
 
-=head2 turn
-
-The next disturbance.  Returns how many are left in the deck.
-
-=cut
-
+# turn
+# The next disturbance.  Returns how many are left in the deck.
 sub turn
 {
 	my ($self) = @_;
@@ -155,12 +141,8 @@ sub _shuffle
 
 sub _pick { return $_[1 + $_[0]->{dice}->(@_ - 1)] }
 
-=head2 sql($database, $sql)
-
-Runs it; while the server is restarting, again and again.  Returns what it says.
-
-=cut
-
+# sql($database, $sql)
+# Runs it; while the server is restarting, again and again.  Returns what it says.
 sub sql
 {
 	my ($self, $database, $sql) = @_;
@@ -174,13 +156,9 @@ sub sql
 	return $stdout;
 }
 
-=head2 killed, done, restarts, requests
-
-C<killed> has the process ids that got SIGKILL, C<done> how often which
-disturbance took place, C<requests> how many requests the API has seen.
-
-=cut
-
+# killed, done, restarts, requests
+# killed has the process ids that got SIGKILL, done how often which
+# disturbance took place, requests how many requests the API has seen.
 sub killed { return $_[0]{killed} }
 sub done { return $_[0]{done} }
 
@@ -462,13 +440,9 @@ SQL
 	return;
 }
 
-=head2 counted_right($database)
-
-Tests that status.pending is what the view "pending" has.  Nothing may be
-recorded or sent.
-
-=cut
-
+# counted_right($database)
+# Tests that status.pending is what the view "pending" has.  Nothing may be
+# recorded or sent.
 sub counted_right
 {
 	my ($self, $database) = @_;
@@ -486,12 +460,8 @@ SQL
 	return;
 }
 
-=head2 heal
-
-Ends whatever is under way, so that everything can be delivered.
-
-=cut
-
+# heal
+# Ends whatever is under way, so that everything can be delivered.
 sub heal
 {
 	my ($self) = @_;

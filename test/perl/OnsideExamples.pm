@@ -3,13 +3,9 @@
 #
 # An example is a block ```sql; a block ```text that follows it, with nothing but
 # blank lines between them, is its output.
-
-=head1 SYNOPSIS
-
-  my $text = OnsideExamples->new($node, 'shop', "$tree/README.md");
-  foreach my $example ($text->examples) { $text->example_ok($example) }
-
-=cut
+#
+#   my $text = OnsideExamples->new($node, 'shop', "$tree/README.md");
+#   foreach my $example ($text->examples) { $text->example_ok($example) }
 
 package OnsideExamples;
 
@@ -22,16 +18,10 @@ use Test::More;
 use OnsideTest;
 use PostgreSQL::Test::Utils ();
 
-=head1 METHODS
-
-=head2 OnsideExamples->new($node, $database, $file, %options)
-
-With as_shown => 1, the output is what psql shows by itself, with headers and
-command tags, and must be all that is below the example.  By default it is
-unaligned, and the text may have a part of it.
-
-=cut
-
+# OnsideExamples->new($node, $database, $file, %options)
+# With as_shown => 1, the output is what psql shows by itself, with headers and
+# command tags, and must be all that is below the example.  By default it is
+# unaligned, and the text may have a part of it.
 sub new
 {
 	my ($class, $node, $database, $file, %options) = @_;
@@ -44,20 +34,12 @@ sub new
 	}, $class;
 }
 
-=head2 content
-
-The text.
-
-=cut
-
+# content
+# The text.
 sub content { return $_[0]{content} }
 
-=head2 replace($theirs, $ours)
-
-Puts what exists here, such as a file, in the place of what the reader has.
-
-=cut
-
+# replace($theirs, $ours)
+# Puts what exists here, such as a file, in the place of what the reader has.
 sub replace
 {
 	my ($self, $theirs, $ours) = @_;
@@ -65,12 +47,8 @@ sub replace
 	return;
 }
 
-=head2 examples
-
-[ line, SQL, expected output or undef ], ...
-
-=cut
-
+# examples
+# [ line, SQL, expected output or undef ], ...
 sub examples
 {
 	my ($self) = @_;
@@ -107,12 +85,8 @@ sub examples
 	return @examples;
 }
 
-=head2 run_sql($sql)
-
-Returns psql's exit code, and what was printed.
-
-=cut
-
+# run_sql($sql)
+# Returns psql's exit code, and what was printed.
 sub run_sql
 {
 	my ($self, $sql) = @_;
@@ -128,12 +102,8 @@ sub run_sql
 	return ($rc, $out, $err);
 }
 
-=head2 example_ok($example)
-
-Tests that it runs, and prints what the text says.
-
-=cut
-
+# example_ok($example)
+# Tests that it runs, and prints what the text says.
 sub example_ok
 {
 	my ($self, $example) = @_;
@@ -154,12 +124,8 @@ sub example_ok
 	return;
 }
 
-=head2 outputs_follow_ok
-
-Tests that no output is left over that belongs to no example.
-
-=cut
-
+# outputs_follow_ok
+# Tests that no output is left over that belongs to no example.
 sub outputs_follow_ok
 {
 	my ($self) = @_;

@@ -6,17 +6,13 @@
 # that was rolled back; did what came twice come with the same bytes; is
 # dead_letter as empty as it should be; is it still the same worker; and is
 # that idle again.
-
-=head1 SYNOPSIS
-
-  my $fault = OnsideFault->new(node => $node, sandbox => $sandbox);
-  $fault->survived(
-      'a reset',
-      begin => sub { $sandbox->behave({ fault => 'reset_after_upload' }) },
-      while => { state => 'backing_off', last_error => qr/reset/ },
-      end => sub { $sandbox->behave });
-
-=cut
+#
+#   my $fault = OnsideFault->new(node => $node, sandbox => $sandbox);
+#   $fault->survived(
+#       'a reset',
+#       begin => sub { $sandbox->behave({ fault => 'reset_after_upload' }) },
+#       while => { state => 'backing_off', last_error => qr/reset/ },
+#       end => sub { $sandbox->behave });
 
 package OnsideFault;
 
@@ -26,15 +22,9 @@ use warnings;
 use OnsideTest;
 use Test::More;
 
-=head1 METHODS
-
-=head2 OnsideFault->new(node => $node, sandbox => $sandbox, [database => $name])
-
-The sandbox can be exchanged with C<sandbox($other)>; what arrived at either
-counts.
-
-=cut
-
+# OnsideFault->new(node => $node, sandbox => $sandbox, [database => $name])
+# The sandbox can be exchanged with sandbox($other); what arrived at either
+# counts.
 sub new
 {
 	my ($class, %options) = @_;
@@ -59,13 +49,9 @@ sub sandbox
 	return $self->{sandboxes}[-1];
 }
 
-=head2 configure(%settings)
-
-Writes settings of onside_attribution into postgresql.conf and reloads: the
-worker goes on as the same process.
-
-=cut
-
+# configure(%settings)
+# Writes settings of onside_attribution into postgresql.conf and reloads: the
+# worker goes on as the same process.
 sub configure
 {
 	my ($self, %settings) = @_;
@@ -86,13 +72,9 @@ sub configure
 	return;
 }
 
-=head2 record([$count, $payload])
-
-Commits so many events (3), each in a transaction of its own, and rolls another
-one back.  Returns the event_ids.
-
-=cut
-
+# record([$count, $payload])
+# Commits so many events (3), each in a transaction of its own, and rolls another
+# one back.  Returns the event_ids.
 sub record
 {
 	my ($self, $count, $payload) = @_;
@@ -111,43 +93,36 @@ sub record
 	return @ids;
 }
 
-=head2 survived($name, %case)
-
-One case.  All keys are optional:
-
-  begin    starts the fault
-  events   how many events are recorded while it lasts (3)
-  payload  of these
-  while    what "status" has to say while it lasts, as for poll_status
-  during   called after that has been seen
-  end      ends the fault
-  again    true: events have to arrive more than once because of it
-
-=cut
-
+# survived($name, %case)
+# One case, as a subtest.  All keys are optional:
+#
+#   begin    starts the fault
+#   events   how many events are recorded while it lasts (3)
+#   payload  of these
+#   while    what "status" has to say while it lasts, as for poll_status
+#   during   called after that has been seen
+#   end      ends the fault
+#   again    true: events have to arrive more than once because of it
 sub survived
 {
 	my ($self, $name, %case) = @_;
-	my $again = $self->_duplicates;
-
-	$case{begin}->() if $case{begin};
-	my @ids = $self->record($case{events}, $case{payload});
-	poll_status($self->{node}, $self->{database}, $case{while}, "$name: the state while it lasts")
-	  if $case{while};
-	$case{during}->(@ids) if $case{during};
-	$case{end}->() if $case{end};
-	$self->settled($name);
-	cmp_ok($self->_duplicates, '>', $again, "$name: events came again")
-	  if $case{again};
+	my @ids;
+	subtest $name => sub {
+		my $again = $self->_duplicates;
+		$case{begin}->() if $case{begin};
+		@ids = $self->record($case{events}, $case{payload});
+		poll_status($self->{node}, $self->{database}, $case{while}, 'the state while it lasts')
+		  if $case{while};
+		$case{during}->(@ids) if $case{during};
+		$case{end}->() if $case{end};
+		$self->settled($name);
+		cmp_ok($self->_duplicates, '>', $again, 'events came again') if $case{again};
+	};
 	return @ids;
 }
 
-=head2 settled($name)
-
-What has to hold once the fault is over.  It waits for the delivery first.
-
-=cut
-
+# settled($name)
+# What has to hold once the fault is over.  It waits for the delivery first.
 sub settled
 {
 	my ($self, $name) = @_;
@@ -179,12 +154,8 @@ sub settled
 	return;
 }
 
-=head2 expect_dead(@event_ids)
-
-These belong into dead_letter.
-
-=cut
-
+# expect_dead(@event_ids)
+# These belong into dead_letter.
 sub expect_dead
 {
 	my ($self, @ids) = @_;

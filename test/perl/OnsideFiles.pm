@@ -12,15 +12,9 @@ use JSON::PP ();
 
 our @EXPORT = qw(run yaml has_yaml anchors);
 
-=head1 FUNCTIONS
-
-=head2 run(@command)
-
-Runs it with nothing on its standard input; returns its exit status, what it prints, and
-its complaints.
-
-=cut
-
+# run(@command)
+# Runs it with nothing on its standard input; returns its exit status, what it prints, and
+# its complaints.
 sub run
 {
 	my (@command) = @_;
@@ -30,12 +24,8 @@ sub run
 	return ($? >> 8, $out, $err);
 }
 
-=head2 yaml($file), yaml('-', $text)
-
-The documents of YAML in the file, or in the text; dies if that is none.
-
-=cut
-
+# yaml($file), yaml('-', $text)
+# The documents of YAML in the file, or in the text; dies if that is none.
 sub yaml
 {
 	my ($file, $text) = @_;
@@ -50,21 +40,13 @@ PYTHON
 	return @{ JSON::PP::decode_json($out) };
 }
 
-=head2 has_yaml()
-
-Is there what C<yaml> needs?
-
-=cut
-
+# has_yaml()
+# Is there what yaml needs?
 sub has_yaml { return !!eval { yaml('-', 'a: b') } }
 
-=head2 anchors($text)
-
-The names by which links lead to the headings of a text in Markdown, as GitHub makes
-them: { name => 1 }.
-
-=cut
-
+# anchors($text)
+# The names by which links lead to the headings of a text in Markdown, as GitHub makes
+# them: { name => 1 }.
 sub anchors
 {
 	my ($text) = @_;

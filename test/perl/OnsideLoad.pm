@@ -9,19 +9,15 @@
 #
 # The scripts follow from the seed alone; what happens at the same time does
 # not.
-
-=head1 SYNOPSIS
-
-  my $load = OnsideLoad->new(node => $node, databases => [qw(a b)],
-      sessions => 3, seed => 42);
-  $load->set_up($_) foreach qw(a b);    # the extension is there
-  $load->start;
-  $load->hold('a');                     # no session is connected to it
-  $load->release('a');
-  $load->stop;
-  my $ledger = $load->ledger('a');      # { event_id => kind }
-
-=cut
+#
+#   my $load = OnsideLoad->new(node => $node, databases => [qw(a b)],
+#       sessions => 3, seed => 42);
+#   $load->set_up($_) foreach qw(a b);    # the extension is there
+#   $load->start;
+#   $load->hold('a');                     # no session is connected to it
+#   $load->release('a');
+#   $load->stop;
+#   my $ledger = $load->ledger('a');      # { event_id => kind }
 
 package OnsideLoad;
 
@@ -39,15 +35,9 @@ use OnsideTest;
 # What the API is to refuse; see OnsideSandbox's poison.
 our $poison = 'rotten apple';
 
-=head1 FUNCTIONS
-
-=head2 OnsideLoad::dice($seed)
-
-Returns a function: dice->($n) is a number below n, the same ones for the same
-seed, whoever else asks perl for random numbers.
-
-=cut
-
+# OnsideLoad::dice($seed)
+# Returns a function: dice->($n) is a number below n, the same ones for the same
+# seed, whoever else asks perl for random numbers.
 sub dice
 {
 	my ($state) = @_;
@@ -280,15 +270,9 @@ sub _uuid
 
 my @deck = map { ($_) x $transaction{$_}[0] } sort keys %transaction;
 
-=head1 METHODS
-
-=head2 OnsideLoad->new(%options), set_up($database), start, stop
-
-C<sessions> is their number for each database.  C<stop> waits until each has
-ended its script.
-
-=cut
-
+# OnsideLoad->new(%options), set_up($database), start, stop
+# sessions is their number for each database.  stop waits until each has
+# ended its script.
 sub new
 {
 	my ($class, %options) = @_;
@@ -402,13 +386,9 @@ sub _run
 	return 0;
 }
 
-=head2 hold($database), release($database)
-
-Between them no session is connected to the database, nor is anything prepared
-in it.  Returns false if the sessions have not left in time.
-
-=cut
-
+# hold($database), release($database)
+# Between them no session is connected to the database, nor is anything prepared
+# in it.  Returns false if the sessions have not left in time.
 sub hold
 {
 	my ($self, $database) = @_;
@@ -439,13 +419,9 @@ sub release
 	return;
 }
 
-=head2 resolve($database)
-
-Commits what is prepared in the database or rolls it back, as had been decided
-when it was prepared.
-
-=cut
-
+# resolve($database)
+# Commits what is prepared in the database or rolls it back, as had been decided
+# when it was prepared.
 sub resolve
 {
 	my ($self, $database) = @_;
@@ -454,13 +430,9 @@ sub resolve
 	return;
 }
 
-=head2 ledger($database), never_sent($database)
-
-What is committed: { event_id => kind }.  The second one has the event_ids of
-rows that are no valid events: they can only be in dead_letter.
-
-=cut
-
+# ledger($database), never_sent($database)
+# What is committed: { event_id => kind }.  The second one has the event_ids of
+# rows that are no valid events: they can only be in dead_letter.
 sub ledger
 {
 	my ($self, $database) = @_;

@@ -1,18 +1,14 @@
 # OnsideMachine: a machine with faults below PostgreSQL.
 #
 # Compiles test/instruments/faults.c and has servers that are started from then
-# on load it: their disk can be full, and their clock be set, from one moment to
-# the next.
-
-=head1 SYNOPSIS
-
-  my $machine = OnsideMachine->new or plan skip_all => 'there is no compiler';
-  my $node = onside_node('main', sandbox => $sandbox);
-  $machine->fill_disk;
-  $machine->free_disk;
-  $machine->set_clock(86400);
-
-=cut
+# on load it: their disk can be full, their clocks be set, and names lead
+# elsewhere or nowhere, from one moment to the next.
+#
+#   my $machine = OnsideMachine->new or plan skip_all => 'there is no compiler';
+#   my $node = onside_node('main', sandbox => $sandbox);
+#   $machine->fill_disk;
+#   $machine->free_disk;
+#   $machine->set_clock(86400);
 
 package OnsideMachine;
 
@@ -30,15 +26,9 @@ my $source = File::Spec->catfile(
 	File::Basename::dirname(Cwd::abs_path(__FILE__)),
 	File::Spec->updir, 'instruments', 'faults.c');
 
-=head1 METHODS
-
-=head2 OnsideMachine->new
-
-Sets the environment for all servers that this test starts.  Returns nothing if
-the compiler cannot make it.
-
-=cut
-
+# OnsideMachine->new
+# Sets the environment for all servers that this test starts.  Returns nothing if
+# the compiler cannot make it.
 sub new
 {
 	my ($class) = @_;
@@ -61,12 +51,8 @@ sub _write
 	return;
 }
 
-=head2 fill_disk, free_disk
-
-From now on no table can grow; and it can again.
-
-=cut
-
+# fill_disk, free_disk
+# From now on no table can grow; and it can again.
 sub fill_disk { return $_[0]->_write('full', '') }
 
 sub free_disk
@@ -76,21 +62,13 @@ sub free_disk
 	return;
 }
 
-=head2 refusals
-
-How often a table could not grow so far.
-
-=cut
-
+# refusals
+# How often a table could not grow so far.
 sub refusals { return (-s "$_[0]{directory}/refused") // 0 }
 
-=head2 crash($pid, $path), is_crashed
-
-The process dies by SIGSEGV when it writes the next time to a file whose path
-has $path in it; and has it?
-
-=cut
-
+# crash($pid, $path), is_crashed
+# The process dies by SIGSEGV when it writes the next time to a file whose path
+# has $path in it; and has it?
 sub crash
 {
 	my ($self, $pid, $path) = @_;
@@ -99,12 +77,27 @@ sub crash
 
 sub is_crashed { return !-e "$_[0]{directory}/crash" }
 
-=head2 set_clock($seconds)
+# set_monotonic_clock($seconds), set_address($address)
+# The servers' monotonic clock is so many seconds ahead; and this is where moving.test is.
+sub set_monotonic_clock
+{
+	my ($self, $seconds) = @_;
+	return $self->_write('ahead', "$seconds\n");
+}
 
-The servers' clock is so many seconds ahead.
+sub set_address
+{
+	my ($self, $address) = @_;
+	return $self->_write('address', $address);
+}
 
-=cut
+# hang_resolver, answer_resolver
+# From now on nobody is told where *.hanging.test is; and then that it is here.
+sub hang_resolver { return $_[0]->_write('hang', '') }
+sub answer_resolver { return unlink "$_[0]{directory}/hang" }
 
+# set_clock($seconds)
+# The servers' time of day is so many seconds ahead.
 sub set_clock
 {
 	my ($self, $seconds) = @_;

@@ -3,17 +3,13 @@
 #
 # Both listen on loopback and are children of the test.  They end with it,
 # whatever happens to it: stop(), END, and the kernel (setpriv --pdeathsig).
-
-=head1 SYNOPSIS
-
-  plan skip_all => $reason if (my $reason = OnsideMetrics::missing());
-
-  my $metrics = OnsideMetrics->start($node, 'onside_monitor', [qw(shop books)]);
-  my $shop = $metrics->scrape->{'onside_attribution_pending{datname="shop"}'};
-  my $series = $metrics->query('rate(onside_attribution_delivered_total[1m])');
-  $metrics->stop;
-
-=cut
+#
+#   plan skip_all => $reason if (my $reason = OnsideMetrics::missing());
+#
+#   my $metrics = OnsideMetrics->start($node, 'onside_monitor', [qw(shop books)]);
+#   my $shop = $metrics->scrape->{'onside_attribution_pending{datname="shop"}'};
+#   my $series = $metrics->query('rate(onside_attribution_delivered_total[1m])');
+#   $metrics->stop;
 
 package OnsideMetrics;
 
@@ -37,14 +33,8 @@ our $directory =
 
 my %running;
 
-=head1 FUNCTIONS
-
-=head2 missing
-
-Why the programs cannot be run here; false if they can.
-
-=cut
-
+# missing
+# Why the programs cannot be run here; false if they can.
 sub missing
 {
 	my @missing = grep {
@@ -54,16 +44,10 @@ sub missing
 	return @missing && "not installed: @missing; \"make check-metrics\" installs what this needs";
 }
 
-=head1 METHODS
-
-=head2 OnsideMetrics->start($node, $role, \@databases)
-
-Starts an exporter that asks these databases as this role, in the way that
-monitoring/README.md recommends, and a Prometheus with the alert rules that
-scrapes it twice a second.
-
-=cut
-
+# OnsideMetrics->start($node, $role, \@databases)
+# Starts an exporter that asks these databases as this role, in the way that
+# monitoring/README.md recommends, and a Prometheus with the alert rules that
+# scrapes it twice a second.
 sub start
 {
 	my ($class, $node, $role, $databases) = @_;
@@ -100,10 +84,7 @@ YAML
 	return $self;
 }
 
-=head2 start_exporter, stop_exporter
-
-=cut
-
+# start_exporter, stop_exporter
 sub start_exporter
 {
 	my ($self) = @_;
@@ -124,22 +105,14 @@ sub stop_exporter
 	return;
 }
 
-=head2 exporter, prometheus
-
-Their addresses.
-
-=cut
-
+# exporter, prometheus
+# Their addresses.
 sub exporter { return "http://127.0.0.1:$_[0]{exporter_port}" }
 sub prometheus { return "http://127.0.0.1:$_[0]{prometheus_port}" }
 
-=head2 scrape
-
-What the exporter says now: { 'name{label="value",...}' => number }, without the
-label server.
-
-=cut
-
+# scrape
+# What the exporter says now: { 'name{label="value",...}' => number }, without the
+# label server.
 sub scrape
 {
 	my ($self) = @_;
@@ -155,13 +128,9 @@ sub scrape
 	return \%metrics;
 }
 
-=head2 query($promql)
-
-[ { metric => { labels }, value => number }, ... ] as of now.  Dies if the
-expression is none.
-
-=cut
-
+# query($promql)
+# [ { metric => { labels }, value => number }, ... ] as of now.  Dies if the
+# expression is none.
 sub query
 {
 	my ($self, $promql) = @_;
@@ -169,12 +138,8 @@ sub query
 	return [ map { { metric => $_->{metric}, value => $_->{value}[1] } } @{ $answer->{result} } ];
 }
 
-=head2 api($what, %parameters)
-
-The data of an answer of Prometheus's HTTP API.
-
-=cut
-
+# api($what, %parameters)
+# The data of an answer of Prometheus's HTTP API.
 sub api
 {
 	my ($self, $what, %parameters) = @_;
@@ -183,10 +148,7 @@ sub api
 	return JSON::PP::decode_json($self->_get($url))->{data};
 }
 
-=head2 stop
-
-=cut
-
+# stop
 sub stop
 {
 	my ($self) = @_;

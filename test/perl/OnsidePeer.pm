@@ -4,15 +4,11 @@
 # peer knows nothing of the API: it reads a request, answers with the bytes that
 # the test gave, and notes everything that happened.  With a certificate it
 # speaks TLS and offers HTTP/2, which it cannot speak.  It ends with the test.
-
-=head1 SYNOPSIS
-
-  my $peer = OnsidePeer->start;
-  $peer->behave({ answer => "HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n",
-      when => 'head', then => 'reset', times => 2 });
-  is($peer->requests->[0]{connection}, 1, 'over the first connection');
-
-=cut
+#
+#   my $peer = OnsidePeer->start;
+#   $peer->behave({ answer => "HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n",
+#       when => 'head', then => 'reset', times => 2 });
+#   is($peer->requests->[0]{connection}, 1, 'over the first connection');
 
 package OnsidePeer;
 
@@ -34,11 +30,9 @@ signal.alarm(900)
 lock = threading.Lock()
 rules, version = [], None
 
-
 def log(what, connection, **more):
     with lock, open(directory + "/log", "a") as f:
         f.write(json.dumps({"what": what, "connection": connection, **more}) + "\n")
-
 
 def next_rule():
     global rules, version
@@ -54,13 +48,11 @@ def next_rule():
                 return rule
     return {}
 
-
 def receive(sock):
     data = sock.recv(65536)
     if not data:
         raise EOFError
     return data
-
 
 def answer_requests(sock, n):
     data = b""
@@ -91,7 +83,6 @@ def answer_requests(sock, n):
             data += receive(sock)
         data = data[length:]
 
-
 def serve(sock, n):
     log("connection", n)
     try:
@@ -104,11 +95,9 @@ def serve(sock, n):
     sock.close()
     log("closed", n)
 
-
 def watch():
     sys.stdin.buffer.read()
     os._exit(0)
-
 
 if cert:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -124,14 +113,8 @@ while True:
     threading.Thread(target=serve, args=(accepted, number), daemon=True).start()
 PYTHON
 
-=head1 METHODS
-
-=head2 OnsidePeer->start(%options)
-
-Options: C<host> (127.0.0.1), C<port> (any), C<tls_cert> and C<tls_key>.
-
-=cut
-
+# OnsidePeer->start(%options)
+# Options: host (127.0.0.1), port (any), tls_cert and tls_key.
 sub start
 {
 	my ($class, %options) = @_;
@@ -161,16 +144,12 @@ sub url
 	return "$self->{scheme}://$host:$self->{port}/attribution-api/v1/events";
 }
 
-=head2 behave(@rules)
-
-For the requests from now on, the first rule that has times left; without any
-the answer is 204.  Keys: C<answer> (the bytes), C<when> (it is sent after the
-C<head>, after C<part> of the body, else after all of it), C<then> (C<close>,
-C<reset>, C<linger>, C<hang>, else the next request is read), C<times>.  What
-was noted before is forgotten.
-
-=cut
-
+# behave(@rules)
+# For the requests from now on, the first rule that has times left; without any
+# the answer is 204.  Keys: answer (the bytes), when (it is sent after the
+# head, after part of the body, else after all of it), then (close,
+# reset, linger, hang, else the next request is read), times.  What
+# was noted before is forgotten.
 sub behave
 {
 	my ($self, @rules) = @_;
@@ -180,14 +159,10 @@ sub behave
 	return;
 }
 
-=head2 noted($what), requests
-
-What happened, oldest first, as hash references with C<connection> (counted from
-1): C<connection>, C<tls> (with C<alpn>), C<request> (with C<head> and
-C<length>), C<closed>.
-
-=cut
-
+# noted($what), requests
+# What happened, oldest first, as hash references with connection (counted from
+# 1): connection, tls (with alpn), request (with head and
+# length), closed.
 sub noted
 {
 	my ($self, $what) = @_;
@@ -198,10 +173,7 @@ sub noted
 
 sub requests { return $_[0]->noted('request') }
 
-=head2 stop
-
-=cut
-
+# stop
 sub stop
 {
 	my ($self) = @_;

@@ -8,18 +8,14 @@
 #
 # Only core modules are used.  Every method dies when the sandbox does not do
 # what it was asked: a test must not go on with a rule that was not taken.
-
-=head1 SYNOPSIS
-
-  my $sandbox = OnsideSandbox->start(user => 'u', password => 'p');
-  $node->append_conf('postgresql.conf',
-      "onside_attribution.endpoint = '" . $sandbox->url . "'");
-  $sandbox->behave({ status => 503, times => 2, headers => { 'Retry-After' => '1' } });
-  my $report = $sandbox->wait_distinct(100, 30);
-  is($report->{distinct}, 100, 'every event arrived');
-  $sandbox->stop;
-
-=cut
+#
+#   my $sandbox = OnsideSandbox->start(user => 'u', password => 'p');
+#   $node->append_conf('postgresql.conf',
+#       "onside_attribution.endpoint = '" . $sandbox->url . "'");
+#   $sandbox->behave({ status => 503, times => 2, headers => { 'Retry-After' => '1' } });
+#   my $report = $sandbox->wait_distinct(100, 30);
+#   is($report->{distinct}, 100, 'every event arrived');
+#   $sandbox->stop;
 
 package OnsideSandbox;
 
@@ -43,28 +39,22 @@ my $script = File::Spec->catfile(
 # The running ones, weakly, for END.
 my %running;
 
-=head1 METHODS
-
-=head2 OnsideSandbox->start(%options)
-
-Starts the server and waits until it listens.  Options, all of them optional:
-
-  dir               where port file and sandbox.log go (a temporary directory)
-  host              127.0.0.1 or ::1
-  port              a fixed port, to start again where another one has ended
-  user, password    the credentials asked for (sandbox, sandbox)
-  credentials_file  a file with user:password, read again when it changes
-  tls_cert, tls_key PEM files; the data port then speaks TLS
-  poison            refuse batches with an event whose text contains this
-  sink              true: count events without looking at them
-  keep_events       how many of the first events kept() can return (1000)
-  log               file that gets a line "epoch event_id crc32" per accepted event
-  history           true: note what history() returns
-  progress          true: one line a second about the arrivals in sandbox.log
-  max_lifetime      seconds after which the server ends by itself (3600)
-
-=cut
-
+# OnsideSandbox->start(%options)
+# Starts the server and waits until it listens.  Options, all of them optional:
+#
+#   dir               where port file and sandbox.log go (a temporary directory)
+#   host              127.0.0.1 or ::1
+#   port              a fixed port, to start again where another one has ended
+#   user, password    the credentials asked for (sandbox, sandbox)
+#   credentials_file  a file with user:password, read again when it changes
+#   tls_cert, tls_key PEM files; the data port then speaks TLS
+#   poison            refuse batches with an event whose text contains this
+#   sink              true: count events without looking at them
+#   keep_events       how many of the first events kept() can return (1000)
+#   log               file that gets a line "epoch event_id crc32" per accepted event
+#   history           true: note what history() returns
+#   progress          true: one line a second about the arrivals in sandbox.log
+#   max_lifetime      seconds after which the server ends by itself (3600)
 sub start
 {
 	my ($class, %options) = @_;
@@ -97,12 +87,8 @@ sub start
 	return $self;
 }
 
-=head2 Addresses: url, port, control_port, pid, logfile
-
-C<url> is the full address of the API, for onside_attribution.endpoint.
-
-=cut
-
+# Addresses: url, port, control_port, pid, logfile
+# url is the full address of the API, for onside_attribution.endpoint.
 sub url
 {
 	my ($self) = @_;
@@ -116,20 +102,16 @@ sub control_port { return $_[0]{control_port} }
 sub pid { return $_[0]{pid} }
 sub logfile { return $_[0]{logfile} }
 
-=head2 What arrived
-
-  report          the summary, a hash reference
-  events          { event_id => how often it was accepted }
-  arrivals        { event_id => [count, first epoch, last epoch] }
-  kept            [ the first events, as structures ]
-  kept_text       the same as the JSON text in which they were sent
-  requests        [ a record per request, oldest first ]
-  history         { event_id => { came, first, last, first_answer, last_answer,
-                  accepted } }, if it was started with history => 1
-  accepted(@ids)  how many of these events have been accepted
-
-=cut
-
+# What arrived
+#   report          the summary, a hash reference
+#   events          { event_id => how often it was accepted }
+#   arrivals        { event_id => [count, first epoch, last epoch] }
+#   kept            [ the first events, as structures ]
+#   kept_text       the same as the JSON text in which they were sent
+#   requests        [ a record per request, oldest first ]
+#   history         { event_id => { came, first, last, first_answer, last_answer,
+#                   accepted } }, if it was started with history => 1
+#   accepted(@ids)  how many of these events have been accepted
 sub report { return $_[0]->_get('/report') }
 sub events { return $_[0]->_get('/events') }
 sub arrivals { return $_[0]->_get('/arrivals') }
@@ -150,40 +132,32 @@ sub kept_text
 	return $self->_call('GET', '/kept');
 }
 
-=head2 Waiting: wait_distinct($n, $timeout), wait_events, wait_requests
-
-Return the report as soon as at least $n distinct events (events with their
-repetitions, requests) have arrived, or after $timeout seconds (30).  Its key
-C<reached> is true or false accordingly.
-
-=cut
-
+# Waiting: wait_distinct($n, $timeout), wait_events, wait_requests
+# Return the report as soon as at least $n distinct events (events with their
+# repetitions, requests) have arrived, or after $timeout seconds (30).  Its key
+# reached is true or false accordingly.
 sub wait_distinct { return shift->_wait('distinct', @_) }
 sub wait_events { return shift->_wait('events', @_) }
 sub wait_requests { return shift->_wait('requests', @_) }
 
-=head2 Steering
-
-  behave(@rules)             replaces the rules; none: be healthy.  Returns them
-  rules                      the rules with how often each was used
-  used                       how often the first one was
-  poison($text)              refuse batches with $text in an event; undef: off
-  limits(max_body => n, max_events => n)
-  credentials($user, $password)
-  tls($cert, $key)           another certificate for new connections
-  reset                      forgets what arrived, not the rules
-
-docs/sandbox.md describes the rules.
-
-=head2 Rules in short: on(\%match, \%answer), sick(\%answer, [$new])
-
-C<on> is a rule for requests with an event (or on a connection) of a kind, as in
-C<behave(on({ event_name =E<gt> 'bad' }, { status =E<gt> 500 }))>.  C<sick> is
-one for the connections that are open now and, with a number, for as many new
-ones.  Both are functions.
-
-=cut
-
+# Steering
+#   behave(@rules)             replaces the rules; none: be healthy.  Returns them
+#   rules                      the rules with how often each was used
+#   used                       how often the first one was
+#   poison($text)              refuse batches with $text in an event; undef: off
+#   limits(max_body => n, max_events => n)
+#   credentials($user, $password)
+#   tls($cert, $key)           another certificate for new connections
+#   reset                      forgets what arrived, not the rules
+#
+# docs/sandbox.md describes the rules.
+#
+# Rules in short: on(\%match, \%answer), sick(\%answer, [$new])
+#
+# on is a rule for requests with an event (or on a connection) of a kind, as in
+# behave(on({ event_name => 'bad' }, { status => 500 })).  sick is
+# one for the connections that are open now and, with a number, for as many new
+# ones.  Both are functions.
 sub on
 {
 	my ($match, $answer) = @_;
@@ -235,14 +209,10 @@ sub reset
 	return $self->_post('/reset', {});
 }
 
-=head2 OnsideSandbox->proxy(%options)
-
-What stands in front of a sandbox, with C<url>, C<port> and C<stop>.  It takes
-C<user> and C<password>, and C<answer($bytes)> has it say that to everything, C<answer(undef)> ends it;
-C<asked> has the first line of each request.
-
-=cut
-
+# OnsideSandbox->proxy(%options)
+# What stands in front of a sandbox, with url, port and stop.  It takes
+# user and password, and answer($bytes) has it say that to everything,
+# answer(undef) ends it; asked has the head of each request, line by line.
 sub proxy
 {
 	my ($class, %options) = @_;
@@ -279,12 +249,8 @@ sub asked
 	return <$fh>;
 }
 
-=head2 stop
-
-Ends the server and waits for it.  Does nothing when it is stopped already.
-
-=cut
-
+# stop
+# Ends the server and waits for it.  Does nothing when it is stopped already.
 sub stop
 {
 	my ($self) = @_;

@@ -7,21 +7,13 @@
 #
 # Nothing in here sleeps for a state: every wait polls a condition, gives up
 # after a limit (PG_TEST_TIMEOUT_DEFAULT, 180 s) and then says what it saw last.
-
-=head1 SYNOPSIS
-
-  use OnsideSandbox;
-  use OnsideTest;
-
-  my $sandbox = OnsideSandbox->start;
-  my $node = onside_node('main', sandbox => $sandbox);
-  create_extension($node, 'postgres');          # and waits for the worker
-
-  my $id = track($node, 'postgres', 'purchase_completed');
-  wait_for_flush($node, 'postgres');
-  arrived_ok($sandbox, [$id], 'the event arrived');
-
-=cut
+#
+#   use OnsideTest;       # brings strict, warnings, Test::More and OnsideSandbox
+#
+#   my ($node, $sandbox) = sending_node();
+#   my $id = track($node, 'postgres', 'purchase_completed');
+#   wait_for_flush($node, 'postgres');
+#   arrived_ok($sandbox, [$id], 'the event arrived');
 
 package OnsideTest;
 
@@ -29,7 +21,7 @@ use strict;
 use warnings;
 
 use Errno      ();
-use Exporter   qw(import);
+use Exporter   ();
 use File::Spec ();
 use JSON::PP   ();
 use Test::More;
@@ -39,31 +31,36 @@ use PostgreSQL::Test::Cluster ();
 use PostgreSQL::Test::Utils   ();
 
 use OnsideQuery;
+use OnsideSandbox;
 
 our @EXPORT = qw(
   scale full_scale patience
-  onside_node send_to write_credentials preload
+  onside_node sending_node send_to write_credentials preload
   create_extension set_for_database
   status poll_status poll_worker watch_worker worker_pid launcher_pid postmaster_pid
   outbox_size
   wait_until process_exists wait_for_exit memory_of context_switches
-  track track_and_hang wait_for_flush
+  track track_and_hang track_some_bad wait_for_flush
   committed arrived_ok nothing_came_twice
   log_position log_since wait_for_log_line
 );
 
+# What every test uses comes along.
+sub import
+{
+	strict->import;
+	warnings->import;
+	local $Exporter::ExportLevel = 1;
+	$_->Exporter::import() foreach qw(Test::More PostgreSQL::Test::Utils OnsideTest);
+	return;
+}
+
 # The installation_id that the tests use where it does not matter.
 our $installation = '11111111-2222-4333-8444-555555555555';
 
-=head1 FUNCTIONS
-
-=head2 scale($small, $full), full_scale
-
-How much a test does: the first value, or the second one when the environment
-says C<ONSIDE_TEST_SCALE=full>, which is how the acceptance figures are made.
-
-=cut
-
+# scale($small, $full), full_scale
+# How much a test does: the first value, or the second one when the environment
+# says ONSIDE_TEST_SCALE=full, which is how the acceptance figures are made.
 sub full_scale { return ($ENV{ONSIDE_TEST_SCALE} // 'small') eq 'full' }
 
 sub scale
@@ -72,32 +69,24 @@ sub scale
 	return full_scale() ? $full : $small;
 }
 
-=head2 patience
-
-How many seconds a wait lasts at most.
-
-=cut
-
+# patience
+# How many seconds a wait lasts at most.
 sub patience
 {
 	return $PostgreSQL::Test::Utils::timeout_default || 180;
 }
 
-=head2 onside_node($name, %options)
-
-Makes a server with the extension's library preloaded and starts it.  The
-settings are such that tests are quick (retries after 20 to 200 ms) and that a
-crash is what it is in production (restart_after_crash = on).  Options:
-
-  sandbox   an OnsideSandbox: endpoint and credentials point there
-  conf      more lines for postgresql.conf; they win
-  preload   0 leaves shared_preload_libraries alone
-  start     0 does not start it
-  install_path  another PostgreSQL than the one in PATH
-  init      { ... } for PostgreSQL::Test::Cluster->init, e.g. extra => [...]
-
-=cut
-
+# onside_node($name, %options)
+# Makes a server with the extension's library preloaded and starts it.  The
+# settings are such that tests are quick (retries after 20 to 200 ms) and that a
+# crash is what it is in production (restart_after_crash = on).  Options:
+#
+#   sandbox   an OnsideSandbox: endpoint and credentials point there
+#   conf      more lines for postgresql.conf; they win
+#   preload   0 leaves shared_preload_libraries alone
+#   start     0 does not start it
+#   install_path  another PostgreSQL than the one in PATH
+#   init      { ... } for PostgreSQL::Test::Cluster->init, e.g. extra => [...]
 sub onside_node
 {
 	my ($name, %options) = @_;
@@ -140,12 +129,20 @@ sub _init
 	return;
 }
 
-=head2 preload($node)
+# sending_node(%options)
+# A sandbox, and a server "main" that sends to it and has the extension in the
+# database "postgres".  Returns both, the server first.
+sub sending_node
+{
+	my (%options) = @_;
+	my $sandbox = OnsideSandbox->start;
+	my $node = onside_node('main', sandbox => $sandbox, %options);
+	create_extension($node, 'postgres');
+	return ($node, $sandbox);
+}
 
-Adds the library to shared_preload_libraries; a restart is up to the caller.
-
-=cut
-
+# preload($node)
+# Adds the library to shared_preload_libraries; a restart is up to the caller.
 sub preload
 {
 	my ($node) = @_;
@@ -154,13 +151,9 @@ sub preload
 	return;
 }
 
-=head2 send_to($node, $sandbox, [$user, $password])
-
-Writes endpoint and credentials_file into postgresql.conf.  A running server
-has to be reloaded.
-
-=cut
-
+# send_to($node, $sandbox, [$user, $password])
+# Writes endpoint and credentials_file into postgresql.conf.  A running server
+# has to be reloaded.
 sub send_to
 {
 	my ($node, $sandbox, $user, $password) = @_;
@@ -174,13 +167,9 @@ sub send_to
 	return;
 }
 
-=head2 write_credentials($node, $content, [$mode, $name])
-
-Writes a credentials file beside the data directory and returns its full path.
-The mode is 0600; the name, by default "credentials", allows for several.
-
-=cut
-
+# write_credentials($node, $content, [$mode, $name])
+# Writes a credentials file beside the data directory and returns its full path.
+# The mode is 0600; the name, by default "credentials", allows for several.
 sub write_credentials
 {
 	my ($node, $content, $mode, $name) = @_;
@@ -199,12 +188,8 @@ sub write_credentials
 	return $file;
 }
 
-=head2 create_extension($node, $database)
-
-CREATE EXTENSION, and waits until its worker is there.
-
-=cut
-
+# create_extension($node, $database)
+# CREATE EXTENSION, and waits until its worker is there.
 sub create_extension
 {
 	my ($node, $database) = @_;
@@ -213,13 +198,9 @@ sub create_extension
 	return;
 }
 
-=head2 set_for_database($node, $database, $setting, $value)
-
-ALTER DATABASE ... SET onside_attribution.$setting (RESET if $value is undef),
-and a reload.
-
-=cut
-
+# set_for_database($node, $database, $setting, $value)
+# ALTER DATABASE ... SET onside_attribution.$setting (RESET if $value is undef),
+# and a reload.
 sub set_for_database
 {
 	my ($node, $database, $setting, $value) = @_;
@@ -235,12 +216,8 @@ sub set_for_database
 	return;
 }
 
-=head2 status($node, $database)
-
-The row of the view "status" as a hash reference.
-
-=cut
-
+# status($node, $database)
+# The row of the view "status" as a hash reference.
 sub status
 {
 	my ($node, $database) = @_;
@@ -249,17 +226,13 @@ sub status
 			$database, 'SELECT row_to_json(s) FROM onside_attribution.status s'));
 }
 
-=head2 poll_status($node, $database, \%wanted, $what)
-
-Waits until the status row has the wanted values, tests that with the name
-$what, and returns the last row.  A value is a string, undef for NULL, a
-regular expression, or a function that is called with the column's value.
-
-  poll_status($node, 'postgres', { state => 'misconfigured', state_reason => qr/0600/ },
-      'a file that others can read is refused');
-
-=cut
-
+# poll_status($node, $database, \%wanted, $what)
+# Waits until the status row has the wanted values, tests that with the name
+# $what, and returns the last row.  A value is a string, undef for NULL, a
+# regular expression, or a function that is called with the column's value.
+#
+#   poll_status($node, 'postgres', { state => 'misconfigured', state_reason => qr/0600/ },
+#       'a file that others can read is refused');
 sub poll_status
 {
 	my ($node, $database, $wanted, $what) = @_;
@@ -296,12 +269,8 @@ sub _json
 	return JSON::PP->new->canonical->allow_nonref->encode($value);
 }
 
-=head2 worker_pid($node, $database), launcher_pid($node), postmaster_pid($node)
-
-A process id, or undef.
-
-=cut
-
+# worker_pid($node, $database), launcher_pid($node), postmaster_pid($node)
+# A process id, or undef.
 sub worker_pid
 {
 	my ($node, $database) = @_;
@@ -330,14 +299,10 @@ sub postmaster_pid
 	return $pid;
 }
 
-=head2 poll_worker($node, $database, [$not_this_pid])
-
-Waits until a worker (another one than $not_this_pid) says in the status row
-that it serves the database.  Returns its process id; dies if none comes, since
-no test can go on then.
-
-=cut
-
+# poll_worker($node, $database, [$not_this_pid])
+# Waits until a worker (another one than $not_this_pid) says in the status row
+# that it serves the database.  Returns its process id; dies if none comes, since
+# no test can go on then.
 sub poll_worker
 {
 	my ($node, $database, $other) = @_;
@@ -353,13 +318,9 @@ sub poll_worker
 	return $pid;
 }
 
-=head2 watch_worker($node, $database, [$not_this_pid])
-
-The same by an operator who watches: where none is started because too many have
-crashed, calls resume().
-
-=cut
-
+# watch_worker($node, $database, [$not_this_pid])
+# The same by an operator who watches: where none is started because too many have
+# crashed, calls resume().
 sub watch_worker
 {
 	my ($node, $database, $other) = @_;
@@ -374,12 +335,8 @@ sub watch_worker
 	return poll_worker($node, $database, $other);
 }
 
-=head2 outbox_size($node, $database)
-
-Bytes that the outbox takes, indexes and TOAST included.
-
-=cut
-
+# outbox_size($node, $database)
+# Bytes that the outbox takes, indexes and TOAST included.
 sub outbox_size
 {
 	my ($node, $database) = @_;
@@ -389,14 +346,10 @@ WHERE inhparent = 'onside_attribution.outbox'::regclass
 SQL
 }
 
-=head2 wait_until($condition, [$seconds, $interval])
-
-Calls a function until it returns true.  Returns false if that does not happen
-in time.  Without an interval it is called less often the longer it takes: most
-ask by a psql, and several tests that do so all the time keep a machine busy.
-
-=cut
-
+# wait_until($condition, [$seconds, $interval])
+# Calls a function until it returns true.  Returns false if that does not happen
+# in time.  Without an interval it is called less often the longer it takes: most
+# ask by a psql, and several tests that do so all the time keep a machine busy.
 sub wait_until
 {
 	my ($condition, $seconds, $interval) = @_;
@@ -410,10 +363,7 @@ sub wait_until
 	}
 }
 
-=head2 process_exists($pid), wait_for_exit($pid)
-
-=cut
-
+# process_exists($pid), wait_for_exit($pid)
 # One that has ended and that its parent has yet to take note of has ended.
 sub process_exists
 {
@@ -430,14 +380,10 @@ sub wait_for_exit
 	return wait_until(sub { !process_exists($pid) });
 }
 
-=head2 memory_of($pid)
-
-{ VmRSS => kB, RssAnon => kB, ... } from /proc; empty if the process is gone.
-RssAnon is what a process has for itself; VmRSS counts the pages of
-shared_buffers that it has touched, too.
-
-=cut
-
+# memory_of($pid)
+# { VmRSS => kB, RssAnon => kB, ... } from /proc; empty if the process is gone.
+# RssAnon is what a process has for itself; VmRSS counts the pages of
+# shared_buffers that it has touched, too.
 sub memory_of
 {
 	my ($pid) = @_;
@@ -450,13 +396,9 @@ sub memory_of
 	return \%memory;
 }
 
-=head2 context_switches($pid)
-
-How often the process has gone to sleep by itself: an upper bound of how often
-it woke up.
-
-=cut
-
+# context_switches($pid)
+# How often the process has gone to sleep by itself: an upper bound of how often
+# it woke up.
 sub context_switches
 {
 	my ($pid) = @_;
@@ -464,12 +406,8 @@ sub context_switches
 	return $status =~ /^voluntary_ctxt_switches:\s+(\d+)/m ? $1 : undef;
 }
 
-=head2 track($node, $database, [$event_name, $payload])
-
-Records one event and returns its event_id.
-
-=cut
-
+# track($node, $database, [$event_name, $payload])
+# Records one event and returns its event_id.
 sub track
 {
 	my ($node, $database, $name, $payload) = @_;
@@ -479,13 +417,9 @@ sub track
 		"SELECT onside_attribution.track('$name', '$installation', '$payload')");
 }
 
-=head2 track_and_hang($node, $sandbox, $database)
-
-Records one event whose request the API does not answer, and waits until it is
-there; the next request is answered.  Returns its event_id.
-
-=cut
-
+# track_and_hang($node, $sandbox, $database)
+# Records one event whose request the API does not answer, and waits until it is
+# there; the next request is answered.  Returns its event_id.
 sub track_and_hang
 {
 	my ($node, $sandbox, $database) = @_;
@@ -495,12 +429,28 @@ sub track_and_hang
 	return $id;
 }
 
-=head2 wait_for_flush($node, $database, [$what, $seconds])
+# track_some_bad($node, $database, $n, @places)
+# Records n events in one transaction, those at these places (from 1 on) with the
+# event_name "bad" and the others "good".  Returns the ids of either kind.
+sub track_some_bad
+{
+	my ($node, $database, $n, @places) = @_;
+	my $bad = "i = ANY ('{" . join(',', @places) . "}')";
+	my %ids = (t => [], f => []);
+	foreach (split /\n/, $node->safe_psql($database, <<SQL))
+SELECT $bad, onside_attribution.track(CASE WHEN $bad THEN 'bad' ELSE 'good' END,
+    '$installation', jsonb_build_object('i', i))
+FROM generate_series(1, $n) i
+SQL
+	{
+		my ($is_bad, $id) = split /\|/;
+		push @{ $ids{$is_bad} }, $id;
+	}
+	return @ids{qw(f t)};
+}
 
-Tests that flush() returns true.
-
-=cut
-
+# wait_for_flush($node, $database, [$what, $seconds])
+# Tests that flush() returns true.
 sub wait_for_flush
 {
 	my ($node, $database, $what, $seconds) = @_;
@@ -513,27 +463,19 @@ sub wait_for_flush
 	return $ok;
 }
 
-=head2 committed($node, $database, $query)
-
-The first column of a query, as an array reference: the event_ids that were
-committed, as the test has noted them in the same transactions.
-
-=cut
-
+# committed($node, $database, $query)
+# The first column of a query, as an array reference: the event_ids that were
+# committed, as the test has noted them in the same transactions.
 sub committed
 {
 	my ($node, $database, $query) = @_;
 	return [ split /\n/, $node->safe_psql($database, $query) ];
 }
 
-=head2 arrived_ok($sandbox, \@event_ids, $name)
-
-Tests that the set of events that the sandbox has accepted is exactly this one,
-and that whatever came more than once came with the same bytes.  Several
-sandboxes in an array reference count as one.
-
-=cut
-
+# arrived_ok($sandbox, \@event_ids, $name)
+# Tests that the set of events that the sandbox has accepted is exactly this one,
+# and that whatever came more than once came with the same bytes.  Several
+# sandboxes in an array reference count as one.
 sub arrived_ok
 {
 	my ($sandboxes, $ids, $name) = @_;
@@ -565,24 +507,16 @@ sub _some
 	return scalar(@ids) . " $what: @ids[0 .. $last]" . ($last < $#ids ? ' ...' : '');
 }
 
-=head2 nothing_came_twice($sandbox, $name)
-
-Tests that no event was sent more than once.
-
-=cut
-
+# nothing_came_twice($sandbox, $name)
+# Tests that no event was sent more than once.
 sub nothing_came_twice
 {
 	my ($sandbox, $name) = @_;
 	return is($sandbox->report->{duplicates}, 0, $name);
 }
 
-=head2 log_position($node), log_since($node, $position)
-
-The server's log from a moment on.
-
-=cut
-
+# log_position($node), log_since($node, $position)
+# The server's log from a moment on.
 sub log_position
 {
 	my ($node) = @_;
@@ -595,12 +529,8 @@ sub log_since
 	return PostgreSQL::Test::Utils::slurp_file($node->logfile, $position);
 }
 
-=head2 wait_for_log_line($node, $regexp, $position, $what)
-
-Tests that a line comes up in the server's log.
-
-=cut
-
+# wait_for_log_line($node, $regexp, $position, $what)
+# Tests that a line comes up in the server's log.
 sub wait_for_log_line
 {
 	my ($node, $regexp, $position, $what) = @_;

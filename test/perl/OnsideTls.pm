@@ -4,20 +4,16 @@
 # whom nobody trusts, on demand.  All of it is made by the openssl command, in a
 # temporary directory that goes away with the test.  "openssl ca" is what makes
 # the certificates, because it alone takes dates in every version that is about.
-
-=head1 SYNOPSIS
-
-  plan skip_all => 'openssl is not installed' unless OnsideTls::available();
-
-  my $tls = OnsideTls->new;
-  my $ca = $tls->authority('good');
-  my ($cert, $key) = $tls->certificate($ca);                  # for localhost
-  ($cert, $key) = $tls->certificate($ca, expired => 1);
-  ($cert, $key) = $tls->certificate($ca, host => 'elsewhere.test');
-  my $sandbox = OnsideSandbox->start(tls_cert => $cert, tls_key => $key);
-  # onside_attribution.ca_file = $ca->{cert}
-
-=cut
+#
+#   plan skip_all => 'openssl is not installed' unless OnsideTls::available();
+#
+#   my $tls = OnsideTls->new;
+#   my $ca = $tls->authority('good');
+#   my ($cert, $key) = $tls->certificate($ca);                  # for localhost
+#   ($cert, $key) = $tls->certificate($ca, expired => 1);
+#   ($cert, $key) = $tls->certificate($ca, host => 'elsewhere.test');
+#   my $sandbox = OnsideSandbox->start(tls_cert => $cert, tls_key => $key);
+#   # onside_attribution.ca_file = $ca->{cert}
 
 package OnsideTls;
 
@@ -29,37 +25,24 @@ use File::Temp ();
 use IPC::Run   ();
 use POSIX      ();
 
-=head1 METHODS
-
-=head2 available
-
-Is there an openssl command?
-
-=cut
-
+# available
+# Is there an openssl command?
 sub available
 {
 	my $out = '';
 	return eval { IPC::Run::run([ 'openssl', 'version' ], '>', \$out, '2>', \$out) };
 }
 
-=head2 OnsideTls->new
-
-=cut
-
+# OnsideTls->new
 sub new
 {
 	my ($class) = @_;
 	return bless { dir => File::Temp::tempdir(CLEANUP => 1), made => 0 }, $class;
 }
 
-=head2 authority($name)
-
-Makes a self-signed authority of that common name.  Returns a hash reference;
-its C<cert> is a file that can be trusted.
-
-=cut
-
+# authority($name)
+# Makes a self-signed authority of that common name.  Returns a hash reference;
+# its cert is a file that can be trusted.
 sub authority
 {
 	my ($self, $name) = @_;
@@ -98,14 +81,10 @@ CNF
 	return $ca;
 }
 
-=head2 certificate($ca, %options)
-
-Makes a server's certificate, signed by that authority, and returns its file
-and that of its key.  It is for localhost, 127.0.0.1 and ::1, unless C<host>
-names another host; with C<expired> it was good until yesterday.
-
-=cut
-
+# certificate($ca, %options)
+# Makes a server's certificate, signed by that authority, and returns its file
+# and that of its key.  It is for localhost, 127.0.0.1 and ::1, unless host
+# names another host; with expired it was good until yesterday.
 sub certificate
 {
 	my ($self, $ca, %options) = @_;

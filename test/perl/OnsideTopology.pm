@@ -2,17 +2,13 @@
 #
 # Base backups, standbys, pg_rewind, and clusters whose transaction ids are
 # somewhere else altogether.  Beside OnsideTest, which has the rest.
-
-=head1 SYNOPSIS
-
-  my $primary = onside_node('primary', sandbox => $sandbox,
-      init => { allows_streaming => 1 });
-  my $standby = make_standby($primary, 'standby');
-  crash($primary);
-  $standby->promote;
-  rewind_to_standby($primary, $standby);      # the old primary follows now
-
-=cut
+#
+#   my $primary = onside_node('primary', sandbox => $sandbox,
+#       init => { allows_streaming => 1 });
+#   my $standby = make_standby($primary, 'standby');
+#   crash($primary);
+#   $standby->promote;
+#   rewind_to_standby($primary, $standby);      # the old primary follows now
 
 package OnsideTopology;
 
@@ -36,14 +32,8 @@ our @EXPORT = qw(
   install_recorder record recorded repeated
 );
 
-=head1 FUNCTIONS
-
-=head2 make_standby($primary, $name, [$backup])
-
-A running standby of the primary, made by pg_basebackup.
-
-=cut
-
+# make_standby($primary, $name, [$backup])
+# A running standby of the primary, made by pg_basebackup.
 sub make_standby
 {
 	my ($primary, $name, $backup) = @_;
@@ -58,12 +48,8 @@ sub make_standby
 	return $standby;
 }
 
-=head2 follow($node, $primary)
-
-Makes a stopped server a standby of another one, and starts it.
-
-=cut
-
+# follow($node, $primary)
+# Makes a stopped server a standby of another one, and starts it.
 sub follow
 {
 	my ($node, $primary) = @_;
@@ -74,12 +60,8 @@ sub follow
 	return;
 }
 
-=head2 rewind_to_standby($node, $primary)
-
-pg_rewind of a stopped old primary, which then follows the new one.
-
-=cut
-
+# rewind_to_standby($node, $primary)
+# pg_rewind of a stopped old primary, which then follows the new one.
 sub rewind_to_standby
 {
 	my ($node, $primary) = @_;
@@ -101,12 +83,8 @@ sub rewind_to_standby
 	return;
 }
 
-=head2 crash($node)
-
-SIGQUIT to the postmaster: nothing is saved on the way out.
-
-=cut
-
+# crash($node)
+# SIGQUIT to the postmaster: nothing is saved on the way out.
 sub crash
 {
 	my ($node) = @_;
@@ -114,12 +92,8 @@ sub crash
 	return;
 }
 
-=head2 wait_for_standby($primary, $standby)
-
-Waits until the standby has replayed all that the primary has written.
-
-=cut
-
+# wait_for_standby($primary, $standby)
+# Waits until the standby has replayed all that the primary has written.
 sub wait_for_standby
 {
 	my ($primary, $standby) = @_;
@@ -135,13 +109,9 @@ sub wait_for_standby
 	return;
 }
 
-=head2 advance_xids($node, $xid, [$epoch])
-
-Has a stopped server go on from this transaction id, as if it had used up all
-those before.
-
-=cut
-
+# advance_xids($node, $xid, [$epoch])
+# Has a stopped server go on from this transaction id, as if it had used up all
+# those before.
 sub advance_xids
 {
 	my ($node, $xid, $epoch) = @_;
@@ -163,24 +133,16 @@ sub advance_xids
 	return;
 }
 
-=head2 next_xid($node)
-
-The next transaction id, with its epoch, as a number.
-
-=cut
-
+# next_xid($node)
+# The next transaction id, with its epoch, as a number.
 sub next_xid
 {
 	my ($node) = @_;
 	return $node->safe_psql('postgres', 'SELECT pg_snapshot_xmax(pg_current_snapshot())');
 }
 
-=head2 install_recorder($node, $database, $role, $test_name)
-
-Tests that managed/recorder.sql can be installed there by the role, as its header says.
-
-=cut
-
+# install_recorder($node, $database, $role, $test_name)
+# Tests that managed/recorder.sql can be installed there by the role, as its header says.
 sub install_recorder
 {
 	my ($node, $database, $role, $test_name) = @_;
@@ -194,13 +156,9 @@ sub install_recorder
 	return $ok;
 }
 
-=head2 record($node, $database, $n, [$name]), recorded($node, $database)
-
-Records events and notes their event_ids in the table "noted" (event_id, name),
-each pair in a transaction of its own; and what is noted there.
-
-=cut
-
+# record($node, $database, $n, [$name]), recorded($node, $database)
+# Records events and notes their event_ids in the table "noted" (event_id, name),
+# each pair in a transaction of its own; and what is noted there.
 sub record
 {
 	my ($node, $database, $n, $name) = @_;
@@ -227,12 +185,8 @@ sub recorded
 	return committed($node, $database, "SELECT event_id FROM noted $where");
 }
 
-=head2 repeated($sandbox)
-
-The events that it has accepted more than once, sorted, as one string.
-
-=cut
-
+# repeated($sandbox)
+# The events that it has accepted more than once, sorted, as one string.
 sub repeated
 {
 	my ($sandbox) = @_;

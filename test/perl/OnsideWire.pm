@@ -2,18 +2,14 @@
 #
 # They ask what the contract says about answers: who arrives and when, who ends
 # in dead_letter, and what must never be seen on the wire whatever happened.
-
-=head1 SYNOPSIS
-
-  my $wire = OnsideWire->new('main', conf => '...');
-  $wire->behave(on({ event_name => 'bad' }, { status => 500 }));
-  my ($bad) = $wire->record('bad');
-  my @good = $wire->record('good', 200);
-  $wire->arrive(\@good, 20, 'those behind it');
-  $wire->traffic_until(sub { $wire->dead->{$bad} }, 'it is given up');
-  $wire->clean('in the end');
-
-=cut
+#
+#   my $wire = OnsideWire->new('main', conf => '...');
+#   $wire->behave(on({ event_name => 'bad' }, { status => 500 }));
+#   my ($bad) = $wire->record('bad');
+#   my @good = $wire->record('good', 200);
+#   $wire->arrive(\@good, 20, 'those behind it');
+#   $wire->traffic_until(sub { $wire->dead->{$bad} }, 'it is given up');
+#   $wire->clean('in the end');
 
 package OnsideWire;
 
@@ -33,14 +29,8 @@ our @EXPORT = qw(on sick);
 *on = \&OnsideSandbox::on;
 *sick = \&OnsideSandbox::sick;
 
-=head1 METHODS
-
-=head2 OnsideWire->new($name, [sandbox => $sandbox], [conf => $lines])
-
-A server with the extension in "postgres" and a sandbox that notes histories.
-
-=cut
-
+# OnsideWire->new($name, [sandbox => $sandbox], [conf => $lines])
+# A server with the extension in "postgres" and a sandbox that notes histories.
 sub new
 {
 	my ($class, $name, %options) = @_;
@@ -60,13 +50,9 @@ sub behave { my ($self, @rules) = @_; return $self->{sandbox}->behave(@rules) }
 sub sql { return $_[0]{node}->safe_psql('postgres', $_[1]) }
 sub said { return OnsideTest::status($_[0]{node}, 'postgres') }
 
-=head2 record($event_name, [$n, $datetime]), one_by_one($event_name, $n)
-
-Records events in one transaction, or each in its own; returns their ids.  Those
-called "good" are remembered, for C<clean>.
-
-=cut
-
+# record($event_name, [$n, $datetime]), one_by_one($event_name, $n)
+# Records events in one transaction, or each in its own; returns their ids.  Those
+# called "good" are remembered, for clean.
 sub record
 {
 	my ($self, $name, $n, $datetime) = @_;
@@ -90,12 +76,8 @@ sub one_by_one
 	return @ids;
 }
 
-=head2 arrive(\@ids, $seconds, $what)
-
-Tests that these are accepted within so many seconds.
-
-=cut
-
+# arrive(\@ids, $seconds, $what)
+# Tests that these are accepted within so many seconds.
 sub arrive
 {
 	my ($self, $ids, $seconds, $what) = @_;
@@ -109,13 +91,9 @@ sub arrive
 	return $ok;
 }
 
-=head2 traffic_until($condition, $what, [$seconds])
-
-Records a good event every 0.3 s until the condition is true, and tests that it
-becomes so: what is accepted is what failures are compared with.
-
-=cut
-
+# traffic_until($condition, $what, [$seconds])
+# Records a good event every 0.3 s until the condition is true, and tests that it
+# becomes so: what is accepted is what failures are compared with.
 sub traffic_until
 {
 	my ($self, $condition, $what, $seconds) = @_;
@@ -128,12 +106,8 @@ sub traffic_until
 	return $ok;
 }
 
-=head2 dead, aside
-
-{ event_id => its row } of dead_letter and aside.
-
-=cut
-
+# dead, aside
+# { event_id => its row } of dead_letter and aside.
 sub dead { return $_[0]->_rows('dead_letter') }
 sub aside { return $_[0]->_rows('aside') }
 
@@ -145,13 +119,9 @@ SELECT coalesce(jsonb_object_agg(event_id, to_jsonb(t)), '{}') FROM onside_attri
 SQL
 }
 
-=head2 healed($what)
-
-Tests that within two minutes all that is called good has arrived and none of it
-is in dead_letter, without anybody's help.
-
-=cut
-
+# healed($what)
+# Tests that within two minutes all that is called good has arrived and none of it
+# is in dead_letter, without anybody's help.
 sub healed
 {
 	my ($self, $what) = @_;
@@ -171,14 +141,10 @@ sub healed
 	return $ok;
 }
 
-=head2 clean($what, [%allowed])
-
-What never happens, whatever the API does: a crash, an event twice in flight or
-in one request, other bytes under the same event_id, a request out of bounds.
-C<crashes> says that the test itself has ended processes by force.
-
-=cut
-
+# clean($what, [%allowed])
+# What never happens, whatever the API does: a crash, an event twice in flight or
+# in one request, other bytes under the same event_id, a request out of bounds.
+# crashes says that the test itself has ended processes by force.
 sub clean
 {
 	my ($self, $what, %allowed) = @_;

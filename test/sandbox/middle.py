@@ -7,9 +7,9 @@ It listens on loopback, writes its port to --port-file, connects to nothing but
 loopback, and ends with --parent-pid or after --max-lifetime seconds.
 
 The proxy takes CONNECT and plain requests.  While FILE exists, its bytes are the
-answer to whatever comes, and the connection is closed behind them; FILE.log has
-the first line of each request.  With credentials, a request without them gets
-407.
+answer to whatever comes, SOCKS included, and the connection is closed behind
+them; FILE.log has the head of each request.  With credentials, a request without
+them gets 407.
 """
 
 import argparse
@@ -59,7 +59,11 @@ class Proxy:
 
     async def serve(self, reader, writer):
         try:
-            head = await reader.readuntil(b"\r\n\r\n")
+            head = await reader.readexactly(1)
+            if head in b"\x04\x05":
+                await self._socks(reader, writer)
+                return
+            head += await reader.readuntil(b"\r\n\r\n")
         except (asyncio.IncompleteReadError, OSError):
             writer.close()
             return
@@ -79,10 +83,18 @@ class Proxy:
             await join(reader, writer, plain[2].strip(b"[]").decode(), int(plain[3]),
                        plain[1] + b" " + plain[4] + b" HTTP/1.1\r\nConnection: close\r\n" + head[plain.end():])
 
+    async def _socks(self, reader, writer):
+        """Each of our answers is short, and read as far as it is wanted."""
+        writer.write(self._refusal(b"") or b"")
+        writer.write_eof()
+        while await reader.read(65536):
+            pass
+        writer.close()
+
     def _note(self, head):
         if self.answer:
             with open(self.answer + ".log", "ab") as f:
-                f.write(head.partition(b"\r\n")[0] + b"\n")
+                f.write(head)
 
     def _refusal(self, head):
         try:

@@ -796,8 +796,15 @@ class Middle(unittest.TestCase):
             f.write(b"HTTP/1.1 502 No\r\nContent-Length: 0\r\n\r\n")
         self.assertEqual(connect(Proxy_Authorization=basic("u", "p")), 502)
         with open(answer + ".log") as f:
-            self.assertEqual([line.split()[0] for line in f], ["CONNECT", "CONNECT", "POST", "CONNECT"])
+            heads = f.read().split("\n\n")[:-1]
+        self.assertEqual([head.split()[0] for head in heads], ["CONNECT", "CONNECT", "POST", "CONNECT"])
+        self.assertIn("\nProxy-Authorization: " + basic("u", "p"), heads[1])
         self.assertEqual(self.server.control("/report")["events_accepted"], 2)
+        with open(answer, "wb") as f:
+            f.write(b"\x05\xff")
+        with socket.create_connection(("127.0.0.1", port), LIMIT) as client:
+            client.sendall(b"\x05\x01\x00")
+            self.assertEqual(client.recv(10), b"\x05\xff", "a SOCKS proxy that takes nobody")
 
 
 class Sink(SandboxTest):

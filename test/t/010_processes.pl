@@ -2,26 +2,13 @@
 # and neither keeps the server from stopping.  What cannot be started says so
 # in status, and starts when there is room.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
 use Time::HiRes ();
-
-use OnsideSandbox;
 use OnsideTest;
 
-my $sandbox = OnsideSandbox->start;
-
 # A request may hang for an hour: whatever waits for one fails.
-my $node = onside_node('main', sandbox => $sandbox, conf => <<'CONF');
+my ($node, $sandbox) = sending_node(conf => <<'CONF');
 onside_attribution.request_timeout = '1h'
 CONF
-create_extension($node, 'postgres');
 my @ids = track($node, 'postgres');
 wait_for_flush($node, 'postgres');
 
@@ -66,13 +53,13 @@ wait_for_flush($node, 'postgres', 'both terminated: it sends again');
 $node->safe_psql('postgres', 'CREATE DATABASE second');
 $node->safe_psql('second', 'CREATE EXTENSION onside_attribution');
 my %worker = map { $_ => poll_worker($node, $_) } qw(postgres second);
-foreach my $times (1 .. 5)
+foreach my $times (1 .. 4)
 {
 	$node->safe_psql('postgres', "SELECT pg_terminate_backend($worker{$_})") foreach qw(postgres second);
-	last if $times == 5;
+	last if $times == 4;
 	$worker{$_} = poll_worker($node, $_, $worker{$_}) foreach qw(postgres second);
 }
-ok(wait_for_exit($worker{$_}), "the worker of $_ has ended five times") foreach qw(postgres second);
+ok(wait_for_exit($worker{$_}), "the worker of $_ has ended four times") foreach qw(postgres second);
 $node->safe_psql('second', 'SELECT onside_attribution.resume()');
 poll_worker($node, $_, $worker{$_}) foreach qw(postgres second);
 is($node->safe_psql('postgres', q{SELECT string_agg(datname, ' ' ORDER BY backend_start) FROM pg_stat_activity WHERE backend_type = 'onside_attribution worker' AND datname IN ('postgres', 'second')}),
@@ -86,6 +73,7 @@ my $start = Time::HiRes::time();
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
 ok(wait_for_exit($worker), 'a hanging request does not keep a worker from ending');
 note(sprintf 'it took %.3f s', Time::HiRes::time() - $start);
+$node->safe_psql('postgres', 'SELECT onside_attribution.resume()');
 poll_worker($node, 'postgres', $worker);
 wait_for_flush($node, 'postgres', 'its event is sent again');
 arrived_ok($sandbox, \@ids, 'all arrived');
@@ -102,26 +90,6 @@ push @ids, track($node, 'postgres');
 wait_for_flush($node, 'postgres', 'it sends again');
 arrived_ok($sandbox, \@ids, 'all arrived');
 
-# ---------------------------------------------------------------------------
-# Stopping
-# ---------------------------------------------------------------------------
-
-{
-	# Far less than the request would last.
-	local $ENV{PGCTLTIMEOUT} = patience();
-	foreach my $mode (qw(fast smart))
-	{
-		push @ids, track_and_hang($node, $sandbox, 'postgres');
-		$start = Time::HiRes::time();
-		ok($node->stop($mode, fail_ok => 1),
-			"a hanging request does not keep the server from stopping ($mode)");
-		note(sprintf 'it took %.3f s', Time::HiRes::time() - $start);
-				$node->start;
-		poll_worker($node, 'postgres');
-		wait_for_flush($node, 'postgres', 'started again, it sends');
-		arrived_ok($sandbox, \@ids, 'all arrived');
-	}
-}
 $node->stop;
 
 # ---------------------------------------------------------------------------
@@ -186,5 +154,4 @@ wait_for_flush($node, 'third', 'room that a dropped database leaves is taken');
 arrived_ok($sandbox, \@ids, 'all arrived');
 
 $node->stop;
-$sandbox->stop;
 done_testing();

@@ -2,16 +2,6 @@
 # its RESET too, without a restart of the server and without an event lost.
 # pause() stays until resume(), whatever restarts in between.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $sandbox = OnsideSandbox->start;

@@ -3,16 +3,6 @@
 # in every form it is an error that says how many there are and what to do, and
 # it works once they are delivered or were discarded with TRUNCATE.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $sandbox = OnsideSandbox->start;
@@ -208,5 +198,4 @@ like(
 	error_of('postgres', "LOAD 'onside_attribution'; DROP EXTENSION onside_attribution"),
 	$refused, 'however it did that');
 $node->stop;
-$sandbox->stop;
 done_testing();

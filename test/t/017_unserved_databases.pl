@@ -2,23 +2,11 @@
 # status says that this is why; their worker goes at once when they become one,
 # and one comes at once when that ends, with the events recorded meanwhile.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox, conf => <<'CONF');
+my ($node, $sandbox) = sending_node(conf => <<'CONF');
 onside_attribution.request_timeout = '1h'
 CONF
-create_extension($node, 'postgres');
 $node->safe_psql('postgres', 'CREATE DATABASE shop');
 
 # Until here it is known to be without the extension.
@@ -31,44 +19,41 @@ my $track = "SELECT onside_attribution.track('e', '$OnsideTest::installation', '
 my $why = 'SELECT state, state_reason FROM onside_attribution.status';
 
 foreach my $case (
-	[ 'IS_TEMPLATE true', 'IS_TEMPLATE false', qr/^not_running\|this database is a template/ ],
-	[ 'ALLOW_CONNECTIONS false', 'ALLOW_CONNECTIONS true',
+	[ 0, 'IS_TEMPLATE true', 'IS_TEMPLATE false', qr/^not_running\|this database is a template/ ],
+	[ 1, 'ALLOW_CONNECTIONS false', 'ALLOW_CONNECTIONS true',
 		qr/^not_running\|this database does not allow connections/ ])
 {
-	my ($on, $off, $reason) = @$case;
-	foreach my $hanging (0, 1)
+	my ($hanging, $on, $off, $reason) = @$case;
+	my $name = $on . ($hanging ? ' beside a hanging request' : '');
+	my $worker = poll_worker($node, 'shop');
+	if ($hanging)
 	{
-		my $name = $on . ($hanging ? ' beside a hanging request' : '');
-		my $worker = poll_worker($node, 'shop');
-		if ($hanging)
-		{
-			$sandbox->behave({ fault => 'black_hole', times => 1 });
-			push @ids, $session->query_safe($track);
-			ok(wait_until(sub { $sandbox->used }), 'a request hangs');
-		}
-		$node->safe_psql('postgres', "BEGIN; ALTER DATABASE shop $on; ROLLBACK");
-		is(worker_pid($node, 'shop'), $worker, "$name, rolled back: the worker stays");
-		$node->safe_psql('postgres', "ALTER DATABASE shop $on");
-		ok(wait_for_exit($worker), "$name: the worker goes");
-		ok(wait_until(sub { $session->query_safe($why) =~ $reason }), "$name: status says why")
-		  or diag($session->query_safe($why));
+		$sandbox->behave({ fault => 'black_hole', times => 1 });
 		push @ids, $session->query_safe($track);
-		$node->safe_psql('postgres', 'CREATE DATABASE passing');
-		$node->safe_psql('postgres', 'DROP DATABASE passing');
-		ok(!defined worker_pid($node, 'shop'), "$name: none comes");
-
-		# A launcher that never saw it otherwise.
-		my $launcher = launcher_pid($node);
-		$node->safe_psql('postgres', "SELECT pg_terminate_backend($launcher)");
-		ok(wait_until(sub { my $pid = launcher_pid($node); $pid && $pid != $launcher }),
-			'another launcher');
-		ok(wait_until(sub { $session->query_safe($why) =~ $reason }), "$name: it agrees");
-
-		$node->safe_psql('postgres', "ALTER DATABASE shop $off");
-		poll_worker($node, 'shop', $worker);
-		wait_for_flush($node, 'shop', "$off: it sends");
-		arrived_ok($sandbox, \@ids, 'what was recorded meanwhile has arrived');
+		ok(wait_until(sub { $sandbox->used }), 'a request hangs');
 	}
+	$node->safe_psql('postgres', "BEGIN; ALTER DATABASE shop $on; ROLLBACK");
+	is(worker_pid($node, 'shop'), $worker, "$name, rolled back: the worker stays");
+	$node->safe_psql('postgres', "ALTER DATABASE shop $on");
+	ok(wait_for_exit($worker), "$name: the worker goes");
+	ok(wait_until(sub { $session->query_safe($why) =~ $reason }), "$name: status says why")
+	  or diag($session->query_safe($why));
+	push @ids, $session->query_safe($track);
+	$node->safe_psql('postgres', 'CREATE DATABASE passing');
+	$node->safe_psql('postgres', 'DROP DATABASE passing');
+	ok(!defined worker_pid($node, 'shop'), "$name: none comes");
+
+	# A launcher that never saw it otherwise.
+	my $launcher = launcher_pid($node);
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend($launcher)");
+	ok(wait_until(sub { my $pid = launcher_pid($node); $pid && $pid != $launcher }),
+		'another launcher');
+	ok(wait_until(sub { $session->query_safe($why) =~ $reason }), "$name: it agrees");
+
+	$node->safe_psql('postgres', "ALTER DATABASE shop $off");
+	poll_worker($node, 'shop', $worker);
+	wait_for_flush($node, 'shop', "$off: it sends");
+	arrived_ok($sandbox, \@ids, 'what was recorded meanwhile has arrived');
 }
 
 # The worker is none of the connections that are counted.
@@ -112,5 +97,4 @@ unlike(log_since($node, $position), qr/invalid database/, 'nobody tried to conne
 
 arrived_ok($sandbox, \@ids, 'all arrived');
 $node->stop;
-$sandbox->stop;
 done_testing();

@@ -3,20 +3,10 @@
 # comes free is taken.  Databases without the extension, and workers that fail
 # or hang at their start, keep nobody's place.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
 use Time::HiRes ();
-
-use OnsideSandbox;
 use OnsideTest;
 
-my $many = 30;
+my $many = 20;
 my $room = 5;
 
 my $sandbox = OnsideSandbox->start;

@@ -4,16 +4,6 @@
 # moment of a switch under load, nor does an event go to another account than the
 # one that its database has.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my %account = (
@@ -78,7 +68,7 @@ no_mistakes_ok('two accounts');
 # request had under way in that moment may be sent to the new account, too.
 my $one = $node->background_psql('one', on_error_stop => 0);
 my %all = map { $_ => 1 } @red, @blue;
-foreach my $round (1 .. scale(6, 40))
+foreach my $round (1 .. scale(3, 40))
 {
 	foreach my $name (qw(blue red))
 	{

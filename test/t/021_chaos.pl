@@ -11,20 +11,10 @@
 #
 # ONSIDE_TEST_SCALE=full goes on for five minutes.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use List::Util qw(min sum0);
-use PostgreSQL::Test::Utils;
-use Test::More;
-
+use OnsideTest;
 use OnsideChaos;
 use OnsideLoad;
-use OnsideSandbox;
-use OnsideTest;
 
 my $seed = $ENV{ONSIDE_TEST_SEED} // (time() ^ $$ << 12) % 100_000_000;
 diag("ONSIDE_TEST_SEED=$seed");

@@ -3,16 +3,6 @@
 # moment an event has arrived, and the purchase is there after the restart, each
 # time.  Purchases that are lost in such a crash were not reported.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $rounds = 10;
@@ -87,5 +77,4 @@ arrived_ok(
 	'and in the end, what is there has arrived');
 
 $node->stop;
-$sandbox->stop;
 done_testing();

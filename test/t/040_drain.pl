@@ -5,17 +5,7 @@
 # Default: 100,000 events of 250 bytes and 100 of 400 kB, twice.
 # ONSIDE_TEST_SCALE=full: 1,000,000 and 2,000.  note() tells the figures.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
 use Time::HiRes ();
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $small = scale(100_000, 1_000_000);
@@ -182,5 +172,4 @@ wait_until(
 is_deeply($left, {}, 'afterwards, the cursor has none either');
 
 $node->stop;
-$sandbox->stop;
 done_testing();

@@ -3,16 +3,6 @@
 # go after that.  What keeps a segment from being emptied, a reader or an open
 # transaction, blocks no purchase and loses no event.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $segment_size = 64 * 1024;
@@ -205,5 +195,4 @@ configure('retention', '0');
 everything_arrived('in the end');
 
 $node->stop;
-$sandbox->stop;
 done_testing();

@@ -4,22 +4,10 @@
 # full goes at once when nothing is under way, unless linger holds it back.  An
 # idle server sends nothing and sleeps.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
 use Time::HiRes ();
-
-use OnsideSandbox;
 use OnsideTest;
 
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox);
-create_extension($node, 'postgres');
+my ($node, $sandbox) = sending_node();
 
 # Sets things in postgresql.conf.  That the worker has taken them shows in what
 # it says of "enabled", which is turned off and on again.
@@ -189,7 +177,7 @@ wait_until(
 	}, undef, 3);
 
 # A bounded time in which nothing at all happens is what is looked at here.
-my $seconds = 20;
+my $seconds = 6;
 @before = map { context_switches($_) } $worker, $launcher;
 $requests = $sandbox->report->{requests};
 my $cpu = cpu_of($worker);
@@ -210,5 +198,4 @@ sub cpu_of
 }
 
 $node->stop;
-$sandbox->stop;
 done_testing();

@@ -4,17 +4,8 @@
 # (hot_standby_feedback) that began before that keeps it, until the outbox is as
 # large as four segments.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use Test::More;
-
-use OnsideMachine;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideMachine;
 
 my $machine = OnsideMachine->new or plan skip_all => 'NOT TESTED: gcc cannot make faults.so';
 my $sandbox = OnsideSandbox->start(sink => 1);
@@ -152,5 +143,4 @@ subtest 'a standby' => sub {
 };
 
 $node->stop;
-$sandbox->stop;
 done_testing();

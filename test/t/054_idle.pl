@@ -3,20 +3,9 @@
 # delivery_cursor stays as it is.  That row still covers all that was delivered:
 # after a crash nothing is sent again, and what is recorded next arrives.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox);
-create_extension($node, 'postgres');
+my ($node, $sandbox) = sending_node();
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }
 

@@ -4,16 +4,6 @@
 # worker, which notices at once, and when both are the same again, events are
 # sent without a restart.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 # The next version, and the way back, in the directory of the server that the
@@ -33,9 +23,7 @@ foreach my $script (keys %scripts)
 	append_to_file($script, $scripts{$script});
 }
 
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox);
-create_extension($node, 'postgres');
+my ($node, $sandbox) = sending_node();
 $node->safe_psql('postgres', 'CREATE DATABASE other');
 create_extension($node, 'other');
 my @ids = track($node, 'postgres');

@@ -5,19 +5,7 @@
 # pg_upgrade is at work, also with --check beside a running server, nothing is
 # sent.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use File::Basename;
-
-use PostgreSQL::Test::Cluster;
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $old_pg_config = $ENV{OLD_PG_CONFIG};

@@ -3,18 +3,9 @@
 # record arrives.  And whoever opens it can read it: it has at most 200 lines, and
 # the commands to try it are on the first screen.
 
-use strict;
-use warnings;
-
 use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideExamples;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideExamples;
 
 my $tree = "$FindBin::RealBin/../..";
 
@@ -57,5 +48,4 @@ is($node->safe_psql('shop', 'SELECT count(*) FROM onside_attribution.dead_letter
 	0, 'none of them is refused');
 
 $node->stop;
-$sandbox->stop;
 done_testing();

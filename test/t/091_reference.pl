@@ -6,15 +6,7 @@
 # messages that troubleshooting.md quotes are in the source.  The examples of the
 # reference run.  And psql's \dx+ and \d+ explain each object and column.
 
-use strict;
-use warnings;
-
 use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
 use OnsideTest;
 
 my $tree = "$FindBin::RealBin/../..";

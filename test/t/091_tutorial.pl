@@ -1,18 +1,9 @@
 # What docs/tutorial.md says is so: each example runs, in order, and psql prints what is
 # below it; and exactly what it says is reported has arrived at the API.
 
-use strict;
-use warnings;
-
 use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideExamples;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideExamples;
 
 my $tree = "$FindBin::RealBin/../..";
 
@@ -51,5 +42,4 @@ arrived_ok($sandbox, [ @orders, '20000000-0000-4000-8000-000000000001' ],
 nothing_came_twice($sandbox, 'once');
 
 $node->stop;
-$sandbox->stop;
 done_testing();

@@ -2,17 +2,9 @@
 # shows the output below it; mappers are inlined, where that is promised; and what the
 # examples record arrives.
 
-use strict;
-use warnings;
-
 use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use Test::More;
-
-use OnsideExamples;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideExamples;
 
 my $tree = "$FindBin::RealBin/../..";
 
@@ -74,5 +66,4 @@ foreach my $page ('recording', 'recipes')
 arrived_ok($sandbox, \@recorded, 'they arrive');
 
 $node->stop;
-$sandbox->stop;
 done_testing();

@@ -3,18 +3,9 @@
 # grants of the examples are enough and no more than that; a restored dump sends what was
 # pending; and the last example removes the extension.
 
-use strict;
-use warnings;
-
 use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideExamples;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideExamples;
 
 my $tree = "$FindBin::RealBin/../..";
 
@@ -139,5 +130,4 @@ $node->safe_psql('shop', 'SELECT onside_attribution.resume()');
 $operations->example_ok($uninstall);
 
 $node->stop;
-$sandbox->stop;
 done_testing();

@@ -3,22 +3,9 @@
 # nothing, and only in a transaction that commits.  Neither touches what is
 # pending.  (The chances that dead letters get by themselves are 316's.)
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox,
-	conf => "onside_attribution.retention = '1h'");
-create_extension($node, 'postgres');
+my ($node, $sandbox) = sending_node(conf => "onside_attribution.retention = '1h'");
 my $worker = worker_pid($node, 'postgres');
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }

@@ -3,24 +3,13 @@
 # whatever segment; both in the order of the log, in little memory, within any
 # shape of transaction, and held up by nobody who has no privilege.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox, conf => <<'CONF');
+my ($node, $sandbox) = sending_node(conf => <<'CONF');
 onside_attribution.retention = '1h'
 onside_attribution.on_invalid_event = dead_letter
 log_temp_files = 0
 CONF
-create_extension($node, 'postgres');
 $node->safe_psql('postgres', 'CREATE ROLE stranger LOGIN; GRANT USAGE ON SCHEMA onside_attribution TO stranger');
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }

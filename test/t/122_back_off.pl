@@ -4,22 +4,10 @@
 # fewer requests under way, until they have grown back.
 # pause, resume and "enabled" count in the middle of it, too.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideFault;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideFault;
 
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox);
-create_extension($node, 'postgres');
+my ($node, $sandbox) = sending_node();
 my $fault = OnsideFault->new(node => $node, sandbox => $sandbox);
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }
@@ -48,44 +36,6 @@ sub beside
 	}
 	return @beside;
 }
-
-# ---------------------------------------------------------------------------
-# Every status that passes by itself
-# ---------------------------------------------------------------------------
-
-foreach (
-	[ 408, 'cannot be reached or fails' ],
-	[ 425, 'cannot be reached or fails' ],
-	[ 429, 'asks to send less' ],
-	[ 500, 'cannot be reached or fails' ],
-	[ 501, 'cannot be reached or fails' ],
-	[ 502, 'cannot be reached or fails' ],
-	[ 503, 'cannot be reached or fails' ],
-	[ 504, 'cannot be reached or fails' ],
-	[ 507, 'cannot be reached or fails' ],
-	[ 599, 'cannot be reached or fails' ])
-{
-	my ($status, $reason) = @$_;
-	$fault->survived(
-		$status,
-		begin => sub { $sandbox->behave({ status => $status, body => 'later' }) },
-		while => {
-			state => 'backing_off',
-			state_reason => qr/$reason/,
-			last_error => "HTTP $status: later",
-			last_error_at => qr/./,
-			next_attempt_at => qr/./,
-			oldest_pending_age => qr/./,
-			pending => 3,
-			retries => qr/^[1-9]/
-		},
-		during => sub {
-			ok(wait_until(sub { $sandbox->used >= 5 }), "$status: it is tried again and again");
-			is(status($node, 'postgres')->{state}, 'backing_off', "$status: still backing off");
-		},
-		end => sub { $sandbox->behave });
-}
-is($sandbox->report->{duplicates}, 0, 'nothing came twice so far');
 
 # ---------------------------------------------------------------------------
 # Many batches, one back-off
@@ -164,8 +114,6 @@ is(scalar(grep { $_->{events} > 10 } @requests[ $from .. $#requests ]), 0, 'the 
 # ---------------------------------------------------------------------------
 
 foreach my $rules (
-	[ 'by turns', map { ({ status => 503, times => 1 }, { times => 1 }) } 1 .. 35 ],
-	[ 'in fives', map { ({ status => 503, times => 5 }, { times => 5 }) } 1 .. 7 ],
 	[ 'with all kinds of failure',
 		map { ({ status => $_, times => 1 }, { times => 2 }) } 429, 500, 408, 502, 401, 404, 503, 200, 302, 425 ],
 	[ 'by resets', { fault => 'flap', times => 80 } ])

@@ -3,20 +3,10 @@
 # with them, with the file or with the peer, and even if the peer sends them
 # back in its answer, encoded as answers are.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use JSON::PP ();
 use MIME::Base64 ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideFault;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideFault;
 
 my $user = 'shopkeeper';
 my @passwords = ('Xyzzy-plugh:42%s', 'Quux?corge/grault+', "waldo'fred\\thud\"");
@@ -59,14 +49,9 @@ my @queries = (
 	'SELECT * FROM onside_attribution.dead_letter',
 	'SELECT * FROM onside_attribution.delivery_cursor',
 	'SELECT * FROM onside_attribution.control',
-	'SELECT * FROM onside_attribution.outbox');
-foreach (
-	[ 'SELECT * FROM onside_attribution.stats', q{to_regclass('onside_attribution.stats')} ],
-	[ 'SELECT * FROM onside_attribution.doctor()', q{to_regproc('onside_attribution.doctor')} ])
-{
-	my ($query, $exists) = @$_;
-	push @queries, $query if $node->safe_psql('postgres', "SELECT $exists IS NOT NULL") eq 't';
-}
+	'SELECT * FROM onside_attribution.outbox',
+	'SELECT * FROM onside_attribution.stats',
+	'SELECT * FROM onside_attribution.doctor()');
 
 sub places
 {
@@ -117,15 +102,12 @@ hidden_ok('delivery');
 foreach (
 	[ 'backing_off', { status => 503 } ],
 	[ 'unauthorized', { status => 401, headers => { 'WWW-Authenticate' => 'Basic realm="x"' } } ],
-	[ 'unauthorized', { status => 403 } ],
-	[ 'misconfigured', { status => 404 } ],
 	[ 'misconfigured', { fault => 'redirect', location => 'http://127.0.0.1:1/' } ],
-	[ 'misconfigured', { status => 200 } ],
 	[ 'backing_off', { fault => 'garbage' } ],
 	[ 'backing_off', { fault => 'reset_after_upload' } ])
 {
 	my ($state, $rule) = @$_;
-	my $case = $rule->{fault} // $rule->{status};
+	my $case = $rule->{fault} // "HTTP $rule->{status}";
 	$fault->survived(
 		$case,
 		begin => sub { $sandbox->behave($rule) },
@@ -137,9 +119,6 @@ foreach (
 # With the file itself.
 foreach (
 	[ 'two lines', "$user:$passwords[0]\n$user:$passwords[1]\n", 0600 ],
-	[ 'no user', ":$passwords[0]\n", 0600 ],
-	[ 'no colon', $passwords[1] . "\n", 0600 ],
-	[ 'a zero byte', "$user:$passwords[0]\0", 0600 ],
 	[ 'open to all', "$user:$passwords[0]\n", 0644 ])
 {
 	my ($case, $content, $mode) = @$_;
@@ -168,36 +147,14 @@ foreach my $password (@passwords[ 1, 2 ])
 
 my $password = $passwords[2];
 my $token = MIME::Base64::encode_base64("$user:$password", '');
+
+# test/unit/test_secret.c has the other ways in which answers are written.
+my $in_json = join '', map { sprintf '\u%04x', ord } split //, $password;
+$secrets{$in_json} = 'the password in JSON';
 my %echoes = (
 	'the header' => "POST / HTTP/1.1\r\nAuthorization: Basic $token\r\nHost: x\r\n",
-	'the token' => "invalid token '$token'",
-	'the password' => "user $user has not the password $password",
-	'user and password' => "$user:$password",
-	'all of it, again and again' => "$token $user:$password " x 20,
-	'the token across the end of what is kept' => 'x' x (1024 - length($token) + 3) . $token,
 	'the password across the end of what is kept' => 'x' x (1024 - length($password) + 2) . $password,
-	'the header across the end of what is read' => 'x' x (65536 - 10) . "Basic $token");
-
-# In the languages of answers; test/unit/test_secret.c has many more.
-my $each = sub { my ($text, $put) = @_; return join '', map { $put->($_) } split //, $text };
-my $unless_letter = sub { my ($format) = @_; return sub { $_[0] =~ /[A-Za-z0-9]/ ? $_[0] : sprintf $format, ord $_[0] } };
-my %languages = (
-	'JSON' => sub { $_[0] =~ s/(["\\\/])/\\$1/gr },
-	'JSON, each character' => sub { $each->($_[0], sub { sprintf '\u%04x', ord $_[0] }) },
-	'JSON, upper case' => sub { $each->($_[0], $unless_letter->('\u%04X')) },
-	'URL' => sub { $each->($_[0], $unless_letter->('%%%02X')) },
-	'URL, each byte' => sub { $each->($_[0], sub { sprintf '%%%02x', ord $_[0] }) },
-	'HTML' => sub { $_[0] =~ s/&/&amp;/gr =~ s/"/&quot;/gr =~ s/'/&#39;/gr },
-	'HTML, hexadecimal' => sub { $each->($_[0], $unless_letter->('&#x%x;')) },
-	'base64' => sub { MIME::Base64::encode_base64($_[0], '') },
-	'base64 for URLs' => sub { MIME::Base64::encode_base64($_[0], '') =~ tr/+\//-_/r =~ s/=//gr });
-foreach my $language (keys %languages)
-{
-	my $encoded = $languages{$language}->($password);
-	$echoes{"the password in $language"} = "{\"error\": \"$encoded\"}";
-	$echoes{"user and password in $language"} = "{\"error\": \"" . $languages{$language}->("$user:$password") . '"}';
-	$secrets{$encoded} = "the password in $language";
-}
+	'user and password, and the password in JSON' => "{\"error\": \"$user:$password $in_json\"}");
 foreach my $echo (sort keys %echoes)
 {
 	$fault->survived(

@@ -2,24 +2,12 @@
 # one of two addresses is dead) makes events wait and nothing else: "status"
 # says backing_off and why, and all arrives when somebody is there.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
 use Socket qw(AF_INET AF_INET6 INADDR_LOOPBACK SOCK_STREAM);
-use Test::More;
-
-use OnsideFault;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideFault;
 
 my $path = '/attribution-api/v1/events';
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox);
-create_extension($node, 'postgres');
+my ($node, $sandbox) = sending_node();
 my $fault = OnsideFault->new(node => $node, sandbox => $sandbox);
 
 my %backing_off = (

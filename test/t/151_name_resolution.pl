@@ -3,76 +3,22 @@
 # A hanging resolver holds up neither the worker nor its end, and no signal
 # handler of the server's ever runs on one of its threads.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
 use Time::HiRes qw(time);
-
-use OnsideFault;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideFault;
+use OnsideMachine;
 use OnsideTls;
 
 plan skip_all => 'openssl is not installed' unless OnsideTls::available();
-
-# ---------------------------------------------------------------------------
-# A resolver that does what we want: *.hanging.test hangs while a file exists
-# and is this machine else, *.invalid is not there.  The system's one could be
-# replaced only in a mount namespace, and would be asked over the network.
-# ---------------------------------------------------------------------------
-
-my $dir = PostgreSQL::Test::Utils::tempdir();
-my $hang = "$dir/hang";
-my $resolver = "$dir/resolver.so";
-
-append_to_file("$dir/resolver.c", <<'C');
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <netdb.h>
-#include <string.h>
-#include <unistd.h>
-
-typedef int (*resolve) (const char *, const char *, const struct addrinfo *,
-						struct addrinfo **);
-
-int
-getaddrinfo(const char *node, const char *service,
-			const struct addrinfo *hints, struct addrinfo **res)
-{
-	resolve		next = (resolve) dlsym(RTLD_NEXT, "getaddrinfo");
-	size_t		len = node == NULL ? 0 : strlen(node);
-
-	if (len > 8 && strcmp(node + len - 8, ".invalid") == 0)
-		return EAI_NONAME;
-	if (len > 13 && strcmp(node + len - 13, ".hanging.test") == 0)
-	{
-		/* two minutes at most */
-		for (int i = 0; i < 12000 && access(HANG, F_OK) == 0; i++)
-			usleep(10000);
-		return next("127.0.0.1", service, hints, res);
-	}
-	return next(node, service, hints, res);
-}
-C
-my $log = '';
-IPC::Run::run(
-	[   'cc', '-shared', '-fPIC', '-o', $resolver, "-DHANG=\"$hang\"",
-		"$dir/resolver.c", '-ldl' ],
-	'>', \$log, '2>', \$log)
-  or plan skip_all => "no C compiler for a resolver of our own: $log";
-
-sub hang { append_to_file($hang, '') }
-sub answer { unlink $hang }
 
 my $tls = OnsideTls->new;
 my $ca = $tls->authority('test');
 my ($cert, $key) = $tls->certificate($ca, host => '*.hanging.test');
 my $sandbox = OnsideSandbox->start(tls_cert => $cert, tls_key => $key);
+
+# The system's resolver could be replaced only in a mount namespace, and would be
+# asked over the network.
+my $machine = OnsideMachine->new or plan skip_all => 'NOT TESTED: gcc cannot make faults.so';
 
 # libcurl remembers a name for a minute, and a connection that is open needs
 # none; so each case takes a new one.
@@ -84,16 +30,9 @@ sub url
 	  ++$names, $sandbox->port;
 }
 
-my $node = onside_node('main', sandbox => $sandbox, start => 0,
+my $node = onside_node('main', sandbox => $sandbox,
 	conf => "onside_attribution.endpoint = '" . url() . "'\n"
 	  . "onside_attribution.ca_file = '$ca->{cert}'\n");
-sub start
-{
-	local $ENV{LD_PRELOAD} = $resolver;
-	$node->start;
-	return;
-}
-start();
 create_extension($node, 'postgres');
 my $fault = OnsideFault->new(node => $node, sandbox => $sandbox);
 
@@ -136,7 +75,7 @@ sub other_threads
 # Makes the resolver hang, and the worker ask it.
 sub hang_resolver
 {
-	hang();
+	$machine->hang_resolver;
 	$fault->configure(endpoint => url());
 	return;
 }
@@ -156,7 +95,7 @@ $fault->survived(
 		}
 		$fault->configure(connect_timeout => '100ms');
 	},
-	end => \&answer);
+	end => sub { $machine->answer_resolver });
 $fault->configure(connect_timeout => '100ms');
 
 hang_resolver();
@@ -167,7 +106,7 @@ $fault->survived(
 		last_error => qr/tim(?:e|ed )out/i,
 		retries => qr/^\d\d/
 	},
-	end => \&answer);
+	end => sub { $machine->answer_resolver });
 ok(wait_until(sub { other_threads($fault->pid) == 0 }), 'no thread is left of it');
 $fault->configure(connect_timeout => '60s');
 
@@ -196,7 +135,7 @@ sub ends_at_once
 sub new_worker
 {
 	my ($name) = @_;
-	answer();
+	$machine->answer_resolver;
 	$fault->{pid} = poll_worker($node, 'postgres', $fault->pid);
 	$fault->settled($name);
 	return;
@@ -208,7 +147,7 @@ ends_at_once('pg_terminate_backend',
 	sub { $node->safe_psql('postgres', "SELECT pg_terminate_backend($_[0])") });
 new_worker('pg_terminate_backend');
 ends_at_once('pg_ctl stop -m fast', sub { $node->stop('fast') });
-start();
+$node->start;
 new_worker('pg_ctl stop -m fast');
 
 $node->stop;

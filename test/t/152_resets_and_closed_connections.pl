@@ -4,26 +4,12 @@
 # worker.  What was taken without our knowing it comes again with the same
 # event_id and the same bytes.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use JSON::PP ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideFault;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideFault;
 
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox,
-	conf => "onside_attribution.request_timeout = '60s'");
-create_extension($node, 'postgres');
+my ($node, $sandbox) = sending_node(conf => "onside_attribution.request_timeout = '60s'");
 my $fault = OnsideFault->new(node => $node, sandbox => $sandbox);
-
 
 $fault->settled('before anything');
 
@@ -41,7 +27,6 @@ my %backing_off = (
 
 foreach my $rule (
 	{ fault => 'reset_before_read' },
-	{ fault => 'reset_during_upload', bytes => 1 },
 	{ fault => 'reset_during_upload', bytes => 400 },
 	{ fault => 'reset_after_upload' },
 	{ fault => 'close_no_answer' })

@@ -4,16 +4,7 @@
 # HTTP/2, over which libcurl loses such an answer, is not spoken even where it
 # is offered.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use JSON::PP ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
 use OnsideTest;
 use OnsideTls;
 use OnsidePeer;
@@ -67,8 +58,7 @@ SQL
 	return;
 }
 
-my %column = (413 => 'responses_413', 401 => 'responses_401_403', 403 => 'responses_401_403',
-	429 => 'responses_429', 503 => 'responses_503');
+my %column = (413 => 'responses_413', 401 => 'responses_401_403', 429 => 'responses_429');
 
 foreach my $scheme (qw(https http))
 {
@@ -80,7 +70,7 @@ foreach my $scheme (qw(https http))
 
 	foreach my $then (qw(linger close reset keep hang))
 	{
-		foreach my $case (map { [ 'head', $_ ], [ 'part', $_ ] } 413, 401, 429, 503)
+		foreach my $case ([ 'head', 413 ], [ 'part', 413 ], [ 'head', 401 ], [ 'part', 429 ])
 		{
 			my ($when, $status) = @$case;
 			my $name = "$scheme: $status after the $when, then $then";

@@ -6,23 +6,10 @@
 # the value appear in a message, a view, doctor() or the log, but for what the
 # server writes by itself: the statement that somebody typed.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 # Statements would show what is typed in them: see docs/settings.md.
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox,
-	conf => "log_min_messages = debug1\nlog_min_error_statement = panic\nonside_attribution.retry_max_delay = '200ms'\n");
-create_extension($node, 'postgres');
+my ($node, $sandbox) = sending_node(conf => "log_min_messages = debug1\nlog_min_error_statement = panic\nonside_attribution.retry_max_delay = '200ms'\n");
 
 my $secret = 'xyzzy42';
 my @proxies = (
@@ -171,16 +158,15 @@ foreach my $setting (sort keys %reason)
 }
 
 # The check is not there when the library is not.
-foreach my $setting (sort keys %reason)
+foreach my $setting (qw(credentials_file proxy))
 {
 	my $requests = $sandbox->report->{requests};
-	configure(q{shared_preload_libraries = ''},
-		$setting eq 'proxy_credentials_file' ? "onside_attribution.proxy = 'http://127.0.0.1:9'" : ());
+	configure(q{shared_preload_libraries = ''});
 	$node->restart;
 	$node->safe_psql('template1',
 		"ALTER DATABASE postgres SET onside_attribution.$setting = " . quoted($values{$setting}[0]));
 	my $position = log_position($node);
-	configure($setting eq 'proxy_credentials_file' ? "onside_attribution.proxy = 'http://127.0.0.1:9'" : ());
+	configure();
 	$node->restart;
 	track($node, 'postgres');
 	poll_status($node, 'postgres', { state => 'misconfigured', state_reason => $reason{$setting} },

@@ -3,29 +3,16 @@
 # not wait for our HTTP, other sessions' barriers are served, and a cancelled
 # query is none of ours.  What was under way is sent again with the same bytes.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use JSON::PP ();
-use PostgreSQL::Test::Utils;
-use Test::More;
 use Time::HiRes qw(time);
-
-use OnsideFault;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideFault;
 
 # Far from what it takes (which note() says), and far below request_timeout.
 my $at_once = 5;
 
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox,
-	conf => "onside_attribution.request_timeout = '10min'\n"
+my ($node, $sandbox) = sending_node(conf => "onside_attribution.request_timeout = '10min'\n"
 	  . "onside_attribution.connect_timeout = '10min'\n");
-create_extension($node, 'postgres');
 my $fault = OnsideFault->new(node => $node, sandbox => $sandbox);
 $fault->record;
 $fault->settled('before anything');
@@ -143,37 +130,6 @@ foreach my $rule (@hanging)
 	took_ok($began, "a checkpoint during a $how");
 	kill 'TERM', $fault->pid;
 	recovered($name);
-}
-
-# ---------------------------------------------------------------------------
-# The worker's own database
-# ---------------------------------------------------------------------------
-
-foreach my $rule (@hanging)
-{
-	foreach my $case (
-		[ 'DROP DATABASE', 'DROP DATABASE shop' ],
-		[ 'DROP DATABASE ... WITH (FORCE)', 'DROP DATABASE shop WITH (FORCE)' ],
-		[ 'ALTER DATABASE ... RENAME', 'ALTER DATABASE shop RENAME TO store; DROP DATABASE store' ],
-		[ 'CREATE DATABASE ... TEMPLATE', 'CREATE DATABASE copy TEMPLATE shop; DROP DATABASE copy; DROP DATABASE shop' ])
-	{
-		my ($name, $sql) = @$case;
-		$name .= " during a $rule->{fault} of its own worker";
-		$sandbox->behave($rule);
-		$sandbox->reset;
-		$node->safe_psql('postgres', 'CREATE DATABASE shop');
-		create_extension($node, 'shop');
-		my $pid = worker_pid($node, 'shop');
-		track($node, 'shop');
-		poll_status($node, 'shop', { state => 'sending', in_flight => qr/^[123]$/ }, "$name: it hangs");
-		my $began = time();
-
-		# Each a transaction of its own.
-		$node->safe_psql('postgres', $_) foreach split /; /, $sql;
-		took_ok($began, $name);
-		ok(wait_until(sub { !process_exists($pid) }), "$name: its worker is gone");
-		is(worker_pid($node, 'postgres'), $fault->pid, "$name: the other worker is not");
-	}
 }
 
 $node->stop;

@@ -3,24 +3,12 @@
 # session holds what it held before.  Nor does it keep what a large row has taken
 # that was no valid event.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 # Caches that fill up live in contexts of their own, but each has a header here.
 my $slack = 4096;
 
-my $sandbox = OnsideSandbox->start;
-my $node = onside_node('main', sandbox => $sandbox);
-create_extension($node, 'postgres');
+my ($node, $sandbox) = sending_node();
 $node->safe_psql('postgres', 'SELECT onside_attribution.pause()');
 my $id = track($node, 'postgres');
 

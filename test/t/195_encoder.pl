@@ -7,18 +7,8 @@
 # ONSIDE_SEED=n repeats a run, ONSIDE_ROUNDS=n makes it longer (200 events for
 # each encoding).
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use Encode ();
 use JSON::PP ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $rounds = $ENV{ONSIDE_ROUNDS} // scale(200, 5000);

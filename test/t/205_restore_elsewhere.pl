@@ -50,9 +50,12 @@ poll_status($source, 'shop', { state => 'paused' }, 'paused');
 $open->query_safe('COMMIT');
 $open->quit;
 my @pending = @{ record($source, 'shop', 20, 'pending') };
+push @pending, track($source, 'shop', 'large', '{"x": "' . 'y' x 100_000 . '"}');
+my $previews = 'SELECT onside_attribution.preview(event_id) FROM onside_attribution.pending ORDER BY event_id';
+my $bytes = $source->safe_psql('shop', $previews);
 is( $source->safe_psql('shop',
 		'SELECT (SELECT count(*) FROM onside_attribution.outbox), (SELECT count(*) FROM onside_attribution.pending)'),
-	'69|21', 'the outbox has more than what is pending');
+	'70|22', 'the outbox has more than what is pending');
 
 # ---------------------------------------------------------------------------
 # Dumps
@@ -62,6 +65,7 @@ my $dir = $source->basedir . '/dumps';
 mkdir $dir or die;
 my @from = (-d => $source->connstr('shop'));
 $source->command_ok([ 'pg_dump', @from, -f => "$dir/plain.sql" ], 'pg_dump');
+$source->command_ok([ 'pg_dump', @from, '--column-inserts', -f => "$dir/inserts.sql" ], 'pg_dump --column-inserts');
 $source->command_ok([ 'pg_dump', @from, '-Fc', -f => "$dir/custom" ], 'pg_dump -Fc');
 $source->command_ok([ 'pg_dump', @from, '-Fd', '-j3', -f => "$dir/directory" ], 'pg_dump -Fd -j3');
 $source->command_ok([ 'pg_dump', @from, '--schema-only', -f => "$dir/schema.sql" ], 'pg_dump --schema-only');
@@ -83,8 +87,8 @@ my $restore = sub {
 };
 my %way = (
 	plain => sub { $psql->(@_, 'plain') },
-	custom => sub { $restore->(@_, 'custom') },
-	parallel => sub { $restore->(@_, 'custom', '-j3') },
+	inserts => sub { $psql->(@_, 'inserts') },
+	custom => sub { $restore->(@_, 'custom', '-1') },
 	directory => sub { $restore->(@_, 'directory', '-j3') },
 	apart => sub { $psql->(@_, 'schema', 'data') },
 	root => sub { $psql->(@_, 'schema', 'root') });
@@ -100,11 +104,12 @@ sub sends_ok
 	my $there = OnsideSandbox->start;
 	$there->poison('poison');
 	poll_worker($target, $database);
-	poll_status($target, $database, { state => 'misconfigured', pending => 21, delivered => 0 },
+	poll_status($target, $database, { state => 'misconfigured', pending => 22, delivered => 0 },
 		"$what: what was pending is pending");
 	is( $target->safe_psql($database,
 			'SELECT count(*) FROM onside_attribution.outbox WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())'),
 		0, "$what: with transaction ids of this server");
+	is($target->safe_psql($database, $previews), $bytes, "$what: the same events");
 
 	my $file = write_credentials($target, 'sandbox:sandbox');
 	$target->safe_psql('postgres', <<SQL);
@@ -113,13 +118,14 @@ ALTER DATABASE $database SET onside_attribution.endpoint = '@{[ $there->url ]}';
 ALTER DATABASE $database SET onside_attribution.credentials_file = '$file';
 SELECT pg_reload_conf();
 SQL
-	my $more = track($target, $database);
+	my @more = (track($target, $database),
+		$target->safe_psql($database, 'INSERT INTO purchase DEFAULT VALUES RETURNING event_id'));
 	wait_for_flush($target, $database, "$what: configured, it sends");
-	arrived_ok($there, [ @pending, $more ], "$what: what was pending, and no more");
+	arrived_ok($there, [ @pending, @more ], "$what: what was pending, and no more");
 
 	is( $target->safe_psql($database,
 			"SELECT (SELECT count(*) FROM purchase), (SELECT count(*) FROM onside_attribution.attached WHERE enabled)"),
-		'5|1', "$what: purchases that are there are reported no more, new ones are");
+		'6|1', "$what: purchases that are there are reported no more, new ones are");
 	is( $target->safe_psql($database,
 			"SELECT string_agg(event_id::text || http_status, ' ' ORDER BY event_id) FROM onside_attribution.dead_letter"),
 		join(' ', map { "${_}400" } sort @dead),
@@ -128,7 +134,7 @@ SQL
 	is($target->safe_psql($database, 'SELECT onside_attribution.retry_dead_letters()'),
 		3, "$what: they can be retried");
 	wait_for_flush($target, $database);
-	arrived_ok($there, [ @pending, $more, @dead ], "$what: and arrive");
+	arrived_ok($there, [ @pending, @more, @dead ], "$what: and arrive");
 	nothing_came_twice($there, "$what: once");
 	$there->stop;
 	return;
@@ -141,10 +147,12 @@ sub restore_ok
 	my $what = $target->name . ", $way";
 	$target->safe_psql('postgres', "CREATE DATABASE $database TEMPLATE template0");
 
-	# Data by itself is restored where the triggers are, as docs/operations.md says.
-	local $ENV{PGOPTIONS} = '-c session_replication_role=replica'
-	  if $way =~ /apart|root/;
-	$target->command_ok($_, "$what: restored") foreach $way{$way}->($target, $database);
+	{
+		# Data by itself is restored where the triggers are, as docs/operations.md says.
+		local $ENV{PGOPTIONS} = '-c session_replication_role=replica'
+		  if $way =~ /apart|root/;
+		$target->command_ok($_, "$what: restored") foreach $way{$way}->($target, $database);
+	}
 	sends_ok($target, $database, $what);
 	$target->safe_psql('postgres', "DROP DATABASE $database");
 	return;
@@ -152,7 +160,7 @@ sub restore_ok
 
 # Far behind.
 my $behind = onside_node('behind');
-restore_ok($behind, $_) foreach qw(plain parallel directory apart root);
+restore_ok($behind, $_) foreach qw(plain inserts directory apart root);
 
 # pg_dumpall brings along what ALTER DATABASE had set.
 $behind->command_ok(
@@ -186,7 +194,7 @@ $wrapping->safe_psql('postgres', 'CREATE DATABASE shop_wrap TEMPLATE template0')
 $wrapping->command_ok($_, 'wrapping: restored') foreach $way{custom}->($wrapping, 'shop_wrap');
 cmp_ok(next_xid($wrapping), '<', $epoch, 'before the transaction ids wrap around');
 poll_worker($wrapping, 'shop_wrap');
-is(status($wrapping, 'shop_wrap')->{pending}, 21, 'the restored events are pending');
+is(status($wrapping, 'shop_wrap')->{pending}, 22, 'the restored events are pending');
 $wrapping->safe_psql('shop_wrap', <<'SQL');
 DO $$
 BEGIN
@@ -208,8 +216,8 @@ $source->safe_psql('shop', 'SELECT onside_attribution.resume()');
 wait_for_flush($source, 'shop');
 
 # A dead letter's second chance may have come by now.
-is($sandbox->accepted(@pending), 21, 'the source sends its own');
-is($sandbox->report->{distinct} - $sandbox->accepted(@dead), $before + 21, 'and nothing else');
+is($sandbox->accepted(@pending), 22, 'the source sends its own');
+is($sandbox->report->{distinct} - $sandbox->accepted(@dead), $before + 22, 'and nothing else');
 nothing_came_twice($sandbox, 'once');
 
 $source->stop;
