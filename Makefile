@@ -17,7 +17,7 @@ REGRESS = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
 SPECS = $(patsubst test/specs/%.spec,%,$(sort $(wildcard test/specs/*.spec)))
 # Those that take longest, most of it waiting, begin first: a run is not to end
 # with one of them alone.
-LONG = 329 354 326 225 268 261 245 281 285 286 328 190 141 103 102 110
+LONG = 329 354 326 225 268 261 245 281 285 286 328 103 110
 LONG_TAP = $(wildcard $(LONG:%=test/t/%_*.pl))
 TAP = $(LONG_TAP) $(filter-out $(LONG_TAP),$(sort $(wildcard test/t/*.pl)))
 

@@ -103,7 +103,7 @@ read_file(FILE *file, int *n)
  * crashed.  After a crash there is no file, and the statistics begin anew.
  */
 static void
-load(void)
+load_stats(void)
 {
 	FILE	   *file = AllocateFile(STATS_FILE, PG_BINARY_R);
 	SavedStats *saved;
@@ -180,7 +180,7 @@ write_file(FILE *file)
  * a crash, "code" is not 0.
  */
 static void
-save(int code, Datum arg)
+save_stats(int code, Datum arg)
 {
 	FILE	   *file;
 	bool		ok;
@@ -217,8 +217,8 @@ shmem_startup(void)
 		prev_shmem_startup_hook();
 	if (IsUnderPostmaster)
 		return;
-	load();
-	on_shmem_exit(save, (Datum) 0);
+	load_stats();
+	on_shmem_exit(save_stats, (Datum) 0);
 }
 
 void

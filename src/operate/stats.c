@@ -30,7 +30,7 @@ PG_FUNCTION_INFO_V1(onside_stats_reset);
 #define STATS_COLUMNS		(ONSIDE_COUNTERS + 2 * HISTOGRAM_COLUMNS + 1)
 
 static double
-ms(double us)
+to_ms(double us)
 {
 	return us / 1000.0;
 }
@@ -41,15 +41,15 @@ set_histogram(Datum *values, bool *nulls, const OnsideHistogram *histogram)
 	static const double quantiles[] = {0.5, 0.9, 0.99};
 
 	values[0] = Int64GetDatum(histogram->count);
-	values[1] = Float8GetDatum(ms((double) histogram->sum));
+	values[1] = Float8GetDatum(to_ms((double) histogram->sum));
 	for (int i = 0; i < 3; i++)
 	{
 		values[2 + i] =
-			Float8GetDatum(ms(onside_histogram_quantile(histogram,
+			Float8GetDatum(to_ms(onside_histogram_quantile(histogram,
 														quantiles[i])));
 		nulls[2 + i] = histogram->count == 0;
 	}
-	values[5] = Float8GetDatum(ms((double) histogram->max));
+	values[5] = Float8GetDatum(to_ms((double) histogram->max));
 	nulls[5] = histogram->count == 0;
 }
 
@@ -115,7 +115,7 @@ put_histogram(ReturnSetInfo *rsinfo, const char *metric,
 		below += histogram->buckets[i];
 		values[0] = CStringGetTextDatum(metric);
 		values[1] = Float8GetDatum(bound == PG_INT64_MAX ?
-								   get_float8_infinity() : ms((double) bound));
+								   get_float8_infinity() : to_ms((double) bound));
 		values[2] = Int64GetDatum(below);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values,
 							 nulls);

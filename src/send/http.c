@@ -3,9 +3,8 @@
  * http.c
  *		Several HTTP requests at once, from PostgreSQL's own wait loop.
  *
- * This file, request.c and address.c are the only ones that know libcurl, and
- * they know nothing of events or SQL.  The worker calls it to send, doctor()
- * to try a connection.
+ * This file, request.c, probe.c and address.c alone know libcurl, and nothing
+ * of events or SQL.  The worker calls it to send, doctor() to try a connection.
  *
  * libcurl's multi interface is driven by socket readiness.  It tells us
  * through callbacks which sockets it waits for and until when.  We wait for
@@ -19,17 +18,13 @@
  * versions of libcurl.  That is done
  *
  * - before a request that wants a fresh connection;
- * - after a failure, and after any answer that the API does not document
- * (api.h):
- *	 a load balancer may have tied this connection, and no other, to a broken
- *	 server;
- * - when it is MAX_CONNECTION_AGE old, so that a name that leads elsewhere by
- *	 now is followed;
+ * - after a failure, and after an answer that the API does not document: a
+ *	 load balancer may have tied this connection to a broken server;
+ * - when it is MAX_CONNECTION_AGE old: the name may lead elsewhere by now;
  * - when there is another configuration.
  *
- * All state is in one struct, OnsideHttp.  The worker has one; a backend that
- * calls doctor() has another while it tries the connection.  libcurl's
- * callbacks find the struct through the slot that they were registered with.
+ * All state is in one struct, OnsideHttp.  The worker has one, and doctor()
+ * while it tries the connection.  libcurl's callbacks get it with their slot.
  *
  * libcurl's threaded resolver starts threads that inherit the signal mask.  No
  * signal handler of PostgreSQL's may run in such a thread, so all signals are
@@ -51,6 +46,7 @@
 #include "clock.h"
 #include "compat.h"
 #include "send/http.h"
+#include "send/probe.h"
 #include "send/request.h"
 #include "send/secret.h"
 
@@ -693,7 +689,7 @@ onside_http_probe(const OnsideHttpConfig *config, int timeout,
 			onside_request_judge(&slot->request, CURLE_OPERATION_TIMEDOUT);
 		if (slot->request.easy == NULL)
 			throw_out_of_memory();
-		onside_request_report(&slot->request, probe);
+		onside_probe_report(&slot->request, probe);
 	}
 	PG_FINALLY();
 	{

@@ -30,4 +30,13 @@ typedef struct OnsideProbe
 	char		error[256];		/* of the step that failed, or "" */
 } OnsideProbe;
 
+struct OnsideRequest;			/* request.h */
+
+/*
+ * Says how far a connection without a request came, to whom, and what went
+ * wrong.  request.c has judged it.
+ */
+extern void onside_probe_report(const struct OnsideRequest *request,
+								OnsideProbe *probe);
+
 #endif							/* ONSIDE_PROBE_H */

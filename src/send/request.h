@@ -3,7 +3,7 @@
  * request.h
  *		One HTTP request: its options, and what its answer says.
  *
- * Shared by request.c and http.c alone.
+ * Shared by request.c, probe.c and http.c alone.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,7 +16,6 @@
 
 #include "send/answer.h"
 #include "send/http_config.h"
-#include "send/probe.h"
 
 typedef struct OnsideRequest
 {
@@ -55,9 +54,5 @@ extern void onside_request_set_body(OnsideRequest *request, const char *body,
 
 /* Says in request->answer how the request ended. */
 extern void onside_request_judge(OnsideRequest *request, CURLcode code);
-
-/* The same of a connection that was made without a request. */
-extern void onside_request_report(const OnsideRequest *request,
-								  OnsideProbe *probe);
 
 #endif							/* ONSIDE_REQUEST_H */

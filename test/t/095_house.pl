@@ -37,6 +37,21 @@ foreach my $number ($readme =~ /\b(\d\d\d)\b/g)
 my $found;
 ok(IPC::Run::run([ "$tree/test/setup/includes", "$tree/src" ], '>', \$found), 'includes point down, in no circle') or diag($found);
 
+# Names: a static function is found by its name, and the name says what is done.
+my (%statics, @short);
+foreach my $file (@files)
+{
+	my $source = slurp_file($file);
+	while ($source =~ /^static\b[^;=(]*\n(\w+)\(/mg)
+	{
+		push @short, $1 if $1 !~ /_/;
+		$statics{$1}{$file} = 1;
+	}
+}
+cmp_ok(scalar keys %statics, '>', 500, 'static functions are found');
+is("@short", '', 'static functions have names of two words');
+is(join(' ', grep { keys %{ $statics{$_} } > 1 } sort keys %statics), '', 'and stand in one file');
+
 # Length, in lines.
 my (@long_files, @long_functions);
 foreach my $file (@files)
