@@ -44,8 +44,9 @@ foreach my $file (@files)
 	my $source = slurp_file($file);
 	while ($source =~ /^static\b[^;=(]*\n(\w+)\(/mg)
 	{
-		push @short, $1 if $1 !~ /_/;
-		$statics{$1}{$file} = 1;
+		my $name = $1;
+		push @short, $name if $name !~ /_/;
+		$statics{$name}{$file} = 1;
 	}
 }
 cmp_ok(scalar keys %statics, '>', 500, 'static functions are found');
