@@ -26,6 +26,10 @@ PG_MODULE_MAGIC;
 
 extern PGDLLEXPORT void _PG_init(void);
 
+/*
+ * A session that loads the library, because it calls a function, gets the
+ * settings and the hooks.  Preloaded, there are shared memory and a launcher.
+ */
 void
 _PG_init(void)
 {

@@ -409,6 +409,10 @@ is_child_of(Oid relid, Oid parent)
 	return result;
 }
 
+/*
+ * A table has become a child of another one: rows may come in through the
+ * parent from now on, which statement-level triggers of the child do not see.
+ */
 void
 onside_follow_parent(Oid relid, Oid parent)
 {

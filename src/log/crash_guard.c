@@ -390,6 +390,7 @@ print_moment(TimestampTz t)
 	return pstrdup(timestamptz_to_str(t - t % USECS_PER_SEC));
 }
 
+/* The launcher's wait comes first, since no worker starts without it. */
 char *
 onside_crash_guard_reason(void)
 {

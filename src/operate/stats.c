@@ -29,12 +29,14 @@ PG_FUNCTION_INFO_V1(onside_stats_reset);
 #define HISTOGRAM_COLUMNS	6
 #define STATS_COLUMNS		(ONSIDE_COUNTERS + 2 * HISTOGRAM_COLUMNS + 1)
 
+/* Views have milliseconds, the counters microseconds. */
 static double
 to_ms(double us)
 {
 	return us / 1000.0;
 }
 
+/* Sets a histogram's columns; without any value, quantiles are NULL. */
 static void
 set_histogram(Datum *values, bool *nulls, const OnsideHistogram *histogram)
 {

@@ -90,6 +90,7 @@ onside_piece_free(OnsidePiece *piece)
 	pfree(piece);
 }
 
+/* Both parts have the piece's past: its words are shared. */
 OnsidePiece *
 onside_piece_cut(MemoryContext context, OnsidePiece *piece, int at)
 {

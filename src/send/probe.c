@@ -51,6 +51,7 @@ step_before_failure(const OnsideRequest *request)
 	}
 }
 
+/* What the last step was follows from libcurl's error and times. */
 void
 onside_probe_report(const OnsideRequest *request, OnsideProbe *probe)
 {
