@@ -67,8 +67,8 @@ extern FullTransactionId onside_window_last_xid(Relation segment);
 /*
  * How many events has this transaction recorded, as the active snapshot sees
  * it?  Costs one look at each index: the last event's id is their number.
- * Waits for no lock and raises no error: a segment that cannot be read counts
- * as empty.
+ * Waits for no lock: a segment that is locked or has lost its index counts as
+ * empty.  A segment that was altered in another way may raise an error.
  */
 extern int64 onside_window_last_id(FullTransactionId xid);
 

@@ -109,7 +109,7 @@ output_needs_settings(Oid type)
 	char		category;
 	bool		preferred;
 
-	/* Enums, strings, addresses and bit strings read the same everywhere. */
+	/* Enums, strings, inet and cidr, and bit strings read the same everywhere. */
 	get_type_category_preferred(getBaseType(type), &category, &preferred);
 	return category != TYPCATEGORY_ENUM && category != TYPCATEGORY_STRING &&
 		category != TYPCATEGORY_NETWORK && category != TYPCATEGORY_BITSTRING;
@@ -289,6 +289,26 @@ float_to_json(OnsideColumn *column, bool finite, char *str, JsonbValue *value,
 													ObjectIdGetDatum(InvalidOid),
 													Int32GetDatum(-1))));
 	return true;
+}
+
+static bool
+float4_to_json(OnsideColumn *column, float4 f, JsonbValue *value,
+			   OnsideEventError *error)
+{
+	char	   *str = palloc(FLOAT_SHORTEST_DECIMAL_LEN);
+
+	float_to_shortest_decimal_buf(f, str);
+	return float_to_json(column, isfinite(f), str, value, error);
+}
+
+static bool
+float8_to_json(OnsideColumn *column, float8 f, JsonbValue *value,
+			   OnsideEventError *error)
+{
+	char	   *str = palloc(DOUBLE_SHORTEST_DECIMAL_LEN);
+
+	double_to_shortest_decimal_buf(f, str);
+	return float_to_json(column, isfinite(f), str, value, error);
 }
 
 /*
@@ -478,21 +498,9 @@ onside_column_to_json(OnsideColumn *column, TupleTableSlot *row,
 
 		/* The shortest text that reads back as the same number. */
 		case ONSIDE_COLUMN_FLOAT4:
-			{
-				float4		f = DatumGetFloat4(datum);
-				char	   *str = palloc(FLOAT_SHORTEST_DECIMAL_LEN);
-
-				float_to_shortest_decimal_buf(f, str);
-				return float_to_json(column, isfinite(f), str, value, error);
-			}
+			return float4_to_json(column, DatumGetFloat4(datum), value, error);
 		case ONSIDE_COLUMN_FLOAT8:
-			{
-				float8		f = DatumGetFloat8(datum);
-				char	   *str = palloc(DOUBLE_SHORTEST_DECIMAL_LEN);
-
-				double_to_shortest_decimal_buf(f, str);
-				return float_to_json(column, isfinite(f), str, value, error);
-			}
+			return float8_to_json(column, DatumGetFloat8(datum), value, error);
 
 		case ONSIDE_COLUMN_TEXT:
 			set_long_text(value, DatumGetTextPP(datum));

@@ -48,6 +48,7 @@
 #include "send/http.h"
 #include "send/probe.h"
 #include "send/request.h"
+#include "send/response.h"
 #include "send/secret.h"
 
 /* In ms.  A request that begins just before this still has its whole time. */
@@ -372,10 +373,7 @@ finish_request(Slot *slot, CURLcode code)
 
 	/* Documented answers alone speak for the server behind the connection. */
 	if (code == CURLE_OK && answer->kind == ONSIDE_ANSWER_COMPLETE &&
-		(answer->status == ONSIDE_API_ACCEPTED ||
-		 answer->status == ONSIDE_API_REFUSED ||
-		 answer->status == ONSIDE_API_TOO_LARGE ||
-		 answer->status == ONSIDE_API_THROTTLED))
+		onside_response_is_documented(answer->status))
 	{
 		if (answer->connections > 0)
 			slot->connected_at = slot->started_at;

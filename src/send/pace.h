@@ -16,7 +16,7 @@
 
 #define ONSIDE_US_PER_MS	INT64CONST(1000)
 
-/* What of the settings decides about sending; delays in milliseconds. */
+/* The settings that the sender knows; delays in milliseconds. */
 typedef struct OnsideSendSettings
 {
 	int			max_in_flight;

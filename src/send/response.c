@@ -54,3 +54,10 @@ onside_response_classify(const OnsideAnswer *answer)
 	return answer->status >= 200 && answer->status <= 499 ?
 		ONSIDE_RESPONSE_MISCONFIGURED : ONSIDE_RESPONSE_RETRY;
 }
+
+bool
+onside_response_is_documented(int status)
+{
+	return status == ONSIDE_API_ACCEPTED || status == ONSIDE_API_REFUSED ||
+		status == ONSIDE_API_TOO_LARGE || status == ONSIDE_API_THROTTLED;
+}

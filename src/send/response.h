@@ -33,4 +33,7 @@ typedef enum OnsideResponseClass
 
 extern OnsideResponseClass onside_response_classify(const OnsideAnswer *answer);
 
+/* Does the API document this status?  See api.h. */
+extern bool onside_response_is_documented(int status);
+
 #endif							/* ONSIDE_RESPONSE_H */

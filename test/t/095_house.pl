@@ -18,6 +18,9 @@ my @files = glob("$tree/src/*.[ch] $tree/src/*/*.[ch]");
 my ($house) = slurp_file("$tree/CONTRIBUTING.md") =~ /^## The house\n(.*?)^## /ms;
 my %rooms = map { m{([^/]*\.[ch])$} ? ($1 => 1) : () } @files;
 is(join(' ', grep { !$rooms{$_} } $house =~ /`(?:[\w\/]+\/)?(\w+\.[ch])`/g), '', 'CONTRIBUTING.md names files that are there');
+my $tree_text = join '', map { slurp_file($_) } @files, glob("$tree/test/sim/*.[ch] $tree/test/perl/*.pm $tree/test/setup/* $tree/*.sql $tree/managed/*.sql");
+my ($guide) = slurp_file("$tree/CONTRIBUTING.md");
+is(join(' ', grep { $tree_text !~ /\b$_\b/ } $guide =~ /`(\w+)\(\)`/g), '', 'and functions');
 is(join(' ', grep { slurp_file($_) !~ m{\A/\*-{60,}\n \*\n \* \S+\.[ch]\n \*\t\t\S} } @files), '', 'each file says what it is for');
 
 # What src/README names is there, and it has no more words than one can keep.
