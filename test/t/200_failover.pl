@@ -6,16 +6,6 @@
 # primary comes back as a standby by pg_rewind and idles, and after a switchover
 # in peace, back to it, nothing is sent again.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideTopology;
 

@@ -6,17 +6,7 @@
 # cancelled, or ended by a crash of the primary, is visible there alone, and its
 # event is sent.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
 use Time::HiRes ();
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideTopology;
 

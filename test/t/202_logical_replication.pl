@@ -6,16 +6,6 @@
 # subscriber's own.  Emptying segments on the publisher, were it to send as
 # well, empties none on the subscriber; a crash of the subscriber loses nothing.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideTopology;
 

@@ -3,16 +3,6 @@
 # the log as ever; attached triggers do not fire, unless they were enabled
 # ALWAYS or REPLICA; and the recording functions record.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $sandbox = OnsideSandbox->start;
@@ -118,5 +108,4 @@ push @ids, track($node, 'postgres');
 arrived('the setting of a database changes nothing for the worker');
 
 $node->stop;
-$sandbox->stop;
 done_testing();

@@ -4,16 +4,6 @@
 # by more than an epoch, or about to wrap around, the pending events are sent
 # once, the others never, and dead letters can be retried there.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideTopology;
 

@@ -4,16 +4,6 @@
 # later is not there.  A target inside of a burst of deliveries loses nothing
 # either, and a target that is later than all is like a restart.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideTopology;
 

@@ -4,16 +4,6 @@
 # only the template has), a restored dump by what is set for the database before.
 # What docs/operations.md warns of is so: which settings come along with which copy.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideTopology;
 

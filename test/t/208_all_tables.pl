@@ -3,15 +3,6 @@
 # worker, and what a person does to its tables by hand.  A subscriber that
 # publishes nothing itself gets the events and the dead letters.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $sandbox = OnsideSandbox->start;

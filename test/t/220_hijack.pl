@@ -3,15 +3,6 @@
 # has every privilege on them, and nothing that the owner of a database can set
 # for it.  Neither stops delivery, nor changes a byte of what is sent.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $sandbox = OnsideSandbox->start;
@@ -205,5 +196,4 @@ SQL
 }
 
 $node->stop;
-$sandbox->stop;
 done_testing();

@@ -3,19 +3,9 @@
 # proxy.  A setting cannot put anything into a request but an address, and what
 # it has of a password is not repeated, nor is a file that a setting names.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use MIME::Base64 ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideFault;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideFault;
 
 my $sandbox = OnsideSandbox->start;
 my $node = onside_node('main', sandbox => $sandbox);
@@ -191,5 +181,4 @@ foreach my $file ($secret, "$secret.missing", $node->data_dir, '/dev/zero')
 }
 
 $node->stop;
-$sandbox->stop;
 done_testing();

@@ -2,15 +2,7 @@
 # view of the extension takes: who has just that can use it, and who lacks any
 # part of it cannot.  Nothing of the extension is missing in the table.
 
-use strict;
-use warnings;
-
 use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
 use OnsideTest;
 
 my $node = onside_node('main', conf => 'onside_attribution.enabled = off');

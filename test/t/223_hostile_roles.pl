@@ -6,15 +6,6 @@
 # thing that the role can do.  Then what an operator does while such tables are
 # attached, and what the worker does.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $sandbox = OnsideSandbox->start;
@@ -304,5 +295,4 @@ SELECT proname FROM pg_proc WHERE pronamespace = 'onside_attribution'::regnamesp
 SQL
 
 $node->stop;
-$sandbox->stop;
 done_testing();

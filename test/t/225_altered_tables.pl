@@ -9,17 +9,7 @@
 # A matrix: each alteration x each table x (with the library, without it and then
 # used by sessions, without it and then used by a worker).
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use JSON::PP ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $schema = 'onside_attribution';
@@ -674,5 +664,4 @@ ok(wait_until(sub { $sandbox->events->{$id} }), 'and sends when it is there');
 
 unlike(log_since($node, $position), qr/terminated by signal/, 'with the library: no process has crashed');
 $node->stop;
-$sandbox->stop;
 done_testing();

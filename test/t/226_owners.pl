@@ -2,15 +2,6 @@
 # the extension's objects: a creator who has lost SUPERUSER, whoever they were
 # reassigned to, whomever an event trigger gave each of them as it was made.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $sandbox = OnsideSandbox->start;

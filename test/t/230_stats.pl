@@ -4,18 +4,8 @@
 # anew after a crash and with stats_reset(), which leaves status alone, and end
 # with the extension.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use JSON::PP ();
 use List::Util qw(sum0);
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $sandbox = OnsideSandbox->start;
@@ -343,5 +333,4 @@ $node->safe_psql('postgres', 'SELECT onside_attribution.stats_reset()');
 pass('and stats_reset() has nothing to do');
 
 $node->stop;
-$sandbox->stop;
 done_testing();

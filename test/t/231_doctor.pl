@@ -4,18 +4,8 @@
 # shows no credentials, ends soon and when it is cancelled, and is for
 # monitoring alone.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use IO::Socket::INET ();
 use JSON::PP ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideTls;
 
@@ -460,5 +450,4 @@ unlike($everything_said, qr/\Q$password\E/, 'in all this the password was never 
 is($sandbox->report->{duplicates}, 0, 'and nothing came twice');
 
 $node->stop;
-$sandbox->stop;
 done_testing();

@@ -3,16 +3,6 @@
 # and no others, so that nothing that another role has put in the way runs, and
 # a demoted owner of the extension changes nothing; and it keeps no lock.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $sandbox = OnsideSandbox->start;

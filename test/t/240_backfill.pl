@@ -3,15 +3,6 @@
 # the middle it goes on where it was, and two at a time share the work.  While too
 # much is pending it waits, without a snapshot.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
 use OnsideTest;
 
 my $node = onside_node('main', conf => "onside_attribution.enabled = off");

@@ -3,15 +3,6 @@
 # search_path and no error of the mapper's changes what it means, or fails a purchase
 # that on_invalid_event lets through.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
 use OnsideTest;
 
 my $node = onside_node('main', conf => "onside_attribution.enabled = off\nautovacuum = off");

@@ -6,15 +6,6 @@
 # along, replication does not, and nothing that is wrong with it or with a key
 # fails a purchase.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
 use OnsideTest;
 
 my $node = onside_node('main', init => { allows_streaming => 'logical' },

@@ -2,15 +2,6 @@
 # wait, and is no error: where it meets a lock, or is cut short, attach does its work
 # without it.  A cancel ends attach all the same.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
 use OnsideTest;
 
 # Whoever waits for a lock in vain waits until the test is killed.

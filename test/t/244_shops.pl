@@ -4,16 +4,7 @@
 # and beside the trigger, and in a database that was dumped and restored; always
 # with the same event_ids.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use Digest::SHA ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
 use OnsideTest;
 
 my $ada = '0f1e2d3c-4b5a-4978-8695-a4b3c2d1e0f9';

@@ -3,15 +3,6 @@
 # write and nothing else; nothing of a transaction is left in the session; and a row
 # costs the same among many.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
 use OnsideTest;
 
 my $node = onside_node('main', conf => "onside_attribution.enabled = off\n");

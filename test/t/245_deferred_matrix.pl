@@ -10,16 +10,7 @@
 # played to the server and to the model, and both have to record the same: which row,
 # which version of it, which of its events, and which dead letters.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
 use Storable qw(dclone);
-use Test::More;
-
 use OnsideTest;
 
 my $seed = $ENV{ONSIDE_SEED} // 13;

@@ -5,15 +5,6 @@
 # operator classes, orders, keys of several columns; each as a plain table and as a
 # partitioned one.  Every table has more rows than three chunks.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
 use OnsideTest;
 
 my $node = onside_node('main', conf => 'onside_attribution.enabled = off');

@@ -6,15 +6,6 @@
 #
 # Each case is stopped in its second chunk, changed, and called again.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
 use OnsideTest;
 
 my $node = onside_node('main', conf => "onside_attribution.enabled = off\nautovacuum = off");

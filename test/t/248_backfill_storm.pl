@@ -3,16 +3,7 @@
 # ended by pg_terminate_backend and by kill -9, which restarts the server, and called
 # again.  Every row that was there at the beginning is an event, under one event_id.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use IPC::Run ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
 use OnsideTest;
 
 my $rows = 90000;

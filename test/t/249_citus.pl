@@ -3,16 +3,6 @@
 # a mapper, deferred or not, after a column was added and after a shard was moved;
 # and what cannot work says what can.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $sandbox = OnsideSandbox->start;

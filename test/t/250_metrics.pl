@@ -4,19 +4,9 @@
 # histograms; every alert is silent while all is well and fires when it should;
 # every query of the dashboard has figures.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use JSON::PP ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideMetrics;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideMetrics;
 
 if (my $missing = OnsideMetrics::missing())
 {
@@ -345,5 +335,4 @@ is(join(' ', sort keys %seen), join(' ', sort keys %alerts), 'each alert has bee
 
 $metrics->stop;
 $node->stop;
-$sandbox->stop;
 done_testing();

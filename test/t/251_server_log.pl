@@ -4,16 +4,7 @@
 # every process waits in an event that has a name, from PostgreSQL 17 on;
 # docs/operations.md has all of them.
 
-use strict;
-use warnings;
-
 use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $tree = "$FindBin::RealBin/../..";
@@ -126,5 +117,4 @@ my @documented = slurp_file("$tree/docs/operations.md") =~ /^\| `(OnsideAttribut
 is(join(' ', sort @documented), join(' ', sort keys %source), 'operations.md has every wait event');
 
 $node->stop;
-$sandbox->stop;
 done_testing();

@@ -5,18 +5,8 @@
 # other databases send, and every command on the database works.  Only a crash
 # of the process itself counts.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideMachine;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideMachine;
 
 my $machine = OnsideMachine->new;
 my $sandbox = OnsideSandbox->start;
@@ -415,5 +405,4 @@ subtest 'commands on a database whose worker waits' => sub {
 };
 
 $node->stop;
-$sandbox->stop;
 done_testing();

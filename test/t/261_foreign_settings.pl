@@ -6,17 +6,7 @@
 # Each setting is set alone in one of these places, and with all the others in each
 # of them.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use List::Util qw(first);
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 # What is set, and what a session needs to be left alone by it.

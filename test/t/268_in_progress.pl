@@ -5,17 +5,7 @@
 # and blocks that are read), not timed.  Nor does COMMIT PREPARED of a large
 # transaction while the API is away have its backlog read over and over.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
 use Time::HiRes ();
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $n = scale(50_000, 2_000_000);
@@ -241,5 +231,4 @@ wait_for_flush($node, 'postgres', 'the API is back');
 is($sandbox->report->{distinct}, $n + $node->safe_psql('postgres', 'SELECT count(*) FROM noted'), 'all have arrived');
 
 $node->stop;
-$sandbox->stop;
 done_testing();

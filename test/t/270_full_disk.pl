@@ -4,17 +4,8 @@
 # the log, status says what is wrong, and emptying segments, which is the way out,
 # needs no space.  When there is room again, all goes on by itself.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use Test::More;
-
-use OnsideMachine;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideMachine;
 
 my $machine = OnsideMachine->new or plan skip_all => 'NOT TESTED: gcc cannot make faults.so';
 my $sandbox = OnsideSandbox->start(poison => 'refuse me');
@@ -136,5 +127,4 @@ SQL
 };
 
 $node->stop;
-$sandbox->stop;
 done_testing();

@@ -7,19 +7,9 @@
 # "At once" is within a second.  The limit here is wider, so that a busy machine
 # does not decide, but each command would by itself take longer than it.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use IO::Socket::INET ();
-use IPC::Run         ();
-use PostgreSQL::Test::Utils;
-use Test::More;
+use IPC::Run ();
 use Time::HiRes qw(time);
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $limit = 4;

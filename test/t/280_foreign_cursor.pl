@@ -5,16 +5,6 @@
 # subscription is in sync all the same, flush() on the subscriber is true only
 # when its own events have arrived, and none of them is lost.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideTopology;
 

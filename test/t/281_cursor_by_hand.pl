@@ -6,16 +6,6 @@
 # is lost or called delivered.  What only moves the row (VACUUM FULL, FREEZE,
 # CLUSTER) sends nothing twice.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideTopology;
 
@@ -271,5 +261,4 @@ nothing_came_twice($sandbox, 'after 1,500,000,000 transactions: nothing came twi
 arrived_ok($sandbox, recorded($node, 'postgres'), 'after 1,500,000,000 transactions: all arrived');
 
 $node->stop;
-$sandbox->stop;
 done_testing();

@@ -5,16 +5,6 @@
 # or at the commit itself.  status.pending is exact after each, all of it arrives
 # once, and a session's memory does not grow with the savepoints that it had.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $savepoints = 10_000;
@@ -472,5 +462,4 @@ nothing_came_twice($sandbox, 'once');
 poll_status($node, 'postgres', { pending => 0, delivered => $so_far }, 'status counts it');
 
 $node->stop;
-$sandbox->stop;
 done_testing();

@@ -4,17 +4,7 @@
 # arrived meanwhile, and however old the caller's own snapshot is.  When it is, status
 # counts what it has waited for as delivered or dead-lettered, and as pending no more.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use IPC::Run qw(start finish);
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $installation = $OnsideTest::installation;
@@ -311,5 +301,4 @@ foreach my $shop (@shops)
 }
 
 $node->stop;
-$sandbox->stop;
 done_testing();

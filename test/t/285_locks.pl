@@ -5,16 +5,6 @@
 # while it waits; pause(), resume() and flush() keep to their timeouts; and when
 # the lock goes, everything arrives.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $installation = $OnsideTest::installation;
@@ -190,5 +180,4 @@ SQL
 }
 
 $node->stop;
-$sandbox->stop;
 done_testing();

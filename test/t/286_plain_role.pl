@@ -5,16 +5,6 @@
 # deliver, pause, resume, replay and flush; segments are emptied.  And two
 # replay() at once record each event once.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $installation = $OnsideTest::installation;
@@ -235,5 +225,4 @@ my $events = $sandbox->events;
 is(scalar(grep { !$events->{$_} } split /,/, $lost), 0, 'everything has arrived');
 
 $node->stop;
-$sandbox->stop;
 done_testing();

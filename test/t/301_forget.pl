@@ -4,16 +4,6 @@
 # standby that is promoted, and under load.  Segments of which nothing is left are
 # emptied as others, and the worker goes on.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $sandbox = OnsideSandbox->start(poison => 'counterfeit', keep_events => 10000);
@@ -145,5 +135,4 @@ subtest 'whole segments' => sub {
 unlike(slurp_file($node->logfile), qr/terminated by signal|PANIC/, 'no process has crashed but by our own restart')
   or diag(join "\n", slurp_file($node->logfile) =~ /^(.*(?:terminated by signal|PANIC).*)$/mg);
 $node->stop;
-$sandbox->stop;
 done_testing();

@@ -2,15 +2,6 @@
 # every request that has it, 200 others recorded with it arrive within seconds.
 # Later it is in dead_letter, with what was answered.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideWire;
 

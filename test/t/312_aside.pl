@@ -2,15 +2,6 @@
 # the table "aside": it is still pending, in "status", in the view and for
 # flush(); and neither a crash of the server nor a restart loses it.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideWire;
 

@@ -3,15 +3,6 @@
 # ONSIDE_TEST_SCALE=full) that it refuses for their age.  The refused ones end in
 # dead_letter once something is accepted after them.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideWire;
 

@@ -3,15 +3,6 @@
 # ones a few are tried first; if they are taken, the others follow, and only the
 # truly bad ones stay.  A group of bad ones costs ten requests and not one each.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideWire;
 

@@ -3,15 +3,6 @@
 # whatever the broken node answers.  And one failure under load costs one new
 # connection, not keep-alive for all.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideWire;
 

@@ -4,15 +4,6 @@
 # with what is in flight at that moment, as soon as its request has ended, and with
 # what is aside.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideWire;
 

@@ -3,19 +3,9 @@
 # replaced, not by a reload, while events are sent and refused, and while the API
 # is away and nothing is settled.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use Test::More;
-
-use OnsideSandbox;
+use JSON::PP ();
 use OnsideTest;
 use OnsideWire;
-
-use JSON::PP ();
 
 my $wire = OnsideWire->new('main');
 my $node = $wire->node;

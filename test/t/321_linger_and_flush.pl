@@ -2,15 +2,6 @@
 # what was committed before sent at once, in one session or several, and with
 # events that come in meanwhile.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideWire;
 

@@ -3,19 +3,9 @@
 # at all on a 204.  The wait stands in status.next_attempt_at, outlives a restart,
 # is ended by resume(), and by a reload only if a setting of ours has changed.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use Test::More;
-
-use OnsideSandbox;
+use POSIX ();
 use OnsideTest;
 use OnsideWire;
-
-use POSIX ();
 
 POSIX::setlocale(POSIX::LC_ALL(), 'C');
 

@@ -2,15 +2,6 @@
 # event that is answered 429 for ever lets the others go and is not given up; and
 # one 429 in the middle of a drain costs the others no more than the wait.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideWire;
 

@@ -2,18 +2,8 @@
 # the proxy and not the API: state "misconfigured", nothing dead-lettered, and all
 # is delivered once it lets us through.  The same for plain requests.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideWire;
-
 use OnsideTls;
 
 plan skip_all => 'openssl is not installed' unless OnsideTls::available();

@@ -7,16 +7,6 @@
 #
 # All kinds go on side by side, each in a database and with an API of its own.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Cluster;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideTls;
 

@@ -2,15 +2,6 @@
 # and a change of credentials: ten events at most become dead letters, and all of
 # them are tried as soon as anything is accepted, however far their next chance is.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideWire;
 

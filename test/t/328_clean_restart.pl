@@ -2,16 +2,6 @@
 # back, an event that fails or hangs while others are accepted, goes aside first.
 # And what was in the worker's way is not told when it has gone.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideWire;
 

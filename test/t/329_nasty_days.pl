@@ -7,17 +7,8 @@
 # ONSIDE_TEST_SEED=n draws the same days, ONSIDE_TEST_DAYS=name,name some of them,
 # ONSIDE_TEST_SECONDS how long each is (30; 60 with ONSIDE_TEST_SCALE=full).
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use JSON::PP ();
-use Test::More;
 use Time::HiRes ();
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideWire;
 

@@ -3,16 +3,8 @@
 # what comes out differs from expected/ by test/managed/*.diff and nothing else.  Of columns of
 # any type, and keys, both make the same events, byte for byte.
 
-use strict;
-use warnings;
-
 use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use IPC::Run ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
 use OnsideTest;
 use OnsideTopology qw(install_recorder);
 

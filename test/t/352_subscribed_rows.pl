@@ -6,16 +6,6 @@
 # subscription.  A second initial copy brings all of it again: the events under
 # their event_ids, and no dead letter twice.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my %table = (

@@ -4,16 +4,6 @@
 # asynchronously, and a publisher is told of a commit only when it is flushed: what a
 # crash takes back comes again.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideTopology;
 

@@ -4,16 +4,6 @@
 # docs/managed.md each goes on, with no event lost.  A TRUNCATE of the publisher's takes nothing along.  A subscription
 # to other tables is none of these.  pg_monitor is all that one needs to see that.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $sandbox = OnsideSandbox->start;

@@ -2,16 +2,7 @@
 # an event arrives; its steps start over after a slot was lost, of which doctor() tells, with no gap; what was forgotten as
 # it says does not come again.
 
-use strict;
-use warnings;
-
 use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $tree = "$FindBin::RealBin/../..";

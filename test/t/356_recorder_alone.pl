@@ -5,16 +5,7 @@
 # and the errors are the same.  And what a hostile role, a lock, an idle week or another's slot
 # do to the recorder alone.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use IPC::Run ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
 use OnsideTest;
 use OnsideTopology qw(install_recorder);
 

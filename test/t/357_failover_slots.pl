@@ -1,16 +1,7 @@
 # From PostgreSQL 17 on a subscription survives a failover of the managed side: docs/managed.md's
 # settings, a standby that takes over, the subscription pointed at it, and no event is missing or made up.
 
-use strict;
-use warnings;
-
 use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideTopology qw(install_recorder);
 

@@ -4,16 +4,7 @@
 # that read alike, tables that inherit, rows that are deleted beside backfill, mappers of one name, writers without
 # rights, payloads of any depth, default privileges, a publication that was changed.
 
-use strict;
-use warnings;
-
 use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 use OnsideTopology qw(install_recorder);
 

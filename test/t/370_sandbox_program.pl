@@ -4,19 +4,11 @@
 # page and docs/sandbox.md have the same options.  And the workflow that the
 # documentation offers runs: each of its steps but the installation.
 
-use strict;
-use warnings;
-
 use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use IPC::Run ();
 use JSON::PP ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideFiles;
 use OnsideTest;
+use OnsideFiles;
 
 my $tree = "$FindBin::RealBin/../..";
 chomp(my $bindir = `pg_config --bindir`);

@@ -8,15 +8,6 @@
 # Only root can make such files: test/setup/secrets has, if root has called
 # `make test`.
 
-use strict;
-use warnings;
-
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $mount = ($ENV{ONSIDE_WORK} // '') . '/secrets';
@@ -107,5 +98,4 @@ is($doctor, 't', 'doctor() sees no fault');
 is(worker_pid($node, 'postgres'), $worker, 'all by one worker');
 
 $node->stop;
-$sandbox->stop;
 done_testing();

@@ -2,16 +2,7 @@
 # its own account.  A database without credentials of its own cannot send: not a
 # new one, not a copy of production, and not by what its owner may set.
 
-use strict;
-use warnings;
-
 use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideSandbox;
 use OnsideTest;
 
 my $production = OnsideSandbox->start(user => 'shop', password => 'production');

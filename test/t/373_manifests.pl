@@ -4,18 +4,9 @@
 # database can be set up.  (Whether the manifests fit the operator's schemas was
 # looked at when they were written: docs/containers.md.)
 
-use strict;
-use warnings;
-
 use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideFiles;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideFiles;
 
 my $tree = "$FindBin::RealBin/../..";
 my $packaging = "$tree/packaging";
@@ -152,5 +143,4 @@ foreach my $query (sort keys %$plain)
 }
 
 $node->stop;
-$sandbox->stop;
 done_testing();

@@ -3,19 +3,11 @@
 # rules pass their own tests.  Every state has a heading, and what the page tells
 # one to execute can be executed.  The dashboard is of a current schema.
 
-use strict;
-use warnings;
-
 use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
 use JSON::PP ();
-use PostgreSQL::Test::Utils;
-use Test::More;
-
+use OnsideTest;
 use OnsideExamples;
 use OnsideFiles;
-use OnsideTest;
 
 my $tree = "$FindBin::RealBin/../..";
 

@@ -6,18 +6,9 @@
 # for which that takes too long, tries psql and psycopg 3, which it has anyway, and
 # what SQL alone shows of the traps.
 
-use strict;
-use warnings;
-
 use FindBin;
-use lib "$FindBin::RealBin/../perl";
-
-use PostgreSQL::Test::Utils;
-use Test::More;
-
-use OnsideLanguages;
-use OnsideSandbox;
 use OnsideTest;
+use OnsideLanguages;
 
 my $all = $ENV{ONSIDE_TEST_LANGUAGES};
 my $tree = "$FindBin::RealBin/../..";
@@ -178,5 +169,4 @@ foreach my $title ($text->titles('traps'))
 }
 
 $node->stop;
-$sandbox->stop;
 done_testing();
