@@ -17,7 +17,7 @@ REGRESS = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
 SPECS = $(patsubst test/specs/%.spec,%,$(sort $(wildcard test/specs/*.spec)))
 # Those that take longest, most of it waiting, begin first: a run is not to end
 # with one of them alone.
-LONG = 329 354 326 225 268 261 245 281 285 286 328 103 110
+LONG = 329 268 050 371 283 285 225 328 354 326 245 318 281 223 243 311 261 260 286 231 242 021
 LONG_TAP = $(wildcard $(LONG:%=test/t/%_*.pl))
 TAP = $(LONG_TAP) $(filter-out $(LONG_TAP),$(sort $(wildcard test/t/*.pl)))
 
