@@ -7,7 +7,7 @@
  * is sent, previewed or measured comes from onside_event_render(). So every
  * recorded event can be sent.
  *
- * Nothing here runs SQL, reads a table, takes a lock or depends on a session's
+ * Nothing here runs SQL, reads a table of ours or depends on a session's
  * settings (DateStyle, TimeZone, extra_float_digits, client encoding): the same
  * event has the same bytes in every backend.  An invalid event is no error
  * here; whoever asks decides what becomes of it.  A lack of memory is an error.

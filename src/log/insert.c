@@ -283,7 +283,7 @@ insert_index_entries(OnsideInsert *insert, TupleTableSlot *slot,
 		return;
 	}
 
-	/* All indexes are plain, so no entry can be refused. */
+	/* All indexes are plain, so no entry needs the executor. */
 	for (int i = 0; i < rri->ri_NumIndices; i++)
 	{
 		IndexInfo  *info = rri->ri_IndexRelationInfo[i];

@@ -57,12 +57,14 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "replication/walsender.h"
+#include "replication/slot.h"
 #include "replication/walsender_private.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "storage/sinval.h"
+#include "storage/spin.h"
 #include "utils/inval.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -198,16 +200,25 @@ static bool
 standby_needs(FullTransactionId xid)
 {
 	FullTransactionId next = ReadNextFullTransactionId();
-	TransactionId xmin;
-	TransactionId catalog_xmin;
-	bool		result;
+	bool		result = false;
 
 	/*
-	 * The oldest xmin of all slots.  Besides standbys', it can be that of a
-	 * logical slot for the short time in which the slot is made.
+	 * Physical slots: those that belong to no database.  A logical slot can
+	 * have an xmin for as long as a table is copied; it needs no row of ours.
 	 */
-	ProcArrayGetReplicationSlotXmin(&xmin, &catalog_xmin);
-	result = holds_back(xmin, next, xid);
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	for (int i = 0; !result && i < max_replication_slots; i++)
+	{
+		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
+		TransactionId xmin = InvalidTransactionId;
+
+		SpinLockAcquire(&slot->mutex);
+		if (slot->in_use && slot->data.database == InvalidOid)
+			xmin = slot->effective_xmin;
+		SpinLockRelease(&slot->mutex);
+		result = holds_back(xmin, next, xid);
+	}
+	LWLockRelease(ReplicationSlotControlLock);
 
 	/* Standbys without a slot. */
 	for (int i = 0; !result && i < max_wal_senders; i++)

@@ -119,7 +119,7 @@ onside_service_let_go(OnsideSlot *slot)
 	Assert(service->holds > 0);
 	service->holds--;
 	if (service->holds == 0 && service->state == ONSIDE_SLOT_FREE)
-		onside_slot_reset(slot);	/* nobody but us has had it */
+		onside_slot_reset(slot);	/* no worker has had it */
 	LWLockRelease(onside_slots_lock());
 }
 

@@ -28,7 +28,7 @@ extern OnsideSlot *onside_service_request(Oid database);
 /*
  * Keeps workers out of a database until onside_service_let_go().  A database
  * without a slot gets one, so that no worker is started meanwhile.  NULL if no
- * slot is free; then no worker can be started either.
+ * slot is free; then a worker is started only if one becomes free meanwhile.
  */
 extern OnsideSlot *onside_service_hold(Oid database);
 extern void onside_service_let_go(OnsideSlot *slot);

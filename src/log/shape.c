@@ -36,6 +36,7 @@
 
 #include "access/htup_details.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_index.h"
@@ -407,6 +408,7 @@ onside_shape_index_is_usable(HeapTuple tuple, const OnsideShape *shape,
 	int2vector *options;
 
 	if (!form->indisvalid || !form->indisready || !form->indislive ||
+		get_rel_relam(form->indexrelid) != BTREE_AM_OID ||
 		form->indnkeyatts > ONSIDE_SHAPE_KEYS ||
 		!heap_attisnull(tuple, Anum_pg_index_indexprs, NULL) ||
 		!heap_attisnull(tuple, Anum_pg_index_indpred, NULL))

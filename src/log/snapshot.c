@@ -174,7 +174,7 @@ onside_snapshot_includes(const OnsideSnapshot *snapshot, FullTransactionId xid)
 	if (FullTransactionIdPrecedes(xid, snapshot->xmin))
 		return true;
 
-	/* Younger than all, and so not yet begun. */
+	/* From xmax on, none had ended. */
 	if (!FullTransactionIdPrecedes(xid, snapshot->xmax))
 		return false;
 

@@ -134,13 +134,15 @@ load_stats(void)
 }
 
 /*
- * Has this slot statistics to keep?  In a slot that no worker has confirmed,
- * nobody knows whether the database has the extension.
+ * Has this slot statistics to keep?  If no worker has confirmed the slot and
+ * no session has recorded, nobody knows whether the database has the extension.
  */
 static bool
 is_worth_saving(OnsideSlot *slot)
 {
-	return OidIsValid(onside_slot_database(slot)) && slot->service.found;
+	return OidIsValid(onside_slot_database(slot)) &&
+		(slot->service.found || pg_atomic_read_u64(&slot->recorded) > 0 ||
+		 pg_atomic_read_u64(&slot->skipped) > 0);
 }
 
 /*

@@ -55,6 +55,7 @@ find_in(const char *table, const pg_uuid_t *event_id, OnsideEvent *event)
 	{
 		onside_outbox_read_event(slot, event);
 		found = event->has_event_id && event->has_event_datetime &&
+			onside_datetime_in_range(event->event_datetime) &&
 			event->has_installation_id && event->event_name != NULL &&
 			event->payload != NULL;
 	}

@@ -79,6 +79,8 @@ my @alterations = (
 	[ 'a partial index', [ @all, 'outbox_1' ], 'refused', 'CREATE INDEX mine ON T ({index}) WHERE {index} IS NOT NULL' ],
 	[ 'an exclusion constraint', [qw(outbox_1 dead_letter)], 'stops', 'ALTER TABLE T ADD EXCLUDE USING hash (event_id WITH =)' ],
 	[ 'its own index dropped', [ 'outbox_1', 'aside', 'dead_letter' ], 'stops', 'DROP INDEX onside_attribution.{own_index}' ],
+	[ 'its own index of another kind', ['dead_letter'], 'stops', 'DROP INDEX onside_attribution.{own_index}',
+		'CREATE INDEX {own_index} ON T USING hash (event_id)' ],
 	[ 'its own index renamed', \@plain, 'stops', 'ALTER INDEX onside_attribution.{own_index} RENAME TO mine' ],
 	[ 'its own primary key dropped', [qw(delivery_cursor control backfill_state namespace)], 'stops', 'ALTER TABLE T DROP CONSTRAINT {own_index}' ],
 	[ 'REINDEX', [ 'outbox_1', 'aside', 'dead_letter', 'control' ], 'works', 'REINDEX TABLE T' ],
