@@ -96,6 +96,22 @@ UPDATE p SET part = 2 WHERE id = 1;
 SELECT id, count(DISTINCT event_id), count(*) FROM (SELECT payload ->> 'id' AS id, event_id FROM onside_attribution.outbox) e GROUP BY id ORDER BY id;
 SELECT onside_attribution.detach('p', 'paid');
 
+-- Two rows whose keys read alike in the order of their partition's columns.
+SELECT onside_attribution.attach('p', 'inserted', 'install', '{"id": "id", "part": "part"}', deferred => true);
+TRUNCATE onside_attribution.outbox, p;
+INSERT INTO p VALUES (2, 1), (1, 2);
+SELECT payload FROM onside_attribution.outbox ORDER BY payload;
+SELECT onside_attribution.detach('p', 'inserted');
+-- A condition that is NULL is not met, whatever the row before was.
+SELECT onside_attribution.attach('p', 'paid', 'install', '{"id": "id"}', condition => $$NEW.state = 'paid'$$, deferred => true);
+TRUNCATE onside_attribution.outbox;
+BEGIN;
+INSERT INTO p VALUES (5, 1, 'paid'), (6, 1, 'paid'), (7, 1, 'paid');
+UPDATE p SET state = NULL WHERE id IN (6, 7);
+COMMIT;
+SELECT payload FROM onside_attribution.outbox ORDER BY payload;
+SELECT onside_attribution.detach('p', 'paid');
+
 -- Deferred: the row as it is at the end, once a row and transaction.
 CREATE TABLE nokey (install uuid);
 SELECT try($$SELECT onside_attribution.attach('nokey', 'e', 'install', '{}', deferred => true)$$);

@@ -25,6 +25,7 @@
 #include "commands/tablecmds.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "rewrite/rewriteHandler.h"
 #include "storage/proc.h"
 #include "utils/acl.h"
 #include "utils/jsonb.h"
@@ -45,6 +46,14 @@
 /* 18 turned the attribute behind a declaration into a word before it. */
 #if PG_VERSION_NUM < 180000
 #define pg_noreturn pg_attribute_noreturn()
+#endif
+
+/* 18 has virtual generated columns, which a row does not store. */
+#if PG_VERSION_NUM >= 180000
+#define onside_expand_generated_columns(node, rel, rt_index) \
+	expand_generated_columns_in_expr(node, rel, rt_index)
+#else
+#define onside_expand_generated_columns(node, rel, rt_index) (node)
 #endif
 
 /* 19 gave signal handlers a second argument, and SIG_IGN a cast to that. */

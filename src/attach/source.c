@@ -168,7 +168,7 @@ onside_source_open(OnsideSource *source, Oid relid, const char *event_name)
 				 errdetail("The trigger makes up an event_id for each row, so a row that it has reported would become another event."),
 				 errhint("Detach the event, and attach it with event_id => the name of a column that tells the rows apart, such as the primary key. Leave out what the trigger has reported before that with the argument \"until\".")));
 	source->condition = onside_condition_make(source->trigger->tgqual,
-											  RelationGetDescr(source->rel));
+											  source->rel);
 	source->converted = MakeSingleTupleTableSlot(RelationGetDescr(source->rel),
 												 &TTSOpsVirtual);
 }

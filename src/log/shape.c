@@ -395,8 +395,20 @@ read_vector(HeapTuple tuple, AttrNumber attnum)
 	return DatumGetPointer(SysCacheGetAttr(INDEXRELID, tuple, attnum, &isnull));
 }
 
+static bool
+is_btree(Oid index)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(index));
+	bool		result = HeapTupleIsValid(tuple) &&
+		((Form_pg_class) GETSTRUCT(tuple))->relam == BTREE_AM_OID;
+
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	return result;
+}
+
 /*
- * An index is usable if it is finished, on the columns of the shape in this
+ * An index is usable if it is a btree, finished, on the columns of the shape in this
  * order, ascending, and without expressions and conditions.
  */
 bool
@@ -408,7 +420,7 @@ onside_shape_index_is_usable(HeapTuple tuple, const OnsideShape *shape,
 	int2vector *options;
 
 	if (!form->indisvalid || !form->indisready || !form->indislive ||
-		get_rel_relam(form->indexrelid) != BTREE_AM_OID ||
+		!is_btree(form->indexrelid) ||
 		form->indnkeyatts > ONSIDE_SHAPE_KEYS ||
 		!heap_attisnull(tuple, Anum_pg_index_indexprs, NULL) ||
 		!heap_attisnull(tuple, Anum_pg_index_indpred, NULL))

@@ -220,23 +220,21 @@ onside_flush(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(flush_until(onside_slot_find(MyDatabaseId), deadline));
 }
 
-OnsidePending
-onside_count_pending(OnsideDelivery *delivery)
+void
+onside_count_pending(OnsideDelivery *delivery, OnsidePending *pending)
 {
-	OnsidePending pending;
 	TimestampTz oldest;
 	const char *problem;
 
 	onside_delivery_load(delivery, NULL, &problem);
-	pending = onside_window_pending(&delivery->settled, NULL,
-									ONSIDE_MAX_COUNTED + 1);
+	*pending = onside_window_pending(&delivery->settled, NULL,
+									 ONSIDE_MAX_COUNTED + 1);
 	onside_cursor_release(&delivery->settled);
 
 	/* Events that are aside are below the cursor, and still pending. */
-	pending.events += onside_aside_count(ONSIDE_MAX_COUNTED + 1, &oldest);
-	if (oldest != 0 && (pending.oldest == 0 || oldest < pending.oldest))
-		pending.oldest = oldest;
-	return pending;
+	pending->events += onside_aside_count(ONSIDE_MAX_COUNTED + 1, &oldest);
+	if (oldest != 0 && (pending->oldest == 0 || oldest < pending->oldest))
+		pending->oldest = oldest;
 }
 
 /* Runs in a subtransaction. */

@@ -21,10 +21,13 @@
 extern void onside_write_settled(void);
 
 /*
- * The events that are pending according to the tables, counted up to one more
- * than ONSIDE_MAX_COUNTED.  Loads what delivery_cursor says into *delivery,
- * but for the cursor.  Needs an active snapshot; the caller sees to the locks.
+ * Sets *pending to the events that are pending according to the tables, counted
+ * up to one more than ONSIDE_MAX_COUNTED.  If it fails at the table aside,
+ * *pending has those of the log.  Loads what delivery_cursor says into
+ * *delivery, but for the cursor.  Needs an active snapshot; the caller sees to
+ * the locks.
  */
-extern OnsidePending onside_count_pending(OnsideDelivery *delivery);
+extern void onside_count_pending(OnsideDelivery *delivery,
+								 OnsidePending *pending);
 
 #endif							/* ONSIDE_CONTROL_H */

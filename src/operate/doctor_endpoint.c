@@ -156,9 +156,10 @@ static void
 check_connection(OnsideDoctor *doctor, bool addresses_ok)
 {
 	char	   *problem;
-	char	   *proxy_credentials =
-		onside_credentials_read("proxy_credentials_file",
-								onside_proxy_credentials_file, &problem);
+	char	   *proxy_credentials = onside_proxy[0] == '\0' || !addresses_ok ?
+		NULL : onside_credentials_read("proxy_credentials_file",
+									   onside_proxy_credentials_file,
+									   &problem);
 	OnsideProbe probe = {0};
 	OnsideHttpConfig config = {
 		.url = onside_endpoint,

@@ -78,7 +78,7 @@ print_count(int64 n)
 typedef struct Losses
 {
 	bool		drops_dead_letter;	/* is it dead_letter that is dropped? */
-	int64		pending;
+	OnsidePending pending;
 	int64		dead_letters;
 } Losses;
 
@@ -90,11 +90,23 @@ count_losses(void *arg)
 	OnsideDelivery delivery = {0};
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	losses->pending = onside_count_pending(&delivery).events;
-	if (losses->pending > 0 || losses->drops_dead_letter)
+	onside_count_pending(&delivery, &losses->pending);
+	if (losses->pending.events > 0 || losses->drops_dead_letter)
 		losses->dead_letters = onside_dead_letter_count(ONSIDE_MAX_COUNTED + 1,
 														NULL);
 	PopActiveSnapshot();
+}
+
+/*
+ * Somebody cancels, the server lacks something, or the transaction is to be
+ * repeated: the tables may be sound.
+ */
+static bool
+says_nothing_of_tables(const ErrorData *error)
+{
+	return onside_attempt_was_interrupted(error) ||
+		error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_TRANSACTION_ROLLBACK;
 }
 
 /*
@@ -119,13 +131,16 @@ onside_drop_guard_check(Oid relid)
 	/* Dead letters are named in the error, or when their table is dropped. */
 	losses.drops_dead_letter = relid == onside_relation_oid("dead_letter");
 	error = onside_attempt(count_losses, &losses, true);
-	if (error != NULL && onside_attempt_was_interrupted(error))
+	if (error != NULL && says_nothing_of_tables(error))
 		ReThrowError(error);
 
-	/* Dropping it may be how a DBA mends it.  One warning is enough. */
-	if (error != NULL)
+	/*
+	 * Dropping it may be how a DBA mends it.  dead_letter is the first of our
+	 * tables that goes, so there is one warning.
+	 */
+	if (error != NULL && losses.pending.events == 0)
 	{
-		if (relid == onside_relation_oid("delivery_cursor"))
+		if (losses.drops_dead_letter)
 			ereport(WARNING,
 					(errcode(ERRCODE_WARNING),
 					 errmsg("extension onside_attribution is dropped without a look at its events: %s",
@@ -133,15 +148,15 @@ onside_drop_guard_check(Oid relid)
 		return;
 	}
 
-	if (losses.pending > 0)
+	if (losses.pending.events > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("cannot drop extension onside_attribution because it has pending events"),
 				 losses.dead_letters == 0 ?
 				 errdetail("Events that have not been delivered: %s.",
-						   print_count(losses.pending)) :
+						   print_count(losses.pending.events)) :
 				 errdetail("Events that have not been delivered: %s; dead letters: %s.",
-						   print_count(losses.pending), print_count(losses.dead_letters)),
+						   print_count(losses.pending.events), print_count(losses.dead_letters)),
 				 errhint("Wait for them with SELECT onside_attribution.flush(), or discard them with TRUNCATE onside_attribution.outbox, onside_attribution.aside.")));
 	if (losses.dead_letters > 0)
 		ereport(NOTICE,

@@ -214,7 +214,7 @@ status_from_tables(StatusRow *row, pid_t pid, OnsideState state,
 								  reason, ONSIDE_SCHEMA, busy));
 		return;
 	}
-	pending = onside_count_pending(&delivery);
+	onside_count_pending(&delivery, &pending);
 	onside_unlock_tables(STATUS_USES);
 
 	if (pending.events > ONSIDE_MAX_COUNTED)

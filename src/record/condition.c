@@ -14,11 +14,13 @@
 #include "postgres.h"
 
 #include "executor/executor.h"
+#include "nodes/makefuncs.h"
 #include "nodes/readfuncs.h"
 #include "optimizer/optimizer.h"
 #include "rewrite/prs2lock.h"
 #include "rewrite/rewriteManip.h"
 
+#include "compat.h"
 #include "record/condition.h"
 
 struct OnsideCondition
@@ -28,9 +30,12 @@ struct OnsideCondition
 	TupleTableSlot *no_old;		/* all NULL */
 };
 
-/* In the prepared clause OLD is the inner row, and NEW the outer one. */
+/*
+ * In the prepared clause OLD is the inner row, and NEW the outer one.  The
+ * steps are those of PostgreSQL's TriggerEnabled().
+ */
 OnsideCondition *
-onside_condition_make(const char *clause, TupleDesc tupdesc)
+onside_condition_make(const char *clause, Relation rel)
 {
 	OnsideCondition *condition;
 	Node	   *when;
@@ -39,16 +44,20 @@ onside_condition_make(const char *clause, TupleDesc tupdesc)
 		return NULL;
 	condition = palloc(sizeof(OnsideCondition));
 	when = stringToNode(clause);
+	when = onside_expand_generated_columns(when, rel, PRS2_OLD_VARNO);
+	when = onside_expand_generated_columns(when, rel, PRS2_NEW_VARNO);
 	ChangeVarNodes(when, PRS2_OLD_VARNO, INNER_VAR, 0);
 	ChangeVarNodes(when, PRS2_NEW_VARNO, OUTER_VAR, 0);
 
 	/* It is freed with the memory context, and holds nothing else. */
 	condition->estate = CreateExecutorState();
-	condition->clause = ExecPrepareExpr((Expr *) when, condition->estate);
+	condition->clause = ExecPrepareQual(make_ands_implicit((Expr *) when),
+										condition->estate);
 
 	/* A copy of the descriptor, since nobody releases the slot. */
-	condition->no_old = MakeSingleTupleTableSlot(CreateTupleDescCopy(tupdesc),
-												 &TTSOpsVirtual);
+	condition->no_old =
+		MakeSingleTupleTableSlot(CreateTupleDescCopy(RelationGetDescr(rel)),
+								 &TTSOpsVirtual);
 	ExecStoreAllNullTuple(condition->no_old);
 	return condition;
 }

@@ -69,7 +69,8 @@ struct OnsideDeferred
 	TupleTableSlot *row;		/* what onside_deferred_row() returns */
 	Oid			root;			/* the table, or of a partition its root */
 	const char *event_name;
-	Bitmapset  *keys;			/* primary key, with offset; or NULL */
+	int			nkeys;			/* 0 if somebody has dropped the primary key */
+	AttrNumber	keys[INDEX_MAX_KEYS];	/* of the primary key, in its order */
 	MemoryContext per_row;
 	int			nparts;			/* which row of which table it is */
 
@@ -96,6 +97,12 @@ typedef struct Seen
  */
 static HTAB *seen;				/* of Seen */
 static HTAB *passed;			/* of Passed */
+
+/*
+ * The subtransaction in which "passed" was changed last.  If it is rolled back,
+ * or one around it, a way in "passed" may lead over versions that are undone.
+ */
+static SubTransactionId passed_subid;
 
 /*
  * The newest entry of "seen".  A subtransaction has a higher number than the
@@ -150,10 +157,11 @@ end_subtransaction(SubXactEvent event, SubTransactionId subid,
 	}
 	else if (event == SUBXACT_EVENT_ABORT_SUB)
 	{
-		/* A way may have led over versions that are undone. */
-		if (passed != NULL)
+		if (passed != NULL && passed_subid >= subid)
+		{
 			hash_destroy(passed);
-		passed = NULL;
+			passed = NULL;
+		}
 
 		/* What it has recorded is undone, and may be recorded again. */
 		while (last_seen != NULL && last_seen->subid == subid)
@@ -257,6 +265,26 @@ find_condition(Relation rel, Trigger *trigger)
 }
 
 /*
+ * Finds the columns of the primary key in the order of the index, which is the
+ * same in all partitions.  The order of a table's columns may not be.
+ */
+static void
+find_primary_key(OnsideDeferred *deferred)
+{
+	Relation	rel = deferred->rel;
+	Relation	index;
+
+	list_free(RelationGetIndexList(rel));
+	if (!OidIsValid(rel->rd_pkindex))
+		return;
+	index = index_open(rel->rd_pkindex, AccessShareLock);
+	deferred->nkeys = IndexRelationGetNumberOfKeyAttributes(index);
+	for (int i = 0; i < deferred->nkeys; i++)
+		deferred->keys[i] = index->rd_index->indkey.values[i];
+	index_close(index, AccessShareLock);
+}
+
+/*
  * Prepares the condition and the primary key, once for all rows of the
  * statement.
  */
@@ -275,11 +303,9 @@ onside_deferred_make(TriggerData *trigdata, const char *event_name,
 	deferred->event_name = pstrdup(event_name);
 	deferred->condition =
 		onside_condition_make(find_condition(deferred->rel,
-											 trigdata->tg_trigger), tupdesc);
-
-	/* If somebody has dropped the key, a row is known by its place. */
-	deferred->keys = RelationGetIndexAttrBitmap(deferred->rel,
-												INDEX_ATTR_BITMAP_PRIMARY_KEY);
+											 trigdata->tg_trigger),
+							  deferred->rel);
+	find_primary_key(deferred);
 	deferred->row =
 		MakeSingleTupleTableSlot(tupdesc, table_slot_callbacks(deferred->rel));
 	deferred->per_row = AllocSetContextCreate(context,
@@ -358,6 +384,7 @@ follow_heap(OnsideDeferred *deferred, ItemPointer tid)
 {
 	Passed	   *before = NULL;
 
+	passed_subid = GetCurrentSubTransactionId();
 	while (table_tuple_fetch_row_version(deferred->rel, tid, SnapshotAny,
 										 deferred->row))
 	{
@@ -444,7 +471,6 @@ static void
 identify_row(OnsideDeferred *deferred)
 {
 	TupleTableSlot *row = deferred->row;
-	int			i = -1;
 
 	deferred->nparts = 0;
 	deferred->nevents = 0;
@@ -452,9 +478,9 @@ identify_row(OnsideDeferred *deferred)
 	/* By the root: a row that moves to another partition is the same row. */
 	add_key_part(deferred, (char *) &deferred->root, sizeof(deferred->root));
 	add_key_part(deferred, deferred->event_name, strlen(deferred->event_name));
-	while ((i = bms_next_member(deferred->keys, i)) >= 0)
+	for (int i = 0; i < deferred->nkeys; i++)
 	{
-		AttrNumber	attnum = i + FirstLowInvalidHeapAttributeNumber;
+		AttrNumber	attnum = deferred->keys[i];
 		Oid			output;
 		bool		is_varlena;
 		bool		isnull;
@@ -467,7 +493,7 @@ identify_row(OnsideDeferred *deferred)
 									 slot_getattr(row, attnum, &isnull));
 		add_key_part(deferred, text, strlen(text));
 	}
-	if (deferred->keys == NULL)
+	if (deferred->nkeys == 0)
 		add_key_part(deferred, (char *) &row->tts_tid, sizeof(row->tts_tid));
 }
 

@@ -232,6 +232,16 @@ onside_progress_persist_if_due(OnsideWorker *worker)
 		onside_progress_persist(worker);
 }
 
+/* Have requests been made since the row was written? */
+static bool
+lacks_requests(OnsideWorker *worker)
+{
+	const OnsideProgress *progress = &worker->progress;
+
+	return progress->before.requests + onside_sending_status(worker)->requests !=
+		progress->delivery.requests;
+}
+
 /*
  * At the end of the process the row is written also if it only lacks requests
  * that were counted: counters do not run backwards over a clean restart.
@@ -242,9 +252,7 @@ onside_progress_persist_at_exit(OnsideWorker *worker)
 	OnsideProgress *progress = &worker->progress;
 
 	if (progress->persist_due || not_before_has_changed(worker) ||
-		worker->sender->nfates > 0 ||
-		progress->before.requests + onside_sending_status(worker)->requests !=
-		progress->delivery.requests)
+		worker->sender->nfates > 0 || lacks_requests(worker))
 		onside_progress_persist(worker);
 }
 
@@ -299,6 +307,17 @@ onside_progress_settle(OnsideWorker *worker)
  * ----------
  */
 
+/* Is a time known now that was not known before? */
+static bool
+has_new_time(const OnsideDelivery *before, const OnsideDelivery *now)
+{
+	for (int i = 0; i < ONSIDE_SEGMENTS; i++)
+		if ((before->begun_at[i] == 0 && now->begun_at[i] != 0) ||
+			(before->left_at[i] == 0 && now->left_at[i] != 0))
+			return true;
+	return false;
+}
+
 /* One look after the segments. */
 typedef struct Maintenance
 {
@@ -316,6 +335,7 @@ look_after_segments(OnsideWorker *worker, void *arg)
 {
 	OnsideProgress *progress = &worker->progress;
 	Maintenance *maintenance = arg;
+	OnsideDelivery before = progress->delivery;
 
 	maintenance->moved = onside_segment_move_on(&progress->delivery,
 												maintenance->drained);
@@ -335,7 +355,8 @@ look_after_segments(OnsideWorker *worker, void *arg)
 		return;
 	if (FullTransactionIdIsValid(progress->delivery.written_by))
 		onside_flush_commit(progress->delivery.written_by);
-	if (onside_segment_empty(&progress->delivery, &progress->blocked) > 0)
+	if (onside_segment_empty(&progress->delivery, &progress->blocked) > 0 ||
+		has_new_time(&before, &progress->delivery))
 		progress->persist_due = true;
 }
 
@@ -348,7 +369,8 @@ onside_progress_maintain(OnsideWorker *worker, bool drained)
 	OnsideProgress *progress = &worker->progress;
 	Maintenance maintenance = {.drained = drained};
 
-	if (progress->persist_due || worker->sender->nfates > 0)
+	if (progress->persist_due || worker->sender->nfates > 0 ||
+		lacks_requests(worker))
 		onside_progress_persist(worker);
 	if (!onside_txn_run(worker, &progress->maintaining, ONSIDE_USES_LOG,
 						look_after_segments, &maintenance))

@@ -78,9 +78,8 @@ typedef struct OnsideReader
 {
 	OnsideCursor reading;		/* the log has been read up to here */
 	OnsideCursor passed;		/* and handed to the sender up to here */
-	int64		rows_read;		/* rows of the log before "reading", since the
-								 * start; rows that were read twice count
-								 * twice */
+	int64		rows_read;		/* grows with each row of the log that is
+								 * read, also if it is read again */
 	int64		rows_passed;	/* "rows_read" at "passed" */
 	int64		rows_settled;	/* "rows_read" at the cursor that was
 								 * forgotten last */

@@ -35,6 +35,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
+#include "storage/condition_variable.h"
 #include "storage/ipc.h"
 #include "tcop/tcopprot.h"
 #include "utils/memutils.h"
@@ -152,6 +153,9 @@ notice_withdrawals(OnsideWorker *worker)
 	worker->withdrawal_due = false;
 	onside_undecided_look_again(worker);
 	onside_backlog_start_counting(worker);
+
+	/* flush() may wait for what was deleted. */
+	ConditionVariableBroadcast(&worker->slot->settled_cv);
 }
 
 /* ----------

@@ -619,6 +619,8 @@ foreach my $db (@databases)
 }
 settle('delivered after retry, replay, pause and resume', 1);
 
+my $unseen = 0;
+
 # What arrived is what was recorded; nothing is missing where nothing has failed.
 my %kept = map { $_->{event_id} => $_ } @{ $sandbox->kept };
 foreach my $db (@databases)
@@ -643,8 +645,10 @@ foreach my $db (@databases)
 	my $said = ($node->psql($db->{name}, 'BEGIN; DROP EXTENSION onside_attribution CASCADE; ROLLBACK'))[2];
 	$said =~ /has pending events/ ? pass("it can be dropped, but for pending events: $db->{what}") :
 	  unlike($said, qr/ERROR/, "it can be dropped: $db->{what}");
+	$unseen += () = $said =~ /WARNING:.*dropped without a look at its events/g;
 	run($db, 'TRUNCATE onside_attribution.outbox');
 }
+cmp_ok($unseen, '>', 3, 'with a warning where its tables cannot be read');
 is($sandbox->report->{mismatched}, 0, 'nothing came again with other bytes');
 
 # What is wrong already keeps nobody from anything else, nor from repairing it.
