@@ -40,6 +40,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_index.h"
+#include "catalog/pg_opclass.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
@@ -395,21 +396,27 @@ read_vector(HeapTuple tuple, AttrNumber attnum)
 	return DatumGetPointer(SysCacheGetAttr(INDEXRELID, tuple, attnum, &isnull));
 }
 
+/*
+ * Is it a btree?  The operator class of its first column says so, also of an
+ * index that has just been dropped, and that a snapshot of before shows.
+ */
 static bool
-is_btree(Oid index)
+is_btree(HeapTuple tuple)
 {
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(index));
-	bool		result = HeapTupleIsValid(tuple) &&
-		((Form_pg_class) GETSTRUCT(tuple))->relam == BTREE_AM_OID;
+	oidvector  *classes = read_vector(tuple, Anum_pg_index_indclass);
+	HeapTuple	opclass = SearchSysCache1(CLAOID,
+										  ObjectIdGetDatum(classes->values[0]));
+	bool		result = HeapTupleIsValid(opclass) &&
+		((Form_pg_opclass) GETSTRUCT(opclass))->opcmethod == BTREE_AM_OID;
 
-	if (HeapTupleIsValid(tuple))
-		ReleaseSysCache(tuple);
+	if (HeapTupleIsValid(opclass))
+		ReleaseSysCache(opclass);
 	return result;
 }
 
 /*
- * An index is usable if it is a btree, finished, on the columns of the shape in this
- * order, ascending, and without expressions and conditions.
+ * An index is usable if it is a btree, finished, on the columns of the shape in
+ * this order, ascending, and without expressions and conditions.
  */
 bool
 onside_shape_index_is_usable(HeapTuple tuple, const OnsideShape *shape,
@@ -420,7 +427,7 @@ onside_shape_index_is_usable(HeapTuple tuple, const OnsideShape *shape,
 	int2vector *options;
 
 	if (!form->indisvalid || !form->indisready || !form->indislive ||
-		!is_btree(form->indexrelid) ||
+		!is_btree(tuple) ||
 		form->indnkeyatts > ONSIDE_SHAPE_KEYS ||
 		!heap_attisnull(tuple, Anum_pg_index_indexprs, NULL) ||
 		!heap_attisnull(tuple, Anum_pg_index_indpred, NULL))
