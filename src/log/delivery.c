@@ -326,11 +326,16 @@ onside_keep_state(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("this function is a trigger of the extension's tables")));
 	if (!IsLogicalWorker())
+	{
+		const char *table =
+			RelationGetRelationName(((TriggerData *) fcinfo->context)->tg_relation);
+
 		ereport(NOTICE,
-				(errmsg("a row of table \"%s\" is left as it is",
-						RelationGetRelationName(((TriggerData *) fcinfo->context)->tg_relation)),
+				(errmsg("a row of table \"%s\" is left as it is", table),
 				 errdetail("The extension alone writes this table."),
-				 errhint("Use onside_attribution.pause() and resume().")));
+				 strcmp(table, "control") == 0 ?
+				 errhint("Use onside_attribution.pause() and resume().") : 0));
+	}
 	return PointerGetDatum(NULL);
 }
 

@@ -393,9 +393,9 @@ empty_index(Oid oid)
 	END_CRIT_SECTION();
 	UnlockReleaseBuffer(buffer);
 
-	/* Cut off all other pages, and tell the other sessions. */
-	RelationTruncate(index, BTREE_METAPAGE + 1);
+	/* Tell the other sessions at once: cutting off the other pages may fail. */
 	forget_root(index);
+	RelationTruncate(index, BTREE_METAPAGE + 1);
 	index_close(index, NoLock);
 }
 

@@ -399,6 +399,33 @@ run_without_worker(Oid database, PlannedStmt *pstmt, const char *queryString,
 }
 
 /*
+ * Body of a subtransaction: what the commit callbacks would have done for the
+ * prepared transaction.
+ */
+static void
+make_up_for_prepared(void *arg)
+{
+	FullTransactionId *prepared = arg;
+	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
+	Oid			database;
+
+	/* Rows that it has deleted are withdrawn. */
+	if (slot != NULL && FullTransactionIdIsValid(*prepared) &&
+		onside_slot_may_withdraw(slot, *prepared))
+		onside_commit_wake(ONSIDE_WAKE_WITHDRAWN);
+
+	/* If no worker knows the database, it may have run CREATE EXTENSION. */
+	if ((slot == NULL || !onside_service_look(slot, &database).found ||
+		 database != MyDatabaseId) &&
+		OidIsValid(get_extension_oid("onside_attribution", true)))
+		onside_commit_want_worker();
+
+	/* Its events count as pending. */
+	if (slot != NULL)
+		count_prepared(prepared);
+}
+
+/*
  * Makes up for the commit callbacks that a prepared transaction lacks.  The
  * transaction is committed, and the client must not be told otherwise: an
  * error becomes a warning here, and so does a cancel.
@@ -406,33 +433,16 @@ run_without_worker(Oid database, PlannedStmt *pstmt, const char *queryString,
 static void
 after_commit_prepared(FullTransactionId prepared)
 {
-	OnsideSlot *slot = onside_slot_find(MyDatabaseId);
-	bool		found = false;
+	ErrorData  *error;
 
-	/* It may have recorded events, or called pause() or resume(), or ... */
+	/* It may have recorded events, or called pause() or resume(). */
 	onside_commit_wake(ONSIDE_WAKE_COMMIT | ONSIDE_WAKE_CONTROL |
 					   ONSIDE_WAKE_CHECK);
-
-	/* Its events count as pending; rows that it has deleted are withdrawn. */
-	if (slot != NULL)
-	{
-		Oid			database;
-		ErrorData  *error = onside_attempt(count_prepared, &prepared, true);
-
-		if (error != NULL)
-			ereport(WARNING,
-					(errmsg("the transaction is committed, but its events could not be counted: %s",
-							error->message)));
-		if (FullTransactionIdIsValid(prepared) &&
-			onside_slot_may_withdraw(slot, prepared))
-			onside_commit_wake(ONSIDE_WAKE_WITHDRAWN);
-		found = onside_service_look(slot, &database).found &&
-			database == MyDatabaseId;
-	}
-
-	/* ... or CREATE EXTENSION, if no worker knows this database yet. */
-	if (!found && OidIsValid(get_extension_oid("onside_attribution", true)))
-		onside_commit_want_worker();
+	error = onside_attempt(make_up_for_prepared, &prepared, true);
+	if (error != NULL)
+		ereport(WARNING,
+				(errmsg("the transaction is committed, but its events could not be counted: %s",
+						error->message)));
 }
 
 /*
@@ -452,6 +462,8 @@ process_utility(PlannedStmt *pstmt, const char *queryString,
 	bool		commits_prepared = onside_shmem_available() &&
 		IsA(stmt, TransactionStmt) &&
 		((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED;
+	bool		wakes_launcher = dbname != NULL ||
+		IsA(stmt, AlterDatabaseStmt);
 	FullTransactionId prepared = InvalidFullTransactionId;
 
 	/* A subcommand is looked at with the statement that it belongs to. */
@@ -474,9 +486,11 @@ process_utility(PlannedStmt *pstmt, const char *queryString,
 		run_utility(pstmt, queryString, readOnlyTree, context, params,
 					queryEnv, dest, qc);
 
-	/* The launcher looks which databases there are, and which are served. */
+	/* The statement is not looked at any more: ROLLBACK may have freed it. */
 	onside_shape_guard_after(&guard);
-	if (dbname != NULL || IsA(stmt, AlterDatabaseStmt))
+
+	/* Have the launcher look again which databases need a worker. */
+	if (wakes_launcher)
 		onside_commit_wake_launcher(false);
 	if (commits_prepared)
 		after_commit_prepared(prepared);

@@ -232,16 +232,6 @@ onside_progress_persist_if_due(OnsideWorker *worker)
 		onside_progress_persist(worker);
 }
 
-/* Have requests been made since the row was written? */
-static bool
-lacks_requests(OnsideWorker *worker)
-{
-	const OnsideProgress *progress = &worker->progress;
-
-	return progress->before.requests + onside_sending_status(worker)->requests !=
-		progress->delivery.requests;
-}
-
 /*
  * At the end of the process the row is written also if it only lacks requests
  * that were counted: counters do not run backwards over a clean restart.
@@ -252,7 +242,9 @@ onside_progress_persist_at_exit(OnsideWorker *worker)
 	OnsideProgress *progress = &worker->progress;
 
 	if (progress->persist_due || not_before_has_changed(worker) ||
-		worker->sender->nfates > 0 || lacks_requests(worker))
+		worker->sender->nfates > 0 ||
+		progress->before.requests + onside_sending_status(worker)->requests !=
+		progress->delivery.requests)
 		onside_progress_persist(worker);
 }
 
@@ -369,8 +361,7 @@ onside_progress_maintain(OnsideWorker *worker, bool drained)
 	OnsideProgress *progress = &worker->progress;
 	Maintenance maintenance = {.drained = drained};
 
-	if (progress->persist_due || worker->sender->nfates > 0 ||
-		lacks_requests(worker))
+	if (progress->persist_due || worker->sender->nfates > 0)
 		onside_progress_persist(worker);
 	if (!onside_txn_run(worker, &progress->maintaining, ONSIDE_USES_LOG,
 						look_after_segments, &maintenance))

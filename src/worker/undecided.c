@@ -365,6 +365,7 @@ onside_undecided_save_at_exit(OnsideWorker *worker)
 		if (!set_aside(worker))
 			break;
 	}
+	InterruptHoldoffCount = held + 1;
 	onside_progress_persist_at_exit(worker);
 	InterruptHoldoffCount = held;
 }

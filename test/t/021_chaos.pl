@@ -235,6 +235,7 @@ my $expected = qr{
 my (%is_client, %is_ours, %is_ddl, @crashes, @errors, @waits);
 my $log = slurp_file($node->logfile);
 my @lines = map { /^\S+ \S+ \S+ \[(\d+)\] (.*?) ([A-Z0-9]+):  (.*)/ ? [ $1, $2, $3, $4 ] : () } split /\n/, $log;
+cmp_ok(scalar @lines, '>', 100, 'the log can be read');
 foreach my $i (0 .. $#lines)
 {
 	my ($pid, $type, $level, $text) = @{ $lines[$i] };
@@ -253,6 +254,7 @@ foreach my $i (0 .. $#lines)
 	  && "$type: $text" !~ /^(autovacuum|onside_attribution) worker *: database \d+ does not exist$/;
 	push @waits, [ $pid, $i ] if $text =~ /^process \d+ still waiting for/;
 }
+ok(scalar keys %is_ours, 'and has lines of our processes');
 push @crashes, grep { /TRAP:/ } split /\n/, $log;
 is_deeply(\@crashes, [], 'no process ended that was not killed');
 is_deeply(\@errors, [], 'the log has no error that was not made on purpose');
